@@ -1,0 +1,97 @@
+//! Appends events without any aggregate.
+
+use futures::future::BoxFuture;
+
+use crate::{
+    cause::{Cause, cause_methods, event_id},
+    encode::{self, Stored},
+    error::StoreError,
+    event::Event,
+    handle::Store,
+    store::{Append, Write, Written},
+    stream::{Expected, StreamId},
+};
+
+impl Store {
+    /// Appends events without any aggregate; with [`and`](AppendEvents::and), to several streams at once.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// use eventstore::{StreamId, Version};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// let (ann, bob) = (Id::<Account>::from("ann"), StreamId::new("account", "bob"));
+    /// let written = store
+    ///     .append(&ann, Expected::Version(Version(0)), [Opened { owner: "Ann".into() }, Deposited { amount: 5 }])
+    ///     .and(&bob, Expected::Any, [Opened { owner: "Bob".into() }])
+    ///     .by("importer")
+    ///     .await?;
+    /// assert_eq!(written.streams, [(ann.stream(), Version(2)), (bob, Version(1))]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn append<E: Event>(
+        &self,
+        stream: impl Into<StreamId>,
+        expected: Expected,
+        events: impl IntoIterator<Item = E>,
+    ) -> AppendEvents {
+        AppendEvents::new(self.clone()).and(stream, expected, events)
+    }
+}
+
+/// Events about to be appended: `.await` it, or say more about it first.
+#[must_use = "nothing is appended until it is awaited"]
+pub struct AppendEvents {
+    store: Store,
+    writes: Vec<(StreamId, Expected, Result<Vec<Stored>, StoreError>)>,
+    cause: Cause,
+}
+
+impl AppendEvents {
+    pub(crate) fn new(store: Store) -> Self {
+        let cause = store.cause();
+        Self { store, writes: vec![], cause }
+    }
+
+    /// And these into another stream: all are appended, or none.
+    pub fn and<E: Event>(
+        mut self,
+        stream: impl Into<StreamId>,
+        expected: Expected,
+        events: impl IntoIterator<Item = E>,
+    ) -> Self {
+        let stored = events.into_iter().map(|event| match encode::stored(&event) {
+            Ok((stored, _)) => Ok(stored),
+            Err(source) => Err(StoreError::Unwritable { name: event.name().into(), source }),
+        });
+        self.writes.push((stream.into(), expected, stored.collect()));
+        self
+    }
+
+    cause_methods!();
+
+    async fn run(self) -> Result<Written, StoreError> {
+        let metadata = self.cause.metadata();
+        let mut numbers = 0..;
+        let mut append = Append::default();
+        for (stream, expected, stored) in self.writes {
+            let events = stored?
+                .into_iter()
+                .zip(&mut numbers)
+                .map(|(stored, n)| stored.stamp(event_id(metadata.command_id, n), &metadata, self.cause.occurred_at));
+            append.writes.push(Write { stream, expected, events: events.collect() });
+        }
+        self.store.inner().append(append).await
+    }
+}
+
+impl IntoFuture for AppendEvents {
+    type Output = Result<Written, StoreError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}

@@ -1,0 +1,91 @@
+//! Who asks, why, and in which conversation: what both a command and a plain append can say of themselves.
+
+use uuid::Uuid;
+
+use crate::{metadata::Metadata, timestamp::Timestamp};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cause {
+    /// Given by the caller: it must happen once.
+    pub(crate) command_id: Option<Uuid>,
+    pub(crate) correlation: Option<Uuid>,
+    pub(crate) occurred_at: Option<Timestamp>,
+    pub(crate) metadata: Metadata,
+}
+
+impl Cause {
+    pub(crate) fn new(source: Option<String>) -> Self {
+        Self { metadata: Metadata { source, ..Metadata::default() }, ..Self::default() }
+    }
+
+    /// The metadata of the events, with the command's id.
+    pub(crate) fn metadata(&self) -> Metadata {
+        let command_id = self.command_id.unwrap_or_else(Uuid::now_v7);
+        Metadata { command_id, correlation_id: self.correlation.unwrap_or(command_id), ..self.metadata.clone() }
+    }
+}
+
+/// The id of the n-th event of a command: its first half is the command's, so that ids keep the order of time; the
+/// second is that of the UUIDv5 of the number, as four big-endian bytes, in the namespace of the command.
+pub fn event_id(command: Uuid, n: u32) -> Uuid {
+    let tail = Uuid::new_v5(&command, &n.to_be_bytes());
+    let mut bytes = *command.as_bytes();
+    bytes[8..].copy_from_slice(&tail.as_bytes()[8..]);
+    Uuid::from_bytes(bytes)
+}
+
+/// The builder methods over a field `cause`.
+macro_rules! cause_methods {
+    () => {
+        /// Who asks.
+        pub fn by(mut self, actor: impl ToString) -> Self {
+            self.cause.metadata.actor = Some(actor.to_string());
+            self
+        }
+
+        /// The conversation it belongs to; by default it starts one.
+        pub fn correlation(mut self, id: ::uuid::Uuid) -> Self {
+            self.cause.correlation = Some(id);
+            self
+        }
+
+        /// The event it answers; it continues that event's conversation.
+        pub fn caused_by<T>(mut self, event: &$crate::event::Recorded<T>) -> Self {
+            self.cause.metadata.causation_id = Some(event.id);
+            self.cause.correlation = Some(event.metadata.correlation_id);
+            self
+        }
+
+        /// Makes it happen once: with an id that is recorded already, the first result is given again, from whatever
+        /// process it came. A UUIDv7 keeps the index of event ids small.
+        pub fn command_id(mut self, id: ::uuid::Uuid) -> Self {
+            self.cause.command_id = Some(id);
+            self
+        }
+
+        /// When it happened, if that is not now: a `Timestamp`, `SystemTime`, or one of chrono, jiff or time.
+        pub fn occurred_at(mut self, time: impl Into<::std::time::SystemTime>) -> Self {
+            self.cause.occurred_at = Some(time.into().into());
+            self
+        }
+
+        /// One more thing to remember with the events. A key that begins with `$` is refused.
+        pub fn metadata(mut self, key: impl ToString, value: impl Into<::serde_json::Value>) -> Self {
+            self.cause.metadata.extra.insert(key.to_string(), value.into());
+            self
+        }
+    };
+}
+pub(crate) use cause_methods;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_ids_are_what_they_have_always_been() {
+        let command = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
+        assert_eq!(event_id(command, 0).to_string(), "01920000-0000-7000-98d4-da122034fe5a");
+        assert_ne!(event_id(command, 0), event_id(command, 1));
+    }
+}

@@ -1,0 +1,944 @@
+//! What every store must do, as tests: everything about append, read, order, ids and rows that needs no crash.
+//!
+//! A store of one's own proves itself with [`conformance!`](crate::conformance!):
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use eventstore_core::{EventStore, MemoryStore as MyStore};
+//! async fn fresh() -> (Arc<dyn EventStore>, tempfile::TempDir) {
+//!     let folder = tempfile::tempdir().unwrap();
+//!     (Arc::new(MyStore::new()), folder)
+//! }
+//!
+//! eventstore_core::conformance!(fresh);
+//! ```
+//!
+//! Each function here is one promise; its name begins with the promise's id in `docs/guarantees.md`. Each is given an
+//! empty store and panics if the promise is broken.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests: the name is the sentence they prove, and they panic")]
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt, TryStreamExt, future::join_all, pin_mut};
+use serde_json::{json, value::to_raw_value};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::{
+    Append, Changes, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind, Metadata,
+    NewEvent, Position, Query, Raw, Read, Recorded, Rows, StoreError, StreamId, Table, Tag, Timestamp, Version, Write,
+    Written, event_id, limits,
+};
+
+/// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
+/// as an `Arc<dyn EventStore>`, and something to be kept until the test is over.
+#[macro_export]
+macro_rules! conformance {
+    ($fresh:path) => {
+        $crate::conformance! { $fresh:
+            a2_an_append_to_several_streams_is_all_or_nothing
+            a3_versions_and_positions_have_no_gap_whoever_writes
+            a4_a_conflict_names_stream_expected_and_actual_and_writes_nothing
+            a4_every_expectation_is_checked
+            a4_a_stream_that_must_be_unchanged_is_checked
+            a5_a_retry_with_the_same_ids_gives_the_first_result
+            a5_the_same_append_at_once_is_recorded_once
+            a5_an_id_with_other_data_is_a_duplicate
+            a7_who_began_later_comes_later
+            a8_a_dropped_append_leaves_nothing_open
+            a8_a_dropped_transaction_leaves_nothing
+            a10_bytes_in_are_bytes_out
+            a10_names_in_are_names_out
+            a10_metadata_in_is_metadata_out
+            a11_what_is_over_a_limit_is_refused_before_anything_is_written
+            a11_a_hundred_thousand_events_fit_in_one_append
+            a13_a_condition_sees_names_and_tags
+            a13_of_decisions_that_exclude_each_other_one_wins
+            s1_a_reader_sees_every_event_once_in_order
+            s1_an_open_append_is_never_skipped
+            s2_a_rolled_back_append_leaves_no_hole
+            s5_a_checkpoint_never_goes_back
+            t1_an_instant_is_a_prefix_of_the_log
+            c1_a_command_is_found_again
+            p1_rows_checkpoint_and_events_commit_together
+            p1_one_at_a_time_moves_a_checkpoint
+            a_log_is_read_by_stream_category_key_name_and_tag
+            a_read_is_bounded_by_its_head
+            a_long_read_comes_in_pages_and_stops_at_its_limit
+            a_stream_is_read_after_a_version
+            an_append_wakes_those_who_wait
+            rows_are_what_was_written
+            rows_are_found_by_their_columns
+            a_table_is_built_once
+        }
+    };
+    ($fresh:path: $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let (store, _kept) = $fresh().await;
+                $crate::conformance::$case(store).await;
+            }
+        )*
+    };
+}
+
+type Fresh = Arc<dyn EventStore>;
+
+fn event(name: &str) -> NewEvent {
+    let metadata = Metadata { command_id: Uuid::now_v7(), ..Metadata::default() };
+    let metadata = Metadata { correlation_id: metadata.command_id, ..metadata };
+    let data = Raw { name: name.into(), tags: vec![], body: b"{}".to_vec() };
+    NewEvent { id: Uuid::now_v7(), schema: 1, occurred_at: None, metadata, data }
+}
+
+fn tagged(name: &str, tags: &[(&'static str, &str)]) -> NewEvent {
+    let mut event = event(name);
+    event.data.tags = tags.iter().map(|(name, key)| Tag::new(*name, key)).collect();
+    event
+}
+
+fn stream(key: &str) -> StreamId {
+    StreamId::new("thing", key)
+}
+
+fn to(stream: &StreamId, expected: Expected, events: impl IntoIterator<Item = NewEvent>) -> Append {
+    let write = Write { stream: stream.clone(), expected, events: events.into_iter().collect() };
+    Append { writes: vec![write], ..Append::default() }
+}
+
+fn and(mut append: Append, other: Append) -> Append {
+    append.writes.extend(other.writes);
+    append
+}
+
+fn any(stream: &StreamId, events: impl IntoIterator<Item = NewEvent>) -> Append {
+    to(stream, Expected::Any, events)
+}
+
+async fn read(store: &Fresh, read: Read) -> Vec<Recorded<Raw>> {
+    store.read(read).await.unwrap().events.try_collect().await.unwrap()
+}
+
+async fn matching(store: &Fresh, query: impl Into<Query>) -> Vec<u64> {
+    let found = read(store, Read { query: query.into(), ..Read::default() }).await;
+    found.iter().map(|event| event.position.0).collect()
+}
+
+/// The whole log; panics if a position or a version is missing, doubled or out of order, or if time goes back.
+async fn whole(store: &Fresh) -> Vec<Recorded<Raw>> {
+    let Events { head, events } = store.read(Read { query: Query::all(), ..Read::default() }).await.unwrap();
+    let log: Vec<_> = events.try_collect().await.unwrap();
+    assert_eq!(head, Position(log.len() as u64), "the head is the last position");
+    let mut versions = HashMap::<_, u64>::new();
+    let mut time = Timestamp::MIN;
+    for (event, n) in log.iter().zip(1..) {
+        let version = versions.entry(event.stream.clone()).or_default();
+        *version += 1;
+        assert_eq!((event.position, event.version), (Position(n), Version(*version)), "in {}", event.stream);
+        assert!(time <= event.recorded_at, "time goes back at {n}");
+        time = event.recorded_at;
+    }
+    log
+}
+
+fn conflict(result: Result<Written, StoreError>) -> Conflict {
+    match result {
+        Err(StoreError::Conflict(conflict)) => conflict,
+        other => panic!("a conflict was expected: {other:?}"),
+    }
+}
+
+pub async fn a2_an_append_to_several_streams_is_all_or_nothing(store: Fresh) {
+    let (a, b, c) = (stream("a"), stream("b"), stream("c"));
+    store.append(any(&b, [event("b1")])).await.unwrap();
+    let append = and(any(&a, [event("a1"), event("a2")]), any(&b, [event("b2")]));
+    let written = store.append(append).await.unwrap();
+    assert_eq!(written.streams, [(a.clone(), Version(2)), (b.clone(), Version(2))]);
+    assert_eq!((written.first, written.last, written.replayed), (Position(2), Position(4), false));
+    let log = whole(&store).await;
+    let names: Vec<_> = log.iter().map(|event| &*event.data.name).collect();
+    assert_eq!(names, ["b1", "a1", "a2", "b2"]);
+    assert!(log[1..].iter().all(|event| event.recorded_at == written.recorded_at));
+
+    // The last of three does not hold: the first two are not written either.
+    let append = and(any(&c, [event("c1")]), any(&a, [event("a3")]));
+    let append = and(append, to(&b, Expected::Version(Version(1)), [event("b3")]));
+    let failed = conflict(store.append(append).await);
+    assert_eq!((failed.stream, failed.actual), (b, Version(2)));
+    assert_eq!(whole(&store).await.len(), 4);
+}
+
+pub async fn a3_versions_and_positions_have_no_gap_whoever_writes(store: Fresh) {
+    let writers = (0..8).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for n in 0..25 {
+                let (own, shared) = (stream(&format!("own-{writer}")), stream("shared"));
+                let append = match n % 3 {
+                    0 => any(&shared, [event("shared")]),
+                    1 => and(any(&own, [event("one"), event("two")]), any(&shared, [event("three")])),
+                    // Mostly lost; what is lost must leave no trace.
+                    _ => to(&shared, Expected::Version(Version(n)), [event("exact")]),
+                };
+                match store.append(append).await {
+                    Ok(_) | Err(StoreError::Conflict(_)) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        })
+    });
+    join_all(writers).await.into_iter().for_each(|writer| writer.unwrap());
+    let log = whole(&store).await;
+    assert!(log.iter().filter(|event| &*event.data.name == "shared").count() == 8 * 9);
+    assert!(log.iter().filter(|event| &*event.data.name == "three").count() == 8 * 8);
+}
+
+pub async fn a4_a_conflict_names_stream_expected_and_actual_and_writes_nothing(store: Fresh) {
+    let a = stream("a");
+    store.append(any(&a, [event("one"), event("two")])).await.unwrap();
+    let late = store.append(to(&a, Expected::Version(Version(1)), [event("late")])).await;
+    assert!(late.as_ref().is_err_and(StoreError::is_conflict));
+    assert_eq!(conflict(late), Conflict::new(a, Expected::Version(Version(1)), Version(2)));
+    assert_eq!(whole(&store).await.len(), 2);
+}
+
+pub async fn a4_every_expectation_is_checked(store: Fresh) {
+    let (old, new) = (stream("old"), stream("new"));
+    store.append(to(&old, Expected::Version(Version(0)), [event("one")])).await.unwrap();
+    store.append(to(&old, Expected::Exists, [event("two")])).await.unwrap();
+    store.append(to(&old, Expected::Version(Version(2)), [event("three")])).await.unwrap();
+    store.append(to(&old, Expected::Any, [event("four")])).await.unwrap();
+    for (stream, expected, actual) in [
+        (&old, Expected::Version(Version(0)), Version(4)),
+        (&old, Expected::Version(Version(3)), Version(4)),
+        (&old, Expected::Version(Version(5)), Version(4)),
+        (&new, Expected::Exists, Version(0)),
+        (&new, Expected::Version(Version(1)), Version(0)),
+    ] {
+        let failed = conflict(store.append(to(stream, expected, [event("no")])).await);
+        assert_eq!(failed, Conflict::new(stream.clone(), expected, actual));
+    }
+    assert_eq!(whole(&store).await.len(), 4);
+}
+
+pub async fn a4_a_stream_that_must_be_unchanged_is_checked(store: Fresh) {
+    let (a, b, none) = (stream("a"), stream("b"), stream("none"));
+    store.append(any(&a, [event("one")])).await.unwrap();
+    let unchanged = |version| {
+        let unchanged = vec![(a.clone(), Version(version)), (none.clone(), Version(0))];
+        Append { unchanged, ..any(&b, [event("decided")]) }
+    };
+    assert_eq!(
+        conflict(store.append(unchanged(0)).await),
+        Conflict::new(a.clone(), Expected::Version(Version(0)), Version(1))
+    );
+    store.append(unchanged(1)).await.unwrap();
+    store.append(any(&none, [event("now there is")])).await.unwrap();
+    assert_eq!(conflict(store.append(unchanged(1)).await).stream, none);
+    assert_eq!(whole(&store).await.len(), 3);
+}
+
+pub async fn a5_a_retry_with_the_same_ids_gives_the_first_result(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    let append = and(to(&a, Expected::Version(Version(0)), [event("a1"), event("a2")]), any(&b, [event("b1")]));
+    let first = store.append(append.clone()).await.unwrap();
+    // The streams move on: the expectation does not hold any more, and the answer is the first one all the same.
+    store.append(any(&a, [event("a3")])).await.unwrap();
+    let again = store.append(append).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!(Written { replayed: false, ..again }, first);
+    assert_eq!(whole(&store).await.len(), 4);
+}
+
+pub async fn a5_the_same_append_at_once_is_recorded_once(store: Fresh) {
+    for n in 0..10 {
+        let append = to(&stream(&n.to_string()), Expected::Version(Version(0)), [event("one"), event("two")]);
+        let tasks = (0..4).map(|_| {
+            let (store, append) = (store.clone(), append.clone());
+            tokio::spawn(async move { store.append(append).await.unwrap() })
+        });
+        let written: Vec<_> = join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(written.iter().filter(|written| !written.replayed).count(), 1);
+        assert!(written.iter().all(|other| other.first == written[0].first && other.streams == written[0].streams));
+    }
+    assert_eq!(whole(&store).await.len(), 20);
+}
+
+pub async fn a5_an_id_with_other_data_is_a_duplicate(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    let (one, two, new) = (event("one"), event("two"), event("new"));
+    store.append(any(&a, [one.clone(), two.clone()])).await.unwrap();
+    let mut other_body = one.clone();
+    other_body.data.body = b"[]".to_vec();
+    let mut other_name = one.clone();
+    other_name.data.name = "other".into();
+    for (what, append) in [
+        ("another body", any(&a, [other_body, two.clone()])),
+        ("another name", any(&a, [other_name, two.clone()])),
+        ("another stream", any(&b, [one.clone(), two.clone()])),
+        ("another order", any(&a, [two.clone(), one.clone()])),
+        ("one more", any(&a, [one.clone(), two.clone(), new.clone()])),
+        ("only the last is known", any(&a, [new.clone(), two.clone()])),
+        ("before a conflict is told", to(&a, Expected::Version(Version(7)), [new.clone(), two.clone()])),
+    ] {
+        match store.append(append).await {
+            Err(StoreError::Duplicate { event, .. }) => assert!(event == one.id || event == two.id, "{what}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    assert!(store.append(any(&a, [one])).await.unwrap().replayed, "a part, in its order, is a replay of that part");
+    assert_eq!(whole(&store).await.len(), 2);
+}
+
+pub async fn a7_who_began_later_comes_later(store: Fresh) {
+    let mut last = Position(0);
+    for n in 0..20 {
+        let written = store.append(any(&stream(&format!("{n}")), [event("x"), event("y")])).await.unwrap();
+        assert!(last < written.first && written.first < written.last);
+        last = written.last;
+    }
+}
+
+pub async fn a8_a_dropped_append_leaves_nothing_open(store: Fresh) {
+    let a = stream("a");
+    for polls in 0..40 {
+        let append = store.append(any(&a, [event("maybe"), event("maybe")]));
+        pin_mut!(append);
+        for _ in 0..polls {
+            if append.as_mut().now_or_never().is_some() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    let sure = timeout(Duration::from_secs(10), store.append(any(&a, [event("sure")]))).await;
+    sure.expect("nobody holds a lock").unwrap();
+    let log = whole(&store).await;
+    let maybe = log.iter().filter(|event| &*event.data.name == "maybe").count();
+    assert!(maybe % 2 == 0, "half an append was written");
+}
+
+pub async fn a8_a_dropped_transaction_leaves_nothing(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    for _ in 0..3 {
+        let mut transaction = store.begin().await.unwrap();
+        transaction.lock("p").await.unwrap();
+        transaction.append(any(&stream("a"), [event("gone")])).await.unwrap();
+        let row = to_raw_value(&json!({ "text": "gone" })).unwrap();
+        let changes = Changes { table: TABLE, upserts: vec![("k".into(), row)], deletes: vec![] };
+        transaction.write(changes).await.unwrap();
+        transaction.advance("p", Position(1)).await.unwrap();
+        drop(transaction);
+    }
+    let sure = timeout(Duration::from_secs(10), store.append(any(&stream("a"), [event("sure")]))).await;
+    sure.expect("nobody holds a lock").unwrap();
+    assert_eq!(whole(&store).await.len(), 1);
+    assert_eq!(store.checkpoint("p").await.unwrap(), Position(0));
+    assert!(store.rows(Rows::Keys { table: TABLE, keys: vec!["k".into()] }).await.unwrap().is_empty());
+}
+
+pub async fn a10_bytes_in_are_bytes_out(store: Fresh) {
+    let deep = "[".repeat(8_000) + &"]".repeat(8_000);
+    let bodies: Vec<Vec<u8>> = vec![
+        vec![],
+        b"null".to_vec(),
+        br#"{"nul":"\u0000","twice":1,"twice":2,"huge":1e309,"tiny":1.10}"#.to_vec(),
+        b"{ \"spaces\" :\t1 }\n".to_vec(),
+        deep.into_bytes(),
+        (0..=255).collect(),
+        vec![0xff, 0xfe, 0x00, 0xc3],
+        "\u{202e}\u{0}\u{feff}'; DROP TABLE events; --".into(),
+        vec![b'x'; 1 << 20],
+    ];
+    let events = bodies.iter().map(|body| {
+        let mut event = event("bytes");
+        event.data.body = body.clone();
+        event
+    });
+    store.append(any(&stream("a"), events)).await.unwrap();
+    let read: Vec<_> = whole(&store).await.into_iter().map(|event| event.data.body).collect();
+    assert!(read == bodies);
+}
+
+pub async fn a10_names_in_are_names_out(store: Fresh) {
+    let long = "ß".repeat(limits::NAME_BYTES / 2);
+    let names = ["x", "a-b--c", "it's \"quoted\" {}, \\, %_*", "\u{202e}right to left", "ключ/鍵/🔑", " ", &long];
+    for name in names {
+        let mut new = event(name);
+        new.data.tags = vec![Tag::new("about", name), Tag::new("second.tag_2", "{x,\"y\"}")];
+        store.append(any(&stream(name), [new.clone()])).await.unwrap();
+        let found = read(&store, Read { query: Query::of(&stream(name)), ..Read::default() }).await;
+        assert_eq!(found.len(), 1, "{name}");
+        assert_eq!((found[0].stream.clone(), found[0].data.clone()), (stream(name), new.data), "{name}");
+        let tag = Item { tags: vec![Tag::new("about", name)], ..Item::default() };
+        assert_eq!(matching(&store, tag).await, [found[0].position.0], "{name}");
+        let by_name = Item { names: vec![name.to_owned().into()], ..Item::default() };
+        assert_eq!(matching(&store, by_name).await, [found[0].position.0], "{name}");
+    }
+    whole(&store).await;
+}
+
+pub async fn a10_metadata_in_is_metadata_out(store: Fresh) {
+    let mut new = event("x");
+    new.schema = 7;
+    new.occurred_at = Some("1815-06-18T11:35:00.000001Z".parse().unwrap());
+    new.metadata.correlation_id = Uuid::from_u128(2);
+    new.metadata.causation_id = Some(Uuid::from_u128(3));
+    new.metadata.actor = Some("Ann \u{0} \"the\" boss".into());
+    new.metadata.source = Some("desk".into());
+    new.metadata.extra.insert("n".into(), json!({ "deep": [0.1, u64::MAX, -1, null, "\u{0}"] }));
+    store.append(any(&stream("a"), [new.clone()])).await.unwrap();
+    let log = whole(&store).await;
+    assert_eq!((log[0].id, log[0].schema, &log[0].metadata), (new.id, 7, &new.metadata));
+    assert_eq!(Some(log[0].occurred_at), new.occurred_at);
+
+    store.append(any(&stream("a"), [event("y")])).await.unwrap();
+    let log = whole(&store).await;
+    assert_eq!(log[1].occurred_at, log[1].recorded_at, "what says nothing of when it happened happened now");
+}
+
+pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(store: Fresh) {
+    let long = "x".repeat(limits::NAME_BYTES + 1);
+    let with = |change: &dyn Fn(&mut NewEvent)| {
+        let mut new = event("x");
+        change(&mut new);
+        any(&stream("a"), [event("before"), new])
+    };
+    let twice = event("twice");
+    let refused = [
+        ("no key", any(&stream(""), [event("x")])),
+        ("a long key", any(&stream(&long), [event("x")])),
+        ("a control character", any(&stream("a\u{0}b"), [event("x")])),
+        ("a category with a dash", any(&StreamId::new("a-b", "c"), [event("x")])),
+        ("a category in capitals", any(&StreamId::new("A", "c"), [event("x")])),
+        ("no category", any(&StreamId::new("", "c"), [event("x")])),
+        ("no name", with(&|event| event.data.name = "".into())),
+        ("a long name", with(&|event| event.data.name = long.as_str().into())),
+        ("a tag without a key", with(&|event| event.data.tags = vec![Tag::new("tag", "")])),
+        ("a tag with a colon", with(&|event| event.data.tags = vec![Tag::new("a:b", "c")])),
+        ("too many tags", with(&|event| event.data.tags = vec![Tag::new("a", "c"); limits::TAGS + 1])),
+        ("a large body", with(&|event| event.data.body = vec![b'x'; limits::BODY_BYTES + 1])),
+        ("large metadata", with(&|event| event.metadata.actor = Some("x".repeat(limits::METADATA_BYTES)))),
+        ("a key of the framework", with(&|event| drop(event.metadata.extra.insert("$x".into(), json!(1))))),
+        ("a schema version too far", with(&|event| event.schema = u32::MAX)),
+        ("no event", any(&stream("a"), [])),
+        ("no stream", Append::default()),
+        ("a stream twice", and(any(&stream("a"), [event("x")]), any(&stream("a"), [event("y")]))),
+        ("an id twice", any(&stream("a"), [twice.clone(), twice])),
+        (
+            "a condition on a stream",
+            Append {
+                condition: Some(Condition { query: Query::of(&stream("a")), after: Position(0) }),
+                ..any(&stream("a"), [event("x")])
+            },
+        ),
+    ];
+    for (what, append) in refused {
+        let result = store.append(append).await;
+        assert!(matches!(result, Err(StoreError::Invalid(_))), "{what}: {result:?}");
+    }
+    let result = store.read(Read { query: Query::of(&stream("a\u{0}")), ..Read::default() }).await;
+    assert!(matches!(result, Err(StoreError::Invalid(Invalid::Name { .. }))));
+    let result = store.read(Read { query: Query::all(), after_version: Version(1), ..Read::default() }).await;
+    assert!(matches!(result, Err(StoreError::Invalid(Invalid::Request(_)))));
+    assert!(whole(&store).await.is_empty());
+}
+
+pub async fn a11_a_hundred_thousand_events_fit_in_one_append(store: Fresh) {
+    let events = (0..100_000).map(|_| event("one of many"));
+    let written = store.append(any(&stream("a"), events)).await.unwrap();
+    assert_eq!((written.first, written.last), (Position(1), Position(100_000)));
+    let head = store.read(Read { query: Query::all(), limit: Some(0), ..Read::default() }).await.unwrap().head;
+    assert_eq!(head, Position(100_000));
+}
+
+fn unless(query: Query, after: u64, append: Append) -> Append {
+    Append { condition: Some(Condition { query, after: Position(after) }), ..append }
+}
+
+pub async fn a13_a_condition_sees_names_and_tags(store: Fresh) {
+    let a = stream("a");
+    let rust = ("course", "rust");
+    store.append(any(&a, [event("before")])).await.unwrap();
+    store.append(any(&a, [tagged("enrolled", &[rust, ("student", "ann")])])).await.unwrap();
+    let item = |names: &[&'static str], tags: &[(&'static str, &str)]| Item {
+        names: names.iter().map(|name| (*name).into()).collect(),
+        tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
+        ..Item::default()
+    };
+    for (what, item, matches) in [
+        ("everything", item(&[], &[]), true),
+        ("the name", item(&["enrolled"], &[]), true),
+        ("one of the names", item(&["left", "enrolled"], &[]), true),
+        ("another name", item(&["left"], &[]), false),
+        ("a name nobody has used", item(&["never heard of"], &[]), false),
+        ("a tag", item(&[], &[rust]), true),
+        ("both tags", item(&[], &[("student", "ann"), rust]), true),
+        ("a tag it has and one it has not", item(&[], &[rust, ("student", "bob")]), false),
+        ("name and tag", item(&["enrolled"], &[rust]), true),
+        ("the tag under another name", item(&["left"], &[rust]), false),
+        ("what came before", item(&["before"], &[]), false),
+    ] {
+        let result = store.append(unless(item.into(), 1, any(&stream(what), [event("decided")]))).await;
+        match result {
+            Err(StoreError::Conflict(conflict)) if matches => {
+                assert_eq!(conflict, Conflict::in_the_way(a.clone(), Version(2)), "{what}");
+            }
+            Ok(_) if !matches => {}
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    let either = Query { items: vec![item(&["left"], &[]), item(&[], &[("student", "ann")])] };
+    conflict(store.append(unless(either.clone(), 1, any(&a, [event("no")]))).await);
+    store.append(unless(either, 2, any(&a, [event("yes")]))).await.unwrap();
+    whole(&store).await;
+}
+
+pub async fn a13_of_decisions_that_exclude_each_other_one_wins(store: Fresh) {
+    for round in 0..10 {
+        let name = format!("name-{round}");
+        let head = whole(&store).await.len() as u64;
+        let claims = (0..8).map(|claimant| {
+            let (store, name) = (store.clone(), name.clone());
+            tokio::spawn(async move {
+                let taken = Item { tags: vec![Tag::new("name", &name)], ..Item::default() };
+                let user = StreamId::new("user", &format!("{name}-{claimant}"));
+                let claim = any(&user, [tagged("claimed", &[("name", &name)])]);
+                store.append(unless(taken.into(), head, claim)).await
+            })
+        });
+        let results: Vec<_> = join_all(claims).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+        assert!(results.into_iter().filter(Result::is_err).all(|lost| conflict(lost).actual == Version(1)));
+    }
+    whole(&store).await;
+}
+
+pub async fn s1_a_reader_sees_every_event_once_in_order(store: Fresh) {
+    let writers: Vec<_> = (0..6)
+        .map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for n in 0..30 {
+                    let append = any(&stream(&format!("{writer}")), (0..=n % 3).map(|_| event("x")));
+                    store.append(append).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let mut seen = 0;
+    let mut finished = false;
+    loop {
+        let after = Position(seen);
+        let Events { head, mut events } =
+            store.read(Read { query: Query::all(), after, ..Read::default() }).await.unwrap();
+        while let Some(event) = events.try_next().await.unwrap() {
+            seen += 1;
+            assert_eq!(event.position, Position(seen), "skipped, or seen twice");
+        }
+        assert_eq!(head, Position(seen), "the head is what was seen");
+        if finished {
+            break;
+        }
+        finished = writers.iter().all(|writer| writer.is_finished());
+    }
+    join_all(writers).await.into_iter().for_each(|writer| writer.unwrap());
+    assert_eq!(seen, 6 * 60);
+}
+
+pub async fn s1_an_open_append_is_never_skipped(store: Fresh) {
+    store.append(any(&stream("a"), [event("one")])).await.unwrap();
+    let mut first = store.begin().await.unwrap();
+    first.append(any(&stream("b"), [event("two")])).await.unwrap();
+    let second = tokio::spawn({
+        let store = store.clone();
+        async move { store.append(any(&stream("c"), [event("three")])).await }
+    });
+    // Whoever reads meanwhile sees what is committed, and nothing beyond a hole.
+    for _ in 0..20 {
+        let log = whole(&store).await;
+        assert_eq!(log.len(), 1, "the second append must not be seen before the first");
+        sleep(Duration::from_millis(5)).await;
+    }
+    first.commit().await.unwrap();
+    second.await.unwrap().unwrap();
+    let names: Vec<_> = whole(&store).await.iter().map(|event| event.data.name.to_string()).collect();
+    assert_eq!(names, ["one", "two", "three"]);
+}
+
+pub async fn s2_a_rolled_back_append_leaves_no_hole(store: Fresh) {
+    store.append(any(&stream("a"), [event("one")])).await.unwrap();
+    let mut transaction = store.begin().await.unwrap();
+    let never = event("never");
+    transaction.append(any(&stream("a"), [never.clone()])).await.unwrap();
+    transaction.rollback().await.unwrap();
+    let written = store.append(any(&stream("a"), [event("two")])).await.unwrap();
+    assert_eq!((written.first, written.streams[0].1), (Position(2), Version(2)));
+    assert!(!store.append(any(&stream("a"), [never])).await.unwrap().replayed, "its id is free again");
+    assert_eq!(whole(&store).await.len(), 3);
+}
+
+async fn step(store: &Fresh, projection: &str, to: u64) -> Position {
+    let mut transaction = store.begin().await.unwrap();
+    let at = transaction.lock(projection).await.unwrap();
+    transaction.advance(projection, Position(to)).await.unwrap();
+    transaction.commit().await.unwrap();
+    at
+}
+
+pub async fn s5_a_checkpoint_never_goes_back(store: Fresh) {
+    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(0));
+    assert_eq!(step(&store, "p@1", 7).await, Position(0));
+    assert_eq!(step(&store, "p@1", 3).await, Position(7));
+    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(7));
+    assert_eq!(store.checkpoint("p@2").await.unwrap(), Position(0));
+}
+
+pub async fn t1_an_instant_is_a_prefix_of_the_log(store: Fresh) {
+    let before = store.position_at(Timestamp::MAX).await.unwrap();
+    assert_eq!(before, Position(0));
+    let mut times = vec![];
+    for n in 0..30 {
+        let written = store.append(any(&stream("a"), (0..=n % 4).map(|_| event("x")))).await.unwrap();
+        times.push((written.recorded_at, written.last));
+        if n % 5 == 0 {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+    let log = whole(&store).await;
+    assert_eq!(store.position_at(Timestamp::MIN).await.unwrap(), Position(0));
+    assert_eq!(store.position_at(Timestamp::MAX).await.unwrap(), Position(log.len() as u64));
+    for (time, _) in &times {
+        for at in [*time, Timestamp::from_micros(time.as_micros() - 1), *time + Duration::from_micros(1)] {
+            let expected = log.iter().filter(|event| event.recorded_at <= at).count() as u64;
+            assert_eq!(store.position_at(at).await.unwrap(), Position(expected));
+        }
+    }
+}
+
+pub async fn c1_a_command_is_found_again(store: Fresh) {
+    let commands = [Uuid::now_v7(), Uuid::now_v7()];
+    for command in commands {
+        let numbered = |numbers: std::ops::Range<u32>| {
+            numbers.map(move |n| {
+                let mut event = event("x");
+                (event.id, event.metadata.command_id) = (event_id(command, n), command);
+                event
+            })
+        };
+        let append = and(any(&stream("a"), numbered(0..2)), any(&stream("b"), numbered(2..1_200)));
+        store.append(append).await.unwrap();
+    }
+    for (command, first) in commands.into_iter().zip([1, 1_201]) {
+        let found = store.find(command).await.unwrap();
+        let positions: Vec<_> = found.iter().map(|event| event.position.0).collect();
+        assert_eq!(positions, (first..first + 1_200).collect::<Vec<_>>());
+        assert!(found.iter().all(|event| event.metadata.command_id == command));
+    }
+    assert!(store.find(Uuid::now_v7()).await.unwrap().is_empty());
+}
+
+const TABLE: Table = Table {
+    name: "sample",
+    version: 3,
+    columns: &[
+        Column { name: "text", kind: Kind::Text, index: true },
+        Column { name: "integer", kind: Kind::Integer, index: false },
+        Column { name: "real", kind: Kind::Real, index: false },
+        Column { name: "bool", kind: Kind::Bool, index: true },
+        Column { name: "uuid", kind: Kind::Uuid, index: false },
+        Column { name: "time", kind: Kind::Time, index: false },
+        Column { name: "order", kind: Kind::Json, index: false },
+    ],
+};
+
+async fn write(store: &Fresh, rows: &[(&str, serde_json::Value)], deletes: &[&str]) {
+    let upserts = rows.iter().map(|(key, row)| ((*key).to_owned(), to_raw_value(row).unwrap())).collect();
+    let deletes = deletes.iter().map(|key| (*key).to_owned()).collect();
+    let mut transaction = store.begin().await.unwrap();
+    transaction.lock("p").await.unwrap();
+    transaction.write(Changes { table: TABLE, upserts, deletes }).await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
+async fn rows(store: &Fresh, rows: Rows) -> Vec<(String, serde_json::Value)> {
+    let rows = store.rows(rows).await.unwrap();
+    rows.into_iter().map(|(key, row)| (key, serde_json::from_str(row.get()).unwrap())).collect()
+}
+
+pub async fn p1_rows_checkpoint_and_events_commit_together(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    let keys = || Rows::Keys { table: TABLE, keys: vec!["k".into()] };
+    let mut transaction = store.begin().await.unwrap();
+    assert_eq!(transaction.lock("p").await.unwrap(), Position(0));
+    let written = transaction.append(any(&stream("a"), [event("x")])).await.unwrap();
+    let upserts = vec![("k".into(), to_raw_value(&json!({ "text": "x" })).unwrap())];
+    transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await.unwrap();
+    transaction.advance("p", written.last).await.unwrap();
+    assert_eq!(transaction.rows(keys()).await.unwrap().len(), 1, "it sees what it has written");
+    assert_eq!(whole(&store).await.len(), 0);
+    assert_eq!(store.checkpoint("p").await.unwrap(), Position(0));
+    assert_eq!(store.rows(keys()).await.unwrap().len(), 0);
+    transaction.commit().await.unwrap();
+    assert_eq!(whole(&store).await.len(), 1);
+    assert_eq!(store.checkpoint("p").await.unwrap(), Position(1));
+    assert_eq!(store.rows(keys()).await.unwrap().len(), 1);
+}
+
+pub async fn p1_one_at_a_time_moves_a_checkpoint(store: Fresh) {
+    let workers = (0..6).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let mut transaction = store.begin().await.unwrap();
+                let at = transaction.lock("p").await.unwrap();
+                tokio::task::yield_now().await;
+                transaction.advance("p", Position(at.0 + 1)).await.unwrap();
+                transaction.commit().await.unwrap();
+            }
+        })
+    });
+    join_all(workers).await.into_iter().for_each(|worker| worker.unwrap());
+    assert_eq!(store.checkpoint("p").await.unwrap(), Position(60), "two saw the same checkpoint");
+}
+
+pub async fn a_log_is_read_by_stream_category_key_name_and_tag(store: Fresh) {
+    let (x, y) = (("tag", "x"), ("tag", "y"));
+    for (category, key, new) in [
+        ("one", "a", tagged("made", &[x])),                // 1
+        ("one", "b", tagged("made", &[y])),                // 2
+        ("two", "a", tagged("made", &[x, y])),             // 3
+        ("two", "a", tagged("changed", &[])),              // 4
+        ("one", "a", tagged("changed", &[y, ("x", "x")])), // 5
+        ("two", "c", tagged("changed", &[x])),             // 6
+    ] {
+        store.append(any(&StreamId::new(category, key), [new])).await.unwrap();
+    }
+    let item = |names: &[&'static str], tags: &[(&'static str, &str)], category: &str, key: &str| Item {
+        names: names.iter().map(|name| (*name).into()).collect(),
+        tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
+        category: Some(category.to_owned()).filter(|category| !category.is_empty()),
+        key: Some(key.to_owned()).filter(|key| !key.is_empty()),
+    };
+    let cases: [(Item, &[u64]); 16] = [
+        (item(&[], &[], "", ""), &[1, 2, 3, 4, 5, 6]),
+        (item(&[], &[], "one", "a"), &[1, 5]),
+        (item(&["changed"], &[], "one", "a"), &[5]),
+        (item(&[], &[x], "one", "a"), &[1]),
+        (item(&[], &[], "one", "z"), &[]),
+        (item(&[], &[], "one", ""), &[1, 2, 5]),
+        (item(&["made"], &[], "one", ""), &[1, 2]),
+        (item(&[], &[y], "one", ""), &[2, 5]),
+        (item(&[], &[], "", "a"), &[1, 3, 4, 5]),
+        (item(&["changed"], &[], "", "a"), &[4, 5]),
+        (item(&["made"], &[], "", ""), &[1, 2, 3]),
+        (item(&["made", "changed", "unknown"], &[], "", ""), &[1, 2, 3, 4, 5, 6]),
+        (item(&[], &[x], "", ""), &[1, 3, 6]),
+        (item(&[], &[x, y], "", ""), &[3]),
+        (item(&["changed"], &[x], "", ""), &[6]),
+        (item(&[], &[], "three", ""), &[]),
+    ];
+    for (item, expected) in cases {
+        assert_eq!(matching(&store, item.clone()).await, expected, "{item:?}");
+    }
+    let items = vec![item(&[], &[], "one", "b"), item(&["changed"], &[x], "", ""), item(&[], &[], "", "a")];
+    assert_eq!(matching(&store, Query { items: items.clone() }).await, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(matching(&store, Query { items: items[..2].to_vec() }).await, [2, 6]);
+    assert!(matching(&store, Query { items: vec![] }).await.is_empty());
+    let query = Query { items: items.clone() };
+    let some = Read { query, after: Position(1), until: Some(Position(5)), limit: Some(3), ..Read::default() };
+    let positions: Vec<_> = read(&store, some).await.iter().map(|event| event.position.0).collect();
+    assert_eq!(positions, [2, 3, 4]);
+}
+
+pub async fn a_read_is_bounded_by_its_head(store: Fresh) {
+    for n in 0..2_500 {
+        if n % 500 == 0 {
+            store.append(any(&stream("a"), (0..500).map(|_| event("x")))).await.unwrap();
+        }
+    }
+    let all = || Read { query: Query::all(), ..Read::default() };
+    let opened = [
+        store.read(all()).await.unwrap(),
+        store.read(Read { query: Query::of(&stream("a")), ..all() }).await.unwrap(),
+        store.read(Read { query: Query::names(&["x"]), ..all() }).await.unwrap(),
+    ];
+    store.append(any(&stream("a"), [event("x")])).await.unwrap();
+    for Events { head, events } in opened {
+        assert_eq!(head, Position(2_500));
+        assert_eq!(events.count().await, 2_500, "what came after the reading began is not in it");
+    }
+    let until = store.read(Read { until: Some(Position(7)), ..all() }).await.unwrap();
+    assert_eq!((until.head, until.events.count().await), (Position(7), 7));
+    let beyond = store.read(Read { until: Some(Position(9_999)), ..all() }).await.unwrap();
+    assert_eq!((beyond.head, beyond.events.count().await), (Position(2_501), 2_501));
+    let after = store.read(Read { after: Position(9_999), ..all() }).await.unwrap();
+    assert_eq!((after.head, after.events.count().await), (Position(2_501), 0));
+}
+
+pub async fn a_long_read_comes_in_pages_and_stops_at_its_limit(store: Fresh) {
+    let new = |n: usize| if n.is_multiple_of(2) { tagged("even", &[("n", "even")]) } else { event("odd") };
+    store.append(any(&stream("a"), (0..3_000).map(new))).await.unwrap();
+    let tag = Item { tags: vec![Tag::new("n", "even")], ..Item::default() };
+    for (query, count) in [(Query::all(), 3_000), (Query::of(&stream("a")), 3_000), (tag.into(), 1_500)] {
+        for limit in [0, 1, 999, 1_000, 1_001, 2_999, 3_000, 10_000] {
+            let found = read(&store, Read { query: query.clone(), limit: Some(limit), ..Read::default() }).await;
+            assert_eq!(found.len(), limit.min(count), "{query:?}");
+            assert!(found.windows(2).all(|pair| pair[0].position < pair[1].position));
+        }
+    }
+}
+
+pub async fn a_stream_is_read_after_a_version(store: Fresh) {
+    let a = stream("a");
+    for n in 0..5 {
+        store.append(and(any(&a, [event("a")]), any(&stream("b"), [event("b")]))).await.unwrap();
+        store.append(any(&stream(&n.to_string()), [event("c")])).await.unwrap();
+    }
+    let from = |after_version, until| Read { query: Query::of(&a), after_version, until, ..Read::default() };
+    let versions = |events: Vec<Recorded<Raw>>| events.iter().map(|event| event.version.0).collect::<Vec<_>>();
+    assert_eq!(versions(read(&store, from(Version(2), None)).await), [3, 4, 5]);
+    assert!(versions(read(&store, from(Version(5), None)).await).is_empty());
+    assert_eq!(versions(read(&store, from(Version(1), Some(Position(7)))).await), [2, 3]);
+}
+
+pub async fn an_append_wakes_those_who_wait(store: Fresh) {
+    store.append(any(&stream("a"), [event("one")])).await.unwrap();
+    timeout(Duration::from_secs(5), store.appended(Position(0))).await.expect("there is something already");
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move {
+            while whole(&store).await.len() < 2 {
+                store.appended(Position(1)).await;
+            }
+        }
+    });
+    store.append(any(&stream("a"), [event("two")])).await.unwrap();
+    timeout(Duration::from_secs(5), waiting).await.expect("woken in time").unwrap();
+}
+
+pub async fn rows_are_what_was_written(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    let full = json!({
+        "text": "it's \"quoted\" \\ 🔑", "integer": i64::MIN, "real": 0.1, "bool": true,
+        "uuid": "0192a000-0000-7000-8000-000000000001", "time": "2026-11-21T03:40:00.123456Z",
+        "order": { "list": [1, 2.5, "x", null], "b": 2, "a": 1 },
+    });
+    let extreme = json!({
+        "text": "", "integer": i64::MAX, "real": -1.7976931348623157e308, "bool": false,
+        "uuid": "00000000-0000-0000-0000-000000000000", "time": "1815-06-18T11:35:00Z", "order": [],
+    });
+    let empty = json!({
+        "text": null, "integer": null, "real": null, "bool": null, "uuid": null, "time": null, "order": null,
+    });
+    write(&store, &[("full", full.clone()), ("empty", empty.clone()), ("it's", extreme.clone())], &[]).await;
+    let all = || Rows::Where { table: TABLE, equal: vec![], limit: None };
+    let found = rows(&store, all()).await;
+    assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["empty", "full", "it's"]);
+    let same = |found: &serde_json::Value, written: &serde_json::Value| {
+        for column in TABLE.columns {
+            let (found, written) = (&found[column.name], &written[column.name]);
+            match column.kind {
+                // The instant counts, not how it is written.
+                Kind::Time if !written.is_null() => {
+                    let instant = |value: &serde_json::Value| value.as_str().unwrap().parse::<Timestamp>().unwrap();
+                    assert_eq!(instant(found), instant(written));
+                }
+                _ => assert_eq!(found, written, "{}", column.name),
+            }
+        }
+    };
+    same(&found[0].1, &empty);
+    same(&found[1].1, &full);
+    same(&found[2].1, &extreme);
+
+    write(&store, &[("full", extreme.clone()), ("new", empty.clone())], &["empty", "never there"]).await;
+    let keys = ["new", "full", "full", "empty", "gone"].map(str::to_owned).to_vec();
+    let found = rows(&store, Rows::Keys { table: TABLE, keys }).await;
+    assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["full", "new"]);
+    same(&found[0].1, &extreme);
+
+    // What does not fit its column is refused, and nothing of the batch is written.
+    for bad in [json!({ "integer": "twelve" }), json!({ "integer": u64::MAX }), json!({ "time": "noon" })] {
+        let upserts = vec![
+            ("good".into(), to_raw_value(&json!({ "text": "good" })).unwrap()),
+            ("bad".into(), to_raw_value(&bad).unwrap()),
+        ];
+        let mut transaction = store.begin().await.unwrap();
+        let result = transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await;
+        assert!(matches!(result, Err(StoreError::Row { .. })), "{bad}: {result:?}");
+        drop(transaction);
+    }
+    assert_eq!(rows(&store, all()).await.len(), 3);
+}
+
+pub async fn rows_are_found_by_their_columns(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    let row = |n: i64| {
+        let (text, bool, uuid) = (["x", "y"][usize::from(n % 2 == 0)], n % 3 == 0, Uuid::from_u128(n as u128 % 2));
+        let time = Timestamp::from_micros(n % 2);
+        json!({ "text": text, "integer": n, "real": n as f64 / 2.0, "bool": bool, "uuid": uuid, "time": time })
+    };
+    let all: Vec<_> = (1..=6).map(|n| (["a", "b", "c", "d", "e", "f"][n as usize - 1], row(n))).collect();
+    write(&store, &all, &[]).await;
+    let column = |name: &str| TABLE.columns.iter().find(|column| column.name == name).unwrap();
+    let find = async |equal: &[(&str, serde_json::Value)], limit| {
+        let equal = equal.iter().map(|(name, value)| (column(name), value.clone())).collect();
+        let found = rows(&store, Rows::Where { table: TABLE, equal, limit }).await;
+        found.into_iter().map(|(key, _)| key).collect::<String>()
+    };
+    assert_eq!(find(&[("text", json!("x"))], None).await, "ace");
+    assert_eq!(find(&[("text", json!("x"))], Some(2)).await, "ac");
+    assert_eq!(find(&[("integer", json!(4))], None).await, "d");
+    assert_eq!(find(&[("real", json!(0.5))], None).await, "a");
+    assert_eq!(find(&[("bool", json!(true)), ("text", json!("y"))], None).await, "f");
+    assert_eq!(find(&[("uuid", json!(Uuid::from_u128(1)))], None).await, "ace");
+    assert_eq!(find(&[("time", json!(Timestamp::from_micros(0)))], None).await, "bdf");
+    assert_eq!(find(&[("text", json!("'; --"))], None).await, "");
+    assert_eq!(find(&[("text", json!(null))], None).await, "");
+    write(&store, &[("a", json!({ "integer": 1 }))], &[]).await;
+    assert_eq!(find(&[("text", json!(null))], None).await, "a");
+    assert_eq!(find(&[], Some(0)).await, "");
+}
+
+pub async fn a_table_is_built_once(store: Fresh) {
+    let keys = || Rows::Keys { table: TABLE, keys: vec!["k".into()] };
+    assert!(matches!(store.rows(keys()).await, Err(StoreError::NotBuilt { table }) if table == "sample@3"));
+    let creators = (0..6).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.create(&TABLE).await })
+    });
+    join_all(creators).await.into_iter().for_each(|created| created.unwrap().unwrap());
+    write(&store, &[("k", json!({ "text": "x" }))], &[]).await;
+    store.create(&TABLE).await.unwrap();
+    assert_eq!(store.rows(keys()).await.unwrap().len(), 1, "what is in it stays");
+    let other = Table { columns: &TABLE.columns[1..], ..TABLE };
+    assert!(matches!(store.create(&other).await, Err(StoreError::Columns { table }) if table == "sample@3"));
+    let next = Table { version: 4, ..other };
+    store.create(&next).await.unwrap();
+    assert!(store.rows(Rows::Keys { table: next, keys: vec!["k".into()] }).await.unwrap().is_empty());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::{EventStore, MemoryStore};
+
+    async fn fresh() -> (Arc<dyn EventStore>, ()) {
+        (Arc::new(MemoryStore::new()), ())
+    }
+
+    crate::conformance!(fresh);
+
+    #[test]
+    fn every_promise_of_this_file_is_in_the_macro() {
+        let file = include_str!("conformance.rs");
+        let promises = file.lines().filter_map(|line| line.strip_prefix("pub async fn ")?.split('(').next());
+        for promise in promises {
+            assert!(file.lines().any(|line| line.trim() == promise), "{promise} is not run");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::error::Error;
+
+use uuid::Uuid;
+
+use crate::{
+    event::{EventError, Raw, Recorded},
+    invalid::Invalid,
+    stream::{Expected, Position, StreamId, Version},
+};
+
+/// Any error, as user code and drivers hand it over.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What a store could not do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Others were faster. Nothing was recorded: read again, decide again.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// Somebody else holds a lock for too long. Nothing was recorded: try again.
+    #[error("the store is busy")]
+    Busy(#[source] BoxError),
+    /// The store cannot be reached. Nothing was recorded: try again when it is back.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] BoxError),
+    /// The connection broke while recording: recorded or not, nobody knows. Ask again with the same command id or
+    /// event ids; it is recorded once.
+    #[error("whether the events were recorded is unknown")]
+    Unknown(#[source] BoxError),
+    /// The id of an event is taken: by other data, or by a part of what was to be appended.
+    #[error("event {event} of command {command} is recorded already, with other data")]
+    Duplicate {
+        /// The id that is taken.
+        event: Uuid,
+        /// The command whose event was to be appended.
+        command: Uuid,
+    },
+    /// The command id was used before, for something else.
+    #[error("command id {command} was used in stream {stream} before")]
+    Reused {
+        /// The id that was used before.
+        command: Uuid,
+        /// Where it was used.
+        stream: StreamId,
+    },
+    /// What was asked cannot be done by any store: mend the call.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// An event could not be written: mend the event type.
+    #[error("cannot write event `{name}`")]
+    Unwritable {
+        /// The stored name of the event.
+        name: String,
+        /// Why.
+        source: EventError,
+    },
+    /// An event could not be read: this program is older than the log, or lacks an upcast.
+    #[error("cannot read event {version} of stream {stream}")]
+    Unreadable {
+        /// The stream it is in.
+        stream: StreamId,
+        /// Its place in the stream.
+        version: Version,
+        /// Why.
+        source: EventError,
+    },
+    /// A row of a read model could not be written or read.
+    #[error("cannot write or read a row of `{table}`")]
+    Row {
+        /// The table, `balance@1`.
+        table: String,
+        /// Why.
+        source: BoxError,
+    },
+    /// The table of a read model is not there: run the model with a `Runner` first.
+    #[error("nothing has built `{table}` yet: run its read model with a `Runner`")]
+    NotBuilt {
+        /// The table, `balance@1`.
+        table: String,
+    },
+    /// A read model's table was built by a struct with other fields: raise the model's version.
+    #[error("`{table}` was built with other columns: raise the version of its read model")]
+    Columns {
+        /// The table, `balance@1`.
+        table: String,
+    },
+    /// A projection has not come far enough in time.
+    #[error("`{projection}` is at position {at}, not yet at {until}")]
+    Behind {
+        /// The projection or read model, `balance@1`.
+        projection: String,
+        /// How far it has come.
+        at: Position,
+        /// How far it was to come.
+        until: Position,
+        /// What holds it up, if that is known.
+        source: Option<BoxError>,
+    },
+    /// A projection cannot go on until its code is mended.
+    #[error("`{projection}` cannot run")]
+    Stopped {
+        /// The projection or read model, `balance@1`.
+        projection: String,
+        /// Why.
+        source: BoxError,
+    },
+    /// The tables of the log were made by another version of this library, or by something else.
+    #[error("the log in the database does not fit this program: {0}")]
+    Schema(String),
+    /// The database is damaged, or is no database: restore it.
+    #[error("the database is damaged")]
+    Damaged(#[source] BoxError),
+    /// The database refused for a reason of its own: disk full, a missing right, a bug.
+    #[error("the database refused")]
+    Database(#[source] BoxError),
+}
+
+impl StoreError {
+    /// Whether somebody else was faster: reading and deciding again may help.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_))
+    }
+
+    /// Whether the same call may succeed later. After [`Unknown`](Self::Unknown), with the same ids.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_))
+    }
+
+    /// An event of a log that cannot be read.
+    pub fn unreadable(event: &Recorded<Raw>, source: EventError) -> Self {
+        Self::Unreadable { stream: event.stream.clone(), version: event.version, source }
+    }
+}
+
+/// An event that came in between: the one at `actual` in `stream`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("stream {stream} is at version {actual}, expected was {expected}")]
+#[non_exhaustive]
+pub struct Conflict {
+    /// The stream that is not as expected.
+    pub stream: StreamId,
+    /// What was expected of it. After an append condition: to be where it was before the event in the way.
+    pub expected: Expected,
+    /// The version it is at; after an append condition, the version of the event in the way.
+    pub actual: Version,
+}
+
+impl Conflict {
+    /// A stream was not at the version it was expected to be at.
+    pub fn new(stream: StreamId, expected: Expected, actual: Version) -> Self {
+        Self { stream, expected, actual }
+    }
+
+    /// An event matches an append condition.
+    pub fn in_the_way(stream: StreamId, version: Version) -> Self {
+        Self { stream, expected: Expected::Version(Version(version.0.saturating_sub(1))), actual: version }
+    }
+}
+
+/// Why a command was not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError<R> {
+    /// The rule said no: the caller's mistake, in the domain's words. Over HTTP, 422.
+    #[error(transparent)]
+    Rejected(R),
+    /// Others kept getting there first: worth another try. Over HTTP, 409.
+    #[error(transparent)]
+    Conflict(Conflict),
+    /// The store could not answer. Over HTTP, 503.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl<R> CommandError<R> {
+    /// Whether somebody else was faster.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_))
+    }
+
+    /// Whether the same command may succeed later. After [`StoreError::Unknown`], with the same command id.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_retryable())
+    }
+}
+
+impl<R> From<StoreError> for CommandError<R> {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict(conflict) => Self::Conflict(conflict),
+            other => Self::Store(other),
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! What happened: before and after it is stored.
+
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+
+use uuid::Uuid;
+
+use crate::{
+    invalid::Invalid,
+    limits,
+    metadata::Metadata,
+    stream::{Position, StreamId, Version},
+    timestamp::Timestamp,
+};
+
+/// Something that happened, by name. Derive it on an enum; one variant is one kind of event.
+///
+/// The name and the schema version are stored beside the body, so a variant can be renamed, and its fields can
+/// change, without touching what is stored: see `#[derive(Event)]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "add `#[derive(Event)]` to the enum that says what can happen"
+)]
+pub trait Event: Clone + Send + Sync + Sized + 'static {
+    /// The stored names of all variants, those of earlier days included.
+    const NAMES: &'static [&'static str];
+    /// The names of the tags its variants may carry.
+    const TAGS: &'static [&'static str] = &[];
+
+    /// The stored name of this event, `account.deposited`.
+    fn name(&self) -> &'static str;
+
+    /// The version of its stored form, 1 until `#[event(version = …)]` says more.
+    fn schema(&self) -> u32 {
+        1
+    }
+
+    /// Whom it concerns, from the fields marked `#[event(tag)]`.
+    fn tags(&self) -> Vec<Tag> {
+        Vec::new()
+    }
+
+    /// Its body as JSON; the name is kept beside it.
+    fn encode(&self) -> Result<Vec<u8>, EventError>;
+
+    /// Reads a stored body back, whatever version it was written in, and pushes what it says today: one event,
+    /// several where one was split, none where it is retired.
+    fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError>;
+}
+
+/// An event could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The event type does not know the name: the event is of another type, or newer than this program.
+    #[error("no event is called `{0}`")]
+    Name(String),
+    /// The stored form is newer than this program.
+    #[error("version {1} of `{0}` is newer than this program")]
+    Schema(String, u32),
+    /// The body is not what the event type expects.
+    #[error(transparent)]
+    Body(#[from] serde_json::Error),
+    /// The body holds NaN or an infinity, which JSON cannot say.
+    #[error("a number in it is not finite")]
+    NotFinite,
+    /// The event can be written, but what would be stored could not be read again.
+    #[error("what it is written as cannot be read back: {0}")]
+    OneWay(String),
+    /// The metadata stored beside the body is not readable.
+    #[error("its metadata cannot be read")]
+    Metadata(#[source] serde_json::Error),
+}
+
+/// What an upcast gives: one event, none (`Option`), or several (`Vec`).
+#[diagnostic::on_unimplemented(
+    message = "an upcast cannot give `{Self}`",
+    label = "neither `{E}`, nor an `Option` or `Vec` of it"
+)]
+pub trait Upcast<E> {
+    /// Pushes each event it is.
+    fn upcast(self, push: &mut dyn FnMut(E));
+}
+
+impl<E> Upcast<E> for E {
+    fn upcast(self, push: &mut dyn FnMut(E)) {
+        push(self);
+    }
+}
+
+impl<E> Upcast<E> for Option<E> {
+    fn upcast(self, push: &mut dyn FnMut(E)) {
+        self.into_iter().for_each(push);
+    }
+}
+
+impl<E> Upcast<E> for Vec<E> {
+    fn upcast(self, push: &mut dyn FnMut(E)) {
+        self.into_iter().for_each(push);
+    }
+}
+
+/// Whom an event concerns: `course:rust-101`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag {
+    /// What kind of thing is concerned: `course`.
+    pub name: Cow<'static, str>,
+    /// Which one: `rust-101`.
+    pub key: String,
+}
+
+impl Tag {
+    /// The tag `{name}:{key}`.
+    pub fn new(name: impl Into<Cow<'static, str>>, key: impl fmt::Display) -> Self {
+        Self { name: name.into(), key: key.to_string() }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        limits::plain("tag name", &self.name)?;
+        limits::name("tag key", &self.key)
+    }
+}
+
+impl FromStr for Tag {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let (name, key) = text.split_once(':').ok_or_else(|| Invalid::name("tag", text, "has no colon"))?;
+        Ok(Self { name: name.to_owned().into(), key: key.into() })
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.key)
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What `#[event(tag)]` without a name can stand on: an id, or some ids.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what to call its tag",
+    label = "neither an `Id<_>`, nor an `Option` or `Vec` of one",
+    note = "name it: `#[event(tag = \"course\")]`"
+)]
+pub trait Tagged {
+    /// The name of the tag.
+    const TAG: &'static str;
+
+    /// Adds the tags: one for an id, none for `None`, one for each in a `Vec`.
+    fn tag(&self, tags: &mut Vec<Tag>);
+}
+
+impl<T: Tagged> Tagged for Option<T> {
+    const TAG: &'static str = T::TAG;
+
+    fn tag(&self, tags: &mut Vec<Tag>) {
+        self.iter().for_each(|id| id.tag(tags));
+    }
+}
+
+impl<T: Tagged> Tagged for Vec<T> {
+    const TAG: &'static str = T::TAG;
+
+    fn tag(&self, tags: &mut Vec<Tag>) {
+        self.iter().for_each(|id| id.tag(tags));
+    }
+}
+
+/// An event as the log keeps it: a name, tags, and bytes that are never looked into.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Raw {
+    /// The stored name, `account.deposited`.
+    pub name: Arc<str>,
+    /// Whom it concerns.
+    pub tags: Vec<Tag>,
+    /// The body: JSON when the framework wrote it.
+    pub body: Vec<u8>,
+}
+
+/// An event on its way into the log.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Makes a retry safe: the same id is recorded once.
+    pub id: Uuid,
+    /// The version of the stored form.
+    pub schema: u32,
+    /// When it happened, if that was not when it is recorded.
+    pub occurred_at: Option<Timestamp>,
+    /// Who asked, and why.
+    pub metadata: Metadata,
+    /// What happened.
+    pub data: Raw,
+}
+
+impl NewEvent {
+    /// The event with its place in the log, as a store gives it back.
+    pub fn recorded(
+        self,
+        stream: StreamId,
+        version: Version,
+        position: Position,
+        recorded_at: Timestamp,
+    ) -> Recorded<Raw> {
+        let Self { id, schema, occurred_at, metadata, data } = self;
+        let occurred_at = occurred_at.unwrap_or(recorded_at);
+        Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        limits::name("event name", &self.data.name)?;
+        limits::size("the body of an event", self.data.body.len(), limits::BODY_BYTES)?;
+        limits::size("the tags of an event", self.data.tags.len(), limits::TAGS)?;
+        if i32::try_from(self.schema).is_err() {
+            return Err(Invalid::Request(format!("schema version {} is over {}", self.schema, i32::MAX)));
+        }
+        self.data.tags.iter().try_for_each(Tag::check)
+    }
+}
+
+/// An event in the log: what, where, when, by whom and why.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Recorded<E> {
+    /// The id it was appended with.
+    pub id: Uuid,
+    /// The stream it is in.
+    pub stream: StreamId,
+    /// Its place in the stream, from 1.
+    pub version: Version,
+    /// Its place in the log, from 1.
+    pub position: Position,
+    /// When the store recorded it. Never goes back along positions.
+    pub recorded_at: Timestamp,
+    /// When it happened: as the writer said, else when it was recorded.
+    pub occurred_at: Timestamp,
+    /// The version of the form it is stored in.
+    pub schema: u32,
+    /// Who asked, and why.
+    pub metadata: Metadata,
+    /// What happened.
+    pub data: E,
+}
+
+impl<E> Recorded<E> {
+    pub(crate) fn with<F>(&self, data: F) -> Recorded<F> {
+        Recorded {
+            id: self.id,
+            stream: self.stream.clone(),
+            version: self.version,
+            position: self.position,
+            recorded_at: self.recorded_at,
+            occurred_at: self.occurred_at,
+            schema: self.schema,
+            metadata: self.metadata.clone(),
+            data,
+        }
+    }
+}
+
+impl Recorded<Raw> {
+    /// Reads the body as an `E`: one event, or as many as its upcast makes of it, all at the same place.
+    pub fn decode<E: Event>(&self) -> Result<Vec<Recorded<E>>, EventError> {
+        let mut events = Vec::with_capacity(1);
+        self.decode_each(|data| events.push(self.with(data)))?;
+        Ok(events)
+    }
+
+    pub(crate) fn decode_each<E: Event>(&self, mut push: impl FnMut(E)) -> Result<(), EventError> {
+        E::decode(&self.data.name, self.schema, &self.data.body, &mut push)
+    }
+}

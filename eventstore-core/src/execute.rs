@@ -1,0 +1,280 @@
+//! Puts a command to the rules and records their answer.
+
+use std::{hash::BuildHasher, time::Duration};
+
+use futures::{TryStreamExt, future::BoxFuture};
+use uuid::Uuid;
+
+use crate::{
+    aggregate::{Decide, Decider, Decision},
+    cause::{Cause, cause_methods, event_id},
+    encode,
+    error::{CommandError, Conflict, StoreError},
+    event::{Event, NewEvent, Raw, Recorded},
+    handle::Store,
+    load::{Fold, Until},
+    metadata::Metadata,
+    store::{Append, Condition, Query, Read, Write, Written},
+    stream::{Expected, Position, StreamId, Version},
+    target::{Boundary, Part, Target},
+};
+
+impl Store {
+    /// Puts a command to the rules and records their answer.
+    ///
+    /// Reads the target's events, asks `decide`, and appends what it answers, if nothing has changed meanwhile; if
+    /// something has, it starts over, three times unless told otherwise.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// let ann = Id::<Account>::from("ann");
+    /// store.execute(&ann, Deposit { amount: 100 }).await?;
+    /// let done = store.execute(&ann, Withdraw { amount: 30 }).by("teller-7").await?;
+    /// assert_eq!((done.state.balance, done.version.0), (70, 2));
+    /// match store.execute(&ann, Withdraw { amount: 100 }).await {
+    ///     Err(CommandError::Rejected(refusal)) => assert_eq!(refusal.to_string(), "only 70 left"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn execute<T: Target, C>(&self, target: T, command: C) -> Execute<T::State>
+    where
+        T::State: Decide<C>,
+        C: Clone + Send + Sync + 'static,
+    {
+        Execute::new(self.clone(), target.boundary(), command)
+    }
+}
+
+/// A command about to be executed: `.await` it, or say more about it first.
+#[must_use = "nothing is executed until it is awaited"]
+pub struct Execute<S: Decider> {
+    store: Store,
+    boundary: Boundary,
+    // The command is in here: one type of builder, and one loop, for all commands of an aggregate.
+    decide: Box<Rule<S>>,
+    cause: Cause,
+    expecting: Option<Version>,
+    expecting_position: Option<Position>,
+    retries: u32,
+}
+
+type Rule<S> = dyn Fn(&S) -> Decision<S> + Send + Sync;
+
+/// What a command led to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Appended<S: Decider> {
+    /// The state with the new events taken in.
+    pub state: S,
+    /// The stream the events are in.
+    pub stream: StreamId,
+    /// How many events the state is made of; for one stream, its version.
+    pub version: Version,
+    /// The place of the last new event in the log; what to wait for to read one's own writes.
+    pub position: Position,
+    /// The new events. None, if there was nothing to do.
+    pub events: Vec<Recorded<S::Event>>,
+}
+
+impl<S: Decider> Execute<S> {
+    pub(crate) fn new<C>(store: Store, boundary: Boundary, command: C) -> Self
+    where
+        S: Decide<C>,
+        C: Clone + Send + Sync + 'static,
+    {
+        let cause = store.cause();
+        let decide = Box::new(move |state: &S| state.decide(command.clone()));
+        Self { store, boundary, decide, cause, expecting: None, expecting_position: None, retries: 3 }
+    }
+
+    cause_methods!();
+
+    /// What the caller has seen. If the stream has changed since, that is a conflict, and nobody tries again. For the
+    /// state of one stream: for others, use [`expecting_position`](Self::expecting_position).
+    pub fn expecting(mut self, version: Version) -> Self {
+        const { assert!(S::ONE_STREAM, "a version is a place in one stream: use `expecting_position` for this state") }
+        self.expecting = Some(version);
+        self
+    }
+
+    /// How far the caller has seen. If an event that makes the state was recorded since, that is a conflict, and
+    /// nobody tries again.
+    pub fn expecting_position(mut self, position: Position) -> Self {
+        self.expecting_position = Some(position);
+        self
+    }
+
+    /// How often to read and decide again after losing a race; 3 by default.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+}
+
+impl<S: Decider> IntoFuture for Execute<S> {
+    type Output = Result<Appended<S>, CommandError<S::Error>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl<S: Decider> Execute<S> {
+    /// Load, decide, append, acknowledge. Whoever loses a race starts over on the new state.
+    async fn run(self) -> Result<Appended<S>, CommandError<S::Error>> {
+        let metadata = self.cause.metadata();
+        if let Some(first) = self.recall_given().await? {
+            return Ok(first);
+        }
+        let mut lost = 0;
+        loop {
+            let error = match self.attempt(&metadata).await {
+                Ok(done) if !done.events.is_empty() => return Ok(done),
+                Ok(nothing_to_do) => return Ok(self.recall_given().await?.unwrap_or(nothing_to_do)),
+                Err(error) => error,
+            };
+            let answered = matches!(error, CommandError::Rejected(_) | CommandError::Conflict(_))
+                || matches!(error, CommandError::Store(StoreError::Duplicate { .. }));
+            // The same command may have been recorded meanwhile, by another process: then its first answer counts.
+            if answered && let Some(first) = self.recall_given().await? {
+                return Ok(first);
+            }
+            let patient = self.expecting.is_none() && self.expecting_position.is_none();
+            if !(error.is_conflict() && patient && lost < self.retries) {
+                return Err(error);
+            }
+            lost += 1;
+            tokio::time::sleep(pause(lost)).await;
+        }
+    }
+
+    async fn attempt(&self, metadata: &Metadata) -> Result<Appended<S>, CommandError<S::Error>> {
+        let fold = self.read().await?;
+        let answer = (self.decide)(&fold.loaded.state).map_err(CommandError::Rejected)?;
+        Ok(self.append(fold, &answer, metadata).await?)
+    }
+
+    async fn read(&self) -> Result<Fold<S>, StoreError> {
+        let fold = Fold::<S>::read(&self.store, &self.boundary, Until::default()).await?;
+        if let Some(expected) = self.expecting
+            && expected != fold.loaded.version
+        {
+            let (stream, expected) = (self.boundary.stream.clone(), Expected::Version(expected));
+            return Err(Conflict::new(stream, expected, fold.loaded.version).into());
+        }
+        if let Some(after) = self.expecting_position {
+            let (query, until) = (self.boundary.query(), Some(fold.loaded.position));
+            let newer = Read { query, after, until, limit: Some(1), ..Read::default() };
+            if let Some(event) = self.store.inner().read(newer).await?.events.try_next().await? {
+                return Err(Conflict::in_the_way(event.stream, event.version).into());
+            }
+        }
+        Ok(fold)
+    }
+
+    async fn append(
+        &self,
+        mut fold: Fold<S>,
+        answer: &[S::Event],
+        metadata: &Metadata,
+    ) -> Result<Appended<S>, StoreError> {
+        let stream = self.boundary.stream.clone();
+        if answer.is_empty() {
+            let Fold { loaded, .. } = fold;
+            let (state, version, position) = (loaded.state, loaded.version, loaded.position);
+            return Ok(Appended { state, stream, version, position, events: vec![] });
+        }
+        let mut events = Vec::with_capacity(answer.len());
+        let mut new = Vec::with_capacity(answer.len());
+        for (event, n) in answer.iter().zip(0..) {
+            let unwritable = |source| StoreError::Unwritable { name: event.name().into(), source };
+            let (stored, again) = encode::stored(event).map_err(unwritable)?;
+            new.push(stored.stamp(event_id(metadata.command_id, n), metadata, self.cause.occurred_at));
+            events.push(again);
+        }
+        let append = self.append_of(&fold, new.clone());
+        let written = self.store.inner().append(append).await?;
+        if written.replayed {
+            let command = metadata.command_id;
+            let first = new[0].id;
+            return self.recall(command).await?.ok_or(StoreError::Duplicate { event: first, command });
+        }
+        let raws = recorded(new, &stream, &written);
+        raws.iter().try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
+        let events = raws.iter().zip(events).map(|(raw, event)| raw.with(event)).collect();
+        let (state, version) = (fold.loaded.state, fold.loaded.version);
+        Ok(Appended { state, stream, version, position: written.last, events })
+    }
+
+    /// What was read is what is checked: a stream by its version, everything else by what came after the read.
+    fn append_of(&self, fold: &Fold<S>, events: Vec<NewEvent>) -> Append {
+        let stream = self.boundary.stream.clone();
+        let mut expected = Expected::Any;
+        let mut unchanged = vec![];
+        let mut items = vec![];
+        for (part, &version) in self.boundary.parts.iter().zip(&fold.versions) {
+            match part {
+                Part::Stream(read) if *read == stream => expected = Expected::Version(version),
+                Part::Stream(read) => unchanged.push((read.clone(), version)),
+                Part::Query(item) => items.push(item.clone()),
+            }
+        }
+        let after = fold.loaded.position;
+        let condition = (!items.is_empty()).then_some(Condition { query: Query { items }, after });
+        Append { writes: vec![Write { stream, expected, events }], unchanged, condition }
+    }
+
+    /// The first result, if the caller named the command and it is recorded.
+    async fn recall_given(&self) -> Result<Option<Appended<S>>, StoreError> {
+        match self.cause.command_id {
+            Some(command) => self.recall(command).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The first result of a command recorded before.
+    async fn recall(&self, command: Uuid) -> Result<Option<Appended<S>>, StoreError> {
+        let raws = self.store.inner().find(command).await?;
+        let [first, ..] = &raws[..] else { return Ok(None) };
+        if first.stream != self.boundary.stream {
+            return Err(StoreError::Reused { command, stream: first.stream.clone() });
+        }
+        let before = Position(first.position.0 - 1);
+        let mut fold = Fold::<S>::read(&self.store, &self.boundary, Until::position(before)).await?;
+        let mut events = Vec::with_capacity(raws.len());
+        let mut position = before;
+        for raw in &raws {
+            fold.take_in(&self.boundary, raw)?;
+            events.extend(raw.decode().map_err(|source| StoreError::unreadable(raw, source))?);
+            position = raw.position;
+        }
+        let (state, version) = (fold.loaded.state, fold.loaded.version);
+        Ok(Some(Appended { state, stream: self.boundary.stream.clone(), version, position, events }))
+    }
+}
+
+/// New events at the places an append to one stream gave them.
+fn recorded(new: Vec<NewEvent>, stream: &StreamId, written: &Written) -> Vec<Recorded<Raw>> {
+    let last = written.streams[0].1;
+    let before = Version(last.0 - new.len() as u64);
+    let places = new.into_iter().zip(0..).map(|(event, n)| {
+        let (version, position) = (Version(before.0 + 1 + n), Position(written.first.0 + n));
+        event.recorded(stream.clone(), version, position, written.recorded_at)
+    });
+    places.collect()
+}
+
+/// How long to wait before the n-th new attempt: anything up to a bound that doubles, so that those who met once do
+/// not meet again.
+pub(crate) fn pause(attempt: u32) -> Duration {
+    let bound = Duration::from_millis(1 << attempt.min(6));
+    // A new hasher has new random keys: good enough to part two callers, and no dependency.
+    let dice = std::hash::RandomState::new().hash_one(attempt);
+    bound.mul_f64((dice % 1024) as f64 / 1024.0)
+}

@@ -1,0 +1,56 @@
+//! What no store can keep or answer, said before anything is sent.
+
+use std::fmt;
+
+/// What no store can keep or answer; nothing was sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Invalid {
+    /// A name breaks the rules for names.
+    #[error("{what} `{}` {reason}", Short(name))]
+    Name {
+        /// What kind of name: `key`, `category`, `event name`, …
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// Something is over a limit of [`limits`](crate::limits).
+    #[error("{what}: {size}, and the limit is {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is: bytes, or pieces.
+        size: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// Metadata that could not be read again.
+    #[error("metadata that cannot be read back: {0}")]
+    Metadata(String),
+    /// The parts of a request do not fit together.
+    #[error("{0}")]
+    Request(String),
+    /// A URL names no store.
+    #[error("{0}")]
+    Url(String),
+}
+
+impl Invalid {
+    /// A name that breaks a rule.
+    pub fn name(what: &'static str, name: &str, reason: &'static str) -> Self {
+        Self::Name { what, name: name.into(), reason }
+    }
+}
+
+/// The beginning of a name, for messages: a name can be refused because it is endless.
+struct Short<'a>(&'a str);
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut characters = self.0.chars();
+        characters.by_ref().take(40).try_for_each(|character| write!(f, "{}", character.escape_debug()))?;
+        if characters.next().is_some() { f.write_str("…") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,114 @@
+//! The words and the rules of [eventstore](https://docs.rs/eventstore): what every other crate of it stands on.
+//!
+//! Users depend on the facade, `eventstore`. This crate is for those who bring a store of their own: implement
+//! [`EventStore`], [`Tables`] and [`Transaction`], and run the suite in `conformance` (a feature of that name).
+
+mod aggregate;
+mod append;
+mod cause;
+mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod derive;
+mod encode;
+mod error;
+mod event;
+mod execute;
+mod handle;
+mod invalid;
+pub mod limits;
+mod load;
+mod memory;
+mod metadata;
+mod read;
+mod read_model;
+mod rows;
+mod store;
+mod stream;
+mod table;
+mod target;
+pub mod testing;
+mod timestamp;
+
+pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
+pub use append::AppendEvents;
+pub use cause::event_id;
+pub use error::{BoxError, CommandError, Conflict, StoreError};
+pub use event::{Event, EventError, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
+pub use execute::{Appended, Execute};
+pub use handle::Store;
+pub use invalid::Invalid;
+pub use load::{History, Load, Loaded};
+pub use memory::MemoryStore;
+pub use metadata::Metadata;
+pub use read::ReadEvents;
+pub use read_model::{Batch, Keys, Project, ReadModel, Row, RowFold};
+pub use rows::{Get, List, Moment, ReadModels, Replay};
+pub use store::{
+    Append, Changes, Condition, EventStore, Events, Item, Query, Read, Rows, Tables, Transaction, Write, Written,
+};
+pub use stream::{Expected, Id, Position, StreamId, Version};
+pub use table::{Column, Kind, Table};
+pub use target::{Boundary, Every, Target, every};
+pub use timestamp::{Timestamp, TimestampError};
+
+/// What derives write. Not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    pub use serde;
+    pub use serde_json;
+
+    pub use crate::{
+        derive::{Blank, Field, Form, OwnId, TagKey, decode},
+        encode::encode,
+    };
+
+    /// The strings of all parts, one after the other.
+    pub const fn concat<const N: usize>(parts: &[&[&'static str]]) -> [&'static str; N] {
+        let mut all = [""; N];
+        let (mut part, mut n) = (0, 0);
+        while part < parts.len() {
+            let mut i = 0;
+            while i < parts[part].len() {
+                all[n] = parts[part][i];
+                (n, i) = (n + 1, i + 1);
+            }
+            part += 1;
+        }
+        all
+    }
+
+    const fn same(a: &str, b: &str) -> bool {
+        let (a, b) = (a.as_bytes(), b.as_bytes());
+        let mut i = 0;
+        while i < a.len() && i < b.len() && a[i] == b[i] {
+            i += 1;
+        }
+        a.len() == b.len() && i == a.len()
+    }
+
+    /// Whether one of the strings is this.
+    pub const fn contains(all: &[&str], one: &str) -> bool {
+        let mut i = 0;
+        while i < all.len() && !same(all[i], one) {
+            i += 1;
+        }
+        i < all.len()
+    }
+
+    /// Whether no string is there twice.
+    pub const fn distinct(all: &[&str]) -> bool {
+        let mut i = 0;
+        while i < all.len() {
+            let mut j = 0;
+            while j < i {
+                if same(all[i], all[j]) {
+                    return false;
+                }
+                j += 1;
+            }
+            i += 1;
+        }
+        true
+    }
+}

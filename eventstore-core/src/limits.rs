@@ -1,0 +1,40 @@
+//! What every store takes, and the check that refuses the rest before anything is sent.
+
+use crate::invalid::Invalid;
+
+/// The longest category, key, event name, tag name and tag key, in bytes of UTF-8.
+pub const NAME_BYTES: usize = 512;
+/// The largest body of one event, in bytes.
+pub const BODY_BYTES: usize = 16 << 20;
+/// The largest metadata of one event, in bytes of JSON.
+pub const METADATA_BYTES: usize = 64 << 10;
+/// The most tags of one event.
+pub const TAGS: usize = 128;
+/// The most events of one append.
+pub const EVENTS: usize = 1 << 18;
+/// The largest bodies of one append together, in bytes.
+pub const APPEND_BYTES: usize = 256 << 20;
+
+/// 1 to 512 bytes, no control characters.
+pub(crate) fn name(what: &'static str, text: &str) -> Result<(), Invalid> {
+    let reason = match text.len() {
+        0 => "is empty",
+        len if len > NAME_BYTES => "is longer than 512 bytes",
+        _ if text.chars().any(char::is_control) => "has a control character",
+        _ => return Ok(()),
+    };
+    Err(Invalid::name(what, text, reason))
+}
+
+/// A name of `a-z`, `0-9`, `_` and `.` only.
+pub(crate) fn plain(what: &'static str, text: &str) -> Result<(), Invalid> {
+    name(what, text)?;
+    if text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.')) {
+        return Ok(());
+    }
+    Err(Invalid::name(what, text, "has something else than a-z, 0-9, `_` and `.`"))
+}
+
+pub(crate) fn size(what: &'static str, size: usize, limit: usize) -> Result<(), Invalid> {
+    if size > limit { Err(Invalid::TooLarge { what, size, limit }) } else { Ok(()) }
+}

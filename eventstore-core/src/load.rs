@@ -1,0 +1,216 @@
+//! Reads a state back from its events.
+
+use std::{marker::PhantomData, ops::Deref, time::SystemTime};
+
+use futures::{
+    future::BoxFuture,
+    stream::{self, BoxStream, StreamExt, TryStreamExt},
+};
+
+use crate::{
+    aggregate::{Aggregate, Decider, Evolve},
+    error::StoreError,
+    event::{Raw, Recorded},
+    handle::Store,
+    invalid::Invalid,
+    store::{Events, Read},
+    stream::{Position, Version},
+    target::{Boundary, Target},
+    timestamp::Timestamp,
+};
+
+impl Store {
+    /// Reads a state back from its events: as it is, or as it was.
+    ///
+    /// An aggregate nothing has happened to is blank, at version 0.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// # let ann = Id::<Account>::from("ann");
+    /// # store.execute(&ann, Deposit { amount: 100 }).await?;
+    /// # let tuesday_noon = std::time::UNIX_EPOCH;
+    /// let today = store.load(&ann).await?;
+    /// let tuesday = store.load(&ann).as_of(tuesday_noon).await?;
+    /// assert_eq!((today.balance, tuesday.balance), (100, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn load<T: Target>(&self, target: T) -> Load<T::State> {
+        Load::new(self.clone(), target.boundary())
+    }
+
+    /// Every event of a target, oldest first, each with the state it led to.
+    pub fn history<A: Aggregate + Clone>(&self, target: impl Target<State = A>) -> History<A> {
+        history(self.clone(), target.boundary())
+    }
+}
+
+/// A state, and how far it was read. Derefs to the state.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Loaded<S> {
+    /// The state.
+    pub state: S,
+    /// How many events made the state; for one stream, its version.
+    pub version: Version,
+    /// How much of the log had been written when it was read: loading
+    /// [`at_position`](Load::at_position) of it gives the same state for ever.
+    pub position: Position,
+}
+
+impl<S> Deref for Loaded<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.state
+    }
+}
+
+/// Up to where.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Until {
+    pub(crate) version: Option<Version>,
+    pub(crate) position: Option<Position>,
+    pub(crate) recorded_by: Option<Timestamp>,
+    pub(crate) occurred_by: Option<Timestamp>,
+}
+
+impl Until {
+    pub(crate) fn position(position: Position) -> Self {
+        Self { position: Some(position), ..Self::default() }
+    }
+
+    /// The last position that counts, if not all do.
+    pub(crate) async fn last(&self, store: &Store) -> Result<Option<Position>, StoreError> {
+        let Some(time) = self.recorded_by else { return Ok(self.position) };
+        let last = store.inner().position_at(time).await?;
+        Ok(Some(self.position.map_or(last, |position| position.min(last))))
+    }
+
+    /// Whether an event of those up to the last position counts.
+    pub(crate) fn takes<E>(&self, event: &Recorded<E>) -> bool {
+        self.occurred_by.is_none_or(|time| event.occurred_at <= time)
+            && self.version.is_none_or(|version| event.version <= version)
+    }
+}
+
+/// A state about to be read: `.await` it, or say up to when first. Said more than once, all of it holds.
+#[must_use = "nothing is read until it is awaited"]
+pub struct Load<S> {
+    store: Store,
+    boundary: Boundary,
+    until: Until,
+    of: PhantomData<fn() -> S>,
+}
+
+impl<S: Decider> Load<S> {
+    pub(crate) fn new(store: Store, boundary: Boundary) -> Self {
+        Self { store, boundary, until: Until::default(), of: PhantomData }
+    }
+
+    /// As it was after so many events; all of them, if there are fewer. For the state of one stream: for others, use
+    /// [`at_position`](Self::at_position).
+    pub fn at(mut self, version: Version) -> Self {
+        const { assert!(S::ONE_STREAM, "a version is a place in one stream: use `at_position` for this state") }
+        self.until.version = Some(version);
+        self
+    }
+
+    /// As it was when the log had come so far.
+    pub fn at_position(mut self, position: Position) -> Self {
+        self.until.position = Some(position);
+        self
+    }
+
+    /// As it was known at an instant: made of what was recorded by then. A [`Timestamp`], `SystemTime`, or one of
+    /// chrono, jiff or time.
+    ///
+    /// The answer for an instant that is not before the last event's may still grow; pin it with
+    /// [`at_position`](Self::at_position) of what it gave.
+    pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
+        self.until.recorded_by = Some(time.into().into());
+        self
+    }
+
+    /// As it was at an instant, as we know today: made of what had happened by then, whenever it was recorded, in the
+    /// order in which it was recorded.
+    pub fn occurred_by(mut self, time: impl Into<SystemTime>) -> Self {
+        self.until.occurred_by = Some(time.into().into());
+        self
+    }
+}
+
+impl<S: Decider> IntoFuture for Load<S> {
+    type Output = Result<Loaded<S>, StoreError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { Ok(Fold::read(&self.store, &self.boundary, self.until).await?.loaded) })
+    }
+}
+
+/// A state, and where each of its parts stands.
+pub(crate) struct Fold<S> {
+    pub(crate) loaded: Loaded<S>,
+    /// The version of each part's last event, which for a stream is the stream's.
+    pub(crate) versions: Vec<Version>,
+}
+
+impl<S: Decider> Fold<S> {
+    pub(crate) async fn read(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
+        if until.version.is_some() && boundary.one_stream().is_none() {
+            return Err(Invalid::Request("a version is a place in one stream: use `at_position` here".into()).into());
+        }
+        let limit = until.version.map(|Version(version)| usize::try_from(version).unwrap_or(usize::MAX));
+        let read = Read { query: boundary.query(), until: until.last(store).await?, limit, ..Read::default() };
+        let Events { head, mut events } = store.inner().read(read).await?;
+        let mut fold = Self {
+            loaded: Loaded { state: S::blank(&boundary.keys), version: Version(0), position: head },
+            versions: vec![Version(0); boundary.parts.len()],
+        };
+        while let Some(event) = events.try_next().await? {
+            if until.takes(&event) {
+                fold.take_in(boundary, &event)?;
+            }
+        }
+        Ok(fold)
+    }
+
+    pub(crate) fn take_in(&mut self, boundary: &Boundary, event: &Recorded<Raw>) -> Result<(), StoreError> {
+        let mut concerned = false;
+        for part in boundary.concerned(event) {
+            self.loaded.state.take_in(part, event)?;
+            self.versions[part] = event.version;
+            concerned = true;
+        }
+        self.loaded.version.0 += u64::from(concerned);
+        Ok(())
+    }
+}
+
+/// Events, each with the state it led to.
+pub type History<A> = BoxStream<'static, Result<(Recorded<<A as Evolve>::Event>, A), StoreError>>;
+
+pub(crate) fn history<A: Aggregate + Clone>(store: Store, boundary: Boundary) -> History<A> {
+    let mut state = <A as Decider>::blank(&boundary.keys);
+    let open = async move {
+        let read = Read { query: boundary.query(), ..Read::default() };
+        Ok::<_, StoreError>(store.inner().read(read).await?.events)
+    };
+    stream::once(open)
+        .try_flatten()
+        .map(move |raw| {
+            let raw: Recorded<Raw> = raw?;
+            let events = raw.decode().map_err(|source| StoreError::unreadable(&raw, source))?;
+            let moments = events.into_iter().map(|event: Recorded<<A as Evolve>::Event>| {
+                state.evolve(event.data.clone());
+                Ok((event, state.clone()))
+            });
+            Ok::<_, StoreError>(stream::iter(moments.collect::<Vec<_>>()))
+        })
+        .try_flatten()
+        .boxed()
+}

@@ -1,0 +1,370 @@
+//! A store that forgets when the program ends: the reference for all others, and the one for tests.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem::take,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::value::RawValue;
+use tokio::{
+    sync::{OwnedMutexGuard, watch},
+    time::timeout,
+};
+use uuid::Uuid;
+
+use crate::{
+    cause::event_id,
+    clock::Clock,
+    error::{Conflict, StoreError},
+    event::{NewEvent, Raw, Recorded},
+    store::{Append, Changes, EventStore, Events, Read, Rows, Tables, Transaction, Written},
+    stream::{Position, StreamId, Version},
+    table::{Column, Table},
+    timestamp::Timestamp,
+};
+
+const PAGE: usize = 1_000;
+
+/// A store that forgets when the program ends. Clones share what is in it.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    inner: Arc<Mutex<Inner>>,
+    /// Held by whoever appends or has a transaction open, while others read what is committed.
+    writer: Arc<tokio::sync::Mutex<()>>,
+    head: Arc<watch::Sender<Position>>,
+    clock: Clock,
+}
+
+#[derive(Default)]
+struct Inner {
+    log: Vec<Recorded<Raw>>,
+    /// How many events of the log are committed; those after belong to the open transaction.
+    committed: usize,
+    /// The places in the log of each stream's events.
+    streams: HashMap<StreamId, Vec<usize>>,
+    ids: HashMap<Uuid, usize>,
+    tables: HashMap<String, MemoryTable>,
+    checkpoints: HashMap<String, Position>,
+}
+
+struct MemoryTable {
+    columns: &'static [Column],
+    rows: BTreeMap<String, Box<RawValue>>,
+}
+
+impl MemoryStore {
+    /// An empty log.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty log that lives by a clock of one's own.
+    pub fn with_clock(clock: &Clock) -> Self {
+        Self { clock: clock.clone(), ..Self::default() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A panic inside would be a bug of this file; what it held is still whole, for all changes come last.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commit(&self) {
+        let mut inner = self.inner();
+        inner.committed = inner.log.len();
+        self.head.send_replace(inner.head());
+    }
+}
+
+impl Inner {
+    /// The end of what is committed.
+    fn head(&self) -> Position {
+        Position(self.committed as u64)
+    }
+
+    fn version(&self, stream: &StreamId) -> Version {
+        Version(self.streams.get(stream).map_or(0, |places| places.len() as u64))
+    }
+
+    fn page(&self, read: &Read) -> Vec<Recorded<Raw>> {
+        let until = read.until.map_or(self.head(), |until| until.min(self.head()));
+        let wanted = |event: &&Recorded<Raw>| {
+            event.position > read.after
+                && event.position <= until
+                && event.version > read.after_version
+                && read.query.matches(&event.stream, &event.data)
+        };
+        let limit = read.limit.unwrap_or(usize::MAX);
+        match read.query.stream() {
+            Some(stream) => {
+                let places = self.streams.get(&stream).into_iter().flatten();
+                places.map(|&place| &self.log[place]).filter(wanted).take(limit).cloned().collect()
+            }
+            None => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
+        }
+    }
+
+    fn newer(&self, after: Position) -> &[Recorded<Raw>] {
+        let start = usize::try_from(after.0).unwrap_or(usize::MAX);
+        self.log.get(start..).unwrap_or_default()
+    }
+
+    fn append(&mut self, append: Append, now: Timestamp) -> Result<Written, StoreError> {
+        append.check()?;
+        append
+            .writes
+            .iter()
+            .flat_map(|write| &write.events)
+            .try_for_each(|event| event.metadata.to_json().map(drop))?;
+        if let Some(replay) = self.replay(&append)? {
+            return Ok(replay);
+        }
+        self.check(&append)?;
+        let recorded_at = self.log.last().map_or(now, |last| last.recorded_at.max(now));
+        let first = Position(self.log.len() as u64 + 1);
+        let mut streams = vec![];
+        for write in append.writes {
+            for event in write.events {
+                self.push(event, &write.stream, recorded_at);
+            }
+            let version = self.version(&write.stream);
+            streams.push((write.stream, version));
+        }
+        let last = Position(self.log.len() as u64);
+        Ok(Written { streams, first, last, recorded_at, replayed: false })
+    }
+
+    /// The first result, if just this was recorded before.
+    fn replay(&self, append: &Append) -> Result<Option<Written>, StoreError> {
+        let taken = |(_, event): &(&StreamId, &NewEvent)| self.ids.contains_key(&event.id);
+        let Some((_, taken)) = append.events().find(taken) else { return Ok(None) };
+        let first = append.events().next().and_then(|(_, first)| self.ids.get(&first.id));
+        let replay = first.and_then(|&place| append.replay(&self.log[place..]));
+        replay.map(Some).ok_or_else(|| append.duplicate(taken.id))
+    }
+
+    fn check(&self, append: &Append) -> Result<(), Conflict> {
+        for write in &append.writes {
+            let actual = self.version(&write.stream);
+            if !write.expected.holds(actual) {
+                return Err(Conflict::new(write.stream.clone(), write.expected, actual));
+            }
+        }
+        for (stream, version) in &append.unchanged {
+            let (expected, actual) = (crate::stream::Expected::Version(*version), self.version(stream));
+            if !expected.holds(actual) {
+                return Err(Conflict::new(stream.clone(), expected, actual));
+            }
+        }
+        let Some(condition) = &append.condition else { return Ok(()) };
+        let matches = |event: &&Recorded<Raw>| condition.query.matches(&event.stream, &event.data);
+        match self.newer(condition.after).iter().find(matches) {
+            Some(event) => Err(Conflict::in_the_way(event.stream.clone(), event.version)),
+            None => Ok(()),
+        }
+    }
+
+    fn push(&mut self, event: NewEvent, stream: &StreamId, recorded_at: Timestamp) {
+        let place = self.log.len();
+        let places = self.streams.entry(stream.clone()).or_default();
+        places.push(place);
+        self.ids.insert(event.id, place);
+        let (version, position) = (Version(places.len() as u64), Position(place as u64 + 1));
+        self.log.push(event.recorded(stream.clone(), version, position, recorded_at));
+    }
+
+    /// Takes back what was pushed last.
+    fn pop(&mut self) {
+        if let Some(event) = self.log.pop() {
+            self.ids.remove(&event.id);
+            self.streams.get_mut(&event.stream).map(Vec::pop);
+        }
+    }
+
+    fn table(&self, table: &Table) -> Result<&MemoryTable, StoreError> {
+        let table = table.to_string();
+        self.tables.get(&table).ok_or(StoreError::NotBuilt { table })
+    }
+
+    /// The rows as they are, but for those changed by an open transaction.
+    fn rows(&self, rows: &Rows, changed: &Changed) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+        let stored = &self.table(table)?.rows;
+        let changed = changed.get(&table.to_string());
+        let row = |key: &String| match changed.and_then(|changed| changed.get(key)) {
+            Some(row) => row.as_ref(),
+            None => stored.get(key),
+        };
+        let found = |key: &String| row(key).map(|row| (key.clone(), row.clone()));
+        Ok(match rows {
+            Rows::Keys { keys, .. } => keys.iter().collect::<BTreeSet<_>>().into_iter().filter_map(found).collect(),
+            Rows::Where { equal, limit, .. } => {
+                let keys: BTreeSet<_> = stored.keys().chain(changed.into_iter().flat_map(BTreeMap::keys)).collect();
+                let wanted = |(_, row): &(_, Box<RawValue>)| equal.iter().all(|(column, value)| column.has(row, value));
+                keys.into_iter().filter_map(found).filter(wanted).take(limit.unwrap_or(usize::MAX)).collect()
+            }
+        })
+    }
+}
+
+/// The rows a transaction has written, by table and key; `None`: deleted.
+type Changed = HashMap<String, BTreeMap<String, Option<Box<RawValue>>>>;
+
+#[async_trait]
+impl EventStore for MemoryStore {
+    async fn read(&self, read: Read) -> Result<Events, StoreError> {
+        read.check()?;
+        let limit = read.limit;
+        let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
+        let (head, first) = {
+            let inner = self.inner();
+            (page.until.map_or(inner.head(), |until| until.min(inner.head())), inner.page(&page))
+        };
+        let store = self.clone();
+        let fetch = move |read: Read| std::future::ready(Ok(store.inner().page(&read)));
+        Ok(Events::paged(head, page, limit, first, fetch))
+    }
+
+    async fn append(&self, append: Append) -> Result<Written, StoreError> {
+        let _writer = self.writer.lock().await;
+        let written = self.inner().append(append, self.clock.now())?;
+        self.commit();
+        Ok(written)
+    }
+
+    async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        let inner = self.inner();
+        let Some(&place) = inner.ids.get(&event_id(command, 0)) else { return Ok(vec![]) };
+        let committed = inner.log.get(place..inner.committed).unwrap_or_default();
+        let numbered = committed.iter().zip(0..).take_while(|(event, n)| event.id == event_id(command, *n));
+        Ok(numbered.map(|(event, _)| event.clone()).collect())
+    }
+
+    async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
+        let inner = self.inner();
+        Ok(Position(inner.log[..inner.committed].partition_point(|event| event.recorded_at <= at) as u64))
+    }
+
+    async fn appended(&self, after: Position) {
+        let mut head = self.head.subscribe();
+        let _ = timeout(Duration::from_secs(1), head.wait_for(|head| *head > after)).await;
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+        let writer = self.writer.clone().lock_owned().await;
+        let transaction = MemoryTransaction {
+            store: self.clone(),
+            changed: HashMap::new(),
+            checkpoints: HashMap::new(),
+            _writer: writer,
+        };
+        Ok(Box::new(transaction))
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn database(&self) -> &(dyn Any + Send + Sync) {
+        &()
+    }
+}
+
+#[async_trait]
+impl Tables for MemoryStore {
+    async fn create(&self, table: &Table) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let new = || MemoryTable { columns: table.columns, rows: BTreeMap::new() };
+        let old = inner.tables.entry(table.to_string()).or_insert_with(new);
+        if old.columns == table.columns { Ok(()) } else { Err(StoreError::Columns { table: table.to_string() }) }
+    }
+
+    async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        self.inner().rows(&rows, &Changed::new())
+    }
+
+    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
+        Ok(self.inner().checkpoints.get(projection).copied().unwrap_or_default())
+    }
+}
+
+/// Appends behind what is committed, and keeps everything else to itself until then.
+struct MemoryTransaction {
+    store: MemoryStore,
+    changed: Changed,
+    checkpoints: HashMap<String, Position>,
+    _writer: OwnedMutexGuard<()>,
+}
+
+impl Drop for MemoryTransaction {
+    fn drop(&mut self) {
+        let mut inner = self.store.inner();
+        while inner.log.len() > inner.committed {
+            inner.pop();
+        }
+    }
+}
+
+#[async_trait]
+impl Transaction for MemoryTransaction {
+    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
+        self.store.checkpoint(projection).await
+    }
+
+    async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
+        self.store.inner().append(append, self.store.clock.now())
+    }
+
+    async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        self.store.inner().rows(&rows, &self.changed)
+    }
+
+    async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
+        self.store.inner().table(&changes.table)?;
+        for (_, row) in &changes.upserts {
+            changes.table.check(row)?;
+        }
+        let changed = self.changed.entry(changes.table.to_string()).or_default();
+        changed.extend(changes.upserts.into_iter().map(|(key, row)| (key, Some(row))));
+        changed.extend(changes.deletes.into_iter().map(|key| (key, None)));
+        Ok(())
+    }
+
+    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
+        self.checkpoints.insert(projection.into(), to);
+        Ok(())
+    }
+
+    fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        None
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        let (changed, checkpoints) = (take(&mut self.changed), take(&mut self.checkpoints));
+        {
+            let mut inner = self.store.inner();
+            for (table, changed) in changed {
+                let Some(table) = inner.tables.get_mut(&table) else { continue };
+                for (key, row) in changed {
+                    match row {
+                        Some(row) => table.rows.insert(key, row),
+                        None => table.rows.remove(&key),
+                    };
+                }
+            }
+            for (projection, to) in checkpoints {
+                let at = inner.checkpoints.entry(projection).or_default();
+                *at = to.max(*at);
+            }
+        }
+        self.store.commit();
+        Ok(())
+    }
+
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+//! Who asked, and why: what is remembered beside every event.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, MapAccess, Visitor},
+    ser::SerializeMap,
+};
+use serde_json::Value as Json;
+use uuid::Uuid;
+
+use crate::{invalid::Invalid, limits};
+
+/// Who asked, and why.
+///
+/// Stored as one flat JSON object; the framework's own keys begin with `$`: `$commandId`, `$correlationId` (left out
+/// where it is the command id), `$causationId`, `$actor`, `$source`.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Metadata {
+    /// The command that caused the event. All events of one append share it.
+    pub command_id: Uuid,
+    /// The conversation it belongs to.
+    pub correlation_id: Uuid,
+    /// The event it answers.
+    pub causation_id: Option<Uuid>,
+    /// Who asked.
+    pub actor: Option<String>,
+    /// The program that asked.
+    pub source: Option<String>,
+    /// Whatever else is worth remembering.
+    pub extra: BTreeMap<String, Json>,
+}
+
+impl Metadata {
+    /// As stores keep it. What cannot be kept, or not read again, is refused.
+    pub fn to_json(&self) -> Result<Vec<u8>, Invalid> {
+        if let Some(key) = self.extra.keys().find(|key| key.starts_with('$')) {
+            return Err(Invalid::name("metadata key", key, "begins with `$`, like the framework's own"));
+        }
+        let unreadable = |error: serde_json::Error| Invalid::Metadata(error.to_string());
+        let json = serde_json::to_vec(self).map_err(unreadable)?;
+        limits::size("the metadata of an event", json.len(), limits::METADATA_BYTES)?;
+        if !self.extra.is_empty() {
+            Self::from_json(&json).map_err(unreadable)?;
+        }
+        Ok(json)
+    }
+
+    /// Reads back what [`to_json`](Self::to_json) wrote.
+    pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("$commandId", &self.command_id)?;
+        if self.correlation_id != self.command_id {
+            map.serialize_entry("$correlationId", &self.correlation_id)?;
+        }
+        if let Some(causation) = &self.causation_id {
+            map.serialize_entry("$causationId", causation)?;
+        }
+        if let Some(actor) = &self.actor {
+            map.serialize_entry("$actor", actor)?;
+        }
+        if let Some(source) = &self.source {
+            map.serialize_entry("$source", source)?;
+        }
+        for (key, value) in &self.extra {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Flat)
+    }
+}
+
+/// By hand: `#[serde(flatten)]` would hold every value back until the last key is seen.
+struct Flat;
+
+impl<'de> Visitor<'de> for Flat {
+    type Value = Metadata;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the metadata of an event")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Metadata, M::Error> {
+        let mut metadata = Metadata::default();
+        let mut correlation = None;
+        while let Some(key) = map.next_key()? {
+            match key {
+                Key::Command => metadata.command_id = map.next_value()?,
+                Key::Correlation => correlation = Some(map.next_value()?),
+                Key::Causation => metadata.causation_id = map.next_value()?,
+                Key::Actor => metadata.actor = map.next_value()?,
+                Key::Source => metadata.source = map.next_value()?,
+                Key::Extra(key) => drop(metadata.extra.insert(key, map.next_value()?)),
+            }
+        }
+        metadata.correlation_id = correlation.unwrap_or(metadata.command_id);
+        Ok(metadata)
+    }
+}
+
+enum Key {
+    Command,
+    Correlation,
+    Causation,
+    Actor,
+    Source,
+    Extra(String),
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E: de::Error>(self, key: &str) -> Result<Key, E> {
+                Ok(match key {
+                    "$commandId" => Key::Command,
+                    "$correlationId" => Key::Correlation,
+                    "$causationId" => Key::Causation,
+                    "$actor" => Key::Actor,
+                    "$source" => Key::Source,
+                    extra => Key::Extra(extra.into()),
+                })
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut metadata =
+            Metadata { command_id: Uuid::from_u128(1), correlation_id: Uuid::from_u128(1), ..Metadata::default() };
+        let json = String::from_utf8(metadata.to_json().expect("JSON")).expect("UTF-8");
+        assert_eq!(json, r#"{"$commandId":"00000000-0000-0000-0000-000000000001"}"#);
+        assert_eq!(Metadata::from_json(json.as_bytes()).expect("metadata"), metadata);
+
+        metadata.correlation_id = Uuid::from_u128(2);
+        metadata.causation_id = Some(Uuid::from_u128(3));
+        metadata.actor = Some("teller-7 \"\u{0}".into());
+        metadata.source = Some("branch".into());
+        metadata.extra.insert("ratio".into(), 0.1.into());
+        metadata.extra.insert("nested".into(), serde_json::json!({ "list": [1, null, "x"] }));
+        let json = metadata.to_json().expect("JSON");
+        assert_eq!(Metadata::from_json(&json).expect("metadata"), metadata);
+    }
+
+    #[test]
+    fn a11_metadata_that_could_not_be_read_again_is_refused() {
+        let extra = |key: &str, value: Json| {
+            let mut metadata = Metadata::default();
+            metadata.extra.insert(key.into(), value);
+            metadata.to_json()
+        };
+        let deep = (0..200).fold(Json::Null, |inner, _| Json::Array(vec![inner]));
+        assert!(matches!(extra("deep", deep), Err(Invalid::Metadata(_))));
+        assert!(matches!(extra("$commandId", Json::Null), Err(Invalid::Name { .. })));
+        assert!(matches!(extra("long", "x".repeat(1 << 20).into()), Err(Invalid::TooLarge { .. })));
+    }
+}

@@ -1,0 +1,273 @@
+//! One row a key, folded from events: what a read model is.
+
+use std::{
+    collections::HashMap,
+    ops::{Deref, DerefMut},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value as Json, value::RawValue};
+
+use crate::{
+    encode,
+    error::{BoxError, StoreError},
+    event::{Event, Raw, Recorded},
+    invalid::Invalid,
+    store::Changes,
+    table::{Column, Table},
+};
+
+/// What events do to a row.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what events do to its rows",
+    label = "no `impl Project for {Self}`"
+)]
+pub trait Project: Default + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What it hears of.
+    type Event: Event;
+
+    /// Takes one event into one row it concerns. Pure: the same events make the same rows.
+    fn project(row: &mut Row<Self>, event: &Recorded<Self::Event>);
+}
+
+/// A table of rows, kept in step with the log by a `Runner`. Derive it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a read model",
+    label = "not a read model",
+    note = "add `#[derive(ReadModel)]` to `{Self}`"
+)]
+pub trait ReadModel: Project {
+    /// The name of the table and of the checkpoint: with the version, `balance@1`.
+    const NAME: &'static str;
+    /// Raise it when rows must be made again; the new table is built beside the old one.
+    const VERSION: u32 = 1;
+    /// Which rows an event concerns.
+    const KEYS: Keys<Self::Event> = Keys::Stream;
+    /// The columns, besides the key.
+    const COLUMNS: &'static [Column];
+    /// The table of this version.
+    const TABLE: Table = Table { name: Self::NAME, version: Self::VERSION, columns: Self::COLUMNS };
+}
+
+/// A column and a value to look for in it, if there is such a column and it can hold the value.
+pub(crate) fn equal<M: ReadModel>(name: &str, value: Json) -> Result<(&'static Column, Json), Invalid> {
+    let column = M::COLUMNS.iter().find(|column| column.name == name);
+    let column = column.ok_or_else(|| Invalid::Request(format!("`{}` has no column `{name}`", M::NAME)))?;
+    let refused = |value| {
+        let kind = column.kind;
+        Invalid::Request(format!("column `{name}` of `{}` is {kind:?} and cannot be compared with {value}", M::NAME))
+    };
+    Ok((column, column.kind.compared(value).map_err(refused)?))
+}
+
+/// Which rows an event concerns.
+pub enum Keys<E: 'static> {
+    /// The one with the key of the event's stream. The default; all events must be in streams of one category.
+    Stream,
+    /// One for each tag of this name: `#[read_model(tag = "student")]`.
+    Tag(&'static str),
+    /// Those a function names: `#[read_model(keys = per_day)]`.
+    By(fn(&Recorded<E>) -> Vec<String>),
+}
+
+/// A row that may not be there yet. Reading it reads `Default`, writing to it makes it.
+#[derive(Clone, Debug)]
+pub struct Row<M> {
+    key: String,
+    row: M,
+    there: bool,
+    /// Whether the table has it.
+    stored: bool,
+    changed: bool,
+}
+
+impl<M: Default> Row<M> {
+    fn new(key: String, row: Option<M>) -> Self {
+        let there = row.is_some();
+        Self { key, row: row.unwrap_or_default(), there, stored: there, changed: false }
+    }
+
+    /// The key of the row.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether the row is there.
+    pub fn exists(&self) -> bool {
+        self.there
+    }
+
+    /// Removes the row. Writing to it afterwards makes a new one.
+    pub fn delete(&mut self) {
+        (self.row, self.there, self.changed) = (M::default(), false, true);
+    }
+
+    fn get(&self) -> Option<&M> {
+        self.there.then_some(&self.row)
+    }
+}
+
+impl<M> Deref for Row<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.row
+    }
+}
+
+impl<M> DerefMut for Row<M> {
+    fn deref_mut(&mut self) -> &mut M {
+        (self.there, self.changed) = (true, true);
+        &mut self.row
+    }
+}
+
+/// Events that have been decoded, each with the keys of the rows it concerns.
+pub struct Batch<M: ReadModel>(Vec<(Vec<String>, Recorded<M::Event>)>);
+
+impl<M: ReadModel> Batch<M> {
+    /// The keys of all rows it concerns, each once, in order.
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.0.iter().flat_map(|(keys, _)| keys).cloned().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Recorded<M::Event>> {
+        self.0.iter().map(|(_, event)| event)
+    }
+}
+
+/// Folds events into rows: what the projection engine, questions about the past and tests have in common.
+pub struct RowFold<M> {
+    rows: HashMap<String, Row<M>>,
+    /// The only key that matters, if not all do.
+    only: Option<String>,
+    /// The category all events must be of, where keys come from the stream.
+    category: Option<String>,
+}
+
+impl<M> Default for RowFold<M> {
+    fn default() -> Self {
+        Self { rows: HashMap::new(), only: None, category: None }
+    }
+}
+
+impl<M: ReadModel> RowFold<M> {
+    /// Folds one row and forgets the others.
+    pub(crate) fn only(key: &str) -> Self {
+        Self { only: Some(key.into()), ..Self::default() }
+    }
+
+    /// Decodes events, and asks the read model for their keys.
+    pub fn decode<'a>(&mut self, raws: impl IntoIterator<Item = &'a Recorded<Raw>>) -> Result<Batch<M>, StoreError> {
+        let mut batch = vec![];
+        for raw in raws {
+            for event in raw.decode().map_err(|source| StoreError::unreadable(raw, source))? {
+                let keys = self.keys(raw, &event)?;
+                if !keys.is_empty() {
+                    batch.push((keys, event));
+                }
+            }
+        }
+        Ok(Batch(batch))
+    }
+
+    fn keys(&mut self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
+        let mut keys = match M::KEYS {
+            Keys::Stream => {
+                let category = raw.stream.category();
+                let first = self.category.get_or_insert_with(|| category.into());
+                if first != category {
+                    let source =
+                        format!("its events are in streams of `{first}` and of `{category}`: say `keys` or `tag`");
+                    return Err(StoreError::Stopped { projection: M::TABLE.to_string(), source: source.into() });
+                }
+                vec![raw.stream.key().into()]
+            }
+            Keys::Tag(name) => raw.data.tags.iter().filter(|tag| tag.name == name).map(|tag| tag.key.clone()).collect(),
+            Keys::By(keys) => keys(event),
+        };
+        if let Some(only) = &self.only {
+            keys.retain(|key| key == only);
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(keys)
+    }
+
+    /// Puts in a row that the table has.
+    pub fn load(&mut self, key: String, row: &RawValue) -> Result<(), StoreError> {
+        let row = read_row::<M>(row)?;
+        self.rows.insert(key.clone(), Row::new(key, Some(row)));
+        Ok(())
+    }
+
+    /// Takes events into the rows they concern, in their order.
+    pub fn project(&mut self, batch: &Batch<M>) {
+        for (keys, event) in &batch.0 {
+            for key in keys {
+                if !self.rows.contains_key(key) {
+                    self.rows.insert(key.clone(), Row::new(key.clone(), None));
+                }
+                let row = self.rows.get_mut(key).expect("put in a moment ago");
+                M::project(row, event);
+                if !row.there && !row.stored {
+                    self.rows.remove(key);
+                }
+            }
+        }
+    }
+
+    /// Forgets all rows, but not which category the events are of.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+    }
+
+    /// What must be written to bring the table up to date, in the order of the keys. Forgets all rows.
+    pub fn changes(&mut self) -> Result<Changes, StoreError> {
+        let mut rows: Vec<_> = self.rows.drain().map(|(_, row)| row).filter(|row| row.changed).collect();
+        rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let mut changes = Changes { table: M::TABLE, upserts: vec![], deletes: vec![] };
+        for row in rows {
+            match row.get() {
+                Some(_) => changes.upserts.push((row.key, write_row(&row.row)?)),
+                None => changes.deletes.push(row.key),
+            }
+        }
+        Ok(changes)
+    }
+
+    /// One row.
+    pub fn get(&self, key: &str) -> Option<&M> {
+        self.rows.get(key).and_then(Row::get)
+    }
+
+    /// All rows, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &M)> {
+        self.rows.values().filter_map(|row| Some((row.key(), row.get()?)))
+    }
+
+    pub(crate) fn keys_in_order(&self) -> Vec<String> {
+        let mut keys: Vec<_> = self.rows.keys().cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    pub(crate) fn take(&mut self, key: &str) -> Option<M> {
+        self.rows.remove(key).filter(|row| row.there).map(|row| row.row)
+    }
+}
+
+fn row_error<M: ReadModel>(source: impl Into<BoxError>) -> StoreError {
+    StoreError::Row { table: M::TABLE.to_string(), source: source.into() }
+}
+
+pub(crate) fn read_row<M: ReadModel>(row: &RawValue) -> Result<M, StoreError> {
+    serde_json::from_str(row.get()).map_err(row_error::<M>)
+}
+
+pub(crate) fn write_row<M: ReadModel>(row: &M) -> Result<Box<RawValue>, StoreError> {
+    encode::encode_raw(row).map_err(row_error::<M>)
+}

@@ -1,0 +1,354 @@
+//! Asks a read model: for rows as they are, as they were, and how they came to be.
+
+use std::{
+    marker::PhantomData,
+    time::{Duration, SystemTime},
+};
+
+use futures::{
+    TryStreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream, StreamExt},
+};
+use serde_json::Value as Json;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    error::StoreError,
+    event::{Event, Raw, Recorded, Tag},
+    handle::Store,
+    invalid::Invalid,
+    load::Until,
+    read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
+    store::{Item, Query, Read, Rows},
+    stream::{Position, Version},
+};
+
+/// How long a read waits for its read model to come to a position.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Store {
+    /// The rows of a read model, which a `Runner` keeps.
+    pub fn read_model<M: ReadModel>(&self) -> ReadModels<M> {
+        ReadModels::new(self.clone())
+    }
+}
+
+/// The rows of a read model, as they are; or as they were, if a moment is named.
+///
+/// The past is folded anew from the log; the table is not touched, and need not be there.
+pub struct ReadModels<M> {
+    store: Store,
+    until: Until,
+    of: PhantomData<fn() -> M>,
+}
+
+impl<M: ReadModel> ReadModels<M> {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, until: Until::default(), of: PhantomData }
+    }
+
+    fn with(&self, until: Until) -> Self {
+        Self { store: self.store.clone(), until, of: PhantomData }
+    }
+
+    /// All rows as they were when the log had come so far.
+    pub fn at_position(&self, position: Position) -> Self {
+        self.with(Until { position: Some(position), ..self.until })
+    }
+
+    /// All rows as they were known at an instant: made of what was recorded by then.
+    pub fn as_of(&self, time: impl Into<SystemTime>) -> Self {
+        self.with(Until { recorded_by: Some(time.into().into()), ..self.until })
+    }
+
+    /// All rows as they were at an instant, as we know today: made of what had happened by then.
+    pub fn occurred_by(&self, time: impl Into<SystemTime>) -> Self {
+        self.with(Until { occurred_by: Some(time.into().into()), ..self.until })
+    }
+
+    /// One row.
+    pub fn get(&self, key: impl AsRef<str>) -> Get<M> {
+        Get { store: self.store.clone(), key: key.as_ref().into(), after: None, until: self.until, of: PhantomData }
+    }
+
+    /// All rows, or those that match, in the order of their keys.
+    pub fn list(&self) -> List<M> {
+        let (store, until) = (self.store.clone(), self.until);
+        List { store, until, equal: vec![], limit: None, after: None, of: PhantomData }
+    }
+
+    /// Every event that concerned a row, oldest first, each with the row it led to.
+    pub fn history(&self, key: impl AsRef<str>) -> BoxStream<'static, Result<Moment<M>, StoreError>> {
+        let (store, until, key) = (self.store.clone(), self.until, key.as_ref().to_owned());
+        let mut rows = RowFold::<M>::only(&key);
+        let open = {
+            let key = key.clone();
+            async move { one_row::<M>(&store, &key, until).await }
+        };
+        stream::once(open)
+            .try_flatten()
+            .map(move |raw| {
+                let batch = rows.decode(Some(&raw?).filter(|raw| until.takes(raw)))?;
+                rows.project(&batch);
+                // A copy by serde: rows need not be `Clone`.
+                let row = || rows.get(&key).map(|row| read_row(&write_row(row)?)).transpose();
+                let moments: Vec<_> = batch.events().map(|event| Ok((event.clone(), row()?))).collect();
+                Ok::<_, StoreError>(stream::iter(moments))
+            })
+            .try_flatten()
+            .boxed()
+    }
+
+    /// The rows in memory, to be moved forward along the log: what every question about the past is answered with,
+    /// and the fast way to ask at many positions.
+    pub fn replay(&self) -> Replay<M> {
+        Replay { store: self.store.clone(), until: self.until, rows: RowFold::default(), position: Position(0) }
+    }
+}
+
+/// An event, and the row it led to: `None` if it deleted it.
+pub type Moment<M> = (Recorded<<M as Project>::Event>, Option<M>);
+
+/// A row about to be read.
+#[must_use = "nothing is read until it is awaited"]
+pub struct Get<M> {
+    store: Store,
+    key: String,
+    after: Option<Position>,
+    until: Until,
+    of: PhantomData<fn() -> M>,
+}
+
+impl<M: ReadModel> Get<M> {
+    /// Waits until the row has seen everything up to here: one's own writes. After ten seconds it gives up with
+    /// [`StoreError::Behind`].
+    pub fn after(mut self, position: Position) -> Self {
+        self.after = Some(position);
+        self
+    }
+
+    /// As it was after so many events of its stream. For rows whose keys are those of their streams.
+    pub fn at(mut self, version: Version) -> Self {
+        self.until.version = Some(version);
+        self
+    }
+
+    /// As it was when the log had come so far.
+    pub fn at_position(mut self, position: Position) -> Self {
+        self.until.position = Some(position);
+        self
+    }
+
+    /// As it was known at an instant: made of what was recorded by then.
+    pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
+        self.until.recorded_by = Some(time.into().into());
+        self
+    }
+
+    /// As it was at an instant, as we know today: made of what had happened by then.
+    pub fn occurred_by(mut self, time: impl Into<SystemTime>) -> Self {
+        self.until.occurred_by = Some(time.into().into());
+        self
+    }
+
+    async fn run(self) -> Result<Option<M>, StoreError> {
+        let Self { store, key, after, until, .. } = self;
+        if until == Until::default() {
+            wait::<M>(&store, after).await?;
+            let found = store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key] }).await?;
+            return found.first().map(|(_, row)| read_row(row)).transpose();
+        }
+        if until.version.is_some() && !matches!(M::KEYS, Keys::Stream) {
+            let why = format!("the rows of `{}` have no version of their own: use `at_position`", M::NAME);
+            return Err(Invalid::Request(why).into());
+        }
+        let mut rows = RowFold::<M>::only(&key);
+        let mut events = one_row::<M>(&store, &key, until).await?;
+        while let Some(raw) = events.try_next().await? {
+            let batch = rows.decode(Some(&raw).filter(|raw| until.takes(raw)))?;
+            rows.project(&batch);
+        }
+        Ok(rows.take(&key))
+    }
+}
+
+impl<M: ReadModel> IntoFuture for Get<M> {
+    type Output = Result<Option<M>, StoreError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// The events that may concern a row: found by the stream or the tag where the keys come from there, else all.
+async fn one_row<M: ReadModel>(
+    store: &Store,
+    key: &str,
+    until: Until,
+) -> Result<BoxStream<'static, Result<Recorded<Raw>, StoreError>>, StoreError> {
+    let mut item = Item::names(M::Event::NAMES);
+    match M::KEYS {
+        Keys::Stream => item.key = Some(key.into()),
+        Keys::Tag(name) => item.tags = vec![Tag::new(name, key)],
+        Keys::By(_) => {}
+    }
+    let read = Read { query: item.into(), until: until.last(store).await?, ..Read::default() };
+    Ok(store.inner().read(read).await?.events)
+}
+
+/// Rows about to be read.
+#[must_use = "nothing is read until it is awaited"]
+pub struct List<M> {
+    store: Store,
+    until: Until,
+    equal: Vec<(&'static str, Json)>,
+    limit: Option<usize>,
+    after: Option<Position>,
+    of: PhantomData<fn() -> M>,
+}
+
+impl<M: ReadModel> List<M> {
+    /// Only rows with this value in this column.
+    pub fn filter(mut self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.equal.push((column, value.into()));
+        self
+    }
+
+    /// At most so many.
+    pub fn limit(mut self, rows: usize) -> Self {
+        self.limit = Some(rows);
+        self
+    }
+
+    /// Waits until the rows have seen everything up to here: one's own writes. After ten seconds it gives up with
+    /// [`StoreError::Behind`].
+    pub fn after(mut self, position: Position) -> Self {
+        self.after = Some(position);
+        self
+    }
+
+    async fn run(self) -> Result<Vec<(String, M)>, StoreError> {
+        let Self { store, until, equal, limit, after, .. } = self;
+        let equal = equal.into_iter().map(|(column, value)| read_model::equal::<M>(column, value));
+        let equal = equal.collect::<Result<Vec<_>, _>>()?;
+        if until == Until::default() {
+            wait::<M>(&store, after).await?;
+            let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, limit }).await?;
+            return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
+        }
+        let mut replay = store.read_model::<M>().with(until).replay();
+        replay.finish().await?;
+        let mut rows = vec![];
+        for key in replay.rows.keys_in_order() {
+            let Some(row) = replay.rows.take(&key) else { continue };
+            let written = if equal.is_empty() { None } else { Some(write_row(&row)?) };
+            if written.is_none_or(|written| equal.iter().all(|(column, value)| column.has(&written, value))) {
+                rows.push((key, row));
+            }
+            if limit.is_some_and(|limit| rows.len() >= limit) {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+}
+
+impl<M: ReadModel> IntoFuture for List<M> {
+    type Output = Result<Vec<(String, M)>, StoreError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// A whole read model in memory, moved forward along the log.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = eventstore::connect("memory:").await?;
+/// # store.execute(Id::<Account>::from("ann"), Deposit { amount: 100 }).await?;
+/// # let fridays = [std::time::UNIX_EPOCH, std::time::SystemTime::now()];
+/// let mut balances = store.read_model::<Balance>().replay();
+/// for friday in fridays {
+///     balances.until(store.position_at(friday).await?).await?;
+///     println!("{friday:?}: {}", balances.iter().map(|(_, row)| row.balance).sum::<i64>());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Replay<M> {
+    store: Store,
+    until: Until,
+    rows: RowFold<M>,
+    position: Position,
+}
+
+impl<M: ReadModel> Replay<M> {
+    /// Takes in the events up to a position; a moment named before still holds. Going back is
+    /// [`Invalid::Request`]: start another replay.
+    pub async fn until(&mut self, position: Position) -> Result<(), StoreError> {
+        if position < self.position {
+            let why = format!("a replay at {} cannot go back to {position}", self.position);
+            return Err(Invalid::Request(why).into());
+        }
+        let last = self.until.last(&self.store).await?;
+        self.run(Some(last.map_or(position, |last| last.min(position)))).await
+    }
+
+    /// Takes in all events up to the moment named before, or to the end of the log.
+    pub async fn finish(&mut self) -> Result<(), StoreError> {
+        let last = self.until.last(&self.store).await?;
+        self.run(last).await
+    }
+
+    async fn run(&mut self, until: Option<Position>) -> Result<(), StoreError> {
+        let read = Read { query: Query::names(M::Event::NAMES), after: self.position, until, ..Read::default() };
+        let mut read = self.store.inner().read(read).await?;
+        while let Some(raw) = read.events.try_next().await? {
+            let batch = self.rows.decode(Some(&raw).filter(|raw| self.until.takes(raw)))?;
+            self.rows.project(&batch);
+            // Event by event: whoever drops this future and goes on later takes no event in twice.
+            self.position = raw.position;
+        }
+        self.position = self.position.max(read.head);
+        Ok(())
+    }
+
+    /// How far it has come.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// One row.
+    pub fn get(&self, key: impl AsRef<str>) -> Option<&M> {
+        self.rows.get(key.as_ref())
+    }
+
+    /// All rows, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &M)> {
+        self.rows.iter()
+    }
+}
+
+/// Returns when the read model has come to a position.
+async fn wait<M: ReadModel>(store: &Store, after: Option<Position>) -> Result<(), StoreError> {
+    let Some(until) = after else { return Ok(()) };
+    let projection = M::TABLE.to_string();
+    let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
+    loop {
+        let at = store.inner().checkpoint(&projection).await?;
+        if at >= until {
+            return Ok(());
+        }
+        if start.elapsed() > PATIENCE {
+            return Err(StoreError::Behind { projection, at, until, source: None });
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}

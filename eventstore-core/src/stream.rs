@@ -1,0 +1,326 @@
+//! Who and where: ids, streams, versions, positions.
+
+use std::{
+    cmp::Ordering,
+    convert::Infallible,
+    fmt,
+    hash::{Hash, Hasher},
+    marker::PhantomData,
+    str::FromStr,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use uuid::Uuid;
+
+use crate::{invalid::Invalid, limits};
+
+/// Names one `A`. Text inside, so it can be a UUID, an IBAN or `ACC-42`.
+///
+/// The type says whose id it is: an `Id<Account>` cannot be given where an `Id<Customer>` is wanted.
+/// Cheap to clone. In JSON it is a string.
+///
+/// ```
+/// # use eventstore_core::Id;
+/// # struct Account;
+/// let fresh = Id::<Account>::new();
+/// let named = Id::<Account>::from("ACC-42");
+/// assert_eq!(named.key(), "ACC-42");
+/// assert_ne!(fresh, named);
+/// ```
+pub struct Id<A: ?Sized> {
+    key: Arc<str>,
+    of: PhantomData<fn() -> A>,
+}
+
+impl<A> Id<A> {
+    /// A fresh id: a UUIDv7, so ids made later sort later.
+    #[expect(clippy::new_without_default, reason = "two defaults would differ")]
+    pub fn new() -> Self {
+        Self::from(Uuid::now_v7())
+    }
+
+    /// The text of the id: `ACC-42` in the stream `account-ACC-42`.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn from_key(key: Arc<str>) -> Self {
+        Self { key, of: PhantomData }
+    }
+}
+
+impl<A: ?Sized> Id<A> {
+    pub(crate) fn shared_key(&self) -> &Arc<str> {
+        &self.key
+    }
+}
+
+impl<A> From<&str> for Id<A> {
+    fn from(key: &str) -> Self {
+        Self::from_key(key.into())
+    }
+}
+
+impl<A> From<String> for Id<A> {
+    fn from(key: String) -> Self {
+        Self::from_key(key.into())
+    }
+}
+
+impl<A> From<Uuid> for Id<A> {
+    fn from(key: Uuid) -> Self {
+        let mut text = Uuid::encode_buffer();
+        Self::from(&*key.hyphenated().encode_lower(&mut text))
+    }
+}
+
+impl<A> From<&Id<A>> for Id<A> {
+    fn from(id: &Id<A>) -> Self {
+        id.clone()
+    }
+}
+
+impl<A> FromStr for Id<A> {
+    type Err = Infallible;
+
+    fn from_str(key: &str) -> Result<Self, Infallible> {
+        Ok(key.into())
+    }
+}
+
+// By hand: a derive would ask `A: Clone`, `A: PartialEq`, …
+impl<A: ?Sized> Clone for Id<A> {
+    fn clone(&self) -> Self {
+        Self { key: self.key.clone(), of: PhantomData }
+    }
+}
+
+impl<A: ?Sized> PartialEq for Id<A> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl<A: ?Sized> Eq for Id<A> {}
+
+impl<A: ?Sized> PartialOrd for Id<A> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<A: ?Sized> Ord for Id<A> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key.cmp(&other.key)
+    }
+}
+
+impl<A: ?Sized> Hash for Id<A> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+impl<A: ?Sized> AsRef<str> for Id<A> {
+    fn as_ref(&self) -> &str {
+        &self.key
+    }
+}
+
+impl<A: ?Sized> fmt::Display for Id<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.key)
+    }
+}
+
+impl<A: ?Sized> fmt::Debug for Id<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Id({})", self.key)
+    }
+}
+
+impl<A: ?Sized> Serialize for Id<A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.key)
+    }
+}
+
+impl<'de, A> Deserialize<'de> for Id<A> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// A stream's name: the category, a dash, the key. The category has no dash, the key may.
+///
+/// Making one checks nothing; a store refuses names it cannot keep with [`Invalid::Name`]
+/// before anything is read or written.
+///
+/// ```
+/// # use eventstore_core::StreamId;
+/// let stream: StreamId = "account-ACC-42".parse()?;
+/// assert_eq!((stream.category(), stream.key()), ("account", "ACC-42"));
+/// assert_eq!(stream, StreamId::new("account", "ACC-42"));
+/// # Ok::<(), eventstore_core::Invalid>(())
+/// ```
+#[derive(Clone)]
+pub struct StreamId {
+    name: Arc<str>,
+    category: usize,
+}
+
+impl StreamId {
+    /// The stream `{category}-{key}`.
+    pub fn new(category: &str, key: &str) -> Self {
+        let mut name = String::with_capacity(category.len() + 1 + key.len());
+        name.push_str(category);
+        name.push('-');
+        name.push_str(key);
+        Self { name: name.into(), category: category.len() }
+    }
+
+    /// What kind of stream it is: `account`.
+    pub fn category(&self) -> &str {
+        &self.name[..self.category]
+    }
+
+    /// Which one of its kind: `ACC-42`.
+    pub fn key(&self) -> &str {
+        &self.name[self.category + 1..]
+    }
+
+    /// The whole name: `account-ACC-42`.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        limits::plain("category", self.category())?;
+        limits::name("key", self.key())
+    }
+}
+
+impl FromStr for StreamId {
+    type Err = Invalid;
+
+    fn from_str(name: &str) -> Result<Self, Invalid> {
+        let dash = name.find('-').ok_or_else(|| Invalid::name("stream", name, "has no dash after its category"))?;
+        Ok(Self { name: name.into(), category: dash })
+    }
+}
+
+impl From<&StreamId> for StreamId {
+    fn from(stream: &StreamId) -> Self {
+        stream.clone()
+    }
+}
+
+impl PartialEq for StreamId {
+    fn eq(&self, other: &Self) -> bool {
+        self.category == other.category && self.name == other.name
+    }
+}
+
+impl Eq for StreamId {}
+
+impl PartialOrd for StreamId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for StreamId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (&self.name, self.category).cmp(&(&other.name, other.category))
+    }
+}
+
+impl Hash for StreamId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name)
+    }
+}
+
+impl fmt::Debug for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name)
+    }
+}
+
+impl Serialize for StreamId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for StreamId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// How many events made a state; for an event, its place in its stream, counted from 1.
+///
+/// Counts stored events, whatever upcasts make of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Version(pub u64);
+
+/// A place in the whole log, counted from 1, without gaps.
+///
+/// A position given back by an append is a token to read one's own writes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Position(pub u64);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a stream must be like when events are appended to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Whatever it is like.
+    Any,
+    /// It has events.
+    Exists,
+    /// It is at this version; 0: there is no such stream.
+    Version(Version),
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("anything"),
+            Self::Exists => f.write_str("any event"),
+            Self::Version(Version(0)) => f.write_str("no event"),
+            Self::Version(version) => write!(f, "version {version}"),
+        }
+    }
+}
+
+impl Expected {
+    /// Whether a stream at this version is as expected.
+    pub fn holds(self, actual: Version) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exists => actual > Version(0),
+            Self::Version(version) => actual == version,
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Given, when, then: rules tested without a store, a clock or a runtime.
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+//! use eventstore::testing::*;
+//!
+//! # fn main() {
+//! Account::given([Opened { owner: "Ann".into() }, Deposited { amount: 100 }])
+//!     .when(Withdraw { amount: 60 })
+//!     .then([Withdrawn { amount: 60 }])
+//!     .when(Withdraw { amount: 60 })
+//!     .then_rejected("only 40 left");
+//!
+//! Balance::after(Id::<Account>::from("ann"), [Deposited { amount: 5 }]).then("ann", Balance { balance: 5 });
+//! # }
+//! ```
+//!
+//! What is not as expected panics at the line that expected it, with the lines that differ.
+
+use std::fmt::Debug;
+
+use uuid::Uuid;
+
+pub use crate::clock::Clock;
+use crate::{
+    aggregate::{Aggregate, Decide, Decider, Evolve},
+    encode,
+    event::{Event, Raw, Recorded},
+    load::{Fold, Loaded},
+    metadata::Metadata,
+    read_model::{ReadModel, RowFold},
+    stream::{Id, Position, StreamId, Version},
+    target::{Boundary, Target},
+    timestamp::Timestamp,
+};
+
+/// `Account::given([…]).when(Withdraw { … }).then([…])`: the rules of one aggregate.
+pub trait Given: Aggregate {
+    /// What has happened to it. Its id is `given`; a rule that needs a certain id, or tags, is tested with the
+    /// function [`given`].
+    fn given(events: impl IntoIterator<Item = <Self as Evolve>::Event>) -> GivenOne<Self> {
+        let mut state = <Self as Aggregate>::blank(&Id::from("given"));
+        events.into_iter().for_each(|event| state.evolve(event));
+        GivenOne { state }
+    }
+}
+
+impl<A: Aggregate> Given for A {}
+
+/// One aggregate to which something has happened.
+pub struct GivenOne<A> {
+    state: A,
+}
+
+impl<A: Aggregate> GivenOne<A> {
+    /// Asks the rule.
+    pub fn when<C>(self, command: C) -> Answer<A, Self>
+    where
+        // Said aloud: where `A: Decide<C>` is assumed, `Decider::Event` is no longer seen to be `Evolve::Event`.
+        A: Decide<C, Event = <A as Evolve>::Event>,
+    {
+        let answer = self.state.decide(command);
+        let next = |mut given: Self, events: Vec<<A as Decider>::Event>| {
+            events.into_iter().for_each(|event| given.state.evolve(event));
+            given
+        };
+        Answer { answer, given: self, next: Box::new(next) }
+    }
+}
+
+/// What has happened, stream by stream, for rules over more than one:
+/// `given(&rust, [opened]).given(&ann, [joined]).when((&rust, &ann), Enrol).then([…])`.
+pub fn given<T: Target>(stream: T, events: impl IntoIterator<Item = <T::State as Decider>::Event>) -> GivenLog {
+    GivenLog::default().given(stream, events)
+}
+
+/// A log in which something has happened.
+#[derive(Default)]
+pub struct GivenLog {
+    log: Vec<Recorded<Raw>>,
+}
+
+impl GivenLog {
+    /// And this has happened too.
+    pub fn given<T: Target>(
+        mut self,
+        stream: T,
+        events: impl IntoIterator<Item = <T::State as Decider>::Event>,
+    ) -> Self {
+        for event in events {
+            self.record(stream.boundary().stream, &event);
+        }
+        self
+    }
+
+    fn record<E: Event>(&mut self, stream: StreamId, event: &E) {
+        let version = self.log.iter().filter(|event| event.stream == stream).count() as u64 + 1;
+        let position = self.log.len() as u64 + 1;
+        self.log.push(recorded(stream, Version(version), Position(position), event));
+    }
+
+    /// Asks the rule of the first, in the presence of the others.
+    pub fn when<T: Target, C>(self, target: T, command: C) -> Answer<T::State, Self>
+    where
+        T::State: Decide<C>,
+    {
+        let boundary = target.boundary();
+        let answer = self.fold::<T::State>(&boundary).decide(command);
+        let next = move |mut given: Self, events: Vec<<T::State as Decider>::Event>| {
+            events.iter().for_each(|event| given.record(boundary.stream.clone(), event));
+            given
+        };
+        Answer { answer, given: self, next: Box::new(next) }
+    }
+
+    fn fold<S: Decider>(&self, boundary: &Boundary) -> S {
+        let query = boundary.query();
+        let loaded = Loaded { state: S::blank(&boundary.keys), version: Version(0), position: Position(0) };
+        let mut fold = Fold { loaded, versions: vec![Version(0); boundary.parts.len()] };
+        for event in self.log.iter().filter(|event| query.matches(&event.stream, &event.data)) {
+            fold.take_in(boundary, event).expect("events of a test can be read");
+        }
+        fold.loaded.state
+    }
+}
+
+type Next<D, G> = Box<dyn FnOnce(G, Vec<<D as Decider>::Event>) -> G>;
+
+/// What the rule said, to be compared with what it should say.
+#[must_use = "nothing is compared until `then` or `then_rejected`"]
+pub struct Answer<D: Decider, G> {
+    answer: Result<Vec<D::Event>, D::Error>,
+    given: G,
+    next: Next<D, G>,
+}
+
+impl<D: Decider, G> Answer<D, G>
+where
+    D::Event: Debug + PartialEq,
+    D::Error: Debug + PartialEq,
+{
+    /// These events, in this order. They are given from here on.
+    #[track_caller]
+    pub fn then(self, expected: impl IntoIterator<Item = D::Event>) -> G {
+        compare(&Ok(expected.into_iter().collect()), &self.answer);
+        (self.next)(self.given, self.answer.unwrap_or_default())
+    }
+
+    /// A refusal, for this reason: words for a [`Refusal`](crate::Refusal), else the error.
+    #[track_caller]
+    pub fn then_rejected(self, reason: impl Into<D::Error>) -> G {
+        compare(&Err(reason.into()), &self.answer);
+        self.given
+    }
+}
+
+/// `Balance::after(&ann, […]).then(&ann, Balance { … })`: the rows of a read model.
+pub trait After: ReadModel + Sized {
+    /// Some events of one stream.
+    fn after<T: Target>(stream: T, events: impl IntoIterator<Item = impl Into<Self::Event>>) -> Projected<Self> {
+        Projected { rows: RowFold::default(), seen: 0 }.after(stream, events)
+    }
+}
+
+impl<M: ReadModel> After for M {}
+
+/// The rows some events have made.
+pub struct Projected<M> {
+    rows: RowFold<M>,
+    seen: u64,
+}
+
+impl<M: ReadModel> Projected<M> {
+    /// Some more events, of one stream.
+    pub fn after<T: Target>(mut self, stream: T, events: impl IntoIterator<Item = impl Into<M::Event>>) -> Self {
+        for event in events {
+            self.seen += 1;
+            let (version, position) = (Version(self.seen), Position(self.seen));
+            let raw = recorded(stream.boundary().stream, version, position, &event.into());
+            let batch = self.rows.decode([&raw]).expect("events of a test can be read");
+            self.rows.project(&batch);
+        }
+        self
+    }
+
+    /// The row with this key.
+    #[track_caller]
+    pub fn then(self, key: impl AsRef<str>, expected: M) -> Self
+    where
+        M: Debug + PartialEq,
+    {
+        compare(&Some(&expected), &self.rows.get(key.as_ref()));
+        self
+    }
+
+    /// No row with this key.
+    #[track_caller]
+    pub fn then_none(self, key: impl AsRef<str>) -> Self
+    where
+        M: Debug + PartialEq,
+    {
+        compare(&None, &self.rows.get(key.as_ref()));
+        self
+    }
+}
+
+/// An event as a store would give it back: written and read.
+fn recorded<E: Event>(stream: StreamId, version: Version, position: Position, event: &E) -> Recorded<Raw> {
+    let (stored, _) = encode::stored(event).expect("events of a test can be written");
+    let new = stored.stamp(Uuid::from_u128(position.0.into()), &Metadata::default(), None);
+    new.recorded(stream, version, position, Timestamp::default())
+}
+
+#[track_caller]
+fn compare<T: Debug + PartialEq>(expected: &T, actual: &T) {
+    if expected != actual {
+        let lines = diff(&format!("{expected:#?}"), &format!("{actual:#?}"));
+        panic!("not what was expected (- expected, + actual)\n{lines}");
+    }
+}
+
+/// The lines of both texts, those of only one of them marked: along their longest common subsequence.
+fn diff(expected: &str, actual: &str) -> String {
+    let (old, new): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
+    let mut common = vec![vec![0; new.len() + 1]; old.len() + 1];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            common[i][j] =
+                if old[i] == new[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
+        }
+    }
+    let (mut i, mut j, mut text) = (0, 0, String::new());
+    while i < old.len() || j < new.len() {
+        let both = i < old.len() && j < new.len() && old[i] == new[j];
+        let gone = i < old.len() && (j == new.len() || common[i + 1][j] >= common[i][j + 1]);
+        let (mark, line) = match (both, gone) {
+            (true, _) => (' ', old[i]),
+            (_, true) => ('-', old[i]),
+            _ => ('+', new[j]),
+        };
+        i += usize::from(both || gone);
+        j += usize::from(both || !gone);
+        text.extend([mark, ' ']);
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_differ_are_marked() {
+        assert_eq!(diff("a\nb\nc", "a\nx\nc\nd"), "  a\n- b\n+ x\n  c\n+ d\n");
+        assert_eq!(diff("", "a"), "+ a\n");
+    }
+}

@@ -1,0 +1,2 @@
+-- How far a projection has come.
+SELECT position FROM {schema}.checkpoints WHERE projection = $1

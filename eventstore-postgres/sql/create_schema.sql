@@ -1,0 +1,2 @@
+-- The schema of the log.
+CREATE SCHEMA IF NOT EXISTS {schema}

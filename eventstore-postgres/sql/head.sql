@@ -1,0 +1,2 @@
+-- The last position.
+SELECT coalesce(max(position), 0) FROM {schema}.events

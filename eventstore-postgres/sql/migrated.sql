@@ -1,0 +1,2 @@
+-- Whether the migrations table is there.
+SELECT to_regclass('{schema}.migrations') IS NOT NULL

@@ -1,0 +1,6 @@
+-- The migrations, kept by this library.
+CREATE TABLE IF NOT EXISTS {schema}.migrations (
+    version    int         NOT NULL CONSTRAINT migrations_pk PRIMARY KEY,
+    checksum   uuid        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)

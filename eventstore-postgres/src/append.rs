@@ -1,0 +1,180 @@
+//! Records an append: one call of one function of the server's.
+
+use std::collections::HashMap;
+
+use eventstore_core::{Append, Conflict, Expected, NewEvent, Position, StoreError, StreamId, Version, Written};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    error, read,
+    shared::Shared,
+    types::{Instant, array, names},
+};
+
+/// An append that is within the limits, with its metadata written: nothing about it can be refused any more but by
+/// what is in the log.
+pub(crate) struct Checked {
+    append: Append,
+    metadata: Vec<Vec<u8>>,
+}
+
+/// Why an append was not recorded: by the server's word, or because the word did not come.
+pub(crate) enum Failed {
+    Refused(StoreError),
+    Broken(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Failed {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl Failed {
+    pub(crate) fn into_store(self) -> StoreError {
+        match self {
+            Self::Refused(error) => error,
+            Self::Broken(error) => error::store(error),
+        }
+    }
+}
+
+/// What the function answers.
+struct Answer {
+    status: i32,
+    versions: Option<Vec<i64>>,
+    stream: Option<String>,
+    version: Option<i64>,
+    first_position: Option<i64>,
+    recorded_at: Option<Instant>,
+    event_id: Option<Uuid>,
+}
+
+impl FromRow<'_, PgRow> for Answer {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            status: row.try_get(0)?,
+            versions: row.try_get(1)?,
+            stream: row.try_get(2)?,
+            version: row.try_get(3)?,
+            first_position: row.try_get(4)?,
+            recorded_at: row.try_get(5)?,
+            event_id: row.try_get(6)?,
+        })
+    }
+}
+
+impl Checked {
+    pub(crate) fn new(append: Append) -> Result<Self, StoreError> {
+        append.check()?;
+        let metadata = append.events().map(|(_, event)| event.metadata.to_json()).collect::<Result<_, _>>()?;
+        Ok(Self { append, metadata })
+    }
+
+    /// Calls the function. `new_types` are event types nobody knew before; they are there once this is committed.
+    pub(crate) async fn record(
+        &self,
+        connection: &mut PgConnection,
+        shared: &Shared,
+        new_types: &mut Vec<(i32, String, String)>,
+    ) -> Result<Written, Failed> {
+        let Self { append, .. } = self;
+        let types: Vec<_> = append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
+        let types = shared.types.keys(connection, &shared.sql, &types, new_types).await?;
+        let answer = self.call(connection, shared, types).await?;
+        match (answer.status, answer) {
+            (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
+                let first = read::position(first)?;
+                let streams = append.writes.iter().zip(versions).map(|(write, before)| {
+                    (write.stream.clone(), Version(before.unsigned_abs() + write.events.len() as u64))
+                });
+                let last = Position(first.0 - 1 + append.events().count() as u64);
+                Ok(Written { streams: streams.collect(), first, last, recorded_at: at.0, replayed: false })
+            }
+            (1, Answer { stream: Some(stream), version: Some(version), .. }) => {
+                Err(StoreError::from(self.unexpected(&stream, Version(version.unsigned_abs()))?).into())
+            }
+            (2, Answer { stream: Some(stream), version: Some(version), .. }) => {
+                let stream = stream.parse().map_err(error::damaged)?;
+                Err(StoreError::from(Conflict::in_the_way(stream, Version(version.unsigned_abs()))).into())
+            }
+            (3, Answer { event_id: Some(taken), first_position, .. }) => {
+                let duplicate = || Failed::from(append.duplicate(taken));
+                let first = read::position(first_position.ok_or_else(duplicate)?)?;
+                let until = Position(first.0 - 1 + append.events().count() as u64);
+                let recorded = read::events(connection, shared, Position(first.0 - 1), until).await?;
+                append.replay(&recorded).ok_or_else(duplicate)
+            }
+            (status, _) => Err(StoreError::Schema(format!("its function answers {status}")).into()),
+        }
+    }
+
+    fn unexpected(&self, stream: &str, actual: Version) -> Result<Conflict, StoreError> {
+        let stream: StreamId = stream.parse().map_err(error::damaged)?;
+        let written = self.append.writes.iter().find(|write| write.stream == stream).map(|write| write.expected);
+        let read = self.append.unchanged.iter().find(|(unchanged, _)| *unchanged == stream);
+        // Where it is both written to and to be unchanged, what fails is what does not hold.
+        let expected = match (written, read) {
+            (Some(expected), _) if !expected.holds(actual) => expected,
+            (_, Some((_, version))) => Expected::Version(*version),
+            _ => Expected::Any,
+        };
+        Ok(Conflict::new(stream, expected, actual))
+    }
+
+    async fn call(
+        &self,
+        connection: &mut PgConnection,
+        shared: &Shared,
+        types: Vec<i32>,
+    ) -> Result<Answer, sqlx::Error> {
+        let Append { writes, unchanged, condition } = &self.append;
+        let mut numbers = HashMap::new();
+        let (mut e_stream, mut e_number) = (vec![], vec![]);
+        if writes.len() > 1 {
+            for (stream, _) in self.append.events() {
+                let number: &mut i64 = numbers.entry(stream.as_str()).or_default();
+                *number += 1;
+                e_stream.push(stream.as_str());
+                e_number.push(*number);
+            }
+        }
+        let expected = |expected| match expected {
+            Expected::Any => -1,
+            Expected::Exists => -2,
+            Expected::Version(version) => read::signed(version.0),
+        };
+        let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
+        let items = condition.as_ref().map_or(&[][..], |condition| &condition.query.items);
+        sqlx::query_as(shared.sql.append())
+            .bind(writes.iter().map(|write| write.stream.as_str()).collect::<Vec<_>>())
+            .bind(writes.iter().map(|write| expected(write.expected)).collect::<Vec<_>>())
+            .bind(e_stream)
+            .bind(e_number)
+            .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())
+            .bind(types)
+            .bind(events.iter().map(|event| event.schema.cast_signed()).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.occurred_at.map(Instant)).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| tags(event)).collect::<Vec<_>>())
+            .bind(&self.metadata)
+            .bind(events.iter().map(|event| &*event.data.body).collect::<Vec<_>>())
+            .bind(unchanged.iter().map(|(stream, _)| stream.as_str()).collect::<Vec<_>>())
+            .bind(unchanged.iter().map(|(_, version)| read::signed(version.0)).collect::<Vec<_>>())
+            .bind(condition.as_ref().map(|condition| read::signed(condition.after.0)))
+            .bind(items.iter().map(names).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| array(item.tags.iter().map(ToString::to_string))).collect::<Vec<_>>())
+            .fetch_one(connection)
+            .await
+    }
+}
+
+fn tags(event: &NewEvent) -> String {
+    array(event.data.tags.iter().map(ToString::to_string))
+}

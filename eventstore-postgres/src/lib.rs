@@ -1,0 +1,27 @@
+//! The log of [eventstore](https://docs.rs/eventstore), its read models and checkpoints, in PostgreSQL.
+//!
+//! Events get gapless positions in the order in which they are committed, so a reader never skips one; `docs/postgres.md`
+//! has the proof. Everything lives in a schema of its own, `eventstore` unless told otherwise.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), eventstore_core::StoreError> {
+//! use eventstore_core::Store;
+//! use eventstore_postgres::PgStore;
+//!
+//! let store = Store::from(PgStore::connect("postgres://bank@localhost/bank").await?);
+//! # Ok(())
+//! # }
+//! ```
+
+mod append;
+mod error;
+mod migrate;
+mod read;
+mod shared;
+mod sql;
+mod store;
+mod tables;
+mod transaction;
+mod types;
+
+pub use store::{PgOptions, PgStore};

@@ -1,0 +1,160 @@
+//! Rows of read models, and checkpoints.
+
+use eventstore_core::{Changes, Column, Kind, Position, Rows, StoreError, Table};
+use serde_json::{Value as Json, value::RawValue};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::{error, read, sql::Sql};
+
+fn sql_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "text",
+        Kind::Integer => "bigint",
+        Kind::Real => "double precision",
+        Kind::Bool => "boolean",
+        Kind::Uuid => "uuid",
+        Kind::Time => "timestamp with time zone",
+        _ => "jsonb",
+    }
+}
+
+/// A statement of `sql/`, with the names of a table put in. They come from constants of the program and are quoted.
+fn statement(template: &str, sql: &Sql, table: &Table, parts: &[(&str, String)]) -> AssertSqlSafe<String> {
+    let text = template.replace("{table}", &name(sql, table));
+    AssertSqlSafe(parts.iter().fold(text, |text, (name, part)| text.replace(name, part)))
+}
+
+fn name(sql: &Sql, table: &Table) -> String {
+    format!("{}.{}", sql.schema(), quoted(&table.to_string()))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
+    columns.iter().map(|column| piece(&quoted(column.name))).collect::<Vec<_>>().join(", ")
+}
+
+/// Runs in a transaction of the caller's.
+pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
+    sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
+    let there = sqlx::query_as(sql.table()).bind(name(sql, table));
+    let there: Vec<(String, String)> = there.fetch_all(&mut *connection).await.map_err(error::store)?;
+    if !there.is_empty() {
+        let key = ("key".to_owned(), "text".to_owned());
+        let wanted = table.columns.iter().map(|column| (column.name.to_owned(), sql_type(column.kind).to_owned()));
+        let same = std::iter::once(key).chain(wanted).eq(there);
+        return if same { Ok(()) } else { Err(StoreError::Columns { table: table.to_string() }) };
+    }
+    let columns = table.columns.iter().map(|column| {
+        let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
+        format!("{} {}{collation}", quoted(column.name), sql_type(column.kind))
+    });
+    let columns = ("{columns}", columns.collect::<Vec<_>>().join(", "));
+    let create = sqlx::query(statement(include_str!("../sql/create_table.sql"), sql, table, &[columns]));
+    create.execute(&mut *connection).await.map_err(error::store)?;
+    for column in table.columns.iter().filter(|column| column.index) {
+        let column = ("{column}", quoted(column.name));
+        let create = sqlx::query(statement(include_str!("../sql/create_index.sql"), sql, table, &[column]));
+        create.execute(&mut *connection).await.map_err(error::store)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn checkpoint(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    projection: &str,
+) -> Result<Position, StoreError> {
+    let at = sqlx::query_scalar(sql.checkpoint()).bind(projection).fetch_optional(connection).await;
+    at.map_err(error::store)?.map_or(Ok(Position(0)), read::position)
+}
+
+/// Locks a checkpoint until the end of the caller's transaction, and gives it.
+pub(crate) async fn lock(connection: &mut PgConnection, sql: &Sql, projection: &str) -> Result<Position, StoreError> {
+    let lock = || sqlx::query_scalar(sql.lock_checkpoint()).bind(projection);
+    if let Some(at) = lock().fetch_optional(&mut *connection).await.map_err(error::store)? {
+        return read::position(at);
+    }
+    sqlx::query(sql.add_checkpoint()).bind(projection).execute(&mut *connection).await.map_err(error::store)?;
+    read::position(lock().fetch_one(connection).await.map_err(error::store)?)
+}
+
+pub(crate) async fn advance(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    projection: &str,
+    to: Position,
+) -> Result<(), StoreError> {
+    let advance = sqlx::query(sql.advance()).bind(projection).bind(read::signed(to.0));
+    advance.execute(connection).await.map(drop).map_err(error::store)
+}
+
+pub(crate) async fn rows(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    rows: Rows,
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+    let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
+    let found: Result<Vec<(String, String)>, _> = match rows {
+        Rows::Keys { keys, .. } => {
+            let statement = statement(include_str!("../sql/rows_by_key.sql"), sql, &table, &[columns]);
+            sqlx::query_as(statement).bind(keys).fetch_all(connection).await
+        }
+        Rows::Where { equal, limit, .. } => {
+            let mut values = vec![];
+            let mut conditions = vec!["true".to_owned()];
+            for (column, value) in equal {
+                let name = quoted(column.name);
+                let Some(value) = text(value) else {
+                    conditions.push(format!("t.{name} IS NULL"));
+                    continue;
+                };
+                values.push(value);
+                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 1, sql_type(column.kind)));
+            }
+            let conditions = ("{conditions}", conditions.join(" AND "));
+            let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &[columns, conditions]);
+            let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
+            let query = sqlx::query_as(statement).bind(limit);
+            values.into_iter().fold(query, |query, value| query.bind(value)).fetch_all(connection).await
+        }
+    };
+    let object = |(key, row)| match RawValue::from_string(row) {
+        Ok(row) => Ok((key, row)),
+        Err(error) => Err(StoreError::Row { table: table.to_string(), source: error.into() }),
+    };
+    found.map_err(|error| error::row(&table.to_string(), error))?.into_iter().map(object).collect()
+}
+
+/// A value as PostgreSQL reads it from text; none for null.
+fn text(value: Json) -> Option<String> {
+    match value {
+        Json::Null => None,
+        Json::String(text) => Some(text),
+        other => Some(other.to_string()),
+    }
+}
+
+pub(crate) async fn write(connection: &mut PgConnection, sql: &Sql, changes: Changes) -> Result<(), StoreError> {
+    let Changes { table, upserts, deletes } = changes;
+    let refused = |error| error::row(&table.to_string(), error);
+    if !upserts.is_empty() {
+        let (keys, rows): (Vec<String>, Vec<String>) =
+            upserts.into_iter().map(|(key, row)| (key, String::from(Box::<str>::from(row)))).unzip();
+        let parts = [
+            ("{columns}", list(table.columns, str::to_owned)),
+            ("{values}", list(table.columns, |column| format!("r.{column}"))),
+            ("{updates}", list(table.columns, |column| format!("{column} = excluded.{column}"))),
+        ];
+        let upsert = sqlx::query(statement(include_str!("../sql/upsert.sql"), sql, &table, &parts));
+        upsert.bind(keys).bind(rows).execute(&mut *connection).await.map_err(refused)?;
+    }
+    if !deletes.is_empty() {
+        let delete = sqlx::query(statement(include_str!("../sql/delete.sql"), sql, &table, &[]));
+        delete.bind(deletes).execute(connection).await.map_err(refused)?;
+    }
+    Ok(())
+}

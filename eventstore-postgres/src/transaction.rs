@@ -1,0 +1,119 @@
+//! What is done together on one connection.
+
+use std::{any::Any, sync::Arc};
+
+use async_trait::async_trait;
+use eventstore_core::{Append, Changes, Position, Rows, StoreError, Transaction, Written};
+use serde_json::value::RawValue;
+use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+
+use crate::{
+    append::{Checked, Failed},
+    error,
+    shared::Shared,
+    tables,
+};
+
+/// A transaction. Dropped before its end, its connection is closed: nobody else gets one that is not idle.
+pub(crate) struct PgTransaction {
+    connection: PoolConnection<Postgres>,
+    shared: Arc<Shared>,
+    over: bool,
+    /// The last position it has appended.
+    appended: Option<Position>,
+    /// Event types that are there once this is committed.
+    new_types: Vec<(i32, String, String)>,
+}
+
+impl PgTransaction {
+    pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
+        let connection = shared.pool.acquire().await.map_err(error::store)?;
+        let (shared, new_types) = (shared.clone(), vec![]);
+        // From here on whoever drops this future has the connection closed, begun or not.
+        let mut transaction = Self { connection, shared, over: false, appended: None, new_types };
+        // Said aloud: the defaults of the session are anybody's.
+        transaction.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+        Ok(transaction)
+    }
+
+    async fn run(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        sqlx::raw_sql(sql).execute(&mut *self.connection).await.map(drop).map_err(error::store)
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    pub(crate) async fn record(&mut self, append: &Checked) -> Result<Written, Failed> {
+        let written = append.record(&mut self.connection, &self.shared, &mut self.new_types).await?;
+        if !written.replayed {
+            self.appended = Some(written.last);
+        }
+        Ok(written)
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        let committed = sqlx::raw_sql("COMMIT").execute(&mut *self.connection).await;
+        match committed {
+            Ok(_) => {}
+            // Nobody knows whether the server got to the commit.
+            Err(error) if error::lost(&error) => return Err(StoreError::Unknown(error.into())),
+            Err(error) => return Err(error::store(error)),
+        }
+        self.over = true;
+        self.shared.types.learn(std::mem::take(&mut self.new_types));
+        if let Some(last) = self.appended {
+            self.shared.recorded(last);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn rollback(mut self) -> Result<(), StoreError> {
+        self.run("ROLLBACK").await?;
+        self.over = true;
+        Ok(())
+    }
+}
+
+impl Drop for PgTransaction {
+    fn drop(&mut self) {
+        if !self.over {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+#[async_trait]
+impl Transaction for PgTransaction {
+    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
+        tables::lock(&mut self.connection, &self.shared.sql, projection).await
+    }
+
+    async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
+        self.record(&Checked::new(append)?).await.map_err(Failed::into_store)
+    }
+
+    async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        tables::rows(&mut self.connection, &self.shared.sql, rows).await
+    }
+
+    async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
+        tables::write(&mut self.connection, &self.shared.sql, changes).await
+    }
+
+    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
+        tables::advance(&mut self.connection, &self.shared.sql, projection, to).await
+    }
+
+    fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        Some(&mut *self.connection)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        Self::commit(*self).await
+    }
+
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
+        Self::rollback(*self).await
+    }
+}

@@ -1,0 +1,2 @@
+-- A migration that has just been applied.
+INSERT INTO eventstore_migrations (version, checksum, applied_at) VALUES (?1, ?2, ?3)

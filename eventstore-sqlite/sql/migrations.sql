@@ -1,0 +1,6 @@
+-- The migrations, kept by this library.
+CREATE TABLE IF NOT EXISTS eventstore_migrations (
+    version    INTEGER NOT NULL PRIMARY KEY,
+    checksum   TEXT NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT

@@ -1,0 +1,180 @@
+//! Records an append, inside a transaction that holds the write lock.
+
+use std::collections::HashMap;
+
+use eventstore_core::{
+    Append, Conflict, Expected, NewEvent, Position, StoreError, StreamId, Timestamp, Version, Written,
+};
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use crate::{error, read};
+
+/// An append that is within the limits, with its metadata written: nothing about it can be refused any more but by
+/// what is in the log.
+pub(crate) struct Checked {
+    append: Append,
+    metadata: Vec<Vec<u8>>,
+}
+
+impl Checked {
+    pub(crate) fn new(append: Append) -> Result<Self, StoreError> {
+        append.check()?;
+        let metadata = append.events().map(|(_, event)| event.metadata.to_json()).collect::<Result<_, _>>()?;
+        Ok(Self { append, metadata })
+    }
+
+    pub(crate) async fn record(self, connection: &mut SqliteConnection, now: Timestamp) -> Result<Written, StoreError> {
+        let Self { append, metadata } = self;
+        if let Some(replay) = replay(connection, &append).await? {
+            return Ok(replay);
+        }
+        let (head, recorded_at) = head(connection).await?;
+        let recorded_at = recorded_at.map_or(now, |last| last.max(now));
+        let mut streams = expected(connection, &append, head).await?;
+        let mut types = HashMap::new();
+        let mut position = head;
+        for ((write, (_, version)), metadata) in append.writes.iter().zip(&mut streams).zip(split(&append, metadata)) {
+            for (event, metadata) in write.events.iter().zip(metadata) {
+                (version.0, position.0) = (version.0 + 1, position.0 + 1);
+                let type_key = type_key(connection, &mut types, write.stream.category(), &event.data.name).await?;
+                let place = Place { stream: &write.stream, version: *version, position, type_key, recorded_at };
+                insert(connection, event, place, metadata).await?;
+            }
+        }
+        Ok(Written { streams, first: Position(head.0 + 1), last: position, recorded_at, replayed: false })
+    }
+}
+
+/// The metadata of all events, stream by stream.
+fn split(append: &Append, metadata: Vec<Vec<u8>>) -> impl Iterator<Item = Vec<Vec<u8>>> {
+    let mut metadata = metadata.into_iter();
+    append.writes.iter().map(move |write| metadata.by_ref().take(write.events.len()).collect())
+}
+
+/// The first result, if just this was recorded before.
+async fn replay(connection: &mut SqliteConnection, append: &Append) -> Result<Option<Written>, StoreError> {
+    let ids: Vec<_> = append.events().map(|(_, event)| event.id.simple().to_string()).collect();
+    let ids = serde_json::json!(ids).to_string();
+    let taken = sqlx::query(include_str!("../sql/recorded.sql")).bind(ids).fetch_optional(&mut *connection).await;
+    let Some(taken) = taken.map_err(error::store)? else { return Ok(None) };
+    let taken: Uuid = taken.try_get(0).map_err(error::store)?;
+    let count = append.events().count() as u64;
+    let first = match append.events().next() {
+        Some((_, first)) => read::position_of(connection, first.id).await?,
+        None => None,
+    };
+    let Some(first) = first else { return Err(append.duplicate(taken)) };
+    let recorded = read::events(connection, Position(first.0 - 1), Position(first.0 + count - 1), count).await?;
+    append.replay(&recorded).map(Some).ok_or_else(|| append.duplicate(taken))
+}
+
+async fn head(connection: &mut SqliteConnection) -> Result<(Position, Option<Timestamp>), StoreError> {
+    let head: Option<(i64, i64)> =
+        sqlx::query_as(include_str!("../sql/head.sql")).fetch_optional(connection).await.map_err(error::store)?;
+    Ok(match head {
+        Some((position, recorded_at)) => (read::position(position)?, Some(Timestamp::from_micros(recorded_at))),
+        None => (Position(0), None),
+    })
+}
+
+/// The versions of the streams written to, if everything is as expected.
+async fn expected(
+    connection: &mut SqliteConnection,
+    append: &Append,
+    head: Position,
+) -> Result<Vec<(StreamId, Version)>, StoreError> {
+    let mut streams = Vec::with_capacity(append.writes.len());
+    for write in &append.writes {
+        let actual = version(connection, &write.stream).await?;
+        if !write.expected.holds(actual) {
+            return Err(Conflict::new(write.stream.clone(), write.expected, actual).into());
+        }
+        streams.push((write.stream.clone(), actual));
+    }
+    for (stream, expected) in &append.unchanged {
+        let (expected, actual) = (Expected::Version(*expected), version(connection, stream).await?);
+        if !expected.holds(actual) {
+            return Err(Conflict::new(stream.clone(), expected, actual).into());
+        }
+    }
+    if let Some(condition) = &append.condition {
+        let plan = read::Plan::new(connection, &condition.query).await?;
+        let newer = plan.page(connection, condition.after, head, Version(0), 1).await?;
+        if let Some(event) = newer.into_iter().next() {
+            return Err(Conflict::in_the_way(event.stream, event.version).into());
+        }
+    }
+    Ok(streams)
+}
+
+async fn version(connection: &mut SqliteConnection, stream: &StreamId) -> Result<Version, StoreError> {
+    let version: i64 = sqlx::query_scalar(include_str!("../sql/version.sql"))
+        .bind(stream.as_str())
+        .fetch_one(connection)
+        .await
+        .map_err(error::store)?;
+    Ok(Version(version.unsigned_abs()))
+}
+
+/// The key of an event type, given out at first use.
+async fn type_key<'a>(
+    connection: &mut SqliteConnection,
+    types: &mut HashMap<(&'a str, &'a str), i64>,
+    category: &'a str,
+    name: &'a str,
+) -> Result<i64, StoreError> {
+    if let Some(&key) = types.get(&(category, name)) {
+        return Ok(key);
+    }
+    let known = sqlx::query_scalar(include_str!("../sql/type_key.sql")).bind(category).bind(name);
+    let key = match known.fetch_optional(&mut *connection).await.map_err(error::store)? {
+        Some(key) => key,
+        None => {
+            let add = sqlx::query_scalar(include_str!("../sql/add_type.sql")).bind(category).bind(name);
+            add.fetch_one(connection).await.map_err(error::store)?
+        }
+    };
+    types.insert((category, name), key);
+    Ok(key)
+}
+
+struct Place<'a> {
+    stream: &'a StreamId,
+    version: Version,
+    position: Position,
+    type_key: i64,
+    recorded_at: Timestamp,
+}
+
+async fn insert(
+    connection: &mut SqliteConnection,
+    event: &NewEvent,
+    place: Place<'_>,
+    metadata: Vec<u8>,
+) -> Result<(), StoreError> {
+    let Place { stream, version, position, type_key, recorded_at } = place;
+    let (version, position) = (version.0.cast_signed(), position.0.cast_signed());
+    let tags: Vec<_> = event.data.tags.iter().map(ToString::to_string).collect();
+    let tags = serde_json::json!(tags).to_string();
+    sqlx::query(include_str!("../sql/add_event.sql"))
+        .bind(position)
+        .bind(version)
+        .bind(recorded_at.as_micros())
+        .bind(event.occurred_at.unwrap_or(recorded_at).as_micros())
+        .bind(type_key)
+        .bind(i64::from(event.schema))
+        .bind(event.id)
+        .bind(stream.as_str())
+        .bind(&*tags)
+        .bind(metadata)
+        .bind(&*event.data.body)
+        .execute(&mut *connection)
+        .await
+        .map_err(error::store)?;
+    if !event.data.tags.is_empty() {
+        let add = sqlx::query(include_str!("../sql/add_tags.sql")).bind(position).bind(tags);
+        add.execute(connection).await.map_err(error::store)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! What SQLite says, by what the caller can do about it.
+
+use eventstore_core::{BoxError, StoreError};
+
+// https://www.sqlite.org/rescode.html
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+const READONLY: i32 = 8;
+const CORRUPT: i32 = 11;
+const CANTOPEN: i32 = 14;
+const CONSTRAINT: i32 = 19;
+const MISMATCH: i32 = 20;
+const NOTADB: i32 = 26;
+
+/// The primary result code.
+fn code(error: &sqlx::Error) -> Option<i32> {
+    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(extended & 0xff)
+}
+
+pub(crate) fn busy(error: &sqlx::Error) -> bool {
+    matches!(code(error), Some(BUSY | LOCKED))
+}
+
+pub(crate) fn store(error: sqlx::Error) -> StoreError {
+    match (code(&error), &error) {
+        (Some(BUSY | LOCKED), _) => StoreError::Busy(error.into()),
+        (Some(CORRUPT | NOTADB), _) => StoreError::Damaged(error.into()),
+        (Some(CANTOPEN | READONLY), _) => StoreError::Unavailable(error.into()),
+        (_, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
+            StoreError::Unavailable(error.into())
+        }
+        // Only what is in the file can be of a wrong type: every statement is prepared by a test.
+        (_, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => StoreError::Damaged(error.into()),
+        _ => StoreError::Database(error.into()),
+    }
+}
+
+/// An error while a row of a read model is written: a value that does not fit its column is the row's fault.
+pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
+    match code(&error) {
+        Some(CONSTRAINT | MISMATCH) => StoreError::Row { table: table.into(), source: error.into() },
+        _ => store(error),
+    }
+}
+
+pub(crate) fn damaged(source: impl Into<BoxError>) -> StoreError {
+    StoreError::Damaged(source.into())
+}

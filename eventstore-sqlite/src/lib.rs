@@ -1,0 +1,26 @@
+//! The log of [eventstore](https://docs.rs/eventstore), its read models and checkpoints, in one SQLite file.
+//!
+//! All writes of a process go through one connection, in the order in which they come; reads have connections of
+//! their own and wait for nobody. An acknowledged append is on the disk (`synchronous=FULL`). Several processes may
+//! share the file.
+//!
+//! ```
+//! # async fn example() -> Result<(), eventstore_core::StoreError> {
+//! use eventstore_core::Store;
+//! use eventstore_sqlite::SqliteStore;
+//!
+//! let store = Store::from(SqliteStore::open("bank.db").await?);
+//! # Ok(())
+//! # }
+//! ```
+
+mod append;
+mod error;
+mod migrate;
+mod read;
+mod shared;
+mod store;
+mod tables;
+mod transaction;
+
+pub use store::SqliteStore;

@@ -1,0 +1,51 @@
+//! Brings the tables of the log to this version: one step after the other, under the write lock.
+
+use eventstore_core::{StoreError, Timestamp};
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use crate::error;
+
+/// All steps ever released, in order. Steps are added, never edited.
+const STEPS: &[&str] = &[include_str!("../migrations/001_log.sql")];
+
+/// Runs in a transaction of the caller's; a step that fails leaves nothing behind.
+pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
+    sqlx::query(include_str!("../sql/migrations.sql")).execute(&mut *connection).await.map_err(error::store)?;
+    let applied: Vec<(i64, String)> =
+        sqlx::query_as(include_str!("../sql/applied.sql")).fetch_all(&mut *connection).await.map_err(error::store)?;
+    for ((version, checksum), expected) in applied.iter().zip(1..) {
+        let known = STEPS.get(usize::try_from(expected - 1).unwrap_or(usize::MAX));
+        match known {
+            Some(step) if *version == expected && *checksum == checksum_of(step) => {}
+            Some(_) => return Err(StoreError::Schema(format!("migration {version} is not the one it was"))),
+            None => return Err(StoreError::Schema(format!("it has migration {version}, made by a newer program"))),
+        }
+    }
+    for (step, version) in STEPS.iter().zip(1_i64..).skip(applied.len()) {
+        sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(error::store)?;
+        sqlx::query(include_str!("../sql/apply.sql"))
+            .bind(version)
+            .bind(checksum_of(step))
+            .bind(now.as_micros())
+            .execute(&mut *connection)
+            .await
+            .map_err(error::store)?;
+    }
+    Ok(())
+}
+
+fn checksum_of(step: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, step.as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_steps_are_never_edited() {
+        let checksums: Vec<_> = STEPS.iter().map(|step| checksum_of(step)).collect();
+        assert_eq!(checksums, ["24a45ffc-5fd8-5650-bef0-41cba5b3f67f"]);
+    }
+}

@@ -1,0 +1,234 @@
+//! Reads events: by position, by stream, or by what a query asks for.
+
+use std::collections::BTreeSet;
+
+use eventstore_core::{
+    EventError, Item, Metadata, NewEvent, Position, Query, Raw, Recorded, StoreError, StreamId, Tag, Timestamp,
+    Version, event_id,
+};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use crate::error;
+
+/// A query, resolved against the event types there are: where to find the positions that match.
+#[derive(Clone, Debug)]
+pub(crate) enum Plan {
+    /// The log, as it is.
+    Log,
+    /// One stream, as it is.
+    Stream(StreamId),
+    /// Whatever any of these finds.
+    Sources(Vec<Source>),
+}
+
+/// One index, and what is left to be asked of the events it finds.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    All,
+    Type(i64),
+    Stream { stream: String, rest: Rest },
+    Tag { tag: String, rest: Rest },
+}
+
+/// Types and tags, as JSON arrays.
+#[derive(Clone, Debug)]
+pub(crate) struct Rest {
+    types: Option<String>,
+    tags: String,
+}
+
+/// A type of event: key, category, name.
+type Type = (i64, String, String);
+
+impl Plan {
+    /// Read after the head of the log: every type of an event up to there is known by then.
+    pub(crate) async fn new(connection: &mut SqliteConnection, query: &Query) -> Result<Self, StoreError> {
+        if *query == Query::all() {
+            return Ok(Self::Log);
+        }
+        if let Some(stream) = query.stream()
+            && *query == Query::of(&stream)
+        {
+            return Ok(Self::Stream(stream));
+        }
+        let types: Vec<Type> =
+            sqlx::query_as(include_str!("../sql/types.sql")).fetch_all(connection).await.map_err(error::store)?;
+        Ok(Self::Sources(query.items.iter().flat_map(|item| sources(item, &types)).collect()))
+    }
+
+    /// The events after a place, up to another, at most so many, in the order of the log.
+    pub(crate) async fn page(
+        &self,
+        connection: &mut SqliteConnection,
+        after: Position,
+        until: Position,
+        after_version: Version,
+        limit: u64,
+    ) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        let (from, to, most) = (signed(after.0), signed(until.0), signed(limit));
+        match self {
+            Self::Log => events(connection, after, until, limit).await,
+            Self::Stream(stream) => {
+                let page = sqlx::query(include_str!("../sql/events_of_stream.sql")).bind(from).bind(to).bind(most);
+                let page = page.bind(stream.as_str()).bind(signed(after_version.0));
+                recorded(page.fetch_all(connection).await)
+            }
+            Self::Sources(sources) => {
+                let mut found = BTreeSet::new();
+                for source in sources {
+                    found.extend(source.positions(connection, from, to, most, signed(after_version.0)).await?);
+                }
+                let found: Vec<_> = found.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect();
+                let page = sqlx::query(include_str!("../sql/events_at.sql")).bind(serde_json::json!(found).to_string());
+                recorded(page.fetch_all(connection).await)
+            }
+        }
+    }
+}
+
+/// The indexes that find the events of an item.
+fn sources(item: &Item, types: &[Type]) -> Vec<Source> {
+    let wanted = |(_, category, name): &&Type| {
+        (item.names.is_empty() || item.names.iter().any(|wanted| *wanted == *name))
+            && item.category.as_ref().is_none_or(|wanted| wanted == category)
+    };
+    let wanted: Vec<_> = types.iter().filter(wanted).collect();
+    let every = item.names.is_empty() && item.category.is_none();
+    let keys: Vec<_> = wanted.iter().map(|(key, ..)| *key).collect();
+    let types = (!every).then(|| serde_json::json!(keys).to_string());
+    let tags: Vec<_> = item.tags.iter().map(ToString::to_string).collect();
+    let rest = |tags: &[String]| Rest { types: types.clone(), tags: serde_json::json!(tags).to_string() };
+    match (&item.key, &tags[..]) {
+        (Some(key), tags) => {
+            let categories: BTreeSet<_> = wanted.iter().map(|(_, category, _)| category).collect();
+            let stream = |category: &String| StreamId::new(category, key).to_string();
+            categories
+                .into_iter()
+                .map(|category| Source::Stream { stream: stream(category), rest: rest(tags) })
+                .collect()
+        }
+        (None, [first, others @ ..]) => vec![Source::Tag { tag: first.clone(), rest: rest(others) }],
+        (None, []) if every => vec![Source::All],
+        (None, []) => keys.into_iter().map(Source::Type).collect(),
+    }
+}
+
+impl Source {
+    async fn positions(
+        &self,
+        connection: &mut SqliteConnection,
+        after: i64,
+        until: i64,
+        limit: i64,
+        after_version: i64,
+    ) -> Result<Vec<i64>, StoreError> {
+        let found = match self {
+            Self::All => sqlx::query_scalar(include_str!("../sql/positions.sql")).bind(after).bind(until).bind(limit),
+            Self::Type(key) => {
+                let found = sqlx::query_scalar(include_str!("../sql/positions_of_type.sql"));
+                found.bind(after).bind(until).bind(limit).bind(*key)
+            }
+            Self::Stream { stream, rest: Rest { types, tags } } => {
+                let found = sqlx::query_scalar(include_str!("../sql/positions_of_stream.sql"));
+                let found = found.bind(after).bind(until).bind(limit).bind(&**stream);
+                found.bind(types.as_deref()).bind(&**tags).bind(after_version)
+            }
+            Self::Tag { tag, rest: Rest { types, tags } } => {
+                let found = sqlx::query_scalar(include_str!("../sql/positions_of_tag.sql"));
+                found.bind(after).bind(until).bind(limit).bind(&**tag).bind(types.as_deref()).bind(&**tags)
+            }
+        };
+        found.fetch_all(connection).await.map_err(error::store)
+    }
+}
+
+/// A page of the log.
+pub(crate) async fn events(
+    connection: &mut SqliteConnection,
+    after: Position,
+    until: Position,
+    limit: u64,
+) -> Result<Vec<Recorded<Raw>>, StoreError> {
+    let page = sqlx::query(include_str!("../sql/events.sql"));
+    let page = page.bind(signed(after.0)).bind(signed(until.0)).bind(signed(limit));
+    recorded(page.fetch_all(connection).await)
+}
+
+pub(crate) async fn head(connection: &mut SqliteConnection) -> Result<Position, StoreError> {
+    let head = sqlx::query(include_str!("../sql/head.sql")).fetch_optional(connection).await.map_err(error::store)?;
+    head.map_or(Ok(Position(0)), |head| position(head.try_get(0).map_err(error::store)?))
+}
+
+pub(crate) async fn position_of(connection: &mut SqliteConnection, id: Uuid) -> Result<Option<Position>, StoreError> {
+    let found = sqlx::query_scalar(include_str!("../sql/position_of.sql")).bind(id);
+    found.fetch_optional(connection).await.map_err(error::store)?.map(position).transpose()
+}
+
+pub(crate) async fn position_at(connection: &mut SqliteConnection, at: Timestamp) -> Result<Position, StoreError> {
+    let found = sqlx::query_scalar(include_str!("../sql/position_at.sql")).bind(at.as_micros());
+    position(found.fetch_one(connection).await.map_err(error::store)?)
+}
+
+/// The events of a command, from that of its first id on.
+pub(crate) async fn of_command(
+    connection: &mut SqliteConnection,
+    command: Uuid,
+) -> Result<Vec<Recorded<Raw>>, StoreError> {
+    const PAGE: u64 = 1_000;
+    let mut found = vec![];
+    let Some(first) = position_of(connection, event_id(command, 0)).await? else { return Ok(found) };
+    let mut numbers = 0..;
+    loop {
+        let after = Position(first.0 - 1 + found.len() as u64);
+        let page = events(connection, after, Position(u64::MAX), PAGE).await?;
+        let read = page.len() as u64;
+        let before = found.len() as u64;
+        found.extend(
+            page.into_iter().zip(&mut numbers).take_while(|(e, n)| e.id == event_id(command, *n)).map(|(e, _)| e),
+        );
+        if found.len() as u64 - before < PAGE || read < PAGE {
+            return Ok(found);
+        }
+    }
+}
+
+/// SQLite's integers have a sign: what is larger than they can say is as good as the largest.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
+    u64::try_from(position).map(Position).map_err(error::damaged)
+}
+
+fn recorded(rows: Result<Vec<SqliteRow>, sqlx::Error>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+    rows.map_err(error::store)?.iter().map(event).collect()
+}
+
+/// One row of the statements that begin with `events`.
+fn event(row: &SqliteRow) -> Result<Recorded<Raw>, StoreError> {
+    let number = |column| row.try_get::<i64, _>(column).map_err(error::store);
+    let text = |column| row.try_get::<&str, _>(column).map_err(error::store);
+    let bytes = |column| row.try_get::<&[u8], _>(column).map_err(error::store);
+    let position = position(number(0)?)?;
+    let version = Version(number(1)?.unsigned_abs());
+    let (recorded_at, occurred_at) = (Timestamp::from_micros(number(2)?), Timestamp::from_micros(number(3)?));
+    let id: Uuid = row.try_get(4).map_err(error::store)?;
+    let schema = u32::try_from(number(6)?).map_err(error::damaged)?;
+    let stream: StreamId = text(7)?.parse().map_err(error::damaged)?;
+    let tags = match text(8)? {
+        "[]" => vec![],
+        tags => {
+            let tags: Vec<String> = serde_json::from_str(tags).map_err(error::damaged)?;
+            tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Tag>, _>>().map_err(error::damaged)?
+        }
+    };
+    let metadata = Metadata::from_json(bytes(9)?).map_err(|error| {
+        let (stream, source) = (stream.clone(), EventError::Metadata(error));
+        StoreError::Unreadable { stream, version, source }
+    })?;
+    let data = Raw { name: text(5)?.into(), tags, body: bytes(10)?.to_vec() };
+    let new = NewEvent { id, schema, occurred_at: Some(occurred_at), metadata, data };
+    Ok(new.recorded(stream, version, position, recorded_at))
+}

@@ -1,0 +1,210 @@
+//! A log in a SQLite file.
+
+use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventstore_core::{
+    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table, Tables, Timestamp,
+    Transaction, Written, testing::Clock,
+};
+use futures::future::select;
+use serde_json::value::RawValue;
+use sqlx::{
+    ConnectOptions, Sqlite, SqliteConnection,
+    pool::PoolConnection,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::{
+    sync::{Mutex, watch},
+    time::{sleep, timeout},
+};
+use uuid::Uuid;
+
+use crate::{
+    append::Checked,
+    error, migrate, read,
+    shared::{Shared, Writer},
+    tables,
+    transaction::SqliteTransaction,
+};
+
+const PAGE: usize = 1_000;
+/// How long SQLite itself waits for a lock of another process, before we ask again.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// A log in a SQLite file, shared by its clones. Other handles and other processes may have the file open too.
+#[derive(Clone)]
+pub struct SqliteStore {
+    shared: Arc<Shared>,
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::with_clock(path, &Clock::new()).await
+    }
+
+    /// Opens the file a URL names, or makes it: `sqlite://bank.db` (in the working directory),
+    /// `sqlite:///var/lib/bank.db`, with `?mode=rw` only if it is there.
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err(in_memory());
+        }
+        let options = SqliteConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
+        let options = if url.contains("mode=") { options } else { options.create_if_missing(true) };
+        Self::open_with(options, Clock::new()).await
+    }
+
+    /// Opens the file, or makes it, and lives by a clock of one's own.
+    pub async fn with_clock(path: impl AsRef<Path>, clock: &Clock) -> Result<Self, StoreError> {
+        Self::open_with(SqliteConnectOptions::new().filename(path).create_if_missing(true), clock.clone()).await
+    }
+
+    async fn open_with(options: SqliteConnectOptions, clock: Clock) -> Result<Self, StoreError> {
+        if options.get_filename() == Path::new(":memory:") {
+            return Err(in_memory());
+        }
+        let options = options.busy_timeout(BUSY).synchronous(SqliteSynchronous::Full);
+        let mut connection = options.clone().connect().await.map_err(error::store)?;
+        write_ahead(&mut connection).await?;
+        let readers = SqlitePoolOptions::new().max_connections(4).test_before_acquire(false);
+        let readers = readers.connect_lazy_with(options.pragma("query_only", "ON"));
+        let writer = Arc::new(Mutex::new(Writer { connection, open: false }));
+        let shared = Shared { writer, readers, head: watch::Sender::new(Position(0)), clock };
+        let store = Self { shared: Arc::new(shared) };
+        let mut transaction = SqliteTransaction::begin(&store.shared).await?;
+        migrate::migrate(transaction.connection()?, store.shared.clock.now()).await?;
+        transaction.commit().await?;
+        Ok(store)
+    }
+
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        self.shared.readers.acquire().await.map_err(error::store)
+    }
+
+    /// Waits until another handle or process has recorded something.
+    async fn recorded_elsewhere(&self, after: Position) {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            sleep(pause).await;
+            let Ok(mut reader) = self.reader().await else { continue };
+            if read::head(&mut reader).await.is_ok_and(|head| head > after) {
+                return;
+            }
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+    }
+}
+
+/// Each connection would have a database of its own.
+fn in_memory() -> StoreError {
+    Invalid::Url("SQLite keeps its log in a file; a store in memory is `memory:`".into()).into()
+}
+
+/// Readers that wait for nobody need the write-ahead log. The switch takes a lock that SQLite does not wait for.
+async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let mut attempts = 0;
+    loop {
+        match sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await {
+            Err(error) if error::busy(&error) && attempts < 200 => attempts += 1,
+            result => return result.map(drop).map_err(error::store),
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl From<SqliteStore> for Arc<dyn EventStore> {
+    fn from(store: SqliteStore) -> Self {
+        Arc::new(store)
+    }
+}
+
+#[async_trait]
+impl EventStore for SqliteStore {
+    async fn read(&self, read: Read) -> Result<Events, StoreError> {
+        read.check()?;
+        let limit = read.limit;
+        let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
+        let mut reader = self.reader().await?;
+        let head = read::head(&mut reader).await?;
+        let head = page.until.map_or(head, |until| until.min(head));
+        // After the head: every type of event up to there is known by then.
+        let plan = Arc::new(read::Plan::new(&mut reader, &page.query).await?);
+        let first = fetch(&mut reader, &plan, head, &page).await?;
+        let store = self.clone();
+        let next = move |read: Read| {
+            let (store, plan) = (store.clone(), plan.clone());
+            async move { fetch(&mut *store.reader().await?, &plan, head, &read).await }
+        };
+        Ok(Events::paged(head, page, limit, first, next))
+    }
+
+    async fn append(&self, append: Append) -> Result<Written, StoreError> {
+        let append = Checked::new(append)?;
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        let written = transaction.record(append).await;
+        match written {
+            Ok(written) if !written.replayed => {
+                transaction.commit().await?;
+                Ok(written)
+            }
+            nothing_new => {
+                transaction.rollback().await;
+                nothing_new
+            }
+        }
+    }
+
+    async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        read::of_command(&mut *self.reader().await?, command).await
+    }
+
+    async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
+        read::position_at(&mut *self.reader().await?, at).await
+    }
+
+    async fn appended(&self, after: Position) {
+        let mut head = self.shared.head.subscribe();
+        let here = pin!(head.wait_for(|head| *head > after));
+        let there = pin!(self.recorded_elsewhere(after));
+        let _ = timeout(Duration::from_secs(1), select(here, there)).await;
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+        Ok(Box::new(SqliteTransaction::begin(&self.shared).await?))
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    fn database(&self) -> &(dyn Any + Send + Sync) {
+        &self.shared.readers
+    }
+}
+
+async fn fetch(
+    reader: &mut SqliteConnection,
+    plan: &read::Plan,
+    head: Position,
+    read: &Read,
+) -> Result<Vec<Recorded<Raw>>, StoreError> {
+    plan.page(reader, read.after, head, read.after_version, read.limit.unwrap_or(PAGE) as u64).await
+}
+
+#[async_trait]
+impl Tables for SqliteStore {
+    async fn create(&self, table: &Table) -> Result<(), StoreError> {
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        tables::create(transaction.connection()?, table).await?;
+        transaction.commit().await
+    }
+
+    async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        tables::rows(&mut *self.reader().await?, rows).await
+    }
+
+    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
+        tables::checkpoint(&mut *self.reader().await?, projection).await
+    }
+}

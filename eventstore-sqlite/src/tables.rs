@@ -1,0 +1,194 @@
+//! Rows of read models, and checkpoints.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use eventstore_core::{Changes, Column, Kind, Position, Rows, StoreError, Table, Timestamp};
+use serde::de::DeserializeOwned;
+use serde_json::{Value as Json, value::RawValue};
+use sqlx::{
+    AssertSqlSafe, Row, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+use uuid::Uuid;
+
+use crate::{error, read};
+
+type Statement = Query<'static, Sqlite, SqliteArguments>;
+
+/// The type of a column in the file.
+fn sql_type(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Integer | Kind::Bool => "INTEGER",
+        Kind::Real => "REAL",
+        _ => "TEXT",
+    }
+}
+
+/// A statement of `sql/`, with the names of a table put in. They come from constants of the program and are quoted.
+fn statement(template: &str, table: &Table, parts: &[(&str, String)]) -> String {
+    let sql = template.replace("{table}", &quoted(&table.to_string()));
+    parts.iter().fold(sql, |sql, (name, part)| sql.replace(name, part))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn list(columns: &[Column], piece: impl Fn(usize, &Column) -> String) -> String {
+    columns.iter().enumerate().map(|(n, column)| piece(n, column)).collect::<Vec<_>>().join(", ")
+}
+
+fn names(columns: &[Column]) -> String {
+    list(columns, |_, column| quoted(column.name))
+}
+
+/// Runs in a transaction of the caller's.
+pub(crate) async fn create(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+    let there = columns(connection, table).await?;
+    if !there.is_empty() {
+        let key = ("key".to_owned(), "TEXT".to_owned());
+        let wanted = table.columns.iter().map(|column| (column.name.to_owned(), sql_type(column.kind).to_owned()));
+        let same = std::iter::once(key).chain(wanted).eq(there);
+        return if same { Ok(()) } else { Err(StoreError::Columns { table: table.to_string() }) };
+    }
+    let columns = list(table.columns, |_, column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
+    let create = statement(include_str!("../sql/create_table.sql"), table, &[("{columns}", columns)]);
+    run(connection, create).await?;
+    for column in table.columns.iter().filter(|column| column.index) {
+        let index = ("{index}", quoted(&format!("{table}.{}", column.name)));
+        let column = ("{column}", quoted(column.name));
+        run(connection, statement(include_str!("../sql/create_index.sql"), table, &[index, column])).await?;
+    }
+    Ok(())
+}
+
+async fn run(connection: &mut SqliteConnection, sql: String) -> Result<(), StoreError> {
+    sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(error::store)
+}
+
+async fn columns(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<(String, String)>, StoreError> {
+    let columns = sqlx::query_as(include_str!("../sql/table.sql")).bind(table.to_string());
+    columns.fetch_all(connection).await.map_err(error::store)
+}
+
+async fn built(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+    match columns(connection, table).await?.is_empty() {
+        true => Err(StoreError::NotBuilt { table: table.to_string() }),
+        false => Ok(()),
+    }
+}
+
+pub(crate) async fn checkpoint(connection: &mut SqliteConnection, projection: &str) -> Result<Position, StoreError> {
+    let at = sqlx::query_scalar(include_str!("../sql/checkpoint.sql")).bind(projection.to_owned());
+    let at: Option<i64> = at.fetch_optional(connection).await.map_err(error::store)?;
+    at.map_or(Ok(Position(0)), read::position)
+}
+
+pub(crate) async fn rows(
+    connection: &mut SqliteConnection,
+    rows: Rows,
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+    built(connection, &table).await?;
+    let columns = ("{columns}", names(table.columns));
+    let found = match rows {
+        Rows::Keys { keys, .. } => {
+            let sql = statement(include_str!("../sql/rows_by_key.sql"), &table, &[columns]);
+            sqlx::query(AssertSqlSafe(sql)).bind(serde_json::json!(keys).to_string()).fetch_all(connection).await
+        }
+        Rows::Where { equal, limit, .. } => {
+            let equals = equal.iter().enumerate();
+            let mut conditions: Vec<_> =
+                equals.map(|(n, (column, _))| format!("{} IS ?{}", quoted(column.name), n + 2)).collect();
+            conditions.push("TRUE".into());
+            let conditions = ("{conditions}", conditions.join(" AND "));
+            let sql = statement(include_str!("../sql/rows_where.sql"), &table, &[columns, conditions]);
+            let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
+            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit);
+            for (column, value) in equal {
+                let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(&table, error))?;
+                query = bind(query, column.kind, &value).map_err(|error| refused(&table, error))?;
+            }
+            query.fetch_all(connection).await
+        }
+    };
+    found.map_err(error::store)?.iter().map(|row| object(&table, row)).collect()
+}
+
+fn refused(table: &Table, error: serde_json::Error) -> StoreError {
+    StoreError::Row { table: table.to_string(), source: error.into() }
+}
+
+/// A row as the JSON object it was written as.
+fn object(table: &Table, row: &SqliteRow) -> Result<(String, Box<RawValue>), StoreError> {
+    let key = row.try_get(0).map_err(error::store)?;
+    let mut object = String::from("{");
+    for (column, n) in table.columns.iter().zip(1..) {
+        let value = value(row, n, column.kind)?;
+        let comma = if n > 1 { "," } else { "" };
+        object.push_str(&format!("{comma}{}:{}", serde_json::json!(column.name), value.as_deref().unwrap_or("null")));
+    }
+    object.push('}');
+    RawValue::from_string(object).map(|row| (key, row)).map_err(|error| refused(table, error))
+}
+
+fn value(row: &SqliteRow, n: usize, kind: Kind) -> Result<Option<String>, StoreError> {
+    let integer = || row.try_get::<Option<i64>, _>(n).map_err(error::store);
+    let text = || row.try_get::<Option<&str>, _>(n).map_err(error::store);
+    Ok(match kind {
+        Kind::Integer => integer()?.map(|number| number.to_string()),
+        Kind::Bool => integer()?.map(|number| (number != 0).to_string()),
+        Kind::Real => {
+            let number = row.try_get::<Option<f64>, _>(n).map_err(error::store)?;
+            number.map(|number| serde_json::json!(number).to_string())
+        }
+        Kind::Json => text()?.map(str::to_owned),
+        _ => text()?.map(|text| serde_json::json!(text).to_string()),
+    })
+}
+
+pub(crate) async fn write(connection: &mut SqliteConnection, changes: Changes) -> Result<(), StoreError> {
+    let Changes { table, upserts, deletes } = changes;
+    built(connection, &table).await?;
+    let columns = ("{columns}", names(table.columns));
+    let values = ("{values}", list(table.columns, |n, _| format!("?{}", n + 2)));
+    let updates = list(table.columns, |_, column| format!("{0} = excluded.{0}", quoted(column.name)));
+    let sql = statement(include_str!("../sql/upsert.sql"), &table, &[columns, values, ("{updates}", updates)]);
+    let sql: std::sync::Arc<str> = sql.into();
+    for (key, row) in upserts {
+        let upsert = upsert(sqlx::query(AssertSqlSafe(sql.clone())).bind(key), &table, &row);
+        let upsert = upsert.map_err(|error| refused(&table, error))?;
+        upsert.execute(&mut *connection).await.map_err(|error| error::row(&table.to_string(), error))?;
+    }
+    if !deletes.is_empty() {
+        let sql = statement(include_str!("../sql/delete.sql"), &table, &[]);
+        let delete = sqlx::query(AssertSqlSafe(sql)).bind(serde_json::json!(deletes).to_string());
+        delete.execute(connection).await.map_err(error::store)?;
+    }
+    Ok(())
+}
+
+fn upsert(mut query: Statement, table: &Table, row: &RawValue) -> Result<Statement, serde_json::Error> {
+    let row: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(row.get())?;
+    for column in table.columns {
+        query = bind(query, column.kind, row.get(column.name).copied().unwrap_or(RawValue::NULL))?;
+    }
+    Ok(query)
+}
+
+/// Binds a value in the form its column has.
+fn bind(query: Statement, kind: Kind, value: &RawValue) -> Result<Statement, serde_json::Error> {
+    fn read<T: DeserializeOwned>(value: &RawValue) -> Result<Option<T>, serde_json::Error> {
+        serde_json::from_str(value.get())
+    }
+    Ok(match kind {
+        Kind::Text => query.bind(read::<String>(value)?),
+        Kind::Integer => query.bind(read::<i64>(value)?),
+        Kind::Real => query.bind(read::<f64>(value)?),
+        Kind::Bool => query.bind(read::<bool>(value)?),
+        Kind::Uuid => query.bind(read::<Uuid>(value)?.map(|uuid| uuid.to_string())),
+        Kind::Time => query.bind(read::<Timestamp>(value)?.map(|time| time.to_string())),
+        _ => query.bind(read::<Json>(value)?.map(|_| value.get().to_owned())),
+    })
+}

@@ -1,0 +1,119 @@
+//! What is done together on the one connection that writes.
+
+use std::{any::Any, sync::Arc};
+
+use async_trait::async_trait;
+use eventstore_core::{Append, Changes, Position, Rows, StoreError, Transaction, Written};
+use serde_json::value::RawValue;
+use sqlx::SqliteConnection;
+use tokio::{runtime::Handle, sync::OwnedMutexGuard};
+
+use crate::{
+    append::Checked,
+    error, read,
+    shared::{Shared, Writer},
+    tables,
+};
+
+/// A transaction of the one connection that writes. Dropped, it rolls back.
+pub(crate) struct SqliteTransaction {
+    writer: Option<OwnedMutexGuard<Writer>>,
+    shared: Arc<Shared>,
+    /// The last position it has appended.
+    appended: Option<Position>,
+}
+
+impl SqliteTransaction {
+    pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
+        let writer = shared.writer.clone().lock_owned().await;
+        // From here on whoever drops this future has the transaction rolled back, begun or not.
+        let mut transaction = Self { writer: Some(writer), shared: shared.clone(), appended: None };
+        transaction.writer()?.begin().await?;
+        Ok(transaction)
+    }
+
+    fn writer(&mut self) -> Result<&mut Writer, StoreError> {
+        self.writer.as_deref_mut().ok_or_else(|| StoreError::Unavailable("the transaction is over".into()))
+    }
+
+    pub(crate) fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        Ok(&mut self.writer()?.connection)
+    }
+
+    pub(crate) async fn record(&mut self, append: Checked) -> Result<Written, StoreError> {
+        let now = self.shared.clock.now();
+        let written = append.record(self.connection()?, now).await?;
+        if !written.replayed {
+            self.appended = Some(written.last);
+        }
+        Ok(written)
+    }
+
+    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        self.writer()?.commit().await?;
+        if let Some(last) = self.appended {
+            self.shared.head.send_if_modified(|head| {
+                let newer = last > *head;
+                *head = last.max(*head);
+                newer
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn rollback(mut self) {
+        if let Ok(writer) = self.writer() {
+            writer.rollback().await;
+        }
+    }
+}
+
+impl Drop for SqliteTransaction {
+    fn drop(&mut self) {
+        let Some(mut writer) = self.writer.take().filter(|writer| writer.open) else { return };
+        // Others must not wait for the file until this process writes again. Without a runtime, they do.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { writer.rollback().await });
+        }
+    }
+}
+
+#[async_trait]
+impl Transaction for SqliteTransaction {
+    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
+        // The write lock of the file is held: nobody else can move any checkpoint.
+        tables::checkpoint(self.connection()?, projection).await
+    }
+
+    async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
+        self.record(Checked::new(append)?).await
+    }
+
+    async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        tables::rows(self.connection()?, rows).await
+    }
+
+    async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
+        tables::write(self.connection()?, changes).await
+    }
+
+    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
+        let now = self.shared.clock.now();
+        let advance = sqlx::query(include_str!("../sql/advance.sql")).bind(projection.to_owned());
+        let advance = advance.bind(read::signed(to.0)).bind(now.as_micros());
+        advance.execute(self.connection()?).await.map(drop).map_err(error::store)
+    }
+
+    fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        Some(&mut self.writer.as_deref_mut()?.connection)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        Self::commit(*self).await
+    }
+
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
+        Self::rollback(*self).await;
+        Ok(())
+    }
+}

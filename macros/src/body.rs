@@ -1,0 +1,244 @@
+//! How events are written and read: through shadows of the enum that derive what serde needs.
+//!
+//! The enum itself needs no serde, so its stored form owes nothing to attributes made for other uses. A field that
+//! cannot be stored would be reported at every place where the shadows use it. So the shadows, and the functions that
+//! use them, assume that it can (see [`assumed`]), and a chain of functions takes the assumptions away one by one,
+//! each at the span of its type: one message a type.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Attribute, Field, Fields, LitStr, Type};
+
+use crate::{
+    attr::written_by_hand,
+    shape::{Event, Variant},
+    types::{one, place, span_of, text, without_self},
+    versions::History,
+};
+
+/// An event, and the types that must be fit for storing.
+pub(crate) struct Stored<'a> {
+    event: &'a Event<'a>,
+    types: Vec<Stand<'a>>,
+}
+
+/// A type, and the alias that stands for it.
+struct Stand<'a> {
+    alias: Ident,
+    ty: &'a Type,
+}
+
+impl<'a> Stored<'a> {
+    pub(crate) fn new(event: &'a Event<'a>) -> Self {
+        let mut types: Vec<Stand<'a>> = vec![];
+        for field in event.variants.iter().flat_map(|variant| variant.fields).filter(|field| !written_by_hand(field)) {
+            let ty = one(&field.ty);
+            if types.iter().all(|stand| text(stand.ty) != text(ty)) {
+                types.push(Stand { alias: format_ident!("__T{}", types.len(), span = span_of(ty)), ty });
+            }
+        }
+        Self { event, types }
+    }
+
+    /// `__CODEC`: the functions to encode and to decode.
+    pub(crate) fn codec(&self) -> TokenStream {
+        let Event { ident, krate, .. } = self.event;
+        let aliases = self.types.iter().map(|Stand { alias, ty }| {
+            let ty = without_self(ty, ident);
+            quote!(type #alias = #ty;)
+        });
+        let assumed = assumed(&self.types);
+        let shadow = self.shadow();
+        let decode = self.decode();
+        let proofs = self.proofs();
+        quote! {
+            #(#aliases)*
+            #shadow
+
+            fn __encode(__event: &#ident) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::EventError>
+            where
+                #assumed
+            {
+                __private::encode(&__Event(__event))
+            }
+
+            fn __decode(
+                __name: &str,
+                __schema: u32,
+                __body: &[u8],
+                __push: &mut dyn ::core::ops::FnMut(#ident),
+            ) -> ::core::result::Result<(), #krate::EventError>
+            where
+                #assumed
+            {
+                #decode
+            }
+
+            type __Codec = (
+                fn(&#ident) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::EventError>,
+                fn(
+                    &str,
+                    u32,
+                    &[u8],
+                    &mut dyn ::core::ops::FnMut(#ident),
+                ) -> ::core::result::Result<(), #krate::EventError>,
+            );
+            #proofs
+        }
+    }
+
+    /// The enum again, to write it: with serde's derive, which reads the fields of the real one.
+    fn shadow(&self) -> TokenStream {
+        let ident = self.event.ident;
+        let (remote, bound) = (ident.to_string(), bound(&self.types));
+        let variants = self.event.variants.iter().map(|Variant { ident: variant, fields, .. }| {
+            let fields = self.fields(fields);
+            quote!(#variant #fields)
+        });
+        let assumed = assumed(&self.types);
+        quote! {
+            #[derive(__private::serde::Serialize)]
+            #[serde(crate = "__private::serde", remote = #remote, untagged, bound = #bound)]
+            enum __Shadow {
+                #(#variants),*
+            }
+
+            struct __Event<'__a>(&'__a #ident);
+
+            impl __private::serde::Serialize for __Event<'_>
+            where
+                #assumed
+            {
+                fn serialize<__S: __private::serde::Serializer>(
+                    &self,
+                    __serializer: __S,
+                ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                    __Shadow::serialize(self.0, __serializer)
+                }
+            }
+        }
+    }
+
+    /// Fields with their serde attributes, and without the others.
+    fn fields(&self, fields: &Fields) -> TokenStream {
+        let field = |Field { attrs, ident, ty, .. }: &Field| {
+            let serde = attrs.iter().filter(is_serde);
+            let ty = without_self(ty, self.event.ident);
+            let colon = ident.as_ref().map(|ident| quote!(#ident:));
+            quote!(#(#serde)* #colon #ty)
+        };
+        let all = fields.iter().map(field);
+        match fields {
+            Fields::Named(_) => quote!({ #(#all),* }),
+            Fields::Unnamed(_) => quote!(( #(#all),* )),
+            Fields::Unit => TokenStream::new(),
+        }
+    }
+
+    fn decode(&self) -> TokenStream {
+        let Event { krate, variants, retired, .. } = self.event;
+        let arms = variants.iter().map(|variant| self.arms(variant));
+        let live: Vec<_> = variants.iter().flat_map(Variant::names).collect();
+        let retired: Vec<_> = retired.iter().map(LitStr::value).collect();
+        let retired = (!retired.is_empty()).then(|| quote!((#(#retired)|*, _) => {}));
+        quote! {
+            match (__name, __schema) {
+                #(#arms)*
+                #retired
+                (#(#live)|*, _) => {
+                    return ::core::result::Result::Err(#krate::EventError::Schema(
+                        ::core::convert::From::from(__name),
+                        __schema,
+                    ));
+                }
+                _ => {
+                    return ::core::result::Result::Err(#krate::EventError::Name(::core::convert::From::from(__name)));
+                }
+            }
+            ::core::result::Result::Ok(())
+        }
+    }
+
+    /// One for today's form, and one for each earlier one.
+    fn arms(&self, variant: &Variant<'_>) -> TokenStream {
+        let Event { ident, krate, .. } = self.event;
+        let (names, History { version, upcasts }) = (variant.names(), &variant.history);
+        let body = self.body(variant);
+        let upcasts = upcasts.iter().map(|(version, path)| {
+            let span = path.segments.last().map_or_else(Span::call_site, |last| last.ident.span());
+            let (function, body, push) = (without_self(path, ident), quote!(__body), quote!(__push));
+            let event = quote_spanned!(span=> #function(__private::decode(#body)?));
+            let push = quote_spanned!(span=> #krate::Upcast::<#ident>::upcast(#event, #push));
+            quote!((#(#names)|*, #version) => #push,)
+        });
+        quote! {
+            (#(#names)|*, #version) => #body
+            #(#upcasts)*
+        }
+    }
+
+    /// Reads a variant as it is today.
+    fn body(&self, variant: &Variant<'_>) -> TokenStream {
+        let Event { ident, .. } = self.event;
+        let Variant { ident: name, fields, .. } = variant;
+        if let Fields::Unit = fields {
+            return quote!({ __push(#ident::#name); });
+        }
+        let bound =
+            bound(self.types.iter().filter(|stand| fields.iter().any(|field| text(one(&field.ty)) == text(stand.ty))));
+        let expecting = format!("the body of `{}`", variant.name.0);
+        let shadow = self.fields(fields);
+        let end = matches!(fields, Fields::Unnamed(_)).then(|| quote!(;));
+        let members: Vec<_> = fields.members().collect();
+        let places: Vec<_> = (0..members.len()).map(place).collect();
+        quote! {
+            {
+                #[derive(__private::serde::Deserialize)]
+                #[serde(crate = "__private::serde", bound = #bound, expecting = #expecting)]
+                struct __Body #shadow #end
+                let __Body { #(#members: #places),* } = __private::decode(__body)?;
+                __push(#ident::#name { #(#members: #places),* });
+            }
+        }
+    }
+
+    /// Proves what the functions assume, one type after the other.
+    fn proofs(&self) -> TokenStream {
+        let mut tokens = quote!((__encode, __decode));
+        let mut all = TokenStream::new();
+        for (n, stand) in self.types.iter().enumerate() {
+            let (span, assumed) = (span_of(stand.ty), assumed(&self.types[n..]));
+            let name = format_ident!("__codec_{n}", span = span);
+            all.extend(quote! {
+                const fn #name() -> __Codec
+                where
+                    #assumed
+                {
+                    #tokens
+                }
+            });
+            tokens = quote_spanned!(span=> #name());
+        }
+        quote! {
+            #all
+            const __CODEC: __Codec = #tokens;
+        }
+    }
+}
+
+/// Bounds that hold where they stand, and must be shown by whoever calls: `for<'__any>` keeps rustc from looking
+/// whether they are true for types that it knows.
+fn assumed<'a>(types: impl IntoIterator<Item = &'a Stand<'a>>) -> TokenStream {
+    types
+        .into_iter()
+        .map(|Stand { alias, ty }| quote_spanned!(span_of(ty)=> for<'__any> #alias: __private::Field,))
+        .collect()
+}
+
+fn bound<'a>(types: impl IntoIterator<Item = &'a Stand<'a>>) -> String {
+    assumed(types).to_string()
+}
+
+fn is_serde(attribute: &&Attribute) -> bool {
+    attribute.path().is_ident("serde")
+}

@@ -1,0 +1,118 @@
+//! Which names are stored: how a type's name becomes one, and what a name may be.
+
+use syn::LitStr;
+
+/// The longest name a store takes, in bytes: `limits::NAME_BYTES` of the core.
+const NAME_BYTES: usize = 512;
+
+/// The name as it is stored: `HTTPServer` is `http_server`.
+pub(crate) fn snake_case(name: &str) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    let mut snake = String::new();
+    for (i, letter) in letters.iter().enumerate() {
+        let before = i.checked_sub(1).map(|i| letters[i]);
+        let ends_an_acronym = letters.get(i + 1).is_some_and(|next| next.is_lowercase());
+        let after_a_word = before.is_some_and(|before| before != '_' && (!before.is_uppercase() || ends_an_acronym));
+        if letter.is_uppercase() && after_a_word {
+            snake.push('_');
+        }
+        snake.extend(letter.to_lowercase());
+    }
+    snake
+}
+
+/// Any text without control characters: names of events.
+pub(crate) fn stored(name: &str) -> Result<(), String> {
+    match name.len() {
+        0 => Err("a name cannot be empty".into()),
+        len if len > NAME_BYTES => Err(format!("a name has at most {NAME_BYTES} bytes, this one has {len}")),
+        _ if name.chars().any(char::is_control) => Err("a name has no control characters".into()),
+        _ => Ok(()),
+    }
+}
+
+/// `a-z`, `0-9`, `_` and `.`: names of categories and tags.
+pub(crate) fn plain(name: &str) -> Result<(), String> {
+    stored(name)?;
+    only(name, |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'), "a-z, 0-9, `_` and `.`")
+}
+
+/// `a-z`, `0-9` and `_`, and short enough to be part of other names in a database: names of tables.
+pub(crate) fn table(name: &str) -> Result<(), String> {
+    stored(name)?;
+    if name.len() > 48 {
+        return Err(format!("the name of a read model has at most 48 bytes, this one has {}", name.len()));
+    }
+    only(name, |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'), "a-z, 0-9 and `_`")
+}
+
+/// What PostgreSQL takes as the name of a column, besides the `key` that every row has.
+pub(crate) fn column(name: &str) -> Result<(), String> {
+    stored(name)?;
+    match name {
+        "key" => {
+            Err("the column `key` is there already, read it with `row.key()`: call this one something else".into())
+        }
+        _ if name.len() > 63 => Err(format!("the name of a column has at most 63 bytes, this one has {}", name.len())),
+        _ => Ok(()),
+    }
+}
+
+fn only(name: &str, allowed: impl Fn(u8) -> bool, these: &str) -> Result<(), String> {
+    if name.bytes().all(allowed) { Ok(()) } else { Err(format!("`{name}` is not a name of {these} only")) }
+}
+
+/// Applies a rule to a literal.
+pub(crate) fn check(literal: &LitStr, rule: impl Fn(&str) -> Result<(), String>) -> syn::Result<()> {
+    rule(&literal.value()).map_err(|reason| syn::Error::new(literal.span(), reason))
+}
+
+/// The option that was probably meant.
+pub(crate) fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = |option: &&str| {
+        let starts_so = word.len() > 2 && option.starts_with(word);
+        starts_so || strsim::damerau_levenshtein(word, option) <= 1 + word.len() / 4
+    };
+    options.into_iter().filter(near).min_by_key(|option| strsim::damerau_levenshtein(word, option))
+}
+
+/// `` `a`, `b` or `c` `` for people.
+pub(crate) fn one_of(options: &[&str]) -> String {
+    let quoted: Vec<_> = options.iter().map(|option| format!("`{option}`")).collect();
+    match quoted.as_slice() {
+        [one] => one.clone(),
+        all => format!("one of {}", all.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_types_are_stored_in_snake_case() {
+        let names = [
+            ("Account", "account"),
+            ("CourseOpened", "course_opened"),
+            ("HTTPServer", "http_server"),
+            ("ServerHTTP", "server_http"),
+            ("Utf8Name", "utf8_name"),
+            ("V2", "v2"),
+            ("Already_Apart", "already_apart"),
+            ("ÄrgerÖl", "ärger_öl"),
+        ];
+        for (name, snake) in names {
+            assert_eq!(snake_case(name), snake);
+        }
+    }
+
+    #[test]
+    fn a_slip_is_recognized_and_a_guess_is_not() {
+        let keys = ["name", "by_tag", "error", "index"];
+        assert_eq!(nearest("indx", keys), Some("index"));
+        assert_eq!(nearest("nmae", keys), Some("name"));
+        assert_eq!(nearest("bytag", keys), Some("by_tag"));
+        assert_eq!(nearest("bool", ["text", "boolean"]), Some("boolean"));
+        assert_eq!(nearest("foo", keys), None);
+    }
+}

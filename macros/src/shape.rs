@@ -1,0 +1,184 @@
+//! An enum of events, as its attributes describe it.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use proc_macro2::{Ident, Span};
+use syn::{Attribute, DataEnum, DeriveInput, Fields, LitInt, LitStr, Path, Type, ext::IdentExt};
+
+use crate::{
+    attr::{Errors, refuse_serde, written_by_hand},
+    names::{check, snake_case, stored},
+    places::{ON_ENUM, ON_VARIANT},
+    tags::Tag,
+    types::{one, text},
+    versions::History,
+};
+
+/// The enum.
+pub(crate) struct Event<'a> {
+    pub ident: &'a Ident,
+    pub krate: Path,
+    pub variants: Vec<Variant<'a>>,
+    pub retired: Vec<LitStr>,
+}
+
+pub(crate) struct Variant<'a> {
+    pub ident: &'a Ident,
+    pub fields: &'a Fields,
+    /// The stored name, and where it is said.
+    pub name: (String, Span),
+    aliases: Vec<LitStr>,
+    pub history: History,
+    pub tags: Vec<Tag<'a>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Keys {
+    prefix: Option<LitStr>,
+    retired: Option<(Ident, Vec<LitStr>)>,
+    pub transparent: bool,
+    pub krate: Option<Path>,
+}
+
+impl Keys {
+    pub(crate) fn read(attributes: &[Attribute], errors: &mut Errors) -> Self {
+        let (mut keys, mut other) = (Self::default(), None);
+        ON_ENUM.read(attributes, errors, |entry| {
+            match &*entry.name() {
+                "prefix" => keys.prefix = Some(entry.text("prefix = \"account\"", stored)?),
+                "retired" => {
+                    let names: Vec<LitStr> = entry.list("retired(\"account.flagged\")")?;
+                    names.iter().try_for_each(|name| check(name, stored))?;
+                    keys.retired = Some((entry.key.clone(), names));
+                }
+                "transparent" => keys.transparent = entry.flag().map(|_| true)?,
+                _ => keys.krate = Some(entry.path_to_crate()?),
+            }
+            if entry.name() == "prefix" || entry.name() == "retired" {
+                other = Some(entry.key.clone());
+            }
+            Ok(())
+        });
+        if let (Some(key), true) = (other, keys.transparent) {
+            errors.at(&key, format!("a transparent event has no names of its own: put `{key}` on the enum inside"));
+        }
+        keys
+    }
+}
+
+impl<'a> Event<'a> {
+    pub(crate) fn read(
+        input: &'a DeriveInput,
+        data: &'a DataEnum,
+        keys: &Keys,
+        krate: Path,
+        errors: &mut Errors,
+    ) -> Self {
+        let ident = &input.ident;
+        let name = ident.unraw().to_string();
+        let prefix = match (&keys.prefix, name.strip_suffix("Event")) {
+            (Some(prefix), _) => prefix.value(),
+            (None, Some(start)) if !start.is_empty() => snake_case(start),
+            (None, Some(_)) => String::new(),
+            (None, None) => snake_case(&name),
+        };
+        let variants = data.variants.iter().map(|variant| Variant::read(variant, &prefix, errors)).collect();
+        let retired = keys.retired.as_ref().map_or_else(Vec::new, |(_, names)| names.clone());
+        let event = Self { ident, krate, variants, retired };
+        let nameless = event.variants.iter().any(|variant| variant.name.0.is_empty());
+        if prefix.is_empty() && nameless {
+            let message =
+                format!("`{ident}` does not say what its events begin with: add `#[event(prefix = \"account\")]`");
+            errors.at(ident, message);
+        } else {
+            event.check_names(errors);
+        }
+        event
+    }
+
+    /// Refuses two events of one name.
+    fn check_names(&self, errors: &mut Errors) {
+        let mut seen: HashMap<String, &Ident> = HashMap::new();
+        for variant in &self.variants {
+            let (name, span) = &variant.name;
+            if let Err(reason) = stored(name) {
+                errors.add(syn::Error::new(*span, format!("{reason}: `{name}`")));
+            }
+            match seen.entry(name.clone()) {
+                Entry::Occupied(other) => {
+                    let (ident, first) = (variant.ident, other.get());
+                    let message = format!(
+                        "`{ident}` would be stored as `{name}`, and so is `{first}`: give one of them another name, \
+                         `#[event(name = \"…\")]`"
+                    );
+                    errors.add(syn::Error::new(*span, message));
+                }
+                Entry::Vacant(free) => _ = free.insert(variant.ident),
+            }
+        }
+        for variant in &self.variants {
+            for alias in &variant.aliases {
+                match seen.entry(alias.value()) {
+                    Entry::Occupied(other) => {
+                        let (name, ident) = (other.key(), other.get());
+                        errors.at(alias, format!("`{name}` is a name of `{ident}` already: remove this alias"));
+                    }
+                    Entry::Vacant(free) => _ = free.insert(variant.ident),
+                }
+            }
+        }
+        let mut retired = vec![];
+        for literal in &self.retired {
+            let name = literal.value();
+            match seen.get(&name) {
+                Some(ident) => errors.at(literal, format!("`{name}` is a name of `{ident}`, so it is not retired")),
+                None if retired.contains(&name) => errors.at(literal, format!("`{name}` has been retired already")),
+                None => retired.push(name),
+            }
+        }
+    }
+}
+
+impl<'a> Variant<'a> {
+    fn read(variant: &'a syn::Variant, prefix: &str, errors: &mut Errors) -> Self {
+        let ident = &variant.ident;
+        let (mut name, mut aliases, mut version, mut upcasts) = (None, vec![], None, None);
+        let before = errors.count();
+        ON_VARIANT.read(&variant.attrs, errors, |entry| {
+            match &*entry.name() {
+                "name" => name = Some(entry.text("name = \"account.opened\"", stored)?),
+                "alias" => aliases.push(entry.text("alias = \"account.created\"", stored)?),
+                "version" => version = Some(entry.value::<LitInt>("version = 2")?),
+                _ => upcasts = Some((entry.key.clone(), entry.list("upcast(1 => from_v1)")?)),
+            }
+            Ok(())
+        });
+        let readable = errors.count() == before;
+        refuse_serde(&variant.attrs, "variant", errors);
+        let history = if readable { errors.take(History::new(ident, version, upcasts)) } else { None };
+        refuse_borrowed(&variant.fields, errors);
+        let tags = variant.fields.iter().zip(variant.fields.members());
+        let tags = tags.filter_map(|(field, member)| Tag::read(field, member, errors)).collect();
+        let name = match name {
+            Some(name) => (name.value(), name.span()),
+            None if prefix.is_empty() => (String::new(), ident.span()),
+            None => (format!("{prefix}.{}", snake_case(&ident.unraw().to_string())), ident.span()),
+        };
+        Self { ident, fields: &variant.fields, name, aliases, history: history.unwrap_or_default(), tags }
+    }
+
+    /// All names under which it may be in the log.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let aliases = self.aliases.iter().map(LitStr::value);
+        [self.name.0.clone()].into_iter().chain(aliases).collect()
+    }
+}
+
+/// An event is read back from bytes that do not live for ever.
+fn refuse_borrowed(fields: &Fields, errors: &mut Errors) {
+    for field in fields.iter().filter(|field| !written_by_hand(field)) {
+        let Type::Reference(reference) = one(&field.ty) else { continue };
+        let owned = if text(&reference.elem) == "str" { "a `String`" } else { "an owned type" };
+        errors.at(reference, format!("an event cannot borrow what it is read back from: make this {owned}"));
+    }
+}

@@ -1,0 +1,165 @@
+//! `#[event(transparent)]`: an enum of other events, which passes on what they say.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::{Attribute, DataEnum, DeriveInput, Fields, FieldsUnnamed, Path, Type};
+
+use crate::{
+    attr::{Errors, refuse_serde, serde_keys},
+    fallback,
+    types::{span_of, text},
+};
+
+/// A variant that holds another event.
+struct Part<'a> {
+    ident: &'a Ident,
+    ty: &'a Type,
+}
+
+pub(crate) fn derive(input: &DeriveInput, data: &DataEnum, krate: &Path, mut errors: Errors) -> TokenStream {
+    let mut parts: Vec<Part<'_>> = vec![];
+    for variant in &data.variants {
+        let Some(part) = part(variant, &mut errors) else { continue };
+        match parts.iter().find(|other| text(other.ty) == text(part.ty)) {
+            Some(Part { ident, .. }) => {
+                errors.at(part.ty, format!("`{ident}` holds these events already: remove `{}`", part.ident));
+            }
+            None => parts.push(part),
+        }
+    }
+    let mut emitted = errors.or(|| emit(&input.ident, &parts, krate), || fallback::event(input, krate));
+    if input.generics.params.is_empty() {
+        emitted.extend(from(&input.ident, &parts));
+    }
+    emitted
+}
+
+fn part<'a>(variant: &'a syn::Variant, errors: &mut Errors) -> Option<Part<'a>> {
+    let ident = &variant.ident;
+    refuse_event(&variant.attrs, errors);
+    refuse_serde(&variant.attrs, "variant", errors);
+    for field in &variant.fields {
+        refuse_event(&field.attrs, errors);
+        for key in serde_keys(&field.attrs) {
+            errors.at(&key.key, "a transparent event is stored as the event inside: leave this out");
+        }
+    }
+    match &variant.fields {
+        Fields::Unnamed(FieldsUnnamed { unnamed, .. }) if unnamed.len() == 1 => {
+            Some(Part { ident, ty: &unnamed[0].ty })
+        }
+        _ => {
+            errors.at(
+                ident,
+                format!("each variant of a transparent event holds one other event: `{ident}({ident}Event)`"),
+            );
+            None
+        }
+    }
+}
+
+fn refuse_event(attributes: &[Attribute], errors: &mut Errors) {
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("event")) {
+        errors.at(attribute, "a transparent event passes on what the event inside says: put this there");
+    }
+}
+
+fn emit(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
+    let types: Vec<_> = parts.iter().map(|part| part.ty).collect();
+    let idents: Vec<_> = parts.iter().map(|part| part.ident).collect();
+    let all = |names: TokenStream| {
+        quote! {
+            &{
+                const __PARTS: &[&[&str]] = &[#(<#types as #krate::Event>::#names),*];
+                #krate::__private::concat::<{ 0 #(+ <#types as #krate::Event>::#names.len())* }>(__PARTS)
+            }
+        }
+    };
+    let (names, tags) = (all(quote!(NAMES)), all(quote!(TAGS)));
+    let apart = apart(event, parts, krate);
+    quote! {
+        #[automatically_derived]
+            #[allow(deprecated)]
+        impl #krate::Event for #event {
+            const NAMES: &'static [&'static str] = #names;
+            const TAGS: &'static [&'static str] = #tags;
+
+            fn name(&self) -> &'static str {
+                match self {
+                    #(Self::#idents(__event) => <#types as #krate::Event>::name(__event),)*
+                }
+            }
+
+            fn schema(&self) -> u32 {
+                match self {
+                    #(Self::#idents(__event) => <#types as #krate::Event>::schema(__event),)*
+                }
+            }
+
+            fn tags(&self) -> ::std::vec::Vec<#krate::Tag> {
+                match self {
+                    #(Self::#idents(__event) => <#types as #krate::Event>::tags(__event),)*
+                }
+            }
+
+            fn encode(&self) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::EventError> {
+                match self {
+                    #(Self::#idents(__event) => <#types as #krate::Event>::encode(__event),)*
+                }
+            }
+
+            fn decode(
+                __name: &str,
+                __schema: u32,
+                __body: &[u8],
+                __push: &mut dyn ::core::ops::FnMut(Self),
+            ) -> ::core::result::Result<(), #krate::EventError> {
+                #(
+                    if #krate::__private::contains(<#types as #krate::Event>::NAMES, __name) {
+                        return <#types as #krate::Event>::decode(__name, __schema, __body, &mut |__event| {
+                            __push(Self::#idents(__event))
+                        });
+                    }
+                )*
+                ::core::result::Result::Err(#krate::EventError::Name(::core::convert::From::from(__name)))
+            }
+        }
+        #apart
+    }
+}
+
+/// Each event inside is one of these.
+fn from(event: &Ident, parts: &[Part<'_>]) -> TokenStream {
+    let impls = parts.iter().map(|Part { ident, ty }| {
+        quote! {
+            #[automatically_derived]
+            #[allow(deprecated)]
+            impl ::core::convert::From<#ty> for #event {
+                fn from(__event: #ty) -> Self {
+                    Self::#ident(__event)
+                }
+            }
+        }
+    });
+    impls.collect()
+}
+
+/// Refuses two events of one name, telling in which two variants they are.
+fn apart(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
+    let pairs = parts.iter().enumerate().flat_map(|(n, second)| parts[..n].iter().map(move |first| (first, second)));
+    let checks = pairs.map(|(Part { ident: a, ty: first }, Part { ident: b, ty: second })| {
+        let message = format!(
+            "an event in `{b}` is stored under the same name as one in `{a}`, so `{event}` cannot tell them apart: give \
+             one of the two enums another prefix, `#[event(prefix = \"…\")]`"
+        );
+        quote_spanned! {span_of(second)=>
+            const _: () = ::core::assert!(
+                #krate::__private::distinct(&#krate::__private::concat::<
+                    { <#first as #krate::Event>::NAMES.len() + <#second as #krate::Event>::NAMES.len() },
+                >(&[<#first as #krate::Event>::NAMES, <#second as #krate::Event>::NAMES])),
+                #message,
+            );
+        }
+    });
+    checks.collect()
+}

@@ -1,0 +1,100 @@
+//! `version = 3, upcast(1 => from_v1, 2 => from_v2)`: which earlier forms of an event are still read, and how.
+
+use proc_macro2::Ident;
+use syn::{
+    LitInt, Path, Token,
+    parse::{Parse, ParseStream},
+};
+
+/// The version of today's form, and a function from each earlier one straight to today's.
+pub(crate) struct History {
+    pub version: u32,
+    pub upcasts: Vec<(u32, Path)>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { version: 1, upcasts: vec![] }
+    }
+}
+
+/// `1 => from_v1`
+pub(crate) struct Upcast {
+    from: LitInt,
+    function: Path,
+}
+
+impl Parse for Upcast {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let from = input.parse()?;
+        input.parse::<Token![=>]>()?;
+        Ok(Self { from, function: input.parse()? })
+    }
+}
+
+impl History {
+    /// Refuses a history with a gap: some events in the log could not be read any more.
+    pub(crate) fn new(
+        event: &Ident,
+        version: Option<LitInt>,
+        upcasts: Option<(Ident, Vec<Upcast>)>,
+    ) -> syn::Result<Self> {
+        let Some(literal) = version else {
+            let Some((key, upcasts)) = upcasts else { return Ok(Self::default()) };
+            let from = upcasts.iter().map(|upcast| number(&upcast.from)).collect::<syn::Result<Vec<_>>>()?;
+            let today = from.into_iter().max().unwrap_or(1).saturating_add(1);
+            let message = format!("an upcast leads to a later version: say which is today's, `version = {today}`");
+            return Err(syn::Error::new(key.span(), message));
+        };
+        let version = number(&literal)?;
+        let said = upcasts.is_some();
+        let upcasts = upcasts.map_or_else(Vec::new, |(_, upcasts)| upcasts);
+        let upcasts =
+            upcasts.into_iter().try_fold(vec![], |mut upcasts: Vec<(u32, Path)>, Upcast { from, function }| {
+                let earlier = number(&from)?;
+                if earlier >= version {
+                    let message =
+                        format!("today's version of `{event}` is {version}, so an upcast comes from an earlier one");
+                    return Err(syn::Error::new(from.span(), message));
+                }
+                if upcasts.iter().any(|(other, _)| *other == earlier) {
+                    return Err(syn::Error::new(
+                        from.span(),
+                        format!("there is an upcast from version {earlier} already"),
+                    ));
+                }
+                upcasts.push((earlier, function));
+                Ok(upcasts)
+            })?;
+        // The first few will do, if somebody has typed a million.
+        let missing = (1..version).filter(|earlier| upcasts.iter().all(|(other, _)| other != earlier)).take(9);
+        match missing.collect::<Vec<_>>().as_slice() {
+            [] => Ok(Self { version, upcasts }),
+            missing => Err(syn::Error::new(literal.span(), gap(event, version, missing, said))),
+        }
+    }
+}
+
+fn gap(event: &Ident, version: u32, missing: &[u32], said: bool) -> String {
+    let from = match missing {
+        [one] => format!("an upcast from {one}"),
+        [some @ .., last] => {
+            let some: Vec<_> = some.iter().map(u32::to_string).collect();
+            format!("upcasts from {} and {last}", some.join(", "))
+        }
+        [] => String::new(),
+    };
+    let entries: Vec<_> = missing.iter().map(|earlier| format!("{earlier} => from_v{earlier}")).collect();
+    let entries = entries.join(", ");
+    let add = if said { format!("`{entries}` to `upcast`") } else { format!("`upcast({entries})`") };
+    format!("version {version} of `{event}` needs {from}: add {add}")
+}
+
+/// A version: stores keep it as a positive `i32`.
+fn number(literal: &LitInt) -> syn::Result<u32> {
+    match literal.base10_parse::<i32>().ok().and_then(|number| u32::try_from(number).ok()) {
+        Some(0) => Err(syn::Error::new(literal.span(), "versions count from 1")),
+        Some(number) => Ok(number),
+        None => Err(syn::Error::new(literal.span(), format!("a version is a number from 1 to {}", i32::MAX))),
+    }
+}

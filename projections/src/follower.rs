@@ -1,0 +1,148 @@
+//! Follows the log: reads what is new, has it taken in, and moves the checkpoint in the same transaction.
+
+use std::{any::Any, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventstore_core::{
+    BoxError, EventStore, Events, Position, Query, Raw, Read, Recorded, Store, StoreError, Transaction,
+};
+use futures::{FutureExt, TryStreamExt, future::select, pin_mut};
+use tokio::{sync::watch, time::sleep};
+
+use crate::status::Status;
+
+/// How many events are taken in together.
+const BATCH: usize = 1_000;
+/// How long to wait after a first error; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Whatever takes events in.
+#[async_trait]
+pub(crate) trait Follower: Send + Sync {
+    /// The name of the checkpoint.
+    fn name(&self) -> String;
+    /// What it wants to hear of.
+    fn query(&self) -> Query;
+    /// Comes before the first batch.
+    async fn prepare(&self, store: &dyn EventStore) -> Result<(), BoxError>;
+    /// Takes in a batch; the caller moves the checkpoint and commits.
+    async fn take(&self, transaction: &mut dyn Transaction, batch: &[Recorded<Raw>]) -> Result<(), BoxError>;
+}
+
+/// Follows the log until it is asked to stop, or cannot go on.
+pub(crate) async fn follow(
+    store: Store,
+    follower: Arc<dyn Follower>,
+    report: watch::Sender<Status>,
+    stop: watch::Receiver<bool>,
+) {
+    let mut progress = Progress { position: None };
+    let mut pause = FIRST_PAUSE;
+    while !*stop.borrow() {
+        let step = AssertUnwindSafe(progress.step(store.as_ref(), &*follower)).catch_unwind().await;
+        match step.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+            Ok(Step::Moved(position)) => {
+                pause = FIRST_PAUSE;
+                report.send_modify(|status| (status.position, status.error) = (position, None));
+            }
+            Ok(Step::AtTheEnd(position)) => {
+                pause = FIRST_PAUSE;
+                report.send_modify(|status| (status.position, status.error) = (position, None));
+                unless(&stop, store.as_ref().appended(position)).await;
+            }
+            Err(error) => {
+                // Only what stands on top: further down may be what is in the events, and that is nobody's business here.
+                tracing::warn!(
+                    projection = follower.name(),
+                    error = %error,
+                    "projection failed"
+                );
+                let (error, stopped) = match error.downcast() {
+                    Ok(stopped) => match *stopped {
+                        StoreError::Stopped { source, .. } => (source, true),
+                        error => (error.into(), false),
+                    },
+                    Err(error) => (error, false),
+                };
+                report.send_modify(|status| (status.error, status.stopped) = (Some(error.into()), stopped));
+                if stopped {
+                    return;
+                }
+                progress = Progress { position: None };
+                unless(&stop, sleep(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// What the code of a user said when it panicked.
+fn panicked(panic: &(dyn Any + Send)) -> BoxError {
+    let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("it panicked: {}", text.unwrap_or_default()).into()
+}
+
+/// Waits for something, but not when asked to stop.
+async fn unless(stop: &watch::Receiver<bool>, something: impl Future<Output = ()>) {
+    let mut stop = stop.clone();
+    let stopped = async move {
+        // Nobody can ask any more: then it runs on.
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            pending::<()>().await;
+        }
+    };
+    pin_mut!(stopped, something);
+    select(stopped, something).await;
+}
+
+/// How far one follower has come, as far as this process knows.
+struct Progress {
+    /// Not known: it must be prepared first, at the start and after an error.
+    position: Option<Position>,
+}
+
+enum Step {
+    Moved(Position),
+    AtTheEnd(Position),
+}
+
+impl Progress {
+    async fn step(&mut self, store: &dyn EventStore, follower: &dyn Follower) -> Result<Step, BoxError> {
+        let name = follower.name();
+        let from = match self.position {
+            Some(position) => position,
+            None => {
+                follower.prepare(store).await?;
+                store.checkpoint(&name).await?
+            }
+        };
+        let read = Read { query: follower.query(), after: from, limit: Some(BATCH), ..Read::default() };
+        let Events { head, events } = store.read(read).await?;
+        let batch: Vec<_> = events.try_collect().await?;
+        let to = match batch.last() {
+            Some(last) if batch.len() == BATCH => last.position,
+            _ => head,
+        };
+        if to <= from {
+            self.position = Some(from);
+            return Ok(Step::AtTheEnd(from));
+        }
+        let mut transaction = store.begin().await?;
+        let at = transaction.lock(&name).await?;
+        if at != from {
+            // Another runner was here; what was read does not begin where the checkpoint is.
+            transaction.rollback().await?;
+            self.position = Some(at);
+            return Ok(Step::Moved(at));
+        }
+        if !batch.is_empty() {
+            follower.take(&mut *transaction, &batch).await?;
+        }
+        transaction.advance(&name, to).await?;
+        transaction.commit().await?;
+        self.position = Some(to);
+        Ok(Step::Moved(to))
+    }
+}

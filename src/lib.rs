@@ -1,0 +1,70 @@
+//! Event sourcing and CQRS.
+
+pub use eventstore_core::{
+    Aggregate, Append, AppendEvents, Appended, Batch, Boundary, BoxError, Changes, Column, CommandError, Condition,
+    Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve, Execute, Expected, Get,
+    History, Id, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, NewEvent, Position,
+    Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, Store,
+    StoreError, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Transaction, Upcast, Version,
+    Write, Written, ensure, event_id, every, limits, testing,
+};
+#[cfg(feature = "macros")]
+pub use eventstore_macros::{Aggregate, Event, ReadModel};
+#[cfg(feature = "postgres")]
+pub use eventstore_postgres::{PgOptions, PgStore};
+pub use eventstore_projections::{Projection, Runner, Running, Status};
+#[cfg(feature = "sqlite")]
+pub use eventstore_sqlite::SqliteStore;
+pub use sqlx;
+
+#[doc(hidden)]
+pub use eventstore_core::__private;
+
+/// What a domain module needs: `use eventstore::prelude::*;`.
+///
+/// The traits with their derives, and the few types one meets every day.
+pub mod prelude {
+    pub use crate::{
+        Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Project, Projection, ReadModel, Recorded, Row,
+        Runner, Store, ensure, every,
+    };
+}
+
+/// Opens the store a URL names.
+///
+/// | URL | store | feature |
+/// |---|---|---|
+/// | `memory:` | forgotten when the program ends | |
+/// | `sqlite://bank.db` | the file, made if it is not there | `sqlite` |
+/// | `postgres://user:password@host/database` | the schema `eventstore` in it, made if it is not there | `postgres` |
+///
+/// ```
+/// # async fn example() -> Result<(), eventstore::StoreError> {
+/// let store = eventstore::connect("memory:").await?;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn connect(url: &str) -> Result<Store, StoreError> {
+    // Only the scheme is ever repeated: the rest may hold a password.
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("memory") => Ok(MemoryStore::new().into()),
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => Ok(SqliteStore::connect(url).await?.into()),
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => Ok(PgStore::connect(url).await?.into()),
+        #[cfg(not(feature = "sqlite"))]
+        Some("sqlite") => Err(without("sqlite")),
+        #[cfg(not(feature = "postgres"))]
+        Some("postgres" | "postgresql") => Err(without("postgres")),
+        Some(scheme) => {
+            let known = "`postgres://user@host/database`, `sqlite://file.db` or `memory:`";
+            Err(Invalid::Url(format!("there is no store for `{scheme}:`; there is {known}")).into())
+        }
+        None => Err(Invalid::Url("a store is named by a URL like `sqlite://file.db`".into()).into()),
+    }
+}
+
+#[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+fn without(feature: &str) -> StoreError {
+    Invalid::Url(format!("this program was built without the feature `{feature}` of eventstore")).into()
+}

@@ -1,0 +1,186 @@
+//! What must be true over every store. Each test binary brings `fresh`, an empty store.
+
+use std::{
+    any::Any,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use eventstore::{
+    Append, Changes, EventStore, Events, NewEvent, Position, Raw, Read, Recorded, Rows, Store, StoreError, Table,
+    Tables, Timestamp, Transaction, Written, testing::Clock,
+};
+use futures::future::BoxFuture;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+pub mod account;
+pub mod balances;
+pub mod bank;
+pub mod campus;
+pub mod courses;
+pub mod golden;
+pub mod projections;
+pub mod time;
+pub mod toy;
+pub mod transfer;
+pub mod transfers;
+
+/// A store with nothing in it, and the time it lives by.
+pub struct World {
+    pub store: Store,
+    pub inner: Arc<dyn EventStore>,
+    clock: Option<Clock>,
+    _kept: Box<dyn Any + Send + Sync>,
+}
+
+impl World {
+    /// `clock` is none where the store has a server's clock.
+    pub fn new(inner: Arc<dyn EventStore>, clock: Option<Clock>, kept: impl Any + Send + Sync) -> Self {
+        Self { store: inner.clone().into(), inner, clock, _kept: Box::new(kept) }
+    }
+
+    /// An instant after everything recorded so far and before everything to come.
+    pub async fn noon(&self) -> Timestamp {
+        let Some(clock) = &self.clock else {
+            let now = self.inner.now();
+            // The clock of a server cannot be moved: only waited for.
+            while self.inner.now() <= now + Duration::from_millis(2) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            return now + Duration::from_millis(1);
+        };
+        let noon = clock.now();
+        clock.advance(Duration::from_secs(60));
+        noon
+    }
+}
+
+/// An empty store.
+pub async fn world() -> World {
+    crate::world().await
+}
+
+type Intruder = Box<dyn FnOnce(Store) -> BoxFuture<'static, ()> + Send>;
+
+/// A store that lets somebody else in before its first append, once; and counts what is asked of its tables.
+pub struct Between {
+    inner: Arc<dyn EventStore>,
+    intruder: Mutex<Option<Intruder>>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    pub reads_of_rows: usize,
+    pub writes_of_rows: usize,
+}
+
+impl Between {
+    pub fn new(inner: &Arc<dyn EventStore>) -> Self {
+        Self { inner: inner.clone(), intruder: Mutex::default(), counts: Arc::default() }
+    }
+
+    pub fn let_in<F: Future<Output = ()> + Send + 'static>(
+        self,
+        intruder: impl FnOnce(Store) -> F + Send + 'static,
+    ) -> Self {
+        let intruder: Intruder = Box::new(move |store| Box::pin(intruder(store)));
+        Self { intruder: Mutex::new(Some(intruder)), ..self }
+    }
+
+    pub fn counts(&self) -> Arc<Mutex<Counts>> {
+        self.counts.clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl EventStore for Between {
+    async fn read(&self, read: Read) -> Result<Events, StoreError> {
+        self.inner.read(read).await
+    }
+    async fn append(&self, append: Append) -> Result<Written, StoreError> {
+        let intruder = self.intruder.lock().unwrap().take();
+        if let Some(intruder) = intruder {
+            intruder(self.inner.clone().into()).await;
+        }
+        self.inner.append(append).await
+    }
+    async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        self.inner.find(command).await
+    }
+    async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
+        self.inner.position_at(at).await
+    }
+    async fn appended(&self, after: Position) {
+        self.inner.appended(after).await
+    }
+    async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+        Ok(Box::new(Counted { inner: self.inner.begin().await?, counts: self.counts.clone() }))
+    }
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+    fn database(&self) -> &(dyn Any + Send + Sync) {
+        self.inner.database()
+    }
+}
+
+#[async_trait::async_trait]
+impl Tables for Between {
+    async fn create(&self, table: &Table) -> Result<(), StoreError> {
+        self.inner.create(table).await
+    }
+    async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        self.inner.rows(rows).await
+    }
+    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
+        self.inner.checkpoint(projection).await
+    }
+}
+
+struct Counted {
+    inner: Box<dyn Transaction>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[async_trait::async_trait]
+impl Transaction for Counted {
+    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
+        self.inner.lock(projection).await
+    }
+    async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
+        self.inner.append(append).await
+    }
+    async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        self.counts.lock().unwrap().reads_of_rows += 1;
+        self.inner.rows(rows).await
+    }
+    async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
+        self.counts.lock().unwrap().writes_of_rows += 1;
+        self.inner.write(changes).await
+    }
+    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
+        self.inner.advance(projection, to).await
+    }
+    fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        self.inner.connection()
+    }
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        self.inner.commit().await
+    }
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
+        self.inner.rollback().await
+    }
+}
+
+/// An event as nobody's type would write it.
+pub fn raw(name: &str, body: &[u8]) -> NewEvent {
+    NewEvent {
+        id: Uuid::now_v7(),
+        schema: 1,
+        occurred_at: None,
+        metadata: Default::default(),
+        data: Raw { name: name.into(), tags: vec![], body: body.to_vec() },
+    }
+}

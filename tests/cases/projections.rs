@@ -1,0 +1,379 @@
+//! Read models in their tables: exactly once, whoever runs them and however often they stop.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
+};
+
+use eventstore::{
+    BoxError, Id, Invalid, Position, Query, Runner, Status, Store, StoreError, StreamId, Timestamp, Version,
+    prelude::*, testing::*,
+};
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Between, Counts,
+    account::{AccountEvent::*, *},
+    balances::*,
+    campus::{CampusEvent, *},
+    transfer::{BankEvent, Transfer, TransferCommand},
+    world,
+};
+
+type Any = Box<dyn std::error::Error>;
+
+#[test]
+fn a_closed_account_has_no_balance() {
+    let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    Balance::after(&ann, [Opened { owner: "Ann".into() }, Deposited { amount: 5 }])
+        .after(&bob, [Opened { owner: "Bob".into() }])
+        .then(&ann, Balance { owner: "Ann".into(), balance: 5 })
+        .then(&bob, Balance { owner: "Bob".into(), balance: 0 })
+        .after(&bob, [Closed])
+        .then_none(&bob);
+    Turnover::after(&ann, [Deposited { amount: 5 }, Withdrawn { amount: 2 }])
+        .then("in", Turnover { total: 5 })
+        .then("all", Turnover { total: 7 });
+}
+
+#[tokio::test]
+async fn rows_follow_the_log() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).read_model::<Balance>().read_model::<Turnover>().start();
+
+    let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    store.execute(&bob, Open { owner: "Bob".into() }).await?;
+    let deposited = store.execute(&ann, Deposit { amount: 100 }).await?;
+    let noon = world.noon().await;
+
+    let balances = store.read_model::<Balance>();
+    let mine = balances.get(&ann).after(deposited.position).await?;
+    assert_eq!(mine, Some(Balance { owner: "Ann".into(), balance: 100 }));
+    let closed = store.execute(&bob, Close).await?;
+    store.execute(&ann, Withdraw { amount: 30 }).await?;
+    let last = store.execute(&ann, Deposit { amount: 1 }).await?;
+    runner.until(last.position).await?;
+    assert_eq!(balances.get(&bob).after(closed.position).await?, None);
+    let row = Balance { owner: "Ann".into(), balance: 71 };
+    assert_eq!(balances.list().filter("owner", "Ann").limit(10).await?, [("ann".into(), row)]);
+    assert_eq!(balances.list().filter("owner", "Bob").await?, []);
+    assert_eq!(balances.get(&ann).as_of(noon).await?.map(|row| row.balance), Some(100));
+    assert!(balances.get(&bob).as_of(noon).await?.is_some());
+    assert_eq!(store.read_model::<Turnover>().get("all").await?, Some(Turnover { total: 131 }));
+    assert!(runner.status().iter().all(|status| status.position == last.position && status.error.is_none()));
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_thousand_events_are_one_read_and_one_write_of_rows() -> Result<(), Any> {
+    let world = world().await;
+    let counting = Between::new(&world.inner);
+    let counts = counting.counts();
+    let store = Store::from(counting);
+    let ids: Vec<_> = (0..50).map(|n| Id::<Account>::from(format!("A{n}"))).collect();
+    for id in &ids {
+        store.append(id, eventstore::Expected::Any, [Opened { owner: "x".into() }]).await?;
+    }
+    for n in 0..19 {
+        let first = store.append(&ids[0], eventstore::Expected::Any, [Deposited { amount: n }]);
+        let all =
+            |append: eventstore::AppendEvents, id| append.and(id, eventstore::Expected::Any, [Deposited { amount: n }]);
+        ids[1..].iter().fold(first, all).await?;
+    }
+    let runner = Runner::new(&store).read_model::<Balance>().start();
+    runner.until(Position(1000)).await?;
+    runner.stop().await;
+    assert_eq!(*counts.lock().unwrap(), Counts { reads_of_rows: 1, writes_of_rows: 1 });
+    assert_eq!(store.read_model::<Balance>().get(&ids[7]).await?.map(|row| row.balance), Some(171));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_each_event_counts_once_whoever_runs_and_stops() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let ids: Vec<_> = (0..5).map(|n| Id::<Account>::from(format!("A{n}"))).collect();
+    for id in &ids {
+        store.execute(id, Open { owner: "x".into() }).await?;
+    }
+    let writing = AtomicBool::new(true);
+    let write = async {
+        for n in 0..150 {
+            store.execute(&ids[n % 5], Deposit { amount: n as i64 }).await?;
+            tokio::task::yield_now().await;
+        }
+        writing.store(false, Ordering::SeqCst);
+        Ok::<_, Any>(())
+    };
+    // Two at a time, stopped and started again in the middle of everything.
+    let run = async {
+        while writing.load(Ordering::SeqCst) {
+            let one = Runner::new(store).read_model::<Balance>().read_model::<Turnover>().start();
+            let other = Runner::new(store).read_model::<Balance>().read_model::<Turnover>().start();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            one.stop().await;
+            other.stop().await;
+        }
+    };
+    let (written, ()) = futures::join!(write, run);
+    written?;
+    let runner = Runner::new(store).read_model::<Balance>().read_model::<Turnover>().start();
+    runner.until(store.head().await?).await?;
+    runner.stop().await;
+
+    let total: i64 = (0..150).sum();
+    let rows = store.read_model::<Balance>().list().await?;
+    assert_eq!(rows.iter().map(|(_, row)| row.balance).sum::<i64>(), total);
+    assert_eq!(store.read_model::<Turnover>().get("in").await?, Some(Turnover { total }));
+    // And row by row, it is what a fold of the log says.
+    assert_eq!(rows, store.read_model::<Balance>().at_position(store.head().await?).list().await?);
+    Ok(())
+}
+
+/// How often each student enrolled: one row a tag.
+#[derive(ReadModel, Serialize, Deserialize, Clone, Default, Debug, PartialEq)]
+#[read_model(tag = "student")]
+pub struct Enrolled {
+    pub courses: u32,
+    pub last: Option<String>,
+    pub at: Option<Timestamp>,
+    pub all: Vec<String>,
+}
+
+impl Project for Enrolled {
+    type Event = CampusEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<CampusEvent>) {
+        if let CampusEvent::Enrolled { course, .. } = &event.data {
+            row.courses += 1;
+            row.last = Some(course.to_string());
+            row.at = Some(event.occurred_at);
+            row.all.push(course.to_string());
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_are_keyed_by_tags_and_hold_what_their_fields_hold() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann, bob) = (&world.store, Id::<Student>::from("ann"), Id::<Student>::from("bob"));
+    let runner = Runner::new(store).read_model::<Enrolled>().start();
+    store.execute(&ann, Join).await?;
+    store.execute(&bob, Join).await?;
+    let mut last = None;
+    for course in ["rust", "sql"].map(Id::<Course>::from) {
+        store.execute(&course, OpenCourse { seats: 9 }).await?;
+        last = Some(store.execute((&course, &ann), Enrol).await?);
+    }
+    let last = last.expect("two courses");
+    runner.until(last.position).await?;
+    let enrolled = store.read_model::<Enrolled>();
+    let row = enrolled.get(&ann).await?.expect("a row");
+    let all = vec!["rust".to_owned(), "sql".to_owned()];
+    assert_eq!(row, Enrolled { courses: 2, last: Some("sql".into()), at: Some(last.events[0].occurred_at), all });
+    assert_eq!(enrolled.get(&bob).await?, None, "joined, but nothing was written to the row");
+    assert_eq!(enrolled.list().filter("at", last.events[0].occurred_at.to_string()).await?.len(), 1);
+    assert_eq!(enrolled.get(&ann).at_position(Position(4)).await?.map(|row| row.courses), Some(1));
+    runner.stop().await;
+    Ok(())
+}
+
+/// Forgets to say which rows it means.
+#[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+pub struct Muddle {
+    pub events: u32,
+}
+
+impl Project for Muddle {
+    type Event = BankEvent;
+
+    fn project(row: &mut Row<Self>, _: &Recorded<BankEvent>) {
+        row.events += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_model_over_several_categories_must_say_its_keys() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let ann = Id::<Account>::from("same");
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let runner = Runner::new(store).read_model::<Muddle>().read_model::<Balance>().start();
+    runner.until(Position(1)).await?;
+    let request = TransferCommand::Request { from: ann.clone(), to: ann.clone(), amount: 1 };
+    let second = store.execute(Id::<Transfer>::from("same"), request).await?;
+    let stopped = runner.until(second.position).await;
+    let Err(StoreError::Stopped { projection, source }) = stopped else { panic!("{stopped:?}") };
+    assert_eq!(projection, "muddle@1");
+    assert_eq!(source.to_string(), "its events are in streams of `account` and of `transfer`: say `keys` or `tag`");
+    let status = runner.status();
+    assert!(status[0].stopped && status[0].position == Position(1));
+    assert!(!status[1].stopped, "the others go on");
+    assert_eq!(store.read_model::<Muddle>().get("same").await?, Some(Muddle { events: 1 }));
+    runner.stop().await;
+
+    // Also when it starts behind: the first event there ever was says which category is meant.
+    let again = Runner::new(store).read_model::<Muddle>().start();
+    assert!(matches!(again.until(second.position).await, Err(StoreError::Stopped { .. })));
+    again.stop().await;
+    Ok(())
+}
+
+static PANICS: AtomicU32 = AtomicU32::new(3);
+
+/// Panics a few times, as code does.
+#[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+pub struct Clumsy {
+    pub events: u32,
+}
+
+impl Project for Clumsy {
+    type Event = AccountEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+        row.events += 1;
+        if let Deposited { amount: 13 } = event.data
+            && PANICS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        {
+            panic!("thirteen");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_rule_is_told_and_tried_again_and_counts_nothing_twice() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    PANICS.store(3, Ordering::SeqCst);
+    let ann = Id::<Account>::from("ann");
+    let runner = Runner::new(store).read_model::<Clumsy>().start();
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let last = store.execute(&ann, Deposit { amount: 13 }).await?;
+    let said = async {
+        loop {
+            if let [Status { error: Some(error), .. }] = &runner.status()[..] {
+                return error.to_string();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert_eq!(said.await, "it panicked: thirteen");
+    runner.until(last.position).await?;
+    assert_eq!(store.read_model::<Clumsy>().get(&ann).await?, Some(Clumsy { events: 2 }));
+    assert!(runner.status()[0].error.is_none());
+    runner.stop().await;
+    Ok(())
+}
+
+/// Makes rows no table can hold.
+#[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+pub struct Ratio {
+    pub value: f64,
+}
+
+impl Project for Ratio {
+    type Event = AccountEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+        if let Deposited { amount } = event.data {
+            row.value = 1.0 / (amount as f64);
+        }
+    }
+}
+
+#[tokio::test]
+async fn p1_a_row_that_cannot_be_written_holds_its_model_up_and_nothing_else() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    let runner = Runner::new(store).read_model::<Ratio>().read_model::<Turnover>().start();
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let good = store.execute(&ann, Deposit { amount: 2 }).await?;
+    runner.until(good.position).await?;
+    store.execute(&bob, Open { owner: "Bob".into() }).await?;
+    let bad = store.execute(&bob, Deposit { amount: 0 }).await?;
+    store.read_model::<Turnover>().get("in").after(bad.position).await?;
+    let held_up: BoxError = loop {
+        if let Some(error) = runner.status()[0].error.clone() {
+            break error.into();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(held_up.to_string(), "cannot write or read a row of `ratio@1`");
+    assert!(world.inner.checkpoint("ratio@1").await? < bad.position, "the checkpoint does not pass it");
+    assert_eq!(store.read_model::<Ratio>().get(&ann).await?, Some(Ratio { value: 0.5 }));
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_is_a_typed_error() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let balances = store.read_model::<Balance>();
+    let not_built = balances.get("ann").await;
+    assert!(matches!(&not_built, Err(StoreError::NotBuilt { table }) if table == "balance@1"), "{not_built:?}");
+    let runner = Runner::new(store).read_model::<Balance>().start();
+    store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    runner.until(Position(1)).await?;
+    for (column, value) in [("no_such", serde_json::json!(1)), ("balance", serde_json::json!("x"))] {
+        let failed = balances.list().filter(column, value).await;
+        assert!(matches!(failed, Err(StoreError::Invalid(Invalid::Request(_)))), "{failed:?}");
+    }
+    runner.stop().await;
+    assert_eq!(balances.list().await?.len(), 1, "rows can be read when nothing runs");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_checkpoint_passes_events_nobody_asked_for() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).read_model::<Balance>().start();
+    let course = store.execute(Id::<Course>::from("rust"), OpenCourse { seats: 1 }).await?;
+    runner.until(course.position).await?;
+    assert_eq!(store.read_model::<Balance>().get("rust").after(course.position).await?, None);
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn o3_a_runner_that_is_stopped_has_stopped() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).read_model::<Balance>().start();
+    let first = store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    runner.until(first.position).await?;
+    tokio::time::timeout(Duration::from_secs(5), runner.stop()).await.expect("it stops at once");
+    store.execute(Id::<Account>::from("bob"), Open { owner: "Bob".into() }).await?;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(world.inner.checkpoint("balance@1").await?, first.position);
+    // And goes on from there when it is started again.
+    let again = Runner::new(store).read_model::<Balance>().start();
+    again.until(Position(2)).await?;
+    assert_eq!(store.read_model::<Balance>().list().await?.len(), 2);
+    again.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_status_says_how_far_it_is() -> Result<(), Any> {
+    let world = world().await;
+    let runner = Runner::new(&world.store).read_model::<Balance>().start();
+    let mut reads = world.store.read().stream(StreamId::new("account", "x")).after_version(Version(0)).raw();
+    assert!(reads.try_next().await?.is_none());
+    world.store.execute(Id::<Account>::from("x"), Open { owner: "x".into() }).await?;
+    runner.until(Position(1)).await?;
+    let [Status { name, position, stopped, .. }] = &runner.status()[..] else { panic!("one") };
+    assert_eq!((name.as_str(), *position, *stopped), ("balance@1", Position(1), false));
+    assert_eq!(
+        world.inner.read(eventstore::Read { query: Query::all(), ..Default::default() }).await?.head,
+        Position(1)
+    );
+    runner.stop().await;
+    Ok(())
+}

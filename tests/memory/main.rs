@@ -1,0 +1,22 @@
+//! Every case on the store in memory.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+#[path = "../cases/mod.rs"]
+mod cases;
+
+use std::sync::Arc;
+
+use cases::{World, account};
+use eventstore::{EventStore, MemoryStore, testing::Clock};
+
+async fn fresh() -> (Arc<dyn EventStore>, ()) {
+    (Arc::new(MemoryStore::new()), ())
+}
+
+eventstore_core::conformance!(fresh);
+
+async fn world() -> World {
+    let clock = Clock::new();
+    World::new(Arc::new(MemoryStore::with_clock(&clock)), Some(clock), ())
+}

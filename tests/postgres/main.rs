@@ -1,0 +1,25 @@
+//! Every case on PostgreSQL, in a schema of its own; and what only PostgreSQL can do.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+#[path = "../cases/mod.rs"]
+mod cases;
+mod ledger;
+mod operations;
+mod server;
+mod sessions;
+
+use std::sync::Arc;
+
+use cases::{World, account};
+use eventstore::EventStore;
+
+async fn fresh() -> (Arc<dyn EventStore>, ()) {
+    (Arc::new(server::fresh().await), ())
+}
+
+eventstore_core::conformance!(fresh);
+
+async fn world() -> World {
+    World::new(Arc::new(server::fresh().await), None, ())
+}

@@ -1,0 +1,121 @@
+//! The schema: made by many at once, guarded, shown to people, and written by an earlier release.
+
+use std::{process::Command, sync::Arc};
+
+use eventstore::{
+    EventStore, Expected, Id, PgStore, Store, StoreError,
+    sqlx::{self, AssertSqlSafe, PgConnection},
+};
+use futures::future::join_all;
+
+use crate::{
+    account::{Account, *},
+    cases::{World, golden},
+    server,
+};
+
+type Any = Box<dyn std::error::Error>;
+
+async fn run(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o1_many_nodes_may_start_at_once() -> Result<(), Any> {
+    let schema = server::schema();
+    let nodes = (0..12).map(|_| {
+        let options = PgStore::options().schema(schema.clone()).max_connections(1);
+        tokio::spawn(options.connect(server::url()))
+    });
+    let stores: Vec<_> = join_all(nodes).await.into_iter().map(|store| store.unwrap().unwrap()).collect();
+    let ann = Id::<Account>::from("ann");
+    for store in stores {
+        let deposit = AccountEvent::Deposited { amount: 1 };
+        Store::from(store).append(&ann, Expected::Any, [deposit]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_program_or_another_history_is_refused() -> Result<(), Any> {
+    let mut connection = server::connection().await;
+    for change in [
+        "INSERT INTO {schema}.migrations (version, checksum) VALUES (99, gen_random_uuid())",
+        "UPDATE {schema}.migrations SET checksum = gen_random_uuid()",
+    ] {
+        let store = server::fresh().await;
+        let schema = store.schema().to_owned();
+        run(&mut connection, change.replace("{schema}", &schema)).await?;
+        let refused = PgStore::options().schema(schema).connect(server::url()).await.err();
+        assert!(matches!(refused, Some(StoreError::Schema(_))), "{refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn x3_events_cannot_be_changed_deleted_or_truncated() -> Result<(), Any> {
+    let store = server::fresh().await;
+    let schema = store.schema().to_owned();
+    let ann = Id::<Account>::from("ann");
+    Store::from(store.clone()).execute(&ann, Open { owner: "Ann".into() }).await?;
+    // As the owner and superuser, and with triggers switched to replication, too.
+    let mut connection = server::connection().await;
+    for session in ["SET session_replication_role = origin", "SET session_replication_role = replica"] {
+        run(&mut connection, session.into()).await?;
+        for sql in [
+            "UPDATE {s}.events SET version = 2",
+            "DELETE FROM {s}.events",
+            "TRUNCATE {s}.events",
+            "TRUNCATE {s}.event_types, {s}.events",
+        ] {
+            let refused = run(&mut connection, sql.replace("{s}", &schema)).await.expect_err("refused");
+            let code = refused.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+            assert_eq!(code.as_deref(), Some("ES010"), "{sql}");
+        }
+    }
+    assert_eq!(Store::from(store).load(&ann).await?.version.0, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_log_is_shown_to_people_as_json_whatever_is_in_it() -> Result<(), Any> {
+    let pg = server::fresh().await;
+    let schema = pg.schema().to_owned();
+    let world = World::new(Arc::new(pg), None, ());
+    golden::write(&world).await?;
+    let shown = format!("SELECT stream, event, data::text, metadata->>'$actor' FROM {schema}.log ORDER BY position");
+    let shown: Vec<(String, String, Option<String>, Option<String>)> =
+        sqlx::query_as(AssertSqlSafe(shown)).fetch_all(&mut server::connection().await).await?;
+    assert_eq!(shown.len(), 9);
+    assert_eq!(shown[2].2.as_deref(), Some(r#"{"amount": 5}"#));
+    assert_eq!(shown[2].3.as_deref(), Some("importer"));
+    assert_eq!((&*shown[7].1, &shown[7].2), ("it's odd", &None));
+    assert_eq!((&*shown[8].1, &shown[8].2), ("nul", &None), "jsonb cannot say \\u0000");
+    Ok(())
+}
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/postgres-1.sql");
+/// The schema the golden dump was taken from.
+const DUMPED: &str = "eventstore_golden";
+
+#[tokio::test]
+async fn a_schema_of_the_first_release_is_read_and_goes_on() -> Result<(), Any> {
+    let mut connection = server::connection().await;
+    if std::env::var_os("EVENTSTORE_WRITE_GOLDEN").is_some() {
+        run(&mut connection, format!("DROP SCHEMA IF EXISTS {DUMPED} CASCADE")).await?;
+        let pg = PgStore::options().schema(DUMPED).connect(server::url()).await?;
+        golden::write(&World::new(Arc::new(pg), None, ())).await?;
+        let arguments = ["--inserts", "--no-owner", "--no-privileges", "--schema", DUMPED, "--dbname", server::url()];
+        let dump = Command::new("pg_dump").args(arguments).output()?;
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        // Commands of psql are not for us.
+        let dump = String::from_utf8(dump.stdout)?;
+        let dump: String = dump.lines().filter(|line| !line.starts_with('\\')).flat_map(|line| [line, "\n"]).collect();
+        std::fs::write(GOLDEN, dump)?;
+    }
+    let schema = server::schema();
+    let dump = std::fs::read_to_string(GOLDEN)?.replace(DUMPED, &schema);
+    run(&mut connection, dump).await?;
+    let pg: Arc<dyn EventStore> = Arc::new(PgStore::options().schema(schema).connect(server::url()).await?);
+    golden::read(&World::new(pg, None, ())).await
+}

@@ -1,0 +1,211 @@
+//! Connections: with odd defaults, broken in the middle, refused, or only one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use eventstore::{
+    CommandError, EventStore, Expected, Id, Invalid, PgStore, Position, Runner, Store, StoreError,
+    sqlx::{self, AssertSqlSafe},
+    testing::Clock,
+};
+use futures::{TryStreamExt, future::join_all};
+use uuid::Uuid;
+
+use crate::{
+    account::{Account, *},
+    cases::{World, balances::*, campus::*, golden},
+    server,
+};
+
+type Any = Box<dyn std::error::Error>;
+
+#[tokio::test]
+async fn a9_sessions_may_have_any_defaults() -> Result<(), Any> {
+    let odd = [
+        "default_transaction_isolation=serializable",
+        "default_transaction_read_only=on",
+        "synchronous_commit=off",
+        "search_path=nowhere",
+        "DateStyle=German",
+        "TimeZone=Pacific/Kiritimati",
+        "IntervalStyle=iso_8601",
+        "bytea_output=escape",
+        "standard_conforming_strings=off",
+        "plan_cache_mode=force_custom_plan",
+        "statement_timeout=30000",
+        "lock_timeout=20000",
+    ];
+    let options: String = odd.iter().map(|setting| format!("-c%20{}%20", setting.replace('/', "%2F"))).collect();
+    let url = server::url_with(&format!("options={options}"));
+    for isolation in ["serializable", "repeatable%5C%20read"] {
+        let url = url.replace("serializable", isolation);
+        // Made, and used, in such sessions only.
+        let store: Arc<dyn EventStore> = Arc::new(PgStore::options().schema(server::schema()).connect(&url).await?);
+        let world = World::new(store, None, ());
+        golden::write(&world).await?;
+        golden::read(&world).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o2_one_connection_is_enough() -> Result<(), Any> {
+    let store = PgStore::options().schema(server::schema()).max_connections(1).connect(server::url()).await?;
+    let store = Store::from(store);
+    let runner = Runner::new(&store).read_model::<Balance>().read_model::<Turnover>().start();
+    let rust = Id::<Course>::from("rust");
+    store.execute(&rust, OpenCourse { seats: 100 }).await?;
+    let work = (0..6).map(|n| {
+        let (store, rust) = (store.clone(), rust.clone());
+        tokio::spawn(async move {
+            let (account, student) = (Id::<Account>::from(format!("A{n}")), Id::<Student>::from(format!("S{n}")));
+            store.execute(&account, Open { owner: "x".into() }).await.unwrap();
+            store.execute(&student, Join).await.unwrap();
+            store.execute((&rust, &student), Enrol).retries(100).await.unwrap();
+            let done = store.execute(&account, Deposit { amount: 1 }).await.unwrap();
+            assert_eq!(store.load(&account).await.unwrap().balance, 1);
+            assert_eq!(store.history(&account).try_collect::<Vec<_>>().await.unwrap().len(), 2);
+            let row = store.read_model::<Balance>().get(&account).after(done.position).await.unwrap();
+            assert_eq!(row.map(|row| row.balance), Some(1));
+        })
+    });
+    let all = tokio::time::timeout(Duration::from_secs(30), join_all(work)).await.expect("nobody waits for itself");
+    all.into_iter().for_each(|one| one.unwrap());
+    assert_eq!(store.load(&rust).await?.free(), 94);
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a5_a_connection_that_breaks_loses_nothing_and_records_nothing_twice() -> Result<(), Any> {
+    let name = server::schema();
+    let url = server::url_with(&format!("application_name={name}"));
+    let store = Store::from(PgStore::options().schema(name.clone()).max_connections(4).connect(&url).await?);
+    let ann = Id::<Account>::from("ann");
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let running = Arc::new(AtomicBool::new(true));
+    let killer = tokio::spawn({
+        let running = running.clone();
+        async move {
+            let mut connection = server::connection().await;
+            let mut killed = 0;
+            while running.load(Ordering::SeqCst) {
+                let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1";
+                killed += sqlx::query_scalar::<_, i64>(kill).bind(&name).fetch_one(&mut connection).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(15)).await;
+            }
+            killed
+        }
+    });
+    let writers = (0..4).map(|_| {
+        let (store, ann) = (store.clone(), ann.clone());
+        tokio::spawn(async move {
+            let (mut sure, mut unsure) = (0, 0);
+            for _ in 0..40 {
+                let id = Uuid::now_v7();
+                // Whatever is said of a connection, the same command id may be tried again.
+                let outcome = loop {
+                    match store.execute(&ann, Deposit { amount: 1 }).command_id(id).retries(500).await {
+                        Err(CommandError::Store(StoreError::Unavailable(_))) => {}
+                        other => break other,
+                    }
+                };
+                match outcome {
+                    Ok(_) => sure += 1,
+                    Err(CommandError::Store(StoreError::Unknown(_))) => unsure += 1,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            (sure, unsure)
+        })
+    });
+    let outcomes: Vec<(i64, i64)> = join_all(writers).await.into_iter().map(Result::unwrap).collect();
+    running.store(false, Ordering::SeqCst);
+    assert!(killed_some(killer.await?), "the test must have broken something");
+    let (sure, unsure) = outcomes.iter().fold((0, 0), |(a, b), (sure, unsure)| (a + sure, b + unsure));
+    // Connections that broke after the last call are still in the pool: the first reads find them.
+    let balance = loop {
+        match store.load(&ann).await {
+            Ok(account) => break account.balance,
+            Err(StoreError::Unavailable(_)) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert!((sure..=sure + unsure).contains(&balance), "{sure} acknowledged, {unsure} unknown, {balance} recorded");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a6_an_append_over_a_connection_that_broke_is_sent_again() -> Result<(), Any> {
+    let name = server::schema();
+    let url = server::url_with(&format!("application_name={name}"));
+    let store = Store::from(PgStore::options().schema(name.clone()).max_connections(1).connect(&url).await?);
+    let ann = Id::<Account>::from("ann");
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    for n in 1..=3 {
+        let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1";
+        let kill = sqlx::query_scalar::<_, i64>(kill).bind(&name);
+        assert_eq!(kill.fetch_one(&mut server::connection().await).await?, 1);
+        let done = store.append(&ann, Expected::Any, [AccountEvent::Deposited { amount: 1 }]).await?;
+        assert_eq!(done.last, Position(1 + n));
+    }
+    Ok(())
+}
+
+fn killed_some(killed: i64) -> bool {
+    killed > 3
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_is_a_typed_error_and_no_password_is_told() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let down = format!("postgres://user:secret@localhost/x?host={}", folder.path().display());
+    let start = Instant::now();
+    for url in [&*down, "postgres://user:secret@127.0.0.1:9/x", "postgres://user:secret@no.such.host.invalid/x"] {
+        let refused = eventstore::connect(url).await.expect_err("nobody is there");
+        assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+        assert!(refused.is_retryable() && !format!("{refused:?} {refused}").contains("secret"), "{refused:?}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "it says so at once");
+
+    let elsewhere = server::url().replacen("/postgres?", "/no_such_database?", 1);
+    if elsewhere != server::url() {
+        let refused = eventstore::connect(&elsewhere).await.expect_err("no such database");
+        assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+    }
+    for url in ["postgres://user:secret@host:port/x", "postgres://user:secret@[bad/x"] {
+        let refused = eventstore::connect(url).await.expect_err("not a URL");
+        assert!(matches!(refused, StoreError::Invalid(Invalid::Url(_))), "{refused:?}");
+        assert!(!format!("{refused:?}").contains("secret"), "{refused:?}");
+    }
+    for schema in ["", "1st", "Upper", "a-b", "a\"b", &"x".repeat(64)] {
+        let refused = PgStore::options().schema(schema).connect(server::url()).await.err();
+        assert!(matches!(refused, Some(StoreError::Invalid(Invalid::Name { .. }))), "{refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn s3_an_open_transaction_of_somebody_else_delays_no_reader() -> Result<(), Any> {
+    let (clock, pg) = (Clock::new(), server::fresh().await);
+    let schema = pg.schema().to_owned();
+    let store = Store::from(pg);
+    let mut other = server::connection().await;
+    sqlx::query("BEGIN").execute(&mut other).await?;
+    // It has written, and so has a transaction id; and it stays open.
+    let table = format!("CREATE TABLE {schema}.mine (x int)");
+    sqlx::query(AssertSqlSafe(table)).execute(&mut other).await?;
+    let runner = Runner::new(&store).read_model::<Balance>().start();
+    let before = clock.now();
+    let opened = store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    tokio::time::timeout(Duration::from_secs(5), runner.until(opened.position)).await.expect("no delay")?;
+    assert!(opened.position == Position(1) && opened.events[0].recorded_at + Duration::from_secs(60) > before);
+    runner.stop().await;
+    sqlx::query("ROLLBACK").execute(&mut other).await?;
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! The file: shared with other handles and processes, locked by others, damaged, or written by an earlier release.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use eventstore::{
+    EventStore, Expected, Id, Invalid, Position, Runner, SqliteStore, Store, StoreError, Version,
+    sqlx::{self, Connection, SqliteConnection},
+    testing::Clock,
+};
+use futures::{TryStreamExt, future::join_all};
+
+use crate::{
+    account::{Account, AccountEvent::*, *},
+    cases::{World, balances::Balance, golden},
+};
+
+type Any = Box<dyn std::error::Error>;
+
+async fn other(path: &std::path::Path) -> SqliteConnection {
+    SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o1_many_may_open_a_new_file_at_once_and_write_to_it() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    // Each handle has connections of its own, as another process would.
+    let handles = (0..8).map(|_| tokio::spawn(SqliteStore::open(path.clone())));
+    let stores: Vec<Store> = join_all(handles).await.into_iter().map(|store| store.unwrap().unwrap().into()).collect();
+    let ann = Id::<Account>::from("ann");
+    stores[0].execute(&ann, Open { owner: "Ann".into() }).await?;
+    let deposits = stores.iter().flat_map(|store| {
+        (0..5).map(|_| tokio::spawn(store.execute(&ann, Deposit { amount: 1 }).retries(500).into_future()))
+    });
+    for deposit in deposits.collect::<Vec<_>>() {
+        deposit.await??;
+    }
+    let account = stores[7].load(&ann).await?;
+    assert_eq!((account.balance, account.version), (40, Version(41)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_another_handle_appends_is_followed() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let (here, there) = (Store::from(SqliteStore::open(&path).await?), Store::from(SqliteStore::open(&path).await?));
+    let runner = Runner::new(&here).read_model::<Balance>().start();
+    let ann = Id::<Account>::from("ann");
+    let opened = there.execute(&ann, Open { owner: "Ann".into() }).await?;
+    tokio::time::timeout(Duration::from_secs(5), runner.until(opened.position)).await??;
+    assert!(there.read_model::<Balance>().get(&ann).await?.is_some());
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_others_keep_locked_is_busy_and_nothing_is_written() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let store = Store::from(SqliteStore::open(&path).await?);
+    let mut other = other(&path).await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await?;
+    let start = Instant::now();
+    let busy = store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await;
+    assert!(matches!(busy, Err(eventstore::CommandError::Store(StoreError::Busy(_)))), "{busy:?}");
+    assert!(busy.is_err_and(|error| error.is_retryable()));
+    assert!(start.elapsed() > Duration::from_secs(2), "it waited and tried again");
+    assert_eq!(store.head().await?, Position(0), "readers wait for nobody");
+    sqlx::query("ROLLBACK").execute(&mut other).await?;
+    store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a8_a_dropped_transaction_frees_the_file_for_others() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let (here, there) = (SqliteStore::open(&path).await?, SqliteStore::open(&path).await?);
+    drop(here.begin().await?);
+    // Nobody here writes again; and nobody there has to wait for that.
+    let append = Store::from(there);
+    let append = append.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() });
+    tokio::time::timeout(Duration::from_secs(2), append.into_future()).await.expect("the file is free")?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn bad_files_and_urls_are_typed_errors() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let noise = folder.path().join("noise.db");
+    std::fs::write(&noise, "this is no database, and long enough to be taken for one".repeat(100))?;
+    let damaged = SqliteStore::open(&noise).await.err();
+    assert!(matches!(damaged, Some(StoreError::Damaged(_))), "{damaged:?}");
+    assert!(std::fs::read_to_string(&noise)?.starts_with("this is"), "it is left as it was");
+
+    let nowhere = SqliteStore::open(folder.path().join("no/such/folder/log.db")).await.err();
+    assert!(matches!(nowhere, Some(StoreError::Unavailable(_))), "{nowhere:?}");
+    let absent = format!("sqlite://{}?mode=rw", folder.path().join("absent.db").display());
+    let absent = eventstore::connect(&absent).await.err();
+    assert!(matches!(absent, Some(StoreError::Unavailable(_))), "{absent:?}");
+    assert!(matches!(SqliteStore::open(":memory:").await.err(), Some(StoreError::Invalid(Invalid::Url(_)))));
+    for url in [
+        "sqlite::memory:",
+        "sqlite://?mode=memory",
+        "sqlite://log.db?mode=nonsense",
+        "mysql://root:secret@x/y",
+        "bank.db",
+    ] {
+        let refused = eventstore::connect(url).await.err();
+        let Some(StoreError::Invalid(Invalid::Url(why))) = refused else { panic!("{url}: {refused:?}") };
+        assert!(!why.contains("secret"), "{why}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_while_it_is_open_says_so() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let store = SqliteStore::open(&path).await?;
+    let ann = Id::<Account>::from("ann");
+    let events = (0..2_000).map(|_| Deposited { amount: 1 });
+    Store::from(store).append(&ann, Expected::Any, events).await?;
+    let mut other = other(&path).await;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut other).await?;
+    other.close().await?;
+    let mut bytes = std::fs::read(&path)?;
+    let middle = bytes.len() / 3;
+    bytes[middle..middle * 2].fill(0x5a);
+    let broken = folder.path().join("broken.db");
+    std::fs::write(&broken, bytes)?;
+    let store = Store::from(SqliteStore::open(&broken).await?);
+    let loaded = store.load(&ann).await;
+    assert!(matches!(loaded, Err(StoreError::Damaged(_))), "{loaded:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let store = Store::from(SqliteStore::open(&path).await?);
+    store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    let mut other = other(&path).await;
+    for sql in ["UPDATE eventstore_events SET version = 2", "DELETE FROM eventstore_events"] {
+        let refused = sqlx::query(sql).execute(&mut other).await.expect_err("refused");
+        assert!(refused.to_string().contains("append-only"), "{refused}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_log_is_shown_to_people_as_json_whatever_is_in_it() -> Result<(), Any> {
+    let world = crate::world().await;
+    golden::write(&world).await?;
+    let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
+    let shown: Vec<(String, String, Option<String>)> =
+        sqlx::query_as("SELECT stream, event, data FROM eventstore_log ORDER BY position").fetch_all(pool).await?;
+    assert_eq!(shown.len(), 9);
+    assert_eq!(shown[3].2.as_deref(), Some(r#"{"amount":100}"#));
+    assert_eq!(shown[7], ("odd-it's/\"here\"".into(), "it's odd".into(), None));
+    Ok(())
+}
+
+#[tokio::test]
+async fn t1_a_clock_that_jumps_back_changes_nothing() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let (path, clock) = (folder.path().join("log.db"), Clock::new());
+    let fast = Store::from(SqliteStore::with_clock(&path, &clock).await?);
+    clock.advance(Duration::from_secs(3_600));
+    let ann = Id::<Account>::from("ann");
+    let opened = fast.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let then = opened.events[0].recorded_at;
+    // The clock is an hour back, and the log is not.
+    let slow = Store::from(SqliteStore::open(&path).await?);
+    let deposited = slow.execute(&ann, Deposit { amount: 100 }).await?;
+    assert_eq!(deposited.events[0].recorded_at, then);
+    let log: Vec<_> = slow.read().raw().try_collect().await?;
+    assert!(log.windows(2).all(|pair| pair[0].recorded_at <= pair[1].recorded_at));
+    assert_eq!(slow.position_at(then).await?, Position(2));
+    assert_eq!(slow.load(&ann).as_of(clock.now()).await?.balance, 100);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_program_is_refused() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    SqliteStore::open(&path).await?;
+    let mut other = other(&path).await;
+    sqlx::query("INSERT INTO eventstore_migrations VALUES (99, 'x', 0)").execute(&mut other).await?;
+    let refused = SqliteStore::open(&path).await.err();
+    assert!(matches!(refused, Some(StoreError::Schema(_))), "{refused:?}");
+    Ok(())
+}
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/sqlite-1.db");
+
+#[tokio::test]
+async fn a_file_of_the_first_release_is_read_and_goes_on() -> Result<(), Any> {
+    if std::env::var_os("EVENTSTORE_WRITE_GOLDEN").is_some() {
+        let world = crate::world().await;
+        golden::write(&world).await?;
+        let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
+        let mut connection = pool.acquire().await?;
+        sqlx::query("PRAGMA query_only = OFF").execute(&mut *connection).await?;
+        std::fs::remove_file(GOLDEN).ok();
+        sqlx::query("VACUUM INTO ?1").bind(GOLDEN).execute(&mut *connection).await?;
+    }
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("golden.db");
+    std::fs::copy(GOLDEN, &path)?;
+    let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&path).await?);
+    golden::read(&World::new(store, None, folder)).await
+}

@@ -1,0 +1,89 @@
+//! A projection in SQL of one's own, on SQLite.
+
+use eventstore::{
+    BoxError, Id, Runner, StoreError,
+    prelude::*,
+    sqlx::{self, PgConnection, Postgres, Sqlite, SqliteConnection},
+};
+
+use crate::{
+    account::{
+        Account,
+        AccountEvent::{self, *},
+        Deposit, Open, Withdraw,
+    },
+    cases::world,
+};
+
+/// The same in SQL.
+pub struct Ledger;
+
+impl Projection for Ledger {
+    const NAME: &'static str = "ledger";
+    type Event = AccountEvent;
+    type Db = Sqlite;
+
+    async fn prepare(&self, db: &mut SqliteConnection) -> Result<(), BoxError> {
+        let table = "CREATE TABLE IF NOT EXISTS ledger (account TEXT PRIMARY KEY, cents INTEGER NOT NULL) STRICT";
+        sqlx::query(table).execute(db).await?;
+        Ok(())
+    }
+
+    async fn project(&self, event: &Recorded<AccountEvent>, db: &mut SqliteConnection) -> Result<(), BoxError> {
+        let cents = match &event.data {
+            Opened { .. } => 0,
+            Deposited { amount } => *amount,
+            Withdrawn { amount } => -amount,
+            Closed => return Ok(()),
+        };
+        let add =
+            "INSERT INTO ledger VALUES (?1, ?2) ON CONFLICT (account) DO UPDATE SET cents = cents + excluded.cents";
+        sqlx::query(add).bind(event.stream.key().to_owned()).bind(cents).execute(db).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn p1_a_projection_in_sql_counts_each_event_once() -> Result<(), Box<dyn std::error::Error>> {
+    let world = world().await;
+    let store = &world.store;
+    let ann = Id::<Account>::from("ann");
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    for n in 1..=5 {
+        let runner = Runner::new(store).projection(Ledger).start();
+        store.execute(&ann, Deposit { amount: 10 * n }).await?;
+        let last = store.execute(&ann, Withdraw { amount: n }).await?;
+        runner.until(last.position).await?;
+        runner.stop().await;
+    }
+    let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
+    let cents: i64 = sqlx::query_scalar("SELECT cents FROM ledger WHERE account = 'ann'").fetch_one(pool).await?;
+    assert_eq!(cents, 150 - 15);
+    Ok(())
+}
+
+/// Written for another database.
+struct Elsewhere;
+
+impl Projection for Elsewhere {
+    const NAME: &'static str = "elsewhere";
+    type Event = AccountEvent;
+    type Db = Postgres;
+
+    async fn project(&self, _: &Recorded<AccountEvent>, _: &mut PgConnection) -> Result<(), BoxError> {
+        unreachable!("it is never asked")
+    }
+}
+
+#[tokio::test]
+async fn a_projection_for_another_database_is_stopped_at_the_start() -> Result<(), Box<dyn std::error::Error>> {
+    let world = world().await;
+    let opened = world.store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    let runner = Runner::new(&world.store).projection(Elsewhere).projection(Ledger).start();
+    let stopped = runner.until(opened.position).await;
+    let Err(StoreError::Stopped { projection, source }) = stopped else { panic!("{stopped:?}") };
+    assert_eq!(projection, "elsewhere");
+    assert!(source.to_string().contains("Postgres"), "{source}");
+    runner.stop().await;
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Every case on SQLite, in a file of its own; and what only SQLite can do.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+#[path = "../cases/mod.rs"]
+mod cases;
+mod file;
+mod ledger;
+
+use std::sync::Arc;
+
+use cases::{World, account};
+use eventstore::{EventStore, SqliteStore, testing::Clock};
+use tempfile::TempDir;
+
+async fn fresh() -> (Arc<dyn EventStore>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("log.db")).await.unwrap();
+    (Arc::new(store), folder)
+}
+
+eventstore_core::conformance!(fresh);
+
+async fn world() -> World {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let store = SqliteStore::with_clock(folder.path().join("log.db"), &clock).await.unwrap();
+    World::new(Arc::new(store), Some(clock), folder)
+}
