@@ -17,7 +17,7 @@ impl Store {
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
-    /// use eventstore::{StreamId, Version};
+    /// use eventstore::{Expected, StreamId, Version};
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let store = eventstore::connect("memory:").await?;
