@@ -7,16 +7,21 @@ use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    error, read,
+    error,
+    lean::{expected, tags},
+    read,
     shared::Shared,
-    types::{Instant, array, names},
+    types::{EventTypes, Instant, array, names},
 };
 
 /// An append that is within the limits, with its metadata written: nothing about it can be refused any more but by
 /// what is in the log.
 pub(crate) struct Checked {
-    append: Append,
-    metadata: Vec<Vec<u8>>,
+    pub(crate) append: Append,
+    /// Of each event, in order.
+    pub(crate) metadata: Vec<Vec<u8>>,
+    /// The keys of their types, if this process knows all of them.
+    pub(crate) types: Option<Vec<i32>>,
 }
 
 /// Why an append was not recorded: by the server's word, or because the word did not come.
@@ -72,10 +77,21 @@ impl FromRow<'_, PgRow> for Answer {
 }
 
 impl Checked {
-    pub(crate) fn new(append: Append) -> Result<Self, StoreError> {
+    pub(crate) fn new(append: Append, known: &EventTypes) -> Result<Self, StoreError> {
         append.check()?;
         let metadata = append.events().map(|(_, event)| event.metadata.to_json()).collect::<Result<_, _>>()?;
-        Ok(Self { append, metadata })
+        let types = known.known(append.events().map(|(stream, event)| (stream.category(), &*event.data.name)));
+        Ok(Self { append, metadata, types })
+    }
+
+    /// Whether it goes to one stream, and asks for nothing else.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.append.writes.len() == 1 && self.append.unchanged.is_empty() && self.append.condition.is_none()
+    }
+
+    /// How many streams it writes to or asks about.
+    pub(crate) fn streams(&self) -> usize {
+        self.append.writes.len() + self.append.unchanged.len()
     }
 
     /// Calls the function. `new_types` are event types nobody knew before; they are there once this is committed.
@@ -86,8 +102,14 @@ impl Checked {
         new_types: &mut Vec<(i32, String, String)>,
     ) -> Result<Written, Failed> {
         let Self { append, .. } = self;
-        let types: Vec<_> = append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
-        let types = shared.types.keys(connection, &shared.sql, &types, new_types).await?;
+        let types = match &self.types {
+            Some(types) => types.clone(),
+            None => {
+                let types: Vec<_> =
+                    append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
+                shared.types.keys(connection, &shared.sql, &types, new_types).await?
+            }
+        };
         let answer = self.call(connection, shared, types).await?;
         match (answer.status, answer) {
             (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
@@ -146,11 +168,6 @@ impl Checked {
                 e_number.push(*number);
             }
         }
-        let expected = |expected| match expected {
-            Expected::Any => -1,
-            Expected::Exists => -2,
-            Expected::Version(version) => read::signed(version.0),
-        };
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
         let items = condition.as_ref().map_or(&[][..], |condition| &condition.query.items);
         sqlx::query_as(shared.sql.append())
@@ -173,8 +190,4 @@ impl Checked {
             .fetch_one(connection)
             .await
     }
-}
-
-fn tags(event: &NewEvent) -> String {
-    array(event.data.tags.iter().map(ToString::to_string))
 }

@@ -6,7 +6,7 @@ use eventstore_core::Position;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-use crate::{sql::Sql, types::EventTypes};
+use crate::{sql::Sql, types::EventTypes, writer::Writer};
 
 pub(crate) struct Shared {
     pub(crate) pool: PgPool,
@@ -14,14 +14,15 @@ pub(crate) struct Shared {
     pub(crate) types: EventTypes,
     /// The last position known to be recorded.
     pub(crate) head: watch::Sender<Position>,
+    pub(crate) writer: Writer,
     /// Whether sessions begin transactions in a way that appends cannot use, so that they must say how themselves.
     pub(crate) odd_sessions: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(pool: PgPool, sql: Sql) -> Self {
+    pub(crate) fn new(pool: PgPool, sql: Sql, writer: Writer) -> Self {
         let (types, head) = (EventTypes::default(), watch::Sender::new(Position(0)));
-        Self { pool, sql, types, head, odd_sessions: AtomicBool::new(false) }
+        Self { pool, sql, types, head, writer, odd_sessions: AtomicBool::new(false) }
     }
 
     pub(crate) fn recorded(&self, last: Position) {

@@ -31,9 +31,12 @@ use crate::{
     tables,
     transaction::PgTransaction,
     types::Instant,
+    writer::{Reply, Writer},
 };
 
 const PAGE: usize = 1_000;
+/// How many appends may wait for others before the next is refused.
+const QUEUE: usize = 10_000;
 /// How long a connection of the pool may be idle before it is asked whether it still lives.
 const ASSUMED_ALIVE: Duration = Duration::from_secs(5);
 /// How often an append is sent again after its connection broke, with the same ids, before the outcome is unknown.
@@ -75,8 +78,14 @@ impl PgOptions {
         // Without the pool at first: it would ask a server that is down again and again until its patience ends.
         let connection = options.connect().await.map_err(unreachable)?;
         drop(connection);
+        // Appends have connections of their own, if there are enough.
+        let lanes = match self.max_connections {
+            0..=2 => 0,
+            3 => 1,
+            _ => 2,
+        };
         let pool = PgPoolOptions::new()
-            .max_connections(self.max_connections.max(1))
+            .max_connections((self.max_connections - lanes).max(1))
             .acquire_timeout(Duration::from_secs(10))
             // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
             // still lives; one that breaks in use is noticed then.
@@ -85,7 +94,7 @@ impl PgOptions {
                 Box::pin(async move { Ok(meta.idle_for < ASSUMED_ALIVE || connection.ping().await.is_ok()) })
             })
             .connect_lazy_with(options);
-        let store = PgStore { shared: Arc::new(Shared::new(pool, sql)) };
+        let store = PgStore { shared: Arc::new(Shared::new(pool, sql, Writer::new(QUEUE, lanes))) };
         if !migrate::up_to_date(&mut *store.connection().await?, &store.shared.sql).await? {
             let mut transaction = PgTransaction::begin(&store.shared).await?;
             migrate::migrate(transaction.connection(), &store.shared.sql).await?;
@@ -186,8 +195,19 @@ impl EventStore for PgStore {
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
-        let append = Checked::new(append)?;
+        let append = Arc::new(Checked::new(append, &self.shared.types)?);
         let mut lost = None;
+        if append.types.is_some() && !self.shared.odd_sessions.load(Ordering::Relaxed) {
+            match Writer::append(&self.shared, &append).await {
+                Reply::Recorded(written) => {
+                    self.shared.recorded(written.last);
+                    return Ok(written);
+                }
+                Reply::Refused(error) => return Err(error),
+                Reply::NotRecorded => {}
+                Reply::Lost => lost = Some("the connection broke".into()),
+            }
+        }
         for attempt in 0..=RESENT {
             match self.append_once(&append).await {
                 Ok(written) => {

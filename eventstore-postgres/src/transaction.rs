@@ -90,7 +90,7 @@ impl Transaction for PgTransaction {
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
-        self.record(&Checked::new(append)?).await.map_err(Failed::into_store)
+        self.record(&Checked::new(append, &self.shared.types)?).await.map_err(Failed::into_store)
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

@@ -94,6 +94,12 @@ impl EventTypes {
         self.known.read().unwrap_or_else(PoisonError::into_inner).keys.get(category)?.get(name).copied()
     }
 
+    /// The keys of event types, if all are known.
+    pub(crate) fn known<'a>(&self, types: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Vec<i32>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        types.map(|(category, name)| known.keys.get(category)?.get(name).copied()).collect()
+    }
+
     pub(crate) fn learn(&self, types: Vec<(i32, String, String)>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for (key, category, name) in types {

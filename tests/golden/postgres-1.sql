@@ -3,8 +3,8 @@
 --
 
 
--- Dumped from database version 15.20 (Debian 15.20-0+deb12u1)
--- Dumped by pg_dump version 15.20 (Debian 15.20-0+deb12u1)
+-- Dumped from database version 15.18 (Debian 15.18-0+deb12u1)
+-- Dumped by pg_dump version 15.18 (Debian 15.18-0+deb12u1)
 
 SET statement_timeout = 0;
 SET lock_timeout = 0;
@@ -121,6 +121,131 @@ BEGIN
                WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i);
     END IF;
     RETURN QUERY SELECT 0, befores, NULL::text, NULL::bigint, head + 1, recorded_now, NULL::uuid;
+END $$;
+
+
+--
+-- Name: append_batch(integer[], text[], bigint[], integer[], integer[], integer[], integer[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], integer[], bigint[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+--
+
+CREATE FUNCTION eventstore_golden.append_batch(w_append integer[], w_stream text[], w_expected bigint[], w_events integer[], e_write integer[], e_number integer[], e_place integer[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], c_append integer[], c_after bigint[], c_names text[], c_tags text[]) RETURNS TABLE(recorded boolean, before bigint, first_position bigint, recorded_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET jit TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    head bigint; now timestamptz; head_before_lock bigint; refused int[] := '{}';
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+
+    -- Conditions that reach far back, up to here, while others may append.
+    IF cardinality(c_append) > 0 THEN
+        SELECT coalesce(max(e.position), 0) INTO head_before_lock FROM eventstore_golden.events AS e;
+        refused := ARRAY(
+            SELECT c.append FROM unnest(c_append, c_after, c_names, c_tags) AS c (append, after, names, tags)
+             CROSS JOIN LATERAL eventstore_golden.matching(ARRAY[c.names], ARRAY[c.tags], '{NULL}', '{NULL}',
+                                                  c.after, head_before_lock, 1)
+             WHERE head_before_lock - c.after > 500);
+        c_after := ARRAY(SELECT CASE WHEN head_before_lock - after > 500 THEN head_before_lock ELSE after END
+                           FROM unnest(c_after) WITH ORDINALITY AS c (after, i) ORDER BY i);
+    END IF;
+
+    PERFORM pg_advisory_xact_lock(1163088689, 'eventstore_golden'::regnamespace::oid::int4);
+
+    SELECT e.position, e.recorded_at INTO head, now FROM eventstore_golden.events AS e ORDER BY e.position DESC LIMIT 1;
+    head := coalesce(head, 0);
+    now := greatest(clock_timestamp(), now);
+
+    -- The rest of all conditions at once: by the first tag of each, or, where there is none, each event.
+    IF cardinality(c_append) > 0 THEN
+        refused := refused || ARRAY(
+            WITH newer AS MATERIALIZED (
+                SELECT e.position, e.tags, t.name
+                  FROM eventstore_golden.events AS e JOIN eventstore_golden.event_types AS t USING (type_key)
+                 WHERE e.position > (SELECT min(after) FROM unnest(c_after) AS c (after)) AND e.position <= head),
+            conditions AS MATERIALIZED (
+                SELECT c.append, c.after, c.names::text[] AS names, c.tags::text[] AS tags
+                  FROM unnest(c_append, c_after, c_names, c_tags) AS c (append, after, names, tags))
+            SELECT c.append FROM conditions AS c
+              JOIN (newer AS n CROSS JOIN LATERAL unnest(n.tags) AS tag) ON tag = c.tags[1]
+             WHERE n.position > c.after AND n.tags @> c.tags AND (c.names = '{}' OR n.name = ANY (c.names))
+             UNION ALL
+            SELECT c.append FROM conditions AS c JOIN newer AS n ON n.position > c.after
+             WHERE c.tags = '{}' AND (c.names = '{}' OR n.name = ANY (c.names)));
+    END IF;
+
+    RETURN QUERY
+    WITH writes AS MATERIALIZED (
+        SELECT w.i, w.append, w.stream, w.expected, w.events,
+               coalesce((SELECT e.version FROM eventstore_golden.events AS e
+                          WHERE e.stream = w.stream ORDER BY e.version DESC LIMIT 1), 0) AS before
+          FROM unnest(w_append, w_stream, w_expected, w_events)
+               WITH ORDINALITY AS w (append, stream, expected, events, i)),
+    appends AS MATERIALIZED (
+        SELECT append, recorded, sum(CASE WHEN recorded THEN events ELSE 0 END) OVER (ORDER BY append) - events AS places
+          FROM (SELECT w.append, sum(w.events) AS events,
+                       w.append <> ALL (refused) AND bool_and(
+                           CASE w.expected WHEN -1 THEN true WHEN -2 THEN w.before > 0 ELSE w.before = w.expected END
+                       ) AS recorded
+                  FROM writes AS w GROUP BY w.append) AS a),
+    inserted AS (
+        INSERT INTO eventstore_golden.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+                                     stream, tags, metadata, payload)
+        SELECT head + a.places + n.place, w.before + n.number, now, coalesce(n.occurred, now), n.id, n.type, n.schema,
+               w.stream, n.tags::text[], n.metadata, n.payload
+          FROM unnest(e_write, e_number, e_place, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
+               AS n (write, number, place, id, type, schema, occurred, tags, metadata, payload)
+          JOIN writes AS w ON w.i = n.write
+          JOIN appends AS a ON a.append = w.append AND a.recorded)
+    SELECT a.recorded, w.before, (head + a.places + 1)::bigint, now
+      FROM writes AS w JOIN appends AS a USING (append) ORDER BY w.i;
+END $$;
+
+
+--
+-- Name: append_one(text, bigint, uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+--
+
+CREATE FUNCTION eventstore_golden.append_one(p_stream text, p_expected bigint, e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[]) RETURNS TABLE(recorded boolean, before bigint, first_position bigint, recorded_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET jit TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    head bigint; now timestamptz; version_before bigint;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    PERFORM pg_advisory_xact_lock(1163088689, 'eventstore_golden'::regnamespace::oid::int4);
+    SELECT coalesce(log.position, 0), greatest(clock_timestamp(), log.recorded_at), coalesce(last.version, 0)
+      INTO head, now, version_before
+      FROM (SELECT 1) AS one
+      LEFT JOIN LATERAL (SELECT e.position, e.recorded_at FROM eventstore_golden.events AS e
+                          ORDER BY e.position DESC LIMIT 1) AS log ON true
+      LEFT JOIN LATERAL (SELECT e.version FROM eventstore_golden.events AS e
+                          WHERE e.stream = p_stream ORDER BY e.version DESC LIMIT 1) AS last ON true;
+    recorded := CASE p_expected WHEN -1 THEN true WHEN -2 THEN version_before > 0 ELSE version_before = p_expected END;
+    IF recorded THEN
+        INSERT INTO eventstore_golden.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+                                     stream, tags, metadata, payload)
+        SELECT head + i, version_before + i, now, coalesce(e_occurred[i], now), e_id[i], e_type[i], e_schema[i],
+               p_stream, e_tags[i]::text[], e_metadata[i], e_payload[i]
+          FROM generate_series(1, cardinality(e_id)) AS i;
+    END IF;
+    RETURN QUERY SELECT recorded, version_before, head + 1, now;
 END $$;
 
 
@@ -405,15 +530,15 @@ INSERT INTO eventstore_golden."balance@1" VALUES ('bob', 'Bob', 5);
 -- Data for Name: checkpoints; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 9, '2026-11-21 06:40:13.626699+00');
-INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 9, '2026-11-21 06:40:13.628053+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 9, '2026-11-21 09:13:59.113518+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 9, '2026-11-21 09:13:59.116954+00');
 
 
 --
 -- Data for Name: enrolled@1; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 06:40:13.60758+00', '["rust"]');
+INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 09:13:59.089439+00', '["rust"]');
 
 
 --
@@ -433,22 +558,22 @@ INSERT INTO eventstore_golden.event_types OVERRIDING SYSTEM VALUE VALUES (7, 'od
 -- Data for Name: events; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 06:40:13.585778+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
-INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 06:40:13.585778+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
-INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 06:40:13.585778+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
-INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 06:40:13.592076+00', '2026-11-21 06:40:13.592076+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e227d', '\x7b22616d6f756e74223a3130307d');
-INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 06:40:13.597517+00', '2026-11-21 06:40:13.597517+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
-INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 06:40:13.605294+00', '2026-11-21 06:40:13.605294+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e227d', '\x7b2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 06:40:13.60758+00', '2026-11-21 06:40:13.60758+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 06:40:13.614457+00', '2026-11-21 06:40:13.614457+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
-INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 06:40:13.614457+00', '2026-11-21 06:40:13.614457+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
+INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 09:13:59.045259+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
+INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 09:13:59.045259+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
+INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 09:13:59.045259+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
+INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 09:13:59.05983+00', '2026-11-21 09:13:59.05983+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e227d', '\x7b22616d6f756e74223a3130307d');
+INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 09:13:59.068665+00', '2026-11-21 09:13:59.068665+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
+INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 09:13:59.072674+00', '2026-11-21 09:13:59.072674+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e227d', '\x7b2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 09:13:59.089439+00', '2026-11-21 09:13:59.089439+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 09:13:59.091772+00', '2026-11-21 09:13:59.091772+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
+INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 09:13:59.091772+00', '2026-11-21 09:13:59.091772+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
 
 
 --
 -- Data for Name: migrations; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.migrations VALUES (1, 'cbee86fb-ba74-5ef4-8c8d-1222b4702b95', '2026-11-21 06:40:13.576508+00');
+INSERT INTO eventstore_golden.migrations VALUES (1, 'bdea6c5f-9912-5ddf-9874-1adac6102a25', '2026-11-21 09:13:59.036117+00');
 
 
 --
