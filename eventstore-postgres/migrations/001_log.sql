@@ -46,6 +46,12 @@ CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON {schema}.events
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.append_only();
 ALTER TABLE {schema}.events ENABLE ALWAYS TRIGGER append_only;
 ALTER TABLE {schema}.events ENABLE ALWAYS TRIGGER append_only_truncate;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON {schema}.event_types
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.append_only();
+CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON {schema}.event_types
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.append_only();
+ALTER TABLE {schema}.event_types ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE {schema}.event_types ENABLE ALWAYS TRIGGER append_only_truncate;
 
 -- The keys of event types, given out at first use. Not under the append lock.
 CREATE FUNCTION {schema}.type_keys(p_categories text[], p_names text[])
@@ -55,6 +61,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN
     INSERT INTO {schema}.event_types (category, name)
     SELECT DISTINCT n.category, n.name FROM unnest(p_categories, p_names) AS n (category, name)
+     ORDER BY n.category, n.name                         -- two who add the same wait for each other one way round
     ON CONFLICT DO NOTHING;
     -- Another statement: it sees what others have just added.
     RETURN QUERY SELECT t.type_key, t.category, t.name
@@ -135,6 +142,26 @@ BEGIN
     RETURN QUERY SELECT DISTINCT place FROM unnest(found_positions) AS place ORDER BY place LIMIT p_limit;
 END $$;
 
+-- Raises unless a transaction may append, with these keys of event types. A key may be of a type whose registration was
+-- rolled back, or lost with the end of the log in a failover: then it may be another's by now.
+CREATE FUNCTION {schema}.may_append(t_key int[], t_category text[], t_name text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$                          -- only called by functions that have set the search path
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        -- A snapshot from before the lock would not see what was appended while we waited for it.
+        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF EXISTS (SELECT FROM unnest(t_key, t_category, t_name) AS n (key, category, name)
+                LEFT JOIN {schema}.event_types AS t
+                  ON t.type_key = n.key AND t.category = n.category AND t.name = n.name
+               WHERE t.type_key IS NULL) THEN
+        RAISE EXCEPTION 'an event type is not the one it was' USING ERRCODE = 'ES002';
+    END IF;
+END $$;
+
 -- Appends all events, or none. Always one row:
 --   status 0  recorded: positions from `first_position` on; `versions` are those of the streams before
 --   status 1  a stream is not as expected: `stream` is at `version`
@@ -145,12 +172,13 @@ END $$;
 -- e_*: an event, in the order of the log; e_stream and e_number (its number among those of its stream, from 1) may be
 --      empty where there is one stream; e_tags are arrays written as text.
 -- u_*: a stream that must still be at a version. c_*: the condition: no event after c_after matches an item.
+-- t_*: the event types, each once.
 CREATE FUNCTION {schema}.append(
     w_stream text[], w_expected bigint[],
     e_stream text[], e_number bigint[], e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[],
     e_tags text[], e_metadata bytea[], e_payload bytea[],
     u_stream text[], u_version bigint[],
-    c_after bigint, c_names text[], c_tags text[])
+    c_after bigint, c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[])
 RETURNS TABLE (status int, versions bigint[], stream text, version bigint, first_position bigint,
                recorded_at timestamptz, event_id uuid)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -161,13 +189,7 @@ DECLARE
     bad_stream text; bad_version bigint; taken uuid;
     any_category constant text[] := array_fill(NULL::text, ARRAY[cardinality(c_names)]);
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        -- A snapshot from before the lock would not see what was appended while we waited for it.
-        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
-    END IF;
-    IF current_setting('synchronous_commit') = 'off' THEN
-        PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
+    PERFORM {schema}.may_append(t_key, t_category, t_name);
 
     -- The long part of the condition, while others may append.
     IF c_after IS NOT NULL THEN
@@ -248,7 +270,8 @@ END $$;
 -- an event id that is taken breaks its constraint. In both cases `append` has the word: this one asks nothing twice.
 CREATE FUNCTION {schema}.append_one(
     p_stream text, p_expected bigint,
-    e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[], e_tags text[], e_metadata bytea[], e_payload bytea[])
+    e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[], e_tags text[], e_metadata bytea[], e_payload bytea[],
+    t_key int[], t_category text[], t_name text[])
 RETURNS TABLE (recorded boolean, before bigint, first_position bigint, recorded_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
@@ -256,12 +279,7 @@ SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan S
 DECLARE
     head bigint; now timestamptz; version_before bigint;
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
-    END IF;
-    IF current_setting('synchronous_commit') = 'off' THEN
-        PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
+    PERFORM {schema}.may_append(t_key, t_category, t_name);
     PERFORM pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4);
     SELECT coalesce(log.position, 0), greatest(clock_timestamp(), log.recorded_at), coalesce(last.version, 0)
       INTO head, now, version_before
@@ -292,7 +310,7 @@ CREATE FUNCTION {schema}.append_batch(
     w_append int[], w_stream text[], w_expected bigint[], w_events int[],
     e_write int[], e_number int[], e_place int[], e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[],
     e_tags text[], e_metadata bytea[], e_payload bytea[],
-    c_append int[], c_after bigint[], c_names text[], c_tags text[])
+    c_append int[], c_after bigint[], c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[])
 RETURNS TABLE (recorded boolean, before bigint, first_position bigint, recorded_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
@@ -300,12 +318,7 @@ SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan S
 DECLARE
     head bigint; now timestamptz; head_before_lock bigint; refused int[] := '{}';
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
-    END IF;
-    IF current_setting('synchronous_commit') = 'off' THEN
-        PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
+    PERFORM {schema}.may_append(t_key, t_category, t_name);
 
     -- Conditions that reach far back, up to here, while others may append.
     IF cardinality(c_append) > 0 THEN
@@ -414,4 +427,4 @@ CREATE TABLE {schema}.checkpoints (
     updated_at timestamptz      NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 30);
 
-REVOKE ALL ON FUNCTION {schema}.append, {schema}.append_one, {schema}.append_batch, {schema}.type_keys FROM PUBLIC;
+REVOKE ALL ON FUNCTION {schema}.may_append, {schema}.append, {schema}.append_one, {schema}.append_batch, {schema}.type_keys FROM PUBLIC;

@@ -24,6 +24,26 @@ pub(crate) struct Checked {
     pub(crate) types: Option<Vec<i32>>,
 }
 
+/// The event types of an append, each once, so that the server can see that they are what they were.
+#[derive(Default)]
+pub(crate) struct Types<'a> {
+    pub(crate) keys: Vec<i32>,
+    pub(crate) categories: Vec<&'a str>,
+    pub(crate) names: Vec<&'a str>,
+}
+
+impl<'a> Types<'a> {
+    pub(crate) fn add(&mut self, append: &'a Append, keys: &[i32]) {
+        for ((stream, event), key) in append.events().zip(keys) {
+            if !self.keys.contains(key) {
+                self.keys.push(*key);
+                self.categories.push(stream.category());
+                self.names.push(&event.data.name);
+            }
+        }
+    }
+}
+
 /// Why an append was not recorded: by the server's word, or because the word did not come.
 pub(crate) enum Failed {
     Refused(StoreError),
@@ -102,14 +122,8 @@ impl Checked {
         new_types: &mut Vec<(i32, String, String)>,
     ) -> Result<Written, Failed> {
         let Self { append, .. } = self;
-        let types = match &self.types {
-            Some(types) => types.clone(),
-            None => {
-                let types: Vec<_> =
-                    append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
-                shared.types.keys(connection, &shared.sql, &types, new_types).await?
-            }
-        };
+        let types: Vec<_> = append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
+        let types = shared.types.keys(connection, &shared.sql, &types, new_types).await?;
         let answer = self.call(connection, shared, types).await?;
         match (answer.status, answer) {
             (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
@@ -131,7 +145,7 @@ impl Checked {
                 let duplicate = || Failed::from(append.duplicate(taken));
                 let first = read::position(first_position.ok_or_else(duplicate)?)?;
                 let until = Position(first.0 - 1 + append.events().count() as u64);
-                let recorded = read::events(connection, shared, Position(first.0 - 1), until).await?;
+                let recorded = read::events(connection, shared, Position(first.0 - 1), until, new_types).await?;
                 append.replay(&recorded).ok_or_else(duplicate)
             }
             (status, _) => Err(StoreError::Schema(format!("its function answers {status}")).into()),
@@ -168,6 +182,8 @@ impl Checked {
                 e_number.push(*number);
             }
         }
+        let mut each_type = Types::default();
+        each_type.add(&self.append, &types);
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
         let items = condition.as_ref().map_or(&[][..], |condition| &condition.query.items);
         sqlx::query_as(shared.sql.append())
@@ -187,6 +203,9 @@ impl Checked {
             .bind(condition.as_ref().map(|condition| read::signed(condition.after.0)))
             .bind(items.iter().map(names).collect::<Vec<_>>())
             .bind(items.iter().map(|item| array(item.tags.iter().map(ToString::to_string))).collect::<Vec<_>>())
+            .bind(each_type.keys)
+            .bind(each_type.categories)
+            .bind(each_type.names)
             .fetch_one(connection)
             .await
     }

@@ -4,7 +4,7 @@ use eventstore_core::{Expected, NewEvent, Position, Version, Written};
 use sqlx::PgConnection;
 
 use crate::{
-    append::Checked,
+    append::{Checked, Types},
     read,
     shared::Shared,
     types::{Instant, array, names},
@@ -35,6 +35,8 @@ pub(crate) async fn append_one(
 ) -> Result<Option<Written>, sqlx::Error> {
     let write = &append.append.writes[0];
     let events = || write.events.iter();
+    let mut types = Types::default();
+    types.add(&append.append, append.types.as_deref().unwrap_or_default());
     let row: Row = sqlx::query_as(shared.sql.append_one())
         .bind(write.stream.as_str())
         .bind(expected(write.expected))
@@ -45,6 +47,9 @@ pub(crate) async fn append_one(
         .bind(events().map(tags).collect::<Vec<_>>())
         .bind(&append.metadata)
         .bind(events().map(|event| &*event.data.body).collect::<Vec<_>>())
+        .bind(types.keys)
+        .bind(types.categories)
+        .bind(types.names)
         .fetch_one(connection)
         .await?;
     Ok(written(append, &[row]))
@@ -59,6 +64,7 @@ pub(crate) async fn append_batch(
     let mut writes = Writes::default();
     let mut events = Events::default();
     let mut items = Items::default();
+    let mut types = Types::default();
     for (checked, number) in appends.iter().zip(1_i32..) {
         let append = &checked.append;
         let mut place = 0;
@@ -73,7 +79,9 @@ pub(crate) async fn append_batch(
         for (stream, version) in &append.unchanged {
             writes.push(number, stream.as_str(), read::signed(version.0), 0);
         }
-        events.types.extend(checked.types.iter().flatten());
+        let keys = checked.types.as_deref().unwrap_or_default();
+        types.add(append, keys);
+        events.types.extend(keys);
         events.metadata.extend(checked.metadata.iter().map(|metadata| &**metadata));
         if let Some(condition) = &append.condition {
             for item in &condition.query.items {
@@ -103,6 +111,9 @@ pub(crate) async fn append_batch(
         .bind(items.after)
         .bind(items.names)
         .bind(items.tags)
+        .bind(types.keys)
+        .bind(types.categories)
+        .bind(types.names)
         .fetch_all(connection)
         .await?;
     let mut rows = &rows[..];

@@ -1,6 +1,6 @@
 //! What a store, its clones and its transactions have in common.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use eventstore_core::Position;
 use sqlx::PgPool;
@@ -11,7 +11,7 @@ use crate::{sql::Sql, types::EventTypes, writer::Writer};
 pub(crate) struct Shared {
     pub(crate) pool: PgPool,
     pub(crate) sql: Sql,
-    pub(crate) types: EventTypes,
+    pub(crate) types: Arc<EventTypes>,
     /// The last position known to be recorded.
     pub(crate) head: watch::Sender<Position>,
     pub(crate) writer: Writer,
@@ -20,8 +20,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(pool: PgPool, sql: Sql, writer: Writer) -> Self {
-        let (types, head) = (EventTypes::default(), watch::Sender::new(Position(0)));
+    pub(crate) fn new(pool: PgPool, sql: Sql, types: Arc<EventTypes>, writer: Writer) -> Self {
+        let head = watch::Sender::new(Position(0));
         Self { pool, sql, types, head, writer, odd_sessions: AtomicBool::new(false) }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    fmt,
     pin::pin,
     str::FromStr,
     sync::{Arc, atomic::Ordering},
@@ -10,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table, Tables, Timestamp,
-    Transaction, Written,
+    Append, BoxError, EventStore, Events, Expected, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table,
+    Tables, Timestamp, Transaction, Written,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -30,13 +31,11 @@ use crate::{
     sql::Sql,
     tables,
     transaction::PgTransaction,
-    types::Instant,
+    types::{EventTypes, Instant},
     writer::{Reply, Writer},
 };
 
 const PAGE: usize = 1_000;
-/// How many appends may wait for others before the next is refused.
-const QUEUE: usize = 10_000;
 /// How long a connection of the pool may be idle before it is asked whether it still lives.
 const ASSUMED_ALIVE: Duration = Duration::from_secs(5);
 /// How often an append is sent again after its connection broke, with the same ids, before the outcome is unknown.
@@ -54,6 +53,7 @@ pub struct PgStore {
 pub struct PgOptions {
     schema: String,
     max_connections: u32,
+    queue: usize,
 }
 
 impl PgOptions {
@@ -67,6 +67,13 @@ impl PgOptions {
     /// How many connections the store may have open; 10 unless told otherwise, and 1 is enough.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// How many appends may wait for others before the next one is refused as [`Busy`](StoreError::Busy); 10,000 unless
+    /// told otherwise.
+    pub fn queue(mut self, appends: usize) -> Self {
+        self.queue = appends;
         self
     }
 
@@ -84,6 +91,7 @@ impl PgOptions {
             3 => 1,
             _ => 2,
         };
+        let types = Arc::new(EventTypes::default());
         let pool = PgPoolOptions::new()
             .max_connections((self.max_connections - lanes).max(1))
             .acquire_timeout(Duration::from_secs(10))
@@ -93,8 +101,15 @@ impl PgOptions {
             .before_acquire(|connection, meta| {
                 Box::pin(async move { Ok(meta.idle_for < ASSUMED_ALIVE || connection.ping().await.is_ok()) })
             })
+            .after_connect({
+                let types = types.clone();
+                move |_, _| {
+                    types.forget();
+                    Box::pin(std::future::ready(Ok(())))
+                }
+            })
             .connect_lazy_with(options);
-        let store = PgStore { shared: Arc::new(Shared::new(pool, sql, Writer::new(QUEUE, lanes))) };
+        let store = PgStore { shared: Arc::new(Shared::new(pool, sql, types, Writer::new(self.queue, lanes))) };
         if !migrate::up_to_date(&mut *store.connection().await?, &store.shared.sql).await? {
             let mut transaction = PgTransaction::begin(&store.shared).await?;
             migrate::migrate(transaction.connection(), &store.shared.sql).await?;
@@ -112,6 +127,17 @@ fn unreachable(error: sqlx::Error) -> StoreError {
     }
 }
 
+/// Whether an append that is refused like this will always be: versions only grow, and ids stay taken.
+fn is_final(error: &StoreError) -> bool {
+    match error {
+        StoreError::Conflict(conflict) => {
+            matches!(conflict.expected, Expected::Version(expected) if expected < conflict.actual)
+        }
+        StoreError::Duplicate { .. } | StoreError::Invalid(_) => true,
+        _ => false,
+    }
+}
+
 impl PgStore {
     /// Opens the log in the schema `eventstore` of the database a URL names, and makes it if it is not there. For
     /// another schema, see [`options`](Self::options).
@@ -121,7 +147,7 @@ impl PgStore {
 
     /// How to open a log other than by default.
     pub fn options() -> PgOptions {
-        PgOptions { schema: "eventstore".into(), max_connections: 10 }
+        PgOptions { schema: "eventstore".into(), max_connections: 10, queue: 10_000 }
     }
 
     /// The schema of the log.
@@ -178,6 +204,12 @@ impl PgStore {
     }
 }
 
+impl fmt::Debug for PgStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgStore").field("schema", &self.schema()).finish_non_exhaustive()
+    }
+}
+
 #[async_trait]
 impl EventStore for PgStore {
     async fn read(&self, read: Read) -> Result<Events, StoreError> {
@@ -196,7 +228,8 @@ impl EventStore for PgStore {
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
         let append = Arc::new(Checked::new(append, &self.shared.types)?);
-        let mut lost = None;
+        // What broke the connection, once it is unknown whether an attempt was recorded.
+        let mut lost: Option<BoxError> = None;
         if append.types.is_some() && !self.shared.odd_sessions.load(Ordering::Relaxed) {
             match Writer::append(&self.shared, &append).await {
                 Reply::Recorded(written) => {
@@ -208,6 +241,7 @@ impl EventStore for PgStore {
                 Reply::Lost => lost = Some("the connection broke".into()),
             }
         }
+        let mut last = None;
         for attempt in 0..=RESENT {
             match self.append_once(&append).await {
                 Ok(written) => {
@@ -217,16 +251,26 @@ impl EventStore for PgStore {
                 // The same ids again: recorded or not, the answer is the right one.
                 Err(Failed::Broken(error)) if error::lost(&error) => lost = Some(error.into()),
                 Err(Failed::Refused(StoreError::Unknown(error))) => lost = Some(error),
-                // It never came to be sent this time; once sent before, nobody knows.
-                Err(Failed::Refused(StoreError::Unavailable(error))) if lost.is_none() => {
-                    return Err(StoreError::Unavailable(error));
+                // An event type this process knew is another one now.
+                Err(Failed::Broken(error)) if error::is(&error, &["ES002"]) => {
+                    self.shared.types.forget();
+                    last = Some(error::store(error));
+                    continue;
                 }
-                Err(Failed::Refused(StoreError::Unavailable(_))) => {}
-                Err(failed) => return Err(failed.into_store()),
+                Err(failed) => {
+                    let error = failed.into_store();
+                    // An attempt that was lost may still be on its way: only what it cannot change is an answer.
+                    if lost.is_none() || is_final(&error) {
+                        return Err(error);
+                    }
+                }
             }
             sleep(Duration::from_millis(10 << attempt)).await;
         }
-        Err(StoreError::Unknown(lost.unwrap_or_else(|| "the connection broke".into())))
+        match (lost, last) {
+            (None, Some(error)) => Err(error),
+            (lost, _) => Err(StoreError::Unknown(lost.unwrap_or_else(|| "the connection broke".into()))),
+        }
     }
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {

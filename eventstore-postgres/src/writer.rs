@@ -196,7 +196,11 @@ impl Turn {
         let idle = self.shared.writer.state().idle.pop();
         match idle {
             Some(connection) => Ok(Line::Own(connection)),
-            None => Ok(Line::Own(self.shared.pool.connect_options().connect().await?)),
+            None => {
+                let connection = self.shared.pool.connect_options().connect().await?;
+                self.shared.types.forget();
+                Ok(Line::Own(connection))
+            }
         }
     }
 
