@@ -26,7 +26,7 @@ use crate::{
     aggregate::{Aggregate, Decide, Decider, Evolve},
     encode,
     event::{Event, Raw, Recorded},
-    load::{Fold, Loaded},
+    load::Fold,
     metadata::Metadata,
     read_model::{ReadModel, RowFold},
     stream::{Id, Position, StreamId, Version},
@@ -115,8 +115,7 @@ impl GivenLog {
 
     fn fold<S: Decider>(&self, boundary: &Boundary) -> S {
         let query = boundary.query();
-        let loaded = Loaded { state: S::blank(&boundary.keys), version: Version(0), position: Position(0) };
-        let mut fold = Fold { loaded, versions: vec![Version(0); boundary.parts.len()] };
+        let mut fold = Fold::<S>::blank(boundary);
         for event in self.log.iter().filter(|event| query.matches(&event.stream, &event.data)) {
             fold.take_in(boundary, event).expect("events of a test can be read");
         }

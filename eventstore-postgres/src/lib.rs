@@ -18,6 +18,7 @@ mod error;
 mod migrate;
 mod read;
 mod shared;
+mod snapshots;
 mod sql;
 mod store;
 mod tables;

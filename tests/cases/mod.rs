@@ -7,8 +7,8 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, EventStore, Events, NewEvent, Position, Raw, Read, Recorded, Rows, Store, StoreError, Table,
-    Tables, Timestamp, Transaction, Written, testing::Clock,
+    Append, Changes, EventStore, Events, NewEvent, Position, Raw, Read, Recorded, Rows, Store, StoreError,
+    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -117,6 +117,15 @@ impl EventStore for Between {
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(Counted { inner: self.inner.begin().await?, counts: self.counts.clone() }))
+    }
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        self.inner.snapshot(boundary, kind).await
+    }
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        self.inner.keep(snapshot, instead_of).await
+    }
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.inner.snapshots(kind, limit).await
     }
     fn now(&self) -> Timestamp {
         self.inner.now()
