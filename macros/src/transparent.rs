@@ -158,8 +158,9 @@ fn apart(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
         quote_spanned! {span_of(second)=>
             const _: () = ::core::assert!(
                 #krate::__private::distinct(&#krate::__private::concat::<
+                    &str,
                     { <#first as #krate::Event>::NAMES.len() + <#second as #krate::Event>::NAMES.len() },
-                >(&[<#first as #krate::Event>::NAMES, <#second as #krate::Event>::NAMES])),
+                >("", &[<#first as #krate::Event>::NAMES, <#second as #krate::Event>::NAMES])),
                 #message,
             );
         }
