@@ -538,8 +538,30 @@ impl Evolve for Unwritable {
     }
 }
 
+#[derive(Aggregate, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[aggregate(name = "tally", snapshot = 1)]
+struct OneWay {
+    #[serde(skip_serializing_if = "Vec::is_empty")] // and no default
+    trail: Vec<i64>,
+}
+
+impl Evolve for OneWay {
+    type Event = TallyEvent;
+    fn evolve(&mut self, _: TallyEvent) {}
+}
+
+/// Keeps a snapshot without being asked and begins at it, whatever the store is like otherwise.
+pub async fn kept_and_used(store: &Store) -> Result<(), Any> {
+    let id = with_three(store).await;
+    assert_eq!(store.load(&id).await?.sum, 6);
+    let counts = store.snapshot_counts();
+    assert_eq!((counts.taken, counts.used, counts.failed), (1, 1, 0));
+    assert_eq!(store.verify_snapshots::<Tally>(9).await?.compared, 1);
+    Ok(())
+}
+
 #[tokio::test]
-async fn n2_a_state_that_cannot_be_written_is_not_kept() -> Result<(), Any> {
+async fn n2_a_state_that_cannot_be_written_or_read_back_is_not_kept() -> Result<(), Any> {
     let world = world().await;
     let store = &world.store;
     let id = Id::<Unwritable>::from("t");
@@ -549,6 +571,10 @@ async fn n2_a_state_that_cannot_be_written_is_not_kept() -> Result<(), Any> {
     assert_eq!(store.snapshot_counts().failed, 1);
     assert!(matches!(store.snapshot(&id).await, Err(StoreError::Snapshot { kind, .. }) if kind == "Unwritable"));
     assert_eq!(world.inner.snapshots("Unwritable", 9).await?, [""; 0]);
+    store.load(Id::<OneWay>::from("t")).await?;
+    store.finish_snapshots().await;
+    assert_eq!((store.snapshot_counts().failed, store.snapshot_counts().taken), (2, 0));
+    assert_eq!(world.inner.snapshots("OneWay", 9).await?, [""; 0]);
     Ok(())
 }
 
