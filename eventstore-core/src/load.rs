@@ -207,35 +207,33 @@ impl<S: Decider> Fold<S> {
     pub(crate) async fn read(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
         let began = Instant::now();
         let read = until.read(store, boundary).await?;
-        let mut unfit = Begun::default();
+        let mut begun = Begun::default();
         if let Some((policy, name)) = until.snapshots().then_some(S::KEPT).flatten().zip(boundary.name()) {
-            let found = store.inner().snapshot(&name, policy.kind).await.map_err(Unfit::Unreadable);
-            let why = match found {
-                Ok(Some(stored)) if !until.reaches(&stored, &read) => None,
-                Ok(Some(stored)) => {
-                    unfit.unfit = Some(stored.checksum);
-                    match policy.open(&stored) {
-                        Ok(state) => match Self::go_on(store, boundary, until, read.clone(), &stored, state).await? {
-                            Some(mut fold) => {
-                                store.snapshots().used();
-                                fold.begun.took = began.elapsed();
-                                return Ok(fold);
-                            }
-                            None => Some(Unfit::OtherHistory),
-                        },
-                        Err(why) => Some(why),
+            let stored = store.inner().snapshot(&name, policy.kind).await.unwrap_or_else(|error| {
+                store.snapshots().ignored(&name, policy.kind, &Unfit::Unreadable(error));
+                None
+            });
+            if let Some(stored) = stored.filter(|stored| until.reaches(stored, &read)) {
+                let fold = match policy.open(&stored) {
+                    Ok(state) => Self::go_on(store, boundary, until, read.clone(), &stored, state).await?,
+                    Err(why) => Err(why),
+                };
+                match fold {
+                    Ok(mut fold) => {
+                        store.snapshots().used();
+                        fold.begun.took = began.elapsed();
+                        return Ok(fold);
+                    }
+                    Err(why) => {
+                        begun.unfit = Some(stored.checksum);
+                        begun.broken = !matches!(why, Unfit::Shape);
+                        store.snapshots().ignored(&name, policy.kind, &why);
                     }
                 }
-                Ok(None) => None,
-                Err(why) => Some(why),
-            };
-            if let Some(why) = why {
-                unfit.broken = unfit.unfit.is_some() && !matches!(why, Unfit::Shape);
-                store.snapshots().ignored(&name, policy.kind, &why);
             }
         }
         let mut fold = Self::fold(store, boundary, until, read).await?;
-        fold.begun = Begun { took: began.elapsed(), ..unfit };
+        fold.begun = Begun { took: began.elapsed(), ..begun };
         Ok(fold)
     }
 
@@ -252,8 +250,8 @@ impl<S: Decider> Fold<S> {
         fold.take_in_all(boundary, until, events).await
     }
 
-    /// Goes on from a snapshot: reads its last event again and what comes after it. None if that event is not where
-    /// it was, so that the log is not the one the state was made of.
+    /// Goes on from a snapshot: reads its last event again and what comes after it. If that event is not where it was,
+    /// the log is not the one the state was made of.
     async fn go_on(
         store: &Store,
         boundary: &Boundary,
@@ -261,7 +259,7 @@ impl<S: Decider> Fold<S> {
         mut read: Read,
         stored: &StoredSnapshot,
         state: S,
-    ) -> Result<Option<Self>, StoreError> {
+    ) -> Result<Result<Self, Unfit>, StoreError> {
         if boundary.one_stream().is_some() {
             let before = stored.version.0.saturating_sub(1);
             read.after_version = Version(before);
@@ -270,11 +268,11 @@ impl<S: Decider> Fold<S> {
             read.after = Position(stored.position.0.saturating_sub(1));
         }
         let Events { head, mut events } = store.inner().read(read).await?;
-        let Some(event) = events.try_next().await? else { return Ok(None) };
+        let Some(event) = events.try_next().await? else { return Ok(Err(Unfit::OtherHistory)) };
         let last = Last::of(&event);
         let in_place = boundary.one_stream().is_none() || event.version == stored.version;
         if !(in_place && last.ends(stored)) {
-            return Ok(None);
+            return Ok(Err(Unfit::OtherHistory));
         }
         let fold = Self {
             loaded: Loaded { state, version: stored.version, position: head },
@@ -282,7 +280,7 @@ impl<S: Decider> Fold<S> {
             last: Some(last),
             begun: Begun { version: stored.version, ..Begun::default() },
         };
-        fold.take_in_all(boundary, until, events).await.map(Some)
+        fold.take_in_all(boundary, until, events).await.map(Ok)
     }
 
     async fn take_in_all(

@@ -244,6 +244,34 @@ pub fn event(input: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
+/// # Snapshots
+///
+/// A state that has many events is kept now and then, so that a load begins there. Nothing else changes: what is
+/// written in another form, damaged or not of this log is not used. What is kept is JSON, so serde must know the state.
+///
+/// ```
+/// use eventstore::prelude::*;
+/// use serde::{Deserialize, Serialize};
+/// # #[derive(Event, Clone)]
+/// # enum Money { Deposited(i64) }
+///
+/// #[derive(Aggregate, Serialize, Deserialize)]
+/// #[aggregate(snapshot = 100)]
+/// struct Wallet {
+///     balance: i64,
+/// }
+/// # impl Evolve for Wallet {
+/// #     type Event = Money;
+/// #     fn evolve(&mut self, Money::Deposited(amount): Money) { self.balance += amount; }
+/// # }
+/// ```
+///
+/// The form is the fields, their types and serde's attributes as they are written, where the type is and what it is
+/// called, and the names and versions of its events. It does not show when `evolve` changes, or what a field's type is
+/// made of: then raise `version`.
+///
+/// # By tag
+///
 /// A state by tag is no single stream, so it has no version to be loaded at. This does not compile:
 ///
 /// ```compile_fail,E0080

@@ -328,13 +328,13 @@ async fn n1_whoever_began_at_a_snapshot_loses_the_same_races() -> Result<(), Any
     let tally = with_three(&world.store).await;
     let club = Id::<Club>::from("x");
     let in_club = move |amount| Added { amount, club: Some("x".into()) };
-    world.store.append(&Id::<Tally>::from("other"), Expected::Any, (1..=3).map(in_club)).await?;
+    world.store.append(Id::<Tally>::from("other"), Expected::Any, (1..=3).map(in_club)).await?;
     world.store.snapshot(&club).await?;
 
     // The stream has moved on since it was read.
     let store: Store = Between::new(&world.inner)
         .let_in(
-            |store| async move { _ = store.append(&Id::<Tally>::from("t"), Expected::Any, [added(4)]).await.unwrap() },
+            |store| async move { _ = store.append(Id::<Tally>::from("t"), Expected::Any, [added(4)]).await.unwrap() },
         )
         .into();
     let late = store.execute(&tally, add(1)).retries(0).await;
@@ -348,7 +348,7 @@ async fn n1_whoever_began_at_a_snapshot_loses_the_same_races() -> Result<(), Any
     // Something with the tag has come since it was read.
     let store: Store = Between::new(&world.inner)
         .let_in(move |store| async move {
-            _ = store.append(&Id::<Tally>::from("far"), Expected::Any, [in_club(4)]).await.unwrap()
+            _ = store.append(Id::<Tally>::from("far"), Expected::Any, [in_club(4)]).await.unwrap()
         })
         .into();
     let join = || Add { amount: 1, club: Some("x".into()) };
@@ -502,7 +502,7 @@ async fn snapshots_that_are_not_what_their_events_make_are_found() -> Result<(),
     let world = world().await;
     let store = &world.store;
     for key in ["a", "b", "c", "d"] {
-        store.append(&Id::<Tally>::from(key), Expected::Any, (1..=3).map(added)).await?;
+        store.append(Id::<Tally>::from(key), Expected::Any, (1..=3).map(added)).await?;
         store.snapshot(Id::<Tally>::from(key)).await?;
     }
     store.snapshot(every::<Tally>()).await?;
@@ -558,6 +558,11 @@ pub async fn kept_and_used(store: &Store) -> Result<(), Any> {
     assert_eq!((counts.taken, counts.used, counts.failed), (1, 1, 0));
     assert_eq!(store.verify_snapshots::<Tally>(9).await?.compared, 1);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_snapshot_is_kept_and_used() -> Result<(), Any> {
+    kept_and_used(&world().await.store).await
 }
 
 #[tokio::test]
