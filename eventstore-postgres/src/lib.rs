@@ -15,6 +15,7 @@
 
 mod append;
 mod error;
+mod lean;
 mod migrate;
 mod read;
 mod shared;
@@ -24,5 +25,6 @@ mod store;
 mod tables;
 mod transaction;
 mod types;
+mod writer;
 
 pub use store::{PgOptions, PgStore};

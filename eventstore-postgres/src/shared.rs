@@ -1,27 +1,28 @@
 //! What a store, its clones and its transactions have in common.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use eventstore_core::Position;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-use crate::{sql::Sql, types::EventTypes};
+use crate::{sql::Sql, types::EventTypes, writer::Writer};
 
 pub(crate) struct Shared {
     pub(crate) pool: PgPool,
     pub(crate) sql: Sql,
-    pub(crate) types: EventTypes,
+    pub(crate) types: Arc<EventTypes>,
     /// The last position known to be recorded.
     pub(crate) head: watch::Sender<Position>,
+    pub(crate) writer: Writer,
     /// Whether sessions begin transactions in a way that appends cannot use, so that they must say how themselves.
     pub(crate) odd_sessions: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(pool: PgPool, sql: Sql) -> Self {
-        let (types, head) = (EventTypes::default(), watch::Sender::new(Position(0)));
-        Self { pool, sql, types, head, odd_sessions: AtomicBool::new(false) }
+    pub(crate) fn new(pool: PgPool, sql: Sql, types: Arc<EventTypes>, writer: Writer) -> Self {
+        let head = watch::Sender::new(Position(0));
+        Self { pool, sql, types, head, writer, odd_sessions: AtomicBool::new(false) }
     }
 
     pub(crate) fn recorded(&self, last: Position) {

@@ -19,7 +19,7 @@ macro_rules! statements {
                 if schema.is_empty() || schema.len() > 63 || !schema.bytes().all(plain) || schema.as_bytes()[0].is_ascii_digit() {
                     return Err(Invalid::name("schema", schema, "is not 1 to 63 of a-z, 0-9 and `_`, a digit not first"));
                 }
-                let put = |template: &str| template.replace("{schema}", schema).into();
+                let put = |template: &str| template.replace("{schema}", &quoted(schema)).into();
                 Ok(Self {
                     schema: schema.into(),
                     $($name: put(include_str!(concat!("../sql/", stringify!($name), ".sql"))),)*
@@ -34,7 +34,7 @@ macro_rules! statements {
 }
 
 statements! {
-    append types type_keys head events events_of_stream events_matching events_of_command position_at
+    append append_one append_batch types type_keys head events events_of_stream events_matching events_of_command position_at
     checkpoint lock_checkpoint add_checkpoint advance
     table lock_tables
     snapshot keep snapshots
@@ -45,4 +45,14 @@ impl Sql {
     pub(crate) fn schema(&self) -> &str {
         &self.schema
     }
+
+    /// The schema as statements name it.
+    pub(crate) fn quoted_schema(&self) -> String {
+        quoted(&self.schema)
+    }
+}
+
+/// A name as statements may have it, whatever it is.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }

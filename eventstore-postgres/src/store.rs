@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    fmt,
     pin::pin,
     str::FromStr,
     sync::{Arc, atomic::Ordering},
@@ -10,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, Table,
-    Tables, Timestamp, Transaction, Written,
+    Append, BoxError, EventStore, Events, Expected, Invalid, Position, Raw, Read, Recorded, Rows, StoreError,
+    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -31,7 +32,8 @@ use crate::{
     sql::Sql,
     tables,
     transaction::PgTransaction,
-    types::Instant,
+    types::{EventTypes, Instant},
+    writer::{Reply, Writer},
 };
 
 const PAGE: usize = 1_000;
@@ -52,6 +54,7 @@ pub struct PgStore {
 pub struct PgOptions {
     schema: String,
     max_connections: u32,
+    queue: usize,
 }
 
 impl PgOptions {
@@ -68,6 +71,13 @@ impl PgOptions {
         self
     }
 
+    /// How many appends may wait for others before the next one is refused as [`Busy`](StoreError::Busy); 10,000 unless
+    /// told otherwise.
+    pub fn queue(mut self, appends: usize) -> Self {
+        self.queue = appends;
+        self
+    }
+
     /// Opens the log in the database a URL names: `postgres://user:password@host:5432/database`, or with
     /// `?host=/run/postgresql` for a socket. Makes the schema if it is not there; many nodes may start at once.
     pub async fn connect(self, url: &str) -> Result<PgStore, StoreError> {
@@ -76,8 +86,15 @@ impl PgOptions {
         // Without the pool at first: it would ask a server that is down again and again until its patience ends.
         let connection = options.connect().await.map_err(unreachable)?;
         drop(connection);
+        // Appends have connections of their own, if there are enough.
+        let lanes = match self.max_connections {
+            0..=2 => 0,
+            3 => 1,
+            _ => 2,
+        };
+        let types = Arc::new(EventTypes::default());
         let pool = PgPoolOptions::new()
-            .max_connections(self.max_connections.max(1))
+            .max_connections((self.max_connections - lanes).max(1))
             .acquire_timeout(Duration::from_secs(10))
             // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
             // still lives; one that breaks in use is noticed then.
@@ -85,8 +102,15 @@ impl PgOptions {
             .before_acquire(|connection, meta| {
                 Box::pin(async move { Ok(meta.idle_for < ASSUMED_ALIVE || connection.ping().await.is_ok()) })
             })
+            .after_connect({
+                let types = types.clone();
+                move |_, _| {
+                    types.forget();
+                    Box::pin(std::future::ready(Ok(())))
+                }
+            })
             .connect_lazy_with(options);
-        let store = PgStore { shared: Arc::new(Shared::new(pool, sql)) };
+        let store = PgStore { shared: Arc::new(Shared::new(pool, sql, types, Writer::new(self.queue, lanes))) };
         if !migrate::up_to_date(&mut *store.connection().await?, &store.shared.sql).await? {
             let mut transaction = PgTransaction::begin(&store.shared).await?;
             migrate::migrate(transaction.connection(), &store.shared.sql).await?;
@@ -104,6 +128,17 @@ fn unreachable(error: sqlx::Error) -> StoreError {
     }
 }
 
+/// Whether an append that is refused like this will always be: versions only grow, and ids stay taken.
+fn is_final(error: &StoreError) -> bool {
+    match error {
+        StoreError::Conflict(conflict) => {
+            matches!(conflict.expected, Expected::Version(expected) if expected < conflict.actual)
+        }
+        StoreError::Duplicate { .. } | StoreError::Invalid(_) => true,
+        _ => false,
+    }
+}
+
 impl PgStore {
     /// Opens the log in the schema `eventstore` of the database a URL names, and makes it if it is not there. For
     /// another schema, see [`options`](Self::options).
@@ -113,7 +148,7 @@ impl PgStore {
 
     /// How to open a log other than by default.
     pub fn options() -> PgOptions {
-        PgOptions { schema: "eventstore".into(), max_connections: 10 }
+        PgOptions { schema: "eventstore".into(), max_connections: 10, queue: 10_000 }
     }
 
     /// The schema of the log.
@@ -170,6 +205,12 @@ impl PgStore {
     }
 }
 
+impl fmt::Debug for PgStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgStore").field("schema", &self.schema()).finish_non_exhaustive()
+    }
+}
+
 #[async_trait]
 impl EventStore for PgStore {
     async fn read(&self, read: Read) -> Result<Events, StoreError> {
@@ -187,8 +228,21 @@ impl EventStore for PgStore {
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
-        let append = Checked::new(append)?;
-        let mut lost = None;
+        let append = Arc::new(Checked::new(append, &self.shared.types)?);
+        // What broke the connection, once it is unknown whether an attempt was recorded.
+        let mut lost: Option<BoxError> = None;
+        if append.types.is_some() && !self.shared.odd_sessions.load(Ordering::Relaxed) {
+            match Writer::append(&self.shared, &append).await {
+                Reply::Recorded(written) => {
+                    self.shared.recorded(written.last);
+                    return Ok(written);
+                }
+                Reply::Refused(error) => return Err(error),
+                Reply::NotRecorded => {}
+                Reply::Lost => lost = Some("the connection broke".into()),
+            }
+        }
+        let mut last = None;
         for attempt in 0..=RESENT {
             match self.append_once(&append).await {
                 Ok(written) => {
@@ -198,16 +252,26 @@ impl EventStore for PgStore {
                 // The same ids again: recorded or not, the answer is the right one.
                 Err(Failed::Broken(error)) if error::lost(&error) => lost = Some(error.into()),
                 Err(Failed::Refused(StoreError::Unknown(error))) => lost = Some(error),
-                // It never came to be sent this time; once sent before, nobody knows.
-                Err(Failed::Refused(StoreError::Unavailable(error))) if lost.is_none() => {
-                    return Err(StoreError::Unavailable(error));
+                // An event type this process knew is another one now.
+                Err(Failed::Broken(error)) if error::is(&error, &["ES002"]) => {
+                    self.shared.types.forget();
+                    last = Some(error::store(error));
+                    continue;
                 }
-                Err(Failed::Refused(StoreError::Unavailable(_))) => {}
-                Err(failed) => return Err(failed.into_store()),
+                Err(failed) => {
+                    let error = failed.into_store();
+                    // An attempt that was lost may still be on its way: only what it cannot change is an answer.
+                    if lost.is_none() || is_final(&error) {
+                        return Err(error);
+                    }
+                }
             }
             sleep(Duration::from_millis(10 << attempt)).await;
         }
-        Err(StoreError::Unknown(lost.unwrap_or_else(|| "the connection broke".into())))
+        match (lost, last) {
+            (None, Some(error)) => Err(error),
+            (lost, _) => Err(StoreError::Unknown(lost.unwrap_or_else(|| "the connection broke".into()))),
+        }
     }
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {

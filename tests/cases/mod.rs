@@ -21,6 +21,7 @@ pub mod bank;
 pub mod campus;
 pub mod courses;
 pub mod golden;
+pub mod histories;
 pub mod projections;
 pub mod snapshots;
 pub mod time;

@@ -2,8 +2,10 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod batches;
 #[path = "../cases/mod.rs"]
 mod cases;
+mod faults;
 mod ledger;
 mod operations;
 mod server;
