@@ -9,6 +9,7 @@ mod plain;
 mod server;
 
 use clap::{Parser, ValueEnum};
+use eventstore::Durability;
 
 use crate::{domain::Outcome, measure::Bench, server::Server};
 
@@ -46,7 +47,8 @@ async fn main() -> Outcome<()> {
     let (pairs, seconds) = if args.quick { (1, 0.3) } else { (5, 2.0) };
     let mut bench = Bench { name: "append", pairs, seconds, rows: vec![] };
     if matches!(args.what, What::Append | What::All) {
-        append::run(&mut bench, &server.url, &args.writers).await?;
+        append::run(&mut bench, &server.url, &args.writers, Durability::Strict).await?;
+        append::run(&mut bench, &server.url, &args.writers, Durability::Pipelined).await?;
     }
     if args.json {
         for row in &bench.rows {

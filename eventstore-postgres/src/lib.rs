@@ -28,3 +28,4 @@ mod types;
 mod writer;
 
 pub use store::{PgOptions, PgStore};
+pub use writer::Durability;

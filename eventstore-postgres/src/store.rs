@@ -26,14 +26,14 @@ use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    error, migrate, read,
+    error, lean, migrate, read,
     shared::Shared,
     snapshots,
     sql::Sql,
     tables,
     transaction::PgTransaction,
     types::{EventTypes, Instant},
-    writer::{Reply, Writer},
+    writer::{Durability, Reply, Writer},
 };
 
 const PAGE: usize = 1_000;
@@ -55,6 +55,7 @@ pub struct PgOptions {
     schema: String,
     max_connections: u32,
     queue: usize,
+    durability: Durability,
 }
 
 impl PgOptions {
@@ -78,6 +79,12 @@ impl PgOptions {
         self
     }
 
+    /// What an acknowledged append has gone through; [`Durability::Strict`] unless told otherwise.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
     /// Opens the log in the database a URL names: `postgres://user:password@host:5432/database`, or with
     /// `?host=/run/postgresql` for a socket. Makes the schema if it is not there; many nodes may start at once.
     pub async fn connect(self, url: &str) -> Result<PgStore, StoreError> {
@@ -94,7 +101,11 @@ impl PgOptions {
         };
         let types = Arc::new(EventTypes::default());
         let pool = PgPoolOptions::new()
-            .max_connections((self.max_connections - lanes).max(1))
+            .max_connections(
+                self.max_connections
+                    .saturating_sub(lanes + u32::from(lanes > 0 && self.durability == Durability::Pipelined))
+                    .max(1),
+            )
             .acquire_timeout(Duration::from_secs(10))
             // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
             // still lives; one that breaks in use is noticed then.
@@ -110,7 +121,9 @@ impl PgOptions {
                 }
             })
             .connect_lazy_with(options);
-        let store = PgStore { shared: Arc::new(Shared::new(pool, sql, types, Writer::new(self.queue, lanes))) };
+        let store = PgStore {
+            shared: Arc::new(Shared::new(pool, sql, types, Writer::new(self.queue, self.durability, lanes))),
+        };
         if !migrate::up_to_date(&mut *store.connection().await?, &store.shared.sql).await? {
             let mut transaction = PgTransaction::begin(&store.shared).await?;
             migrate::migrate(transaction.connection(), &store.shared.sql).await?;
@@ -148,7 +161,7 @@ impl PgStore {
 
     /// How to open a log other than by default.
     pub fn options() -> PgOptions {
-        PgOptions { schema: "eventstore".into(), max_connections: 10, queue: 10_000 }
+        PgOptions { schema: "eventstore".into(), max_connections: 10, queue: 10_000, durability: Durability::Strict }
     }
 
     /// The schema of the log.
@@ -246,6 +259,11 @@ impl EventStore for PgStore {
         for attempt in 0..=RESENT {
             match self.append_once(&append).await {
                 Ok(written) => {
+                    // Recorded by an earlier attempt, it may not be on disk yet; this one has written nothing.
+                    if written.replayed && self.shared.writer.is_pipelined() {
+                        let flushed = lean::flush(&mut *self.connection().await?, &self.shared).await;
+                        flushed.map_err(|error| StoreError::Unknown(error.into()))?;
+                    }
                     self.shared.recorded(written.last);
                     return Ok(written);
                 }

@@ -5,6 +5,7 @@
 mod batches;
 #[path = "../cases/mod.rs"]
 mod cases;
+mod crash;
 mod faults;
 mod ledger;
 mod operations;
