@@ -19,6 +19,7 @@ mod lean;
 mod migrate;
 mod read;
 mod shared;
+mod snapshots;
 mod sql;
 mod store;
 mod tables;

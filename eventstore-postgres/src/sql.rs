@@ -37,6 +37,7 @@ statements! {
     append append_one append_batch flush types type_keys head events events_of_stream events_matching events_of_command position_at
     checkpoint lock_checkpoint add_checkpoint advance
     table lock_tables
+    snapshot keep snapshots
     create_schema lock_migrations migrations migrated applied apply
 }
 
