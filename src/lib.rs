@@ -6,12 +6,12 @@ pub use eventstore_core::{
     History, Id, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, NewEvent, Position,
     Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, Store,
     StoreError, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Transaction, Upcast, Version,
-    Write, Written, ensure, event_id, every, limits, testing,
+    Write, Written, doctor, ensure, event_id, every, limits, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
-pub use eventstore_postgres::{PgOptions, PgStore};
+pub use eventstore_postgres::{Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{Projection, Runner, Running, Status};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;

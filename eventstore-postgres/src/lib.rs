@@ -14,9 +14,11 @@
 //! ```
 
 mod append;
+mod doctor;
 mod error;
 mod migrate;
 mod read;
+mod session;
 mod shared;
 mod sql;
 mod store;
@@ -24,4 +26,5 @@ mod tables;
 mod transaction;
 mod types;
 
+pub use migrate::{Migration, Migrations};
 pub use store::{PgOptions, PgStore};

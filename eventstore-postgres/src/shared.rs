@@ -6,10 +6,11 @@ use eventstore_core::Position;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-use crate::{sql::Sql, types::EventTypes};
+use crate::{session::Pooler, sql::Sql, types::EventTypes};
 
 pub(crate) struct Shared {
     pub(crate) pool: PgPool,
+    pub(crate) pooler: Pooler,
     pub(crate) sql: Sql,
     pub(crate) types: EventTypes,
     /// The last position known to be recorded.
@@ -19,9 +20,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(pool: PgPool, sql: Sql) -> Self {
+    pub(crate) fn new(pool: PgPool, pooler: Pooler, sql: Sql) -> Self {
         let (types, head) = (EventTypes::default(), watch::Sender::new(Position(0)));
-        Self { pool, sql, types, head, odd_sessions: AtomicBool::new(false) }
+        // Where statements are forgotten, an append is in a transaction, like everything else.
+        let odd_sessions = AtomicBool::new(pooler == Pooler::Forgetful);
+        Self { pool, pooler, sql, types, head, odd_sessions }
     }
 
     pub(crate) fn recorded(&self, last: Position) {

@@ -25,7 +25,7 @@ fn statement(template: &str, sql: &Sql, table: &Table, parts: &[(&str, String)])
 }
 
 fn name(sql: &Sql, table: &Table) -> String {
-    format!("{}.{}", sql.schema(), quoted(&table.to_string()))
+    format!("{}.{}", sql.tables(), quoted(&table.to_string()))
 }
 
 fn quoted(name: &str) -> String {
