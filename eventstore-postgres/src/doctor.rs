@@ -199,24 +199,7 @@ impl Server {
                 "PgBouncer 1.21 or later with max_prepared_statements = 200; or connect to the server itself.",
             ),
         }
-        let (before, after) = (self.asked.0.as_micros(), self.asked.1.as_micros());
-        let server = self.now.as_micros();
-        // As far apart as they are at least, whatever the way there took.
-        let apart = (before - server).max(server - after).max(0).unsigned_abs();
-        let apart = Duration::from_micros(apart);
-        let seconds = apart.as_secs_f64();
-        match apart > CLOCK {
-            false => report.ok("clock", "that of the server and that of this machine agree"),
-            true => report.warning(
-                "clock",
-                format!(
-                    "that of the server is {seconds:.1} s {} that of this machine: questions about an instant are \
-                     answered by the server's",
-                    if server < before { "behind" } else { "ahead of" }
-                ),
-                "Let both follow a time server.",
-            ),
-        }
+        clock(report, self.asked, self.now);
         let (idle, lock) = (self.idle_timeout, self.lock_timeout);
         let lock = if lock.is_zero() { "none".to_owned() } else { format!("{lock:?}") };
         match idle.is_zero() {
@@ -252,6 +235,22 @@ impl Server {
             ),
         }
     }
+}
+
+/// Compares the server's clock with what this process had before and after it asked for it.
+fn clock(report: &mut Report, (before, after): (Timestamp, Timestamp), server: Timestamp) {
+    let (before, after, server) = (before.as_micros(), after.as_micros(), server.as_micros());
+    // So far apart they are at least, however long the way there took.
+    let apart = Duration::from_micros((before - server).max(server - after).max(0).unsigned_abs());
+    if apart <= CLOCK {
+        return report.ok("clock", "that of the server and that of this machine agree");
+    }
+    let (seconds, side) = (apart.as_secs_f64(), if server < before { "behind" } else { "ahead of" });
+    report.warning(
+        "clock",
+        format!("the server's is {seconds:.1} s {side} that of this machine; `as_of` goes by the server's"),
+        "Let both follow a time server.",
+    );
 }
 
 /// The table of events, and what the role of the store may do with it.
@@ -332,5 +331,24 @@ fn positions(report: &mut Report, (head, wanted, found, back): (i64, i64, i64, i
         report.danger("positions", found, "Events were deleted or changed: compare with a backup, restore.");
     } else {
         report.ok("positions", format!("the head is {head}; a sample of {wanted} is without a hole"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_compared_by_what_cannot_be_the_way() {
+        let found = |before, after, server| {
+            let mut report = Report::default();
+            let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+            clock(&mut report, (at(before), at(after)), at(server));
+            report.findings.remove(0).found
+        };
+        assert!(found(100, 100, 100).ends_with("agree"));
+        assert!(found(100, 110, 105).ends_with("agree"), "a slow way is no difference");
+        assert!(found(100, 110, 97).starts_with("the server's is 3.0 s behind"));
+        assert!(found(100, 110, 114).starts_with("the server's is 4.0 s ahead of"));
     }
 }

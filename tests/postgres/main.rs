@@ -4,8 +4,10 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+mod doctor;
 mod ledger;
 mod operations;
+mod roles;
 mod server;
 mod sessions;
 
