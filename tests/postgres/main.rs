@@ -6,6 +6,7 @@
 mod cases;
 mod doctor;
 mod ledger;
+mod migrations;
 mod operations;
 mod roles;
 mod server;

@@ -18,14 +18,6 @@ type Any = Box<dyn std::error::Error>;
 
 const PASSWORD: &str = "only_for_this_test";
 
-/// The URL of the tests, for somebody else.
-fn url_as(role: &str) -> String {
-    let (scheme, rest) = server::url().split_once("://").expect("a URL");
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let host = rest[..end].rsplit_once('@').map_or(&rest[..end], |(_, host)| host);
-    format!("{scheme}://{role}:{PASSWORD}@{host}{}", &rest[end..])
-}
-
 async fn run(connection: &mut PgConnection, sql: impl Into<String>) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.map(drop)
 }
@@ -53,7 +45,7 @@ impl Hardened {
     }
 
     fn url(&self, role: &str) -> String {
-        url_as(&format!("{}_{role}", self.schema))
+        server::url_as(&format!("{}_{role}", self.schema), PASSWORD)
     }
 
     async fn open(&self, role: &str) -> Result<PgStore, StoreError> {
