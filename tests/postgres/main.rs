@@ -8,6 +8,7 @@ mod doctor;
 mod ledger;
 mod migrations;
 mod operations;
+mod pooler;
 mod roles;
 mod server;
 mod sessions;
