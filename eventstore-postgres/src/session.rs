@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use eventstore_core::StoreError;
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, Postgres,
+    ConnectOptions, Connection, PgConnection, Postgres, Row,
     pool::PoolConnection,
     postgres::PgConnectOptions,
 };
@@ -36,7 +36,9 @@ impl Pooler {
         match options.clone().options([("eventstore.session", &mark)]).connect().await {
             Ok(mut connection) => {
                 let found = sqlx::raw_sql(include_str!("../sql/session_mark.sql")).fetch_one(&mut connection).await;
-                let found: Option<String> = found.and_then(|row| sqlx::Row::try_get(&row, 0)).map_err(error::store)?;
+                let found: Option<String> = found.and_then(|row| row.try_get(0)).map_err(error::store)?;
+                // Not just dropped: there may be a limit of one connection.
+                let _ = connection.close().await;
                 if found.as_ref() == Some(&mark) {
                     return Ok((Self::None, options));
                 }

@@ -107,6 +107,17 @@ mod suite {
     eventstore_core::conformance!(fresh);
 }
 
+#[tokio::test]
+async fn a_statement_is_found_by_the_name_it_has_at_the_server() -> Result<(), Any> {
+    // A PgBouncer that looks after statements gives them names of its own.
+    let look = include_str!("../../eventstore-postgres/sql/session_statements.sql");
+    for (pattern, is_ours) in [("sqlx%", true), ("PGBOUNCER%", false)] {
+        let look = sqlx::query_scalar(look).bind(pattern).fetch_optional(&mut server::connection().await).await?;
+        assert_eq!(look, Some(is_ours));
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a9_many_programs_share_few_sessions_of_a_pooler() -> Result<(), Any> {
     let bouncer = Bouncer::transactions();
