@@ -107,9 +107,8 @@ pub(crate) fn script(sql: &Sql, applied: usize) -> String {
     }
     let tables = (sql.tables() != sql.schema()).then(|| sql.create_tables_schema().0);
     let quoted = |text: &str| format!("'{text}'");
-    let with_numbers = |text: &str| {
-        text.replace("{from}", &applied.to_string()).replace("{to}", &STEPS.len().to_string())
-    };
+    let with_numbers =
+        |text: &str| text.replace("{from}", &applied.to_string()).replace("{to}", &STEPS.len().to_string());
     let mut script = with_numbers(&sql.migrations_begin().0);
     let mut add = |text: &str| {
         script.push('\n');

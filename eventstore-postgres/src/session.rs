@@ -3,11 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use eventstore_core::StoreError;
-use sqlx::{
-    ConnectOptions, Connection, PgConnection, Postgres, Row,
-    pool::PoolConnection,
-    postgres::PgConnectOptions,
-};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Row, pool::PoolConnection, postgres::PgConnectOptions};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 

@@ -102,7 +102,7 @@ async fn x3_a_log_whose_guard_is_gone_or_whose_events_were_deleted_is_found_and_
     let store = server::fresh().await;
     let schema = store.schema().to_owned();
     let deposits = (0..50).map(|_| AccountEvent::Deposited { amount: 1 });
-    Store::from(store.clone()).append(&Id::<Account>::from("ann"), Expected::Any, deposits).await?;
+    Store::from(store.clone()).append(Id::<Account>::from("ann"), Expected::Any, deposits).await?;
     assert_eq!(found(&store.doctor().await?, "positions"), (Ok, "the head is 50; a sample of 50 is without a hole"));
     let delete = "ALTER TABLE {s}.events DISABLE TRIGGER ALL; DELETE FROM {s}.events WHERE position = 17;
                   UPDATE {s}.events SET recorded_at = 'epoch' WHERE position = 23;

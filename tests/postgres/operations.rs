@@ -47,7 +47,7 @@ async fn o2_one_connection_is_enough_for_everything_at_once() -> Result<(), Any>
     run(&mut admin, make.replace("{r}", &role).replace("{s}", &schema)).await?;
     let options = PgStore::options().schema(schema.clone()).tables_schema(format!("{schema}_rows")).max_connections(1);
     let pg = options.connect(&server::url_as(&role, "only_for_this_test")).await?;
-    let store = Store::from(pg.clone());
+    let store = Store::from(pg);
     let ledger = format!("{schema}_rows.ledger");
     let runner = Arc::new(Runner::new(&store).read_model::<Balance>().projection(Ledger::new(&ledger)).start());
     // Streams that somebody has begun to read and goes on with later.
@@ -75,8 +75,8 @@ async fn o2_one_connection_is_enough_for_everything_at_once() -> Result<(), Any>
     all.into_iter().for_each(|one| one.unwrap());
     assert_eq!(log.try_collect::<Vec<_>>().await?.len(), 2_499);
     assert_eq!(history.try_collect::<Vec<_>>().await?.len(), 2_499);
-    drop(runner);
-    drop((store, pg));
+    Arc::into_inner(runner).expect("nobody else has it").stop().await;
+    run(&mut admin, format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await?;
     Ok(())
 }
 

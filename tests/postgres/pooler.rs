@@ -122,7 +122,8 @@ async fn a_statement_is_found_by_the_name_it_has_at_the_server() -> Result<(), A
 async fn a9_many_programs_share_few_sessions_of_a_pooler() -> Result<(), Any> {
     let bouncer = Bouncer::transactions();
     let (schema, table) = (server::schema(), format!("ledger_{}", server::schema()));
-    let stores: Vec<Store> = join_all((0..4).map(|_| bouncer.open(&schema))).await.into_iter().map(|store| store.unwrap().into()).collect();
+    let stores: Vec<Store> =
+        join_all((0..4).map(|_| bouncer.open(&schema))).await.into_iter().map(|store| store.unwrap().into()).collect();
     let report = stores[0].doctor().await?;
     let pooler = report.get("pooler").expect("looked for");
     assert!(pooler.severity == Severity::Warning && pooler.found.contains("keeps no prepared"), "{report}");

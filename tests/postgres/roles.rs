@@ -64,7 +64,8 @@ impl Hardened {
 
     async fn remove(mut self) -> Result<(), Any> {
         for role in ["app", "reader", "owner"] {
-            run(&mut self.admin, format!("DROP OWNED BY {0}_{role} CASCADE; DROP ROLE {0}_{role}", self.schema)).await?;
+            run(&mut self.admin, format!("DROP OWNED BY {0}_{role} CASCADE; DROP ROLE {0}_{role}", self.schema))
+                .await?;
         }
         Ok(())
     }
