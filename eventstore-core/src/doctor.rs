@@ -90,6 +90,12 @@ impl Report {
         problems
     }
 
+    /// What is in danger, in one line.
+    pub(crate) fn dangers(&self) -> String {
+        let dangers = self.findings.iter().filter(|finding| finding.severity == Severity::Danger);
+        dangers.map(|finding| format!("{}: {}", finding.check, finding.found)).collect::<Vec<_>>().join("; ")
+    }
+
     fn worst_first(&self) -> Vec<&Finding> {
         let mut findings: Vec<_> = self.findings.iter().collect();
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -142,6 +148,8 @@ mod tests {
                      ok       server: PostgreSQL 15.18";
         assert_eq!(report.to_string(), shown);
         assert_eq!(report.severity(), Severity::Danger);
+        let refused = crate::StoreError::Unhealthy(report.clone()).to_string();
+        assert_eq!(refused, "the database is no safe place for a log: fsync: off");
         assert_eq!(report.problems().iter().map(|finding| finding.check).collect::<Vec<_>>(), ["fsync", "clock"]);
         assert_eq!(report.get("server").map(|finding| &*finding.found), Some("PostgreSQL 15.18"));
     }

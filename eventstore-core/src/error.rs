@@ -116,7 +116,7 @@ pub enum StoreError {
         missing: Vec<String>,
     },
     /// The database is no safe place for a log, and the store was to be opened only if it is: see what was found.
-    #[error("the database is no safe place for a log\n{0}")]
+    #[error("the database is no safe place for a log: {}", .0.dangers())]
     Unhealthy(Report),
     /// The tables of the log were made by another version of this library, or by something else.
     #[error("the log in the database does not fit this program: {0}")]

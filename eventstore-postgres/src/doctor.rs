@@ -173,7 +173,7 @@ impl Server {
 
     /// How sessions begin, what is between them and the server, and what the time is there.
     fn sessions(&self, report: &mut Report, pooler: Pooler) {
-        let advice = || format!("ALTER ROLE \"{}\" SET … , or the same in the database.", self.role);
+        let advice = || format!("ALTER ROLE \"{}\" SET …, or the same in the database.", self.role);
         match &*self.isolation {
             "read committed" => report.ok("isolation", "read committed"),
             other => report.warning(

@@ -39,8 +39,8 @@ impl Pooler {
                     return Ok((Self::None, options));
                 }
             }
-            // A protocol violation: the parameter is not one it knows.
-            Err(error) if error::is(&error, &["08P01"]) => {}
+            // A protocol violation, or not supported: the parameter is not one it knows.
+            Err(error) if error::is(&error, &["08P01", "0A000"]) => {}
             Err(error) => return Err(unreachable(error)),
         }
         // The driver's own parameter that poolers do not know either. `begin_pooled` makes up for it.

@@ -141,6 +141,25 @@ async fn x3_the_app_role_can_append_and_read_and_nothing_else() -> Result<(), An
 }
 
 #[tokio::test]
+async fn x3_the_owner_migrates_and_the_program_waits_for_it() -> Result<(), Any> {
+    let schema = server::schema();
+    let options = PgStore::options().schema(schema.clone()).tables_schema(format!("{schema}_tables"));
+    let mut admin = server::connection().await;
+    run(&mut admin, options.roles_sql()?).await?;
+    for role in ["owner", "app"] {
+        run(&mut admin, format!("ALTER ROLE {schema}_{role} LOGIN PASSWORD '{PASSWORD}'")).await?;
+    }
+    let mut hardened = Hardened { schema, options, admin };
+    let refused = hardened.open("app").await.err();
+    assert!(matches!(refused, Some(StoreError::Unmigrated { .. })), "{refused:?}");
+    hardened.options.migrations(&hardened.url("owner")).await?.apply().await?;
+    run(&mut hardened.admin, hardened.options.roles_sql()?).await?;
+    let store = Store::from(hardened.open("app").await?);
+    store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    hardened.remove().await
+}
+
+#[tokio::test]
 async fn x3_every_function_of_the_owner_is_safe_to_call_and_every_table_is_somebody_s() -> Result<(), Any> {
     let mut hardened = Hardened::new().await?;
     // A function with the owner's rights: finds nothing but what it names, and is not for everybody.
