@@ -46,6 +46,12 @@ CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON {schema}.events
     FOR EACH STATEMENT EXECUTE FUNCTION {schema}.append_only();
 ALTER TABLE {schema}.events ENABLE ALWAYS TRIGGER append_only;
 ALTER TABLE {schema}.events ENABLE ALWAYS TRIGGER append_only_truncate;
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON {schema}.event_types
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.append_only();
+CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON {schema}.event_types
+    FOR EACH STATEMENT EXECUTE FUNCTION {schema}.append_only();
+ALTER TABLE {schema}.event_types ENABLE ALWAYS TRIGGER append_only;
+ALTER TABLE {schema}.event_types ENABLE ALWAYS TRIGGER append_only_truncate;
 
 -- The keys of event types, given out at first use. Not under the append lock.
 CREATE FUNCTION {schema}.type_keys(p_categories text[], p_names text[])
@@ -55,6 +61,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN
     INSERT INTO {schema}.event_types (category, name)
     SELECT DISTINCT n.category, n.name FROM unnest(p_categories, p_names) AS n (category, name)
+     ORDER BY n.category, n.name                         -- two who add the same wait for each other one way round
     ON CONFLICT DO NOTHING;
     -- Another statement: it sees what others have just added.
     RETURN QUERY SELECT t.type_key, t.category, t.name
@@ -135,6 +142,26 @@ BEGIN
     RETURN QUERY SELECT DISTINCT place FROM unnest(found_positions) AS place ORDER BY place LIMIT p_limit;
 END $$;
 
+-- Raises unless a transaction may append, with these keys of event types. A key may be of a type whose registration was
+-- rolled back, or lost with the end of the log in a failover: then it may be another's by now.
+CREATE FUNCTION {schema}.may_append(t_key int[], t_category text[], t_name text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$                          -- only called by functions that have set the search path
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        -- A snapshot from before the lock would not see what was appended while we waited for it.
+        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF EXISTS (SELECT FROM unnest(t_key, t_category, t_name) AS n (key, category, name)
+                LEFT JOIN {schema}.event_types AS t
+                  ON t.type_key = n.key AND t.category = n.category AND t.name = n.name
+               WHERE t.type_key IS NULL) THEN
+        RAISE EXCEPTION 'an event type is not the one it was' USING ERRCODE = 'ES002';
+    END IF;
+END $$;
+
 -- Appends all events, or none. Always one row:
 --   status 0  recorded: positions from `first_position` on; `versions` are those of the streams before
 --   status 1  a stream is not as expected: `stream` is at `version`
@@ -145,12 +172,13 @@ END $$;
 -- e_*: an event, in the order of the log; e_stream and e_number (its number among those of its stream, from 1) may be
 --      empty where there is one stream; e_tags are arrays written as text.
 -- u_*: a stream that must still be at a version. c_*: the condition: no event after c_after matches an item.
+-- t_*: the event types, each once.
 CREATE FUNCTION {schema}.append(
     w_stream text[], w_expected bigint[],
     e_stream text[], e_number bigint[], e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[],
     e_tags text[], e_metadata bytea[], e_payload bytea[],
     u_stream text[], u_version bigint[],
-    c_after bigint, c_names text[], c_tags text[])
+    c_after bigint, c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[])
 RETURNS TABLE (status int, versions bigint[], stream text, version bigint, first_position bigint,
                recorded_at timestamptz, event_id uuid)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -161,13 +189,7 @@ DECLARE
     bad_stream text; bad_version bigint; taken uuid;
     any_category constant text[] := array_fill(NULL::text, ARRAY[cardinality(c_names)]);
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        -- A snapshot from before the lock would not see what was appended while we waited for it.
-        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
-    END IF;
-    IF current_setting('synchronous_commit') = 'off' THEN
-        PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
+    PERFORM {schema}.may_append(t_key, t_category, t_name);
 
     -- The long part of the condition, while others may append.
     IF c_after IS NOT NULL THEN
@@ -244,6 +266,123 @@ BEGIN
     RETURN QUERY SELECT 0, befores, NULL::text, NULL::bigint, head + 1, recorded_now, NULL::uuid;
 END $$;
 
+-- The common append, lean: to one stream, without a condition. `recorded` is false if the stream is not as expected;
+-- an event id that is taken breaks its constraint. In both cases `append` has the word: this one asks nothing twice.
+CREATE FUNCTION {schema}.append_one(
+    p_stream text, p_expected bigint,
+    e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[], e_tags text[], e_metadata bytea[], e_payload bytea[],
+    t_key int[], t_category text[], t_name text[])
+RETURNS TABLE (recorded boolean, before bigint, first_position bigint, recorded_at timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    head bigint; now timestamptz; version_before bigint;
+BEGIN
+    PERFORM {schema}.may_append(t_key, t_category, t_name);
+    PERFORM pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4);
+    SELECT coalesce(log.position, 0), greatest(clock_timestamp(), log.recorded_at), coalesce(last.version, 0)
+      INTO head, now, version_before
+      FROM (SELECT 1) AS one
+      LEFT JOIN LATERAL (SELECT e.position, e.recorded_at FROM {schema}.events AS e
+                          ORDER BY e.position DESC LIMIT 1) AS log ON true
+      LEFT JOIN LATERAL (SELECT e.version FROM {schema}.events AS e
+                          WHERE e.stream = p_stream ORDER BY e.version DESC LIMIT 1) AS last ON true;
+    recorded := CASE p_expected WHEN -1 THEN true WHEN -2 THEN version_before > 0 ELSE version_before = p_expected END;
+    IF recorded THEN
+        INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+                                     stream, tags, metadata, payload)
+        SELECT head + i, version_before + i, now, coalesce(e_occurred[i], now), e_id[i], e_type[i], e_schema[i],
+               p_stream, e_tags[i]::text[], e_metadata[i], e_payload[i]
+          FROM generate_series(1, cardinality(e_id)) AS i;
+    END IF;
+    RETURN QUERY SELECT recorded, version_before, head + 1, now;
+END $$;
+
+-- Many appends with one lock and one flush, each recorded or not by itself. One row for each of their streams, in
+-- order, with whether its append was recorded. Those that were not go through `append`, which says why. No two may
+-- write to the same stream, and no condition may ask for what another one appends: the caller sees to that.
+--
+-- w_*: a stream of the append numbered w_append (from 1, ascending), which must be as w_expected.
+-- e_*: an event: its append, its stream (a place in w_*), its number in the stream and in the append, both from 1.
+-- c_*: an item of the condition of an append, as in `append`.
+CREATE FUNCTION {schema}.append_batch(
+    w_append int[], w_stream text[], w_expected bigint[], w_events int[],
+    e_write int[], e_number int[], e_place int[], e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[],
+    e_tags text[], e_metadata bytea[], e_payload bytea[],
+    c_append int[], c_after bigint[], c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[])
+RETURNS TABLE (recorded boolean, before bigint, first_position bigint, recorded_at timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    head bigint; now timestamptz; head_before_lock bigint; refused int[] := '{}';
+BEGIN
+    PERFORM {schema}.may_append(t_key, t_category, t_name);
+
+    -- Conditions that reach far back, up to here, while others may append.
+    IF cardinality(c_append) > 0 THEN
+        SELECT coalesce(max(e.position), 0) INTO head_before_lock FROM {schema}.events AS e;
+        refused := ARRAY(
+            SELECT c.append FROM unnest(c_append, c_after, c_names, c_tags) AS c (append, after, names, tags)
+             CROSS JOIN LATERAL {schema}.matching(ARRAY[c.names], ARRAY[c.tags], '{NULL}', '{NULL}',
+                                                  c.after, head_before_lock, 1)
+             WHERE head_before_lock - c.after > 500);
+        c_after := ARRAY(SELECT CASE WHEN head_before_lock - after > 500 THEN head_before_lock ELSE after END
+                           FROM unnest(c_after) WITH ORDINALITY AS c (after, i) ORDER BY i);
+    END IF;
+
+    PERFORM pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4);
+
+    SELECT e.position, e.recorded_at INTO head, now FROM {schema}.events AS e ORDER BY e.position DESC LIMIT 1;
+    head := coalesce(head, 0);
+    now := greatest(clock_timestamp(), now);
+
+    -- The rest of all conditions at once: by the first tag of each, or, where there is none, each event.
+    IF cardinality(c_append) > 0 THEN
+        refused := refused || ARRAY(
+            WITH newer AS MATERIALIZED (
+                SELECT e.position, e.tags, t.name
+                  FROM {schema}.events AS e JOIN {schema}.event_types AS t USING (type_key)
+                 WHERE e.position > (SELECT min(after) FROM unnest(c_after) AS c (after)) AND e.position <= head),
+            conditions AS MATERIALIZED (
+                SELECT c.append, c.after, c.names::text[] AS names, c.tags::text[] AS tags
+                  FROM unnest(c_append, c_after, c_names, c_tags) AS c (append, after, names, tags))
+            SELECT c.append FROM conditions AS c
+              JOIN (newer AS n CROSS JOIN LATERAL unnest(n.tags) AS tag) ON tag = c.tags[1]
+             WHERE n.position > c.after AND n.tags @> c.tags AND (c.names = '{}' OR n.name = ANY (c.names))
+             UNION ALL
+            SELECT c.append FROM conditions AS c JOIN newer AS n ON n.position > c.after
+             WHERE c.tags = '{}' AND (c.names = '{}' OR n.name = ANY (c.names)));
+    END IF;
+
+    RETURN QUERY
+    WITH writes AS MATERIALIZED (
+        SELECT w.i, w.append, w.stream, w.expected, w.events,
+               coalesce((SELECT e.version FROM {schema}.events AS e
+                          WHERE e.stream = w.stream ORDER BY e.version DESC LIMIT 1), 0) AS before
+          FROM unnest(w_append, w_stream, w_expected, w_events)
+               WITH ORDINALITY AS w (append, stream, expected, events, i)),
+    appends AS MATERIALIZED (
+        SELECT append, recorded, sum(CASE WHEN recorded THEN events ELSE 0 END) OVER (ORDER BY append) - events AS places
+          FROM (SELECT w.append, sum(w.events) AS events,
+                       w.append <> ALL (refused) AND bool_and(
+                           CASE w.expected WHEN -1 THEN true WHEN -2 THEN w.before > 0 ELSE w.before = w.expected END
+                       ) AS recorded
+                  FROM writes AS w GROUP BY w.append) AS a),
+    inserted AS (
+        INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+                                     stream, tags, metadata, payload)
+        SELECT head + a.places + n.place, w.before + n.number, now, coalesce(n.occurred, now), n.id, n.type, n.schema,
+               w.stream, n.tags::text[], n.metadata, n.payload
+          FROM unnest(e_write, e_number, e_place, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
+               AS n (write, number, place, id, type, schema, occurred, tags, metadata, payload)
+          JOIN writes AS w ON w.i = n.write
+          JOIN appends AS a ON a.append = w.append AND a.recorded)
+    SELECT a.recorded, w.before, (head + a.places + 1)::bigint, now
+      FROM writes AS w JOIN appends AS a USING (append) ORDER BY w.i;
+END $$;
+
 -- The last position recorded at or before an instant: a binary search, for positions have no gaps and time never goes
 -- back along them.
 CREATE FUNCTION {schema}.position_at(p_time timestamptz) RETURNS bigint
@@ -288,4 +427,4 @@ CREATE TABLE {schema}.checkpoints (
     updated_at timestamptz      NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 30);
 
-REVOKE ALL ON FUNCTION {schema}.append, {schema}.type_keys FROM PUBLIC;
+REVOKE ALL ON FUNCTION {schema}.may_append, {schema}.append, {schema}.append_one, {schema}.append_batch, {schema}.type_keys FROM PUBLIC;

@@ -14,5 +14,4 @@ SELECT c.relpersistence = 'p' AS logged,
        coalesce((SELECT bool_and(has_function_privilege(f.oid, 'EXECUTE')) FROM pg_catalog.pg_proc AS f
                   WHERE f.pronamespace = c.relnamespace AND f.prosecdef), false) AS appends
   FROM pg_catalog.pg_class AS c
-  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
- WHERE n.nspname = '{schema}' AND c.relname = 'events' AND c.relkind = 'r'
+ WHERE c.relnamespace = to_regnamespace('{schema}') AND c.relname = 'events' AND c.relkind = 'r'

@@ -7,16 +7,41 @@ use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    error, read,
+    error,
+    lean::{expected, tags},
+    read,
     shared::Shared,
-    types::{Instant, array, names},
+    types::{EventTypes, Instant, array, names},
 };
 
 /// An append that is within the limits, with its metadata written: nothing about it can be refused any more but by
 /// what is in the log.
 pub(crate) struct Checked {
-    append: Append,
-    metadata: Vec<Vec<u8>>,
+    pub(crate) append: Append,
+    /// Of each event, in order.
+    pub(crate) metadata: Vec<Vec<u8>>,
+    /// The keys of their types, if this process knows all of them.
+    pub(crate) types: Option<Vec<i32>>,
+}
+
+/// The event types of an append, each once, so that the server can see that they are what they were.
+#[derive(Default)]
+pub(crate) struct Types<'a> {
+    pub(crate) keys: Vec<i32>,
+    pub(crate) categories: Vec<&'a str>,
+    pub(crate) names: Vec<&'a str>,
+}
+
+impl<'a> Types<'a> {
+    pub(crate) fn add(&mut self, append: &'a Append, keys: &[i32]) {
+        for ((stream, event), key) in append.events().zip(keys) {
+            if !self.keys.contains(key) {
+                self.keys.push(*key);
+                self.categories.push(stream.category());
+                self.names.push(&event.data.name);
+            }
+        }
+    }
 }
 
 /// Why an append was not recorded: by the server's word, or because the word did not come.
@@ -72,10 +97,21 @@ impl FromRow<'_, PgRow> for Answer {
 }
 
 impl Checked {
-    pub(crate) fn new(append: Append) -> Result<Self, StoreError> {
+    pub(crate) fn new(append: Append, known: &EventTypes) -> Result<Self, StoreError> {
         append.check()?;
         let metadata = append.events().map(|(_, event)| event.metadata.to_json()).collect::<Result<_, _>>()?;
-        Ok(Self { append, metadata })
+        let types = known.known(append.events().map(|(stream, event)| (stream.category(), &*event.data.name)));
+        Ok(Self { append, metadata, types })
+    }
+
+    /// Whether it goes to one stream, and asks for nothing else.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.append.writes.len() == 1 && self.append.unchanged.is_empty() && self.append.condition.is_none()
+    }
+
+    /// How many streams it writes to or asks about.
+    pub(crate) fn streams(&self) -> usize {
+        self.append.writes.len() + self.append.unchanged.len()
     }
 
     /// Calls the function. `new_types` are event types nobody knew before; they are there once this is committed.
@@ -109,7 +145,7 @@ impl Checked {
                 let duplicate = || Failed::from(append.duplicate(taken));
                 let first = read::position(first_position.ok_or_else(duplicate)?)?;
                 let until = Position(first.0 - 1 + append.events().count() as u64);
-                let recorded = read::events(connection, shared, Position(first.0 - 1), until).await?;
+                let recorded = read::events(connection, shared, Position(first.0 - 1), until, new_types).await?;
                 append.replay(&recorded).ok_or_else(duplicate)
             }
             (status, _) => Err(StoreError::Schema(format!("its function answers {status}")).into()),
@@ -146,11 +182,8 @@ impl Checked {
                 e_number.push(*number);
             }
         }
-        let expected = |expected| match expected {
-            Expected::Any => -1,
-            Expected::Exists => -2,
-            Expected::Version(version) => read::signed(version.0),
-        };
+        let mut each_type = Types::default();
+        each_type.add(&self.append, &types);
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
         let items = condition.as_ref().map_or(&[][..], |condition| &condition.query.items);
         sqlx::query_as(shared.sql.append())
@@ -170,11 +203,10 @@ impl Checked {
             .bind(condition.as_ref().map(|condition| read::signed(condition.after.0)))
             .bind(items.iter().map(names).collect::<Vec<_>>())
             .bind(items.iter().map(|item| array(item.tags.iter().map(ToString::to_string))).collect::<Vec<_>>())
+            .bind(each_type.keys)
+            .bind(each_type.categories)
+            .bind(each_type.names)
             .fetch_one(connection)
             .await
     }
-}
-
-fn tags(event: &NewEvent) -> String {
-    array(event.data.tags.iter().map(ToString::to_string))
 }

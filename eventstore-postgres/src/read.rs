@@ -1,5 +1,7 @@
 //! Reads events: by position, by stream, or by what a query asks for.
 
+use std::{collections::HashMap, sync::Arc};
+
 use eventstore_core::{
     EventError, Item, Metadata, NewEvent, Position, Raw, Read, Recorded, StoreError, StreamId, Tag, Version, event_id,
 };
@@ -43,19 +45,20 @@ pub(crate) async fn page(connection: &mut PgConnection, shared: &Shared, read: &
             page.fetch_all(&mut *connection).await
         }
     };
-    recorded(connection, shared, rows.map_err(error::store)?).await
+    learned(connection, shared, rows).await
 }
 
-/// The events of a stretch of the log.
+/// The events of a stretch of the log. In a transaction; `new` gets the event types that are there if it is committed.
 pub(crate) async fn events(
     connection: &mut PgConnection,
     shared: &Shared,
     after: Position,
     until: Position,
+    new: &mut Vec<(i32, String, String)>,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
     let rows = sqlx::query(shared.sql.events()).bind(signed(after.0)).bind(signed(until.0)).bind(i64::MAX);
     let rows = rows.fetch_all(&mut *connection).await.map_err(error::store)?;
-    Ok(recorded(connection, shared, rows).await?.events)
+    Ok(recorded(connection, shared, rows, new).await?.events)
 }
 
 /// The events of a command, from that of its first id on.
@@ -69,8 +72,8 @@ pub(crate) async fn of_command(
     loop {
         let rows = sqlx::query(shared.sql.events_of_command()).bind(event_id(command, 0));
         let rows = rows.bind(signed(found.len() as u64)).bind(signed(PAGE as u64));
-        let rows = rows.fetch_all(&mut *connection).await.map_err(error::store)?;
-        let page = recorded(connection, shared, rows).await?.events;
+        let rows = rows.fetch_all(&mut *connection).await;
+        let page = learned(connection, shared, rows).await?.events;
         let numbers = u32::try_from(found.len()).map_err(error::damaged)?..;
         let own = page.into_iter().zip(numbers).take_while(|(event, n)| event.id == event_id(command, *n));
         let before = found.len();
@@ -90,23 +93,41 @@ pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
     u64::try_from(position).map(Position).map_err(error::damaged)
 }
 
-/// The rows of the statements that begin with `events`.
-async fn recorded(connection: &mut PgConnection, shared: &Shared, rows: Vec<PgRow>) -> Result<Page, StoreError> {
+/// What was read outside of any transaction: every event type that is seen is committed.
+async fn learned(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    rows: Result<Vec<PgRow>, sqlx::Error>,
+) -> Result<Page, StoreError> {
+    let mut new = vec![];
+    let page = recorded(connection, shared, rows.map_err(error::store)?, &mut new).await?;
+    shared.types.learn(new);
+    Ok(page)
+}
+
+/// The rows of the statements that begin with `events`. `new` gets the event types, if one was not known.
+async fn recorded(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    rows: Vec<PgRow>,
+    new: &mut Vec<(i32, String, String)>,
+) -> Result<Page, StoreError> {
     const TYPE: usize = 6;
     for row in &rows {
         let key: Option<i32> = row.try_get(TYPE).map_err(error::store)?;
         if key.is_some_and(|key| shared.types.name(key).is_none()) {
-            shared.types.load(connection, &shared.sql).await?;
+            *new = sqlx::query_as(shared.sql.types()).fetch_all(connection).await.map_err(error::store)?;
             break;
         }
     }
+    let names: HashMap<i32, Arc<str>> = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
     let head = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(error::store)?;
-    let events = rows.iter().filter_map(|row| event(shared, row).transpose()).collect::<Result<_, _>>()?;
+    let events = rows.iter().filter_map(|row| event(shared, &names, row).transpose()).collect::<Result<_, _>>()?;
     Ok(Page { head: position(head)?, events })
 }
 
 /// The event in a row; none in a row that only says where the head is.
-fn event(shared: &Shared, row: &PgRow) -> Result<Option<Recorded<Raw>>, StoreError> {
+fn event(shared: &Shared, names: &HashMap<i32, Arc<str>>, row: &PgRow) -> Result<Option<Recorded<Raw>>, StoreError> {
     let Some(place) = row.try_get::<Option<i64>, _>(1).map_err(error::store)? else { return Ok(None) };
     let position = position(place)?;
     let version = Version(row.try_get::<i64, _>(2).map_err(error::store)?.unsigned_abs());
@@ -114,7 +135,8 @@ fn event(shared: &Shared, row: &PgRow) -> Result<Option<Recorded<Raw>>, StoreErr
     let (recorded_at, occurred_at) = (instant(3)?, instant(4)?);
     let id = row.try_get(5).map_err(error::store)?;
     let key = row.try_get(6).map_err(error::store)?;
-    let name = shared.types.name(key).ok_or_else(|| error::damaged(format!("there is no event type {key}")))?;
+    let name = names.get(&key).cloned().or_else(|| shared.types.name(key));
+    let name = name.ok_or_else(|| error::damaged(format!("there is no event type {key}")))?;
     let schema = row.try_get::<i32, _>(7).map_err(error::store)?.cast_unsigned();
     let stream: StreamId = row.try_get::<&str, _>(8).map_err(error::store)?.parse().map_err(error::damaged)?;
     let tags: Vec<String> = row.try_get(9).map_err(error::store)?;

@@ -1,30 +1,31 @@
 //! What a store, its clones and its transactions have in common.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use eventstore_core::Position;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-use crate::{session::Pooler, sql::Sql, types::EventTypes};
+use crate::{session::Pooler, sql::Sql, types::EventTypes, writer::Writer};
 
 pub(crate) struct Shared {
     pub(crate) pool: PgPool,
     pub(crate) pooler: Pooler,
     pub(crate) sql: Sql,
-    pub(crate) types: EventTypes,
+    pub(crate) types: Arc<EventTypes>,
     /// The last position known to be recorded.
     pub(crate) head: watch::Sender<Position>,
+    pub(crate) writer: Writer,
     /// Whether sessions begin transactions in a way that appends cannot use, so that they must say how themselves.
     pub(crate) odd_sessions: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(pool: PgPool, pooler: Pooler, sql: Sql) -> Self {
-        let (types, head) = (EventTypes::default(), watch::Sender::new(Position(0)));
+    pub(crate) fn new(pool: PgPool, pooler: Pooler, sql: Sql, types: Arc<EventTypes>, writer: Writer) -> Self {
+        let head = watch::Sender::new(Position(0));
         // Where statements are forgotten, an append is in a transaction, like everything else.
         let odd_sessions = AtomicBool::new(pooler == Pooler::Forgetful);
-        Self { pool, pooler, sql, types, head, odd_sessions }
+        Self { pool, pooler, sql, types, head, writer, odd_sessions }
     }
 
     pub(crate) fn recorded(&self, last: Position) {

@@ -19,7 +19,9 @@ macro_rules! statements {
             pub(crate) fn new(schema: &str, tables: &str) -> Result<Self, Invalid> {
                 plain(schema)?;
                 plain(tables)?;
-                let put = |template: &str| template.replace("{schema}", schema).replace("{tables}", tables).into();
+                let put = |template: &str| {
+                    template.replace("{schema}", &quoted(schema)).replace("{tables}", &quoted(tables)).into()
+                };
                 Ok(Self {
                     schema: schema.into(),
                     tables: tables.into(),
@@ -43,7 +45,7 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 }
 
 statements! {
-    append types type_keys head events events_of_stream events_matching events_of_command position_at
+    append append_one append_batch types type_keys head events events_of_stream events_matching events_of_command position_at
     checkpoint lock_checkpoint add_checkpoint advance
     table lock_tables
     create_schema create_tables_schema lock_migrations migrations migrated applied apply
@@ -61,4 +63,14 @@ impl Sql {
     pub(crate) fn tables(&self) -> &str {
         &self.tables
     }
+
+    /// The schema as statements name it.
+    pub(crate) fn quoted_schema(&self) -> String {
+        quoted(&self.schema)
+    }
+}
+
+/// A name as statements may have it, whatever it is.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    fmt,
     pin::pin,
     str::FromStr,
     sync::{Arc, atomic::Ordering},
@@ -10,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table, Tables, Timestamp,
-    Transaction, Written,
+    Append, BoxError, EventStore, Events, Expected, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table,
+    Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -30,10 +31,11 @@ use crate::{
     read,
     session::{Pooler, Session},
     shared::Shared,
-    sql::Sql,
+    sql::{Sql, quoted},
     tables,
     transaction::PgTransaction,
-    types::Instant,
+    types::{EventTypes, Instant},
+    writer::{Reply, Writer},
 };
 
 const PAGE: usize = 1_000;
@@ -57,6 +59,7 @@ pub struct PgOptions {
     max_connections: u32,
     migrate: bool,
     doctor: Policy,
+    queue: usize,
 }
 
 impl PgOptions {
@@ -92,6 +95,13 @@ impl PgOptions {
     /// How many connections the store may have open; 10 unless told otherwise, and 1 is enough.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// How many appends may wait for others before the next one is refused as [`Busy`](StoreError::Busy); 10,000 unless
+    /// told otherwise.
+    pub fn queue(mut self, appends: usize) -> Self {
+        self.queue = appends;
         self
     }
 
@@ -137,7 +147,11 @@ impl PgOptions {
         if sql.schema().len() > 63 - "_reader".len() {
             return Err(Invalid::name("schema", sql.schema(), "is too long to name roles after").into());
         }
-        Ok(sql.roles().0.to_string())
+        let role = |duty: &str| quoted(&format!("{}_{duty}", sql.schema()));
+        let script = ["owner", "app", "reader"]
+            .into_iter()
+            .fold(sql.roles().0.to_string(), |script, duty| script.replace(&format!("{{{duty}}}"), &role(duty)));
+        Ok(script)
     }
 
     fn sql(&self) -> Result<Sql, Invalid> {
@@ -149,8 +163,16 @@ impl PgOptions {
         let sql = self.sql()?;
         let options = PgConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
         let (pooler, options) = Pooler::find(options).await?;
+        // Appends have connections of their own, if there are enough; not where each is in a transaction.
+        let lanes = match self.max_connections {
+            _ if pooler == Pooler::Forgetful => 0,
+            0..=2 => 0,
+            3 => 1,
+            _ => 2,
+        };
+        let types = Arc::new(EventTypes::default());
         let pool = PgPoolOptions::new()
-            .max_connections(self.max_connections.max(1))
+            .max_connections((self.max_connections - lanes).max(1))
             .acquire_timeout(Duration::from_secs(10))
             // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
             // still lives; one that breaks in use is noticed then.
@@ -158,8 +180,27 @@ impl PgOptions {
             .before_acquire(|connection, meta| {
                 Box::pin(async move { Ok(meta.idle_for < ASSUMED_ALIVE || connection.ping().await.is_ok()) })
             })
+            .after_connect({
+                let types = types.clone();
+                move |_, _| {
+                    types.forget();
+                    Box::pin(std::future::ready(Ok(())))
+                }
+            })
             .connect_lazy_with(options);
-        Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql)) })
+        let writer = Writer::new(self.queue, lanes);
+        Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql, types, writer)) })
+    }
+}
+
+/// Whether an append that is refused like this will always be: versions only grow, and ids stay taken.
+fn is_final(error: &StoreError) -> bool {
+    match error {
+        StoreError::Conflict(conflict) => {
+            matches!(conflict.expected, Expected::Version(expected) if expected < conflict.actual)
+        }
+        StoreError::Duplicate { .. } | StoreError::Invalid(_) => true,
+        _ => false,
     }
 }
 
@@ -173,7 +214,7 @@ impl PgStore {
     /// How to open a log other than by default.
     pub fn options() -> PgOptions {
         let (schema, tables, doctor) = ("eventstore".into(), None, Policy::default());
-        PgOptions { schema, tables, max_connections: 10, migrate: true, doctor }
+        PgOptions { schema, tables, max_connections: 10, migrate: true, doctor, queue: 10_000 }
     }
 
     /// The schema of the log.
@@ -297,6 +338,12 @@ impl PgStore {
     }
 }
 
+impl fmt::Debug for PgStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgStore").field("schema", &self.schema()).finish_non_exhaustive()
+    }
+}
+
 #[async_trait]
 impl EventStore for PgStore {
     async fn read(&self, read: Read) -> Result<Events, StoreError> {
@@ -314,8 +361,21 @@ impl EventStore for PgStore {
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
-        let append = Checked::new(append)?;
-        let mut lost = None;
+        let append = Arc::new(Checked::new(append, &self.shared.types)?);
+        // What broke the connection, once it is unknown whether an attempt was recorded.
+        let mut lost: Option<BoxError> = None;
+        if append.types.is_some() && !self.shared.odd_sessions.load(Ordering::Relaxed) {
+            match Writer::append(&self.shared, &append).await {
+                Reply::Recorded(written) => {
+                    self.shared.recorded(written.last);
+                    return Ok(written);
+                }
+                Reply::Refused(error) => return Err(error),
+                Reply::NotRecorded => {}
+                Reply::Lost => lost = Some("the connection broke".into()),
+            }
+        }
+        let mut last = None;
         for attempt in 0..=RESENT {
             match self.append_once(&append).await {
                 Ok(written) => {
@@ -325,16 +385,26 @@ impl EventStore for PgStore {
                 // The same ids again: recorded or not, the answer is the right one.
                 Err(Failed::Broken(error)) if error::lost(&error) => lost = Some(error.into()),
                 Err(Failed::Refused(StoreError::Unknown(error))) => lost = Some(error),
-                // It never came to be sent this time; once sent before, nobody knows.
-                Err(Failed::Refused(StoreError::Unavailable(error))) if lost.is_none() => {
-                    return Err(StoreError::Unavailable(error));
+                // An event type this process knew is another one now.
+                Err(Failed::Broken(error)) if error::is(&error, &["ES002"]) => {
+                    self.shared.types.forget();
+                    last = Some(error::store(error));
+                    continue;
                 }
-                Err(Failed::Refused(StoreError::Unavailable(_))) => {}
-                Err(failed) => return Err(failed.into_store()),
+                Err(failed) => {
+                    let error = failed.into_store();
+                    // An attempt that was lost may still be on its way: only what it cannot change is an answer.
+                    if lost.is_none() || is_final(&error) {
+                        return Err(error);
+                    }
+                }
             }
             sleep(Duration::from_millis(10 << attempt)).await;
         }
-        Err(StoreError::Unknown(lost.unwrap_or_else(|| "the connection broke".into())))
+        match (lost, last) {
+            (None, Some(error)) => Err(error),
+            (lost, _) => Err(StoreError::Unknown(lost.unwrap_or_else(|| "the connection broke".into()))),
+        }
     }
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {

@@ -4,7 +4,10 @@ use eventstore_core::{Changes, Column, Kind, Position, Rows, StoreError, Table};
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::{error, read, sql::Sql};
+use crate::{
+    error, read,
+    sql::{Sql, quoted},
+};
 
 fn sql_type(kind: Kind) -> &'static str {
     match kind {
@@ -25,11 +28,7 @@ fn statement(template: &str, sql: &Sql, table: &Table, parts: &[(&str, String)])
 }
 
 fn name(sql: &Sql, table: &Table) -> String {
-    format!("{}.{}", sql.tables(), quoted(&table.to_string()))
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+    format!("{}.{}", quoted(sql.tables()), quoted(&table.to_string()))
 }
 
 fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {

@@ -19,6 +19,8 @@ pub(crate) struct PgTransaction {
     connection: PoolConnection<Postgres>,
     shared: Arc<Shared>,
     over: bool,
+    /// Whether something was begun and not ended: its caller has gone, and nobody knows how much of it was done.
+    doubtful: bool,
     /// The last position it has appended.
     appended: Option<Position>,
     /// Event types that are there once this is committed.
@@ -30,7 +32,7 @@ impl PgTransaction {
         let connection = shared.pool.acquire().await.map_err(error::store)?;
         let (shared, new_types) = (shared.clone(), vec![]);
         // From here on whoever drops this future has the connection closed, begun or not.
-        let mut transaction = Self { connection, shared, over: false, appended: None, new_types };
+        let mut transaction = Self { connection, shared, over: false, doubtful: false, appended: None, new_types };
         transaction.run(transaction.shared.pooler.begin()).await?;
         Ok(transaction)
     }
@@ -44,7 +46,10 @@ impl PgTransaction {
     }
 
     pub(crate) async fn record(&mut self, append: &Checked) -> Result<Written, Failed> {
-        let written = append.record(&mut self.connection, &self.shared, &mut self.new_types).await?;
+        self.doubtful = true;
+        let written = append.record(&mut self.connection, &self.shared, &mut self.new_types).await;
+        self.doubtful = false;
+        let written = written?;
         if !written.replayed {
             self.appended = Some(written.last);
         }
@@ -52,7 +57,11 @@ impl PgTransaction {
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
-        let committed = sqlx::raw_sql("COMMIT").execute(&mut *self.connection).await;
+        if self.doubtful {
+            return Err(StoreError::Database("an operation of this transaction was dropped before its end".into()));
+        }
+        // A commit after an error rolls back without a word; another statement before it says so (25P02).
+        let committed = sqlx::raw_sql("SELECT 1; COMMIT").execute(&mut *self.connection).await;
         match committed {
             Ok(_) => {}
             // Nobody knows whether the server got to the commit.
@@ -97,7 +106,7 @@ impl Transaction for PgTransaction {
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
-        self.record(&Checked::new(append)?).await.map_err(Failed::into_store)
+        self.record(&Checked::new(append, &self.shared.types)?).await.map_err(Failed::into_store)
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
@@ -105,7 +114,10 @@ impl Transaction for PgTransaction {
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        tables::write(&mut self.connection, &self.shared.sql, changes).await
+        self.doubtful = true;
+        let written = tables::write(&mut self.connection, &self.shared.sql, changes).await;
+        self.doubtful = false;
+        written
     }
 
     async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {

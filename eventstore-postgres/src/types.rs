@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use eventstore_core::{BoxError, Item, StoreError, Timestamp};
+use eventstore_core::{BoxError, Item, Timestamp};
 use sqlx::{
     Decode, Encode, PgConnection, Postgres, Type,
     encode::IsNull,
     postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef},
 };
 
-use crate::{error, sql::Sql};
+use crate::sql::Sql;
 
 /// A `timestamptz`: microseconds since the start of 2000, UTC.
 #[derive(Clone, Copy)]
@@ -94,6 +94,12 @@ impl EventTypes {
         self.known.read().unwrap_or_else(PoisonError::into_inner).keys.get(category)?.get(name).copied()
     }
 
+    /// The keys of event types, if all are known.
+    pub(crate) fn known<'a>(&self, types: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Vec<i32>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        types.map(|(category, name)| known.keys.get(category)?.get(name).copied()).collect()
+    }
+
     pub(crate) fn learn(&self, types: Vec<(i32, String, String)>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for (key, category, name) in types {
@@ -127,11 +133,9 @@ impl EventTypes {
         types.iter().map(|one| key(one).ok_or(sqlx::Error::RowNotFound)).collect()
     }
 
-    /// Everything there is.
-    pub(crate) async fn load(&self, connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
-        let types = sqlx::query_as(sql.types()).fetch_all(connection).await.map_err(error::store)?;
-        self.learn(types);
-        Ok(())
+    /// Forgets everything: a server that was replaced by another may have lost the last of them.
+    pub(crate) fn forget(&self) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
     }
 }
 

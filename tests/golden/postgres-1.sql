@@ -3,8 +3,8 @@
 --
 
 
--- Dumped from database version 15.20 (Debian 15.20-0+deb12u1)
--- Dumped by pg_dump version 15.20 (Debian 15.20-0+deb12u1)
+-- Dumped from database version 15.18 (Debian 15.18-0+deb12u1)
+-- Dumped by pg_dump version 15.18 (Debian 15.18-0+deb12u1)
 
 SET statement_timeout = 0;
 SET lock_timeout = 0;
@@ -25,10 +25,10 @@ CREATE SCHEMA eventstore_golden;
 
 
 --
--- Name: append(text[], bigint[], text[], bigint[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], text[], bigint[], bigint, text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+-- Name: append(text[], bigint[], text[], bigint[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], text[], bigint[], bigint, text[], text[], integer[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
 --
 
-CREATE FUNCTION eventstore_golden.append(w_stream text[], w_expected bigint[], e_stream text[], e_number bigint[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], u_stream text[], u_version bigint[], c_after bigint, c_names text[], c_tags text[]) RETURNS TABLE(status integer, versions bigint[], stream text, version bigint, first_position bigint, recorded_at timestamp with time zone, event_id uuid)
+CREATE FUNCTION eventstore_golden.append(w_stream text[], w_expected bigint[], e_stream text[], e_number bigint[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], u_stream text[], u_version bigint[], c_after bigint, c_names text[], c_tags text[], t_key integer[], t_category text[], t_name text[]) RETURNS TABLE(status integer, versions bigint[], stream text, version bigint, first_position bigint, recorded_at timestamp with time zone, event_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -40,38 +40,32 @@ DECLARE
     bad_stream text; bad_version bigint; taken uuid;
     any_category constant text[] := array_fill(NULL::text, ARRAY[cardinality(c_names)]);
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        -- A snapshot from before the lock would not see what was appended while we waited for it.
-        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
-    END IF;
-    IF current_setting('synchronous_commit') = 'off' THEN
-        PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
+    PERFORM "eventstore_golden".may_append(t_key, t_category, t_name);
 
     -- The long part of the condition, while others may append.
     IF c_after IS NOT NULL THEN
-        SELECT coalesce(max(e.position), 0) INTO head_before_lock FROM eventstore_golden.events AS e;
+        SELECT coalesce(max(e.position), 0) INTO head_before_lock FROM "eventstore_golden".events AS e;
         SELECT place INTO in_the_way
-          FROM eventstore_golden.matching(c_names, c_tags, any_category, any_category, c_after, head_before_lock, 1) AS place;
+          FROM "eventstore_golden".matching(c_names, c_tags, any_category, any_category, c_after, head_before_lock, 1) AS place;
     END IF;
 
     -- Held until the commit is visible to all.
-    PERFORM pg_advisory_xact_lock(1163088689, 'eventstore_golden'::regnamespace::oid::int4);
+    PERFORM pg_advisory_xact_lock(1163088689, '"eventstore_golden"'::regnamespace::oid::int4);
 
-    SELECT e.position, e.recorded_at INTO head, recorded_now FROM eventstore_golden.events AS e ORDER BY e.position DESC LIMIT 1;
+    SELECT e.position, e.recorded_at INTO head, recorded_now FROM "eventstore_golden".events AS e ORDER BY e.position DESC LIMIT 1;
     head := coalesce(head, 0);
     recorded_now := greatest(clock_timestamp(), recorded_now);
 
-    SELECT e.event_id INTO taken FROM eventstore_golden.events AS e WHERE e.event_id = ANY (e_id) LIMIT 1;
+    SELECT e.event_id INTO taken FROM "eventstore_golden".events AS e WHERE e.event_id = ANY (e_id) LIMIT 1;
     IF FOUND THEN
         RETURN QUERY SELECT 3, NULL::bigint[], NULL::text, NULL::bigint,
-                            (SELECT e.position FROM eventstore_golden.events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz, taken;
+                            (SELECT e.position FROM "eventstore_golden".events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz, taken;
         RETURN;
     END IF;
 
     SELECT array_agg(coalesce(last.version, 0) ORDER BY w.i) INTO befores
       FROM unnest(w_stream) WITH ORDINALITY AS w (stream, i)
-      LEFT JOIN LATERAL (SELECT e.version FROM eventstore_golden.events AS e
+      LEFT JOIN LATERAL (SELECT e.version FROM "eventstore_golden".events AS e
                           WHERE e.stream = w.stream ORDER BY e.version DESC LIMIT 1) AS last ON true;
     SELECT w.stream, w.before INTO bad_stream, bad_version
       FROM unnest(w_stream, w_expected, befores) WITH ORDINALITY AS w (stream, expected, before, i)
@@ -80,7 +74,7 @@ BEGIN
     IF NOT FOUND AND cardinality(u_stream) > 0 THEN
         SELECT u.stream, coalesce(last.version, 0) INTO bad_stream, bad_version
           FROM unnest(u_stream, u_version) WITH ORDINALITY AS u (stream, expected, i)
-          LEFT JOIN LATERAL (SELECT e.version FROM eventstore_golden.events AS e
+          LEFT JOIN LATERAL (SELECT e.version FROM "eventstore_golden".events AS e
                               WHERE e.stream = u.stream ORDER BY e.version DESC LIMIT 1) AS last ON true
          WHERE coalesce(last.version, 0) <> u.expected
          ORDER BY u.i LIMIT 1;
@@ -93,27 +87,27 @@ BEGIN
     -- The short part: what was appended while we waited.
     IF c_after IS NOT NULL AND in_the_way IS NULL AND head > head_before_lock THEN
         SELECT place INTO in_the_way
-          FROM eventstore_golden.matching(c_names, c_tags, any_category, any_category,
+          FROM "eventstore_golden".matching(c_names, c_tags, any_category, any_category,
                                  greatest(c_after, head_before_lock), head, 1) AS place;
     END IF;
     IF in_the_way IS NOT NULL THEN
         RETURN QUERY SELECT 2, NULL::bigint[], e.stream, e.version, e.position, NULL::timestamptz, NULL::uuid
-                       FROM eventstore_golden.events AS e WHERE e.position = in_the_way;
+                       FROM "eventstore_golden".events AS e WHERE e.position = in_the_way;
         RETURN;
     END IF;
 
     IF cardinality(w_stream) = 1 THEN
-        INSERT INTO eventstore_golden.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+        INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
         SELECT head + n.i, befores[1] + n.i, recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
                w_stream[1], n.tags::text[], n.metadata, n.payload
           FROM unnest(e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
                WITH ORDINALITY AS n (id, type, schema, occurred, tags, metadata, payload, i);
     ELSE
-        INSERT INTO eventstore_golden.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+        INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
         SELECT head + n.i,
-               coalesce((SELECT e.version FROM eventstore_golden.events AS e
+               coalesce((SELECT e.version FROM "eventstore_golden".events AS e
                           WHERE e.stream = n.stream ORDER BY e.version DESC LIMIT 1), 0) + n.number,
                recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
                n.stream, n.tags::text[], n.metadata, n.payload
@@ -121,6 +115,121 @@ BEGIN
                WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i);
     END IF;
     RETURN QUERY SELECT 0, befores, NULL::text, NULL::bigint, head + 1, recorded_now, NULL::uuid;
+END $$;
+
+
+--
+-- Name: append_batch(integer[], text[], bigint[], integer[], integer[], integer[], integer[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], integer[], bigint[], text[], text[], integer[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+--
+
+CREATE FUNCTION eventstore_golden.append_batch(w_append integer[], w_stream text[], w_expected bigint[], w_events integer[], e_write integer[], e_number integer[], e_place integer[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], c_append integer[], c_after bigint[], c_names text[], c_tags text[], t_key integer[], t_category text[], t_name text[]) RETURNS TABLE(recorded boolean, before bigint, first_position bigint, recorded_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET jit TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    head bigint; now timestamptz; head_before_lock bigint; refused int[] := '{}';
+BEGIN
+    PERFORM "eventstore_golden".may_append(t_key, t_category, t_name);
+
+    -- Conditions that reach far back, up to here, while others may append.
+    IF cardinality(c_append) > 0 THEN
+        SELECT coalesce(max(e.position), 0) INTO head_before_lock FROM "eventstore_golden".events AS e;
+        refused := ARRAY(
+            SELECT c.append FROM unnest(c_append, c_after, c_names, c_tags) AS c (append, after, names, tags)
+             CROSS JOIN LATERAL "eventstore_golden".matching(ARRAY[c.names], ARRAY[c.tags], '{NULL}', '{NULL}',
+                                                  c.after, head_before_lock, 1)
+             WHERE head_before_lock - c.after > 500);
+        c_after := ARRAY(SELECT CASE WHEN head_before_lock - after > 500 THEN head_before_lock ELSE after END
+                           FROM unnest(c_after) WITH ORDINALITY AS c (after, i) ORDER BY i);
+    END IF;
+
+    PERFORM pg_advisory_xact_lock(1163088689, '"eventstore_golden"'::regnamespace::oid::int4);
+
+    SELECT e.position, e.recorded_at INTO head, now FROM "eventstore_golden".events AS e ORDER BY e.position DESC LIMIT 1;
+    head := coalesce(head, 0);
+    now := greatest(clock_timestamp(), now);
+
+    -- The rest of all conditions at once: by the first tag of each, or, where there is none, each event.
+    IF cardinality(c_append) > 0 THEN
+        refused := refused || ARRAY(
+            WITH newer AS MATERIALIZED (
+                SELECT e.position, e.tags, t.name
+                  FROM "eventstore_golden".events AS e JOIN "eventstore_golden".event_types AS t USING (type_key)
+                 WHERE e.position > (SELECT min(after) FROM unnest(c_after) AS c (after)) AND e.position <= head),
+            conditions AS MATERIALIZED (
+                SELECT c.append, c.after, c.names::text[] AS names, c.tags::text[] AS tags
+                  FROM unnest(c_append, c_after, c_names, c_tags) AS c (append, after, names, tags))
+            SELECT c.append FROM conditions AS c
+              JOIN (newer AS n CROSS JOIN LATERAL unnest(n.tags) AS tag) ON tag = c.tags[1]
+             WHERE n.position > c.after AND n.tags @> c.tags AND (c.names = '{}' OR n.name = ANY (c.names))
+             UNION ALL
+            SELECT c.append FROM conditions AS c JOIN newer AS n ON n.position > c.after
+             WHERE c.tags = '{}' AND (c.names = '{}' OR n.name = ANY (c.names)));
+    END IF;
+
+    RETURN QUERY
+    WITH writes AS MATERIALIZED (
+        SELECT w.i, w.append, w.stream, w.expected, w.events,
+               coalesce((SELECT e.version FROM "eventstore_golden".events AS e
+                          WHERE e.stream = w.stream ORDER BY e.version DESC LIMIT 1), 0) AS before
+          FROM unnest(w_append, w_stream, w_expected, w_events)
+               WITH ORDINALITY AS w (append, stream, expected, events, i)),
+    appends AS MATERIALIZED (
+        SELECT append, recorded, sum(CASE WHEN recorded THEN events ELSE 0 END) OVER (ORDER BY append) - events AS places
+          FROM (SELECT w.append, sum(w.events) AS events,
+                       w.append <> ALL (refused) AND bool_and(
+                           CASE w.expected WHEN -1 THEN true WHEN -2 THEN w.before > 0 ELSE w.before = w.expected END
+                       ) AS recorded
+                  FROM writes AS w GROUP BY w.append) AS a),
+    inserted AS (
+        INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+                                     stream, tags, metadata, payload)
+        SELECT head + a.places + n.place, w.before + n.number, now, coalesce(n.occurred, now), n.id, n.type, n.schema,
+               w.stream, n.tags::text[], n.metadata, n.payload
+          FROM unnest(e_write, e_number, e_place, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
+               AS n (write, number, place, id, type, schema, occurred, tags, metadata, payload)
+          JOIN writes AS w ON w.i = n.write
+          JOIN appends AS a ON a.append = w.append AND a.recorded)
+    SELECT a.recorded, w.before, (head + a.places + 1)::bigint, now
+      FROM writes AS w JOIN appends AS a USING (append) ORDER BY w.i;
+END $$;
+
+
+--
+-- Name: append_one(text, bigint, uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], integer[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+--
+
+CREATE FUNCTION eventstore_golden.append_one(p_stream text, p_expected bigint, e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], t_key integer[], t_category text[], t_name text[]) RETURNS TABLE(recorded boolean, before bigint, first_position bigint, recorded_at timestamp with time zone)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET jit TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    head bigint; now timestamptz; version_before bigint;
+BEGIN
+    PERFORM "eventstore_golden".may_append(t_key, t_category, t_name);
+    PERFORM pg_advisory_xact_lock(1163088689, '"eventstore_golden"'::regnamespace::oid::int4);
+    SELECT coalesce(log.position, 0), greatest(clock_timestamp(), log.recorded_at), coalesce(last.version, 0)
+      INTO head, now, version_before
+      FROM (SELECT 1) AS one
+      LEFT JOIN LATERAL (SELECT e.position, e.recorded_at FROM "eventstore_golden".events AS e
+                          ORDER BY e.position DESC LIMIT 1) AS log ON true
+      LEFT JOIN LATERAL (SELECT e.version FROM "eventstore_golden".events AS e
+                          WHERE e.stream = p_stream ORDER BY e.version DESC LIMIT 1) AS last ON true;
+    recorded := CASE p_expected WHEN -1 THEN true WHEN -2 THEN version_before > 0 ELSE version_before = p_expected END;
+    IF recorded THEN
+        INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+                                     stream, tags, metadata, payload)
+        SELECT head + i, version_before + i, now, coalesce(e_occurred[i], now), e_id[i], e_type[i], e_schema[i],
+               p_stream, e_tags[i]::text[], e_metadata[i], e_payload[i]
+          FROM generate_series(1, cardinality(e_id)) AS i;
+    END IF;
+    RETURN QUERY SELECT recorded, version_before, head + 1, now;
 END $$;
 
 
@@ -171,20 +280,20 @@ BEGIN
         item_tags := p_tags[i]::text[];
         item_types := NULL;                              -- of all types
         IF item_names <> '{}' OR p_categories[i] IS NOT NULL THEN
-            item_types := ARRAY(SELECT t.type_key FROM eventstore_golden.event_types AS t
+            item_types := ARRAY(SELECT t.type_key FROM "eventstore_golden".event_types AS t
                                  WHERE (item_names = '{}' OR t.name = ANY (item_names))
                                    AND (p_categories[i] IS NULL OR t.category = p_categories[i]));
             CONTINUE WHEN item_types = '{}';
         END IF;
         item_streams := NULL;                            -- in all streams
         IF p_keys[i] IS NOT NULL THEN
-            item_streams := ARRAY(SELECT DISTINCT t.category || '-' || p_keys[i] FROM eventstore_golden.event_types AS t
+            item_streams := ARRAY(SELECT DISTINCT t.category || '-' || p_keys[i] FROM "eventstore_golden".event_types AS t
                                    WHERE item_types IS NULL OR t.type_key = ANY (item_types));
         END IF;
         -- Few events: look at each. With tags also where it is not so few, since their index knows no order.
         IF p_until - p_after <= (CASE WHEN item_tags <> '{}' AND item_streams IS NULL THEN 20000 ELSE 2000 END) THEN
             found_positions := found_positions || ARRAY(
-                SELECT e.position FROM eventstore_golden.events AS e
+                SELECT e.position FROM "eventstore_golden".events AS e
                  WHERE e.position > p_after AND e.position <= p_until
                    AND (item_types IS NULL OR e.type_key = ANY (item_types))
                    AND (item_streams IS NULL OR e.stream = ANY (item_streams))
@@ -193,7 +302,7 @@ BEGIN
         ELSIF item_streams IS NOT NULL THEN
             found_positions := found_positions || ARRAY(
                 SELECT one.position FROM unnest(item_streams) AS s (stream)
-                 CROSS JOIN LATERAL (SELECT e.position FROM eventstore_golden.events AS e
+                 CROSS JOIN LATERAL (SELECT e.position FROM "eventstore_golden".events AS e
                                       WHERE e.stream = s.stream AND e.position > p_after AND e.position <= p_until
                                         AND (item_types IS NULL OR e.type_key = ANY (item_types))
                                         AND e.tags @> item_tags
@@ -204,7 +313,7 @@ BEGIN
             -- key, to intersect it with the few that have the tag.
             found_positions := found_positions || ARRAY(
                 WITH tagged AS MATERIALIZED (
-                    SELECT e.position FROM eventstore_golden.events AS e
+                    SELECT e.position FROM "eventstore_golden".events AS e
                      WHERE e.tags <> '{}' AND e.tags @> item_tags
                        AND e.position + 0 > p_after AND e.position + 0 <= p_until
                        AND (item_types IS NULL OR e.type_key = ANY (item_types)))
@@ -214,18 +323,42 @@ BEGIN
             -- and would throw away all that is of other types.
             found_positions := found_positions || ARRAY(
                 SELECT one.position FROM unnest(item_types) AS t (type_key)
-                 CROSS JOIN LATERAL (SELECT e.position FROM eventstore_golden.events AS e
+                 CROSS JOIN LATERAL (SELECT e.position FROM "eventstore_golden".events AS e
                                       WHERE (e.type_key, e.position) > (t.type_key, p_after)
                                         AND (e.type_key, e.position) <= (t.type_key, p_until)
                                       ORDER BY e.type_key, e.position LIMIT p_limit) AS one
                  ORDER BY one.position LIMIT p_limit);
         ELSE
             found_positions := found_positions || ARRAY(
-                SELECT e.position FROM eventstore_golden.events AS e
+                SELECT e.position FROM "eventstore_golden".events AS e
                  WHERE e.position > p_after AND e.position <= p_until ORDER BY e.position LIMIT p_limit);
         END IF;
     END LOOP;
     RETURN QUERY SELECT DISTINCT place FROM unnest(found_positions) AS place ORDER BY place LIMIT p_limit;
+END $$;
+
+
+--
+-- Name: may_append(integer[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+--
+
+CREATE FUNCTION eventstore_golden.may_append(t_key integer[], t_category text[], t_name text[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$                          -- only called by functions that have set the search path
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        -- A snapshot from before the lock would not see what was appended while we waited for it.
+        RAISE EXCEPTION 'events are appended at READ COMMITTED only' USING ERRCODE = 'ES001';
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF EXISTS (SELECT FROM unnest(t_key, t_category, t_name) AS n (key, category, name)
+                LEFT JOIN "eventstore_golden".event_types AS t
+                  ON t.type_key = n.key AND t.category = n.category AND t.name = n.name
+               WHERE t.type_key IS NULL) THEN
+        RAISE EXCEPTION 'an event type is not the one it was' USING ERRCODE = 'ES002';
+    END IF;
 END $$;
 
 
@@ -242,10 +375,10 @@ DECLARE
     high bigint;
     middle bigint;
 BEGIN
-    SELECT coalesce(max(e.position), 0) INTO high FROM eventstore_golden.events AS e;
+    SELECT coalesce(max(e.position), 0) INTO high FROM "eventstore_golden".events AS e;
     WHILE low < high LOOP
         middle := (low + high + 1) / 2;
-        IF (SELECT e.recorded_at FROM eventstore_golden.events AS e WHERE e.position = middle) <= p_time THEN
+        IF (SELECT e.recorded_at FROM "eventstore_golden".events AS e WHERE e.position = middle) <= p_time THEN
             low := middle;
         ELSE
             high := middle - 1;
@@ -265,13 +398,14 @@ CREATE FUNCTION eventstore_golden.type_keys(p_categories text[], p_names text[])
     AS $$
 #variable_conflict use_column
 BEGIN
-    INSERT INTO eventstore_golden.event_types (category, name)
+    INSERT INTO "eventstore_golden".event_types (category, name)
     SELECT DISTINCT n.category, n.name FROM unnest(p_categories, p_names) AS n (category, name)
+     ORDER BY n.category, n.name                         -- two who add the same wait for each other one way round
     ON CONFLICT DO NOTHING;
     -- Another statement: it sees what others have just added.
     RETURN QUERY SELECT t.type_key, t.category, t.name
                    FROM unnest(p_categories, p_names) AS n (category, name)
-                   JOIN eventstore_golden.event_types AS t ON t.category = n.category AND t.name = n.name;
+                   JOIN "eventstore_golden".event_types AS t ON t.category = n.category AND t.name = n.name;
 END $$;
 
 
@@ -405,15 +539,15 @@ INSERT INTO eventstore_golden."balance@1" VALUES ('bob', 'Bob', 5);
 -- Data for Name: checkpoints; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 9, '2026-11-21 06:40:13.626699+00');
-INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 9, '2026-11-21 06:40:13.628053+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 9, '2026-11-21 09:23:02.179463+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 9, '2026-11-21 09:23:02.200814+00');
 
 
 --
 -- Data for Name: enrolled@1; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 06:40:13.60758+00', '["rust"]');
+INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 09:23:02.145586+00', '["rust"]');
 
 
 --
@@ -433,22 +567,22 @@ INSERT INTO eventstore_golden.event_types OVERRIDING SYSTEM VALUE VALUES (7, 'od
 -- Data for Name: events; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 06:40:13.585778+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
-INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 06:40:13.585778+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
-INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 06:40:13.585778+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
-INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 06:40:13.592076+00', '2026-11-21 06:40:13.592076+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e227d', '\x7b22616d6f756e74223a3130307d');
-INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 06:40:13.597517+00', '2026-11-21 06:40:13.597517+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
-INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 06:40:13.605294+00', '2026-11-21 06:40:13.605294+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e227d', '\x7b2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 06:40:13.60758+00', '2026-11-21 06:40:13.60758+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 06:40:13.614457+00', '2026-11-21 06:40:13.614457+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
-INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 06:40:13.614457+00', '2026-11-21 06:40:13.614457+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
+INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 09:23:02.0043+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
+INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 09:23:02.0043+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
+INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 09:23:02.0043+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
+INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 09:23:02.063496+00', '2026-11-21 09:23:02.063496+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e227d', '\x7b22616d6f756e74223a3130307d');
+INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 09:23:02.097731+00', '2026-11-21 09:23:02.097731+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
+INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 09:23:02.136102+00', '2026-11-21 09:23:02.136102+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e227d', '\x7b2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 09:23:02.145586+00', '2026-11-21 09:23:02.145586+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 09:23:02.155855+00', '2026-11-21 09:23:02.155855+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
+INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 09:23:02.155855+00', '2026-11-21 09:23:02.155855+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
 
 
 --
 -- Data for Name: migrations; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.migrations VALUES (1, 'cbee86fb-ba74-5ef4-8c8d-1222b4702b95', '2026-11-21 06:40:13.576508+00');
+INSERT INTO eventstore_golden.migrations VALUES (1, '7a895c59-9a5e-5425-b1e4-2b18f741df34', '2026-11-21 09:23:01.977089+00');
 
 
 --
@@ -552,12 +686,30 @@ CREATE INDEX events_type ON eventstore_golden.events USING btree (type_key, "pos
 
 
 --
+-- Name: event_types append_only; Type: TRIGGER; Schema: eventstore_golden; Owner: -
+--
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON eventstore_golden.event_types FOR EACH STATEMENT EXECUTE FUNCTION eventstore_golden.append_only();
+
+ALTER TABLE eventstore_golden.event_types ENABLE ALWAYS TRIGGER append_only;
+
+
+--
 -- Name: events append_only; Type: TRIGGER; Schema: eventstore_golden; Owner: -
 --
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON eventstore_golden.events FOR EACH STATEMENT EXECUTE FUNCTION eventstore_golden.append_only();
 
 ALTER TABLE eventstore_golden.events ENABLE ALWAYS TRIGGER append_only;
+
+
+--
+-- Name: event_types append_only_truncate; Type: TRIGGER; Schema: eventstore_golden; Owner: -
+--
+
+CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON eventstore_golden.event_types FOR EACH STATEMENT EXECUTE FUNCTION eventstore_golden.append_only();
+
+ALTER TABLE eventstore_golden.event_types ENABLE ALWAYS TRIGGER append_only_truncate;
 
 
 --

@@ -2,9 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod batches;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod doctor;
+mod faults;
 mod ledger;
 mod migrations;
 mod operations;

@@ -217,5 +217,5 @@ fn roles_are_named_after_the_schema_and_need_another_for_rows() {
     let long = PgStore::options().schema("x".repeat(60)).tables_schema("rows").roles_sql();
     assert!(matches!(long, Err(StoreError::Invalid(Invalid::Name { .. }))), "{long:?}");
     let roles = PgStore::options().schema("bank").tables_schema("bank_rows").roles_sql();
-    assert!(roles.is_ok_and(|sql| sql.contains("CREATE ROLE bank_app LOGIN") && !sql.contains(['{', '}'])));
+    assert!(roles.is_ok_and(|sql| sql.contains("CREATE ROLE \"bank_app\" LOGIN") && !sql.contains(['{', '}'])));
 }

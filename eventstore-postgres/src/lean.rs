@@ -1,0 +1,189 @@
+//! Calls of the lean functions: the common append, and many at once. What they do not record, they do not explain.
+
+use eventstore_core::{Expected, NewEvent, Position, Version, Written};
+use sqlx::PgConnection;
+
+use crate::{
+    append::{Checked, Types},
+    read,
+    shared::Shared,
+    types::{Instant, array, names},
+};
+
+/// Whether it was recorded, the version of the stream before, the position of the first event, and when.
+type Row = (bool, i64, i64, Instant);
+
+/// What is expected of a stream, as the functions are told.
+pub(crate) fn expected(expected: Expected) -> i64 {
+    match expected {
+        Expected::Any => -1,
+        Expected::Exists => -2,
+        Expected::Version(version) => read::signed(version.0),
+    }
+}
+
+/// The tags of an event: an array, as text.
+pub(crate) fn tags(event: &NewEvent) -> String {
+    array(event.data.tags.iter().map(ToString::to_string))
+}
+
+/// Appends to one stream, without a condition.
+pub(crate) async fn append_one(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    append: &Checked,
+) -> Result<Option<Written>, sqlx::Error> {
+    let write = &append.append.writes[0];
+    let events = || write.events.iter();
+    let mut types = Types::default();
+    types.add(&append.append, append.types.as_deref().unwrap_or_default());
+    let row: Row = sqlx::query_as(shared.sql.append_one())
+        .bind(write.stream.as_str())
+        .bind(expected(write.expected))
+        .bind(events().map(|event| event.id).collect::<Vec<_>>())
+        .bind(append.types.as_deref())
+        .bind(events().map(|event| event.schema.cast_signed()).collect::<Vec<_>>())
+        .bind(events().map(|event| event.occurred_at.map(Instant)).collect::<Vec<_>>())
+        .bind(events().map(tags).collect::<Vec<_>>())
+        .bind(&append.metadata)
+        .bind(events().map(|event| &*event.data.body).collect::<Vec<_>>())
+        .bind(types.keys)
+        .bind(types.categories)
+        .bind(types.names)
+        .fetch_one(connection)
+        .await?;
+    Ok(written(append, &[row]))
+}
+
+/// Appends that do not depend on each other, each with its own outcome.
+pub(crate) async fn append_batch(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    appends: &[&Checked],
+) -> Result<Vec<Option<Written>>, sqlx::Error> {
+    let mut writes = Writes::default();
+    let mut events = Events::default();
+    let mut items = Items::default();
+    let mut types = Types::default();
+    for (checked, number) in appends.iter().zip(1_i32..) {
+        let append = &checked.append;
+        let mut place = 0;
+        for write in &append.writes {
+            writes.push(number, write.stream.as_str(), expected(write.expected), write.events.len());
+            let first = place;
+            for event in &write.events {
+                place += 1;
+                events.push(writes.stream.len(), place - first, place, event);
+            }
+        }
+        for (stream, version) in &append.unchanged {
+            writes.push(number, stream.as_str(), read::signed(version.0), 0);
+        }
+        let keys = checked.types.as_deref().unwrap_or_default();
+        types.add(append, keys);
+        events.types.extend(keys);
+        events.metadata.extend(checked.metadata.iter().map(|metadata| &**metadata));
+        if let Some(condition) = &append.condition {
+            for item in &condition.query.items {
+                items.append.push(number);
+                items.after.push(read::signed(condition.after.0));
+                items.names.push(names(item));
+                items.tags.push(array(item.tags.iter().map(ToString::to_string)));
+            }
+        }
+    }
+    let rows: Vec<Row> = sqlx::query_as(shared.sql.append_batch())
+        .bind(writes.append)
+        .bind(writes.stream)
+        .bind(writes.expected)
+        .bind(writes.events)
+        .bind(events.write)
+        .bind(events.number)
+        .bind(events.place)
+        .bind(events.id)
+        .bind(events.types)
+        .bind(events.schema)
+        .bind(events.occurred_at)
+        .bind(events.tags)
+        .bind(events.metadata)
+        .bind(events.body)
+        .bind(items.append)
+        .bind(items.after)
+        .bind(items.names)
+        .bind(items.tags)
+        .bind(types.keys)
+        .bind(types.categories)
+        .bind(types.names)
+        .fetch_all(connection)
+        .await?;
+    let mut rows = &rows[..];
+    let of_each = appends.iter().map(|append| {
+        let (own, others) = rows.split_at_checked(append.streams()).ok_or(sqlx::Error::RowNotFound)?;
+        rows = others;
+        Ok(written(append, own))
+    });
+    of_each.collect()
+}
+
+/// Where an append landed, if it was recorded.
+fn written(append: &Checked, rows: &[Row]) -> Option<Written> {
+    let &(true, _, first, Instant(recorded_at)) = rows.first()? else { return None };
+    let first = Position(first.unsigned_abs());
+    let streams = append.append.writes.iter().zip(rows).map(|(write, (_, before, ..))| {
+        (write.stream.clone(), Version(before.unsigned_abs() + write.events.len() as u64))
+    });
+    let last = Position(first.0 - 1 + append.metadata.len() as u64);
+    Some(Written { streams: streams.collect(), first, last, recorded_at, replayed: false })
+}
+
+#[derive(Default)]
+struct Writes<'a> {
+    append: Vec<i32>,
+    stream: Vec<&'a str>,
+    expected: Vec<i64>,
+    events: Vec<i32>,
+}
+
+impl<'a> Writes<'a> {
+    fn push(&mut self, append: i32, stream: &'a str, expected: i64, events: usize) {
+        self.append.push(append);
+        self.stream.push(stream);
+        self.expected.push(expected);
+        self.events.push(i32::try_from(events).unwrap_or(i32::MAX));
+    }
+}
+
+#[derive(Default)]
+struct Events<'a> {
+    write: Vec<i32>,
+    number: Vec<i32>,
+    place: Vec<i32>,
+    id: Vec<uuid::Uuid>,
+    types: Vec<i32>,
+    schema: Vec<i32>,
+    occurred_at: Vec<Option<Instant>>,
+    tags: Vec<String>,
+    metadata: Vec<&'a [u8]>,
+    body: Vec<&'a [u8]>,
+}
+
+impl<'a> Events<'a> {
+    fn push(&mut self, write: usize, number: i32, place: i32, event: &'a NewEvent) {
+        self.write.push(i32::try_from(write).unwrap_or(i32::MAX));
+        self.number.push(number);
+        self.place.push(place);
+        self.id.push(event.id);
+        self.schema.push(event.schema.cast_signed());
+        self.occurred_at.push(event.occurred_at.map(Instant));
+        self.tags.push(tags(event));
+        self.body.push(&event.data.body);
+    }
+}
+
+#[derive(Default)]
+struct Items {
+    append: Vec<i32>,
+    after: Vec<i64>,
+    names: Vec<String>,
+    tags: Vec<String>,
+}

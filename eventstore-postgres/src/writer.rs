@@ -1,0 +1,346 @@
+//! Group commit: appends that wait at the same moment share one call, one lock and one flush.
+//!
+//! Whoever comes while nobody appends calls at once, in one round trip. Whoever comes while somebody does waits in a
+//! queue, and all who wait are the next batch: the busier it is, the larger the batches, and no timer is needed. What a
+//! call does not record goes the careful way, by itself: an append that fails never touches its neighbours.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
+    mem::take,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use eventstore_core::{StoreError, StreamId, Written};
+use sqlx::{ConnectOptions, PgConnection, Postgres, pool::PoolConnection};
+use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
+use uuid::Uuid;
+
+use crate::{
+    append::{Checked, Failed},
+    error, lean,
+    shared::Shared,
+};
+
+/// How many appends, events and bytes one call may take, unless a single append has more.
+const BATCH_APPENDS: usize = 512;
+const BATCH_EVENTS: usize = 2_048;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// With so many waiting for one call, another is made meanwhile: the server reads it while it flushes the first.
+const ANOTHER: usize = 64;
+
+/// Those who append, and those who wait for their turn.
+pub(crate) struct Writer {
+    state: Mutex<State>,
+    /// How many may wait.
+    queue: usize,
+    /// How many calls may be under way, each on a connection of its own; with none, one at a time borrows one of the
+    /// pool.
+    lanes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    /// How many calls are under way.
+    busy: usize,
+    idle: Vec<PgConnection>,
+}
+
+/// An append in the queue.
+struct Waiting {
+    append: Arc<Checked>,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// What became of an append.
+pub(crate) enum Reply {
+    Recorded(Written),
+    Refused(StoreError),
+    /// The careful way will find out why.
+    NotRecorded,
+    /// The connection broke: recorded or not, nobody knows.
+    Lost,
+}
+
+/// What an append gets that asks to be recorded.
+enum Admitted {
+    AtOnce(Turn),
+    Queued(oneshot::Receiver<Reply>),
+}
+
+impl Writer {
+    pub(crate) fn new(queue: usize, lanes: u32) -> Self {
+        Self { state: Mutex::default(), queue, lanes: lanes as usize }
+    }
+
+    /// How many connections it may have besides the pool's.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic happens while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends at once if nobody else does, else with the next batch.
+    pub(crate) async fn append(shared: &Arc<Shared>, append: &Arc<Checked>) -> Reply {
+        match shared.writer.admit(shared, append) {
+            Ok(Admitted::AtOnce(turn)) => {
+                let mut replies = turn.call(std::slice::from_ref(append)).await;
+                replies.pop().unwrap_or(Reply::NotRecorded)
+            }
+            // Nobody answers if the runtime of the batch ended in the middle of it.
+            Ok(Admitted::Queued(reply)) => reply.await.unwrap_or(Reply::Lost),
+            Err(full) => Reply::Refused(full),
+        }
+    }
+
+    fn admit(&self, shared: &Arc<Shared>, append: &Arc<Checked>) -> Result<Admitted, StoreError> {
+        let mut state = self.state();
+        if state.busy == 0 && state.waiting.is_empty() {
+            state.busy += 1;
+            return Ok(Admitted::AtOnce(Turn::new(shared)));
+        }
+        if state.waiting.len() >= self.queue {
+            return Err(StoreError::Busy(format!("{} appends are waiting already", self.queue).into()));
+        }
+        let (reply, answer) = oneshot::channel();
+        state.waiting.push_back(Waiting { append: append.clone(), reply });
+        let free = state.busy == 0 || (state.busy < self.lanes && state.waiting.len() >= ANOTHER);
+        state.busy += usize::from(free);
+        drop(state);
+        if free {
+            Turn::new(shared).follow();
+        }
+        Ok(Admitted::Queued(answer))
+    }
+}
+
+/// The right to make calls. Whoever still waits when it ends is seen to by the next.
+struct Turn {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    /// Whether this is a task of its own, which ends before its time only if its runtime does.
+    task: bool,
+}
+
+impl Turn {
+    fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: shared.clone(), runtime: Handle::current(), task: false }
+    }
+
+    /// Batch after batch until nobody waits, on a task of its own: no caller's end is the end of others.
+    fn follow(mut self) {
+        self.task = true;
+        let runtime = self.runtime.clone();
+        runtime.spawn(self.run());
+    }
+
+    async fn run(mut self) {
+        loop {
+            // Those whom the last batch has woken come first, so that they are in the next.
+            yield_now().await;
+            let batch = take_batch(&mut self.shared.writer.state().waiting);
+            if batch.is_empty() {
+                break;
+            }
+            let (appends, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.append, one.reply)).unzip();
+            let replies = self.call(&appends).await;
+            for (caller, reply) in callers.into_iter().zip(replies) {
+                // Who has gone does not want to know.
+                let _ = caller.send(reply);
+            }
+        }
+        self.task = false;
+    }
+
+    /// One call for all of these, and a reply for each.
+    async fn call(&self, appends: &[Arc<Checked>]) -> Vec<Reply> {
+        let Ok(mut line) = self.line().await else {
+            return appends.iter().map(|_| Reply::NotRecorded).collect();
+        };
+        // Dropped in the middle, the line is closed: the next call gets one that is not waiting for an answer.
+        let recorded = match appends {
+            [append] if append.is_plain() => {
+                lean::append_one(&mut line, &self.shared, append).await.map(|one| vec![one])
+            }
+            [append] => match append.record(&mut line, &self.shared, &mut vec![]).await {
+                Ok(written) => Ok(vec![Some(written)]),
+                Err(Failed::Broken(error)) => Err(error),
+                Err(Failed::Refused(error)) => {
+                    self.hang_up(line);
+                    return vec![Reply::Refused(error)];
+                }
+            },
+            appends => {
+                let appends: Vec<_> = appends.iter().map(|append| &**append).collect();
+                lean::append_batch(&mut line, &self.shared, &appends).await
+            }
+        };
+        match recorded {
+            Ok(recorded) => {
+                self.hang_up(line);
+                recorded.into_iter().map(|written| written.map_or(Reply::NotRecorded, Reply::Recorded)).collect()
+            }
+            Err(error) if error::lost(&error) => appends.iter().map(|_| Reply::Lost).collect(),
+            Err(_) => {
+                self.hang_up(line);
+                appends.iter().map(|_| Reply::NotRecorded).collect()
+            }
+        }
+    }
+
+    async fn line(&self) -> Result<Line, sqlx::Error> {
+        if self.shared.writer.lanes == 0 {
+            return Ok(Line::Pooled(self.shared.pool.acquire().await?));
+        }
+        let idle = self.shared.writer.state().idle.pop();
+        match idle {
+            Some(connection) => Ok(Line::Own(connection)),
+            None => {
+                let connection = self.shared.pool.connect_options().connect().await?;
+                self.shared.types.forget();
+                Ok(Line::Own(connection))
+            }
+        }
+    }
+
+    /// Keeps the line for the next call.
+    fn hang_up(&self, line: Line) {
+        if let Line::Own(connection) = line {
+            self.shared.writer.state().idle.push(connection);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut state = self.shared.writer.state();
+        state.busy -= 1;
+        if self.task {
+            // Their places are gone, and they notice.
+            let lost = take(&mut state.waiting);
+            drop(state);
+            drop(lost);
+        } else if !state.waiting.is_empty() && state.busy == 0 {
+            state.busy += 1;
+            drop(state);
+            Self { shared: self.shared.clone(), runtime: self.runtime.clone(), task: false }.follow();
+        }
+    }
+}
+
+/// A connection to make a call on.
+enum Line {
+    Own(PgConnection),
+    Pooled(PoolConnection<Postgres>),
+}
+
+impl Deref for Line {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        match self {
+            Self::Own(connection) => connection,
+            Self::Pooled(connection) => connection,
+        }
+    }
+}
+
+impl DerefMut for Line {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Own(connection) => connection,
+            Self::Pooled(connection) => connection,
+        }
+    }
+}
+
+/// Those from the front of the queue that can be recorded together. The others stay, in their order.
+fn take_batch(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+    let mut batch = Batch::default();
+    let mut left = VecDeque::new();
+    while let Some(next) = waiting.pop_front() {
+        if next.reply.is_closed() {
+            // Its caller has gone before anything was sent.
+        } else if batch.full() {
+            waiting.push_front(next);
+            break;
+        } else if batch.admits(&next.append) {
+            batch.push(next);
+        } else {
+            // What it waits for includes what it has to come after.
+            batch.note(&next.append);
+            left.push_back(next);
+        }
+    }
+    while let Some(next) = left.pop_back() {
+        waiting.push_front(next);
+    }
+    batch.taken
+}
+
+/// Appends that do not depend on each other.
+#[derive(Default)]
+struct Batch {
+    taken: Vec<Waiting>,
+    hashes: RandomState,
+    /// Streams that are written to, by their hash: an append too many that has to wait is no harm.
+    written: HashSet<u64>,
+    /// Streams that are to stay as they are.
+    unchanged: HashSet<u64>,
+    ids: HashSet<Uuid>,
+    events: usize,
+    bytes: usize,
+}
+
+impl Batch {
+    fn full(&self) -> bool {
+        self.taken.len() >= BATCH_APPENDS || self.events >= BATCH_EVENTS || self.bytes >= BATCH_BYTES
+    }
+
+    fn hash(&self, stream: &StreamId) -> u64 {
+        self.hashes.hash_one(stream)
+    }
+
+    /// Whether nothing about it depends on what the others do.
+    fn admits(&self, append: &Checked) -> bool {
+        let append = &append.append;
+        let new = |stream| {
+            let hash = self.hash(stream);
+            !self.written.contains(&hash) && !self.unchanged.contains(&hash)
+        };
+        append.writes.iter().all(|write| new(&write.stream))
+            && append.unchanged.iter().all(|(stream, _)| !self.written.contains(&self.hash(stream)))
+            && append.events().all(|(_, event)| !self.ids.contains(&event.id))
+            && append.condition.as_ref().is_none_or(|condition| {
+                let events = self.taken.iter().flat_map(|taken| taken.append.append.events());
+                events.into_iter().all(|(stream, event)| !condition.query.matches(stream, &event.data))
+            })
+    }
+
+    /// Takes its streams, so that whoever comes after it stays after it.
+    fn note(&mut self, append: &Checked) {
+        let append = &append.append;
+        for write in &append.writes {
+            self.written.insert(self.hash(&write.stream));
+        }
+        for (stream, _) in &append.unchanged {
+            self.unchanged.insert(self.hash(stream));
+        }
+    }
+
+    fn push(&mut self, waiting: Waiting) {
+        self.note(&waiting.append);
+        for (_, event) in waiting.append.append.events() {
+            self.ids.insert(event.id);
+            self.events += 1;
+            self.bytes += event.data.body.len();
+        }
+        self.taken.push(waiting);
+    }
+}

@@ -1,0 +1,157 @@
+//! Appends that are made at the same moment, and share a call.
+
+use std::{sync::Arc, time::Duration};
+
+use eventstore::{
+    Append, Condition, EventStore, Expected, Item, PgStore, Position, Query, StoreError, StreamId, Tag, Version, Write,
+};
+use futures::{FutureExt, future::join_all};
+use tokio::time::timeout;
+
+use crate::{cases::raw, server};
+
+fn append(key: &str, expected: Expected) -> Append {
+    let stream = StreamId::new("account", key);
+    Append { writes: vec![Write { stream, expected, events: vec![raw("opened", b"{}")] }], ..Append::default() }
+}
+
+/// A store that knows the event type already, with a transaction open that keeps all others from appending.
+async fn held(store: &PgStore) -> Box<dyn eventstore::Transaction> {
+    store.append(append("first", Expected::Any)).await.unwrap();
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(append("second", Expected::Any)).await.unwrap();
+    transaction
+}
+
+/// So many appends wait, when this is over.
+async fn all_wait<F: Future>(appends: &mut [std::pin::Pin<Box<F>>]) {
+    for append in appends {
+        assert!(append.as_mut().now_or_never().is_none());
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a4_a_conflict_does_not_touch_those_it_shares_a_call_with() {
+    let store = server::fresh().await;
+    let open = held(&store).await;
+    let expected = |n: usize| if n % 3 == 0 { Expected::Version(Version(7)) } else { Expected::Version(Version(0)) };
+    let mut appends: Vec<_> = (0..50).map(|n| Box::pin(store.append(append(&n.to_string(), expected(n))))).collect();
+    all_wait(&mut appends).await;
+    open.commit().await.unwrap();
+    for (n, outcome) in join_all(appends).await.into_iter().enumerate() {
+        match outcome {
+            Ok(written) => {
+                assert_ne!(n % 3, 0);
+                assert_eq!(written.streams, [(StreamId::new("account", &n.to_string()), Version(1))]);
+            }
+            Err(StoreError::Conflict(conflict)) => {
+                assert_eq!(n % 3, 0);
+                assert_eq!((conflict.expected, conflict.actual), (Expected::Version(Version(7)), Version(0)));
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a13_of_conditions_that_share_a_call_one_of_each_kind_wins() {
+    let store = server::fresh().await;
+    let open = held(&store).await;
+    let claim = |n: u32| {
+        let mut claim = append(&n.to_string(), Expected::Any);
+        let name = Tag::new("name", (n % 10).to_string());
+        claim.writes[0].events[0].data.tags = vec![name.clone()];
+        let query = Query::from(Item { tags: vec![name], ..Item::default() });
+        claim.condition = Some(Condition { query, after: Position(1) });
+        claim
+    };
+    let mut claims: Vec<_> = (0..50).map(|n| Box::pin(store.append(claim(n)))).collect();
+    all_wait(&mut claims).await;
+    open.commit().await.unwrap();
+    let outcomes = join_all(claims).await;
+    for name in 0..10 {
+        let won = outcomes.iter().skip(name).step_by(10).filter(|outcome| outcome.is_ok()).count();
+        assert_eq!(won, 1, "name {name}");
+    }
+    assert!(outcomes.into_iter().filter_map(Result::err).all(|error| error.is_conflict()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a5_an_id_that_is_taken_does_not_touch_those_it_shares_a_call_with() {
+    let store = server::fresh().await;
+    let again = append("again", Expected::Any);
+    store.append(again.clone()).await.unwrap();
+    let mut other = append("other", Expected::Any);
+    other.writes[0].events[0].id = again.writes[0].events[0].id;
+    let open = held(&store).await;
+    let appends = [append("a", Expected::Any), again, append("b", Expected::Any), other];
+    let mut appends: Vec<_> = appends.into_iter().map(|append| Box::pin(store.append(append))).collect();
+    all_wait(&mut appends).await;
+    open.commit().await.unwrap();
+    let [a, again, b, other] = join_all(appends).await.try_into().unwrap();
+    assert!(!a.unwrap().replayed && !b.unwrap().replayed);
+    let again = again.unwrap();
+    assert_eq!((again.replayed, again.first), (true, Position(1)));
+    assert!(matches!(other, Err(StoreError::Duplicate { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a8_callers_who_go_leave_the_others_in_the_call() {
+    let store = server::fresh().await;
+    let open = held(&store).await;
+    let mut appends: Vec<_> =
+        (0..40).map(|n| Box::pin(store.append(append(&n.to_string(), Expected::Version(Version(0)))))).collect();
+    all_wait(&mut appends).await;
+    // Also the one that makes the first call, alone.
+    let staying: Vec<_> =
+        appends.into_iter().enumerate().filter(|(n, _)| n % 2 == 1).map(|(_, append)| append).collect();
+    open.commit().await.unwrap();
+    for outcome in timeout(Duration::from_secs(10), join_all(staying)).await.expect("nobody waits for who has gone") {
+        outcome.unwrap();
+    }
+    // The queue is as it was: whoever comes next is served.
+    timeout(Duration::from_secs(10), store.append(append("next", Expected::Any))).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a11_a_full_queue_is_a_typed_error() {
+    let store = PgStore::options().schema(server::schema()).queue(3).connect(server::url()).await.unwrap();
+    let open = held(&store).await;
+    // One is under way, three wait.
+    let mut appends: Vec<_> = (0..4).map(|n| Box::pin(store.append(append(&n.to_string(), Expected::Any)))).collect();
+    for append in &mut appends {
+        assert!(append.as_mut().now_or_never().is_none());
+    }
+    let refused = store.append(append("too many", Expected::Any)).await.unwrap_err();
+    assert!(matches!(&refused, StoreError::Busy(_)) && refused.is_retryable(), "{refused:?}");
+    open.commit().await.unwrap();
+    join_all(appends).await.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    store.append(append("now", Expected::Any)).await.unwrap();
+}
+
+#[test]
+fn a8_a_runtime_that_ends_leaves_the_store_to_the_next() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let first = runtime();
+    let store = Arc::new(first.block_on(server::fresh()));
+    let open = first.block_on(held(&store));
+    for n in 0..20 {
+        let store = store.clone();
+        first.spawn(async move { store.append(append(&n.to_string(), Expected::Any)).await });
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    // In the middle of a call, with others in the queue.
+    first.shutdown_timeout(Duration::ZERO);
+    let second = runtime();
+    second.block_on(async {
+        drop(open);
+        let store = PgStore::options().schema(store.schema()).connect(server::url()).await.unwrap();
+        timeout(Duration::from_secs(10), store.append(append("next", Expected::Any))).await.unwrap().unwrap();
+    });
+    // The old handle's connections died with their runtime; it finds others.
+    second.block_on(async {
+        let outcome = timeout(Duration::from_secs(20), store.append(append("old handle", Expected::Any))).await;
+        outcome.expect("it does not hang").unwrap();
+    });
+}
