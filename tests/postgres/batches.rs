@@ -78,6 +78,30 @@ async fn a13_of_conditions_that_share_a_call_one_of_each_kind_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a4_what_must_be_unchanged_is_not_changed_by_the_same_call() {
+    let store = server::fresh().await;
+    let open = held(&store).await;
+    let pair = |n: usize| {
+        let watcher = Append {
+            unchanged: vec![(StreamId::new("account", &n.to_string()), Version(0))],
+            ..append(&format!("watcher {n}"), Expected::Any)
+        };
+        [append(&n.to_string(), Expected::Any), watcher]
+    };
+    let mut appends: Vec<_> = (0..20).flat_map(pair).map(|append| Box::pin(store.append(append))).collect();
+    all_wait(&mut appends).await;
+    open.commit().await.unwrap();
+    for pair in join_all(appends).await.chunks(2) {
+        let [Ok(changed), watched] = pair else { panic!("{pair:?}") };
+        // The watcher came later, and had to see the change.
+        match watched {
+            Ok(watched) => assert!(watched.first < changed.first),
+            Err(error) => assert!(error.is_conflict(), "{error:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a5_an_id_that_is_taken_does_not_touch_those_it_shares_a_call_with() {
     let store = server::fresh().await;
     let again = append("again", Expected::Any);
