@@ -196,7 +196,8 @@ impl Server {
             Pooler::Keeping => report.ok("pooler", "there is one, and it keeps prepared statements"),
             Pooler::Forgetful => report.warning(
                 "pooler",
-                "there is one that keeps no prepared statements: each statement takes four round trips instead of one",
+                "there is one that keeps no prepared statements: each statement takes four round trips instead of one, and \
+                 appends share no calls",
                 "PgBouncer 1.21 or later with max_prepared_statements = 200; or connect to the server itself.",
             ),
         }
