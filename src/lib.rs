@@ -11,7 +11,7 @@ pub use eventstore_core::{
 #[cfg(feature = "macros")]
 pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
-pub use eventstore_postgres::{Migration, Migrations, PgOptions, PgStore};
+pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{Projection, Runner, Running, Status};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventstore::{Expected, PgStore, Store, StreamId, Version};
+use eventstore::{Durability, Expected, PgStore, Store, StreamId, Version};
 use uuid::Uuid;
 
 use crate::{
@@ -57,15 +57,20 @@ async fn append(store: Store) -> Outcome<Store> {
     Ok(store)
 }
 
-pub async fn run(bench: &mut Bench, url: &str, writers: &[usize]) -> Outcome<()> {
-    let store = Store::from(PgStore::connect(url).await?);
+pub async fn run(bench: &mut Bench, url: &str, writers: &[usize], durability: Durability) -> Outcome<()> {
+    let options = PgStore::options().schema(format!("{durability:?}").to_lowercase()).durability(durability);
+    let store = Store::from(options.connect(url).await?);
+    let kind = match durability {
+        Durability::Strict => "",
+        Durability::Pipelined => "pipelined, ",
+    };
     let seconds = bench.seconds;
     for &writers in writers {
         let connections = writers.min(CONNECTIONS);
         let case = match writers {
-            1 => "1 writer".into(),
-            _ if writers > connections => format!("{writers} writers (plain: {connections})"),
-            _ => format!("{writers} writers"),
+            1 => format!("{kind}1 writer"),
+            _ if writers > connections => format!("{kind}{writers} writers (plain: {connections})"),
+            _ => format!("{kind}{writers} writers"),
         };
         let ours = async || rate(vec![store.clone(); writers], seconds, append).await;
         let yardstick = async || rate(plain::connections(url, connections).await?, seconds, plain::insert).await;

@@ -1,11 +1,10 @@
 //! What is appended: an account whose events have bodies of about 200 bytes.
 
 use eventstore::prelude::*;
-use serde::{Deserialize, Serialize};
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-#[derive(Event, Clone, Debug, Serialize, Deserialize)]
+#[derive(Event, Clone, Debug)]
 pub enum AccountEvent {
     Deposited { amount: i64, currency: String, reference: String, note: String },
 }
@@ -21,7 +20,7 @@ pub fn deposited(amount: i64) -> AccountEvent {
 
 /// The body as one would write it by hand.
 pub fn body(event: &AccountEvent) -> Outcome<Vec<u8>> {
-    Ok(serde_json::to_vec(event)?)
+    Ok(event.encode()?)
 }
 
 #[derive(Aggregate, Clone, Debug)]

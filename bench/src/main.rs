@@ -3,12 +3,16 @@
 //! `cargo run --release -p bench -- all`
 
 mod append;
+mod dcb;
 mod domain;
 mod measure;
 mod plain;
+mod replay;
 mod server;
+mod streams;
 
 use clap::{Parser, ValueEnum};
+use eventstore::Durability;
 
 use crate::{domain::Outcome, measure::Bench, server::Server};
 
@@ -35,6 +39,14 @@ struct Args {
 enum What {
     /// Appends of one event.
     Append,
+    /// Appends with a condition.
+    Dcb,
+    /// A command on an aggregate of ten events.
+    Execute,
+    /// Loads of an aggregate.
+    Load,
+    /// The whole log, decoded.
+    Replay,
     /// Everything.
     All,
 }
@@ -44,14 +56,43 @@ async fn main() -> Outcome<()> {
     let args = Args::parse();
     let server = Server::start(args.slow_disk).map_err(|error| error.to_string())?;
     let (pairs, seconds) = if args.quick { (1, 0.3) } else { (5, 2.0) };
-    let mut bench = Bench { name: "append", pairs, seconds, rows: vec![] };
-    if matches!(args.what, What::Append | What::All) {
-        append::run(&mut bench, &server.url, &args.writers).await?;
+    let (url, events) = (&*server.url, if args.quick { 20_000 } else { 1_000_000 });
+    let mut rows = vec![];
+    for what in What::value_variants().iter().filter(|what| **what != What::All) {
+        if args.what != *what && args.what != What::All {
+            continue;
+        }
+        let mut bench = Bench { name: what.name(), pairs, seconds, rows: vec![] };
+        match what {
+            What::Append => {
+                append::run(&mut bench, url, &args.writers, Durability::Strict).await?;
+                append::run(&mut bench, url, &args.writers, Durability::Pipelined).await?;
+            }
+            What::Dcb => dcb::run(&mut bench, url).await?,
+            What::Execute => streams::run_execute(&mut bench, url).await?,
+            What::Load => streams::run_load(&mut bench, url).await?,
+            What::Replay => replay::run(&mut bench, url, events).await?,
+            What::All => {}
+        }
+        rows.extend(bench.rows);
     }
     if args.json {
-        for row in &bench.rows {
+        for row in &rows {
             println!("{}", serde_json::to_string(row)?);
         }
     }
     Ok(())
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Dcb => "dcb",
+            Self::Execute => "execute",
+            Self::Load => "load",
+            Self::Replay => "replay",
+            Self::All => "all",
+        }
+    }
 }

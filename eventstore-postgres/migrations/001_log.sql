@@ -305,12 +305,13 @@ END $$;
 --
 -- w_*: a stream of the append numbered w_append (from 1, ascending), which must be as w_expected.
 -- e_*: an event: its append, its stream (a place in w_*), its number in the stream and in the append, both from 1.
--- c_*: an item of the condition of an append, as in `append`.
+-- c_*: an item of the condition of an append, as in `append`. p_pipelined: do not wait for the disk; the caller does.
 CREATE FUNCTION {schema}.append_batch(
     w_append int[], w_stream text[], w_expected bigint[], w_events int[],
     e_write int[], e_number int[], e_place int[], e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[],
     e_tags text[], e_metadata bytea[], e_payload bytea[],
-    c_append int[], c_after bigint[], c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[])
+    c_append int[], c_after bigint[], c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[],
+    p_pipelined boolean)
 RETURNS TABLE (recorded boolean, before bigint, first_position bigint, recorded_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
@@ -319,6 +320,9 @@ DECLARE
     head bigint; now timestamptz; head_before_lock bigint; refused int[] := '{}';
 BEGIN
     PERFORM {schema}.may_append(t_key, t_category, t_name);
+    IF p_pipelined THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
 
     -- Conditions that reach far back, up to here, while others may append.
     IF cardinality(c_append) > 0 THEN

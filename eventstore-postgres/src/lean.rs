@@ -55,11 +55,13 @@ pub(crate) async fn append_one(
     Ok(written(append, &[row]))
 }
 
-/// Appends that do not depend on each other, each with its own outcome.
+/// Appends that do not depend on each other, each with its own outcome. Pipelined, they are not on disk before a
+/// [`flush`].
 pub(crate) async fn append_batch(
     connection: &mut PgConnection,
     shared: &Shared,
     appends: &[&Checked],
+    pipelined: bool,
 ) -> Result<Vec<Option<Written>>, sqlx::Error> {
     let mut writes = Writes::default();
     let mut events = Events::default();
@@ -114,6 +116,7 @@ pub(crate) async fn append_batch(
         .bind(types.keys)
         .bind(types.categories)
         .bind(types.names)
+        .bind(pipelined)
         .fetch_all(connection)
         .await?;
     let mut rows = &rows[..];
@@ -123,6 +126,11 @@ pub(crate) async fn append_batch(
         Ok(written(append, own))
     });
     of_each.collect()
+}
+
+/// Waits until everything recorded so far is on disk.
+pub(crate) async fn flush(connection: &mut PgConnection, shared: &Shared) -> Result<(), sqlx::Error> {
+    sqlx::query(shared.sql.flush()).execute(connection).await.map(drop)
 }
 
 /// Where an append landed, if it was recorded.

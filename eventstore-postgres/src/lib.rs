@@ -30,3 +30,4 @@ mod writer;
 
 pub use migrate::{Migration, Migrations};
 pub use store::{PgOptions, PgStore};
+pub use writer::Durability;

@@ -45,7 +45,7 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 }
 
 statements! {
-    append append_one append_batch types type_keys head events events_of_stream events_matching events_of_command position_at
+    append append_one append_batch flush types type_keys head events events_of_stream events_matching events_of_command position_at
     checkpoint lock_checkpoint add_checkpoint advance
     table lock_tables
     create_schema create_tables_schema lock_migrations migrations migrated applied apply

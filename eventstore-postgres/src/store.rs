@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    doctor, error,
+    doctor, error, lean,
     migrate::{self, Migrations},
     read,
     session::{Pooler, Session},
@@ -35,7 +35,7 @@ use crate::{
     tables,
     transaction::PgTransaction,
     types::{EventTypes, Instant},
-    writer::{Reply, Writer},
+    writer::{Durability, Reply, Writer},
 };
 
 const PAGE: usize = 1_000;
@@ -60,6 +60,7 @@ pub struct PgOptions {
     migrate: bool,
     doctor: Policy,
     queue: usize,
+    durability: Durability,
 }
 
 impl PgOptions {
@@ -102,6 +103,12 @@ impl PgOptions {
     /// told otherwise.
     pub fn queue(mut self, appends: usize) -> Self {
         self.queue = appends;
+        self
+    }
+
+    /// What an acknowledged append has gone through; [`Durability::Strict`] unless told otherwise.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
         self
     }
 
@@ -172,7 +179,11 @@ impl PgOptions {
         };
         let types = Arc::new(EventTypes::default());
         let pool = PgPoolOptions::new()
-            .max_connections((self.max_connections - lanes).max(1))
+            .max_connections(
+                self.max_connections
+                    .saturating_sub(lanes + u32::from(lanes > 0 && self.durability == Durability::Pipelined))
+                    .max(1),
+            )
             .acquire_timeout(Duration::from_secs(10))
             // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
             // still lives; one that breaks in use is noticed then.
@@ -188,7 +199,7 @@ impl PgOptions {
                 }
             })
             .connect_lazy_with(options);
-        let writer = Writer::new(self.queue, lanes);
+        let writer = Writer::new(self.queue, self.durability, lanes);
         Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql, types, writer)) })
     }
 }
@@ -214,7 +225,8 @@ impl PgStore {
     /// How to open a log other than by default.
     pub fn options() -> PgOptions {
         let (schema, tables, doctor) = ("eventstore".into(), None, Policy::default());
-        PgOptions { schema, tables, max_connections: 10, migrate: true, doctor, queue: 10_000 }
+        let (queue, durability) = (10_000, Durability::Strict);
+        PgOptions { schema, tables, max_connections: 10, migrate: true, doctor, queue, durability }
     }
 
     /// The schema of the log.
@@ -285,7 +297,7 @@ impl PgStore {
         &self.shared
     }
 
-    /// A connection for single statements that write nothing, or nothing but by a transaction of their own.
+    /// A connection for single statements. Behind a pooler that forgets them, what they write is rolled back.
     pub(crate) async fn connection(&self) -> Result<Session, StoreError> {
         if self.shared.pooler == Pooler::Forgetful {
             return Ok(Session::Held(Some(PgTransaction::begin(&self.shared).await?)));
@@ -321,6 +333,14 @@ impl PgStore {
         let written = transaction.record(append).await?;
         transaction.commit().await?;
         Ok(written)
+    }
+
+    /// Waits until everything recorded so far is on disk. It is the commit that waits, so it is said aloud: behind a
+    /// pooler, a connection for single statements ends in a rollback.
+    async fn flush(&self) -> Result<(), StoreError> {
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        lean::flush(transaction.connection(), &self.shared).await.map_err(error::store)?;
+        transaction.commit().await
     }
 
     /// Waits until another process has recorded something.
@@ -379,6 +399,10 @@ impl EventStore for PgStore {
         for attempt in 0..=RESENT {
             match self.append_once(&append).await {
                 Ok(written) => {
+                    // Recorded by an earlier attempt, it may not be on disk yet; this one has written nothing.
+                    if written.replayed && self.shared.writer.is_pipelined() {
+                        self.flush().await.map_err(|error| StoreError::Unknown(error.into()))?;
+                    }
                     self.shared.recorded(written.last);
                     return Ok(written);
                 }

@@ -31,11 +31,25 @@ const BATCH_BYTES: usize = 4 << 20;
 /// With so many waiting for one call, another is made meanwhile: the server reads it while it flushes the first.
 const ANOTHER: usize = 64;
 
+/// What an acknowledged append has gone through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// It is on disk before anybody sees it.
+    #[default]
+    Strict,
+    /// It is on disk before it is acknowledged, but others may see it a moment before that: while one batch is flushed,
+    /// the next is recorded. If the server crashes in that moment, what was not acknowledged may be gone, although a
+    /// reader has seen it. What is kept in the same database (read models, checkpoints) is never ahead of the log; what
+    /// left it (an e-mail, a message to a broker) may be. Faster where a flush takes long and many append at once.
+    Pipelined,
+}
+
 /// Those who append, and those who wait for their turn.
 pub(crate) struct Writer {
     state: Mutex<State>,
     /// How many may wait.
     queue: usize,
+    durability: Durability,
     /// How many calls may be under way, each on a connection of its own; with none, one at a time borrows one of the
     /// pool.
     lanes: usize,
@@ -47,6 +61,10 @@ struct State {
     /// How many calls are under way.
     busy: usize,
     idle: Vec<PgConnection>,
+    /// Recorded, and to be told when it is on disk.
+    unflushed: Vec<(oneshot::Sender<Reply>, Reply)>,
+    /// Whether somebody waits for the disk.
+    flushing: bool,
 }
 
 /// An append in the queue.
@@ -72,13 +90,17 @@ enum Admitted {
 }
 
 impl Writer {
-    pub(crate) fn new(queue: usize, lanes: u32) -> Self {
-        Self { state: Mutex::default(), queue, lanes: lanes as usize }
+    pub(crate) fn new(queue: usize, durability: Durability, lanes: u32) -> Self {
+        Self { state: Mutex::default(), queue, durability, lanes: lanes as usize }
+    }
+
+    pub(crate) fn is_pipelined(&self) -> bool {
+        self.durability == Durability::Pipelined
     }
 
     /// How many connections it may have besides the pool's.
-    pub(crate) fn lanes(&self) -> usize {
-        self.lanes
+    pub(crate) fn connections(&self) -> usize {
+        self.lanes + usize::from(self.lanes > 0 && self.is_pipelined())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -150,17 +172,28 @@ impl Turn {
             }
             let (appends, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.append, one.reply)).unzip();
             let replies = self.call(&appends).await;
-            for (caller, reply) in callers.into_iter().zip(replies) {
-                // Who has gone does not want to know.
-                let _ = caller.send(reply);
+            let replies = callers.into_iter().zip(replies);
+            if appends.len() > 1 && self.shared.writer.is_pipelined() {
+                self.flush(replies);
+            } else {
+                tell(replies);
             }
         }
         self.task = false;
     }
 
+    /// Tells the callers when it is on disk; the next call is made meanwhile.
+    fn flush(&self, replies: impl Iterator<Item = (oneshot::Sender<Reply>, Reply)>) {
+        let mut state = self.shared.writer.state();
+        state.unflushed.extend(replies);
+        if !std::mem::replace(&mut state.flushing, true) {
+            self.runtime.spawn(Flush { shared: self.shared.clone(), over: false }.run());
+        }
+    }
+
     /// One call for all of these, and a reply for each.
     async fn call(&self, appends: &[Arc<Checked>]) -> Vec<Reply> {
-        let Ok(mut line) = self.line().await else {
+        let Ok(mut line) = Line::free(&self.shared).await else {
             return appends.iter().map(|_| Reply::NotRecorded).collect();
         };
         // Dropped in the middle, the line is closed: the next call gets one that is not waiting for an answer.
@@ -172,47 +205,25 @@ impl Turn {
                 Ok(written) => Ok(vec![Some(written)]),
                 Err(Failed::Broken(error)) => Err(error),
                 Err(Failed::Refused(error)) => {
-                    self.hang_up(line);
+                    line.keep(&self.shared);
                     return vec![Reply::Refused(error)];
                 }
             },
             appends => {
                 let appends: Vec<_> = appends.iter().map(|append| &**append).collect();
-                lean::append_batch(&mut line, &self.shared, &appends).await
+                lean::append_batch(&mut line, &self.shared, &appends, self.shared.writer.is_pipelined()).await
             }
         };
         match recorded {
             Ok(recorded) => {
-                self.hang_up(line);
+                line.keep(&self.shared);
                 recorded.into_iter().map(|written| written.map_or(Reply::NotRecorded, Reply::Recorded)).collect()
             }
             Err(error) if error::lost(&error) => appends.iter().map(|_| Reply::Lost).collect(),
             Err(_) => {
-                self.hang_up(line);
+                line.keep(&self.shared);
                 appends.iter().map(|_| Reply::NotRecorded).collect()
             }
-        }
-    }
-
-    async fn line(&self) -> Result<Line, sqlx::Error> {
-        if self.shared.writer.lanes == 0 {
-            return Ok(Line::Pooled(self.shared.pool.acquire().await?));
-        }
-        let idle = self.shared.writer.state().idle.pop();
-        match idle {
-            Some(connection) => Ok(Line::Own(connection)),
-            None => {
-                let connection = self.shared.pool.connect_options().connect().await?;
-                self.shared.types.forget();
-                Ok(Line::Own(connection))
-            }
-        }
-    }
-
-    /// Keeps the line for the next call.
-    fn hang_up(&self, line: Line) {
-        if let Line::Own(connection) = line {
-            self.shared.writer.state().idle.push(connection);
         }
     }
 }
@@ -234,10 +245,90 @@ impl Drop for Turn {
     }
 }
 
+/// The right to wait for the disk.
+struct Flush {
+    shared: Arc<Shared>,
+    over: bool,
+}
+
+impl Flush {
+    /// Those who wait now; none, and it is over.
+    fn waiting(&mut self) -> Option<Vec<(oneshot::Sender<Reply>, Reply)>> {
+        let mut state = self.shared.writer.state();
+        self.over = state.unflushed.is_empty();
+        state.flushing = !self.over;
+        (!self.over).then(|| take(&mut state.unflushed))
+    }
+
+    /// Flush after flush, until nobody waits for one. One is enough for all that was recorded before it began.
+    async fn run(mut self) {
+        while let Some(waiting) = self.waiting() {
+            let flushed = match Line::free(&self.shared).await {
+                Ok(mut line) => {
+                    let flushed = lean::flush(&mut line, &self.shared).await;
+                    if flushed.is_ok() {
+                        line.keep(&self.shared);
+                    }
+                    flushed
+                }
+                Err(error) => Err(error),
+            };
+            if flushed.is_ok() {
+                tell(waiting);
+            } else {
+                tell(waiting.into_iter().map(|(caller, _)| (caller, Reply::Lost)));
+            }
+        }
+    }
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        // The runtime has ended: those who wait notice that their places are gone.
+        let mut state = self.shared.writer.state();
+        state.flushing = false;
+        let lost = take(&mut state.unflushed);
+        drop(state);
+        drop(lost);
+    }
+}
+
+/// Tells the callers; who has gone does not want to know.
+fn tell(replies: impl IntoIterator<Item = (oneshot::Sender<Reply>, Reply)>) {
+    for (caller, reply) in replies {
+        let _ = caller.send(reply);
+    }
+}
+
 /// A connection to make a call on.
 enum Line {
     Own(PgConnection),
     Pooled(PoolConnection<Postgres>),
+}
+
+impl Line {
+    async fn free(shared: &Shared) -> Result<Self, sqlx::Error> {
+        if shared.writer.lanes == 0 {
+            return Ok(Self::Pooled(shared.pool.acquire().await?));
+        }
+        let idle = shared.writer.state().idle.pop();
+        if let Some(connection) = idle {
+            return Ok(Self::Own(connection));
+        }
+        let connection = shared.pool.connect_options().connect().await?;
+        shared.types.forget();
+        Ok(Self::Own(connection))
+    }
+
+    /// For the next call.
+    fn keep(self, shared: &Shared) {
+        if let Self::Own(connection) = self {
+            shared.writer.state().idle.push(connection);
+        }
+    }
 }
 
 impl Deref for Line {

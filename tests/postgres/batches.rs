@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use eventstore::{
-    Append, Condition, EventStore, Expected, Item, PgStore, Position, Query, StoreError, StreamId, Tag, Version, Write,
+    Append, Condition, Durability, EventStore, Expected, Item, PgStore, Position, Query, StoreError, StreamId, Tag,
+    Version, Write,
 };
 use futures::{FutureExt, future::join_all};
 use tokio::time::timeout;
@@ -13,6 +14,29 @@ use crate::{cases::raw, server};
 fn append(key: &str, expected: Expected) -> Append {
     let stream = StreamId::new("account", key);
     Append { writes: vec![Write { stream, expected, events: vec![raw("opened", b"{}")] }], ..Append::default() }
+}
+
+/// The test, for each durability.
+macro_rules! both {
+    ($test:ident) => {
+        mod $test {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn strict() {
+                super::$test(Durability::Strict).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn pipelined() {
+                super::$test(Durability::Pipelined).await;
+            }
+        }
+    };
+}
+
+async fn fresh(durability: Durability) -> PgStore {
+    PgStore::options().schema(server::schema()).durability(durability).connect(server::url()).await.unwrap()
 }
 
 /// A store that knows the event type already, with a transaction open that keeps all others from appending.
@@ -31,9 +55,9 @@ async fn all_wait<F: Future>(appends: &mut [std::pin::Pin<Box<F>>]) {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a4_a_conflict_does_not_touch_those_it_shares_a_call_with() {
-    let store = server::fresh().await;
+both!(a4_a_conflict_does_not_touch_those_it_shares_a_call_with);
+async fn a4_a_conflict_does_not_touch_those_it_shares_a_call_with(durability: Durability) {
+    let store = fresh(durability).await;
     let open = held(&store).await;
     let expected =
         |n: usize| if n.is_multiple_of(3) { Expected::Version(Version(7)) } else { Expected::Version(Version(0)) };
@@ -55,9 +79,9 @@ async fn a4_a_conflict_does_not_touch_those_it_shares_a_call_with() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a13_of_conditions_that_share_a_call_one_of_each_kind_wins() {
-    let store = server::fresh().await;
+both!(a13_of_conditions_that_share_a_call_one_of_each_kind_wins);
+async fn a13_of_conditions_that_share_a_call_one_of_each_kind_wins(durability: Durability) {
+    let store = fresh(durability).await;
     let open = held(&store).await;
     let claim = |n: u32| {
         let mut claim = append(&n.to_string(), Expected::Any);
@@ -78,9 +102,9 @@ async fn a13_of_conditions_that_share_a_call_one_of_each_kind_wins() {
     assert!(outcomes.into_iter().filter_map(Result::err).all(|error| error.is_conflict()));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a4_what_must_be_unchanged_is_not_changed_by_the_same_call() {
-    let store = server::fresh().await;
+both!(a4_what_must_be_unchanged_is_not_changed_by_the_same_call);
+async fn a4_what_must_be_unchanged_is_not_changed_by_the_same_call(durability: Durability) {
+    let store = fresh(durability).await;
     let open = held(&store).await;
     let pair = |n: usize| {
         let watcher = Append {
@@ -102,9 +126,9 @@ async fn a4_what_must_be_unchanged_is_not_changed_by_the_same_call() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a5_an_id_that_is_taken_does_not_touch_those_it_shares_a_call_with() {
-    let store = server::fresh().await;
+both!(a5_an_id_that_is_taken_does_not_touch_those_it_shares_a_call_with);
+async fn a5_an_id_that_is_taken_does_not_touch_those_it_shares_a_call_with(durability: Durability) {
+    let store = fresh(durability).await;
     let again = append("again", Expected::Any);
     store.append(again.clone()).await.unwrap();
     let mut other = append("other", Expected::Any);
@@ -121,9 +145,9 @@ async fn a5_an_id_that_is_taken_does_not_touch_those_it_shares_a_call_with() {
     assert!(matches!(other, Err(StoreError::Duplicate { .. })));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a8_callers_who_go_leave_the_others_in_the_call() {
-    let store = server::fresh().await;
+both!(a8_callers_who_go_leave_the_others_in_the_call);
+async fn a8_callers_who_go_leave_the_others_in_the_call(durability: Durability) {
+    let store = fresh(durability).await;
     let open = held(&store).await;
     let mut appends: Vec<_> =
         (0..40).map(|n| Box::pin(store.append(append(&n.to_string(), Expected::Version(Version(0)))))).collect();

@@ -5,6 +5,7 @@
 mod batches;
 #[path = "../cases/mod.rs"]
 mod cases;
+mod crash;
 mod doctor;
 mod faults;
 mod ledger;
