@@ -27,8 +27,8 @@ use uuid::Uuid;
 
 use crate::{
     Append, Changes, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind, Metadata,
-    NewEvent, Position, Query, Raw, Read, Recorded, Rows, StoreError, StreamId, Table, Tag, Timestamp, Version, Write,
-    Written, event_id, limits,
+    NewEvent, Position, Query, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, StreamId, Table, Tag, Timestamp,
+    Version, Write, Written, event_id, limits,
 };
 
 /// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
@@ -61,6 +61,11 @@ macro_rules! conformance {
             s5_a_checkpoint_never_goes_back
             t1_an_instant_is_a_prefix_of_the_log
             c1_a_command_is_found_again
+            n1_a_snapshot_is_read_as_it_was_kept
+            n1_a_snapshot_that_did_not_fit_is_replaced
+            n2_an_older_snapshot_never_replaces_a_newer_one
+            n2_of_snapshots_kept_at_once_the_newest_stays
+            the_latest_snapshots_of_a_kind_come_first
             p1_rows_checkpoint_and_events_commit_together
             p1_one_at_a_time_moves_a_checkpoint
             a_log_is_read_by_stream_category_key_name_and_tag
@@ -666,6 +671,109 @@ async fn write(store: &Fresh, rows: &[(&str, serde_json::Value)], deletes: &[&st
 async fn rows(store: &Fresh, rows: Rows) -> Vec<(String, serde_json::Value)> {
     let rows = store.rows(rows).await.unwrap();
     rows.into_iter().map(|(key, row)| (key, serde_json::from_str(row.get()).unwrap())).collect()
+}
+
+fn snapshot(boundary: &str, kind: &str, position: u64) -> StoredSnapshot {
+    let mut snapshot = StoredSnapshot {
+        boundary: boundary.into(),
+        kind: kind.into(),
+        shape: 7,
+        version: Version(position),
+        position: Position(position),
+        event: Uuid::from_u128(position.into()),
+        recorded_at: Timestamp::from_micros(1_000_000 + position as i64),
+        state: format!("{{\"at\":{position}}}").into_bytes(),
+        checksum: 0,
+    };
+    snapshot.checksum = snapshot.sum();
+    snapshot
+}
+
+pub async fn n1_a_snapshot_is_read_as_it_was_kept(store: Fresh) {
+    assert_eq!(store.snapshot("thing-a", "Thing").await.unwrap(), None);
+    let odd = StoredSnapshot {
+        shape: u64::MAX,
+        checksum: 1 << 63,
+        version: Version(i64::MAX as u64),
+        position: Position(i64::MAX as u64),
+        recorded_at: Timestamp::from_micros(-1),
+        state: (0..=255).cycle().take(100_000).collect(),
+        ..snapshot("thing-it's \"here\" 🔑", "Größe", 1)
+    };
+    let empty = StoredSnapshot { shape: 0, checksum: 0, state: vec![], ..snapshot("thing*", "Thing", 1) };
+    // One for each boundary and kind.
+    let all = [
+        odd,
+        empty,
+        snapshot("thing-a", "Thing", 2),
+        snapshot("thing-a", "Other", 1),
+        snapshot("thing:a", "Thing", 1),
+        snapshot("THING-a", "Thing", 1),
+    ];
+    for snapshot in &all {
+        assert!(store.keep(snapshot.clone(), None).await.unwrap());
+    }
+    for kept in all {
+        let found = store.snapshot(&kept.boundary, &kept.kind).await.unwrap();
+        assert_eq!(found, Some(kept));
+    }
+}
+
+pub async fn n1_a_snapshot_that_did_not_fit_is_replaced(store: Fresh) {
+    let found = async || store.snapshot("thing-a", "Thing").await.unwrap();
+    let ahead = snapshot("thing-a", "Thing", 9);
+    let damaged = StoredSnapshot { state: b"other".to_vec(), ..ahead.clone() };
+    let good = snapshot("thing-a", "Thing", 3);
+    for bad in [ahead, damaged] {
+        assert!(store.keep(bad.clone(), None).await.unwrap());
+        assert!(!store.keep(good.clone(), None).await.unwrap());
+        assert!(!store.keep(good.clone(), Some(1)).await.unwrap(), "it is another one that did not fit");
+        assert_eq!(found().await, Some(bad.clone()));
+        assert!(store.keep(good.clone(), Some(bad.checksum)).await.unwrap());
+        assert_eq!(found().await, Some(good.clone()));
+    }
+    // One of another shape is of no use to whoever keeps this one.
+    let other = StoredSnapshot { shape: 8, ..snapshot("thing-a", "Thing", 2) };
+    assert!(store.keep(other.clone(), None).await.unwrap());
+    assert_eq!(found().await, Some(other));
+}
+
+pub async fn n2_an_older_snapshot_never_replaces_a_newer_one(store: Fresh) {
+    let found = async || store.snapshot("thing-a", "Thing").await.unwrap();
+    let (older, newer, newest) =
+        (snapshot("thing-a", "Thing", 1), snapshot("thing-a", "Thing", 2), snapshot("thing-a", "Thing", 3));
+    assert!(store.keep(newer.clone(), None).await.unwrap());
+    assert!(!store.keep(older.clone(), None).await.unwrap());
+    assert!(!store.keep(newer.clone(), None).await.unwrap(), "it is there already");
+    assert_eq!(found().await, Some(newer));
+    assert!(store.keep(newest.clone(), None).await.unwrap());
+    assert!(!store.keep(older.clone(), Some(older.checksum)).await.unwrap(), "what did not fit is gone by now");
+    assert_eq!(found().await, Some(newest));
+}
+
+pub async fn n2_of_snapshots_kept_at_once_the_newest_stays(store: Fresh) {
+    for round in 0..5 {
+        let boundary = format!("thing-{round}");
+        let keepers = (1..=12).map(|n| {
+            // In no order: 5 makes a round of 12.
+            let (store, snapshot) = (store.clone(), snapshot(&boundary, "Thing", n * 5 % 12 + 1));
+            tokio::spawn(async move { store.keep(snapshot, None).await })
+        });
+        join_all(keepers).await.into_iter().for_each(|kept| _ = kept.unwrap().unwrap());
+        let found = store.snapshot(&boundary, "Thing").await.unwrap();
+        assert_eq!(found, Some(snapshot(&boundary, "Thing", 12)));
+    }
+}
+
+pub async fn the_latest_snapshots_of_a_kind_come_first(store: Fresh) {
+    for (boundary, position) in [("thing-a", 2), ("thing-b", 9), ("thing:c", 5), ("thing*", 5)] {
+        store.keep(snapshot(boundary, "Thing", position), None).await.unwrap();
+    }
+    store.keep(snapshot("thing-a", "Other", 99), None).await.unwrap();
+    assert_eq!(store.snapshots("Thing", 10).await.unwrap(), ["thing-b", "thing*", "thing:c", "thing-a"]);
+    assert_eq!(store.snapshots("Thing", 2).await.unwrap(), ["thing-b", "thing*"]);
+    assert!(store.snapshots("Nothing", 10).await.unwrap().is_empty());
+    assert!(store.snapshots("Thing", 0).await.unwrap().is_empty());
 }
 
 pub async fn p1_rows_checkpoint_and_events_commit_together(store: Fresh) {

@@ -68,6 +68,14 @@ pub enum StoreError {
         /// Why.
         source: EventError,
     },
+    /// A state could not be written as a snapshot, or not be read back from it: mend its type.
+    #[error("cannot keep a snapshot of `{kind}`")]
+    Snapshot {
+        /// The type of the state.
+        kind: String,
+        /// Why.
+        source: EventError,
+    },
     /// A row of a read model could not be written or read.
     #[error("cannot write or read a row of `{table}`")]
     Row {

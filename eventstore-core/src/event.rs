@@ -24,6 +24,8 @@ use crate::{
 pub trait Event: Clone + Send + Sync + Sized + 'static {
     /// The stored names of all variants, those of earlier days included.
     const NAMES: &'static [&'static str];
+    /// The version each of them is written in today, in the same order; 0: it means nothing any more. Empty: all 1.
+    const SCHEMAS: &'static [u32] = &[];
     /// The names of the tags its variants may carry.
     const TAGS: &'static [&'static str] = &[];
 

@@ -6,6 +6,7 @@ use crate::{
     cause::Cause,
     doctor::Report,
     error::StoreError,
+    snapshot::Snapshots,
     store::{EventStore, Query, Read},
     stream::Position,
     timestamp::Timestamp,
@@ -19,17 +20,18 @@ use crate::{
 pub struct Store {
     inner: Arc<dyn EventStore>,
     source: Option<Arc<str>>,
+    snapshots: Arc<Snapshots>,
 }
 
 impl<S: EventStore> From<S> for Store {
     fn from(store: S) -> Self {
-        Self { inner: Arc::new(store), source: None }
+        Self::from(Arc::new(store) as Arc<dyn EventStore>)
     }
 }
 
 impl From<Arc<dyn EventStore>> for Store {
     fn from(inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: None }
+        Self { inner, source: None, snapshots: Arc::default() }
     }
 }
 
@@ -86,6 +88,10 @@ impl Store {
 
     pub(crate) fn inner(&self) -> &dyn EventStore {
         &*self.inner
+    }
+
+    pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.snapshots
     }
 
     pub(crate) fn cause(&self) -> Cause {

@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
-    store::{Append, Changes, EventStore, Events, Read, Rows, Tables, Transaction, Written},
+    store::{Append, Changes, EventStore, Events, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamId, Version},
     table::{Column, Table},
     timestamp::Timestamp,
@@ -49,6 +49,8 @@ struct Inner {
     ids: HashMap<Uuid, usize>,
     tables: HashMap<String, MemoryTable>,
     checkpoints: HashMap<String, Position>,
+    /// By boundary and kind.
+    snapshots: HashMap<(String, String), StoredSnapshot>,
 }
 
 struct MemoryTable {
@@ -262,6 +264,30 @@ impl EventStore for MemoryStore {
             _writer: writer,
         };
         Ok(Box::new(transaction))
+    }
+
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        Ok(self.inner().snapshots.get(&(boundary.into(), kind.into())).cloned())
+    }
+
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        let key = (snapshot.boundary.clone(), snapshot.kind.clone());
+        let mut inner = self.inner();
+        let stays = |old: &StoredSnapshot| {
+            old.shape == snapshot.shape && old.position >= snapshot.position && instead_of != Some(old.checksum)
+        };
+        if inner.snapshots.get(&key).is_some_and(stays) {
+            return Ok(false);
+        }
+        inner.snapshots.insert(key, snapshot);
+        Ok(true)
+    }
+
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        let inner = self.inner();
+        let mut all: Vec<_> = inner.snapshots.values().filter(|snapshot| snapshot.kind == kind).collect();
+        all.sort_by(|a, b| (b.position, &a.boundary).cmp(&(a.position, &b.boundary)));
+        Ok(all.into_iter().take(limit).map(|snapshot| snapshot.boundary.clone()).collect())
     }
 
     fn now(&self) -> Timestamp {

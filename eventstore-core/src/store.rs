@@ -53,6 +53,16 @@ pub trait EventStore: Tables {
         Ok(Report::default())
     }
 
+    /// The snapshot of a kind kept for a boundary, as it was written. Whether it fits is for others to see.
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError>;
+
+    /// Keeps a snapshot, one for each boundary and kind, and says whether it did: in place of none, of one of another
+    /// shape, of an earlier position, or with the checksum `instead_of`. Any other stays.
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError>;
+
+    /// The boundaries that have a snapshot of a kind, the latest position first, at most so many.
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError>;
+
     /// The clock this process has, to compare with what is recorded.
     fn now(&self) -> Timestamp;
 
@@ -422,4 +432,27 @@ pub struct Changes {
     pub upserts: Vec<(String, Box<RawValue>)>,
     /// Keys of rows to be gone.
     pub deletes: Vec<String>,
+}
+
+/// A state as it was kept, with the place of the last event in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredSnapshot {
+    /// Whose events: of a stream, `account-ann`; of a tag, `course:rust`; every event of a kind, `account*`.
+    pub boundary: String,
+    /// Which type the state is.
+    pub kind: String,
+    /// The fingerprint of that type.
+    pub shape: u64,
+    /// How many events the state is made of.
+    pub version: Version,
+    /// The position of the last of them.
+    pub position: Position,
+    /// Its id.
+    pub event: Uuid,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+    /// The state, as its type writes it.
+    pub state: Vec<u8>,
+    /// The [`sum`](Self::sum) it was kept with.
+    pub checksum: u64,
 }

@@ -21,6 +21,7 @@ mod migrate;
 mod read;
 mod session;
 mod shared;
+mod snapshots;
 mod sql;
 mod store;
 mod tables;

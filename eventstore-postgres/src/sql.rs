@@ -48,6 +48,7 @@ statements! {
     append append_one append_batch flush types type_keys head events events_of_stream events_matching events_of_command position_at
     checkpoint lock_checkpoint add_checkpoint advance
     table lock_tables
+    snapshot keep snapshots
     create_schema create_tables_schema lock_migrations migrations migrated applied apply
     migrations_begin migrations_check
     doctor_server doctor_log doctor_sample

@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, EventStore, Events, Expected, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table,
-    Tables, Timestamp, Transaction, Written,
+    Append, BoxError, EventStore, Events, Expected, Invalid, Position, Raw, Read, Recorded, Rows, StoreError,
+    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -31,6 +31,7 @@ use crate::{
     read,
     session::{Pooler, Session},
     shared::Shared,
+    snapshots,
     sql::{Sql, quoted},
     tables,
     transaction::PgTransaction,
@@ -453,6 +454,21 @@ impl EventStore for PgStore {
 
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.doctor().await
+    }
+
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        snapshots::snapshot(&mut *self.connection().await?, &self.shared.sql, boundary, kind).await
+    }
+
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        let kept = snapshots::keep(transaction.connection(), &self.shared.sql, snapshot, instead_of).await?;
+        transaction.commit().await?;
+        Ok(kept)
+    }
+
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        snapshots::snapshots(&mut *self.connection().await?, &self.shared.sql, kind, limit).await
     }
 
     fn now(&self) -> Timestamp {

@@ -20,6 +20,7 @@ mod error;
 mod migrate;
 mod read;
 mod shared;
+mod snapshots;
 mod store;
 mod tables;
 mod transaction;

@@ -4,8 +4,8 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table, Tables, Timestamp,
-    Transaction, Written, doctor::Report, testing::Clock,
+    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, Table,
+    Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -24,7 +24,7 @@ use crate::{
     append::Checked,
     doctor, error, migrate, read,
     shared::{Shared, Writer},
-    tables,
+    snapshots, tables,
     transaction::SqliteTransaction,
 };
 
@@ -188,6 +188,21 @@ impl EventStore for SqliteStore {
 
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.doctor().await
+    }
+
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        snapshots::snapshot(&mut *self.reader().await?, boundary, kind).await
+    }
+
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        let kept = snapshots::keep(transaction.connection()?, snapshot, instead_of).await?;
+        transaction.commit().await?;
+        Ok(kept)
+    }
+
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        snapshots::snapshots(&mut *self.reader().await?, kind, limit).await
     }
 
     fn now(&self) -> Timestamp {

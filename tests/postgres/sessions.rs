@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     account::{Account, *},
-    cases::{World, balances::*, campus::*, golden},
+    cases::{World, balances::*, campus::*, golden, snapshots},
     server,
 };
 
@@ -49,6 +49,7 @@ async fn a9_sessions_may_have_any_defaults() -> Result<(), Any> {
         let world = World::new(store, None, ());
         golden::write(&world).await?;
         golden::read(&world).await?;
+        snapshots::kept_and_used(&world.store).await?;
     }
     Ok(())
 }
@@ -57,6 +58,7 @@ async fn a9_sessions_may_have_any_defaults() -> Result<(), Any> {
 async fn o2_one_connection_is_enough() -> Result<(), Any> {
     let store = PgStore::options().schema(server::schema()).max_connections(1).connect(server::url()).await?;
     let store = Store::from(store);
+    snapshots::kept_and_used(&store).await?;
     let runner = Runner::new(&store).read_model::<Balance>().read_model::<Turnover>().start();
     let rust = Id::<Course>::from("rust");
     store.execute(&rust, OpenCourse { seats: 100 }).await?;
