@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     cause::Cause,
+    doctor::Report,
     error::StoreError,
     snapshot::Snapshots,
     store::{EventStore, Query, Read},
@@ -64,6 +65,25 @@ impl Store {
     /// An instant that is not before the last event's may still get more events.
     pub async fn position_at(&self, time: impl Into<std::time::SystemTime>) -> Result<Position, StoreError> {
         self.inner.position_at(Timestamp::from(time.into())).await
+    }
+
+    /// Looks at the database and says what makes it an unsafe or a slow place for a log. For a person to read: print
+    /// it.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use eventstore::doctor::Severity;
+    ///
+    /// let store = eventstore::connect("memory:").await?;
+    /// let report = store.doctor().await?;
+    /// println!("{report}");
+    /// assert!(report.severity() < Severity::Danger);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn doctor(&self) -> Result<Report, StoreError> {
+        self.inner.doctor().await
     }
 
     pub(crate) fn inner(&self) -> &dyn EventStore {

@@ -10,6 +10,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod derive;
+pub mod doctor;
 mod encode;
 mod error;
 mod event;

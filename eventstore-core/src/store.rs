@@ -10,6 +10,7 @@ use serde_json::{Value as Json, value::RawValue};
 use uuid::Uuid;
 
 use crate::{
+    doctor::Report,
     error::StoreError,
     event::{NewEvent, Raw, Recorded, Tag},
     invalid::Invalid,
@@ -45,6 +46,12 @@ pub trait EventStore: Tables {
     /// Opens a transaction, for whatever must happen together with the step of a checkpoint. One that is dropped is
     /// rolled back.
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
+
+    /// Looks at the database and says what makes it an unsafe or a slow place for a log. Changes nothing; may take a
+    /// while where everything is read. A store that has nothing to say of itself says nothing.
+    async fn doctor(&self) -> Result<Report, StoreError> {
+        Ok(Report::default())
+    }
 
     /// The snapshot of a kind kept for a boundary, as it was written. Whether it fits is for others to see.
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError>;

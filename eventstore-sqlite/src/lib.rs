@@ -15,6 +15,7 @@
 //! ```
 
 mod append;
+mod doctor;
 mod error;
 mod migrate;
 mod read;

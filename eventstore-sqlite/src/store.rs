@@ -5,7 +5,7 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 use async_trait::async_trait;
 use eventstore_core::{
     Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, Table,
-    Tables, Timestamp, Transaction, Written, testing::Clock,
+    Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     append::Checked,
-    error, migrate, read,
+    doctor, error, migrate, read,
     shared::{Shared, Writer},
     snapshots, tables,
     transaction::SqliteTransaction,
@@ -76,6 +76,18 @@ impl SqliteStore {
         migrate::migrate(transaction.connection()?, store.shared.clock.now()).await?;
         transaction.commit().await?;
         Ok(store)
+    }
+
+    /// Looks at the file, and says what is unsafe or slow about it. Reads all of it, so it may take a while.
+    pub async fn doctor(&self) -> Result<Report, StoreError> {
+        let mut report = Report::default();
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        let writer = doctor::writer(transaction.connection()?, &mut report).await;
+        transaction.rollback().await;
+        writer?;
+        let file = self.shared.readers.connect_options();
+        doctor::file(&mut *self.reader().await?, file.get_filename(), &mut report).await?;
+        Ok(report)
     }
 
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
@@ -172,6 +184,10 @@ impl EventStore for SqliteStore {
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(SqliteTransaction::begin(&self.shared).await?))
+    }
+
+    async fn doctor(&self) -> Result<Report, StoreError> {
+        self.doctor().await
     }
 
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {

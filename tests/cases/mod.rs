@@ -8,7 +8,7 @@ use std::{
 
 use eventstore::{
     Append, Changes, EventStore, Events, NewEvent, Position, Raw, Read, Recorded, Rows, Store, StoreError,
-    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, testing::Clock,
+    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -127,6 +127,9 @@ impl EventStore for Between {
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(Counted { inner: self.inner.begin().await?, counts: self.counts.clone() }))
+    }
+    async fn doctor(&self) -> Result<Report, StoreError> {
+        self.inner.doctor().await
     }
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
         if self.gate.is_closed() {
