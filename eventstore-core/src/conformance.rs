@@ -67,6 +67,8 @@ macro_rules! conformance {
             a_read_is_bounded_by_its_head
             a_long_read_comes_in_pages_and_stops_at_its_limit
             a_stream_is_read_after_a_version
+            a_log_is_read_backwards
+            s10_whoever_reads_slowly_keeps_nobody_waiting
             an_append_wakes_those_who_wait
             rows_are_what_was_written
             rows_are_found_by_their_columns
@@ -802,6 +804,105 @@ pub async fn a_stream_is_read_after_a_version(store: Fresh) {
     assert_eq!(versions(read(&store, from(Version(2), None)).await), [3, 4, 5]);
     assert!(versions(read(&store, from(Version(5), None)).await).is_empty());
     assert_eq!(versions(read(&store, from(Version(1), Some(Position(7)))).await), [2, 3]);
+    let between = Read { until_version: Some(Version(4)), ..from(Version(1), None) };
+    assert_eq!(versions(read(&store, between.clone()).await), [2, 3, 4]);
+    assert_eq!(versions(read(&store, Read { until: Some(Position(7)), ..between }).await), [2, 3]);
+}
+
+pub async fn a_log_is_read_backwards(store: Fresh) {
+    // So long that a store has reason to look into every index it has.
+    for part in 0..21 {
+        let new = |n: usize| {
+            tagged(["a", "b", "c"][n % 3], &[("fifth", "x"), ("n", "y")][..usize::from(n % 5 < 2) * (1 + n % 2)])
+        };
+        let to = |stream, from: usize| any(&stream, (from..from + 250).map(new));
+        let two = and(to(StreamId::new("one", "a"), part), to(StreamId::new("two", "a"), part * 2));
+        let four = and(two, and(to(StreamId::new("two", "b"), 1), to(StreamId::new("three", &part.to_string()), 2)));
+        store.append(four).await.unwrap();
+    }
+    let item = |names: &[&'static str], tags: &[(&'static str, &str)], category: &str, key: &str| Item {
+        names: names.iter().map(|name| (*name).into()).collect(),
+        tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
+        category: Some(category.to_owned()).filter(|category| !category.is_empty()),
+        key: Some(key.to_owned()).filter(|key| !key.is_empty()),
+    };
+    let queries = [
+        Query::all(),
+        item(&[], &[], "one", "a").into(),
+        item(&["b"], &[("fifth", "x")], "two", "b").into(),
+        item(&[], &[], "two", "").into(),
+        item(&["a", "c"], &[], "", "").into(),
+        item(&[], &[], "", "a").into(),
+        item(&[], &[("fifth", "x")], "", "").into(),
+        item(&["b"], &[("fifth", "x"), ("n", "y")], "three", "").into(),
+        Query { items: vec![item(&["a"], &[], "one", ""), item(&[], &[("n", "y")], "", ""), item(&[], &[], "", "b")] },
+        Query { items: vec![Item::default(), item(&["a"], &[], "", "")] },
+        Query { items: vec![] },
+    ];
+    let log = whole(&store).await;
+    assert_eq!(log.len(), 21_000);
+    let bounds = [
+        (0, u64::MAX, None),
+        (0, 20_999, Some(2_001)),
+        (150, 20_500, Some(1)),
+        (19_000, 20_500, None),
+        (20_990, u64::MAX, Some(5)),
+        (0, 3_300, Some(1_000)),
+        (7, 7, None),
+        (9, 7, None),
+        (99_999, u64::MAX, None),
+    ];
+    for query in queries {
+        for (after, until, limit) in bounds {
+            let wanted = |event: &&Recorded<Raw>| {
+                event.position.0 > after && event.position.0 <= until && query.matches(&event.stream, &event.data)
+            };
+            let positions = log.iter().rev().filter(wanted).map(|event| event.position);
+            let positions: Vec<_> = positions.take(limit.unwrap_or(usize::MAX)).collect();
+            let (query, until) = (query.clone(), Some(Position(until)));
+            let backwards = Read { query, after: Position(after), until, limit, backwards: true, ..Read::default() };
+            let Events { head, events } = store.read(backwards.clone()).await.unwrap();
+            let found: Vec<_> = events.map_ok(|event| event.position).try_collect().await.unwrap();
+            assert!(found == positions, "{backwards:?}");
+            assert_eq!(head, Position(21_000).min(until.unwrap()));
+        }
+    }
+    for (after, until) in [(0, 5_250), (1, 5_249), (3, 4_000), (5_249, 9_999), (9_999, 0)] {
+        let query = Query::of(&StreamId::new("two", "a"));
+        let (after_version, until_version) = (Version(after), Some(Version(until)));
+        let read = Read { query, after_version, until_version, backwards: true, ..Read::default() };
+        let found = store.read(read).await.unwrap().events.map_ok(|event| event.version.0);
+        let expected: Vec<_> = (after + 1..=until.min(5_250)).rev().collect();
+        assert!(found.try_collect::<Vec<_>>().await.unwrap() == expected, "versions {after} to {until}");
+    }
+    // What came after the reading began is not in it.
+    let all = Read { query: Query::all(), backwards: true, ..Read::default() };
+    let Events { head, events } = store.read(all).await.unwrap();
+    store.append(any(&stream("late"), [event("late")])).await.unwrap();
+    assert_eq!((head, events.count().await), (Position(21_000), 21_000));
+}
+
+pub async fn s10_whoever_reads_slowly_keeps_nobody_waiting(store: Fresh) {
+    store.append(any(&stream("a"), (0..5_000).map(|_| event("x")))).await.unwrap();
+    let readers = (0..12).map(|n| Read { query: Query::all(), backwards: n % 2 == 0, ..Read::default() });
+    let mut slow = vec![];
+    for read in readers {
+        let mut events = store.read(read).await.unwrap().events;
+        events.try_next().await.unwrap();
+        slow.push(events);
+    }
+    // More readers than any store has connections, each half-way: and still others get theirs.
+    for n in 0..3 {
+        let sure = timeout(Duration::from_secs(10), store.append(any(&stream("b"), [event("y")]))).await;
+        sure.expect("nobody holds a connection").unwrap();
+        let some = Read { query: Query::of(&stream("b")), ..Read::default() };
+        let found = timeout(Duration::from_secs(10), read(&store, some)).await;
+        assert_eq!(found.expect("nobody holds a connection").len(), n + 1);
+    }
+    slow.truncate(6);
+    for events in slow {
+        assert_eq!(events.count().await, 4_999);
+    }
 }
 
 pub async fn an_append_wakes_those_who_wait(store: Fresh) {

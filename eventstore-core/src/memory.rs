@@ -95,15 +95,21 @@ impl Inner {
             event.position > read.after
                 && event.position <= until
                 && event.version > read.after_version
+                && read.until_version.is_none_or(|until| event.version <= until)
                 && read.query.matches(&event.stream, &event.data)
         };
         let limit = read.limit.unwrap_or(usize::MAX);
-        match read.query.stream() {
-            Some(stream) => {
-                let places = self.streams.get(&stream).into_iter().flatten();
-                places.map(|&place| &self.log[place]).filter(wanted).take(limit).cloned().collect()
+        let stream = read.query.stream();
+        let places = stream.as_ref().and_then(|stream| self.streams.get(stream)).into_iter().flatten();
+        let of_stream = places.map(|&place| &self.log[place]);
+        match (stream, read.backwards) {
+            (Some(_), false) => of_stream.filter(wanted).take(limit).cloned().collect(),
+            (Some(_), true) => of_stream.rev().filter(wanted).take(limit).cloned().collect(),
+            (None, false) => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
+            (None, true) => {
+                let until = usize::try_from(until.0).unwrap_or(usize::MAX);
+                self.log[..until].iter().rev().filter(wanted).take(limit).cloned().collect()
             }
-            None => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
         }
     }
 

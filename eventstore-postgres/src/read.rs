@@ -25,17 +25,27 @@ pub(crate) async fn page(connection: &mut PgConnection, shared: &Shared, read: &
     let tags = |item: &Item| item.tags.iter().map(ToString::to_string).collect::<Vec<_>>();
     let rows = match (&read.query.items[..], read.query.stream()) {
         ([item], _) if *item == Item::default() => {
-            sqlx::query(shared.sql.events()).bind(after).bind(until).bind(limit).fetch_all(&mut *connection).await
+            let page = sqlx::query(if read.backwards { shared.sql.events_backwards() } else { shared.sql.events() });
+            page.bind(after).bind(until).bind(limit).fetch_all(&mut *connection).await
         }
         ([item], Some(stream)) => {
             let names: Option<Vec<&str>> =
                 (!item.names.is_empty()).then(|| item.names.iter().map(|name| &**name).collect());
-            let page = sqlx::query(shared.sql.events_of_stream()).bind(after).bind(until).bind(limit);
-            let page = page.bind(stream.as_str()).bind(signed(read.after_version.0)).bind(names).bind(tags(item));
+            let until_version = read.until_version.map_or(i64::MAX, |until| signed(until.0));
+            let page = sqlx::query(match read.backwards {
+                false => shared.sql.events_of_stream(),
+                true => shared.sql.events_of_stream_backwards(),
+            });
+            let page = page.bind(after).bind(until).bind(limit).bind(stream.as_str());
+            let page = page.bind(signed(read.after_version.0)).bind(until_version).bind(names).bind(tags(item));
             page.fetch_all(&mut *connection).await
         }
         (items, _) => {
-            let page = sqlx::query(shared.sql.events_matching()).bind(after).bind(until).bind(limit);
+            let page = sqlx::query(match read.backwards {
+                false => shared.sql.events_matching(),
+                true => shared.sql.events_matching_backwards(),
+            });
+            let page = page.bind(after).bind(until).bind(limit);
             let page = page.bind(items.iter().map(names).collect::<Vec<_>>());
             let page = page.bind(items.iter().map(|item| array(tags(item))).collect::<Vec<_>>());
             let page = page.bind(items.iter().map(|item| item.category.as_deref()).collect::<Vec<_>>());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use eventstore_core::{
-    Append, Conflict, Expected, NewEvent, Position, StoreError, StreamId, Timestamp, Version, Written,
+    Append, Conflict, Expected, NewEvent, Position, Read, StoreError, StreamId, Timestamp, Version, Written,
 };
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
@@ -100,7 +100,8 @@ async fn expected(
     }
     if let Some(condition) = &append.condition {
         let plan = read::Plan::new(connection, &condition.query).await?;
-        let newer = plan.page(connection, condition.after, head, Version(0), 1).await?;
+        let newer = Read { after: condition.after, until: Some(head), limit: Some(1), ..Read::default() };
+        let newer = plan.page(connection, &newer).await?;
         if let Some(event) = newer.into_iter().next() {
             return Err(Conflict::in_the_way(event.stream, event.version).into());
         }
