@@ -1,6 +1,12 @@
 //! Reads the log: all of it, or a stream, a category, some types, a tag.
 
-use std::{borrow::Cow, future::ready, time::SystemTime};
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    future,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
@@ -156,7 +162,7 @@ impl ReadEvents {
         let events = stream::once(open).try_flatten();
         match recorded_after {
             // Of an instant that is not over yet, more may have been recorded since its position was asked for.
-            Some(time) => events.try_filter(move |event| ready(event.recorded_at > time)).boxed(),
+            Some(time) => events.try_filter(move |event| future::ready(event.recorded_at > time)).boxed(),
             None => events.boxed(),
         }
     }
@@ -166,14 +172,16 @@ impl ReadEvents {
         if self.item.names.is_empty() {
             self.item.names = Item::names(E::NAMES).names;
         }
-        let backwards = self.read.backwards;
-        let decode = move |raw: Recorded<Raw>| {
-            let mut events = raw.decode::<E>().map_err(|source| StoreError::unreadable(&raw, source))?;
-            if backwards {
-                events.reverse();
+        let (backwards, mut raw, mut decoded) = (self.read.backwards, self.raw(), VecDeque::new());
+        let next = move |context: &mut Context<'_>| loop {
+            if let Some(event) = if backwards { decoded.pop_back() } else { decoded.pop_front() } {
+                return Poll::Ready(Some(Ok(event)));
             }
-            Ok(stream::iter(events.into_iter().map(Ok)))
+            match ready!(raw.try_poll_next_unpin(context)?) {
+                Some(event) => event.decode_into(&mut decoded)?,
+                None => return Poll::Ready(None),
+            }
         };
-        self.raw().map(move |raw| raw.and_then(decode)).try_flatten().boxed()
+        stream::poll_fn(next).boxed()
     }
 }

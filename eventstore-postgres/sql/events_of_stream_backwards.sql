@@ -8,4 +8,3 @@ SELECT log.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id
                              OR type_key IN (SELECT type_key FROM {schema}.event_types WHERE name = ANY ($7)))
                         AND tags @> $8
                       ORDER BY version DESC LIMIT $3) AS e ON true
- ORDER BY e.version DESC
