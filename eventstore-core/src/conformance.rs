@@ -39,12 +39,14 @@ macro_rules! conformance {
         $crate::conformance! { $fresh:
             a2_an_append_to_several_streams_is_all_or_nothing
             a3_versions_and_positions_have_no_gap_whoever_writes
+            a3_a_stream_may_come_again_in_one_append
             a4_a_conflict_names_stream_expected_and_actual_and_writes_nothing
             a4_every_expectation_is_checked
             a4_a_stream_that_must_be_unchanged_is_checked
             a5_a_retry_with_the_same_ids_gives_the_first_result
             a5_the_same_append_at_once_is_recorded_once
             a5_an_id_with_other_data_is_a_duplicate
+            a5_what_is_recorded_is_found_by_its_ids
             a7_who_began_later_comes_later
             a8_a_dropped_append_leaves_nothing_open
             a8_a_dropped_transaction_leaves_nothing
@@ -197,6 +199,28 @@ pub async fn a3_versions_and_positions_have_no_gap_whoever_writes(store: Fresh) 
     assert!(log.iter().filter(|event| &*event.data.name == "three").count() == 8 * 8);
 }
 
+pub async fn a3_a_stream_may_come_again_in_one_append(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    store.append(any(&b, [event("b1")])).await.unwrap();
+    let append = and(to(&a, Expected::Version(Version(0)), [event("a1")]), any(&b, [event("b2"), event("b3")]));
+    let append = and(append, and(any(&a, [event("a2"), event("a3")]), any(&b, [event("b4")])));
+    let written = store.append(append.clone()).await.unwrap();
+    assert_eq!(written.streams, [(a.clone(), Version(3)), (b.clone(), Version(4))]);
+    assert_eq!((written.first, written.last), (Position(2), Position(7)));
+    let log = whole(&store).await;
+    let names: Vec<_> = log.iter().map(|event| &*event.data.name).collect();
+    assert_eq!(names, ["b1", "a1", "b2", "b3", "a2", "a3", "b4"]);
+    let again = store.append(append).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!(Written { replayed: false, ..again }, written);
+
+    let twice = and(to(&a, Expected::Version(Version(3)), [event("a4")]), any(&a, [event("a5")]));
+    assert_eq!(store.append(twice).await.unwrap().streams, [(a.clone(), Version(5))]);
+    let late = and(to(&b, Expected::Version(Version(3)), [event("no")]), any(&b, [event("no")]));
+    assert_eq!(conflict(store.append(late).await), Conflict::new(b, Expected::Version(Version(3)), Version(4)));
+    whole(&store).await;
+}
+
 pub async fn a4_a_conflict_names_stream_expected_and_actual_and_writes_nothing(store: Fresh) {
     let a = stream("a");
     store.append(any(&a, [event("one"), event("two")])).await.unwrap();
@@ -292,6 +316,26 @@ pub async fn a5_an_id_with_other_data_is_a_duplicate(store: Fresh) {
     }
     assert!(store.append(any(&a, [one])).await.unwrap().replayed, "a part, in its order, is a replay of that part");
     assert_eq!(whole(&store).await.len(), 2);
+}
+
+pub async fn a5_what_is_recorded_is_found_by_its_ids(store: Fresh) {
+    assert!(store.recorded(vec![]).await.unwrap().is_empty());
+    assert!(store.recorded(vec![Uuid::nil()]).await.unwrap().is_empty());
+    store
+        .append(and(any(&stream("a"), (0..1_500).map(|_| event("x"))), any(&stream("b"), [event("y")])))
+        .await
+        .unwrap();
+    let log = whole(&store).await;
+    let ids = [1_500, 3, 1_499, 3, 0].map(|place: usize| log[place].id);
+    let found = store.recorded([&ids[..], &[Uuid::now_v7()]].concat()).await.unwrap();
+    assert_eq!(found, [0, 3, 1_499, 1_500].map(|place: usize| log[place].clone()));
+    assert!(store.recorded(log.iter().rev().map(|event| event.id).collect()).await.unwrap() == log);
+
+    let (mut transaction, open) = (store.begin().await.unwrap(), event("open"));
+    transaction.append(any(&stream("a"), [open.clone()])).await.unwrap();
+    assert!(store.recorded(vec![open.id]).await.unwrap().is_empty(), "it is not recorded yet");
+    transaction.rollback().await.unwrap();
+    assert!(store.recorded(vec![open.id]).await.unwrap().is_empty());
 }
 
 pub async fn a7_who_began_later_comes_later(store: Fresh) {
@@ -427,7 +471,10 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ("a schema version too far", with(&|event| event.schema = u32::MAX)),
         ("no event", any(&stream("a"), [])),
         ("no stream", Append::default()),
-        ("a stream twice", and(any(&stream("a"), [event("x")]), any(&stream("a"), [event("y")]))),
+        (
+            "a stream again, with an expectation",
+            and(any(&stream("a"), [event("x")]), to(&stream("a"), Expected::Version(Version(1)), [event("y")])),
+        ),
         ("an id twice", any(&stream("a"), [twice.clone(), twice])),
         (
             "a condition on a stream",

@@ -2,7 +2,12 @@
 //!
 //! These traits may still grow until the projection engine stands; the conformance suite says what they must do.
 
-use std::{any::Any, borrow::Cow, fmt};
+use std::{
+    any::Any,
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -35,6 +40,9 @@ pub trait EventStore: Tables {
 
     /// The events a command caused, in the order of the log; none if it was not recorded.
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError>;
+
+    /// The events with these ids that are recorded, in the order of the log.
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError>;
 
     /// The last position recorded at or before an instant.
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError>;
@@ -322,7 +330,8 @@ impl fmt::Debug for Events {
 /// One atomic append: to one stream or to several.
 #[derive(Clone, Debug, Default)]
 pub struct Append {
-    /// What goes where. The log keeps this order.
+    /// What goes where. The log keeps this order. A stream may come again, and what is expected of it is said where it
+    /// comes first.
     pub writes: Vec<Write>,
     /// Streams that are not written to, but must still be at these versions.
     pub unchanged: Vec<(StreamId, Version)>,
@@ -336,10 +345,14 @@ impl Append {
         if self.writes.iter().any(|write| write.events.is_empty()) || self.writes.is_empty() {
             return Err(Invalid::Request("an append needs an event for each of its streams".into()));
         }
-        let mut streams: Vec<_> = self.writes.iter().map(|write| &write.stream).collect();
-        streams.sort_unstable();
-        if let Some(twice) = streams.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Invalid::Request(format!("stream {} is named twice in one append", twice[0])));
+        let mut streams = HashSet::with_capacity(self.writes.len());
+        for write in &self.writes {
+            if !streams.insert(&write.stream) && write.expected != Expected::Any {
+                let stream = &write.stream;
+                return Err(Invalid::Request(format!(
+                    "what is expected of stream {stream} is said where it comes first"
+                )));
+            }
         }
         let events = || self.writes.iter().flat_map(|write| &write.events);
         limits::size("the events of an append", events().count(), limits::EVENTS)?;
@@ -371,6 +384,21 @@ impl Append {
         self.writes.iter().flat_map(|write| write.events.iter().map(|event| (&write.stream, event)))
     }
 
+    /// The streams that are written to, each once, in the order in which they come first: with what is expected, and how
+    /// many events they get.
+    pub fn streams(&self) -> Vec<(&StreamId, Expected, u64)> {
+        let mut places = HashMap::with_capacity(self.writes.len());
+        let mut streams = Vec::with_capacity(self.writes.len());
+        for Write { stream, expected, events } in &self.writes {
+            let place = *places.entry(stream).or_insert(streams.len());
+            if place == streams.len() {
+                streams.push((stream, *expected, 0));
+            }
+            streams[place].2 += events.len() as u64;
+        }
+        streams
+    }
+
     /// The first result, if just this was recorded before: `recorded` is what the log has at the place of the first
     /// event and behind it.
     pub fn replay(&self, recorded: &[Recorded<Raw>]) -> Option<Written> {
@@ -380,12 +408,9 @@ impl Append {
         });
         let (first, last) = (recorded.first().filter(|_| same)?, recorded.last()?);
         let (first, last, recorded_at) = (first.position, last.position, first.recorded_at);
-        let mut ends = 0;
-        let streams = self.writes.iter().map(|write| {
-            ends += write.events.len();
-            (write.stream.clone(), recorded[ends - 1].version)
-        });
-        Some(Written { streams: streams.collect(), first, last, recorded_at, replayed: true })
+        let ends: HashMap<_, _> = recorded.iter().map(|event| (&event.stream, event.version)).collect();
+        let streams = self.streams().into_iter().map(|(stream, ..)| Some((stream.clone(), *ends.get(stream)?)));
+        Some(Written { streams: streams.collect::<Option<_>>()?, first, last, recorded_at, replayed: true })
     }
 
     /// The error for an event id that is taken by something else.
@@ -426,7 +451,7 @@ pub struct Condition {
 /// Where an append landed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
-    /// The streams in the order of the append, each at the version of its last new event.
+    /// The streams in the order in which they come first, each at the version of its last new event.
     pub streams: Vec<(StreamId, Version)>,
     /// The position of the first event; the others follow without a gap.
     pub first: Position,

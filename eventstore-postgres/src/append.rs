@@ -92,9 +92,9 @@ impl Checked {
         match (answer.status, answer) {
             (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
                 let first = read::position(first)?;
-                let streams = append.writes.iter().zip(versions).map(|(write, before)| {
-                    (write.stream.clone(), Version(before.unsigned_abs() + write.events.len() as u64))
-                });
+                let streams = append.streams().into_iter().zip(versions);
+                let streams =
+                    streams.map(|((stream, _, new), before)| (stream.clone(), Version(before.unsigned_abs() + new)));
                 let last = Position(first.0 - 1 + append.events().count() as u64);
                 Ok(Written { streams: streams.collect(), first, last, recorded_at: at.0, replayed: false })
             }
@@ -151,11 +151,12 @@ impl Checked {
             Expected::Exists => -2,
             Expected::Version(version) => read::signed(version.0),
         };
+        let streams = self.append.streams();
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
         let items = condition.as_ref().map_or(&[][..], |condition| &condition.query.items);
         sqlx::query_as(shared.sql.append())
-            .bind(writes.iter().map(|write| write.stream.as_str()).collect::<Vec<_>>())
-            .bind(writes.iter().map(|write| expected(write.expected)).collect::<Vec<_>>())
+            .bind(streams.iter().map(|(stream, ..)| stream.as_str()).collect::<Vec<_>>())
+            .bind(streams.iter().map(|(_, is, _)| expected(*is)).collect::<Vec<_>>())
             .bind(e_stream)
             .bind(e_number)
             .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())

@@ -83,6 +83,17 @@ pub(crate) async fn events(
     Ok(page(connection, shared, &read).await?.events)
 }
 
+/// The events with these ids.
+pub(crate) async fn of_ids(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    ids: &[Uuid],
+) -> Result<Vec<Recorded<Raw>>, StoreError> {
+    let mut events = fetch(connection, shared, || sqlx::query(shared.sql.events_of_ids()).bind(ids)).await?.events;
+    events.sort_by_key(|event| event.position);
+    Ok(events)
+}
+
 /// The events of a command, from that of its first id on.
 pub(crate) async fn of_command(
     connection: &mut PgConnection,

@@ -34,7 +34,7 @@ macro_rules! statements {
 }
 
 statements! {
-    append types type_keys head events events_of_stream events_matching events_of_command position_at
+    append types type_keys head events events_of_stream events_matching events_of_command events_of_ids position_at
     events_backwards events_of_stream_backwards events_matching_backwards
     checkpoint lock_checkpoint add_checkpoint advance
     table lock_tables

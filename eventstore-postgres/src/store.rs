@@ -213,6 +213,10 @@ impl EventStore for PgStore {
         read::of_command(&mut *self.connection().await?, &self.shared, command).await
     }
 
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        read::of_ids(&mut *self.connection().await?, &self.shared, &ids).await
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         let found = sqlx::query_scalar(self.shared.sql.position_at()).bind(Instant(at));
         read::position(found.fetch_one(&mut *self.connection().await?).await.map_err(error::store)?)

@@ -218,6 +218,17 @@ pub(crate) async fn position_at(connection: &mut SqliteConnection, at: Timestamp
     position(found.fetch_one(connection).await.map_err(error::store)?)
 }
 
+/// The events with these ids.
+pub(crate) async fn of_ids(connection: &mut SqliteConnection, ids: &[Uuid]) -> Result<Vec<Recorded<Raw>>, StoreError> {
+    let page = sqlx::query(include_str!("../sql/events_of_ids.sql")).bind(ids_json(ids.iter().copied()));
+    recorded(page.fetch_all(connection).await)
+}
+
+/// Ids as statements take them.
+pub(crate) fn ids_json(ids: impl Iterator<Item = Uuid>) -> String {
+    serde_json::json!(ids.map(|id| id.simple().to_string()).collect::<Vec<_>>()).to_string()
+}
+
 /// The events of a command, from that of its first id on.
 pub(crate) async fn of_command(
     connection: &mut SqliteConnection,

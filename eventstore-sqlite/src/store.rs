@@ -160,6 +160,10 @@ impl EventStore for SqliteStore {
         read::of_command(&mut *self.reader().await?, command).await
     }
 
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        read::of_ids(&mut *self.reader().await?, &ids).await
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         read::position_at(&mut *self.reader().await?, at).await
     }
