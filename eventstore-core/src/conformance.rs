@@ -410,8 +410,27 @@ pub async fn a10_bytes_in_are_bytes_out(store: Fresh) {
 
 pub async fn a10_names_in_are_names_out(store: Fresh) {
     let long = "ß".repeat(limits::NAME_BYTES / 2);
-    let names = ["x", "a-b--c", "it's \"quoted\" {}, \\, %_*", "\u{202e}right to left", "ключ/鍵/🔑", " ", &long];
-    for name in names {
+    let names =
+        ["x", "X", "x ", "a-b--c", "it's \"quoted\" {}, \\, %_*", "\u{202e}right to left", "ключ/鍵/🔑", " ", &long];
+    let hard = [
+        "NULL",
+        "null",
+        "{}",
+        "{,}",
+        ",",
+        "\"",
+        "\\",
+        "\\\"",
+        "'",
+        "''",
+        "$1",
+        "?1",
+        ":",
+        "é",
+        "e\u{301}",
+        "\u{10ffff}",
+    ];
+    for name in names.into_iter().chain(hard) {
         let mut new = event(name);
         new.data.tags = vec![Tag::new("about", name), Tag::new("second.tag_2", "{x,\"y\"}")];
         store.append(any(&stream(name), [new.clone()])).await.unwrap();
@@ -423,6 +442,13 @@ pub async fn a10_names_in_are_names_out(store: Fresh) {
         let by_name = Item { names: vec![name.to_owned().into()], ..Item::default() };
         assert_eq!(matching(&store, by_name).await, [found[0].position.0], "{name}");
     }
+    let (category, tag) = ("c".repeat(limits::NAME_BYTES), "t".repeat(limits::NAME_BYTES));
+    let mut new = event("x");
+    new.data.tags = (0..limits::TAGS).map(|n| Tag::new(tag.clone(), n)).collect();
+    let last = store.append(any(&StreamId::new(&category, &long), [new.clone()])).await.unwrap().last;
+    let item = Item { tags: new.data.tags.clone(), category: Some(category), key: Some(long), ..Item::default() };
+    let found = read(&store, Read { query: item.into(), ..Read::default() }).await;
+    assert_eq!((found[0].position, &found[0].data), (last, &new.data));
     whole(&store).await;
 }
 
@@ -462,6 +488,11 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ("no category", any(&StreamId::new("", "c"), [event("x")])),
         ("no name", with(&|event| event.data.name = "".into())),
         ("a long name", with(&|event| event.data.name = long.as_str().into())),
+        ("a name with a control character", with(&|event| event.data.name = "a\u{85}b".into())),
+        ("a tag with a control character", with(&|event| event.data.tags = vec![Tag::new("tag", "a\u{7f}b")])),
+        ("a long tag", with(&|event| event.data.tags = vec![Tag::new("tag", &long)])),
+        ("a tag with a long name", with(&|event| event.data.tags = vec![Tag::new(long.clone(), "key")])),
+        ("a tag without a name", with(&|event| event.data.tags = vec![Tag::new("", "key")])),
         ("a tag without a key", with(&|event| event.data.tags = vec![Tag::new("tag", "")])),
         ("a tag with a colon", with(&|event| event.data.tags = vec![Tag::new("a:b", "c")])),
         ("too many tags", with(&|event| event.data.tags = vec![Tag::new("a", "c"); limits::TAGS + 1])),
@@ -485,11 +516,40 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ),
     ];
     for (what, append) in refused {
-        let result = store.append(append).await;
-        assert!(matches!(result, Err(StoreError::Invalid(_))), "{what}: {result:?}");
+        // The same everywhere: what core says, where it does not take a look at the metadata.
+        let expected = append.check();
+        let mut transaction = store.begin().await.unwrap();
+        let within = transaction.append(append.clone()).await;
+        transaction.rollback().await.unwrap();
+        for result in [store.append(append).await, within] {
+            match (&result, &expected) {
+                (Err(StoreError::Invalid(invalid)), Err(expected)) => assert_eq!(invalid, expected, "{what}"),
+                (Err(StoreError::Invalid(_)), Ok(())) => {}
+                _ => panic!("{what}: {result:?}"),
+            }
+        }
     }
-    let result = store.read(Read { query: Query::of(&stream("a\u{0}")), ..Read::default() }).await;
-    assert!(matches!(result, Err(StoreError::Invalid(Invalid::Name { .. }))));
+    let tag = |name: &str, key: &str| Item { tags: vec![Tag::new(name.to_owned(), key)], ..Item::default() }.into();
+    let name = |name: &str| Item { names: vec![name.to_owned().into()], ..Item::default() }.into();
+    let queries: [Query; 8] = [
+        Query::of(&stream("a\u{0}")),
+        Query::of(&stream(&long)),
+        Query::of(&StreamId::new("A", "b")),
+        tag("tag", ""),
+        tag("a:b", "c"),
+        tag("tag", "a\nb"),
+        name(""),
+        name(&long),
+    ];
+    for query in queries {
+        let refused = Read { query, ..Read::default() };
+        let expected = refused.check().unwrap_err();
+        let result = store.read(refused.clone()).await;
+        assert!(
+            matches!(&result, Err(StoreError::Invalid(invalid)) if *invalid == expected),
+            "{refused:?}: {result:?}"
+        );
+    }
     let result = store.read(Read { query: Query::all(), after_version: Version(1), ..Read::default() }).await;
     assert!(matches!(result, Err(StoreError::Invalid(Invalid::Request(_)))));
     assert!(whole(&store).await.is_empty());

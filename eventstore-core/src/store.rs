@@ -291,6 +291,9 @@ where
     }
 }
 
+/// What the bodies of a page may take, if those before say how large they are.
+const PAGE_BYTES: usize = 8 << 20;
+
 /// The next page to be read.
 struct Pages {
     read: Read,
@@ -307,7 +310,10 @@ impl Pages {
         if self.left == 0 || events.len() < self.read.limit? {
             return None;
         }
-        self.read.limit = Some(self.left.min(self.page));
+        // Large events come in small pages, so that memory stays bounded.
+        let bytes: usize = events.iter().map(|event| event.data.body.len()).sum();
+        let fit = events.len().saturating_mul(PAGE_BYTES) / bytes.max(1);
+        self.read.limit = Some(self.left.min(self.page).min(fit.max(1)));
         // By version, too, where there is one: it is what the index of a stream is ordered by.
         let one_stream = self.read.query.stream().is_some();
         if self.read.backwards {

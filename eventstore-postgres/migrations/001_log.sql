@@ -98,17 +98,17 @@ BEGIN
                    AND e.tags @> item_tags
                  ORDER BY e.position LIMIT p_limit);
         ELSIF item_streams IS NOT NULL THEN
+            -- "+ 0": else it reads all of the primary key, to intersect it with the few of the stream.
             found_positions := found_positions || ARRAY(
                 SELECT one.position FROM unnest(item_streams) AS s (stream)
                  CROSS JOIN LATERAL (SELECT e.position FROM {schema}.events AS e
-                                      WHERE e.stream = s.stream AND e.position > p_after AND e.position <= p_until
+                                      WHERE e.stream = s.stream AND e.position + 0 > p_after AND e.position + 0 <= p_until
                                         AND (item_types IS NULL OR e.type_key = ANY (item_types))
                                         AND e.tags @> item_tags
                                       ORDER BY e.version LIMIT p_limit) AS one
                  ORDER BY one.position LIMIT p_limit);
         ELSIF item_tags <> '{}' THEN
-            -- Materialized: else the limit tempts the planner to walk the log. "+ 0": else it reads all of the primary
-            -- key, to intersect it with the few that have the tag.
+            -- Materialized: else the limit tempts the planner to walk the log. "+ 0" as above.
             found_positions := found_positions || ARRAY(
                 WITH tagged AS MATERIALIZED (
                     SELECT e.position FROM {schema}.events AS e
@@ -172,7 +172,7 @@ BEGIN
             found_positions := found_positions || ARRAY(
                 SELECT one.position FROM unnest(item_streams) AS s (stream)
                  CROSS JOIN LATERAL (SELECT e.position FROM {schema}.events AS e
-                                      WHERE e.stream = s.stream AND e.position > p_after AND e.position <= p_until
+                                      WHERE e.stream = s.stream AND e.position + 0 > p_after AND e.position + 0 <= p_until
                                         AND (item_types IS NULL OR e.type_key = ANY (item_types))
                                         AND e.tags @> item_tags
                                       ORDER BY e.version DESC LIMIT p_limit) AS one
@@ -250,7 +250,9 @@ BEGIN
     head := coalesce(head, 0);
     recorded_now := greatest(clock_timestamp(), recorded_now);
 
-    SELECT e.event_id INTO taken FROM {schema}.events AS e WHERE e.event_id = ANY (e_id) LIMIT 1;
+    -- One by one: a plan made while the log is young would look for all of them at once by reading all of it.
+    SELECT n.id INTO taken FROM unnest(e_id) AS n (id)
+     WHERE (SELECT true FROM {schema}.events AS e WHERE e.event_id = n.id) LIMIT 1;
     IF FOUND THEN
         RETURN QUERY SELECT 3, NULL::bigint[], NULL::text, NULL::bigint,
                             (SELECT e.position FROM {schema}.events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz, taken;
@@ -300,13 +302,12 @@ BEGIN
     ELSE
         INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
-        SELECT head + n.i,
-               coalesce((SELECT e.version FROM {schema}.events AS e
-                          WHERE e.stream = n.stream ORDER BY e.version DESC LIMIT 1), 0) + n.number,
-               recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
+        -- A look into the table for each event would meet, and pass over, what this very statement has put into its stream.
+        SELECT head + n.i, w.before + n.number, recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
                n.stream, n.tags::text[], n.metadata, n.payload
           FROM unnest(e_stream, e_number, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i);
+               WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i)
+          JOIN unnest(w_stream, befores) AS w (stream, before) ON w.stream = n.stream;
     END IF;
     RETURN QUERY SELECT 0, befores, NULL::text, NULL::bigint, head + 1, recorded_now, NULL::uuid;
 END $$;
