@@ -93,7 +93,8 @@ async fn a5_two_imports_at_once_record_each_event_once() -> Result<(), Any> {
     assert_eq!((first.recorded + second.recorded, first.known + second.known), (4_500, 3_500));
     let mut ids: Vec<_> = log(&world.store).await?.into_iter().map(|event| event.id).collect();
     let mut all: Vec<_> = (0..4_500).map(id).collect();
-    (ids.sort_unstable(), all.sort_unstable());
+    ids.sort_unstable();
+    all.sort_unstable();
     assert_eq!(ids, all);
     Ok(())
 }
