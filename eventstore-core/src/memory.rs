@@ -97,15 +97,21 @@ impl Inner {
             event.position > read.after
                 && event.position <= until
                 && event.version > read.after_version
+                && read.until_version.is_none_or(|until| event.version <= until)
                 && read.query.matches(&event.stream, &event.data)
         };
         let limit = read.limit.unwrap_or(usize::MAX);
-        match read.query.stream() {
-            Some(stream) => {
-                let places = self.streams.get(&stream).into_iter().flatten();
-                places.map(|&place| &self.log[place]).filter(wanted).take(limit).cloned().collect()
+        let stream = read.query.stream();
+        let places = stream.as_ref().and_then(|stream| self.streams.get(stream)).into_iter().flatten();
+        let of_stream = places.map(|&place| &self.log[place]);
+        match (stream, read.backwards) {
+            (Some(_), false) => of_stream.filter(wanted).take(limit).cloned().collect(),
+            (Some(_), true) => of_stream.rev().filter(wanted).take(limit).cloned().collect(),
+            (None, false) => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
+            (None, true) => {
+                let until = usize::try_from(until.0).unwrap_or(usize::MAX);
+                self.log[..until].iter().rev().filter(wanted).take(limit).cloned().collect()
             }
-            None => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
         }
     }
 
@@ -127,15 +133,14 @@ impl Inner {
         self.check(&append)?;
         let recorded_at = self.log.last().map_or(now, |last| last.recorded_at.max(now));
         let first = Position(self.log.len() as u64 + 1);
-        let mut streams = vec![];
+        let streams: Vec<_> = append.streams().into_iter().map(|(stream, ..)| stream.clone()).collect();
         for write in append.writes {
             for event in write.events {
                 self.push(event, &write.stream, recorded_at);
             }
-            let version = self.version(&write.stream);
-            streams.push((write.stream, version));
         }
         let last = Position(self.log.len() as u64);
+        let streams = streams.into_iter().map(|stream| (stream.clone(), self.version(&stream))).collect();
         Ok(Written { streams, first, last, recorded_at, replayed: false })
     }
 
@@ -243,6 +248,13 @@ impl EventStore for MemoryStore {
         let committed = inner.log.get(place..inner.committed).unwrap_or_default();
         let numbered = committed.iter().zip(0..).take_while(|(event, n)| event.id == event_id(command, *n));
         Ok(numbered.map(|(event, _)| event.clone()).collect())
+    }
+
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        let inner = self.inner();
+        let places: BTreeSet<_> = ids.iter().filter_map(|id| inner.ids.get(id).copied()).collect();
+        let committed = places.into_iter().take_while(|place| *place < inner.committed);
+        Ok(committed.map(|place| inner.log[place].clone()).collect())
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {

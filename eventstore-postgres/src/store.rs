@@ -307,12 +307,14 @@ impl PgStore {
     }
 
     async fn page(&self, read: &Read) -> Result<read::Page, StoreError> {
-        let first = read::page(&mut *self.connection().await?, &self.shared, read).await;
-        match first {
+        let mut new = vec![];
+        let mut page = read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await;
+        if let Err(StoreError::Unavailable(_)) = page {
             // A connection of the pool had broken unnoticed, in a restart of the server perhaps.
-            Err(StoreError::Unavailable(_)) => read::page(&mut *self.connection().await?, &self.shared, read).await,
-            page => page,
+            page = read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await;
         }
+        self.shared.types.learn(new);
+        page
     }
 
     /// One statement that is a transaction of its own, unless the session's defaults forbid it.
@@ -433,7 +435,17 @@ impl EventStore for PgStore {
     }
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        read::of_command(&mut *self.connection().await?, &self.shared, command).await
+        let mut new = vec![];
+        let found = read::of_command(&mut *self.connection().await?, &self.shared, command, &mut new).await;
+        self.shared.types.learn(new);
+        found
+    }
+
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        let mut new = vec![];
+        let found = read::of_ids(&mut *self.connection().await?, &self.shared, &ids, &mut new).await;
+        self.shared.types.learn(new);
+        found
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {

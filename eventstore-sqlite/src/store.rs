@@ -136,17 +136,18 @@ impl EventStore for SqliteStore {
     async fn read(&self, read: Read) -> Result<Events, StoreError> {
         read.check()?;
         let limit = read.limit;
-        let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
         let mut reader = self.reader().await?;
         let head = read::head(&mut reader).await?;
-        let head = page.until.map_or(head, |until| until.min(head));
+        let head = read.until.map_or(head, |until| until.min(head));
+        let page = limit.map_or(PAGE, |limit| limit.min(PAGE));
+        let page = Read { until: Some(head), limit: Some(page), ..read };
         // After the head: every type of event up to there is known by then.
         let plan = Arc::new(read::Plan::new(&mut reader, &page.query).await?);
-        let first = fetch(&mut reader, &plan, head, &page).await?;
+        let first = plan.page(&mut reader, &page).await?;
         let store = self.clone();
         let next = move |read: Read| {
             let (store, plan) = (store.clone(), plan.clone());
-            async move { fetch(&mut *store.reader().await?, &plan, head, &read).await }
+            async move { plan.page(&mut *store.reader().await?, &read).await }
         };
         Ok(Events::paged(head, page, limit, first, next))
     }
@@ -169,6 +170,10 @@ impl EventStore for SqliteStore {
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         read::of_command(&mut *self.reader().await?, command).await
+    }
+
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        read::of_ids(&mut *self.reader().await?, &ids).await
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
@@ -212,15 +217,6 @@ impl EventStore for SqliteStore {
     fn database(&self) -> &(dyn Any + Send + Sync) {
         &self.shared.readers
     }
-}
-
-async fn fetch(
-    reader: &mut SqliteConnection,
-    plan: &read::Plan,
-    head: Position,
-    read: &Read,
-) -> Result<Vec<Recorded<Raw>>, StoreError> {
-    plan.page(reader, read.after, head, read.after_version, read.limit.unwrap_or(PAGE) as u64).await
 }
 
 #[async_trait]

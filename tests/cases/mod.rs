@@ -22,6 +22,7 @@ pub mod campus;
 pub mod courses;
 pub mod golden;
 pub mod histories;
+pub mod import;
 pub mod projections;
 pub mod snapshots;
 pub mod time;
@@ -118,6 +119,9 @@ impl EventStore for Between {
     }
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         self.inner.find(command).await
+    }
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        self.inner.recorded(ids).await
     }
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await

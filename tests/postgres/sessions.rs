@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventstore::{
-    CommandError, EventStore, Expected, Id, Invalid, PgStore, Position, Runner, Store, StoreError,
+    CommandError, EventStore, Expected, Id, Invalid, PgStore, Position, Runner, Store, StoreError, Version,
     sqlx::{self, AssertSqlSafe},
     testing::Clock,
 };
@@ -17,7 +17,7 @@ use futures::{TryStreamExt, future::join_all};
 use uuid::Uuid;
 
 use crate::{
-    account::{Account, *},
+    account::{Account, AccountEvent, *},
     cases::{World, balances::*, campus::*, golden, snapshots},
     server,
 };
@@ -50,6 +50,28 @@ async fn a9_sessions_may_have_any_defaults() -> Result<(), Any> {
         golden::write(&world).await?;
         golden::read(&world).await?;
         snapshots::kept_and_used(&world.store).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o2_one_connection_is_enough_to_read_and_append_at_once() -> Result<(), Any> {
+    let store = PgStore::options().schema(server::schema()).max_connections(1).connect(server::url()).await?;
+    let (store, ann) = (Store::from(store), Id::<Account>::from("ann"));
+    store.append(&ann, Expected::Any, (0..3_000).map(|amount| AccountEvent::Deposited { amount })).await?;
+    for backwards in [false, true] {
+        let read = store.read().stream(&ann).until_version(Version(3_000));
+        let mut events = if backwards { read.backwards() } else { read }.events::<AccountEvent>();
+        let mut seen = 0;
+        while let Some(event) = events.try_next().await? {
+            // Wherever the next page is: not looked for yet, on its way, or here.
+            if event.version.0 % 100 == 1 {
+                let append = store.append(&ann, Expected::Any, [AccountEvent::Closed]).caused_by(&event);
+                tokio::time::timeout(Duration::from_secs(5), append).await.expect("nobody keeps the connection")?;
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 3_000);
     }
     Ok(())
 }
