@@ -90,6 +90,15 @@ impl Store {
         &*self.inner
     }
 
+    pub(crate) fn shared(&self) -> Arc<dyn EventStore> {
+        self.inner.clone()
+    }
+
+    /// The same over another store: a transaction of this one.
+    pub(crate) fn over(&self, inner: Arc<dyn EventStore>) -> Self {
+        Self { inner, source: self.source.clone(), snapshots: Arc::default() }
+    }
+
     pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
     }

@@ -32,6 +32,7 @@ mod table;
 mod target;
 pub mod testing;
 mod timestamp;
+mod tx;
 
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
 pub use append::AppendEvents;
@@ -50,13 +51,14 @@ pub use read_model::{Batch, Keys, Project, ReadModel, Row, RowFold};
 pub use rows::{Get, List, Moment, ReadModels, Replay};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, Take, Verified};
 pub use store::{
-    Append, Changes, Condition, EventStore, Events, Item, Query, Read, Rows, StoredSnapshot, Tables, Transaction,
+    Append, Changes, Condition, EventStore, Events, Item, Page, Query, Read, Rows, StoredSnapshot, Tables, Transaction,
     Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamId, Version};
 pub use table::{Column, Kind, Table};
 pub use target::{Boundary, Every, Target, every};
 pub use timestamp::{Timestamp, TimestampError};
+pub use tx::Tx;
 
 /// What derives write. Not for use by hand.
 #[doc(hidden)]

@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
-    store::{Append, Changes, EventStore, Events, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
+    store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamId, Version},
     table::{Column, Table},
     timestamp::Timestamp,
@@ -91,8 +91,9 @@ impl Inner {
         Version(self.streams.get(stream).map_or(0, |places| places.len() as u64))
     }
 
-    fn page(&self, read: &Read) -> Vec<Recorded<Raw>> {
-        let until = read.until.map_or(self.head(), |until| until.min(self.head()));
+    /// What a read asks for, of the log up to a head.
+    fn page(&self, read: &Read, head: Position) -> Vec<Recorded<Raw>> {
+        let until = read.until.map_or(head, |until| until.min(head));
         let wanted = |event: &&Recorded<Raw>| {
             event.position > read.after
                 && event.position <= until
@@ -113,6 +114,14 @@ impl Inner {
                 self.log[..until].iter().rev().filter(wanted).take(limit).cloned().collect()
             }
         }
+    }
+
+    /// The events of a command, of the log up to a place.
+    fn find(&self, command: Uuid, until: usize) -> Vec<Recorded<Raw>> {
+        let Some(&place) = self.ids.get(&event_id(command, 0)) else { return vec![] };
+        let seen = self.log.get(place..until).unwrap_or_default();
+        let numbered = seen.iter().zip(0..).take_while(|(event, n)| event.id == event_id(command, *n));
+        numbered.map(|(event, _)| event.clone()).collect()
     }
 
     fn newer(&self, after: Position) -> &[Recorded<Raw>] {
@@ -228,10 +237,15 @@ impl EventStore for MemoryStore {
         let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
         let (head, first) = {
             let inner = self.inner();
-            (page.until.map_or(inner.head(), |until| until.min(inner.head())), inner.page(&page))
+            (page.until.map_or(inner.head(), |until| until.min(inner.head())), inner.page(&page, inner.head()))
         };
         let store = self.clone();
-        let fetch = move |read: Read| std::future::ready(Ok(store.inner().page(&read)));
+        let fetch = move |read: Read| {
+            std::future::ready(Ok({
+                let inner = store.inner();
+                inner.page(&read, inner.head())
+            }))
+        };
         Ok(Events::paged(head, page, limit, first, fetch))
     }
 
@@ -244,10 +258,7 @@ impl EventStore for MemoryStore {
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         let inner = self.inner();
-        let Some(&place) = inner.ids.get(&event_id(command, 0)) else { return Ok(vec![]) };
-        let committed = inner.log.get(place..inner.committed).unwrap_or_default();
-        let numbered = committed.iter().zip(0..).take_while(|(event, n)| event.id == event_id(command, *n));
-        Ok(numbered.map(|(event, _)| event.clone()).collect())
+        Ok(inner.find(command, inner.committed))
     }
 
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
@@ -354,6 +365,21 @@ impl Transaction for MemoryTransaction {
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         self.store.inner().append(append, self.store.clock.now())
+    }
+
+    async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
+        let inner = self.store.inner();
+        let head = Position(inner.log.len() as u64);
+        Ok(Page { head, events: inner.page(&read, head) })
+    }
+
+    async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        let inner = self.store.inner();
+        Ok(inner.find(command, inner.log.len()))
+    }
+
+    async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
+        Ok(Position(self.store.inner().log.partition_point(|event| event.recorded_at <= at) as u64))
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

@@ -101,6 +101,15 @@ pub trait Transaction: Send {
     /// As [`EventStore::append`].
     async fn append(&mut self, append: Append) -> Result<Written, StoreError>;
 
+    /// As [`EventStore::read`], one page of it, seeing what this transaction has appended.
+    async fn read(&mut self, read: Read) -> Result<Page, StoreError>;
+
+    /// As [`EventStore::find`], seeing what this transaction has appended.
+    async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError>;
+
+    /// As [`EventStore::position_at`].
+    async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError>;
+
     /// As [`Tables::rows`], seeing what this transaction has written.
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
 
@@ -231,6 +240,15 @@ impl Read {
         }
         self.query.items.iter().try_for_each(Item::check)
     }
+}
+
+/// Some events, and the end of the log when they were read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// The last position.
+    pub head: Position,
+    /// The events, in the order asked for.
+    pub events: Vec<Recorded<Raw>>,
 }
 
 /// Events as they are read.

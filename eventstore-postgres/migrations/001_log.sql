@@ -59,6 +59,10 @@ RETURNS TABLE (type_key int, category text, name text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
+    IF current_setting('lock_timeout') = '0' THEN
+        -- Who waits for another to commit the same type may be waiting for itself.
+        PERFORM set_config('lock_timeout', '10s', true);
+    END IF;
     INSERT INTO {schema}.event_types (category, name)
     SELECT DISTINCT n.category, n.name FROM unnest(p_categories, p_names) AS n (category, name)
      ORDER BY n.category, n.name                         -- two who add the same wait for each other one way round
@@ -153,6 +157,10 @@ BEGIN
     END IF;
     IF current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF current_setting('lock_timeout') = '0' THEN
+        -- Who waits for the append lock may be waiting for itself.
+        PERFORM set_config('lock_timeout', '10s', true);
     END IF;
     IF EXISTS (SELECT FROM unnest(t_key, t_category, t_name) AS n (key, category, name)
                 LEFT JOIN {schema}.event_types AS t

@@ -3,7 +3,8 @@
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Position, Query, Raw, Read, Recorded, StoreError, Tag, Version, event_id,
+    EventError, Item, Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, StoreError, Tag, Timestamp,
+    Version, event_id,
 };
 use futures::TryStreamExt;
 use sqlx::{
@@ -22,12 +23,6 @@ use crate::{
 pub(crate) type NewTypes = Vec<(i32, String, String)>;
 
 type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
-
-/// A page of events, and the head of the log as the same snapshot has it.
-pub(crate) struct Page {
-    pub(crate) head: Position,
-    pub(crate) events: Vec<Recorded<Raw>>,
-}
 
 /// The page a read asks for: its `limit` is the size of the page.
 pub(crate) async fn page(
@@ -125,6 +120,15 @@ pub(crate) async fn of_command(
             return Ok(found);
         }
     }
+}
+
+pub(crate) async fn position_at(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    at: Timestamp,
+) -> Result<Position, StoreError> {
+    let found = sqlx::query_scalar(shared.sql.position_at()).bind(Instant(at));
+    position(found.fetch_one(connection).await.map_err(error::store)?)
 }
 
 /// PostgreSQL's integers have a sign: what is larger than they can say is as good as the largest.

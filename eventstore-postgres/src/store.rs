@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, EventStore, Events, Expected, Invalid, Position, Raw, Read, Recorded, Rows, StoreError,
+    Append, BoxError, EventStore, Events, Expected, Invalid, Page, Position, Raw, Read, Recorded, Rows, StoreError,
     StoredSnapshot, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
@@ -35,7 +35,7 @@ use crate::{
     sql::{Sql, quoted},
     tables,
     transaction::PgTransaction,
-    types::{EventTypes, Instant},
+    types::EventTypes,
     writer::{Durability, Reply, Writer},
 };
 
@@ -194,9 +194,9 @@ impl PgOptions {
             })
             .after_connect({
                 let types = types.clone();
-                move |_, _| {
-                    types.forget();
-                    Box::pin(std::future::ready(Ok(())))
+                move |connection, _| {
+                    let types = types.clone();
+                    Box::pin(async move { types.meet(connection).await })
                 }
             })
             .connect_lazy_with(options);
@@ -306,7 +306,7 @@ impl PgStore {
         self.shared.pool.acquire().await.map(Session::Plain).map_err(error::store)
     }
 
-    async fn page(&self, read: &Read) -> Result<read::Page, StoreError> {
+    async fn page(&self, read: &Read) -> Result<Page, StoreError> {
         let mut new = vec![];
         let mut page = read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await;
         if let Err(StoreError::Unavailable(_)) = page {
@@ -449,8 +449,7 @@ impl EventStore for PgStore {
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
-        let found = sqlx::query_scalar(self.shared.sql.position_at()).bind(Instant(at));
-        read::position(found.fetch_one(&mut *self.connection().await?).await.map_err(error::store)?)
+        read::position_at(&mut *self.connection().await?, &self.shared, at).await
     }
 
     async fn appended(&self, after: Position) {

@@ -3,13 +3,16 @@
 use std::{any::Any, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
-use eventstore_core::{Append, Changes, Position, Rows, StoreError, Transaction, Written};
+use eventstore_core::{
+    Append, Changes, Page, Position, Raw, Read, Recorded, Rows, StoreError, Timestamp, Transaction, Written,
+};
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    error,
+    error, read,
     shared::Shared,
     tables,
 };
@@ -107,6 +110,18 @@ impl Transaction for PgTransaction {
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         self.record(&Checked::new(append, &self.shared.types)?).await.map_err(Failed::into_store)
+    }
+
+    async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
+        read::page(&mut self.connection, &self.shared, &read, &mut self.new_types).await
+    }
+
+    async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        read::of_command(&mut self.connection, &self.shared, command, &mut self.new_types).await
+    }
+
+    async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
+        read::position_at(&mut self.connection, &self.shared, at).await
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

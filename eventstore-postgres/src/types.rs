@@ -7,7 +7,7 @@ use std::{
 
 use eventstore_core::{BoxError, Item, Timestamp};
 use sqlx::{
-    Decode, Encode, PgConnection, Postgres, Type,
+    Decode, Encode, PgConnection, Postgres, Row, Type,
     encode::IsNull,
     postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef},
 };
@@ -81,6 +81,8 @@ pub(crate) struct EventTypes {
 
 #[derive(Default)]
 struct Known {
+    /// The run of the server that has them.
+    server: String,
     names: HashMap<i32, Arc<str>>,
     keys: HashMap<String, HashMap<Arc<str>, i32>>,
 }
@@ -133,9 +135,22 @@ impl EventTypes {
         types.iter().zip(known).map(|one| key(one).ok_or(sqlx::Error::RowNotFound)).collect()
     }
 
-    /// Forgets everything: a server that was replaced by another may have lost the last of them.
+    /// Forgets everything if a new connection leads to another server, or one that was started again: one that took
+    /// the place of the old may not have heard of the last of them.
+    pub(crate) async fn meet(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let start = sqlx::raw_sql(include_str!("../sql/server_start.sql")).fetch_one(connection).await?;
+        let server: String = start.try_get(0)?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.server != server {
+            *known = Known { server, ..Known::default() };
+        }
+        Ok(())
+    }
+
+    /// Forgets everything.
     pub(crate) fn forget(&self) {
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        *known = Known { server: std::mem::take(&mut known.server), ..Known::default() };
     }
 }
 

@@ -220,6 +220,12 @@ impl Turn {
                 recorded.into_iter().map(|written| written.map_or(Reply::NotRecorded, Reply::Recorded)).collect()
             }
             Err(error) if error::lost(&error) => appends.iter().map(|_| Reply::Lost).collect(),
+            // Somebody has kept the lock for too long: each would only wait for it again.
+            Err(error) if error::is(&error, &["55P03"]) => {
+                line.keep(&self.shared);
+                let busy = || StoreError::Busy("another append keeps the lock of the log".into());
+                appends.iter().map(|_| Reply::Refused(busy())).collect()
+            }
             Err(_) => {
                 line.keep(&self.shared);
                 appends.iter().map(|_| Reply::NotRecorded).collect()
@@ -318,8 +324,8 @@ impl Line {
         if let Some(connection) = idle {
             return Ok(Self::Own(connection));
         }
-        let connection = shared.pool.connect_options().connect().await?;
-        shared.types.forget();
+        let mut connection = shared.pool.connect_options().connect().await?;
+        shared.types.meet(&mut connection).await?;
         Ok(Self::Own(connection))
     }
 

@@ -3,10 +3,13 @@
 use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
-use eventstore_core::{Append, Changes, Position, Rows, StoreError, Transaction, Written};
+use eventstore_core::{
+    Append, Changes, Page, Position, Raw, Read, Recorded, Rows, StoreError, Timestamp, Transaction, Written,
+};
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 use tokio::{runtime::Handle, sync::OwnedMutexGuard};
+use uuid::Uuid;
 
 use crate::{
     append::Checked,
@@ -87,6 +90,22 @@ impl Transaction for SqliteTransaction {
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         self.record(Checked::new(append)?).await
+    }
+
+    async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
+        let connection = self.connection()?;
+        let head = read::head(connection).await?;
+        let read = Read { until: Some(read.until.map_or(head, |until| until.min(head))), ..read };
+        let events = read::Plan::new(connection, &read.query).await?.page(connection, &read).await?;
+        Ok(Page { head, events })
+    }
+
+    async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        read::of_command(self.connection()?, command).await
+    }
+
+    async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
+        read::position_at(self.connection()?, at).await
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, EventStore, Events, NewEvent, Position, Raw, Read, Recorded, Rows, Store, StoreError,
+    Append, Changes, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Store, StoreError,
     StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
@@ -27,6 +27,7 @@ pub mod projections;
 pub mod snapshots;
 pub mod time;
 pub mod toy;
+pub mod transactions;
 pub mod transfer;
 pub mod transfers;
 
@@ -181,6 +182,15 @@ impl Transaction for Counted {
     }
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         self.inner.append(append).await
+    }
+    async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
+        self.inner.read(read).await
+    }
+    async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        self.inner.find(command).await
+    }
+    async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
+        self.inner.position_at(at).await
     }
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         self.counts.lock().unwrap().reads_of_rows += 1;

@@ -1,10 +1,10 @@
 //! What goes wrong in the middle: statements that fail, transactions that end otherwise, connections that are cut.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eventstore::{
-    Append, EventStore, Expected, PgStore, Position, Rows, Store, StoreError, StreamId, Table, Write,
-    sqlx::{self, AssertSqlSafe},
+    Append, Event, EventStore, Expected, PgStore, Position, Rows, Store, StoreError, StreamId, Table, Write,
+    sqlx::{self, AssertSqlSafe, PgConnection},
 };
 use futures::TryStreamExt;
 use tokio::{
@@ -147,4 +147,57 @@ async fn a6_after_a_cut_connection_only_what_is_sure_is_said() -> Result<(), Any
     let log: Vec<_> = Store::from(store).read().stream(StreamId::new("account", "lost")).raw().try_collect().await?;
     assert_eq!(log.len(), 1);
     Ok(())
+}
+
+#[tokio::test]
+async fn a2_tables_of_ones_own_and_events_are_there_together() -> Result<(), Any> {
+    let pg = server::fresh().await;
+    let (schema, store) = (pg.schema().to_owned(), Store::from(pg.clone()));
+    let run = |sql: String| AssertSqlSafe(sql.replace("{schema}", &schema));
+    sqlx::raw_sql(run("CREATE TABLE {schema}.receipts (account text)".into()))
+        .execute(&mut server::connection().await)
+        .await?;
+    let receipts = async || -> Result<i64, Any> {
+        let count = sqlx::query_scalar(run("SELECT count(*) FROM {schema}.receipts".into()));
+        Ok(count.fetch_one(&mut server::connection().await).await?)
+    };
+    for commit in [false, true] {
+        let tx = store.begin().await?;
+        let insert = sqlx::query(run("INSERT INTO {schema}.receipts VALUES ('ann')".into()));
+        insert.execute(&mut *tx.connection::<PgConnection>().await?).await?;
+        tx.append(StreamId::new("account", "ann"), Expected::Any, [Opened::Opened]).await?;
+        if commit {
+            tx.commit().await?
+        } else {
+            tx.rollback().await?
+        }
+        assert_eq!((receipts().await?, store.head().await?), (i64::from(commit), Position(u64::from(commit))));
+    }
+    // After an error of one's own SQL the server has given the transaction up.
+    let tx = store.begin().await?;
+    tx.append(StreamId::new("account", "ann"), Expected::Any, [Opened::Opened]).await?;
+    sqlx::raw_sql("SELECT nonsense").execute(&mut *tx.connection::<PgConnection>().await?).await.unwrap_err();
+    tx.commit().await.expect_err("nothing was committed");
+    assert_eq!(store.head().await?, Position(1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a9_who_waits_for_itself_is_told() -> Result<(), Any> {
+    let store = Store::from(server::fresh().await);
+    let tx = store.begin().await?;
+    tx.append(StreamId::new("account", "ann"), Expected::Any, [Opened::Opened]).await?;
+    let start = Instant::now();
+    let busy = store.append(StreamId::new("account", "bob"), Expected::Any, [Opened::Opened]).await;
+    assert!(matches!(&busy, Err(error @ StoreError::Busy(_)) if error.is_retryable()), "{busy:?}");
+    assert!(start.elapsed() > Duration::from_secs(9));
+    tx.commit().await?;
+    store.append(StreamId::new("account", "bob"), Expected::Any, [Opened::Opened]).await?;
+    assert_eq!(store.head().await?, Position(2));
+    Ok(())
+}
+
+#[derive(Event, Clone, Debug)]
+enum Opened {
+    Opened,
 }
