@@ -22,6 +22,7 @@ pub mod courses;
 pub mod golden;
 pub mod histories;
 pub mod projections;
+pub mod recipes;
 pub mod time;
 pub mod toy;
 pub mod transfer;
