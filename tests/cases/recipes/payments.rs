@@ -71,7 +71,7 @@ impl Decide<Receive> for Customer {
 
 /// The id of a command, made of a reference: the same reference, the same id.
 pub fn command_id(reference: &str) -> Uuid {
-    const BANK: Uuid = Uuid::from_u128(0x01941f29_7c00_7aaa_8aaa_2a6b_1d3c_5e7f); // made once, for this one purpose
+    const BANK: Uuid = Uuid::from_u128(0x0194_1f29_7c00_7aaa_8aaa_2a6b_1d3c_5e7f); // made once, for this one purpose
     Uuid::new_v5(&BANK, reference.as_bytes())
 }
 
