@@ -3,15 +3,16 @@
 pub use eventstore_core::{
     Aggregate, Append, AppendEvents, Appended, Batch, Boundary, BoxError, Changes, Column, CommandError, Condition,
     Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve, Execute, Expected, Get,
-    History, Id, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, NewEvent, Position,
-    Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, Store,
-    StoreError, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Transaction, Upcast, Version,
-    Write, Written, ensure, event_id, every, limits, testing,
+    History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment,
+    NewEvent, Position, Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Row,
+    RowFold, Rows, Snapshot, SnapshotCounts, SnapshotDifference, Store, StoreError, StoredSnapshot, StreamId, Table,
+    Tables, Tag, Tagged, Take, Target, Timestamp, TimestampError, Transaction, Upcast, Verified, Version, Write,
+    Written, doctor, ensure, event_id, every, limits, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
-pub use eventstore_postgres::{Durability, PgOptions, PgStore};
+pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{Projection, Runner, Running, Status};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;

@@ -28,11 +28,8 @@ struct Worker {
 
 async fn decide(worker: Worker) -> Outcome<Worker> {
     let tag = Tag::new("seat", Uuid::now_v7().to_string());
-    let data = Raw {
-        name: "account.deposited".into(),
-        tags: vec![tag.clone()],
-        body: domain::body(&domain::deposited(10))?,
-    };
+    let data =
+        Raw { name: "account.deposited".into(), tags: vec![tag.clone()], body: domain::body(&domain::deposited(10))? };
     let event = NewEvent { id: Uuid::now_v7(), schema: 1, occurred_at: None, metadata: Default::default(), data };
     let stream = StreamId::new("seat", &tag.key);
     let after = Position(worker.head.load(Ordering::Relaxed));

@@ -8,8 +8,11 @@ mod domain;
 mod measure;
 mod plain;
 mod replay;
+mod report;
 mod server;
 mod streams;
+
+use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use eventstore::Durability;
@@ -33,6 +36,9 @@ struct Args {
     /// One JSON object a row.
     #[arg(long)]
     json: bool,
+    /// Put the tables into this page, between its marks, and the chart beside it.
+    #[arg(long)]
+    write: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -57,6 +63,8 @@ async fn main() -> Outcome<()> {
     let server = Server::start(args.slow_disk).map_err(|error| error.to_string())?;
     let (pairs, seconds) = if args.quick { (1, 0.3) } else { (5, 2.0) };
     let (url, events) = (&*server.url, if args.quick { 20_000 } else { 1_000_000 });
+    let circumstances = report::circumstances(url).await?;
+    eprintln!("{circumstances}");
     let mut rows = vec![];
     for what in What::value_variants().iter().filter(|what| **what != What::All) {
         if args.what != *what && args.what != What::All {
@@ -75,6 +83,9 @@ async fn main() -> Outcome<()> {
             What::All => {}
         }
         rows.extend(bench.rows);
+    }
+    if let Some(page) = &args.write {
+        report::write(page, &circumstances, &rows)?;
     }
     if args.json {
         for row in &rows {

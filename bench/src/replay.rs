@@ -32,14 +32,9 @@ async fn by_hand(url: &str) -> Outcome<f64> {
     while let Some(row) = rows.try_next().await? {
         let (position, stream, version): (i64, String, i64) = (row.get(0), row.get(1), row.get(2));
         assert!(position > 0 && version > 0 && !stream.is_empty());
-        AccountEvent::decode(
-            "account.deposited",
-            1,
-            row.get(3),
-            &mut |AccountEvent::Deposited { amount, .. }| {
-                sum += amount;
-            },
-        )?;
+        AccountEvent::decode("account.deposited", 1, row.get(3), &mut |AccountEvent::Deposited { amount, .. }| {
+            sum += amount;
+        })?;
         count += 1;
     }
     assert!(sum > 0);

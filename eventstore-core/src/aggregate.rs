@@ -5,6 +5,7 @@ use std::{error::Error, sync::Arc};
 use crate::{
     error::StoreError,
     event::{Event, Raw, Recorded, Tag, Tagged},
+    snapshot::Snapshot,
     stream::{Id, StreamId},
 };
 
@@ -34,6 +35,8 @@ pub trait Aggregate: Evolve {
     const NAME: &'static str;
     /// Whether its events are those tagged with its id, wherever they are, or those of its stream.
     const BY_TAG: bool = false;
+    /// When snapshots of it are taken, and how; see `#[aggregate(snapshot = 100)]`.
+    const SNAPSHOT: Option<Snapshot<Self>> = None;
     /// Why a command may be refused.
     type Error: Error + Send + Sync + 'static;
 
@@ -128,6 +131,10 @@ pub trait Decider: Send + Sync + Sized + 'static {
     #[doc(hidden)]
     const ONE_STREAM: bool;
 
+    /// Its snapshots. A tuple has none.
+    #[doc(hidden)]
+    const KEPT: Option<Snapshot<Self>> = None;
+
     #[doc(hidden)]
     fn blank(keys: &[Arc<str>]) -> Self;
 
@@ -145,6 +152,7 @@ impl<A: Aggregate> Decider for A {
     type Error = <A as Aggregate>::Error;
 
     const ONE_STREAM: bool = !A::BY_TAG;
+    const KEPT: Option<Snapshot<Self>> = A::SNAPSHOT;
 
     fn blank(keys: &[Arc<str>]) -> Self {
         Aggregate::blank(&Id::from_key(keys[0].clone()))

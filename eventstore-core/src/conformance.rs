@@ -27,8 +27,8 @@ use uuid::Uuid;
 
 use crate::{
     Append, Changes, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind, Metadata,
-    NewEvent, Position, Query, Raw, Read, Recorded, Rows, StoreError, StreamId, Table, Tag, Timestamp, Version, Write,
-    Written, event_id, limits,
+    NewEvent, Position, Query, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, StreamId, Table, Tag, Timestamp,
+    Version, Write, Written, event_id, limits,
 };
 
 /// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
@@ -39,12 +39,14 @@ macro_rules! conformance {
         $crate::conformance! { $fresh:
             a2_an_append_to_several_streams_is_all_or_nothing
             a3_versions_and_positions_have_no_gap_whoever_writes
+            a3_a_stream_may_come_again_in_one_append
             a4_a_conflict_names_stream_expected_and_actual_and_writes_nothing
             a4_every_expectation_is_checked
             a4_a_stream_that_must_be_unchanged_is_checked
             a5_a_retry_with_the_same_ids_gives_the_first_result
             a5_the_same_append_at_once_is_recorded_once
             a5_an_id_with_other_data_is_a_duplicate
+            a5_what_is_recorded_is_found_by_its_ids
             a7_who_began_later_comes_later
             a8_a_dropped_append_leaves_nothing_open
             a8_a_dropped_transaction_leaves_nothing
@@ -61,12 +63,19 @@ macro_rules! conformance {
             s5_a_checkpoint_never_goes_back
             t1_an_instant_is_a_prefix_of_the_log
             c1_a_command_is_found_again
+            n1_a_snapshot_is_read_as_it_was_kept
+            n1_a_snapshot_that_did_not_fit_is_replaced
+            n2_an_older_snapshot_never_replaces_a_newer_one
+            n2_of_snapshots_kept_at_once_the_newest_stays
+            the_latest_snapshots_of_a_kind_come_first
             p1_rows_checkpoint_and_events_commit_together
             p1_one_at_a_time_moves_a_checkpoint
             a_log_is_read_by_stream_category_key_name_and_tag
             a_read_is_bounded_by_its_head
             a_long_read_comes_in_pages_and_stops_at_its_limit
             a_stream_is_read_after_a_version
+            a_log_is_read_backwards
+            s10_whoever_reads_slowly_keeps_nobody_waiting
             an_append_wakes_those_who_wait
             rows_are_what_was_written
             rows_are_found_by_their_columns
@@ -195,6 +204,28 @@ pub async fn a3_versions_and_positions_have_no_gap_whoever_writes(store: Fresh) 
     assert!(log.iter().filter(|event| &*event.data.name == "three").count() == 8 * 8);
 }
 
+pub async fn a3_a_stream_may_come_again_in_one_append(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    store.append(any(&b, [event("b1")])).await.unwrap();
+    let append = and(to(&a, Expected::Version(Version(0)), [event("a1")]), any(&b, [event("b2"), event("b3")]));
+    let append = and(append, and(any(&a, [event("a2"), event("a3")]), any(&b, [event("b4")])));
+    let written = store.append(append.clone()).await.unwrap();
+    assert_eq!(written.streams, [(a.clone(), Version(3)), (b.clone(), Version(4))]);
+    assert_eq!((written.first, written.last), (Position(2), Position(7)));
+    let log = whole(&store).await;
+    let names: Vec<_> = log.iter().map(|event| &*event.data.name).collect();
+    assert_eq!(names, ["b1", "a1", "b2", "b3", "a2", "a3", "b4"]);
+    let again = store.append(append).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!(Written { replayed: false, ..again }, written);
+
+    let twice = and(to(&a, Expected::Version(Version(3)), [event("a4")]), any(&a, [event("a5")]));
+    assert_eq!(store.append(twice).await.unwrap().streams, [(a.clone(), Version(5))]);
+    let late = and(to(&b, Expected::Version(Version(3)), [event("no")]), any(&b, [event("no")]));
+    assert_eq!(conflict(store.append(late).await), Conflict::new(b, Expected::Version(Version(3)), Version(4)));
+    whole(&store).await;
+}
+
 pub async fn a4_a_conflict_names_stream_expected_and_actual_and_writes_nothing(store: Fresh) {
     let a = stream("a");
     store.append(any(&a, [event("one"), event("two")])).await.unwrap();
@@ -292,6 +323,26 @@ pub async fn a5_an_id_with_other_data_is_a_duplicate(store: Fresh) {
     assert_eq!(whole(&store).await.len(), 2);
 }
 
+pub async fn a5_what_is_recorded_is_found_by_its_ids(store: Fresh) {
+    assert!(store.recorded(vec![]).await.unwrap().is_empty());
+    assert!(store.recorded(vec![Uuid::nil()]).await.unwrap().is_empty());
+    store
+        .append(and(any(&stream("a"), (0..1_500).map(|_| event("x"))), any(&stream("b"), [event("y")])))
+        .await
+        .unwrap();
+    let log = whole(&store).await;
+    let ids = [1_500, 3, 1_499, 3, 0].map(|place: usize| log[place].id);
+    let found = store.recorded([&ids[..], &[Uuid::now_v7()]].concat()).await.unwrap();
+    assert_eq!(found, [0, 3, 1_499, 1_500].map(|place: usize| log[place].clone()));
+    assert!(store.recorded(log.iter().rev().map(|event| event.id).collect()).await.unwrap() == log);
+
+    let (mut transaction, open) = (store.begin().await.unwrap(), event("open"));
+    transaction.append(any(&stream("a"), [open.clone()])).await.unwrap();
+    assert!(store.recorded(vec![open.id]).await.unwrap().is_empty(), "it is not recorded yet");
+    transaction.rollback().await.unwrap();
+    assert!(store.recorded(vec![open.id]).await.unwrap().is_empty());
+}
+
 pub async fn a7_who_began_later_comes_later(store: Fresh) {
     let mut last = Position(0);
     for n in 0..20 {
@@ -364,8 +415,27 @@ pub async fn a10_bytes_in_are_bytes_out(store: Fresh) {
 
 pub async fn a10_names_in_are_names_out(store: Fresh) {
     let long = "ß".repeat(limits::NAME_BYTES / 2);
-    let names = ["x", "a-b--c", "it's \"quoted\" {}, \\, %_*", "\u{202e}right to left", "ключ/鍵/🔑", " ", &long];
-    for name in names {
+    let names =
+        ["x", "X", "x ", "a-b--c", "it's \"quoted\" {}, \\, %_*", "\u{202e}right to left", "ключ/鍵/🔑", " ", &long];
+    let hard = [
+        "NULL",
+        "null",
+        "{}",
+        "{,}",
+        ",",
+        "\"",
+        "\\",
+        "\\\"",
+        "'",
+        "''",
+        "$1",
+        "?1",
+        ":",
+        "é",
+        "e\u{301}",
+        "\u{10ffff}",
+    ];
+    for name in names.into_iter().chain(hard) {
         let mut new = event(name);
         new.data.tags = vec![Tag::new("about", name), Tag::new("second.tag_2", "{x,\"y\"}")];
         store.append(any(&stream(name), [new.clone()])).await.unwrap();
@@ -377,6 +447,13 @@ pub async fn a10_names_in_are_names_out(store: Fresh) {
         let by_name = Item { names: vec![name.to_owned().into()], ..Item::default() };
         assert_eq!(matching(&store, by_name).await, [found[0].position.0], "{name}");
     }
+    let (category, tag) = ("c".repeat(limits::NAME_BYTES), "t".repeat(limits::NAME_BYTES));
+    let mut new = event("x");
+    new.data.tags = (0..limits::TAGS).map(|n| Tag::new(tag.clone(), n)).collect();
+    let last = store.append(any(&StreamId::new(&category, &long), [new.clone()])).await.unwrap().last;
+    let item = Item { tags: new.data.tags.clone(), category: Some(category), key: Some(long), ..Item::default() };
+    let found = read(&store, Read { query: item.into(), ..Read::default() }).await;
+    assert_eq!((found[0].position, &found[0].data), (last, &new.data));
     whole(&store).await;
 }
 
@@ -416,6 +493,11 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ("no category", any(&StreamId::new("", "c"), [event("x")])),
         ("no name", with(&|event| event.data.name = "".into())),
         ("a long name", with(&|event| event.data.name = long.as_str().into())),
+        ("a name with a control character", with(&|event| event.data.name = "a\u{85}b".into())),
+        ("a tag with a control character", with(&|event| event.data.tags = vec![Tag::new("tag", "a\u{7f}b")])),
+        ("a long tag", with(&|event| event.data.tags = vec![Tag::new("tag", &long)])),
+        ("a tag with a long name", with(&|event| event.data.tags = vec![Tag::new(long.clone(), "key")])),
+        ("a tag without a name", with(&|event| event.data.tags = vec![Tag::new("", "key")])),
         ("a tag without a key", with(&|event| event.data.tags = vec![Tag::new("tag", "")])),
         ("a tag with a colon", with(&|event| event.data.tags = vec![Tag::new("a:b", "c")])),
         ("too many tags", with(&|event| event.data.tags = vec![Tag::new("a", "c"); limits::TAGS + 1])),
@@ -425,7 +507,10 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ("a schema version too far", with(&|event| event.schema = u32::MAX)),
         ("no event", any(&stream("a"), [])),
         ("no stream", Append::default()),
-        ("a stream twice", and(any(&stream("a"), [event("x")]), any(&stream("a"), [event("y")]))),
+        (
+            "a stream again, with an expectation",
+            and(any(&stream("a"), [event("x")]), to(&stream("a"), Expected::Version(Version(1)), [event("y")])),
+        ),
         ("an id twice", any(&stream("a"), [twice.clone(), twice])),
         (
             "a condition on a stream",
@@ -436,11 +521,40 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ),
     ];
     for (what, append) in refused {
-        let result = store.append(append).await;
-        assert!(matches!(result, Err(StoreError::Invalid(_))), "{what}: {result:?}");
+        // The same everywhere: what core says, where it does not take a look at the metadata.
+        let expected = append.check();
+        let mut transaction = store.begin().await.unwrap();
+        let within = transaction.append(append.clone()).await;
+        transaction.rollback().await.unwrap();
+        for result in [store.append(append).await, within] {
+            match (&result, &expected) {
+                (Err(StoreError::Invalid(invalid)), Err(expected)) => assert_eq!(invalid, expected, "{what}"),
+                (Err(StoreError::Invalid(_)), Ok(())) => {}
+                _ => panic!("{what}: {result:?}"),
+            }
+        }
     }
-    let result = store.read(Read { query: Query::of(&stream("a\u{0}")), ..Read::default() }).await;
-    assert!(matches!(result, Err(StoreError::Invalid(Invalid::Name { .. }))));
+    let tag = |name: &str, key: &str| Item { tags: vec![Tag::new(name.to_owned(), key)], ..Item::default() }.into();
+    let name = |name: &str| Item { names: vec![name.to_owned().into()], ..Item::default() }.into();
+    let queries: [Query; 8] = [
+        Query::of(&stream("a\u{0}")),
+        Query::of(&stream(&long)),
+        Query::of(&StreamId::new("A", "b")),
+        tag("tag", ""),
+        tag("a:b", "c"),
+        tag("tag", "a\nb"),
+        name(""),
+        name(&long),
+    ];
+    for query in queries {
+        let refused = Read { query, ..Read::default() };
+        let expected = refused.check().unwrap_err();
+        let result = store.read(refused.clone()).await;
+        assert!(
+            matches!(&result, Err(StoreError::Invalid(invalid)) if *invalid == expected),
+            "{refused:?}: {result:?}"
+        );
+    }
     let result = store.read(Read { query: Query::all(), after_version: Version(1), ..Read::default() }).await;
     assert!(matches!(result, Err(StoreError::Invalid(Invalid::Request(_)))));
     assert!(whole(&store).await.is_empty());
@@ -668,6 +782,109 @@ async fn rows(store: &Fresh, rows: Rows) -> Vec<(String, serde_json::Value)> {
     rows.into_iter().map(|(key, row)| (key, serde_json::from_str(row.get()).unwrap())).collect()
 }
 
+fn snapshot(boundary: &str, kind: &str, position: u64) -> StoredSnapshot {
+    let mut snapshot = StoredSnapshot {
+        boundary: boundary.into(),
+        kind: kind.into(),
+        shape: 7,
+        version: Version(position),
+        position: Position(position),
+        event: Uuid::from_u128(position.into()),
+        recorded_at: Timestamp::from_micros(1_000_000 + position as i64),
+        state: format!("{{\"at\":{position}}}").into_bytes(),
+        checksum: 0,
+    };
+    snapshot.checksum = snapshot.sum();
+    snapshot
+}
+
+pub async fn n1_a_snapshot_is_read_as_it_was_kept(store: Fresh) {
+    assert_eq!(store.snapshot("thing-a", "Thing").await.unwrap(), None);
+    let odd = StoredSnapshot {
+        shape: u64::MAX,
+        checksum: 1 << 63,
+        version: Version(i64::MAX as u64),
+        position: Position(i64::MAX as u64),
+        recorded_at: Timestamp::from_micros(-1),
+        state: (0..=255).cycle().take(100_000).collect(),
+        ..snapshot("thing-it's \"here\" 🔑", "Größe", 1)
+    };
+    let empty = StoredSnapshot { shape: 0, checksum: 0, state: vec![], ..snapshot("thing*", "Thing", 1) };
+    // One for each boundary and kind.
+    let all = [
+        odd,
+        empty,
+        snapshot("thing-a", "Thing", 2),
+        snapshot("thing-a", "Other", 1),
+        snapshot("thing:a", "Thing", 1),
+        snapshot("THING-a", "Thing", 1),
+    ];
+    for snapshot in &all {
+        assert!(store.keep(snapshot.clone(), None).await.unwrap());
+    }
+    for kept in all {
+        let found = store.snapshot(&kept.boundary, &kept.kind).await.unwrap();
+        assert_eq!(found, Some(kept));
+    }
+}
+
+pub async fn n1_a_snapshot_that_did_not_fit_is_replaced(store: Fresh) {
+    let found = async || store.snapshot("thing-a", "Thing").await.unwrap();
+    let ahead = snapshot("thing-a", "Thing", 9);
+    let damaged = StoredSnapshot { state: b"other".to_vec(), ..ahead.clone() };
+    let good = snapshot("thing-a", "Thing", 3);
+    for bad in [ahead, damaged] {
+        assert!(store.keep(bad.clone(), None).await.unwrap());
+        assert!(!store.keep(good.clone(), None).await.unwrap());
+        assert!(!store.keep(good.clone(), Some(1)).await.unwrap(), "it is another one that did not fit");
+        assert_eq!(found().await, Some(bad.clone()));
+        assert!(store.keep(good.clone(), Some(bad.checksum)).await.unwrap());
+        assert_eq!(found().await, Some(good.clone()));
+    }
+    // One of another shape is of no use to whoever keeps this one.
+    let other = StoredSnapshot { shape: 8, ..snapshot("thing-a", "Thing", 2) };
+    assert!(store.keep(other.clone(), None).await.unwrap());
+    assert_eq!(found().await, Some(other));
+}
+
+pub async fn n2_an_older_snapshot_never_replaces_a_newer_one(store: Fresh) {
+    let found = async || store.snapshot("thing-a", "Thing").await.unwrap();
+    let (older, newer, newest) =
+        (snapshot("thing-a", "Thing", 1), snapshot("thing-a", "Thing", 2), snapshot("thing-a", "Thing", 3));
+    assert!(store.keep(newer.clone(), None).await.unwrap());
+    assert!(!store.keep(older.clone(), None).await.unwrap());
+    assert!(!store.keep(newer.clone(), None).await.unwrap(), "it is there already");
+    assert_eq!(found().await, Some(newer));
+    assert!(store.keep(newest.clone(), None).await.unwrap());
+    assert!(!store.keep(older.clone(), Some(older.checksum)).await.unwrap(), "what did not fit is gone by now");
+    assert_eq!(found().await, Some(newest));
+}
+
+pub async fn n2_of_snapshots_kept_at_once_the_newest_stays(store: Fresh) {
+    for round in 0..5 {
+        let boundary = format!("thing-{round}");
+        let keepers = (1..=12).map(|n| {
+            // In no order: 5 makes a round of 12.
+            let (store, snapshot) = (store.clone(), snapshot(&boundary, "Thing", n * 5 % 12 + 1));
+            tokio::spawn(async move { store.keep(snapshot, None).await })
+        });
+        join_all(keepers).await.into_iter().for_each(|kept| _ = kept.unwrap().unwrap());
+        let found = store.snapshot(&boundary, "Thing").await.unwrap();
+        assert_eq!(found, Some(snapshot(&boundary, "Thing", 12)));
+    }
+}
+
+pub async fn the_latest_snapshots_of_a_kind_come_first(store: Fresh) {
+    for (boundary, position) in [("thing-a", 2), ("thing-b", 9), ("thing:c", 5), ("thing*", 5)] {
+        store.keep(snapshot(boundary, "Thing", position), None).await.unwrap();
+    }
+    store.keep(snapshot("thing-a", "Other", 99), None).await.unwrap();
+    assert_eq!(store.snapshots("Thing", 10).await.unwrap(), ["thing-b", "thing*", "thing:c", "thing-a"]);
+    assert_eq!(store.snapshots("Thing", 2).await.unwrap(), ["thing-b", "thing*"]);
+    assert!(store.snapshots("Nothing", 10).await.unwrap().is_empty());
+    assert!(store.snapshots("Thing", 0).await.unwrap().is_empty());
+}
+
 pub async fn p1_rows_checkpoint_and_events_commit_together(store: Fresh) {
     store.create(&TABLE).await.unwrap();
     let keys = || Rows::Keys { table: TABLE, keys: vec!["k".into()] };
@@ -802,6 +1019,105 @@ pub async fn a_stream_is_read_after_a_version(store: Fresh) {
     assert_eq!(versions(read(&store, from(Version(2), None)).await), [3, 4, 5]);
     assert!(versions(read(&store, from(Version(5), None)).await).is_empty());
     assert_eq!(versions(read(&store, from(Version(1), Some(Position(7)))).await), [2, 3]);
+    let between = Read { until_version: Some(Version(4)), ..from(Version(1), None) };
+    assert_eq!(versions(read(&store, between.clone()).await), [2, 3, 4]);
+    assert_eq!(versions(read(&store, Read { until: Some(Position(7)), ..between }).await), [2, 3]);
+}
+
+pub async fn a_log_is_read_backwards(store: Fresh) {
+    // So long that a store has reason to look into every index it has.
+    for part in 0..21 {
+        let new = |n: usize| {
+            tagged(["a", "b", "c"][n % 3], &[("fifth", "x"), ("n", "y")][..usize::from(n % 5 < 2) * (1 + n % 2)])
+        };
+        let to = |stream, from: usize| any(&stream, (from..from + 250).map(new));
+        let two = and(to(StreamId::new("one", "a"), part), to(StreamId::new("two", "a"), part * 2));
+        let four = and(two, and(to(StreamId::new("two", "b"), 1), to(StreamId::new("three", &part.to_string()), 2)));
+        store.append(four).await.unwrap();
+    }
+    let item = |names: &[&'static str], tags: &[(&'static str, &str)], category: &str, key: &str| Item {
+        names: names.iter().map(|name| (*name).into()).collect(),
+        tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
+        category: Some(category.to_owned()).filter(|category| !category.is_empty()),
+        key: Some(key.to_owned()).filter(|key| !key.is_empty()),
+    };
+    let queries = [
+        Query::all(),
+        item(&[], &[], "one", "a").into(),
+        item(&["b"], &[("fifth", "x")], "two", "b").into(),
+        item(&[], &[], "two", "").into(),
+        item(&["a", "c"], &[], "", "").into(),
+        item(&[], &[], "", "a").into(),
+        item(&[], &[("fifth", "x")], "", "").into(),
+        item(&["b"], &[("fifth", "x"), ("n", "y")], "three", "").into(),
+        Query { items: vec![item(&["a"], &[], "one", ""), item(&[], &[("n", "y")], "", ""), item(&[], &[], "", "b")] },
+        Query { items: vec![Item::default(), item(&["a"], &[], "", "")] },
+        Query { items: vec![] },
+    ];
+    let log = whole(&store).await;
+    assert_eq!(log.len(), 21_000);
+    let bounds = [
+        (0, u64::MAX, None),
+        (0, 20_999, Some(2_001)),
+        (150, 20_500, Some(1)),
+        (19_000, 20_500, None),
+        (20_990, u64::MAX, Some(5)),
+        (0, 3_300, Some(1_000)),
+        (7, 7, None),
+        (9, 7, None),
+        (99_999, u64::MAX, None),
+    ];
+    for query in queries {
+        for (after, until, limit) in bounds {
+            let wanted = |event: &&Recorded<Raw>| {
+                event.position.0 > after && event.position.0 <= until && query.matches(&event.stream, &event.data)
+            };
+            let positions = log.iter().rev().filter(wanted).map(|event| event.position);
+            let positions: Vec<_> = positions.take(limit.unwrap_or(usize::MAX)).collect();
+            let (query, until) = (query.clone(), Some(Position(until)));
+            let backwards = Read { query, after: Position(after), until, limit, backwards: true, ..Read::default() };
+            let Events { head, events } = store.read(backwards.clone()).await.unwrap();
+            let found: Vec<_> = events.map_ok(|event| event.position).try_collect().await.unwrap();
+            assert!(found == positions, "{backwards:?}");
+            assert_eq!(head, Position(21_000).min(until.unwrap()));
+        }
+    }
+    for (after, until) in [(0, 5_250), (1, 5_249), (3, 4_000), (5_249, 9_999), (9_999, 0)] {
+        let query = Query::of(&StreamId::new("two", "a"));
+        let (after_version, until_version) = (Version(after), Some(Version(until)));
+        let read = Read { query, after_version, until_version, backwards: true, ..Read::default() };
+        let found = store.read(read).await.unwrap().events.map_ok(|event| event.version.0);
+        let expected: Vec<_> = (after + 1..=until.min(5_250)).rev().collect();
+        assert!(found.try_collect::<Vec<_>>().await.unwrap() == expected, "versions {after} to {until}");
+    }
+    // What came after the reading began is not in it.
+    let all = Read { query: Query::all(), backwards: true, ..Read::default() };
+    let Events { head, events } = store.read(all).await.unwrap();
+    store.append(any(&stream("late"), [event("late")])).await.unwrap();
+    assert_eq!((head, events.count().await), (Position(21_000), 21_000));
+}
+
+pub async fn s10_whoever_reads_slowly_keeps_nobody_waiting(store: Fresh) {
+    store.append(any(&stream("a"), (0..5_000).map(|_| event("x")))).await.unwrap();
+    let readers = (0..12).map(|n| Read { query: Query::all(), backwards: n % 2 == 0, ..Read::default() });
+    let mut slow = vec![];
+    for read in readers {
+        let mut events = store.read(read).await.unwrap().events;
+        events.try_next().await.unwrap();
+        slow.push(events);
+    }
+    // More readers than any store has connections, each half-way: and still others get theirs.
+    for n in 0..3 {
+        let sure = timeout(Duration::from_secs(10), store.append(any(&stream("b"), [event("y")]))).await;
+        sure.expect("nobody holds a connection").unwrap();
+        let some = Read { query: Query::of(&stream("b")), ..Read::default() };
+        let found = timeout(Duration::from_secs(10), read(&store, some)).await;
+        assert_eq!(found.expect("nobody holds a connection").len(), n + 1);
+    }
+    slow.truncate(6);
+    for events in slow {
+        assert_eq!(events.count().await, 4_999);
+    }
 }
 
 pub async fn an_append_wakes_those_who_wait(store: Fresh) {

@@ -4,7 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{event::EventError, stream::Id};
+use crate::{
+    encode::encode,
+    event::EventError,
+    snapshot::{Snapshot, Take},
+    stream::Id,
+};
 
 /// A field of an event.
 #[diagnostic::on_unimplemented(
@@ -82,4 +87,20 @@ impl<A> OwnId<A> for Id<A> {
     fn own(id: &Self) -> Self {
         id.clone()
     }
+}
+
+/// A state with snapshots.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be kept in a snapshot",
+    label = "cannot be written as JSON and read back",
+    note = "derive serde's `Serialize` and `Deserialize` for it and for what is in it"
+)]
+pub trait Kept: Serialize + DeserializeOwned {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> Kept for T {}
+
+/// Snapshots as JSON.
+pub const fn snapshot<T: Kept>(kind: &'static str, take: Take, shape: u64) -> Snapshot<T> {
+    Snapshot { kind, take, shape, save: encode::<T>, load: |bytes| Ok(serde_json::from_slice(bytes)?) }
 }

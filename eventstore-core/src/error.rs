@@ -5,6 +5,7 @@ use std::error::Error;
 use uuid::Uuid;
 
 use crate::{
+    doctor::Report,
     event::{EventError, Raw, Recorded},
     invalid::Invalid,
     stream::{Expected, Position, StreamId, Version},
@@ -67,6 +68,14 @@ pub enum StoreError {
         /// Why.
         source: EventError,
     },
+    /// A state could not be written as a snapshot, or not be read back from it: mend its type.
+    #[error("cannot keep a snapshot of `{kind}`")]
+    Snapshot {
+        /// The type of the state.
+        kind: String,
+        /// Why.
+        source: EventError,
+    },
     /// A row of a read model could not be written or read.
     #[error("cannot write or read a row of `{table}`")]
     Row {
@@ -107,6 +116,16 @@ pub enum StoreError {
         /// Why.
         source: BoxError,
     },
+    /// The tables of the log are older than this program, which may not, or must not, change them: apply the
+    /// migrations that are missing first.
+    #[error("the database lacks {}; whoever owns it must bring it there first", missing.join(", "))]
+    Unmigrated {
+        /// What is missing, in order: `migration 002_snapshots`.
+        missing: Vec<String>,
+    },
+    /// The database is no safe place for a log, and the store was to be opened only if it is: see what was found.
+    #[error("the database is no safe place for a log: {}", .0.dangers())]
+    Unhealthy(Report),
     /// The tables of the log were made by another version of this library, or by something else.
     #[error("the log in the database does not fit this program: {0}")]
     Schema(String),

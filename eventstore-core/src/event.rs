@@ -1,10 +1,11 @@
 //! What happened: before and after it is stored.
 
-use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, fmt, str::FromStr, sync::Arc};
 
 use uuid::Uuid;
 
 use crate::{
+    error::StoreError,
     invalid::Invalid,
     limits,
     metadata::Metadata,
@@ -24,6 +25,8 @@ use crate::{
 pub trait Event: Clone + Send + Sync + Sized + 'static {
     /// The stored names of all variants, those of earlier days included.
     const NAMES: &'static [&'static str];
+    /// The version each of them is written in today, in the same order; 0: it means nothing any more. Empty: all 1.
+    const SCHEMAS: &'static [u32] = &[];
     /// The names of the tags its variants may carry.
     const TAGS: &'static [&'static str] = &[];
 
@@ -269,6 +272,31 @@ impl Recorded<Raw> {
         let mut events = Vec::with_capacity(1);
         self.decode_each(|data| events.push(self.with(data)))?;
         Ok(events)
+    }
+
+    /// The same, without a copy where it is one event.
+    pub(crate) fn decode_into<E: Event>(self, events: &mut VecDeque<Recorded<E>>) -> Result<(), StoreError> {
+        let (mut first, mut others) = (None, vec![]);
+        let decoded = self.decode_each(|data| match first {
+            None => first = Some(data),
+            Some(_) => others.push(data),
+        });
+        decoded.map_err(|source| StoreError::unreadable(&self, source))?;
+        let others: Vec<_> = others.into_iter().map(|data| self.with(data)).collect();
+        let Self { id, stream, version, position, recorded_at, occurred_at, schema, metadata, .. } = self;
+        events.extend(first.map(|data| Recorded {
+            id,
+            stream,
+            version,
+            position,
+            recorded_at,
+            occurred_at,
+            schema,
+            metadata,
+            data,
+        }));
+        events.extend(others);
+        Ok(())
     }
 
     pub(crate) fn decode_each<E: Event>(&self, mut push: impl FnMut(E)) -> Result<(), EventError> {

@@ -156,7 +156,8 @@ impl<S: Decider> Execute<S> {
 
     async fn attempt(&self, metadata: &Metadata) -> Result<Appended<S>, CommandError<S::Error>> {
         let fold = self.read().await?;
-        let answer = (self.decide)(&fold.loaded.state).map_err(CommandError::Rejected)?;
+        let answer = (self.decide)(&fold.loaded.state);
+        let answer = answer.inspect_err(|_| fold.keep(&self.store, &self.boundary)).map_err(CommandError::Rejected)?;
         Ok(self.append(fold, &answer, metadata).await?)
     }
 
@@ -186,6 +187,7 @@ impl<S: Decider> Execute<S> {
     ) -> Result<Appended<S>, StoreError> {
         let stream = self.boundary.stream.clone();
         if answer.is_empty() {
+            fold.keep(&self.store, &self.boundary);
             let Fold { loaded, .. } = fold;
             let (state, version, position) = (loaded.state, loaded.version, loaded.position);
             return Ok(Appended { state, stream, version, position, events: vec![] });
@@ -206,7 +208,8 @@ impl<S: Decider> Execute<S> {
             return self.recall(command).await?.ok_or(StoreError::Duplicate { event: first, command });
         }
         let raws = recorded(new, &stream, &written);
-        raws.iter().try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
+        raws.iter().filter(|raw| self.boundary.hears(raw)).try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
+        fold.keep(&self.store, &self.boundary);
         let events = raws.iter().zip(events).map(|(raw, event)| raw.with(event)).collect();
         let (state, version) = (fold.loaded.state, fold.loaded.version);
         Ok(Appended { state, stream, version, position: written.last, events })
@@ -250,7 +253,9 @@ impl<S: Decider> Execute<S> {
         let mut events = Vec::with_capacity(raws.len());
         let mut position = before;
         for raw in &raws {
-            fold.take_in(&self.boundary, raw)?;
+            if self.boundary.hears(raw) {
+                fold.take_in(&self.boundary, raw)?;
+            }
             events.extend(raw.decode().map_err(|source| StoreError::unreadable(raw, source))?);
             position = raw.position;
         }

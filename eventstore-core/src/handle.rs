@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc};
 
 use crate::{
     cause::Cause,
+    doctor::Report,
     error::StoreError,
+    snapshot::Snapshots,
     store::{EventStore, Query, Read},
     stream::Position,
     timestamp::Timestamp,
@@ -18,17 +20,18 @@ use crate::{
 pub struct Store {
     inner: Arc<dyn EventStore>,
     source: Option<Arc<str>>,
+    snapshots: Arc<Snapshots>,
 }
 
 impl<S: EventStore> From<S> for Store {
     fn from(store: S) -> Self {
-        Self { inner: Arc::new(store), source: None }
+        Self::from(Arc::new(store) as Arc<dyn EventStore>)
     }
 }
 
 impl From<Arc<dyn EventStore>> for Store {
     fn from(inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: None }
+        Self { inner, source: None, snapshots: Arc::default() }
     }
 }
 
@@ -64,8 +67,31 @@ impl Store {
         self.inner.position_at(Timestamp::from(time.into())).await
     }
 
+    /// Looks at the database and says what makes it an unsafe or a slow place for a log. For a person to read: print
+    /// it.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use eventstore::doctor::Severity;
+    ///
+    /// let store = eventstore::connect("memory:").await?;
+    /// let report = store.doctor().await?;
+    /// println!("{report}");
+    /// assert!(report.severity() < Severity::Danger);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn doctor(&self) -> Result<Report, StoreError> {
+        self.inner.doctor().await
+    }
+
     pub(crate) fn inner(&self) -> &dyn EventStore {
         &*self.inner
+    }
+
+    pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.snapshots
     }
 
     pub(crate) fn cause(&self) -> Cause {

@@ -10,11 +10,13 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod derive;
+pub mod doctor;
 mod encode;
 mod error;
 mod event;
 mod execute;
 mod handle;
+mod import;
 mod invalid;
 pub mod limits;
 mod load;
@@ -23,6 +25,7 @@ mod metadata;
 mod read;
 mod read_model;
 mod rows;
+mod snapshot;
 mod store;
 mod stream;
 mod table;
@@ -37,6 +40,7 @@ pub use error::{BoxError, CommandError, Conflict, StoreError};
 pub use event::{Event, EventError, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
 pub use execute::{Appended, Execute};
 pub use handle::Store;
+pub use import::{ImportEvent, Imported};
 pub use invalid::Invalid;
 pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
@@ -44,8 +48,10 @@ pub use metadata::Metadata;
 pub use read::ReadEvents;
 pub use read_model::{Batch, Keys, Project, ReadModel, Row, RowFold};
 pub use rows::{Get, List, Moment, ReadModels, Replay};
+pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, Take, Verified};
 pub use store::{
-    Append, Changes, Condition, EventStore, Events, Item, Query, Read, Rows, Tables, Transaction, Write, Written,
+    Append, Changes, Condition, EventStore, Events, Item, Query, Read, Rows, StoredSnapshot, Tables, Transaction,
+    Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamId, Version};
 pub use table::{Column, Kind, Table};
@@ -59,13 +65,14 @@ pub mod __private {
     pub use serde_json;
 
     pub use crate::{
-        derive::{Blank, Field, Form, OwnId, TagKey, decode},
+        derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot},
         encode::encode,
+        snapshot::shape,
     };
 
-    /// The strings of all parts, one after the other.
-    pub const fn concat<const N: usize>(parts: &[&[&'static str]]) -> [&'static str; N] {
-        let mut all = [""; N];
+    /// What is in all parts, one after the other; where there is less than `N`, the rest is `blank`.
+    pub const fn concat<T: Copy, const N: usize>(blank: T, parts: &[&[T]]) -> [T; N] {
+        let mut all = [blank; N];
         let (mut part, mut n) = (0, 0);
         while part < parts.len() {
             let mut i = 0;

@@ -1,6 +1,10 @@
 //! Reads a state back from its events.
 
-use std::{marker::PhantomData, ops::Deref, time::SystemTime};
+use std::{
+    marker::PhantomData,
+    ops::Deref,
+    time::{Instant, SystemTime},
+};
 
 use futures::{
     future::BoxFuture,
@@ -13,7 +17,8 @@ use crate::{
     event::{Raw, Recorded},
     handle::Store,
     invalid::Invalid,
-    store::{Events, Read},
+    snapshot::{Begun, Last, Unfit},
+    store::{Events, Read, StoredSnapshot},
     stream::{Position, Version},
     target::{Boundary, Target},
     timestamp::Timestamp,
@@ -90,6 +95,28 @@ impl Until {
         Ok(Some(self.position.map_or(last, |position| position.min(last))))
     }
 
+    /// The events up to there.
+    async fn read(&self, store: &Store, boundary: &Boundary) -> Result<Read, StoreError> {
+        if self.version.is_some() && boundary.one_stream().is_none() {
+            return Err(Invalid::Request("a version is a place in one stream: use `at_position` here".into()).into());
+        }
+        let limit = self.version.map(|Version(version)| usize::try_from(version).unwrap_or(usize::MAX));
+        let read = Read { query: boundary.query(), until: self.last(store).await?, limit, ..Read::default() };
+        read.check()?;
+        Ok(read)
+    }
+
+    /// Whether a snapshot may be used at all: never for what had occurred by an instant, which is no prefix.
+    fn snapshots(&self) -> bool {
+        self.occurred_by.is_none()
+    }
+
+    /// Whether a snapshot is not of a later moment.
+    fn reaches(&self, stored: &StoredSnapshot, read: &Read) -> bool {
+        self.version.is_none_or(|version| stored.version <= version)
+            && read.until.is_none_or(|until| stored.position <= until)
+    }
+
     /// Whether an event of those up to the last position counts.
     pub(crate) fn takes<E>(&self, event: &Recorded<E>) -> bool {
         self.occurred_by.is_none_or(|time| event.occurred_at <= time)
@@ -148,7 +175,13 @@ impl<S: Decider> IntoFuture for Load<S> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { Ok(Fold::read(&self.store, &self.boundary, self.until).await?.loaded) })
+        Box::pin(async move {
+            let fold = Fold::<S>::read(&self.store, &self.boundary, self.until).await?;
+            if self.until == Until::default() {
+                fold.keep(&self.store, &self.boundary);
+            }
+            Ok(fold.loaded)
+        })
     }
 }
 
@@ -157,26 +190,111 @@ pub(crate) struct Fold<S> {
     pub(crate) loaded: Loaded<S>,
     /// The version of each part's last event, which for a stream is the stream's.
     pub(crate) versions: Vec<Version>,
+    /// The last event taken in.
+    pub(crate) last: Option<Last>,
+    pub(crate) begun: Begun,
 }
 
 impl<S: Decider> Fold<S> {
+    /// The state before the first event.
+    pub(crate) fn blank(boundary: &Boundary) -> Self {
+        let loaded = Loaded { state: S::blank(&boundary.keys), version: Version(0), position: Position(0) };
+        Self { loaded, versions: vec![Version(0); boundary.parts.len()], last: None, begun: Begun::default() }
+    }
+
+    /// The state made of the events up to there: of all of them, or of a snapshot and those after it. There is no
+    /// telling which from the result.
     pub(crate) async fn read(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
-        if until.version.is_some() && boundary.one_stream().is_none() {
-            return Err(Invalid::Request("a version is a place in one stream: use `at_position` here".into()).into());
-        }
-        let limit = until.version.map(|Version(version)| usize::try_from(version).unwrap_or(usize::MAX));
-        let read = Read { query: boundary.query(), until: until.last(store).await?, limit, ..Read::default() };
-        let Events { head, mut events } = store.inner().read(read).await?;
-        let mut fold = Self {
-            loaded: Loaded { state: S::blank(&boundary.keys), version: Version(0), position: head },
-            versions: vec![Version(0); boundary.parts.len()],
-        };
-        while let Some(event) = events.try_next().await? {
-            if until.takes(&event) {
-                fold.take_in(boundary, &event)?;
+        let began = Instant::now();
+        let read = until.read(store, boundary).await?;
+        let mut begun = Begun::default();
+        if let Some((policy, name)) = until.snapshots().then_some(S::KEPT).flatten().zip(boundary.name()) {
+            let stored = store.inner().snapshot(&name, policy.kind).await.unwrap_or_else(|error| {
+                store.snapshots().ignored(&name, policy.kind, &Unfit::Unreadable(error));
+                None
+            });
+            if let Some(stored) = stored.filter(|stored| until.reaches(stored, &read)) {
+                let fold = match policy.open(&stored) {
+                    Ok(state) => Self::go_on(store, boundary, until, read.clone(), &stored, state).await?,
+                    Err(why) => Err(why),
+                };
+                match fold {
+                    Ok(mut fold) => {
+                        store.snapshots().used();
+                        fold.begun.took = began.elapsed();
+                        return Ok(fold);
+                    }
+                    Err(why) => {
+                        begun.unfit = Some(stored.checksum);
+                        begun.broken = !matches!(why, Unfit::Shape);
+                        store.snapshots().ignored(&name, policy.kind, &why);
+                    }
+                }
             }
         }
+        let mut fold = Self::fold(store, boundary, until, read).await?;
+        fold.begun = Begun { took: began.elapsed(), ..begun };
         Ok(fold)
+    }
+
+    /// As [`read`](Self::read), of all events.
+    pub(crate) async fn read_all(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
+        let read = until.read(store, boundary).await?;
+        Self::fold(store, boundary, until, read).await
+    }
+
+    async fn fold(store: &Store, boundary: &Boundary, until: Until, read: Read) -> Result<Self, StoreError> {
+        let Events { head, events } = store.inner().read(read).await?;
+        let mut fold = Self::blank(boundary);
+        fold.loaded.position = head;
+        fold.take_in_all(boundary, until, events).await
+    }
+
+    /// Goes on from a snapshot: reads its last event again and what comes after it. If that event is not where it was,
+    /// the log is not the one the state was made of.
+    async fn go_on(
+        store: &Store,
+        boundary: &Boundary,
+        until: Until,
+        mut read: Read,
+        stored: &StoredSnapshot,
+        state: S,
+    ) -> Result<Result<Self, Unfit>, StoreError> {
+        if boundary.one_stream().is_some() {
+            let before = stored.version.0.saturating_sub(1);
+            read.after_version = Version(before);
+            read.limit = read.limit.map(|limit| limit.saturating_sub(usize::try_from(before).unwrap_or(usize::MAX)));
+        } else {
+            read.after = Position(stored.position.0.saturating_sub(1));
+        }
+        let Events { head, mut events } = store.inner().read(read).await?;
+        let Some(event) = events.try_next().await? else { return Ok(Err(Unfit::OtherHistory)) };
+        let last = Last::of(&event);
+        let in_place = boundary.one_stream().is_none() || event.version == stored.version;
+        if !(in_place && last.ends(stored)) {
+            return Ok(Err(Unfit::OtherHistory));
+        }
+        let fold = Self {
+            loaded: Loaded { state, version: stored.version, position: head },
+            versions: vec![event.version],
+            last: Some(last),
+            begun: Begun { version: stored.version, ..Begun::default() },
+        };
+        fold.take_in_all(boundary, until, events).await.map(Ok)
+    }
+
+    async fn take_in_all(
+        mut self,
+        boundary: &Boundary,
+        until: Until,
+        mut events: BoxStream<'static, Result<Recorded<Raw>, StoreError>>,
+    ) -> Result<Self, StoreError> {
+        while let Some(event) = events.try_next().await? {
+            if until.takes(&event) {
+                self.take_in(boundary, &event)?;
+            }
+        }
+        Ok(self)
     }
 
     pub(crate) fn take_in(&mut self, boundary: &Boundary, event: &Recorded<Raw>) -> Result<(), StoreError> {
@@ -186,7 +304,10 @@ impl<S: Decider> Fold<S> {
             self.versions[part] = event.version;
             concerned = true;
         }
-        self.loaded.version.0 += u64::from(concerned);
+        if concerned {
+            self.loaded.version.0 += 1;
+            self.last = Some(Last::of(event));
+        }
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
-    store::{Append, Changes, EventStore, Events, Read, Rows, Tables, Transaction, Written},
+    store::{Append, Changes, EventStore, Events, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamId, Version},
     table::{Column, Table},
     timestamp::Timestamp,
@@ -49,6 +49,8 @@ struct Inner {
     ids: HashMap<Uuid, usize>,
     tables: HashMap<String, MemoryTable>,
     checkpoints: HashMap<String, Position>,
+    /// By boundary and kind.
+    snapshots: HashMap<(String, String), StoredSnapshot>,
 }
 
 struct MemoryTable {
@@ -95,15 +97,21 @@ impl Inner {
             event.position > read.after
                 && event.position <= until
                 && event.version > read.after_version
+                && read.until_version.is_none_or(|until| event.version <= until)
                 && read.query.matches(&event.stream, &event.data)
         };
         let limit = read.limit.unwrap_or(usize::MAX);
-        match read.query.stream() {
-            Some(stream) => {
-                let places = self.streams.get(&stream).into_iter().flatten();
-                places.map(|&place| &self.log[place]).filter(wanted).take(limit).cloned().collect()
+        let stream = read.query.stream();
+        let places = stream.as_ref().and_then(|stream| self.streams.get(stream)).into_iter().flatten();
+        let of_stream = places.map(|&place| &self.log[place]);
+        match (stream, read.backwards) {
+            (Some(_), false) => of_stream.filter(wanted).take(limit).cloned().collect(),
+            (Some(_), true) => of_stream.rev().filter(wanted).take(limit).cloned().collect(),
+            (None, false) => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
+            (None, true) => {
+                let until = usize::try_from(until.0).unwrap_or(usize::MAX);
+                self.log[..until].iter().rev().filter(wanted).take(limit).cloned().collect()
             }
-            None => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
         }
     }
 
@@ -125,15 +133,14 @@ impl Inner {
         self.check(&append)?;
         let recorded_at = self.log.last().map_or(now, |last| last.recorded_at.max(now));
         let first = Position(self.log.len() as u64 + 1);
-        let mut streams = vec![];
+        let streams: Vec<_> = append.streams().into_iter().map(|(stream, ..)| stream.clone()).collect();
         for write in append.writes {
             for event in write.events {
                 self.push(event, &write.stream, recorded_at);
             }
-            let version = self.version(&write.stream);
-            streams.push((write.stream, version));
         }
         let last = Position(self.log.len() as u64);
+        let streams = streams.into_iter().map(|stream| (stream.clone(), self.version(&stream))).collect();
         Ok(Written { streams, first, last, recorded_at, replayed: false })
     }
 
@@ -243,6 +250,13 @@ impl EventStore for MemoryStore {
         Ok(numbered.map(|(event, _)| event.clone()).collect())
     }
 
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        let inner = self.inner();
+        let places: BTreeSet<_> = ids.iter().filter_map(|id| inner.ids.get(id).copied()).collect();
+        let committed = places.into_iter().take_while(|place| *place < inner.committed);
+        Ok(committed.map(|place| inner.log[place].clone()).collect())
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         let inner = self.inner();
         Ok(Position(inner.log[..inner.committed].partition_point(|event| event.recorded_at <= at) as u64))
@@ -262,6 +276,30 @@ impl EventStore for MemoryStore {
             _writer: writer,
         };
         Ok(Box::new(transaction))
+    }
+
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        Ok(self.inner().snapshots.get(&(boundary.into(), kind.into())).cloned())
+    }
+
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        let key = (snapshot.boundary.clone(), snapshot.kind.clone());
+        let mut inner = self.inner();
+        let stays = |old: &StoredSnapshot| {
+            old.shape == snapshot.shape && old.position >= snapshot.position && instead_of != Some(old.checksum)
+        };
+        if inner.snapshots.get(&key).is_some_and(stays) {
+            return Ok(false);
+        }
+        inner.snapshots.insert(key, snapshot);
+        Ok(true)
+    }
+
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        let inner = self.inner();
+        let mut all: Vec<_> = inner.snapshots.values().filter(|snapshot| snapshot.kind == kind).collect();
+        all.sort_by(|a, b| (b.position, &a.boundary).cmp(&(a.position, &b.boundary)));
+        Ok(all.into_iter().take(limit).map(|snapshot| snapshot.boundary.clone()).collect())
     }
 
     fn now(&self) -> Timestamp {

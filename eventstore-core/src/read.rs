@@ -1,6 +1,12 @@
 //! Reads the log: all of it, or a stream, a category, some types, a tag.
 
-use std::{borrow::Cow, time::SystemTime};
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    future,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
@@ -11,6 +17,7 @@ use crate::{
     load::Until,
     store::{Item, Read},
     stream::{Position, StreamId, Version},
+    timestamp::Timestamp,
 };
 
 impl Store {
@@ -43,11 +50,12 @@ pub struct ReadEvents {
     item: Item,
     read: Read,
     until: Until,
+    recorded_after: Option<Timestamp>,
 }
 
 impl ReadEvents {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, item: Item::default(), read: Read::default(), until: Until::default() }
+        Self { store, item: Item::default(), read: Read::default(), until: Until::default(), recorded_after: None }
     }
 
     /// Of this stream: an id, or a [`StreamId`].
@@ -81,7 +89,7 @@ impl ReadEvents {
         self
     }
 
-    /// After this version; for one stream.
+    /// After this version; for one stream, as is [`until_version`](Self::until_version).
     pub fn after_version(mut self, version: Version) -> Self {
         self.read.after_version = version;
         self
@@ -93,9 +101,44 @@ impl ReadEvents {
         self
     }
 
-    /// Recorded by this instant.
+    /// Up to this version; for one stream.
+    pub fn until_version(mut self, version: Version) -> Self {
+        self.read.until_version = Some(version);
+        self
+    }
+
+    /// Recorded by this instant, and at it.
     pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
         self.until.recorded_by = Some(time.into().into());
+        self
+    }
+
+    /// Recorded after this instant, not at it: just what [`as_of`](Self::as_of) the same instant leaves out. So the
+    /// events of a month are those `.recorded_after(its_start).as_of(its_end)`, and each is in one month.
+    pub fn recorded_after(mut self, time: impl Into<SystemTime>) -> Self {
+        let time = time.into().into();
+        self.recorded_after = Some(self.recorded_after.map_or(time, |other| time.max(other)));
+        self
+    }
+
+    /// The newest first. What [`after`](Self::after), [`until`](Self::until) and the others say of places and instants
+    /// means the same: which events there are. [`limit`](Self::limit) takes those that come first.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// use futures::TryStreamExt;
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// # let ann = Id::<Account>::from("ann");
+    /// # for amount in 1..=5 { store.execute(&ann, Deposit { amount }).await?; }
+    /// let last: Vec<_> = store.read().stream(&ann).backwards().limit(3).events::<AccountEvent>().try_collect().await?;
+    /// assert_eq!(last[0].data, Deposited { amount: 5 });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn backwards(mut self) -> Self {
+        self.read.backwards = true;
         self
     }
 
@@ -105,25 +148,40 @@ impl ReadEvents {
         self
     }
 
-    /// The events as they are stored, oldest first.
+    /// The events as they are stored, oldest first unless [`backwards`](Self::backwards).
     pub fn raw(self) -> BoxStream<'static, Result<Recorded<Raw>, StoreError>> {
-        let Self { store, item, read, until } = self;
+        let Self { store, item, read, until, recorded_after } = self;
         let open = async move {
-            let read = Read { query: item.into(), until: until.last(&store).await?, ..read };
+            let after = match recorded_after {
+                Some(time) => store.inner().position_at(time).await?.max(read.after),
+                None => read.after,
+            };
+            let read = Read { query: item.into(), after, until: until.last(&store).await?, ..read };
             Ok::<_, StoreError>(store.inner().read(read).await?.events)
         };
-        stream::once(open).try_flatten().boxed()
+        let events = stream::once(open).try_flatten();
+        match recorded_after {
+            // Of an instant that is not over yet, more may have been recorded since its position was asked for.
+            Some(time) => events.try_filter(move |event| future::ready(event.recorded_at > time)).boxed(),
+            None => events.boxed(),
+        }
     }
 
-    /// The events of type `E`, oldest first. Without names, all those `E` knows are asked for.
+    /// The events of type `E`, in the same order. Without names, all those `E` knows are asked for.
     pub fn events<E: Event>(mut self) -> BoxStream<'static, Result<Recorded<E>, StoreError>> {
         if self.item.names.is_empty() {
             self.item.names = Item::names(E::NAMES).names;
         }
-        let decode = |raw: Recorded<Raw>| {
-            let events = raw.decode::<E>().map_err(|source| StoreError::unreadable(&raw, source))?;
-            Ok(stream::iter(events.into_iter().map(Ok)))
+        let (backwards, mut raw, mut decoded) = (self.read.backwards, self.raw(), VecDeque::new());
+        let next = move |context: &mut Context<'_>| loop {
+            if let Some(event) = if backwards { decoded.pop_back() } else { decoded.pop_front() } {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            match ready!(raw.try_poll_next_unpin(context)?) {
+                Some(event) => event.decode_into(&mut decoded)?,
+                None => return Poll::Ready(None),
+            }
         };
-        self.raw().map(move |raw| raw.and_then(decode)).try_flatten().boxed()
+        stream::poll_fn(next).boxed()
     }
 }

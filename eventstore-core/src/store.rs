@@ -2,14 +2,21 @@
 //!
 //! These traits may still grow until the projection engine stands; the conformance suite says what they must do.
 
-use std::{any::Any, borrow::Cow, fmt};
+use std::{
+    any::Any,
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use serde_json::{Value as Json, value::RawValue};
+use tokio::{runtime::Handle, task::JoinSet};
 use uuid::Uuid;
 
 use crate::{
+    doctor::Report,
     error::StoreError,
     event::{NewEvent, Raw, Recorded, Tag},
     invalid::Invalid,
@@ -22,7 +29,7 @@ use crate::{
 /// An ordered, append-only log. Implemented by stores, used through [`Store`](crate::Store).
 #[async_trait]
 pub trait EventStore: Tables {
-    /// The matching events, oldest first.
+    /// The matching events, oldest first, or newest first if so asked.
     async fn read(&self, read: Read) -> Result<Events, StoreError>;
 
     /// Appends all, or nothing; and only if everything expected holds.
@@ -35,6 +42,9 @@ pub trait EventStore: Tables {
     /// The events a command caused, in the order of the log; none if it was not recorded.
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError>;
 
+    /// The events with these ids that are recorded, in the order of the log.
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError>;
+
     /// The last position recorded at or before an instant.
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError>;
 
@@ -45,6 +55,22 @@ pub trait EventStore: Tables {
     /// Opens a transaction, for whatever must happen together with the step of a checkpoint. One that is dropped is
     /// rolled back.
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
+
+    /// Looks at the database and says what makes it an unsafe or a slow place for a log. Changes nothing; may take a
+    /// while where everything is read. A store that has nothing to say of itself says nothing.
+    async fn doctor(&self) -> Result<Report, StoreError> {
+        Ok(Report::default())
+    }
+
+    /// The snapshot of a kind kept for a boundary, as it was written. Whether it fits is for others to see.
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError>;
+
+    /// Keeps a snapshot, one for each boundary and kind, and says whether it did: in place of none, of one of another
+    /// shape, of an earlier position, or with the checksum `instead_of`. Any other stays.
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError>;
+
+    /// The boundaries that have a snapshot of a kind, the latest position first, at most so many.
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError>;
 
     /// The clock this process has, to compare with what is recorded.
     fn now(&self) -> Timestamp;
@@ -178,7 +204,7 @@ impl Item {
     }
 }
 
-/// What to read: matching events after a place, up to another, oldest first.
+/// What to read: matching events after a place and up to another, whichever way they are read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Read {
     /// Which events.
@@ -189,15 +215,19 @@ pub struct Read {
     pub after_version: Version,
     /// Only those up to this position.
     pub until: Option<Position>,
-    /// At most so many.
+    /// Only those up to this version; for a query of one stream.
+    pub until_version: Option<Version>,
+    /// The newest first.
+    pub backwards: bool,
+    /// At most so many, of those that come first.
     pub limit: Option<usize>,
 }
 
 impl Read {
     /// Refuses what no store can answer. Every store calls it first.
     pub fn check(&self) -> Result<(), Invalid> {
-        if self.after_version > Version(0) && self.query.stream().is_none() {
-            return Err(Invalid::Request("only one stream can be read after a version".into()));
+        if (self.after_version > Version(0) || self.until_version.is_some()) && self.query.stream().is_none() {
+            return Err(Invalid::Request("only one stream can be read after or up to a version".into()));
         }
         self.query.items.iter().try_for_each(Item::check)
     }
@@ -213,27 +243,73 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events that come in pages: the first is at hand, `fetch` brings the next when it is wanted. `read` is what the
-    /// first page was read with, its limit being the size of a page; `limit` is how many events are wanted in all.
+    /// Events that come in pages: the first is at hand, `fetch` brings the next. `read` is what the first page was read
+    /// with, its limit being the size of a page; `limit` is how many events are wanted in all.
+    ///
+    /// While a page is taken in, the next one is fetched in a task of its own: it needs nobody who waits for it, so it
+    /// never keeps a connection from whoever takes the events in. One page ahead, and no more.
     pub fn paged<F, P>(head: Position, read: Read, limit: Option<usize>, first: Vec<Recorded<Raw>>, fetch: F) -> Self
     where
         F: Fn(Read) -> P + Send + 'static,
-        P: Future<Output = Result<Vec<Recorded<Raw>>, StoreError>> + Send,
+        P: Future<Output = Result<Vec<Recorded<Raw>>, StoreError>> + Send + 'static,
     {
         let page = read.limit.unwrap_or(usize::MAX);
-        let next = Pages { read: Read { until: Some(head), ..read }, left: limit.unwrap_or(usize::MAX), page };
-        let next = next.after(&first);
-        let more = stream::try_unfold((next, fetch), |(next, fetch)| async move {
-            let Some(pages) = next else { return Ok(None) };
-            let events = fetch(pages.read.clone()).await?;
-            let next = pages.after(&events);
-            Ok(Some((events, (next, fetch))))
+        let until = Some(read.until.map_or(head, |until| until.min(head)));
+        let next = Pages { read: Read { until, ..read }, left: limit.unwrap_or(usize::MAX), page };
+        let ahead = Ahead { next: next.after(&first), fetch, task: JoinSet::new() };
+        let pages = stream::try_unfold((Some(first), ahead), |(first, mut ahead)| async move {
+            let events = match first {
+                Some(first) => Some(first),
+                None => ahead.page().await?,
+            };
+            ahead.start();
+            Ok::<_, StoreError>(events.map(|events| (events, (None, ahead))))
         });
-        let pages = stream::once(async { Ok::<_, StoreError>(first) }).chain(more);
         let events = pages.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten().boxed();
         Self { head, events }
     }
 }
+
+/// The page that is fetched before anybody asks for it. Dropped, it is fetched no more.
+struct Ahead<F> {
+    /// The page to be fetched, if there may be one.
+    next: Option<Pages>,
+    fetch: F,
+    task: JoinSet<Result<Vec<Recorded<Raw>>, StoreError>>,
+}
+
+impl<F, P> Ahead<F>
+where
+    F: Fn(Read) -> P,
+    P: Future<Output = Result<Vec<Recorded<Raw>>, StoreError>> + Send + 'static,
+{
+    fn start(&mut self) {
+        if let (Some(next), Ok(runtime)) = (&self.next, Handle::try_current()) {
+            self.task.spawn_on((self.fetch)(next.read.clone()), &runtime);
+        }
+    }
+
+    async fn page(&mut self) -> Result<Option<Vec<Recorded<Raw>>>, StoreError> {
+        let Some(next) = self.next.take() else { return Ok(None) };
+        let fetched = match self.task.try_join_next() {
+            // It failed while nobody waited for it, for want of a connection perhaps: now it counts.
+            Some(fetched) => fetched.ok().and_then(Result::ok),
+            None => match self.task.join_next().await {
+                Some(Ok(fetched)) => Some(fetched?),
+                _ => None,
+            },
+        };
+        let events = match fetched {
+            Some(events) => events,
+            None => (self.fetch)(next.read.clone()).await?,
+        };
+        self.next = next.after(&events);
+        Ok(Some(events))
+    }
+}
+
+/// What the bodies of a page may take, if those before say how large they are.
+const PAGE_BYTES: usize = 8 << 20;
 
 /// The next page to be read.
 struct Pages {
@@ -251,10 +327,18 @@ impl Pages {
         if self.left == 0 || events.len() < self.read.limit? {
             return None;
         }
-        self.read.limit = Some(self.left.min(self.page));
-        self.read.after = last.position;
-        if self.read.query.stream().is_some() {
-            self.read.after_version = last.version;
+        // Large events come in small pages, so that memory stays bounded.
+        let bytes: usize = events.iter().map(|event| event.data.body.len()).sum();
+        let fit = events.len().saturating_mul(PAGE_BYTES) / bytes.max(1);
+        self.read.limit = Some(self.left.min(self.page).min(fit.max(1)));
+        // By version, too, where there is one: it is what the index of a stream is ordered by.
+        let one_stream = self.read.query.stream().is_some();
+        if self.read.backwards {
+            self.read.until = Some(Position(last.position.0.saturating_sub(1)));
+            self.read.until_version = one_stream.then_some(Version(last.version.0.saturating_sub(1)));
+        } else {
+            self.read.after = last.position;
+            self.read.after_version = if one_stream { last.version } else { Version(0) };
         }
         Some(self)
     }
@@ -269,7 +353,8 @@ impl fmt::Debug for Events {
 /// One atomic append: to one stream or to several.
 #[derive(Clone, Debug, Default)]
 pub struct Append {
-    /// What goes where. The log keeps this order.
+    /// What goes where. The log keeps this order. A stream may come again, and what is expected of it is said where it
+    /// comes first.
     pub writes: Vec<Write>,
     /// Streams that are not written to, but must still be at these versions.
     pub unchanged: Vec<(StreamId, Version)>,
@@ -283,10 +368,14 @@ impl Append {
         if self.writes.iter().any(|write| write.events.is_empty()) || self.writes.is_empty() {
             return Err(Invalid::Request("an append needs an event for each of its streams".into()));
         }
-        let mut streams: Vec<_> = self.writes.iter().map(|write| &write.stream).collect();
-        streams.sort_unstable();
-        if let Some(twice) = streams.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Invalid::Request(format!("stream {} is named twice in one append", twice[0])));
+        let mut streams = HashSet::with_capacity(self.writes.len());
+        for write in &self.writes {
+            if !streams.insert(&write.stream) && write.expected != Expected::Any {
+                let stream = &write.stream;
+                return Err(Invalid::Request(format!(
+                    "what is expected of stream {stream} is said where it comes first"
+                )));
+            }
         }
         let events = || self.writes.iter().flat_map(|write| &write.events);
         limits::size("the events of an append", events().count(), limits::EVENTS)?;
@@ -318,6 +407,21 @@ impl Append {
         self.writes.iter().flat_map(|write| write.events.iter().map(|event| (&write.stream, event)))
     }
 
+    /// The streams that are written to, each once, in the order in which they come first: with what is expected, and how
+    /// many events they get.
+    pub fn streams(&self) -> Vec<(&StreamId, Expected, u64)> {
+        let mut places = HashMap::with_capacity(self.writes.len());
+        let mut streams = Vec::with_capacity(self.writes.len());
+        for Write { stream, expected, events } in &self.writes {
+            let place = *places.entry(stream).or_insert(streams.len());
+            if place == streams.len() {
+                streams.push((stream, *expected, 0));
+            }
+            streams[place].2 += events.len() as u64;
+        }
+        streams
+    }
+
     /// The first result, if just this was recorded before: `recorded` is what the log has at the place of the first
     /// event and behind it.
     pub fn replay(&self, recorded: &[Recorded<Raw>]) -> Option<Written> {
@@ -327,12 +431,9 @@ impl Append {
         });
         let (first, last) = (recorded.first().filter(|_| same)?, recorded.last()?);
         let (first, last, recorded_at) = (first.position, last.position, first.recorded_at);
-        let mut ends = 0;
-        let streams = self.writes.iter().map(|write| {
-            ends += write.events.len();
-            (write.stream.clone(), recorded[ends - 1].version)
-        });
-        Some(Written { streams: streams.collect(), first, last, recorded_at, replayed: true })
+        let ends: HashMap<_, _> = recorded.iter().map(|event| (&event.stream, event.version)).collect();
+        let streams = self.streams().into_iter().map(|(stream, ..)| Some((stream.clone(), *ends.get(stream)?)));
+        Some(Written { streams: streams.collect::<Option<_>>()?, first, last, recorded_at, replayed: true })
     }
 
     /// The error for an event id that is taken by something else.
@@ -373,7 +474,7 @@ pub struct Condition {
 /// Where an append landed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
-    /// The streams in the order of the append, each at the version of its last new event.
+    /// The streams in the order in which they come first, each at the version of its last new event.
     pub streams: Vec<(StreamId, Version)>,
     /// The position of the first event; the others follow without a gap.
     pub first: Position,
@@ -415,4 +516,114 @@ pub struct Changes {
     pub upserts: Vec<(String, Box<RawValue>)>,
     /// Keys of rows to be gone.
     pub deletes: Vec<String>,
+}
+
+/// A state as it was kept, with the place of the last event in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredSnapshot {
+    /// Whose events: of a stream, `account-ann`; of a tag, `course:rust`; every event of a kind, `account*`.
+    pub boundary: String,
+    /// Which type the state is.
+    pub kind: String,
+    /// The fingerprint of that type.
+    pub shape: u64,
+    /// How many events the state is made of.
+    pub version: Version,
+    /// The position of the last of them.
+    pub position: Position,
+    /// Its id.
+    pub event: Uuid,
+    /// When it was recorded.
+    pub recorded_at: Timestamp,
+    /// The state, as its type writes it.
+    pub state: Vec<u8>,
+    /// The [`sum`](Self::sum) it was kept with.
+    pub checksum: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    };
+
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::metadata::Metadata;
+
+    fn log(after: Position, until: u64, limit: usize) -> Vec<Recorded<Raw>> {
+        let event = |position| {
+            let data = Raw { name: "x".into(), tags: vec![], body: vec![] };
+            let new = NewEvent { id: Uuid::nil(), schema: 1, occurred_at: None, metadata: Metadata::default(), data };
+            new.recorded(StreamId::new("a", "b"), Version(position), Position(position), Timestamp::MIN)
+        };
+        (after.0 + 1..=until).take(limit).map(event).collect()
+    }
+
+    /// 25 events in pages of 10; how many pages were asked for, and how many are being fetched.
+    fn paged(fails: bool) -> (Events, Arc<[AtomicUsize; 2]>) {
+        let counts: Arc<[AtomicUsize; 2]> = Arc::default();
+        let counted = counts.clone();
+        let fetch = move |read: Read| {
+            let counts = counted.clone();
+            let asked = counts[0].fetch_add(1, SeqCst);
+            async move {
+                counts[1].fetch_add(1, SeqCst);
+                yield_now().await;
+                counts[1].fetch_sub(1, SeqCst);
+                if fails && asked == 0 {
+                    return Err(StoreError::Unavailable("no connection".into()));
+                }
+                Ok(log(read.after, 25, read.limit.unwrap_or(usize::MAX)))
+            }
+        };
+        let read = Read { query: Query::all(), limit: Some(10), ..Read::default() };
+        (Events::paged(Position(25), read, None, log(Position(0), 25, 10), fetch), counts)
+    }
+
+    /// Until whoever is at work is done.
+    async fn settle() {
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn s10_one_page_is_fetched_ahead_and_no_more() {
+        let (Events { mut events, .. }, counts) = paged(false);
+        assert_eq!(counts[0].load(SeqCst), 0, "nobody has asked for anything yet");
+        for (asked, taken) in [(1, 10), (2, 10), (2, 5)] {
+            for _ in 0..taken {
+                assert!(events.try_next().await.expect("an event").is_some());
+                settle().await;
+                assert_eq!([0, 1].map(|n| counts[n].load(SeqCst)), [asked, 0]);
+            }
+        }
+        assert!(events.try_next().await.expect("the end").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_page_that_could_not_be_fetched_ahead_is_fetched_when_it_is_wanted() {
+        let (Events { mut events, .. }, counts) = paged(true);
+        events.try_next().await.expect("an event");
+        settle().await;
+        assert_eq!(events.count().await, 24);
+        assert_eq!(counts[0].load(SeqCst), 3);
+        // Who waits for it while it fails is told.
+        let (Events { events, .. }, _) = paged(true);
+        assert!(matches!(events.try_collect::<Vec<_>>().await, Err(StoreError::Unavailable(_))));
+    }
+
+    #[tokio::test]
+    async fn a8_a_dropped_read_fetches_nothing_more() {
+        let (Events { mut events, .. }, counts) = paged(false);
+        events.try_next().await.expect("an event");
+        let kept = Arc::downgrade(&counts);
+        drop((events, counts));
+        while kept.upgrade().is_some() {
+            yield_now().await;
+        }
+    }
 }

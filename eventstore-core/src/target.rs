@@ -62,6 +62,20 @@ impl Boundary {
         }
     }
 
+    /// What a snapshot of the state is kept under: a stream, a tag, or the category of every event of a kind. None for
+    /// a tuple.
+    pub(crate) fn name(&self) -> Option<String> {
+        match &self.parts[..] {
+            [Part::Stream(stream)] => Some(stream.to_string()),
+            [Part::Query(Item { tags, .. })] => Some(match &tags[..] {
+                [tag] => tag.to_string(),
+                // Neither `-` nor `:`, so it is no stream and no tag.
+                _ => format!("{}*", self.stream.category()),
+            }),
+            _ => None,
+        }
+    }
+
     pub(crate) fn query(&self) -> Query {
         let items = self.parts.iter().map(|part| match part {
             Part::Stream(stream) => Item::of(stream),
@@ -70,7 +84,12 @@ impl Boundary {
         Query { items: items.collect() }
     }
 
-    /// The places of the parts that an event concerns.
+    /// Whether an event that was not read for it is one of those that make the state.
+    pub(crate) fn hears(&self, event: &Recorded<Raw>) -> bool {
+        self.parts.iter().any(|part| part.matches(event))
+    }
+
+    /// The places of the parts that an event concerns, if it concerns any.
     pub(crate) fn concerned<'a>(&'a self, event: &'a Recorded<Raw>) -> impl Iterator<Item = usize> + 'a {
         // What was read for one part concerns it.
         let only = self.parts.len() == 1;

@@ -26,7 +26,7 @@ use crate::{
     aggregate::{Aggregate, Decide, Decider, Evolve},
     encode,
     event::{Event, Raw, Recorded},
-    load::{Fold, Loaded},
+    load::Fold,
     metadata::Metadata,
     read_model::{ReadModel, RowFold},
     stream::{Id, Position, StreamId, Version},
@@ -42,6 +42,30 @@ pub trait Given: Aggregate {
         let mut state = <Self as Aggregate>::blank(&Id::from("given"));
         events.into_iter().for_each(|event| state.evolve(event));
         GivenOne { state }
+    }
+
+    /// Takes a snapshot after every event, goes on from what is read back, and panics where that is not the state
+    /// without.
+    ///
+    /// Finds what a snapshot would lose: a field that serde skips, something written in a way that cannot be read.
+    #[track_caller]
+    fn survives_snapshots(events: impl IntoIterator<Item = <Self as Evolve>::Event>)
+    where
+        Self: Debug + PartialEq,
+    {
+        const { assert!(Self::SNAPSHOT.is_some(), "add `#[aggregate(snapshot = 100)]` to keep snapshots of this state") }
+        let Some(policy) = Self::SNAPSHOT else { return };
+        let blank = || <Self as Aggregate>::blank(&Id::from("given"));
+        let (mut state, mut kept) = (blank(), blank());
+        for (event, n) in events.into_iter().zip(1..) {
+            state.evolve(event.clone());
+            kept.evolve(event);
+            let bytes =
+                (policy.save)(&kept).unwrap_or_else(|error| panic!("cannot be written after event {n}: {error}"));
+            kept = (policy.load)(&bytes).unwrap_or_else(|error| panic!("cannot be read back after event {n}: {error}"));
+            let without = format!("{state:#?}");
+            assert!(state == kept, "a snapshot after event {n} changed it\n{}", diff(&without, &format!("{kept:#?}")));
+        }
     }
 }
 
@@ -115,8 +139,7 @@ impl GivenLog {
 
     fn fold<S: Decider>(&self, boundary: &Boundary) -> S {
         let query = boundary.query();
-        let loaded = Loaded { state: S::blank(&boundary.keys), version: Version(0), position: Position(0) };
-        let mut fold = Fold { loaded, versions: vec![Version(0); boundary.parts.len()] };
+        let mut fold = Fold::<S>::blank(boundary);
         for event in self.log.iter().filter(|event| query.matches(&event.stream, &event.data)) {
             fold.take_in(boundary, event).expect("events of a test can be read");
         }

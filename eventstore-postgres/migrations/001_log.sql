@@ -105,17 +105,17 @@ BEGIN
                    AND e.tags @> item_tags
                  ORDER BY e.position LIMIT p_limit);
         ELSIF item_streams IS NOT NULL THEN
+            -- "+ 0": else it reads all of the primary key, to intersect it with the few of the stream.
             found_positions := found_positions || ARRAY(
                 SELECT one.position FROM unnest(item_streams) AS s (stream)
                  CROSS JOIN LATERAL (SELECT e.position FROM {schema}.events AS e
-                                      WHERE e.stream = s.stream AND e.position > p_after AND e.position <= p_until
+                                      WHERE e.stream = s.stream AND e.position + 0 > p_after AND e.position + 0 <= p_until
                                         AND (item_types IS NULL OR e.type_key = ANY (item_types))
                                         AND e.tags @> item_tags
                                       ORDER BY e.version LIMIT p_limit) AS one
                  ORDER BY one.position LIMIT p_limit);
         ELSIF item_tags <> '{}' THEN
-            -- Materialized: else the limit tempts the planner to walk the log. "+ 0": else it reads all of the primary
-            -- key, to intersect it with the few that have the tag.
+            -- Materialized: else the limit tempts the planner to walk the log. "+ 0" as above.
             found_positions := found_positions || ARRAY(
                 WITH tagged AS MATERIALIZED (
                     SELECT e.position FROM {schema}.events AS e
@@ -162,7 +162,75 @@ BEGIN
     END IF;
 END $$;
 
--- Appends all events, or none. Always one row:
+-- The same, newest first. The statements are those of `matching`, and their reasons, too, with each order turned round: a
+-- twin, because an order that is an expression finds no index.
+CREATE FUNCTION {schema}.matching_backwards(
+    p_names text[], p_tags text[], p_categories text[], p_keys text[], p_after bigint, p_until bigint, p_limit bigint)
+RETURNS SETOF bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+DECLARE
+    found_positions bigint[] := '{}';
+    item_names text[]; item_tags text[]; item_types int[]; item_streams text[];
+BEGIN
+    FOR i IN 1 .. cardinality(p_names) LOOP
+        item_names := p_names[i]::text[];
+        item_tags := p_tags[i]::text[];
+        item_types := NULL;
+        IF item_names <> '{}' OR p_categories[i] IS NOT NULL THEN
+            item_types := ARRAY(SELECT t.type_key FROM {schema}.event_types AS t
+                                 WHERE (item_names = '{}' OR t.name = ANY (item_names))
+                                   AND (p_categories[i] IS NULL OR t.category = p_categories[i]));
+            CONTINUE WHEN item_types = '{}';
+        END IF;
+        item_streams := NULL;
+        IF p_keys[i] IS NOT NULL THEN
+            item_streams := ARRAY(SELECT DISTINCT t.category || '-' || p_keys[i] FROM {schema}.event_types AS t
+                                   WHERE item_types IS NULL OR t.type_key = ANY (item_types));
+        END IF;
+        IF p_until - p_after <= (CASE WHEN item_tags <> '{}' AND item_streams IS NULL THEN 20000 ELSE 2000 END) THEN
+            found_positions := found_positions || ARRAY(
+                SELECT e.position FROM {schema}.events AS e
+                 WHERE e.position > p_after AND e.position <= p_until
+                   AND (item_types IS NULL OR e.type_key = ANY (item_types))
+                   AND (item_streams IS NULL OR e.stream = ANY (item_streams))
+                   AND e.tags @> item_tags
+                 ORDER BY e.position DESC LIMIT p_limit);
+        ELSIF item_streams IS NOT NULL THEN
+            found_positions := found_positions || ARRAY(
+                SELECT one.position FROM unnest(item_streams) AS s (stream)
+                 CROSS JOIN LATERAL (SELECT e.position FROM {schema}.events AS e
+                                      WHERE e.stream = s.stream AND e.position + 0 > p_after AND e.position + 0 <= p_until
+                                        AND (item_types IS NULL OR e.type_key = ANY (item_types))
+                                        AND e.tags @> item_tags
+                                      ORDER BY e.version DESC LIMIT p_limit) AS one
+                 ORDER BY one.position DESC LIMIT p_limit);
+        ELSIF item_tags <> '{}' THEN
+            found_positions := found_positions || ARRAY(
+                WITH tagged AS MATERIALIZED (
+                    SELECT e.position FROM {schema}.events AS e
+                     WHERE e.tags <> '{}' AND e.tags @> item_tags
+                       AND e.position + 0 > p_after AND e.position + 0 <= p_until
+                       AND (item_types IS NULL OR e.type_key = ANY (item_types)))
+                SELECT tagged.position FROM tagged ORDER BY tagged.position DESC LIMIT p_limit);
+        ELSIF item_types IS NOT NULL THEN
+            found_positions := found_positions || ARRAY(
+                SELECT one.position FROM unnest(item_types) AS t (type_key)
+                 CROSS JOIN LATERAL (SELECT e.position FROM {schema}.events AS e
+                                      WHERE (e.type_key, e.position) > (t.type_key, p_after)
+                                        AND (e.type_key, e.position) <= (t.type_key, p_until)
+                                      ORDER BY e.type_key DESC, e.position DESC LIMIT p_limit) AS one
+                 ORDER BY one.position DESC LIMIT p_limit);
+        ELSE
+            found_positions := found_positions || ARRAY(
+                SELECT e.position FROM {schema}.events AS e
+                 WHERE e.position > p_after AND e.position <= p_until ORDER BY e.position DESC LIMIT p_limit);
+        END IF;
+    END LOOP;
+    RETURN QUERY SELECT DISTINCT place FROM unnest(found_positions) AS place ORDER BY place DESC LIMIT p_limit;
+END $$;
+
+-- Appends all events, or none. Plans are made once, perhaps while the log is young and a scan of it is cheap: none may
+-- (enable_seqscan). Always one row:
 --   status 0  recorded: positions from `first_position` on; `versions` are those of the streams before
 --   status 1  a stream is not as expected: `stream` is at `version`
 --   status 2  an event matches the condition: that at `version` of `stream`
@@ -182,7 +250,7 @@ CREATE FUNCTION {schema}.append(
 RETURNS TABLE (status int, versions bigint[], stream text, version bigint, first_position bigint,
                recorded_at timestamptz, event_id uuid)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     head bigint; head_before_lock bigint; recorded_now timestamptz; in_the_way bigint; befores bigint[];
@@ -205,7 +273,9 @@ BEGIN
     head := coalesce(head, 0);
     recorded_now := greatest(clock_timestamp(), recorded_now);
 
-    SELECT e.event_id INTO taken FROM {schema}.events AS e WHERE e.event_id = ANY (e_id) LIMIT 1;
+    -- One by one: a plan made while the log is young would look for all of them at once by reading all of it.
+    SELECT n.id INTO taken FROM unnest(e_id) AS n (id)
+     WHERE (SELECT true FROM {schema}.events AS e WHERE e.event_id = n.id) LIMIT 1;
     IF FOUND THEN
         RETURN QUERY SELECT 3, NULL::bigint[], NULL::text, NULL::bigint,
                             (SELECT e.position FROM {schema}.events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz, taken;
@@ -255,13 +325,12 @@ BEGIN
     ELSE
         INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
-        SELECT head + n.i,
-               coalesce((SELECT e.version FROM {schema}.events AS e
-                          WHERE e.stream = n.stream ORDER BY e.version DESC LIMIT 1), 0) + n.number,
-               recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
+        -- A look into the table for each event would meet, and pass over, what this very statement has put into its stream.
+        SELECT head + n.i, w.before + n.number, recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
                n.stream, n.tags::text[], n.metadata, n.payload
           FROM unnest(e_stream, e_number, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i);
+               WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i)
+          JOIN unnest(w_stream, befores) AS w (stream, before) ON w.stream = n.stream;
     END IF;
     RETURN QUERY SELECT 0, befores, NULL::text, NULL::bigint, head + 1, recorded_now, NULL::uuid;
 END $$;
@@ -274,7 +343,7 @@ CREATE FUNCTION {schema}.append_one(
     t_key int[], t_category text[], t_name text[])
 RETURNS TABLE (recorded boolean, before bigint, first_position bigint, recorded_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     head bigint; now timestamptz; version_before bigint;
@@ -314,7 +383,7 @@ CREATE FUNCTION {schema}.append_batch(
     p_pipelined boolean)
 RETURNS TABLE (recorded boolean, before bigint, first_position bigint, recorded_at timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
     head bigint; now timestamptz; head_before_lock bigint; refused int[] := '{}';

@@ -1,2 +1,2 @@
 -- The migrations that have been applied.
-SELECT version, checksum FROM {schema}.migrations ORDER BY version
+SELECT version, checksum, applied_at FROM {schema}.migrations ORDER BY version

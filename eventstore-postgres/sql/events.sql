@@ -4,4 +4,3 @@ SELECT log.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id
   LEFT JOIN LATERAL (SELECT * FROM {schema}.events
                       WHERE position > $1 AND position <= $2
                       ORDER BY position LIMIT $3) AS e ON true
- ORDER BY e.position

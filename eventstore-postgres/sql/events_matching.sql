@@ -3,4 +3,3 @@ SELECT log.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id
   FROM (SELECT coalesce(max(position), 0) AS head FROM {schema}.events) AS log
   LEFT JOIN LATERAL (SELECT found.* FROM {schema}.matching($4, $5, $6, $7, $1, least($2, log.head), $3) AS m (position)
                        JOIN {schema}.events AS found ON found.position = m.position) AS e ON true
- ORDER BY e.position

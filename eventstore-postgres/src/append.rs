@@ -20,7 +20,7 @@ pub(crate) struct Checked {
     pub(crate) append: Append,
     /// Of each event, in order.
     pub(crate) metadata: Vec<Vec<u8>>,
-    /// The keys of their types, if this process knows all of them.
+    /// The keys of their types, if this process knows all of them, and the lean functions may be called.
     pub(crate) types: Option<Vec<i32>>,
 }
 
@@ -100,7 +100,10 @@ impl Checked {
     pub(crate) fn new(append: Append, known: &EventTypes) -> Result<Self, StoreError> {
         append.check()?;
         let metadata = append.events().map(|(_, event)| event.metadata.to_json()).collect::<Result<_, _>>()?;
+        // The lean functions take each stream once.
+        let lean = append.writes.len() == 1 || append.streams().len() == append.writes.len();
         let types = known.known(append.events().map(|(stream, event)| (stream.category(), &*event.data.name)));
+        let types = types.filter(|_| lean);
         Ok(Self { append, metadata, types })
     }
 
@@ -128,9 +131,9 @@ impl Checked {
         match (answer.status, answer) {
             (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
                 let first = read::position(first)?;
-                let streams = append.writes.iter().zip(versions).map(|(write, before)| {
-                    (write.stream.clone(), Version(before.unsigned_abs() + write.events.len() as u64))
-                });
+                let streams = append.streams().into_iter().zip(versions);
+                let streams =
+                    streams.map(|((stream, _, new), before)| (stream.clone(), Version(before.unsigned_abs() + new)));
                 let last = Position(first.0 - 1 + append.events().count() as u64);
                 Ok(Written { streams: streams.collect(), first, last, recorded_at: at.0, replayed: false })
             }
@@ -184,11 +187,12 @@ impl Checked {
         }
         let mut each_type = Types::default();
         each_type.add(&self.append, &types);
+        let streams = self.append.streams();
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
         let items = condition.as_ref().map_or(&[][..], |condition| &condition.query.items);
         sqlx::query_as(shared.sql.append())
-            .bind(writes.iter().map(|write| write.stream.as_str()).collect::<Vec<_>>())
-            .bind(writes.iter().map(|write| expected(write.expected)).collect::<Vec<_>>())
+            .bind(streams.iter().map(|(stream, ..)| stream.as_str()).collect::<Vec<_>>())
+            .bind(streams.iter().map(|(_, is, _)| expected(*is)).collect::<Vec<_>>())
             .bind(e_stream)
             .bind(e_number)
             .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())

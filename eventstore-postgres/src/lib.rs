@@ -14,11 +14,14 @@
 //! ```
 
 mod append;
+mod doctor;
 mod error;
 mod lean;
 mod migrate;
 mod read;
+mod session;
 mod shared;
+mod snapshots;
 mod sql;
 mod store;
 mod tables;
@@ -26,5 +29,6 @@ mod transaction;
 mod types;
 mod writer;
 
+pub use migrate::{Migration, Migrations};
 pub use store::{PgOptions, PgStore};
 pub use writer::Durability;

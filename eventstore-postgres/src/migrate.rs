@@ -1,51 +1,181 @@
 //! Brings the schema to this version: one step after the other, each in the one transaction of the node that came first.
 
-use eventstore_core::StoreError;
+use std::fmt;
+
+use eventstore_core::{StoreError, Timestamp};
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use crate::{error, sql::Sql};
+use crate::{error, sql::Sql, store::PgStore, types::Instant};
+
+/// One step, `{schema}` still in it.
+struct Step {
+    name: &'static str,
+    sql: &'static str,
+}
+
+macro_rules! step {
+    ($name:literal) => {
+        Step { name: $name, sql: include_str!(concat!("../migrations/", $name, ".sql")) }
+    };
+}
 
 /// All steps ever released, in order. Steps are added, never edited.
-const STEPS: &[&str] = &[include_str!("../migrations/001_log.sql")];
+const STEPS: &[Step] = &[step!("001_log"), step!("002_snapshots")];
 
-/// Whether nothing is left to do: asked without a lock, so that a role that may not make tables can start.
-pub(crate) async fn up_to_date(connection: &mut PgConnection, sql: &Sql) -> Result<bool, StoreError> {
-    let migrated: bool = sqlx::query_scalar(sql.migrated()).fetch_one(&mut *connection).await.map_err(error::store)?;
-    Ok(migrated && applied(connection, sql).await? == STEPS.len())
+impl Step {
+    fn checksum(&self) -> Uuid {
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, self.sql.as_bytes())
+    }
+
+    fn text(&self, sql: &Sql) -> String {
+        self.sql.replace("{schema}", &sql.quoted_schema())
+    }
+}
+
+/// The steps by which the tables of the log came to be what they are, and those that are still to come. Made by
+/// [`PgOptions::migrations`](crate::PgOptions::migrations); shown, it is a list.
+#[must_use = "nothing is applied until `apply`"]
+pub struct Migrations {
+    /// Every step this program knows, in order.
+    pub steps: Vec<Migration>,
+    store: PgStore,
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Migration {
+    /// Its name: `001_log`.
+    pub name: &'static str,
+    /// When it was applied; none if it is still to come.
+    pub applied_at: Option<Timestamp>,
+    /// What it does.
+    pub sql: String,
+}
+
+impl Migrations {
+    pub(crate) async fn of(store: PgStore) -> Result<Self, StoreError> {
+        let sql = store.sql();
+        let applied = applied(&mut *store.connection().await?, sql).await?;
+        let applied_at = applied.into_iter().map(Some).chain(std::iter::repeat(None));
+        let step = |(step, applied_at): (&Step, _)| Migration { name: step.name, applied_at, sql: step.text(sql) };
+        Ok(Self { steps: STEPS.iter().zip(applied_at).map(step).collect(), store })
+    }
+
+    /// The steps still to come.
+    pub fn missing(&self) -> &[Migration] {
+        let applied = self.steps.iter().take_while(|step| step.applied_at.is_some()).count();
+        &self.steps[applied..]
+    }
+
+    /// The script that does what [`apply`](Self::apply) would, for a person to read and to run. It does nothing if
+    /// somebody else was faster, and is empty if nothing is to do.
+    pub fn script(&self) -> String {
+        script(self.store.sql(), self.steps.len() - self.missing().len())
+    }
+
+    /// Applies what is missing: all, or nothing. Any number may do it at once.
+    pub async fn apply(self) -> Result<(), StoreError> {
+        self.store.migrate().await
+    }
+}
+
+impl fmt::Debug for Migrations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.steps.iter().map(|step| (step.name, step.applied_at))).finish()
+    }
+}
+
+impl fmt::Display for Migrations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, step) in self.steps.iter().enumerate() {
+            let line_end = if n > 0 { "\n" } else { "" };
+            match step.applied_at {
+                Some(at) => write!(f, "{line_end}applied  {}  {at}", step.name)?,
+                None => write!(f, "{line_end}missing  {}", step.name)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What brings a schema in which so many steps were applied to this version; empty if that is all of them.
+pub(crate) fn script(sql: &Sql, applied: usize) -> String {
+    if applied == STEPS.len() {
+        return String::new();
+    }
+    let tables = (sql.tables() != sql.schema()).then(|| sql.create_tables_schema().0);
+    let quoted = |text: &str| format!("'{text}'");
+    let with_numbers =
+        |text: &str| text.replace("{from}", &applied.to_string()).replace("{to}", &STEPS.len().to_string());
+    let mut script = with_numbers(&sql.migrations_begin().0);
+    let mut add = |text: &str| {
+        script.push('\n');
+        script.push_str(text.trim_end());
+        script.push_str(";\n");
+    };
+    add(&sql.lock_migrations().0.replace("$1", &quoted(sql.schema())));
+    add(&sql.create_schema().0);
+    add(&sql.migrations().0);
+    add(&with_numbers(&sql.migrations_check().0));
+    for (step, version) in STEPS.iter().zip(1..).skip(applied) {
+        add(step.text(sql).trim_end().trim_end_matches(';'));
+        add(&sql.apply().0.replace("$1", &version.to_string()).replace("$2", &quoted(&step.checksum().to_string())));
+    }
+    tables.iter().for_each(|create| add(create));
+    add("COMMIT");
+    script
+}
+
+/// The steps that are missing: asked without a lock, so that a role that may not make tables can start.
+pub(crate) async fn missing(connection: &mut PgConnection, sql: &Sql) -> Result<Vec<String>, StoreError> {
+    let applied = applied(connection, sql).await?.len();
+    Ok(STEPS.iter().skip(applied).map(|step| format!("migration {}", step.name)).collect())
 }
 
 /// Runs in a transaction of the caller's; a step that fails leaves nothing behind.
 pub(crate) async fn migrate(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
     let lock = sqlx::query(sql.lock_migrations()).bind(sql.schema());
     lock.execute(&mut *connection).await.map_err(error::store)?;
-    sqlx::query(sql.create_schema()).execute(&mut *connection).await.map_err(error::store)?;
+    // Asked first: who may not make schemas may not say `IF NOT EXISTS` either.
+    if !exists(connection, sql.schema()).await? {
+        sqlx::query(sql.create_schema()).execute(&mut *connection).await.map_err(error::store)?;
+    }
     sqlx::query(sql.migrations()).execute(&mut *connection).await.map_err(error::store)?;
-    let applied = applied(connection, sql).await?;
+    let applied = applied(connection, sql).await?.len();
     for (step, version) in STEPS.iter().zip(1_i32..).skip(applied) {
-        let text = step.replace("{schema}", &sql.quoted_schema());
-        sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *connection).await.map_err(error::store)?;
-        let apply = sqlx::query(sql.apply()).bind(version).bind(checksum_of(step));
+        sqlx::raw_sql(AssertSqlSafe(step.text(sql))).execute(&mut *connection).await.map_err(error::store)?;
+        let apply = sqlx::query(sql.apply()).bind(version).bind(step.checksum());
         apply.execute(&mut *connection).await.map_err(error::store)?;
+    }
+    if !exists(connection, sql.tables()).await? {
+        sqlx::query(sql.create_tables_schema()).execute(&mut *connection).await.map_err(error::store)?;
     }
     Ok(())
 }
 
-/// How many steps have been applied, if they are those of this program.
-async fn applied(connection: &mut PgConnection, sql: &Sql) -> Result<usize, StoreError> {
-    let applied: Vec<(i32, Uuid)> = sqlx::query_as(sql.applied()).fetch_all(connection).await.map_err(error::store)?;
-    for ((version, checksum), expected) in applied.iter().zip(1..) {
+pub(crate) async fn exists(connection: &mut PgConnection, schema: &str) -> Result<bool, StoreError> {
+    let exists = sqlx::query_scalar(include_str!("../sql/schema_exists.sql")).bind(schema);
+    exists.fetch_one(connection).await.map_err(error::store)
+}
+
+/// When each step was applied, if they are those of this program.
+async fn applied(connection: &mut PgConnection, sql: &Sql) -> Result<Vec<Timestamp>, StoreError> {
+    let migrated: bool = sqlx::query_scalar(sql.migrated()).fetch_one(&mut *connection).await.map_err(error::store)?;
+    if !migrated {
+        return Ok(vec![]);
+    }
+    let applied: Vec<(i32, Uuid, Instant)> =
+        sqlx::query_as(sql.applied()).fetch_all(connection).await.map_err(error::store)?;
+    for ((version, checksum, _), expected) in applied.iter().zip(1..) {
         match STEPS.get(expected - 1) {
-            Some(step) if usize::try_from(*version) == Ok(expected) && *checksum == checksum_of(step) => {}
+            Some(step) if usize::try_from(*version) == Ok(expected) && *checksum == step.checksum() => {}
             Some(_) => return Err(StoreError::Schema(format!("migration {version} is not the one it was"))),
             None => return Err(StoreError::Schema(format!("it has migration {version}, made by a newer program"))),
         }
     }
-    Ok(applied.len())
-}
-
-fn checksum_of(step: &str) -> Uuid {
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, step.as_bytes())
+    Ok(applied.into_iter().map(|(_, _, at)| at.0).collect())
 }
 
 #[cfg(test)]
@@ -54,7 +184,7 @@ mod tests {
 
     #[test]
     fn released_steps_are_never_edited() {
-        let checksums: Vec<_> = STEPS.iter().map(|step| checksum_of(step).to_string()).collect();
-        assert_eq!(checksums, ["733d1a69-a407-58eb-91ef-1360209d5aac"]);
+        let checksums: Vec<_> = STEPS.iter().map(|step| step.checksum().to_string()).collect();
+        assert_eq!(checksums, ["d9922d07-9113-5170-98c8-3033c9eb08dc", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
     }
 }

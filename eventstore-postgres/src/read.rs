@@ -1,11 +1,15 @@
 //! Reads events: by position, by stream, or by what a query asks for.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Position, Raw, Read, Recorded, StoreError, StreamId, Tag, Version, event_id,
+    EventError, Item, Metadata, NewEvent, Position, Query, Raw, Read, Recorded, StoreError, Tag, Version, event_id,
 };
-use sqlx::{PgConnection, Row, postgres::PgRow};
+use futures::TryStreamExt;
+use sqlx::{
+    Decode, PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgRow},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -14,6 +18,11 @@ use crate::{
     types::{Instant, array, names},
 };
 
+/// Event types that were read or given out: key, category, name. In a transaction, they are there once it is committed.
+pub(crate) type NewTypes = Vec<(i32, String, String)>;
+
+type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
+
 /// A page of events, and the head of the log as the same snapshot has it.
 pub(crate) struct Page {
     pub(crate) head: Position,
@@ -21,44 +30,78 @@ pub(crate) struct Page {
 }
 
 /// The page a read asks for: its `limit` is the size of the page.
-pub(crate) async fn page(connection: &mut PgConnection, shared: &Shared, read: &Read) -> Result<Page, StoreError> {
+pub(crate) async fn page(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    read: &Read,
+    new: &mut NewTypes,
+) -> Result<Page, StoreError> {
+    let mut page = fetch(connection, shared, new, || query(shared, read)).await?;
+    // They come in order. No statement says so: that would have the server hold all of a page back, to sort it.
+    if read.backwards {
+        page.events.sort_by_key(|event| Reverse(event.position));
+    } else {
+        page.events.sort_by_key(|event| event.position);
+    }
+    Ok(page)
+}
+
+fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
     let (after, until) = (signed(read.after.0), read.until.map_or(i64::MAX, |until| signed(until.0)));
     let limit = read.limit.map_or(i64::MAX, |limit| signed(limit as u64));
     let tags = |item: &Item| item.tags.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let rows = match (&read.query.items[..], read.query.stream()) {
+    match (&read.query.items[..], read.query.stream()) {
         ([item], _) if *item == Item::default() => {
-            sqlx::query(shared.sql.events()).bind(after).bind(until).bind(limit).fetch_all(&mut *connection).await
+            let page = sqlx::query(if read.backwards { shared.sql.events_backwards() } else { shared.sql.events() });
+            page.bind(after).bind(until).bind(limit)
         }
         ([item], Some(stream)) => {
             let names: Option<Vec<&str>> =
                 (!item.names.is_empty()).then(|| item.names.iter().map(|name| &**name).collect());
-            let page = sqlx::query(shared.sql.events_of_stream()).bind(after).bind(until).bind(limit);
-            let page = page.bind(stream.as_str()).bind(signed(read.after_version.0)).bind(names).bind(tags(item));
-            page.fetch_all(&mut *connection).await
+            let until_version = read.until_version.map_or(i64::MAX, |until| signed(until.0));
+            let page = sqlx::query(match read.backwards {
+                false => shared.sql.events_of_stream(),
+                true => shared.sql.events_of_stream_backwards(),
+            });
+            let page = page.bind(after).bind(until).bind(limit).bind(stream.as_str().to_owned());
+            page.bind(signed(read.after_version.0)).bind(until_version).bind(names).bind(tags(item))
         }
         (items, _) => {
-            let page = sqlx::query(shared.sql.events_matching()).bind(after).bind(until).bind(limit);
+            let page = sqlx::query(match read.backwards {
+                false => shared.sql.events_matching(),
+                true => shared.sql.events_matching_backwards(),
+            });
+            let page = page.bind(after).bind(until).bind(limit);
             let page = page.bind(items.iter().map(names).collect::<Vec<_>>());
             let page = page.bind(items.iter().map(|item| array(tags(item))).collect::<Vec<_>>());
             let page = page.bind(items.iter().map(|item| item.category.as_deref()).collect::<Vec<_>>());
-            let page = page.bind(items.iter().map(|item| item.key.as_deref()).collect::<Vec<_>>());
-            page.fetch_all(&mut *connection).await
+            page.bind(items.iter().map(|item| item.key.as_deref()).collect::<Vec<_>>())
         }
-    };
-    learned(connection, shared, rows).await
+    }
 }
 
-/// The events of a stretch of the log. In a transaction; `new` gets the event types that are there if it is committed.
+/// The events of a stretch of the log.
 pub(crate) async fn events(
     connection: &mut PgConnection,
     shared: &Shared,
     after: Position,
     until: Position,
-    new: &mut Vec<(i32, String, String)>,
+    new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
-    let rows = sqlx::query(shared.sql.events()).bind(signed(after.0)).bind(signed(until.0)).bind(i64::MAX);
-    let rows = rows.fetch_all(&mut *connection).await.map_err(error::store)?;
-    Ok(recorded(connection, shared, rows, new).await?.events)
+    let read = Read { query: Query::all(), after, until: Some(until), ..Read::default() };
+    Ok(page(connection, shared, &read, new).await?.events)
+}
+
+/// The events with these ids.
+pub(crate) async fn of_ids(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    ids: &[Uuid],
+    new: &mut NewTypes,
+) -> Result<Vec<Recorded<Raw>>, StoreError> {
+    let mut events = fetch(connection, shared, new, || sqlx::query(shared.sql.events_of_ids()).bind(ids)).await?.events;
+    events.sort_by_key(|event| event.position);
+    Ok(events)
 }
 
 /// The events of a command, from that of its first id on.
@@ -66,14 +109,14 @@ pub(crate) async fn of_command(
     connection: &mut PgConnection,
     shared: &Shared,
     command: Uuid,
+    new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
     const PAGE: usize = 1_000;
     let mut found = vec![];
     loop {
-        let rows = sqlx::query(shared.sql.events_of_command()).bind(event_id(command, 0));
-        let rows = rows.bind(signed(found.len() as u64)).bind(signed(PAGE as u64));
-        let rows = rows.fetch_all(&mut *connection).await;
-        let page = learned(connection, shared, rows).await?.events;
+        let (first, skip) = (event_id(command, 0), signed(found.len() as u64));
+        let query = || sqlx::query(shared.sql.events_of_command()).bind(first).bind(skip).bind(signed(PAGE as u64));
+        let page = fetch(connection, shared, new, query).await?.events;
         let numbers = u32::try_from(found.len()).map_err(error::damaged)?..;
         let own = page.into_iter().zip(numbers).take_while(|(event, n)| event.id == event_id(command, *n));
         let before = found.len();
@@ -93,59 +136,78 @@ pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
     u64::try_from(position).map(Position).map_err(error::damaged)
 }
 
-/// What was read outside of any transaction: every event type that is seen is committed.
-async fn learned(
+/// Runs one of the statements that begin with `events`; once more if it shows a type of event that is not known here.
+async fn fetch<'q>(
     connection: &mut PgConnection,
     shared: &Shared,
-    rows: Result<Vec<PgRow>, sqlx::Error>,
+    new: &mut NewTypes,
+    query: impl Fn() -> Statement<'q>,
 ) -> Result<Page, StoreError> {
-    let mut new = vec![];
-    let page = recorded(connection, shared, rows.map_err(error::store)?, &mut new).await?;
-    shared.types.learn(new);
-    Ok(page)
+    if let Some(page) = fetch_known(connection, shared, new, query()).await? {
+        return Ok(page);
+    }
+    *new = sqlx::query_as(shared.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
+    let page = fetch_known(connection, shared, new, query()).await?;
+    page.ok_or_else(|| error::damaged("it has events of a type that it does not have"))
 }
 
-/// The rows of the statements that begin with `events`. `new` gets the event types, if one was not known.
-async fn recorded(
+/// Takes rows in while the server sends them. None: there is an event of a type that is not known here.
+async fn fetch_known(
     connection: &mut PgConnection,
     shared: &Shared,
-    rows: Vec<PgRow>,
-    new: &mut Vec<(i32, String, String)>,
-) -> Result<Page, StoreError> {
-    const TYPE: usize = 6;
-    for row in &rows {
-        let key: Option<i32> = row.try_get(TYPE).map_err(error::store)?;
-        if key.is_some_and(|key| shared.types.name(key).is_none()) {
-            *new = sqlx::query_as(shared.sql.types()).fetch_all(connection).await.map_err(error::store)?;
-            break;
+    new: &NewTypes,
+    query: Statement<'_>,
+) -> Result<Option<Page>, StoreError> {
+    let names: HashMap<i32, Arc<str>> = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
+    let mut rows = query.fetch(connection);
+    let mut page = Page { head: Position(0), events: vec![] };
+    let mut unknown = false;
+    while let Some(row) = rows.try_next().await.map_err(error::store)? {
+        let columns = Columns(&row);
+        page.head = position(columns.get(0)?)?;
+        // A row without a place only says where the head is.
+        let Some(place) = columns.get(1)? else { continue };
+        let key = columns.get(6)?;
+        match names.get(&key).cloned().or_else(|| shared.types.name(key)) {
+            Some(name) => page.events.push(event(&columns, position(place)?, name, page.events.last())?),
+            None => unknown = true,
         }
     }
-    let names: HashMap<i32, Arc<str>> = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
-    let head = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(error::store)?;
-    let events = rows.iter().filter_map(|row| event(shared, &names, row).transpose()).collect::<Result<_, _>>()?;
-    Ok(Page { head: position(head)?, events })
+    Ok((!unknown).then_some(page))
 }
 
-/// The event in a row; none in a row that only says where the head is.
-fn event(shared: &Shared, names: &HashMap<i32, Arc<str>>, row: &PgRow) -> Result<Option<Recorded<Raw>>, StoreError> {
-    let Some(place) = row.try_get::<Option<i64>, _>(1).map_err(error::store)? else { return Ok(None) };
-    let position = position(place)?;
-    let version = Version(row.try_get::<i64, _>(2).map_err(error::store)?.unsigned_abs());
-    let instant = |column| row.try_get::<Instant, _>(column).map(|instant| instant.0).map_err(error::store);
-    let (recorded_at, occurred_at) = (instant(3)?, instant(4)?);
-    let id = row.try_get(5).map_err(error::store)?;
-    let key = row.try_get(6).map_err(error::store)?;
-    let name = names.get(&key).cloned().or_else(|| shared.types.name(key));
-    let name = name.ok_or_else(|| error::damaged(format!("there is no event type {key}")))?;
-    let schema = row.try_get::<i32, _>(7).map_err(error::store)?.cast_unsigned();
-    let stream: StreamId = row.try_get::<&str, _>(8).map_err(error::store)?.parse().map_err(error::damaged)?;
-    let tags: Vec<String> = row.try_get(9).map_err(error::store)?;
+fn event(
+    columns: &Columns<'_>,
+    position: Position,
+    name: Arc<str>,
+    before: Option<&Recorded<Raw>>,
+) -> Result<Recorded<Raw>, StoreError> {
+    let version = Version(columns.get::<i64>(2)?.unsigned_abs());
+    let (recorded_at, occurred_at) = (columns.get::<Instant>(3)?.0, columns.get::<Instant>(4)?.0);
+    let id = columns.get(5)?;
+    let schema = columns.get::<i32>(7)?.cast_unsigned();
+    let stream: &str = columns.get(8)?;
+    // Neighbours are often of one stream.
+    let stream = match before {
+        Some(before) if before.stream.as_str() == stream => before.stream.clone(),
+        _ => stream.parse().map_err(error::damaged)?,
+    };
+    let tags: Vec<String> = columns.get(9)?;
     let tags = tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Tag>, _>>().map_err(error::damaged)?;
-    let metadata = Metadata::from_json(row.try_get(10).map_err(error::store)?).map_err(|error| {
+    let metadata = Metadata::from_json(columns.get(10)?).map_err(|error| {
         let (stream, source) = (stream.clone(), EventError::Metadata(error));
         StoreError::Unreadable { stream, version, source }
     })?;
-    let body = row.try_get::<&[u8], _>(11).map_err(error::store)?.to_vec();
+    let body = columns.get::<&[u8]>(11)?.to_vec();
     let new = NewEvent { id, schema, occurred_at: Some(occurred_at), metadata, data: Raw { name, tags, body } };
-    Ok(Some(new.recorded(stream, version, position, recorded_at)))
+    Ok(new.recorded(stream, version, position, recorded_at))
+}
+
+/// The columns of a row of a statement of ours: their types need not be compared for each row again.
+struct Columns<'r>(&'r PgRow);
+
+impl<'r> Columns<'r> {
+    fn get<T: Decode<'r, Postgres>>(&self, column: usize) -> Result<T, StoreError> {
+        self.0.try_get_unchecked(column).map_err(error::store)
+    }
 }

@@ -6,10 +6,11 @@ use eventstore_core::Position;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-use crate::{sql::Sql, types::EventTypes, writer::Writer};
+use crate::{session::Pooler, sql::Sql, types::EventTypes, writer::Writer};
 
 pub(crate) struct Shared {
     pub(crate) pool: PgPool,
+    pub(crate) pooler: Pooler,
     pub(crate) sql: Sql,
     pub(crate) types: Arc<EventTypes>,
     /// The last position known to be recorded.
@@ -20,9 +21,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(pool: PgPool, sql: Sql, types: Arc<EventTypes>, writer: Writer) -> Self {
+    pub(crate) fn new(pool: PgPool, pooler: Pooler, sql: Sql, types: Arc<EventTypes>, writer: Writer) -> Self {
         let head = watch::Sender::new(Position(0));
-        Self { pool, sql, types, head, writer, odd_sessions: AtomicBool::new(false) }
+        // Where statements are forgotten, an append is in a transaction, like everything else.
+        let odd_sessions = AtomicBool::new(pooler == Pooler::Forgetful);
+        Self { pool, pooler, sql, types, head, writer, odd_sessions }
     }
 
     pub(crate) fn recorded(&self, last: Position) {

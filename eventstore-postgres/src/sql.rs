@@ -9,19 +9,22 @@ macro_rules! statements {
     ($($name:ident)*) => {
         pub(crate) struct Sql {
             schema: String,
+            tables: String,
             $($name: Arc<str>,)*
         }
 
         impl Sql {
-            /// The name of the schema stands in statements, so it is no more than `[a-z_][a-z0-9_]*`.
-            pub(crate) fn new(schema: &str) -> Result<Self, Invalid> {
-                let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-                if schema.is_empty() || schema.len() > 63 || !schema.bytes().all(plain) || schema.as_bytes()[0].is_ascii_digit() {
-                    return Err(Invalid::name("schema", schema, "is not 1 to 63 of a-z, 0-9 and `_`, a digit not first"));
-                }
-                let put = |template: &str| template.replace("{schema}", &quoted(schema)).into();
+            /// The names of the schemas of the log and of rows stand in statements, so they are no more than
+            /// `[a-z_][a-z0-9_]*`.
+            pub(crate) fn new(schema: &str, tables: &str) -> Result<Self, Invalid> {
+                plain(schema)?;
+                plain(tables)?;
+                let put = |template: &str| {
+                    template.replace("{schema}", &quoted(schema)).replace("{tables}", &quoted(tables)).into()
+                };
                 Ok(Self {
                     schema: schema.into(),
+                    tables: tables.into(),
                     $($name: put(include_str!(concat!("../sql/", stringify!($name), ".sql"))),)*
                 })
             }
@@ -33,16 +36,34 @@ macro_rules! statements {
     };
 }
 
+fn plain(schema: &str) -> Result<(), Invalid> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if schema.is_empty() || schema.len() > 63 || !schema.bytes().all(plain) || schema.as_bytes()[0].is_ascii_digit() {
+        return Err(Invalid::name("schema", schema, "is not 1 to 63 of a-z, 0-9 and `_`, a digit not first"));
+    }
+    Ok(())
+}
+
 statements! {
-    append append_one append_batch flush types type_keys head events events_of_stream events_matching events_of_command position_at
+    append append_one append_batch flush types type_keys head events events_of_stream events_matching events_of_command
+    events_of_ids position_at events_backwards events_of_stream_backwards events_matching_backwards
     checkpoint lock_checkpoint add_checkpoint advance
     table lock_tables
-    create_schema lock_migrations migrations migrated applied apply
+    snapshot keep snapshots
+    create_schema create_tables_schema lock_migrations migrations migrated applied apply
+    migrations_begin migrations_check
+    doctor_server doctor_log doctor_sample
+    roles
 }
 
 impl Sql {
     pub(crate) fn schema(&self) -> &str {
         &self.schema
+    }
+
+    /// The schema of the rows of read models.
+    pub(crate) fn tables(&self) -> &str {
+        &self.tables
     }
 
     /// The schema as statements name it.

@@ -11,14 +11,14 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, EventStore, Events, Expected, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table,
-    Tables, Timestamp, Transaction, Written,
+    Append, BoxError, EventStore, Events, Expected, Invalid, Position, Raw, Read, Recorded, Rows, StoreError,
+    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written,
+    doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
 use serde_json::value::RawValue;
 use sqlx::{
-    ConnectOptions, Connection, Postgres,
-    pool::PoolConnection,
+    Connection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::{sleep, timeout};
@@ -26,9 +26,13 @@ use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    error, lean, migrate, read,
+    doctor, error, lean,
+    migrate::{self, Migrations},
+    read,
+    session::{Pooler, Session},
     shared::Shared,
-    sql::Sql,
+    snapshots,
+    sql::{Sql, quoted},
     tables,
     transaction::PgTransaction,
     types::{EventTypes, Instant},
@@ -52,7 +56,10 @@ pub struct PgStore {
 #[must_use = "nothing is opened until `connect`"]
 pub struct PgOptions {
     schema: String,
+    tables: Option<String>,
     max_connections: u32,
+    migrate: bool,
+    doctor: Policy,
     queue: usize,
     durability: Durability,
 }
@@ -62,6 +69,28 @@ impl PgOptions {
     /// one log, with positions and a lock of its own. 1 to 63 of `a-z`, `0-9` and `_`.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
+        self
+    }
+
+    /// The schema of the rows of read models; that of the log unless told otherwise. A role that may not make tables
+    /// beside the log needs it: see [`roles_sql`](Self::roles_sql).
+    pub fn tables_schema(mut self, schema: impl Into<String>) -> Self {
+        self.tables = Some(schema.into());
+        self
+    }
+
+    /// Whether the store may bring the schema to this version when it is opened; it may unless told otherwise. If not,
+    /// a schema that is not there or older is [`StoreError::Unmigrated`]; see [`migrations`](Self::migrations) for
+    /// other ways to bring it there.
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.migrate = migrate;
+        self
+    }
+
+    /// What to do about what the [doctor](PgStore::doctor) finds when the store is opened: log it, unless told
+    /// otherwise.
+    pub fn doctor(mut self, policy: Policy) -> Self {
+        self.doctor = policy;
         self
     }
 
@@ -87,13 +116,64 @@ impl PgOptions {
     /// Opens the log in the database a URL names: `postgres://user:password@host:5432/database`, or with
     /// `?host=/run/postgresql` for a socket. Makes the schema if it is not there; many nodes may start at once.
     pub async fn connect(self, url: &str) -> Result<PgStore, StoreError> {
-        let sql = Sql::new(&self.schema)?;
+        let store = self.open(url).await?;
+        store.prepare(self.migrate).await?;
+        store.look(self.doctor).await?;
+        Ok(store)
+    }
+
+    /// Looks which migrations were applied to the log in the database a URL names. Changes nothing.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), eventstore_core::StoreError> {
+    /// # use eventstore_postgres::PgStore;
+    /// let migrations = PgStore::options().migrations("postgres://owner@localhost/bank").await?;
+    /// println!("{migrations}");
+    /// println!("{}", migrations.script()); // for psql; or
+    /// migrations.apply().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn migrations(&self, url: &str) -> Result<Migrations, StoreError> {
+        Migrations::of(self.open(url).await?).await
+    }
+
+    /// The SQL that makes the schema from nothing, for a person to read and `psql` to run.
+    pub fn schema_sql(&self) -> Result<String, StoreError> {
+        Ok(migrate::script(&self.sql()?, 0))
+    }
+
+    /// The SQL that makes roles for the log, and gives to each what it needs and no more, for a person to read and
+    /// `psql` to run: an owner, the program (which can append, and not change, delete or truncate events), and a
+    /// reader. The store is then opened as the program, with the same [`tables_schema`](Self::tables_schema), which
+    /// must be another than that of the log.
+    pub fn roles_sql(&self) -> Result<String, StoreError> {
+        let sql = self.sql()?;
+        if sql.schema() == sql.tables() {
+            return Err(Invalid::Request("roles need a `tables_schema` that is not that of the log".into()).into());
+        }
+        if sql.schema().len() > 63 - "_reader".len() {
+            return Err(Invalid::name("schema", sql.schema(), "is too long to name roles after").into());
+        }
+        let role = |duty: &str| quoted(&format!("{}_{duty}", sql.schema()));
+        let script = ["owner", "app", "reader"]
+            .into_iter()
+            .fold(sql.roles().0.to_string(), |script, duty| script.replace(&format!("{{{duty}}}"), &role(duty)));
+        Ok(script)
+    }
+
+    fn sql(&self) -> Result<Sql, Invalid> {
+        Sql::new(&self.schema, self.tables.as_ref().unwrap_or(&self.schema))
+    }
+
+    /// The store, whatever its schema is like.
+    async fn open(&self, url: &str) -> Result<PgStore, StoreError> {
+        let sql = self.sql()?;
         let options = PgConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
-        // Without the pool at first: it would ask a server that is down again and again until its patience ends.
-        let connection = options.connect().await.map_err(unreachable)?;
-        drop(connection);
-        // Appends have connections of their own, if there are enough.
+        let (pooler, options) = Pooler::find(options).await?;
+        // Appends have connections of their own, if there are enough; not where each is in a transaction.
         let lanes = match self.max_connections {
+            _ if pooler == Pooler::Forgetful => 0,
             0..=2 => 0,
             3 => 1,
             _ => 2,
@@ -120,23 +200,8 @@ impl PgOptions {
                 }
             })
             .connect_lazy_with(options);
-        let store = PgStore {
-            shared: Arc::new(Shared::new(pool, sql, types, Writer::new(self.queue, self.durability, lanes))),
-        };
-        if !migrate::up_to_date(&mut *store.connection().await?, &store.shared.sql).await? {
-            let mut transaction = PgTransaction::begin(&store.shared).await?;
-            migrate::migrate(transaction.connection(), &store.shared.sql).await?;
-            transaction.commit().await?;
-        }
-        Ok(store)
-    }
-}
-
-/// Whatever stops the first connection is about the server or the way to it.
-fn unreachable(error: sqlx::Error) -> StoreError {
-    match error::store(error) {
-        StoreError::Database(source) => StoreError::Unavailable(source),
-        error => error,
+        let writer = Writer::new(self.queue, self.durability, lanes);
+        Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql, types, writer)) })
     }
 }
 
@@ -160,7 +225,9 @@ impl PgStore {
 
     /// How to open a log other than by default.
     pub fn options() -> PgOptions {
-        PgOptions { schema: "eventstore".into(), max_connections: 10, queue: 10_000, durability: Durability::Strict }
+        let (schema, tables, doctor) = ("eventstore".into(), None, Policy::default());
+        let (queue, durability) = (10_000, Durability::Strict);
+        PgOptions { schema, tables, max_connections: 10, migrate: true, doctor, queue, durability }
     }
 
     /// The schema of the log.
@@ -168,17 +235,86 @@ impl PgStore {
         self.shared.sql.schema()
     }
 
-    async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.shared.pool.acquire().await.map_err(error::store)
+    /// Looks at the server, the session, the role and the log, and says what is unsafe or slow about them. Changes
+    /// nothing, and reads no more than a few hundred rows.
+    pub async fn doctor(&self) -> Result<Report, StoreError> {
+        doctor::examine(self).await
+    }
+
+    /// Looks, when the store is opened.
+    async fn look(&self, policy: Policy) -> Result<(), StoreError> {
+        if policy == Policy::Ignore {
+            return Ok(());
+        }
+        match (self.doctor().await, policy) {
+            (Ok(report), _) => {
+                doctor::log(self.schema(), &report);
+                let refused = policy == Policy::Refuse && report.severity() == Severity::Danger;
+                if refused { Err(StoreError::Unhealthy(report)) } else { Ok(()) }
+            }
+            (Err(error), Policy::Refuse) => Err(error),
+            // Whoever may not look may still append.
+            (Err(error), _) => {
+                tracing::warn!(schema = self.schema(), %error, "the doctor could not look at the log");
+                Ok(())
+            }
+        }
+    }
+
+    /// Brings the schema to this version, or says what is missing.
+    async fn prepare(&self, allowed: bool) -> Result<(), StoreError> {
+        let sql = self.sql();
+        let mut missing = migrate::missing(&mut *self.connection().await?, sql).await?;
+        let tables = migrate::exists(&mut *self.connection().await?, sql.tables()).await?;
+        if !tables && sql.tables() != sql.schema() {
+            missing.push(format!("schema {}", sql.tables()));
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !allowed {
+            return Err(StoreError::Unmigrated { missing });
+        }
+        match self.migrate().await {
+            // Its role may not.
+            Err(StoreError::Database(error)) if error.downcast_ref().is_some_and(|why| error::is(why, &["42501"])) => {
+                Err(StoreError::Unmigrated { missing })
+            }
+            migrated => migrated,
+        }
+    }
+
+    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        migrate::migrate(transaction.connection(), self.sql()).await?;
+        transaction.commit().await
+    }
+
+    pub(crate) fn sql(&self) -> &Sql {
+        &self.shared.sql
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// A connection for single statements. Behind a pooler that forgets them, what they write is rolled back.
+    pub(crate) async fn connection(&self) -> Result<Session, StoreError> {
+        if self.shared.pooler == Pooler::Forgetful {
+            return Ok(Session::Held(Some(PgTransaction::begin(&self.shared).await?)));
+        }
+        self.shared.pool.acquire().await.map(Session::Plain).map_err(error::store)
     }
 
     async fn page(&self, read: &Read) -> Result<read::Page, StoreError> {
-        let first = read::page(&mut *self.connection().await?, &self.shared, read).await;
-        match first {
+        let mut new = vec![];
+        let mut page = read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await;
+        if let Err(StoreError::Unavailable(_)) = page {
             // A connection of the pool had broken unnoticed, in a restart of the server perhaps.
-            Err(StoreError::Unavailable(_)) => read::page(&mut *self.connection().await?, &self.shared, read).await,
-            page => page,
+            page = read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await;
         }
+        self.shared.types.learn(new);
+        page
     }
 
     /// One statement that is a transaction of its own, unless the session's defaults forbid it.
@@ -200,6 +336,14 @@ impl PgStore {
         let written = transaction.record(append).await?;
         transaction.commit().await?;
         Ok(written)
+    }
+
+    /// Waits until everything recorded so far is on disk. It is the commit that waits, so it is said aloud: behind a
+    /// pooler, a connection for single statements ends in a rollback.
+    async fn flush(&self) -> Result<(), StoreError> {
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        lean::flush(transaction.connection(), &self.shared).await.map_err(error::store)?;
+        transaction.commit().await
     }
 
     /// Waits until another process has recorded something.
@@ -260,8 +404,7 @@ impl EventStore for PgStore {
                 Ok(written) => {
                     // Recorded by an earlier attempt, it may not be on disk yet; this one has written nothing.
                     if written.replayed && self.shared.writer.is_pipelined() {
-                        let flushed = lean::flush(&mut *self.connection().await?, &self.shared).await;
-                        flushed.map_err(|error| StoreError::Unknown(error.into()))?;
+                        self.flush().await.map_err(|error| StoreError::Unknown(error.into()))?;
                     }
                     self.shared.recorded(written.last);
                     return Ok(written);
@@ -292,7 +435,17 @@ impl EventStore for PgStore {
     }
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        read::of_command(&mut *self.connection().await?, &self.shared, command).await
+        let mut new = vec![];
+        let found = read::of_command(&mut *self.connection().await?, &self.shared, command, &mut new).await;
+        self.shared.types.learn(new);
+        found
+    }
+
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        let mut new = vec![];
+        let found = read::of_ids(&mut *self.connection().await?, &self.shared, &ids, &mut new).await;
+        self.shared.types.learn(new);
+        found
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
@@ -309,6 +462,25 @@ impl EventStore for PgStore {
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(PgTransaction::begin(&self.shared).await?))
+    }
+
+    async fn doctor(&self) -> Result<Report, StoreError> {
+        self.doctor().await
+    }
+
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        snapshots::snapshot(&mut *self.connection().await?, &self.shared.sql, boundary, kind).await
+    }
+
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        let kept = snapshots::keep(transaction.connection(), &self.shared.sql, snapshot, instead_of).await?;
+        transaction.commit().await?;
+        Ok(kept)
+    }
+
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        snapshots::snapshots(&mut *self.connection().await?, &self.shared.sql, kind, limit).await
     }
 
     fn now(&self) -> Timestamp {

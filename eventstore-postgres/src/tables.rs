@@ -28,7 +28,7 @@ fn statement(template: &str, sql: &Sql, table: &Table, parts: &[(&str, String)])
 }
 
 fn name(sql: &Sql, table: &Table) -> String {
-    format!("{}.{}", sql.quoted_schema(), quoted(&table.to_string()))
+    format!("{}.{}", quoted(sql.tables()), quoted(&table.to_string()))
 }
 
 fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {

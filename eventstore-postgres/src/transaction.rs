@@ -1,6 +1,6 @@
 //! What is done together on one connection.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{Append, Changes, Position, Rows, StoreError, Transaction, Written};
@@ -33,8 +33,7 @@ impl PgTransaction {
         let (shared, new_types) = (shared.clone(), vec![]);
         // From here on whoever drops this future has the connection closed, begun or not.
         let mut transaction = Self { connection, shared, over: false, doubtful: false, appended: None, new_types };
-        // Said aloud: the defaults of the session are anybody's.
-        transaction.run("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+        transaction.run(transaction.shared.pooler.begin()).await?;
         Ok(transaction)
     }
 
@@ -81,6 +80,14 @@ impl PgTransaction {
         self.run("ROLLBACK").await?;
         self.over = true;
         Ok(())
+    }
+}
+
+impl Deref for PgTransaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
     }
 }
 

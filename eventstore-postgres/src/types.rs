@@ -117,8 +117,9 @@ impl EventTypes {
         types: &[(&str, &str)],
         new: &mut Vec<(i32, String, String)>,
     ) -> Result<Vec<i32>, sqlx::Error> {
+        let known: Vec<_> = types.iter().map(|(category, name)| self.key(category, name)).collect();
         let mut unknown: Vec<_> =
-            types.iter().filter(|(category, name)| self.key(category, name).is_none()).copied().collect();
+            types.iter().zip(&known).filter(|(_, key)| key.is_none()).map(|(one, _)| *one).collect();
         if !unknown.is_empty() {
             unknown.sort_unstable();
             unknown.dedup();
@@ -127,10 +128,9 @@ impl EventTypes {
             new.extend(found.fetch_all(connection).await?);
         }
         let learned: HashMap<_, _> = new.iter().map(|(key, category, name)| ((&**category, &**name), *key)).collect();
-        let key = |(category, name): &(&str, &str)| {
-            self.key(category, name).or_else(|| learned.get(&(category, name)).copied())
-        };
-        types.iter().map(|one| key(one).ok_or(sqlx::Error::RowNotFound)).collect()
+        // What was known is kept: another connection may have had it forgotten meanwhile.
+        let key = |(one, known): (&(&str, &str), Option<i32>)| known.or_else(|| learned.get(one).copied());
+        types.iter().zip(known).map(|one| key(one).ok_or(sqlx::Error::RowNotFound)).collect()
     }
 
     /// Forgets everything: a server that was replaced by another may have lost the last of them.

@@ -98,6 +98,11 @@ impl Writer {
         self.durability == Durability::Pipelined
     }
 
+    /// How many connections it may have besides the pool's.
+    pub(crate) fn connections(&self) -> usize {
+        self.lanes + usize::from(self.lanes > 0 && self.is_pipelined())
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that can panic happens while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

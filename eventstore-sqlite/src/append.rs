@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use eventstore_core::{
-    Append, Conflict, Expected, NewEvent, Position, StoreError, StreamId, Timestamp, Version, Written,
+    Append, Conflict, Expected, NewEvent, Position, Read, StoreError, StreamId, Timestamp, Version, Written,
 };
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
@@ -32,9 +32,11 @@ impl Checked {
         let (head, recorded_at) = head(connection).await?;
         let recorded_at = recorded_at.map_or(now, |last| last.max(now));
         let mut streams = expected(connection, &append, head).await?;
+        let places: HashMap<_, _> = append.streams().into_iter().map(|(stream, ..)| stream).zip(0..).collect();
         let mut types = HashMap::new();
         let mut position = head;
-        for ((write, (_, version)), metadata) in append.writes.iter().zip(&mut streams).zip(split(&append, metadata)) {
+        for (write, metadata) in append.writes.iter().zip(split(&append, metadata)) {
+            let (_, version) = &mut streams[places[&write.stream]];
             for (event, metadata) in write.events.iter().zip(metadata) {
                 (version.0, position.0) = (version.0 + 1, position.0 + 1);
                 let type_key = type_key(connection, &mut types, write.stream.category(), &event.data.name).await?;
@@ -54,8 +56,7 @@ fn split(append: &Append, metadata: Vec<Vec<u8>>) -> impl Iterator<Item = Vec<Ve
 
 /// The first result, if just this was recorded before.
 async fn replay(connection: &mut SqliteConnection, append: &Append) -> Result<Option<Written>, StoreError> {
-    let ids: Vec<_> = append.events().map(|(_, event)| event.id.simple().to_string()).collect();
-    let ids = serde_json::json!(ids).to_string();
+    let ids = read::ids_json(append.events().map(|(_, event)| event.id));
     let taken = sqlx::query(include_str!("../sql/recorded.sql")).bind(ids).fetch_optional(&mut *connection).await;
     let Some(taken) = taken.map_err(error::store)? else { return Ok(None) };
     let taken: Uuid = taken.try_get(0).map_err(error::store)?;
@@ -85,12 +86,12 @@ async fn expected(
     head: Position,
 ) -> Result<Vec<(StreamId, Version)>, StoreError> {
     let mut streams = Vec::with_capacity(append.writes.len());
-    for write in &append.writes {
-        let actual = version(connection, &write.stream).await?;
-        if !write.expected.holds(actual) {
-            return Err(Conflict::new(write.stream.clone(), write.expected, actual).into());
+    for (stream, expected, _) in append.streams() {
+        let actual = version(connection, stream).await?;
+        if !expected.holds(actual) {
+            return Err(Conflict::new(stream.clone(), expected, actual).into());
         }
-        streams.push((write.stream.clone(), actual));
+        streams.push((stream.clone(), actual));
     }
     for (stream, expected) in &append.unchanged {
         let (expected, actual) = (Expected::Version(*expected), version(connection, stream).await?);
@@ -100,7 +101,8 @@ async fn expected(
     }
     if let Some(condition) = &append.condition {
         let plan = read::Plan::new(connection, &condition.query).await?;
-        let newer = plan.page(connection, condition.after, head, Version(0), 1).await?;
+        let newer = Read { after: condition.after, until: Some(head), limit: Some(1), ..Read::default() };
+        let newer = plan.page(connection, &newer).await?;
         if let Some(event) = newer.into_iter().next() {
             return Err(Conflict::in_the_way(event.stream, event.version).into());
         }

@@ -15,10 +15,12 @@
 //! ```
 
 mod append;
+mod doctor;
 mod error;
 mod migrate;
 mod read;
 mod shared;
+mod snapshots;
 mod store;
 mod tables;
 mod transaction;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Position, Query, Raw, Recorded, StoreError, StreamId, Tag, Timestamp,
+    EventError, Item, Metadata, NewEvent, Position, Query, Raw, Read, Recorded, StoreError, StreamId, Tag, Timestamp,
     Version, event_id,
 };
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
@@ -57,32 +57,74 @@ impl Plan {
         Ok(Self::Sources(query.items.iter().flat_map(|item| sources(item, &types)).collect()))
     }
 
-    /// The events after a place, up to another, at most so many, in the order of the log.
+    /// The page a read asks for: up to its `until`, and its `limit` is the size of the page.
     pub(crate) async fn page(
         &self,
         connection: &mut SqliteConnection,
-        after: Position,
-        until: Position,
-        after_version: Version,
-        limit: u64,
+        read: &Read,
     ) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        let (from, to, most) = (signed(after.0), signed(until.0), signed(limit));
+        let bounds = Bounds::of(read);
         match self {
-            Self::Log => events(connection, after, until, limit).await,
+            Self::Log => {
+                let (after, until) = bounds.stretch();
+                let page = sqlx::query(include_str!("../sql/events.sql")).bind(after).bind(until).bind(bounds.limit);
+                let page = recorded(page.fetch_all(connection).await)?;
+                Ok(if read.backwards { page.into_iter().rev().collect() } else { page })
+            }
             Self::Stream(stream) => {
-                let page = sqlx::query(include_str!("../sql/events_of_stream.sql")).bind(from).bind(to).bind(most);
-                let page = page.bind(stream.as_str()).bind(signed(after_version.0));
+                let page = sqlx::query(match read.backwards {
+                    false => include_str!("../sql/events_of_stream.sql"),
+                    true => include_str!("../sql/events_of_stream_backwards.sql"),
+                });
+                let page = page.bind(bounds.after).bind(bounds.until).bind(bounds.limit).bind(stream.as_str());
+                let page = page.bind(bounds.after_version).bind(bounds.until_version);
                 recorded(page.fetch_all(connection).await)
             }
             Self::Sources(sources) => {
                 let mut found = BTreeSet::new();
                 for source in sources {
-                    found.extend(source.positions(connection, from, to, most, signed(after_version.0)).await?);
+                    found.extend(source.positions(connection, &bounds).await?);
                 }
-                let found: Vec<_> = found.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect();
+                let limit = usize::try_from(bounds.limit).unwrap_or(usize::MAX);
+                let found: Vec<_> = match read.backwards {
+                    false => found.into_iter().take(limit).collect(),
+                    true => found.into_iter().rev().take(limit).collect(),
+                };
                 let page = sqlx::query(include_str!("../sql/events_at.sql")).bind(serde_json::json!(found).to_string());
-                recorded(page.fetch_all(connection).await)
+                let page = recorded(page.fetch_all(connection).await)?;
+                Ok(if read.backwards { page.into_iter().rev().collect() } else { page })
             }
+        }
+    }
+}
+
+/// Where a page lies, in SQLite's integers.
+struct Bounds {
+    after: i64,
+    until: i64,
+    after_version: i64,
+    until_version: i64,
+    limit: i64,
+    backwards: bool,
+}
+
+impl Bounds {
+    fn of(read: &Read) -> Self {
+        Self {
+            after: signed(read.after.0),
+            until: read.until.map_or(i64::MAX, |until| signed(until.0)),
+            after_version: signed(read.after_version.0),
+            until_version: read.until_version.map_or(i64::MAX, |until| signed(until.0)),
+            limit: read.limit.map_or(i64::MAX, |limit| signed(limit as u64)),
+            backwards: read.backwards,
+        }
+    }
+
+    /// The positions of a page of the log as it is: without a gap, so that the last ones need no search.
+    fn stretch(&self) -> (i64, i64) {
+        match self.backwards {
+            false => (self.after, self.until),
+            true => (self.after.max(self.until.saturating_sub(self.limit)), self.until),
         }
     }
 }
@@ -115,27 +157,33 @@ fn sources(item: &Item, types: &[Type]) -> Vec<Source> {
 }
 
 impl Source {
-    async fn positions(
-        &self,
-        connection: &mut SqliteConnection,
-        after: i64,
-        until: i64,
-        limit: i64,
-        after_version: i64,
-    ) -> Result<Vec<i64>, StoreError> {
+    async fn positions(&self, connection: &mut SqliteConnection, bounds: &Bounds) -> Result<Vec<i64>, StoreError> {
+        let Bounds { after, until, after_version, until_version, limit, backwards } = *bounds;
         let found = match self {
-            Self::All => sqlx::query_scalar(include_str!("../sql/positions.sql")).bind(after).bind(until).bind(limit),
+            Self::All => {
+                let (after, until) = bounds.stretch();
+                sqlx::query_scalar(include_str!("../sql/positions.sql")).bind(after).bind(until).bind(limit)
+            }
             Self::Type(key) => {
-                let found = sqlx::query_scalar(include_str!("../sql/positions_of_type.sql"));
+                let found = sqlx::query_scalar(match backwards {
+                    false => include_str!("../sql/positions_of_type.sql"),
+                    true => include_str!("../sql/positions_of_type_backwards.sql"),
+                });
                 found.bind(after).bind(until).bind(limit).bind(*key)
             }
             Self::Stream { stream, rest: Rest { types, tags } } => {
-                let found = sqlx::query_scalar(include_str!("../sql/positions_of_stream.sql"));
+                let found = sqlx::query_scalar(match backwards {
+                    false => include_str!("../sql/positions_of_stream.sql"),
+                    true => include_str!("../sql/positions_of_stream_backwards.sql"),
+                });
                 let found = found.bind(after).bind(until).bind(limit).bind(&**stream);
-                found.bind(types.as_deref()).bind(&**tags).bind(after_version)
+                found.bind(types.as_deref()).bind(&**tags).bind(after_version).bind(until_version)
             }
             Self::Tag { tag, rest: Rest { types, tags } } => {
-                let found = sqlx::query_scalar(include_str!("../sql/positions_of_tag.sql"));
+                let found = sqlx::query_scalar(match backwards {
+                    false => include_str!("../sql/positions_of_tag.sql"),
+                    true => include_str!("../sql/positions_of_tag_backwards.sql"),
+                });
                 found.bind(after).bind(until).bind(limit).bind(&**tag).bind(types.as_deref()).bind(&**tags)
             }
         };
@@ -168,6 +216,17 @@ pub(crate) async fn position_of(connection: &mut SqliteConnection, id: Uuid) -> 
 pub(crate) async fn position_at(connection: &mut SqliteConnection, at: Timestamp) -> Result<Position, StoreError> {
     let found = sqlx::query_scalar(include_str!("../sql/position_at.sql")).bind(at.as_micros());
     position(found.fetch_one(connection).await.map_err(error::store)?)
+}
+
+/// The events with these ids.
+pub(crate) async fn of_ids(connection: &mut SqliteConnection, ids: &[Uuid]) -> Result<Vec<Recorded<Raw>>, StoreError> {
+    let page = sqlx::query(include_str!("../sql/events_of_ids.sql")).bind(ids_json(ids.iter().copied()));
+    recorded(page.fetch_all(connection).await)
+}
+
+/// Ids as statements take them.
+pub(crate) fn ids_json(ids: impl Iterator<Item = Uuid>) -> String {
+    serde_json::json!(ids.map(|id| id.simple().to_string()).collect::<Vec<_>>()).to_string()
 }
 
 /// The events of a command, from that of its first id on.

@@ -4,8 +4,8 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, Table, Tables, Timestamp,
-    Transaction, Written, testing::Clock,
+    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, Table,
+    Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -22,9 +22,9 @@ use uuid::Uuid;
 
 use crate::{
     append::Checked,
-    error, migrate, read,
+    doctor, error, migrate, read,
     shared::{Shared, Writer},
-    tables,
+    snapshots, tables,
     transaction::SqliteTransaction,
 };
 
@@ -78,6 +78,18 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// Looks at the file, and says what is unsafe or slow about it. Reads all of it, so it may take a while.
+    pub async fn doctor(&self) -> Result<Report, StoreError> {
+        let mut report = Report::default();
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        let writer = doctor::writer(transaction.connection()?, &mut report).await;
+        transaction.rollback().await;
+        writer?;
+        let file = self.shared.readers.connect_options();
+        doctor::file(&mut *self.reader().await?, file.get_filename(), &mut report).await?;
+        Ok(report)
+    }
+
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
         self.shared.readers.acquire().await.map_err(error::store)
     }
@@ -124,17 +136,18 @@ impl EventStore for SqliteStore {
     async fn read(&self, read: Read) -> Result<Events, StoreError> {
         read.check()?;
         let limit = read.limit;
-        let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
         let mut reader = self.reader().await?;
         let head = read::head(&mut reader).await?;
-        let head = page.until.map_or(head, |until| until.min(head));
+        let head = read.until.map_or(head, |until| until.min(head));
+        let page = limit.map_or(PAGE, |limit| limit.min(PAGE));
+        let page = Read { until: Some(head), limit: Some(page), ..read };
         // After the head: every type of event up to there is known by then.
         let plan = Arc::new(read::Plan::new(&mut reader, &page.query).await?);
-        let first = fetch(&mut reader, &plan, head, &page).await?;
+        let first = plan.page(&mut reader, &page).await?;
         let store = self.clone();
         let next = move |read: Read| {
             let (store, plan) = (store.clone(), plan.clone());
-            async move { fetch(&mut *store.reader().await?, &plan, head, &read).await }
+            async move { plan.page(&mut *store.reader().await?, &read).await }
         };
         Ok(Events::paged(head, page, limit, first, next))
     }
@@ -159,6 +172,10 @@ impl EventStore for SqliteStore {
         read::of_command(&mut *self.reader().await?, command).await
     }
 
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        read::of_ids(&mut *self.reader().await?, &ids).await
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         read::position_at(&mut *self.reader().await?, at).await
     }
@@ -174,6 +191,25 @@ impl EventStore for SqliteStore {
         Ok(Box::new(SqliteTransaction::begin(&self.shared).await?))
     }
 
+    async fn doctor(&self) -> Result<Report, StoreError> {
+        self.doctor().await
+    }
+
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        snapshots::snapshot(&mut *self.reader().await?, boundary, kind).await
+    }
+
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        let kept = snapshots::keep(transaction.connection()?, snapshot, instead_of).await?;
+        transaction.commit().await?;
+        Ok(kept)
+    }
+
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        snapshots::snapshots(&mut *self.reader().await?, kind, limit).await
+    }
+
     fn now(&self) -> Timestamp {
         self.shared.clock.now()
     }
@@ -181,15 +217,6 @@ impl EventStore for SqliteStore {
     fn database(&self) -> &(dyn Any + Send + Sync) {
         &self.shared.readers
     }
-}
-
-async fn fetch(
-    reader: &mut SqliteConnection,
-    plan: &read::Plan,
-    head: Position,
-    read: &Read,
-) -> Result<Vec<Recorded<Raw>>, StoreError> {
-    plan.page(reader, read.after, head, read.after_version, read.limit.unwrap_or(PAGE) as u64).await
 }
 
 #[async_trait]

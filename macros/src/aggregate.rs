@@ -8,9 +8,10 @@ use crate::{
     attr::{Errors, Place, facade},
     fallback,
     names::{plain, snake_case},
+    snapshot::{self, Snapshot},
 };
 
-const TYPE: &[&str] = &["name", "by_tag", "error", "crate"];
+const TYPE: &[&str] = &["name", "by_tag", "error", "snapshot", "crate"];
 const FIELD: &[&str] = &["id"];
 
 const ON_TYPE: Place =
@@ -23,6 +24,7 @@ struct Keys {
     name: Option<LitStr>,
     by_tag: Option<Ident>,
     error: Option<Type>,
+    snapshot: Option<Snapshot>,
     krate: Option<Path>,
 }
 
@@ -34,6 +36,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
             "name" => keys.name = Some(entry.text("name = \"account\"", plain)?),
             "by_tag" => keys.by_tag = Some(entry.flag()?),
             "error" => keys.error = Some(entry.value("error = AccountError")?),
+            "snapshot" => keys.snapshot = Some(Snapshot::read(entry)?),
             _ => keys.krate = Some(entry.path_to_crate()?),
         }
         Ok(())
@@ -50,6 +53,9 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
     if let (None, Err(reason)) = (&keys.name, plain(&name)) {
         errors.at(&input.ident, format!("{reason}: say another, `#[aggregate(name = \"…\")]`"));
     }
+    if keys.snapshot.is_some() {
+        snapshot::refuse_skipped(input, &mut errors);
+    }
     let blank = blank(input, &krate, &mut errors);
     let ident = &input.ident;
     let by_tag = keys.by_tag.is_some();
@@ -59,6 +65,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
                 const BY_TAG: bool = true;
             )
         });
+        let snapshot = keys.snapshot.as_ref().map(|snapshot| snapshot.emit(input, &krate));
         let tagged = keys.by_tag.as_ref().map(|key| tagged(key, ident, &name, &krate));
         quote! {
             #[automatically_derived]
@@ -66,6 +73,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
             impl #krate::Aggregate for #ident {
                 const NAME: &'static str = #name;
                 #says_by_tag
+                #snapshot
                 type Error = #error;
                 #blank
             }

@@ -32,6 +32,11 @@ impl Errors {
         self.add(syn::Error::new_spanned(tokens, message));
     }
 
+    /// All of them as one, if there are any.
+    pub(crate) fn into_result(self) -> syn::Result<()> {
+        self.0.map_or(Ok(()), Err)
+    }
+
     pub(crate) fn take<T>(&mut self, result: syn::Result<T>) -> Option<T> {
         result.map_err(|error| self.add(error)).ok()
     }
@@ -82,21 +87,29 @@ impl Place {
                 errors.at(&attribute.meta, message);
                 continue;
             };
-            let read = |input: ParseStream<'_>| {
-                while !input.is_empty() {
-                    let entry = self.entry(input, &mut seen).and_then(|entry| take(&entry));
-                    let ended =
-                        entry.and_then(|()| if at_end(input) { Ok(()) } else { Err(input.error("expected `,`")) });
-                    if errors.take(ended).is_none() {
-                        skip(input)?;
-                    }
-                    input.parse::<Option<Token![,]>>()?;
-                }
-                Ok(())
-            };
-            let outcome = list.parse_args_with(read);
-            errors.take(outcome);
+            let read = |input: ParseStream<'_>| self.read_keys(input, &mut seen, errors, &mut take);
+            if let Err(error) = list.parse_args_with(read) {
+                errors.add(error);
+            }
         }
+    }
+
+    fn read_keys(
+        &self,
+        input: ParseStream<'_>,
+        seen: &mut Vec<String>,
+        errors: &mut Errors,
+        take: &mut dyn FnMut(&Entry<'_>) -> syn::Result<()>,
+    ) -> syn::Result<()> {
+        while !input.is_empty() {
+            let entry = self.entry(input, seen).and_then(|entry| take(&entry));
+            let ended = entry.and_then(|()| if at_end(input) { Ok(()) } else { Err(input.error("expected `,`")) });
+            if errors.take(ended).is_none() {
+                skip(input)?;
+            }
+            input.parse::<Option<Token![,]>>()?;
+        }
+        Ok(())
     }
 
     fn entry<'a>(&self, input: ParseStream<'a>, seen: &mut Vec<String>) -> syn::Result<Entry<'a>> {
@@ -203,6 +216,20 @@ impl Entry<'_> {
             Ok(list) => Ok(list.into_iter().collect()),
             Err(error) => Err(syn::Error::new(error.span(), format!("expected `{example}`"))),
         }
+    }
+
+    /// `snapshot(every = 100, version = 2)`: keys of its own, in parentheses.
+    pub(crate) fn keys(&self, place: &Place, mut take: impl FnMut(&Entry<'_>) -> syn::Result<()>) -> syn::Result<()> {
+        let values;
+        parenthesized!(values in self.input);
+        let mut errors = Errors::default();
+        place.read_keys(&values, &mut vec![], &mut errors, &mut take)?;
+        errors.into_result()
+    }
+
+    /// Whether it has keys of its own.
+    pub(crate) fn has_keys(&self) -> bool {
+        self.input.peek(Paren)
     }
 
     /// `crate = path::to::eventstore`

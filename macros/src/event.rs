@@ -48,6 +48,8 @@ impl Event<'_> {
     fn emit(&self) -> TokenStream {
         let Self { ident, krate, variants, retired } = self;
         let names = variants.iter().flat_map(Variant::names).chain(retired.iter().map(LitStr::value));
+        let written = |variant: &Variant<'_>| std::iter::repeat_n(variant.history.version, variant.names().len());
+        let schemas = variants.iter().flat_map(written).chain(retired.iter().map(|_| 0));
         let name = variants.iter().map(|Variant { ident, name: (name, _), .. }| quote!(Self::#ident { .. } => #name));
         let schema = self.schema();
         let tags = self.tags();
@@ -71,6 +73,7 @@ impl Event<'_> {
                 #[automatically_derived]
                 impl #krate::Event for #ident {
                     const NAMES: &'static [&'static str] = &[#(#names),*];
+                    const SCHEMAS: &'static [u32] = &[#(#schemas),*];
 
                     fn name(&self) -> &'static str {
                         match self {

@@ -13,6 +13,7 @@ mod names;
 mod places;
 mod read_model;
 mod shape;
+mod snapshot;
 mod tags;
 mod transparent;
 mod types;
@@ -207,6 +208,10 @@ pub fn event(input: TokenStream) -> TokenStream {
 /// | `name = "account"` | type | the name, which is stored: the category of its streams, and of its tags. If not said, that of the type in snake case |
 /// | `error = AccountError` | type | why a command may be refused. If not said, a `Refusal` in words |
 /// | `by_tag` | type | it is made of the events tagged with its id, in whatever stream, instead of those in its stream |
+/// | `snapshot = 100` | type | a snapshot is taken every 100 events; the state needs serde's `Serialize` and `Deserialize` |
+/// | `snapshot(every = 100, version = 2)` | type | the same; raise the version when `evolve` changes what it makes of old events |
+/// | `snapshot(slow = "5ms")` | type | a snapshot is taken after a load that took longer |
+/// | `snapshot(by_hand)` | type | a snapshot is taken by `store.snapshot(&id)` only |
 /// | `id` | field | this is its id: an `Id<Self>` |
 ///
 /// ```
@@ -238,6 +243,34 @@ pub fn event(input: TokenStream) -> TokenStream {
 ///     }
 /// }
 /// ```
+///
+/// # Snapshots
+///
+/// A state that has many events is kept now and then, so that a load begins there. Nothing else changes: what is
+/// written in another form, damaged or not of this log is not used. What is kept is JSON, so serde must know the state.
+///
+/// ```
+/// use eventstore::prelude::*;
+/// use serde::{Deserialize, Serialize};
+/// # #[derive(Event, Clone)]
+/// # enum Money { Deposited(i64) }
+///
+/// #[derive(Aggregate, Serialize, Deserialize)]
+/// #[aggregate(snapshot = 100)]
+/// struct Wallet {
+///     balance: i64,
+/// }
+/// # impl Evolve for Wallet {
+/// #     type Event = Money;
+/// #     fn evolve(&mut self, Money::Deposited(amount): Money) { self.balance += amount; }
+/// # }
+/// ```
+///
+/// The form is the fields, their types and serde's attributes as they are written, where the type is and what it is
+/// called, and the names and versions of its events. It does not show when `evolve` changes, or what a field's type is
+/// made of: then raise `version`.
+///
+/// # By tag
 ///
 /// A state by tag is no single stream, so it has no version to be loaded at. This does not compile:
 ///
@@ -370,7 +403,7 @@ mod tests {
                 }
             }),
             aggregate::derive(&parse_quote! {
-                #[aggregate(crate = elsewhere, by_tag)]
+                #[aggregate(crate = elsewhere, by_tag, snapshot(slow = "5ms"))]
                 struct Account { #[aggregate(id)] id: Id<Account>, balance: i64 }
             }),
             read_model::derive(&parse_quote! {

@@ -67,21 +67,24 @@ fn refuse_event(attributes: &[Attribute], errors: &mut Errors) {
 fn emit(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
     let types: Vec<_> = parts.iter().map(|part| part.ty).collect();
     let idents: Vec<_> = parts.iter().map(|part| part.ident).collect();
-    let all = |names: TokenStream| {
+    let all = |what: TokenStream, ty: TokenStream, blank: TokenStream| {
         quote! {
             &{
-                const __PARTS: &[&[&str]] = &[#(<#types as #krate::Event>::#names),*];
-                #krate::__private::concat::<{ 0 #(+ <#types as #krate::Event>::#names.len())* }>(__PARTS)
+                const __PARTS: &[&[#ty]] = &[#(<#types as #krate::Event>::#what),*];
+                #krate::__private::concat::<#ty, { 0 #(+ <#types as #krate::Event>::#what.len())* }>(#blank, __PARTS)
             }
         }
     };
-    let (names, tags) = (all(quote!(NAMES)), all(quote!(TAGS)));
+    let text = |what| all(what, quote!(&str), quote!(""));
+    let (names, tags, schemas) =
+        (text(quote!(NAMES)), text(quote!(TAGS)), all(quote!(SCHEMAS), quote!(u32), quote!(1)));
     let apart = apart(event, parts, krate);
     quote! {
         #[automatically_derived]
             #[allow(deprecated)]
         impl #krate::Event for #event {
             const NAMES: &'static [&'static str] = #names;
+            const SCHEMAS: &'static [u32] = #schemas;
             const TAGS: &'static [&'static str] = #tags;
 
             fn name(&self) -> &'static str {
@@ -155,8 +158,9 @@ fn apart(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
         quote_spanned! {span_of(second)=>
             const _: () = ::core::assert!(
                 #krate::__private::distinct(&#krate::__private::concat::<
+                    &str,
                     { <#first as #krate::Event>::NAMES.len() + <#second as #krate::Event>::NAMES.len() },
-                >(&[<#first as #krate::Event>::NAMES, <#second as #krate::Event>::NAMES])),
+                >("", &[<#first as #krate::Event>::NAMES, <#second as #krate::Event>::NAMES])),
                 #message,
             );
         }

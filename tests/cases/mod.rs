@@ -7,11 +7,12 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, EventStore, Events, NewEvent, Position, Raw, Read, Recorded, Rows, Store, StoreError, Table,
-    Tables, Timestamp, Transaction, Written, testing::Clock,
+    Append, Changes, EventStore, Events, NewEvent, Position, Raw, Read, Recorded, Rows, Store, StoreError,
+    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub mod account;
@@ -21,8 +22,10 @@ pub mod campus;
 pub mod courses;
 pub mod golden;
 pub mod histories;
+pub mod import;
 pub mod projections;
 pub mod recipes;
+pub mod snapshots;
 pub mod time;
 pub mod toy;
 pub mod transfer;
@@ -65,9 +68,11 @@ pub async fn world() -> World {
 
 type Intruder = Box<dyn FnOnce(Store) -> BoxFuture<'static, ()> + Send>;
 
-/// A store that lets somebody else in before its first append, once; and counts what is asked of its tables.
+/// A store that lets somebody else in before its first append, once; counts what is asked of its tables; and has
+/// snapshots only where the gate is open: while it has no permit they wait, once it is closed they fail.
 pub struct Between {
     inner: Arc<dyn EventStore>,
+    gate: Arc<Semaphore>,
     intruder: Mutex<Option<Intruder>>,
     counts: Arc<Mutex<Counts>>,
 }
@@ -80,7 +85,12 @@ pub struct Counts {
 
 impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
-        Self { inner: inner.clone(), intruder: Mutex::default(), counts: Arc::default() }
+        let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Self { inner: inner.clone(), gate, intruder: Mutex::default(), counts: Arc::default() }
+    }
+
+    pub fn gated(self, gate: &Arc<Semaphore>) -> Self {
+        Self { gate: gate.clone(), ..self }
     }
 
     pub fn let_in<F: Future<Output = ()> + Send + 'static>(
@@ -111,6 +121,9 @@ impl EventStore for Between {
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         self.inner.find(command).await
     }
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        self.inner.recorded(ids).await
+    }
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
     }
@@ -119,6 +132,22 @@ impl EventStore for Between {
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         Ok(Box::new(Counted { inner: self.inner.begin().await?, counts: self.counts.clone() }))
+    }
+    async fn doctor(&self) -> Result<Report, StoreError> {
+        self.inner.doctor().await
+    }
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        if self.gate.is_closed() {
+            return Err(StoreError::Unavailable("closed".into()));
+        }
+        self.inner.snapshot(boundary, kind).await
+    }
+    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        let _permit = self.gate.acquire().await.map_err(|closed| StoreError::Unavailable(closed.into()))?;
+        self.inner.keep(snapshot, instead_of).await
+    }
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.inner.snapshots(kind, limit).await
     }
     fn now(&self) -> Timestamp {
         self.inner.now()

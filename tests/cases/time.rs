@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use eventstore::{Expected, Id, Invalid, Position, Runner, StoreError, Timestamp, Version, every};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::{
     World,
@@ -71,6 +71,69 @@ async fn t1_every_prefix_of_the_log_gives_the_fold_of_that_prefix() -> Result<()
         assert_eq!((course.free(), student.courses().len()), (3 - enrolled, enrolled as usize));
         assert_eq!(store.load(every::<Enrolments>()).as_of(moment).await?.count(), enrolled);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn t1_a_log_is_read_between_instants() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let mut moments = vec![Timestamp::MIN];
+    for amount in [1, 2, 3] {
+        // Two with the same instant: a boundary never falls between them.
+        store.append(&ann, Expected::Any, [Deposited { amount }, Deposited { amount }]).await?;
+        moments.push(world.noon().await);
+    }
+    let log: Vec<_> = store.read().raw().try_collect().await?;
+    moments.extend(log.iter().map(|event| event.recorded_at));
+    moments.extend([Timestamp::MAX, Timestamp::from_micros(log[2].recorded_at.as_micros() - 1)]);
+    moments.sort();
+    for after in &moments {
+        for by in &moments {
+            let between = || store.read().stream(&ann).recorded_after(*after).as_of(*by);
+            let found: Vec<_> = between().raw().try_collect().await?;
+            let recorded = |event: &&_| -> bool {
+                let event: &eventstore::Recorded<_> = event;
+                *after < event.recorded_at && event.recorded_at <= *by
+            };
+            assert_eq!(found, log.iter().filter(recorded).cloned().collect::<Vec<_>>(), "after {after}, by {by}");
+            let mut back: Vec<_> = between().backwards().raw().try_collect().await?;
+            back.reverse();
+            assert_eq!(back, found);
+        }
+        // What is left out by one is what the other has.
+        let (before, since) = (store.read().as_of(*after).raw(), store.read().recorded_after(*after).raw());
+        assert_eq!(before.chain(since).try_collect::<Vec<_>>().await?, log);
+        let further = store.read().recorded_after(*after).after(Position(4)).recorded_after(Timestamp::MIN).raw();
+        let recorded = log.iter().filter(|event| event.recorded_at > *after && event.position > Position(4));
+        assert_eq!(further.try_collect::<Vec<_>>().await?, recorded.cloned().collect::<Vec<_>>(), "all of it holds");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_last_events_are_read_without_the_others() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann, bob) = (&world.store, Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    for amount in 1..=4 {
+        store.append(&ann, Expected::Any, [Deposited { amount }]).and(&bob, Expected::Any, [Closed]).await?;
+    }
+    let amounts = async |read: eventstore::ReadEvents| -> Result<Vec<i64>, StoreError> {
+        let events = read.names(["account.deposited"]).events::<AccountEvent>();
+        let amount = |event: eventstore::Recorded<_>| match event.data {
+            Deposited { amount } => amount,
+            other => panic!("{other:?}"),
+        };
+        events.map_ok(amount).try_collect().await
+    };
+    assert_eq!(amounts(store.read().backwards().limit(2)).await?, [4, 3]);
+    assert_eq!(amounts(store.read().category("account").backwards()).await?, [4, 3, 2, 1]);
+    assert_eq!(amounts(store.read().stream(&ann).backwards().until_version(Version(3))).await?, [3, 2, 1]);
+    assert_eq!(amounts(store.read().stream(&ann).backwards().after_version(Version(3))).await?, [4]);
+    assert_eq!(amounts(store.read().after(Position(2)).until(Position(6)).backwards()).await?, [3, 2]);
+    assert_eq!(amounts(store.read().stream(&ann).until_version(Version(2))).await?, [1, 2]);
+    let failed = amounts(store.read().category("account").until_version(Version(2))).await;
+    assert!(matches!(failed, Err(StoreError::Invalid(Invalid::Request(_)))), "{failed:?}");
     Ok(())
 }
 

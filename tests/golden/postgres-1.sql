@@ -33,6 +33,7 @@ CREATE FUNCTION eventstore_golden.append(w_stream text[], w_expected bigint[], e
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET jit TO 'off'
+    SET enable_seqscan TO 'off'
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -56,7 +57,9 @@ BEGIN
     head := coalesce(head, 0);
     recorded_now := greatest(clock_timestamp(), recorded_now);
 
-    SELECT e.event_id INTO taken FROM "eventstore_golden".events AS e WHERE e.event_id = ANY (e_id) LIMIT 1;
+    -- One by one: a plan made while the log is young would look for all of them at once by reading all of it.
+    SELECT n.id INTO taken FROM unnest(e_id) AS n (id)
+     WHERE (SELECT true FROM "eventstore_golden".events AS e WHERE e.event_id = n.id) LIMIT 1;
     IF FOUND THEN
         RETURN QUERY SELECT 3, NULL::bigint[], NULL::text, NULL::bigint,
                             (SELECT e.position FROM "eventstore_golden".events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz, taken;
@@ -106,33 +109,36 @@ BEGIN
     ELSE
         INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
-        SELECT head + n.i,
-               coalesce((SELECT e.version FROM "eventstore_golden".events AS e
-                          WHERE e.stream = n.stream ORDER BY e.version DESC LIMIT 1), 0) + n.number,
-               recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
+        -- A look into the table for each event would meet, and pass over, what this very statement has put into its stream.
+        SELECT head + n.i, w.before + n.number, recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
                n.stream, n.tags::text[], n.metadata, n.payload
           FROM unnest(e_stream, e_number, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i);
+               WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i)
+          JOIN unnest(w_stream, befores) AS w (stream, before) ON w.stream = n.stream;
     END IF;
     RETURN QUERY SELECT 0, befores, NULL::text, NULL::bigint, head + 1, recorded_now, NULL::uuid;
 END $$;
 
 
 --
--- Name: append_batch(integer[], text[], bigint[], integer[], integer[], integer[], integer[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], integer[], bigint[], text[], text[], integer[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+-- Name: append_batch(integer[], text[], bigint[], integer[], integer[], integer[], integer[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], integer[], bigint[], text[], text[], integer[], text[], text[], boolean); Type: FUNCTION; Schema: eventstore_golden; Owner: -
 --
 
-CREATE FUNCTION eventstore_golden.append_batch(w_append integer[], w_stream text[], w_expected bigint[], w_events integer[], e_write integer[], e_number integer[], e_place integer[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], c_append integer[], c_after bigint[], c_names text[], c_tags text[], t_key integer[], t_category text[], t_name text[]) RETURNS TABLE(recorded boolean, before bigint, first_position bigint, recorded_at timestamp with time zone)
+CREATE FUNCTION eventstore_golden.append_batch(w_append integer[], w_stream text[], w_expected bigint[], w_events integer[], e_write integer[], e_number integer[], e_place integer[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], c_append integer[], c_after bigint[], c_names text[], c_tags text[], t_key integer[], t_category text[], t_name text[], p_pipelined boolean) RETURNS TABLE(recorded boolean, before bigint, first_position bigint, recorded_at timestamp with time zone)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET jit TO 'off'
+    SET enable_seqscan TO 'off'
     AS $$
 #variable_conflict use_column
 DECLARE
     head bigint; now timestamptz; head_before_lock bigint; refused int[] := '{}';
 BEGIN
     PERFORM "eventstore_golden".may_append(t_key, t_category, t_name);
+    IF p_pipelined THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
 
     -- Conditions that reach far back, up to here, while others may append.
     IF cardinality(c_append) > 0 THEN
@@ -207,6 +213,7 @@ CREATE FUNCTION eventstore_golden.append_one(p_stream text, p_expected bigint, e
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET jit TO 'off'
+    SET enable_seqscan TO 'off'
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -300,17 +307,17 @@ BEGIN
                    AND e.tags @> item_tags
                  ORDER BY e.position LIMIT p_limit);
         ELSIF item_streams IS NOT NULL THEN
+            -- "+ 0": else it reads all of the primary key, to intersect it with the few of the stream.
             found_positions := found_positions || ARRAY(
                 SELECT one.position FROM unnest(item_streams) AS s (stream)
                  CROSS JOIN LATERAL (SELECT e.position FROM "eventstore_golden".events AS e
-                                      WHERE e.stream = s.stream AND e.position > p_after AND e.position <= p_until
+                                      WHERE e.stream = s.stream AND e.position + 0 > p_after AND e.position + 0 <= p_until
                                         AND (item_types IS NULL OR e.type_key = ANY (item_types))
                                         AND e.tags @> item_tags
                                       ORDER BY e.version LIMIT p_limit) AS one
                  ORDER BY one.position LIMIT p_limit);
         ELSIF item_tags <> '{}' THEN
-            -- Materialized: else the limit tempts the planner to walk the log. "+ 0": else it reads all of the primary
-            -- key, to intersect it with the few that have the tag.
+            -- Materialized: else the limit tempts the planner to walk the log. "+ 0" as above.
             found_positions := found_positions || ARRAY(
                 WITH tagged AS MATERIALIZED (
                     SELECT e.position FROM "eventstore_golden".events AS e
@@ -335,6 +342,78 @@ BEGIN
         END IF;
     END LOOP;
     RETURN QUERY SELECT DISTINCT place FROM unnest(found_positions) AS place ORDER BY place LIMIT p_limit;
+END $$;
+
+
+--
+-- Name: matching_backwards(text[], text[], text[], text[], bigint, bigint, bigint); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+--
+
+CREATE FUNCTION eventstore_golden.matching_backwards(p_names text[], p_tags text[], p_categories text[], p_keys text[], p_after bigint, p_until bigint, p_limit bigint) RETURNS SETOF bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET jit TO 'off'
+    AS $$
+DECLARE
+    found_positions bigint[] := '{}';
+    item_names text[]; item_tags text[]; item_types int[]; item_streams text[];
+BEGIN
+    FOR i IN 1 .. cardinality(p_names) LOOP
+        item_names := p_names[i]::text[];
+        item_tags := p_tags[i]::text[];
+        item_types := NULL;
+        IF item_names <> '{}' OR p_categories[i] IS NOT NULL THEN
+            item_types := ARRAY(SELECT t.type_key FROM "eventstore_golden".event_types AS t
+                                 WHERE (item_names = '{}' OR t.name = ANY (item_names))
+                                   AND (p_categories[i] IS NULL OR t.category = p_categories[i]));
+            CONTINUE WHEN item_types = '{}';
+        END IF;
+        item_streams := NULL;
+        IF p_keys[i] IS NOT NULL THEN
+            item_streams := ARRAY(SELECT DISTINCT t.category || '-' || p_keys[i] FROM "eventstore_golden".event_types AS t
+                                   WHERE item_types IS NULL OR t.type_key = ANY (item_types));
+        END IF;
+        IF p_until - p_after <= (CASE WHEN item_tags <> '{}' AND item_streams IS NULL THEN 20000 ELSE 2000 END) THEN
+            found_positions := found_positions || ARRAY(
+                SELECT e.position FROM "eventstore_golden".events AS e
+                 WHERE e.position > p_after AND e.position <= p_until
+                   AND (item_types IS NULL OR e.type_key = ANY (item_types))
+                   AND (item_streams IS NULL OR e.stream = ANY (item_streams))
+                   AND e.tags @> item_tags
+                 ORDER BY e.position DESC LIMIT p_limit);
+        ELSIF item_streams IS NOT NULL THEN
+            found_positions := found_positions || ARRAY(
+                SELECT one.position FROM unnest(item_streams) AS s (stream)
+                 CROSS JOIN LATERAL (SELECT e.position FROM "eventstore_golden".events AS e
+                                      WHERE e.stream = s.stream AND e.position + 0 > p_after AND e.position + 0 <= p_until
+                                        AND (item_types IS NULL OR e.type_key = ANY (item_types))
+                                        AND e.tags @> item_tags
+                                      ORDER BY e.version DESC LIMIT p_limit) AS one
+                 ORDER BY one.position DESC LIMIT p_limit);
+        ELSIF item_tags <> '{}' THEN
+            found_positions := found_positions || ARRAY(
+                WITH tagged AS MATERIALIZED (
+                    SELECT e.position FROM "eventstore_golden".events AS e
+                     WHERE e.tags <> '{}' AND e.tags @> item_tags
+                       AND e.position + 0 > p_after AND e.position + 0 <= p_until
+                       AND (item_types IS NULL OR e.type_key = ANY (item_types)))
+                SELECT tagged.position FROM tagged ORDER BY tagged.position DESC LIMIT p_limit);
+        ELSIF item_types IS NOT NULL THEN
+            found_positions := found_positions || ARRAY(
+                SELECT one.position FROM unnest(item_types) AS t (type_key)
+                 CROSS JOIN LATERAL (SELECT e.position FROM "eventstore_golden".events AS e
+                                      WHERE (e.type_key, e.position) > (t.type_key, p_after)
+                                        AND (e.type_key, e.position) <= (t.type_key, p_until)
+                                      ORDER BY e.type_key DESC, e.position DESC LIMIT p_limit) AS one
+                 ORDER BY one.position DESC LIMIT p_limit);
+        ELSE
+            found_positions := found_positions || ARRAY(
+                SELECT e.position FROM "eventstore_golden".events AS e
+                 WHERE e.position > p_after AND e.position <= p_until ORDER BY e.position DESC LIMIT p_limit);
+        END IF;
+    END LOOP;
+    RETURN QUERY SELECT DISTINCT place FROM unnest(found_positions) AS place ORDER BY place DESC LIMIT p_limit;
 END $$;
 
 
@@ -539,15 +618,15 @@ INSERT INTO eventstore_golden."balance@1" VALUES ('bob', 'Bob', 5);
 -- Data for Name: checkpoints; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 9, '2026-11-21 09:23:02.179463+00');
-INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 9, '2026-11-21 09:23:02.200814+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 9, '2026-11-21 10:09:44.074321+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 9, '2026-11-21 10:09:44.130936+00');
 
 
 --
 -- Data for Name: enrolled@1; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 09:23:02.145586+00', '["rust"]');
+INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 10:09:43.993626+00', '["rust"]');
 
 
 --
@@ -567,22 +646,22 @@ INSERT INTO eventstore_golden.event_types OVERRIDING SYSTEM VALUE VALUES (7, 'od
 -- Data for Name: events; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 09:23:02.0043+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
-INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 09:23:02.0043+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
-INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 09:23:02.0043+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
-INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 09:23:02.063496+00', '2026-11-21 09:23:02.063496+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e227d', '\x7b22616d6f756e74223a3130307d');
-INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 09:23:02.097731+00', '2026-11-21 09:23:02.097731+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
-INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 09:23:02.136102+00', '2026-11-21 09:23:02.136102+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e227d', '\x7b2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 09:23:02.145586+00', '2026-11-21 09:23:02.145586+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 09:23:02.155855+00', '2026-11-21 09:23:02.155855+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
-INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 09:23:02.155855+00', '2026-11-21 09:23:02.155855+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
+INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 10:09:43.807991+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
+INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 10:09:43.807991+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
+INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 10:09:43.807991+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
+INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 10:09:43.861021+00', '2026-11-21 10:09:43.861021+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e227d', '\x7b22616d6f756e74223a3130307d');
+INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 10:09:43.918408+00', '2026-11-21 10:09:43.918408+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
+INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 10:09:43.990194+00', '2026-11-21 10:09:43.990194+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e227d', '\x7b2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 10:09:43.993626+00', '2026-11-21 10:09:43.993626+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 10:09:44.025458+00', '2026-11-21 10:09:44.025458+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
+INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 10:09:44.025458+00', '2026-11-21 10:09:44.025458+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
 
 
 --
 -- Data for Name: migrations; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.migrations VALUES (1, '7a895c59-9a5e-5425-b1e4-2b18f741df34', '2026-11-21 09:23:01.977089+00');
+INSERT INTO eventstore_golden.migrations VALUES (1, 'd9922d07-9113-5170-98c8-3033c9eb08dc', '2026-11-21 10:09:43.76231+00');
 
 
 --

@@ -59,7 +59,7 @@ both!(a4_a_conflict_does_not_touch_those_it_shares_a_call_with);
 async fn a4_a_conflict_does_not_touch_those_it_shares_a_call_with(durability: Durability) {
     let store = fresh(durability).await;
     let open = held(&store).await;
-    let expected = |n: usize| if n % 3 == 0 { Expected::Version(Version(7)) } else { Expected::Version(Version(0)) };
+    let expected = |n: usize| Expected::Version(if n.is_multiple_of(3) { Version(7) } else { Version(0) });
     let mut appends: Vec<_> = (0..50).map(|n| Box::pin(store.append(append(&n.to_string(), expected(n))))).collect();
     all_wait(&mut appends).await;
     open.commit().await.unwrap();

@@ -21,6 +21,12 @@ pub struct Ledger {
     table: String,
 }
 
+impl Ledger {
+    pub fn new(table: &str) -> Self {
+        Self { table: table.into() }
+    }
+}
+
 impl Projection for Ledger {
     const NAME: &'static str = "ledger";
     type Event = AccountEvent;

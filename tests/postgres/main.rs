@@ -6,9 +6,13 @@ mod batches;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod crash;
+mod doctor;
 mod faults;
 mod ledger;
+mod migrations;
 mod operations;
+mod pooler;
+mod roles;
 mod server;
 mod sessions;
 

@@ -1,16 +1,18 @@
 //! The schema: made by many at once, guarded, shown to people, and written by an earlier release.
 
-use std::{process::Command, sync::Arc};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use eventstore::{
-    EventStore, Expected, Id, PgStore, Store, StoreError,
+    Append, EventStore, Expected, Id, PgStore, Runner, Store, StoreError, StreamId, Transaction, Write,
     sqlx::{self, AssertSqlSafe, PgConnection},
 };
-use futures::future::join_all;
+use futures::{TryStreamExt, future::join_all};
+use uuid::Uuid;
 
 use crate::{
     account::{Account, *},
-    cases::{World, golden},
+    cases::{World, balances::Balance, golden, raw},
+    ledger::Ledger,
     server,
 };
 
@@ -33,6 +35,68 @@ async fn o1_many_nodes_may_start_at_once() -> Result<(), Any> {
         let deposit = AccountEvent::Deposited { amount: 1 };
         Store::from(store).append(&ann, Expected::Any, [deposit]).await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o2_one_connection_is_enough_for_everything_at_once() -> Result<(), Any> {
+    let (schema, mut admin) = (server::schema(), server::connection().await);
+    let role = format!("{schema}_one");
+    let make = "CREATE ROLE {r} LOGIN PASSWORD 'only_for_this_test' CONNECTION LIMIT 1;
+                CREATE SCHEMA {s} AUTHORIZATION {r}; CREATE SCHEMA {s}_rows AUTHORIZATION {r}";
+    run(&mut admin, make.replace("{r}", &role).replace("{s}", &schema)).await?;
+    let options = PgStore::options().schema(schema.clone()).tables_schema(format!("{schema}_rows")).max_connections(1);
+    let pg = options.connect(&server::url_as(&role, "only_for_this_test")).await?;
+    let store = Store::from(pg);
+    let ledger = format!("{schema}_rows.ledger");
+    let runner = Arc::new(Runner::new(&store).read_model::<Balance>().projection(Ledger::new(&ledger)).start());
+    // Streams that somebody has begun to read and goes on with later.
+    let many = Id::<Account>::from("many");
+    store.append(&many, Expected::Any, (0..2_500).map(|_| AccountEvent::Deposited { amount: 1 })).await?;
+    let (mut log, mut history) = (store.read().raw(), store.history(&many));
+    assert!(log.try_next().await?.is_some() && history.try_next().await?.is_some());
+
+    let work = (0..8).map(|n| {
+        let (store, runner, many) = (store.clone(), runner.clone(), many.clone());
+        tokio::spawn(async move {
+            let ann = Id::<Account>::from(format!("A{n}"));
+            let opened = store.execute(&ann, Open { owner: "x".into() }).await.unwrap();
+            runner.until(opened.position).await.unwrap();
+            let done = store.execute(&ann, Deposit { amount: n }).command_id(Uuid::now_v7()).await.unwrap();
+            let row = store.read_model::<Balance>().get(&ann).after(done.position).await.unwrap();
+            assert_eq!(row.map(|row| row.balance), Some(n));
+            assert_eq!(store.load(&ann).as_of(done.events[0].recorded_at).await.unwrap().balance, n);
+            assert_eq!(store.read().stream(&many).raw().try_collect::<Vec<_>>().await.unwrap().len(), 2_500);
+            assert_eq!(store.read_model::<Balance>().list().await.unwrap().len(), 9);
+            assert!(store.doctor().await.unwrap().get("rights").is_some());
+        })
+    });
+    let all = tokio::time::timeout(Duration::from_secs(60), join_all(work)).await.expect("nobody waits for itself");
+    all.into_iter().for_each(|one| one.unwrap());
+    assert_eq!(log.try_collect::<Vec<_>>().await?.len(), 2_499);
+    assert_eq!(history.try_collect::<Vec<_>>().await?.len(), 2_499);
+    Arc::into_inner(runner).expect("nobody else has it").stop().await;
+    run(&mut admin, format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a1_an_append_waits_for_its_flush_in_any_session() -> Result<(), Any> {
+    let url = server::url_with("options=-c%20synchronous_commit%3Doff");
+    let store = PgStore::options().schema(server::schema()).connect(&url).await?;
+    let show = async |transaction: &mut dyn Transaction| -> Result<String, Any> {
+        let connection = transaction.connection().and_then(|connection| connection.downcast_mut::<PgConnection>());
+        let show = sqlx::query_scalar("SHOW synchronous_commit").fetch_one(connection.expect("PostgreSQL"));
+        Ok(show.await?)
+    };
+    let mut transaction = store.begin().await?;
+    assert_eq!(show(&mut *transaction).await?, "off");
+    let event = raw("account.deposited", b"{}");
+    let write = Write { stream: StreamId::new("account", "ann"), expected: Expected::Any, events: vec![event] };
+    transaction.append(Append { writes: vec![write], ..Append::default() }).await?;
+    // It is the commit that waits, or does not.
+    assert_eq!(show(&mut *transaction).await?, "on");
+    transaction.commit().await?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! A real PostgreSQL: the one the environment names, or a throwaway one.
 
-use std::{process::Command, sync::OnceLock};
+use std::{path::PathBuf, process::Command, sync::OnceLock};
 
 use eventstore::{
     PgStore,
@@ -15,11 +15,7 @@ pub fn url() -> &'static str {
         if let Ok(url) = std::env::var("EVENTSTORE_TEST_DATABASE_URL") {
             return url;
         }
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres");
-        let started = Command::new(script).output().unwrap_or_else(|error| panic!("cannot run {script}: {error}"));
-        let (url, why) = (String::from_utf8_lossy(&started.stdout), String::from_utf8_lossy(&started.stderr));
-        assert!(started.status.success(), "these tests need a PostgreSQL.\n{why}");
-        url.trim().to_owned()
+        script("postgres", &[])
     })
 }
 
@@ -27,6 +23,32 @@ pub fn url() -> &'static str {
 pub fn url_with(parameter: &str) -> String {
     let separator = if url().contains('?') { '&' } else { '?' };
     format!("{}{separator}{parameter}", url())
+}
+
+/// The same, for another role.
+pub fn url_as(role: &str, password: &str) -> String {
+    let (scheme, rest) = url().split_once("://").expect("a URL");
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let host = rest[..end].rsplit_once('@').map_or(&rest[..end], |(_, host)| host);
+    format!("{scheme}://{role}:{password}@{host}{}", &rest[end..])
+}
+
+/// A program of PostgreSQL's: in the path, or where `scripts/postgres` finds them.
+pub fn program(name: &str) -> PathBuf {
+    if Command::new(name).arg("--version").output().is_ok() {
+        return name.into();
+    }
+    PathBuf::from(script("postgres", &["bin"])).join(name)
+}
+
+/// What a script says.
+pub fn script(name: &str, arguments: &[&str]) -> String {
+    let script = format!("{}/scripts/{name}", env!("CARGO_MANIFEST_DIR"));
+    let run = Command::new(&script).args(arguments).output();
+    let run = run.unwrap_or_else(|error| panic!("cannot run {script}: {error}"));
+    let (said, why) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{script} failed.\n{why}");
+    said.trim().to_owned()
 }
 
 /// The name of a schema nobody has.

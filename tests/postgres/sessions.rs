@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventstore::{
-    CommandError, EventStore, Expected, Id, Invalid, PgStore, Position, Runner, Store, StoreError,
+    CommandError, EventStore, Expected, Id, Invalid, PgStore, Position, Runner, Store, StoreError, Version,
     sqlx::{self, AssertSqlSafe},
     testing::Clock,
 };
@@ -17,8 +17,8 @@ use futures::{TryStreamExt, future::join_all};
 use uuid::Uuid;
 
 use crate::{
-    account::{Account, *},
-    cases::{World, balances::*, campus::*, golden},
+    account::{Account, AccountEvent, *},
+    cases::{World, balances::*, campus::*, golden, snapshots},
     server,
 };
 
@@ -49,6 +49,29 @@ async fn a9_sessions_may_have_any_defaults() -> Result<(), Any> {
         let world = World::new(store, None, ());
         golden::write(&world).await?;
         golden::read(&world).await?;
+        snapshots::kept_and_used(&world.store).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o2_one_connection_is_enough_to_read_and_append_at_once() -> Result<(), Any> {
+    let store = PgStore::options().schema(server::schema()).max_connections(1).connect(server::url()).await?;
+    let (store, ann) = (Store::from(store), Id::<Account>::from("ann"));
+    store.append(&ann, Expected::Any, (0..3_000).map(|amount| AccountEvent::Deposited { amount })).await?;
+    for backwards in [false, true] {
+        let read = store.read().stream(&ann).until_version(Version(3_000));
+        let mut events = if backwards { read.backwards() } else { read }.events::<AccountEvent>();
+        let mut seen = 0;
+        while let Some(event) = events.try_next().await? {
+            // Wherever the next page is: not looked for yet, on its way, or here.
+            if event.version.0 % 100 == 1 {
+                let append = store.append(&ann, Expected::Any, [AccountEvent::Closed]).caused_by(&event);
+                tokio::time::timeout(Duration::from_secs(5), append).await.expect("nobody keeps the connection")?;
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 3_000);
     }
     Ok(())
 }
@@ -57,6 +80,7 @@ async fn a9_sessions_may_have_any_defaults() -> Result<(), Any> {
 async fn o2_one_connection_is_enough() -> Result<(), Any> {
     let store = PgStore::options().schema(server::schema()).max_connections(1).connect(server::url()).await?;
     let store = Store::from(store);
+    snapshots::kept_and_used(&store).await?;
     let runner = Runner::new(&store).read_model::<Balance>().read_model::<Turnover>().start();
     let rust = Id::<Course>::from("rust");
     store.execute(&rust, OpenCourse { seats: 100 }).await?;

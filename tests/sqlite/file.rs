@@ -7,6 +7,7 @@ use std::{
 
 use eventstore::{
     EventStore, Expected, Id, Invalid, Position, Runner, SqliteStore, Store, StoreError, Version,
+    doctor::Severity,
     sqlx::{self, Connection, SqliteConnection},
     testing::Clock,
 };
@@ -150,6 +151,38 @@ async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
         let refused = sqlx::query(sql).execute(&mut other).await.expect_err("refused");
         assert!(refused.to_string().contains("append-only"), "{refused}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_doctor_says_whether_the_file_is_a_safe_place() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let store = Store::from(SqliteStore::open(&path).await?);
+    let ann = Id::<Account>::from("ann");
+    store.append(&ann, Expected::Any, (0..2_000).map(|_| Deposited { amount: 1 })).await?;
+    let report = store.doctor().await?;
+    assert_eq!(report.severity(), Severity::Ok, "{report}");
+    let checks: Vec<_> = report.findings.iter().map(|finding| finding.check).filter(|c| *c != "file_system").collect();
+    assert_eq!(checks, ["synchronous", "journal_mode", "sqlite", "integrity", "guard", "positions"]);
+
+    // Somebody takes the guard away, and an event.
+    let mut other = other(&path).await;
+    sqlx::query("DROP TRIGGER eventstore_events_delete").execute(&mut other).await?;
+    sqlx::query("DELETE FROM eventstore_events WHERE position = 7").execute(&mut other).await?;
+    let report = store.doctor().await?;
+    let dangers: Vec<_> = report.problems().iter().map(|finding| finding.check).collect();
+    assert_eq!((report.severity(), dangers), (Severity::Danger, vec!["guard", "positions"]));
+
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut other).await?;
+    other.close().await?;
+    let mut bytes = std::fs::read(&path)?;
+    let middle = bytes.len() / 3;
+    bytes[middle..middle * 2].fill(0x5a);
+    let broken = folder.path().join("broken.db");
+    std::fs::write(&broken, bytes)?;
+    let report = SqliteStore::open(&broken).await?.doctor().await?;
+    assert_eq!(report.get("integrity").map(|finding| finding.severity), Some(Severity::Danger), "{report}");
     Ok(())
 }
 

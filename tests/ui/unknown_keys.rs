@@ -30,7 +30,7 @@ enum AccountEvent {
 }
 
 #[derive(Aggregate)]
-#[aggregate(errors = AccountError, bytag, snapshot = 100, name = "account", by_tag = true)]
+#[aggregate(errors = AccountError, bytag, cached, snapshots = 100, name = "account", by_tag = true)]
 struct Account {
     #[aggregate(key)]
     id: Option<Id<Account>>,

@@ -1,0 +1,105 @@
+//! The tables and the chart of `docs/performance.md`, and where they were measured.
+
+use std::{fmt::Write, path::Path};
+
+use sqlx::{Connection, PgConnection};
+
+use crate::{domain::Outcome, measure::Row};
+
+const BEGIN: &str = "<!-- measured: begin -->";
+const END: &str = "<!-- measured: end -->";
+
+/// The machine and the server, as they say themselves.
+pub async fn circumstances(url: &str) -> Outcome<String> {
+    let mut connection = PgConnection::connect(url).await?;
+    let setting = "SELECT string_agg(name || '=' || setting || coalesce(unit, ''), ' ' ORDER BY name) FROM pg_settings
+                    WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'commit_delay')";
+    let settings: String = sqlx::query_scalar(setting).fetch_one(&mut connection).await?;
+    let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
+    let cores = std::thread::available_parallelism()?;
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    Ok(format!("{cores} cores {model}; PostgreSQL {version} on the same machine, by a socket, {settings}"))
+}
+
+/// Puts the tables and the chart into a page, between its marks.
+pub fn write(page: &Path, circumstances: &str, rows: &[Row]) -> Outcome<()> {
+    let text = std::fs::read_to_string(page)?;
+    let (before, rest) = text.split_once(BEGIN).ok_or("the page has no mark for the begin")?;
+    let (_, after) = rest.split_once(END).ok_or("the page has no mark for the end")?;
+    let chart = page.with_extension("svg");
+    std::fs::write(&chart, svg(rows))?;
+    let chart = chart.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut tables = format!("{BEGIN}\nMeasured on {circumstances}.\n\n![Ratios to the yardsticks]({chart})\n");
+    let mut bench = "";
+    for row in rows {
+        if row.bench != bench {
+            bench = row.bench;
+            write!(tables, "\n| {bench} | ours | yardstick | | ratio | spread |\n|---|---:|---:|---|---:|---|\n")?;
+        }
+        let Row { case, ours, yardstick, unit, ratio, spread, .. } = row;
+        let (ours, yardstick) = (number(*ours), number(*yardstick));
+        writeln!(
+            tables,
+            "| {case} | {ours} | {yardstick} | {unit} | **{ratio:.2} ×** | {:.2}–{:.2} |",
+            spread.0, spread.1
+        )?;
+    }
+    std::fs::write(page, format!("{before}{tables}{END}{after}"))?;
+    Ok(())
+}
+
+/// Three digits that count, thousands apart.
+fn number(number: f64) -> String {
+    if number < 100.0 {
+        return format!("{number:.3}");
+    }
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A bar for each ratio, and a line where both would be equal.
+fn svg(rows: &[Row]) -> String {
+    const LEFT: f64 = 330.0;
+    const WIDTH: f64 = 420.0;
+    const LINE: f64 = 22.0;
+    let most = rows.iter().map(|row| row.ratio).fold(1.0, f64::max) * 1.1;
+    let height = 30.0 + LINE * rows.len() as f64;
+    let x = |ratio: f64| LEFT + WIDTH * ratio / most;
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 820 {height}\" font-family=\"system-ui, sans-serif\" font-size=\"12\">\n\
+         <rect width=\"820\" height=\"{height}\" fill=\"#fff\"/>\n"
+    );
+    for (row, n) in rows.iter().zip(0_i32..) {
+        let y = 20.0 + LINE * f64::from(n);
+        let label = format!("{}: {}", row.bench, row.case).replace('&', "&amp;").replace('<', "&lt;");
+        let _ = writeln!(
+            text,
+            "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\" fill=\"#333\">{label}</text>\
+             <rect x=\"{LEFT}\" y=\"{:.0}\" width=\"{:.1}\" height=\"14\" fill=\"{}\"/>\
+             <text x=\"{:.1}\" y=\"{:.0}\" fill=\"#333\">{:.2} ×</text>",
+            LEFT - 8.0,
+            y + 11.0,
+            y,
+            x(row.ratio) - LEFT,
+            if row.ratio >= 1.0 { "#2a7f62" } else { "#6b8cae" },
+            x(row.ratio) + 5.0,
+            y + 11.0,
+            row.ratio,
+        );
+    }
+    let _ = writeln!(
+        text,
+        "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"10\" y2=\"{height}\" stroke=\"#c33\" stroke-dasharray=\"4 3\"/>\n</svg>",
+        x(1.0)
+    );
+    text
+}

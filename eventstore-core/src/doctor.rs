@@ -1,0 +1,156 @@
+//! What a store finds when it looks at its own database: is it a safe place for a log?
+
+use std::fmt;
+
+/// What to do about the [`Report`] when a store is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Do not look.
+    Ignore,
+    /// Log what is found, by `tracing`.
+    #[default]
+    Warn,
+    /// Log it, and refuse to open a store that is in danger: [`StoreError::Unhealthy`](crate::StoreError::Unhealthy).
+    Refuse,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    #[default]
+    Ok,
+    /// Slower, or harder to run, than it could be; nothing is lost.
+    Warning,
+    /// Acknowledged events can be lost or changed, or nothing can be appended.
+    Danger,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at, always by the same name: `fsync`, `clock`, `rights`.
+    pub check: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is there.
+    pub found: String,
+    /// What to do; empty if there is nothing to do.
+    pub advice: String,
+}
+
+/// What was found. Shown, it is a list for the one who operates the database, the worst first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was looked at, in a fixed order.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Adds what is as it should be.
+    pub fn ok(&mut self, check: &'static str, found: impl Into<String>) {
+        self.add(check, Severity::Ok, found, "");
+    }
+
+    /// Adds a warning, and what to do.
+    pub fn warning(&mut self, check: &'static str, found: impl Into<String>, advice: impl Into<String>) {
+        self.add(check, Severity::Warning, found, advice);
+    }
+
+    /// Adds a danger, and what to do.
+    pub fn danger(&mut self, check: &'static str, found: impl Into<String>, advice: impl Into<String>) {
+        self.add(check, Severity::Danger, found, advice);
+    }
+
+    /// Adds a finding.
+    pub fn add(
+        &mut self,
+        check: &'static str,
+        severity: Severity,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        self.findings.push(Finding { check, severity, found: found.into(), advice: advice.into() });
+    }
+
+    /// The worst there is.
+    pub fn severity(&self) -> Severity {
+        self.findings.iter().map(|finding| finding.severity).max().unwrap_or_default()
+    }
+
+    /// What a check found.
+    pub fn get(&self, check: &str) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.check == check)
+    }
+
+    /// Everything that is not as it should be, the worst first.
+    pub fn problems(&self) -> Vec<&Finding> {
+        let mut problems = self.worst_first();
+        problems.retain(|finding| finding.severity > Severity::Ok);
+        problems
+    }
+
+    /// What is in danger, in one line.
+    pub(crate) fn dangers(&self) -> String {
+        let dangers = self.findings.iter().filter(|finding| finding.severity == Severity::Danger);
+        dangers.map(|finding| format!("{}: {}", finding.check, finding.found)).collect::<Vec<_>>().join("; ")
+    }
+
+    fn worst_first(&self) -> Vec<&Finding> {
+        let mut findings: Vec<_> = self.findings.iter().collect();
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        findings
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Danger => "DANGER",
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:8} {}: {}", self.severity, self.check, self.found)?;
+        if self.advice.is_empty() { Ok(()) } else { write!(f, "\n         → {}", self.advice) }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, finding) in self.worst_first().into_iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            finding.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_shows_the_worst_first_and_what_to_do() {
+        let mut report = Report::default();
+        assert_eq!((report.severity(), report.to_string()), (Severity::Ok, String::new()));
+        report.ok("server", "PostgreSQL 15.18");
+        report.warning("clock", "3 s behind", "Run ntpd.");
+        report.danger("fsync", "off", "Turn it on.");
+        let shown = "DANGER   fsync: off\n         → Turn it on.\n\
+                     warning  clock: 3 s behind\n         → Run ntpd.\n\
+                     ok       server: PostgreSQL 15.18";
+        assert_eq!(report.to_string(), shown);
+        assert_eq!(report.severity(), Severity::Danger);
+        let refused = crate::StoreError::Unhealthy(report.clone()).to_string();
+        assert_eq!(refused, "the database is no safe place for a log: fsync: off");
+        assert_eq!(report.problems().iter().map(|finding| finding.check).collect::<Vec<_>>(), ["fsync", "clock"]);
+        assert_eq!(report.get("server").map(|finding| &*finding.found), Some("PostgreSQL 15.18"));
+    }
+}

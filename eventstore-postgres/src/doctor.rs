@@ -1,0 +1,356 @@
+//! Looks at the server, the session, the role and the log: is this a safe place for events?
+
+use std::time::{Duration, SystemTime};
+
+use eventstore_core::{
+    StoreError, Timestamp,
+    doctor::{Report, Severity},
+};
+use sqlx::{Row, postgres::PgRow};
+
+use crate::{error, migrate, session::Pooler, store::PgStore, types::Instant};
+
+/// The oldest release it is tried on.
+const TRIED: i32 = 15;
+/// Clocks that differ by less are as good as the same.
+const CLOCK: Duration = Duration::from_secs(1);
+
+pub(crate) async fn examine(store: &PgStore) -> Result<Report, StoreError> {
+    let mut report = Report::default();
+    let mut connection = store.connection().await?;
+    let before = SystemTime::now();
+    let server = sqlx::query(store.sql().doctor_server()).fetch_one(&mut *connection).await.map_err(error::store)?;
+    let server = Server::new(&server, (before.into(), SystemTime::now().into())).map_err(error::store)?;
+    server.durability(&mut report);
+    server.sessions(&mut report, store.shared().pooler);
+    let pool = store.shared().pool.options().get_max_connections() as usize + store.shared().writer.connections();
+    server.connections(&mut report, pool, store.shared().pooler);
+    server.upkeep(&mut report);
+
+    let log = sqlx::query(store.sql().doctor_log()).fetch_optional(&mut *connection).await.map_err(error::store)?;
+    let Some(log) = log else {
+        report.danger("log", format!("there is none in schema {}", store.schema()), "Apply the migrations.");
+        return Ok(report);
+    };
+    let log = Log::new(&log).map_err(error::store)?;
+    log.guard(&mut report, store.schema());
+    log.rights(&mut report, &server, store.schema());
+    if !log.reads {
+        return Ok(report);
+    }
+    match migrate::missing(&mut connection, store.sql()).await {
+        Ok(missing) if missing.is_empty() => report.ok("migrations", "all are applied"),
+        Ok(missing) => report.danger("migrations", format!("missing: {}", missing.join(", ")), "Apply them."),
+        Err(StoreError::Schema(why)) => report.danger("migrations", why, "Run the program this log was migrated for."),
+        Err(error) => return Err(error),
+    }
+    let sample = sqlx::query_as(store.sql().doctor_sample()).fetch_one(&mut *connection).await;
+    positions(&mut report, sample.map_err(error::store)?);
+    Ok(report)
+}
+
+/// Tells what is not as it should be.
+pub(crate) fn log(schema: &str, report: &Report) {
+    for finding in report.problems() {
+        let (check, found, advice) = (finding.check, &*finding.found, &*finding.advice);
+        if finding.severity == Severity::Danger {
+            tracing::error!(schema, check, found, advice, "the database is no safe place for a log");
+        } else {
+            tracing::warn!(schema, check, found, advice, "the database could be a better place for a log");
+        }
+    }
+}
+
+/// The server, and how a session of the store's is set up.
+struct Server {
+    version: String,
+    release: i32,
+    encoding: String,
+    fsync: bool,
+    full_page_writes: bool,
+    synchronous_commit: String,
+    standbys: bool,
+    isolation: String,
+    read_only: bool,
+    replica: bool,
+    autovacuum: bool,
+    idle_timeout: Duration,
+    lock_timeout: Duration,
+    connections: i32,
+    role_connections: Option<i32>,
+    database_connections: Option<i32>,
+    connected: i64,
+    role: String,
+    superuser: bool,
+    now: Timestamp,
+    /// The clock of this process before and after the server was asked for its own.
+    asked: (Timestamp, Timestamp),
+}
+
+impl Server {
+    fn new(row: &PgRow, asked: (Timestamp, Timestamp)) -> Result<Self, sqlx::Error> {
+        let on = |name| row.try_get::<String, _>(name).map(|value| value == "on");
+        let millis = |name| {
+            let value: Option<i64> = row.try_get(name)?;
+            Ok::<_, sqlx::Error>(Duration::from_millis(value.unwrap_or_default().unsigned_abs()))
+        };
+        Ok(Self {
+            version: row.try_get("version")?,
+            release: row.try_get::<i32, _>("version_number")? / 10_000,
+            encoding: row.try_get("encoding")?,
+            fsync: on("fsync")?,
+            full_page_writes: on("full_page_writes")?,
+            synchronous_commit: row.try_get("synchronous_commit")?,
+            standbys: !row.try_get::<String, _>("synchronous_standbys")?.is_empty(),
+            isolation: row.try_get("isolation")?,
+            read_only: on("read_only")?,
+            replica: row.try_get("replica")?,
+            autovacuum: row.try_get("autovacuum")?,
+            idle_timeout: millis("idle_timeout_ms")?,
+            lock_timeout: millis("lock_timeout_ms")?,
+            connections: row.try_get("connections")?,
+            role_connections: row.try_get("role_connections")?,
+            database_connections: row.try_get("database_connections")?,
+            connected: row.try_get::<Option<_>, _>("connected")?.unwrap_or_default(),
+            role: row.try_get("role")?,
+            superuser: row.try_get::<Option<_>, _>("superuser")?.unwrap_or_default(),
+            now: row.try_get::<Instant, _>("now")?.0,
+            asked,
+        })
+    }
+
+    /// Whether what is acknowledged is still there after a crash.
+    fn durability(&self, report: &mut Report) {
+        match self.release {
+            TRIED.. => report.ok("server", format!("PostgreSQL {}", self.version)),
+            _ => report.warning(
+                "server",
+                format!("PostgreSQL {}", self.version),
+                format!("Upgrade: this library is tried on {TRIED} and later."),
+            ),
+        }
+        match &*self.encoding {
+            "UTF8" => report.ok("encoding", "UTF8"),
+            other => report.danger(
+                "encoding",
+                other,
+                "Make a database with ENCODING 'UTF8': names of other alphabets cannot be stored in this one.",
+            ),
+        }
+        match self.fsync {
+            true => report.ok("fsync", "on"),
+            false => report.danger(
+                "fsync",
+                "off: a crash of the machine loses acknowledged events, or the whole database",
+                "Set fsync = on in postgresql.conf.",
+            ),
+        }
+        match self.full_page_writes {
+            true => report.ok("full_page_writes", "on"),
+            false => report.danger(
+                "full_page_writes",
+                "off: a crash of the machine may leave pages that are half old and half new",
+                "Set full_page_writes = on, unless the file system never tears a page.",
+            ),
+        }
+        match &*self.synchronous_commit {
+            "off" => report.ok("synchronous_commit", "off in this session; appends turn it on for themselves"),
+            "local" if self.standbys => report.warning(
+                "synchronous_commit",
+                "local: an acknowledged append may be missing on the standby that takes over",
+                "ALTER ROLE … SET synchronous_commit = 'on'.",
+            ),
+            other => report.ok("synchronous_commit", other),
+        }
+        match self.replica {
+            false => report.ok("primary", "this server takes writes"),
+            true => report.danger(
+                "primary",
+                "this is a replica: reads work, appends and read models do not",
+                "Connect to the primary, unless this program only reads.",
+            ),
+        }
+    }
+
+    /// How sessions begin, what is between them and the server, and what the time is there.
+    fn sessions(&self, report: &mut Report, pooler: Pooler) {
+        let advice = || format!("ALTER ROLE \"{}\" SET …, or the same in the database.", self.role);
+        match &*self.isolation {
+            "read committed" => report.ok("isolation", "read committed"),
+            other => report.warning(
+                "isolation",
+                format!("{other} by default: each append takes three round trips instead of one"),
+                advice().replace('…', "default_transaction_isolation = 'read committed'"),
+            ),
+        }
+        match self.read_only {
+            false => report.ok("read_only", "off by default"),
+            true => report.warning(
+                "read_only",
+                "on by default: each append takes three round trips instead of one",
+                advice().replace('…', "default_transaction_read_only = off"),
+            ),
+        }
+        match pooler {
+            Pooler::None => report.ok("pooler", "none"),
+            Pooler::Keeping => report.ok("pooler", "there is one, and it keeps prepared statements"),
+            Pooler::Forgetful => report.warning(
+                "pooler",
+                "there is one that keeps no prepared statements: each statement takes four round trips instead of one, and \
+                 appends share no calls",
+                "PgBouncer 1.21 or later with max_prepared_statements = 200; or connect to the server itself.",
+            ),
+        }
+        clock(report, self.asked, self.now);
+        let (idle, lock) = (self.idle_timeout, self.lock_timeout);
+        let lock = if lock.is_zero() { "none".to_owned() } else { format!("{lock:?}") };
+        match idle.is_zero() {
+            false => report.ok("timeouts", format!("idle in a transaction: {idle:?}; for locks: {lock}")),
+            true => report.warning(
+                "timeouts",
+                "idle in a transaction: none. A program that vanishes in the middle of one may hold up every append",
+                advice().replace('…', "idle_in_transaction_session_timeout = '1min'"),
+            ),
+        }
+    }
+
+    fn connections(&self, report: &mut Report, pool: usize, pooler: Pooler) {
+        let limits = [Some(self.connections), self.role_connections, self.database_connections];
+        let limit = limits.into_iter().flatten().min().unwrap_or_default().max(0).unsigned_abs() as usize;
+        let found = format!("this store may open {pool}, the server takes {limit}, {} are open", self.connected);
+        if pooler == Pooler::None && pool > limit {
+            let advice = "Lower max_connections of the store (few are enough: appends share one lock), or raise it at \
+                          the server, role or database; all nodes together need no more than that.";
+            report.warning("connections", found, advice);
+        } else {
+            report.ok("connections", found);
+        }
+    }
+
+    fn upkeep(&self, report: &mut Report) {
+        match self.autovacuum {
+            true => report.ok("autovacuum", "on"),
+            false => report.warning(
+                "autovacuum",
+                "off: reads slow down, and rows of read models pile up",
+                "Set autovacuum = on and track_counts = on.",
+            ),
+        }
+    }
+}
+
+/// Compares the server's clock with what this process had before and after it asked for it.
+fn clock(report: &mut Report, (before, after): (Timestamp, Timestamp), server: Timestamp) {
+    let (before, after, server) = (before.as_micros(), after.as_micros(), server.as_micros());
+    // So far apart they are at least, however long the way there took.
+    let apart = Duration::from_micros((before - server).max(server - after).max(0).unsigned_abs());
+    if apart <= CLOCK {
+        return report.ok("clock", "that of the server and that of this machine agree");
+    }
+    let (seconds, side) = (apart.as_secs_f64(), if server < before { "behind" } else { "ahead of" });
+    report.warning(
+        "clock",
+        format!("the server's is {seconds:.1} s {side} that of this machine; `as_of` goes by the server's"),
+        "Let both follow a time server.",
+    );
+}
+
+/// The table of events, and what the role of the store may do with it.
+struct Log {
+    logged: bool,
+    autovacuum: bool,
+    guarded: bool,
+    owner: String,
+    owns: bool,
+    reads: bool,
+    changes: bool,
+    appends: bool,
+}
+
+impl Log {
+    fn new(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            logged: row.try_get("logged")?,
+            autovacuum: row.try_get("autovacuum")?,
+            guarded: row.try_get("guarded")?,
+            owner: row.try_get("owner")?,
+            owns: row.try_get("owns")?,
+            reads: row.try_get("reads")?,
+            changes: row.try_get("changes")?,
+            appends: row.try_get("appends")?,
+        })
+    }
+
+    fn guard(&self, report: &mut Report, schema: &str) {
+        match self.guarded {
+            true => report.ok("guard", "UPDATE, DELETE and TRUNCATE of events are refused, to the owner too"),
+            false => report.danger(
+                "guard",
+                "the triggers that refuse UPDATE, DELETE and TRUNCATE of events are gone or switched off",
+                format!(
+                    "ALTER TABLE {schema}.events ENABLE ALWAYS TRIGGER append_only, ENABLE ALWAYS TRIGGER \
+                     append_only_truncate; and find out who did it, and what was changed."
+                ),
+            ),
+        }
+        if !self.logged {
+            let advice = format!("ALTER TABLE {schema}.events SET LOGGED.");
+            report.danger("table", "events is an unlogged table: a crash of the server empties it", advice);
+        } else if !self.autovacuum {
+            let advice = format!("ALTER TABLE {schema}.events RESET (autovacuum_enabled).");
+            report.warning("table", "autovacuum is off for events: reads slow down", advice);
+        } else {
+            report.ok("table", "events is logged, and vacuumed by itself");
+        }
+    }
+
+    fn rights(&self, report: &mut Report, server: &Server, schema: &str) {
+        let role = &server.role;
+        let harden = "`PgOptions::roles_sql` makes roles that can append and nothing else.";
+        if !self.reads || !self.appends {
+            let cannot = if self.reads { "can read the log, but not append" } else { "cannot read the log" };
+            let advice = format!("GRANT \"{schema}_app\" TO \"{role}\", if there are such roles. {harden}");
+            report.danger("rights", format!("`{role}` {cannot}"), advice);
+        } else if server.superuser {
+            report.warning("rights", format!("`{role}` is a superuser: only triggers keep it from the events"), harden);
+        } else if self.owns {
+            let found = format!("`{role}` is, or may act as, `{}`, who owns the log and its guard", self.owner);
+            report.add("rights", Severity::Ok, found, harden);
+        } else if self.changes {
+            let advice = format!("REVOKE INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER ON {schema}.events FROM …");
+            report.warning("rights", format!("`{role}` may write to events without the functions"), advice);
+        } else {
+            report.ok("rights", format!("hardened: `{role}` can read and append, and nothing else"));
+        }
+    }
+}
+
+/// What a sample of the log says: how many positions were looked for, were found, and have an earlier time than one
+/// before them.
+fn positions(report: &mut Report, (head, wanted, found, back): (i64, i64, i64, i64)) {
+    if found < wanted || back > 0 {
+        let found = format!("of {wanted} positions up to {head}, {} are missing and {back} go back", wanted - found);
+        report.danger("positions", found, "Events were deleted or changed: compare with a backup, restore.");
+    } else {
+        report.ok("positions", format!("the head is {head}; a sample of {wanted} is without a hole"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_compared_by_what_cannot_be_the_way() {
+        let found = |before, after, server| {
+            let mut report = Report::default();
+            let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+            clock(&mut report, (at(before), at(after)), at(server));
+            report.findings.remove(0).found
+        };
+        assert!(found(100, 100, 100).ends_with("agree"));
+        assert!(found(100, 110, 105).ends_with("agree"), "a slow way is no difference");
+        assert!(found(100, 110, 97).starts_with("the server's is 3.0 s behind"));
+        assert!(found(100, 110, 114).starts_with("the server's is 4.0 s ahead of"));
+    }
+}

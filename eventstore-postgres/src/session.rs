@@ -1,0 +1,119 @@
+//! Sessions: straight to the server, or through a pooler that gives each transaction another one.
+
+use std::ops::{Deref, DerefMut};
+
+use eventstore_core::StoreError;
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Row, pool::PoolConnection, postgres::PgConnectOptions};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::{error, transaction::PgTransaction};
+
+/// What stands between the store and its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pooler {
+    /// Nothing.
+    None,
+    /// A pooler that keeps each client's prepared statements, whichever session it gives it: PgBouncer from 1.21 on.
+    Keeping,
+    /// A pooler that does not, or that gives each client a session: an older PgBouncer.
+    Forgetful,
+}
+
+/// How the driver begins the names of prepared statements, as a pattern.
+const NAMES: &str = "sqlx%";
+
+impl Pooler {
+    /// Looks what a URL leads to, by facts: a parameter that poolers do not hand on, and the name that a prepared
+    /// statement has at the server. Gives the options for connections through it.
+    pub(crate) async fn find(options: PgConnectOptions) -> Result<(Self, PgConnectOptions), StoreError> {
+        let mark = Uuid::now_v7().to_string();
+        // Without the pool: it would ask a server that is down again and again until its patience ends.
+        match options.clone().options([("eventstore.session", &mark)]).connect().await {
+            Ok(mut connection) => {
+                let found = sqlx::raw_sql(include_str!("../sql/session_mark.sql")).fetch_one(&mut connection).await;
+                let found: Option<String> = found.and_then(|row| row.try_get(0)).map_err(error::store)?;
+                // Not just dropped: there may be a limit of one connection.
+                let _ = connection.close().await;
+                if found.as_ref() == Some(&mark) {
+                    return Ok((Self::None, options));
+                }
+            }
+            // A protocol violation, or not supported: the parameter is not one it knows.
+            Err(error) if error::is(&error, &["08P01", "0A000"]) => {}
+            Err(error) => return Err(unreachable(error)),
+        }
+        // The driver's own parameter that poolers do not know either. `begin_pooled` makes up for it.
+        let options = options.extra_float_digits(None);
+        let mut connection = options.connect().await.map_err(unreachable)?;
+        sqlx::raw_sql("BEGIN").execute(&mut connection).await.map_err(error::store)?;
+        let look = sqlx::query_scalar(include_str!("../sql/session_statements.sql")).bind(NAMES);
+        let pooler = match look.fetch_optional(&mut connection).await {
+            Ok(Some(false)) => Self::Keeping,
+            Ok(_) => Self::Forgetful,
+            // There is a statement of that name, and it is not ours.
+            Err(error) if error::is(&error, &["42P05"]) => Self::Forgetful,
+            Err(error) => return Err(error::store(error)),
+        };
+        // Not dropped: the pooler would log it, and throw its session away.
+        let _ = sqlx::raw_sql("ROLLBACK").execute(&mut connection).await;
+        let _ = connection.close().await;
+        // No statement is used again, so none is taken for another's of the same name.
+        Ok((pooler, if pooler == Self::Forgetful { options.statement_cache_capacity(0) } else { options }))
+    }
+
+    /// How transactions begin. Said aloud: the defaults of the session are anybody's.
+    pub(crate) fn begin(self) -> &'static str {
+        match self {
+            Self::None | Self::Keeping => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+            Self::Forgetful => include_str!("../sql/begin_pooled.sql"),
+        }
+    }
+}
+
+/// Whatever stops the first connection is about the server or the way to it.
+fn unreachable(error: sqlx::Error) -> StoreError {
+    match error::store(error) {
+        StoreError::Database(source) => StoreError::Unavailable(source),
+        error => error,
+    }
+}
+
+/// A connection for single statements. Where a statement is prepared in one session and run in another, it is in a
+/// transaction, which holds the session; it is rolled back when this is dropped, so nothing is to be written by it.
+pub(crate) enum Session {
+    Plain(PoolConnection<Postgres>),
+    Held(Option<PgTransaction>),
+}
+
+const HELD: &str = "there until it is dropped";
+
+impl Deref for Session {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        match self {
+            Self::Plain(connection) => connection,
+            Self::Held(transaction) => transaction.as_ref().expect(HELD),
+        }
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Plain(connection) => connection,
+            Self::Held(transaction) => transaction.as_mut().expect(HELD).connection(),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let Self::Held(transaction) = self else { return };
+        // Nobody waits for it. Without a runtime, or if it fails, the connection is closed.
+        if let (Some(transaction), Ok(runtime)) = (transaction.take(), Handle::try_current()) {
+            runtime.spawn(transaction.rollback());
+        }
+    }
+}

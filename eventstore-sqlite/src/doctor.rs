@@ -1,0 +1,116 @@
+//! Looks at the file and where it is: is this a safe place for events?
+
+use std::path::{Path, PathBuf};
+
+use eventstore_core::{StoreError, doctor::Report};
+use sqlx::SqliteConnection;
+
+use crate::error;
+
+/// File systems of other machines, whose locks cannot be relied on.
+const ELSEWHERE: &[&str] = &["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.s3fs", "ceph"];
+
+/// What only the connection that writes knows of itself.
+pub(crate) async fn writer(connection: &mut SqliteConnection, report: &mut Report) -> Result<(), StoreError> {
+    let synchronous: i64 = pragma(connection, "PRAGMA synchronous").await?;
+    match synchronous {
+        2.. => report.ok("synchronous", "FULL: an acknowledged append is on the disk"),
+        other => report.danger(
+            "synchronous",
+            format!("{other}: a crash of the machine may lose acknowledged appends"),
+            "This library sets it to FULL; tell us how it became something else.",
+        ),
+    }
+    let journal: String = pragma(connection, "PRAGMA journal_mode").await?;
+    match &*journal {
+        "wal" => report.ok("journal_mode", "wal"),
+        other => report.warning(
+            "journal_mode",
+            format!("{other}: readers and the writer wait for each other"),
+            "Another program changed it, or the file system cannot share memory: open the store again.",
+        ),
+    }
+    Ok(())
+}
+
+/// What is in the file; reads all of it.
+pub(crate) async fn file(reader: &mut SqliteConnection, path: &Path, report: &mut Report) -> Result<(), StoreError> {
+    let version: String = pragma(reader, "SELECT sqlite_version()").await?;
+    report.ok("sqlite", format!("SQLite {version}"));
+    let checked = sqlx::query_scalar("PRAGMA quick_check(5)").fetch_all(&mut *reader).await;
+    let problems: Vec<String> = match checked.map_err(error::store) {
+        Err(StoreError::Damaged(error)) => vec![error.to_string()],
+        checked => checked?,
+    };
+    if problems != ["ok"] {
+        report.danger("integrity", problems.join("; "), "The file is damaged: restore it from a backup.");
+        return Ok(());
+    }
+    report.ok("integrity", "quick_check finds nothing");
+    let log = sqlx::query_as(include_str!("../sql/doctor.sql")).fetch_one(reader).await;
+    let (guards, events, head): (i64, i64, i64) = log.map_err(error::store)?;
+    match guards {
+        2 => report.ok("guard", "UPDATE and DELETE of events are refused"),
+        _ => report.danger(
+            "guard",
+            "the triggers that refuse UPDATE and DELETE of events are gone",
+            "Find out who dropped them, and what was changed: compare with a backup.",
+        ),
+    }
+    match events == head {
+        true => report.ok("positions", format!("the head is {head}, and no position is missing")),
+        false => report.danger(
+            "positions",
+            format!("{events} events up to position {head}: some are missing"),
+            "Events were deleted: compare with a backup, restore.",
+        ),
+    }
+    match file_system(path) {
+        Some(kind) if ELSEWHERE.contains(&&*kind) => report.danger(
+            "file_system",
+            format!("{kind}: another machine's, where locks and shared memory cannot be relied on"),
+            "Move the file to a disk of this machine.",
+        ),
+        Some(kind) => report.ok("file_system", kind),
+        None => {}
+    }
+    Ok(())
+}
+
+async fn pragma<T>(connection: &mut SqliteConnection, sql: &'static str) -> Result<T, StoreError>
+where
+    T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+{
+    sqlx::query_scalar(sql).fetch_one(connection).await.map_err(error::store)
+}
+
+/// The kind of file system a file is on, where the system says so (Linux).
+fn file_system(path: &Path) -> Option<String> {
+    let path: PathBuf = path.canonicalize().ok()?;
+    kind_of(&path, &std::fs::read_to_string("/proc/self/mounts").ok()?)
+}
+
+/// By the list of mounts: `device folder kind …`, the last one that holds the path with the longest folder.
+fn kind_of(path: &Path, mounts: &str) -> Option<String> {
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        // Spaces are written as \040.
+        Some((words.next()?.replace("\\040", " "), words.next()?))
+    });
+    let over = mounts.filter(|(folder, _)| path.starts_with(folder));
+    over.max_by_key(|(folder, _)| folder.len()).map(|(_, kind)| kind.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_on_the_file_system_with_the_longest_folder() {
+        let mounts = "overlay / overlay rw 0 0\nhost:/x /mnt/my\\040data nfs4 rw 0 0\n/dev/sda1 /mnt ext4 rw 0 0\n";
+        let kind = |path| kind_of(Path::new(path), mounts);
+        assert_eq!(kind("/srv/bank.db").as_deref(), Some("overlay"));
+        assert_eq!(kind("/mnt/my data/bank.db").as_deref(), Some("nfs4"));
+        assert_eq!(kind("/mnt/my/bank.db").as_deref(), Some("ext4"));
+    }
+}

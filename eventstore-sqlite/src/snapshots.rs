@@ -1,0 +1,60 @@
+//! States that were kept.
+
+use eventstore_core::{StoreError, StoredSnapshot, Timestamp, Version};
+use sqlx::{Row, SqliteConnection};
+
+use crate::{
+    error,
+    read::{position, signed},
+};
+
+pub(crate) async fn snapshot(
+    connection: &mut SqliteConnection,
+    boundary: &str,
+    kind: &str,
+) -> Result<Option<StoredSnapshot>, StoreError> {
+    let found = sqlx::query(include_str!("../sql/snapshot.sql")).bind(boundary).bind(kind);
+    let Some(row) = found.fetch_optional(connection).await.map_err(error::store)? else { return Ok(None) };
+    let number = |column| row.try_get::<i64, _>(column).map_err(error::store);
+    Ok(Some(StoredSnapshot {
+        boundary: boundary.into(),
+        kind: kind.into(),
+        shape: number(0)?.cast_unsigned(),
+        version: Version(number(1)?.unsigned_abs()),
+        position: position(number(2)?)?,
+        recorded_at: Timestamp::from_micros(number(3)?),
+        event: row.try_get(4).map_err(error::store)?,
+        checksum: number(5)?.cast_unsigned(),
+        state: row.try_get(6).map_err(error::store)?,
+    }))
+}
+
+/// Whether it was kept.
+pub(crate) async fn keep(
+    connection: &mut SqliteConnection,
+    snapshot: StoredSnapshot,
+    instead_of: Option<u64>,
+) -> Result<bool, StoreError> {
+    let StoredSnapshot { boundary, kind, shape, version, position, event, recorded_at, state, checksum } = snapshot;
+    let kept = sqlx::query(include_str!("../sql/keep.sql"))
+        .bind(boundary)
+        .bind(kind)
+        .bind(shape.cast_signed())
+        .bind(signed(version.0))
+        .bind(signed(position.0))
+        .bind(recorded_at.as_micros())
+        .bind(event)
+        .bind(checksum.cast_signed())
+        .bind(state)
+        .bind(instead_of.map(u64::cast_signed));
+    kept.execute(connection).await.map(|kept| kept.rows_affected() > 0).map_err(error::store)
+}
+
+pub(crate) async fn snapshots(
+    connection: &mut SqliteConnection,
+    kind: &str,
+    limit: usize,
+) -> Result<Vec<String>, StoreError> {
+    let found = sqlx::query_scalar(include_str!("../sql/snapshots.sql")).bind(kind).bind(signed(limit as u64));
+    found.fetch_all(connection).await.map_err(error::store)
+}
