@@ -24,6 +24,7 @@ pub mod golden;
 pub mod histories;
 pub mod import;
 pub mod projections;
+pub mod recipes;
 pub mod snapshots;
 pub mod time;
 pub mod toy;
