@@ -199,6 +199,14 @@ impl<S: Decider> Execute<S> {
             events.push(again);
         }
         let append = self.append_of(&fold, new.clone());
+        // Before anything is written: where `evolve` panics, nothing is recorded that would do so at every load.
+        for event in &new {
+            let (version, position, time) = Default::default();
+            let raw = event.clone().recorded(stream.clone(), version, position, time);
+            if self.boundary.hears(&raw) {
+                fold.take_in(&self.boundary, &raw)?;
+            }
+        }
         let written = self.store.inner().append(append).await?;
         if written.replayed {
             let command = metadata.command_id;
@@ -206,7 +214,6 @@ impl<S: Decider> Execute<S> {
             return self.recall(command).await?.ok_or(StoreError::Duplicate { event: first, command });
         }
         let raws = recorded(new, &stream, &written);
-        raws.iter().try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
         let events = raws.iter().zip(events).map(|(raw, event)| raw.with(event)).collect();
         let (state, version) = (fold.loaded.state, fold.loaded.version);
         Ok(Appended { state, stream, version, position: written.last, events })
@@ -250,7 +257,9 @@ impl<S: Decider> Execute<S> {
         let mut events = Vec::with_capacity(raws.len());
         let mut position = before;
         for raw in &raws {
-            fold.take_in(&self.boundary, raw)?;
+            if self.boundary.hears(raw) {
+                fold.take_in(&self.boundary, raw)?;
+            }
             events.extend(raw.decode().map_err(|source| StoreError::unreadable(raw, source))?);
             position = raw.position;
         }

@@ -70,7 +70,12 @@ impl Boundary {
         Query { items: items.collect() }
     }
 
-    /// The places of the parts that an event concerns.
+    /// Whether an event that was not read for it is one of those that make the state.
+    pub(crate) fn hears(&self, event: &Recorded<Raw>) -> bool {
+        self.parts.iter().any(|part| part.matches(event))
+    }
+
+    /// The places of the parts that an event concerns, if it concerns any.
     pub(crate) fn concerned<'a>(&'a self, event: &'a Recorded<Raw>) -> impl Iterator<Item = usize> + 'a {
         // What was read for one part concerns it.
         let only = self.parts.len() == 1;

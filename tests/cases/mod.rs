@@ -20,6 +20,7 @@ pub mod bank;
 pub mod campus;
 pub mod courses;
 pub mod golden;
+pub mod mistakes;
 pub mod projections;
 pub mod time;
 pub mod toy;

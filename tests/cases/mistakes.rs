@@ -1,0 +1,105 @@
+//! Mistakes in rules and calls: each is refused before anything is written, or it is harmless.
+
+use std::panic::AssertUnwindSafe;
+
+use eventstore::{Id, Position, Version, prelude::*};
+use futures::FutureExt;
+use uuid::Uuid;
+
+use super::world;
+
+type Any = Box<dyn std::error::Error>;
+
+#[derive(Event, Clone, Debug, PartialEq)]
+pub enum ShelfEvent {
+    Put { count: u32 },
+    Taken { count: u32 },
+}
+use ShelfEvent::*;
+
+#[derive(Aggregate, Clone, Debug, PartialEq)]
+pub struct Shelf {
+    left: u32,
+}
+
+impl Evolve for Shelf {
+    type Event = ShelfEvent;
+
+    fn evolve(&mut self, event: ShelfEvent) {
+        match event {
+            Put { count } => self.left += count,
+            Taken { count } => self.left = self.left.checked_sub(count).expect("nothing is taken that is not there"),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Change(Vec<ShelfEvent>);
+
+/// A rule that checks nothing.
+impl Decide<Change> for Shelf {
+    fn decide(&self, Change(events): Change) -> Decision<Self> {
+        Ok(events)
+    }
+}
+
+#[tokio::test]
+async fn a11_an_event_the_state_cannot_take_in_is_never_written() -> Result<(), Any> {
+    let world = world().await;
+    let (store, shelf) = (&world.store, Id::<Shelf>::from("a"));
+    store.execute(&shelf, Change(vec![Put { count: 2 }])).await?;
+    let bad = store.execute(&shelf, Change(vec![Put { count: 1 }, Taken { count: 4 }]));
+    assert!(AssertUnwindSafe(bad.into_future()).catch_unwind().await.is_err(), "the panic is the caller's");
+    assert_eq!(store.head().await?, Position(1), "and nothing is written");
+    let done = store.execute(&shelf, Change(vec![Put { count: 1 }, Taken { count: 3 }])).await?;
+    assert_eq!((done.state.left, done.version, done.position), (0, Version(3), Position(3)));
+    assert_eq!(store.load(&shelf).await?.state, done.state);
+    Ok(())
+}
+
+/// Says of whom it speaks, which need not be who decided it.
+#[derive(Event, Clone, Debug, PartialEq)]
+pub enum NoteEvent {
+    Noted {
+        #[event(tag)]
+        about: Id<Topic>,
+    },
+}
+
+#[derive(Aggregate, Clone, Debug, PartialEq)]
+#[aggregate(by_tag)]
+pub struct Topic {
+    notes: u32,
+}
+
+impl Evolve for Topic {
+    type Event = NoteEvent;
+
+    fn evolve(&mut self, _: NoteEvent) {
+        self.notes += 1;
+    }
+}
+
+#[derive(Clone)]
+pub struct Note(Id<Topic>);
+
+impl Decide<Note> for Topic {
+    fn decide(&self, Note(about): Note) -> Decision<Self> {
+        Ok(vec![NoteEvent::Noted { about }])
+    }
+}
+
+#[tokio::test]
+async fn an_acknowledgement_is_what_a_load_would_say_also_of_events_about_somebody_else() -> Result<(), Any> {
+    let world = world().await;
+    let (store, a, b) = (&world.store, Id::<Topic>::from("a"), Id::<Topic>::from("b"));
+    store.execute(&a, Note(a.clone())).await?;
+    let (id, note) = (Uuid::now_v7(), Note(b.clone()));
+    let done = store.execute(&a, note.clone()).command_id(id).await?;
+    let loaded = store.load(&a).await?;
+    assert_eq!((done.events.len(), &done.state, done.version), (1, &loaded.state, loaded.version));
+    assert_eq!((loaded.notes, store.load(&b).await?.notes), (1, 1));
+    let again = store.execute(&a, note).command_id(id).await?;
+    assert_eq!((again.events, again.state, again.version), (done.events, done.state, done.version));
+    Ok(())
+}
