@@ -1,12 +1,12 @@
 //! Event sourcing and CQRS.
 
 pub use eventstore_core::{
-    Aggregate, Append, AppendEvents, Appended, Batch, Boundary, BoxError, Changes, Column, CommandError, Condition,
-    Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve, Execute, Expected, Get,
-    History, Id, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, NewEvent, Position,
-    Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, Store,
-    StoreError, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Transaction, Upcast, Version,
-    Write, Written, ensure, event_id, every, limits, testing,
+    Aggregate, Append, AppendEvents, AppendTo, Appended, Batch, Boundary, BoxError, Changes, Column, CommandError,
+    Condition, Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve, Execute,
+    Expected, Get, History, Id, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, NewEvent,
+    Position, Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Row, RowFold,
+    Rows, Store, StoreError, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Transaction,
+    Upcast, Version, Write, Written, ensure, event_id, every, limits, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_macros::{Aggregate, Event, ReadModel};

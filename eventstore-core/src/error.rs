@@ -57,7 +57,9 @@ pub enum StoreError {
         /// Why.
         source: EventError,
     },
-    /// An event could not be read: this program is older than the log, or lacks an upcast.
+    /// An event could not be read: this program is older than the log, or lacks an upcast; or it was appended by
+    /// mistake, and is to be read as nothing from now on: `#[event(retired("…"))]`. The rest of the log is not
+    /// disturbed.
     #[error("cannot read event {version} of stream {stream}")]
     Unreadable {
         /// The stream it is in.

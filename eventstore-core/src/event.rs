@@ -52,9 +52,10 @@ pub trait Event: Clone + Send + Sync + Sized + 'static {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
-    /// The event type does not know the name: the event is of another type, or newer than this program.
-    #[error("no event is called `{0}`")]
-    Name(String),
+    /// The event type, which comes second, does not know the name: the event is of another type, or newer than this
+    /// program. If it means nothing any more, `#[event(retired("…"))]` says so.
+    #[error("`{1}` has no event called `{0}`; one that means nothing any more is `#[event(retired(\"{0}\"))]`")]
+    Name(String, &'static str),
     /// The stored form is newer than this program.
     #[error("version {1} of `{0}` is newer than this program")]
     Schema(String, u32),

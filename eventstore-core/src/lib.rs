@@ -31,7 +31,7 @@ pub mod testing;
 mod timestamp;
 
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
-pub use append::AppendEvents;
+pub use append::{AppendEvents, AppendTo};
 pub use cause::event_id;
 pub use error::{BoxError, CommandError, Conflict, StoreError};
 pub use event::{Event, EventError, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};

@@ -292,7 +292,7 @@ async fn p8_an_event_that_cannot_be_read_is_named_and_never_skipped() {
         let Err(StoreError::Unreadable { stream: named, version, source }) = loaded else { panic!("{loaded:?}") };
         assert_eq!((named, version), (stream, Version(2)));
         let fits = match (name, schema) {
-            ("who.knows", _) => matches!(&source, EventError::Name(unknown) if unknown == name),
+            ("who.knows", _) => matches!(&source, EventError::Name(unknown, _) if unknown == name),
             (_, 9) => matches!(&source, EventError::Schema(known, 9) if known == name),
             _ => matches!(&source, EventError::Body(_)),
         };

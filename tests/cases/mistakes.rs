@@ -1,14 +1,14 @@
 //! Mistakes in rules and calls: each is refused before anything is written, or it is harmless.
 
-use std::panic::AssertUnwindSafe;
+use std::{error::Error, panic::AssertUnwindSafe};
 
-use eventstore::{Id, Position, Version, prelude::*};
+use eventstore::{Expected, Id, Position, Version, prelude::*};
 use futures::FutureExt;
 use uuid::Uuid;
 
 use super::world;
 
-type Any = Box<dyn std::error::Error>;
+type Any = Box<dyn Error>;
 
 #[derive(Event, Clone, Debug, PartialEq)]
 pub enum ShelfEvent {
@@ -101,5 +101,19 @@ async fn an_acknowledgement_is_what_a_load_would_say_also_of_events_about_somebo
     assert_eq!((loaded.notes, store.load(&b).await?.notes), (1, 1));
     let again = store.execute(&a, note).command_id(id).await?;
     assert_eq!((again.events, again.state, again.version), (done.events, done.state, done.version));
+    Ok(())
+}
+
+#[tokio::test]
+async fn p8_an_event_of_another_type_is_named_with_the_type_that_was_tried_and_the_way_out() -> Result<(), Any> {
+    let world = world().await;
+    let (store, shelf, topic) = (&world.store, Id::<Shelf>::from("a"), Id::<Topic>::from("b"));
+    // Only by the name of the stream: `append(&shelf, …)` takes no such event.
+    store.append(shelf.stream(), Expected::Any, [NoteEvent::Noted { about: topic }]).await?;
+    let failed = store.load(&shelf).await.expect_err("a note is nothing for a shelf");
+    assert_eq!(failed.to_string(), "cannot read event 1 of stream shelf-a");
+    let why = failed.source().expect("a reason").to_string();
+    assert!(why.contains("ShelfEvent` has no event called `note.noted`"), "{why}");
+    assert!(why.contains("#[event(retired(\"note.noted\"))]"), "{why}");
     Ok(())
 }
