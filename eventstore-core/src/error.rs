@@ -38,8 +38,8 @@ pub enum StoreError {
         /// The command whose event was to be appended.
         command: Uuid,
     },
-    /// The command id was used before, for something else.
-    #[error("command id {command} was used in stream {stream} before")]
+    /// The command id was used before, for something else: another command, another target, or a plain append.
+    #[error("command id {command} was used before, for something else, in stream {stream}")]
     Reused {
         /// The id that was used before.
         command: Uuid,

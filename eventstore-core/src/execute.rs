@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     aggregate::{Decide, Decider, Decision},
-    cause::{Cause, cause_methods, event_id},
+    cause::{self, Cause, cause_methods, event_id},
     encode,
     error::{CommandError, Conflict, StoreError},
     event::{Event, NewEvent, Raw, Recorded},
@@ -57,6 +57,8 @@ pub struct Execute<S: Decider> {
     boundary: Boundary,
     // The command is in here: one type of builder, and one loop, for all commands of an aggregate.
     decide: Box<Rule<S>>,
+    /// The name of its type.
+    command: &'static str,
     cause: Cause,
     expecting: Option<Version>,
     expecting_position: Option<Position>,
@@ -89,7 +91,8 @@ impl<S: Decider> Execute<S> {
     {
         let cause = store.cause();
         let decide = Box::new(move |state: &S| state.decide(command.clone()));
-        Self { store, boundary, decide, cause, expecting: None, expecting_position: None, retries: 3 }
+        let command = std::any::type_name::<C>();
+        Self { store, boundary, decide, command, cause, expecting: None, expecting_position: None, retries: 3 }
     }
 
     cause_methods!();
@@ -128,7 +131,7 @@ impl<S: Decider> IntoFuture for Execute<S> {
 impl<S: Decider> Execute<S> {
     /// Load, decide, append, acknowledge. Whoever loses a race starts over on the new state.
     async fn run(self) -> Result<Appended<S>, CommandError<S::Error>> {
-        let metadata = self.cause.metadata();
+        let metadata = Metadata { request: self.request(), ..self.cause.metadata() };
         if let Some(first) = self.recall_given().await? {
             return Ok(first);
         }
@@ -237,6 +240,11 @@ impl<S: Decider> Execute<S> {
         Append { writes: vec![Write { stream, expected, events }], unchanged, condition }
     }
 
+    /// What is asked, if the caller named the command: whoever names it may name another so.
+    fn request(&self) -> Option<Uuid> {
+        self.cause.command_id.map(|id| cause::request(id, self.command, self.boundary.whose()))
+    }
+
     /// The first result, if the caller named the command and it is recorded.
     async fn recall_given(&self) -> Result<Option<Appended<S>>, StoreError> {
         match self.cause.command_id {
@@ -249,7 +257,7 @@ impl<S: Decider> Execute<S> {
     async fn recall(&self, command: Uuid) -> Result<Option<Appended<S>>, StoreError> {
         let raws = self.store.inner().find(command).await?;
         let [first, ..] = &raws[..] else { return Ok(None) };
-        if first.stream != self.boundary.stream {
+        if first.stream != self.boundary.stream || first.metadata.request != self.request() {
             return Err(StoreError::Reused { command, stream: first.stream.clone() });
         }
         let before = Position(first.position.0 - 1);

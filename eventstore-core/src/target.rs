@@ -70,6 +70,14 @@ impl Boundary {
         Query { items: items.collect() }
     }
 
+    /// Whose state it is: the stream or the tag of each part.
+    pub(crate) fn whose(&self) -> impl Iterator<Item = String> {
+        self.parts.iter().map(|part| match part {
+            Part::Stream(stream) => stream.to_string(),
+            Part::Query(item) => item.tags.first().map_or_else(|| EVERY.into(), ToString::to_string),
+        })
+    }
+
     /// Whether an event that was not read for it is one of those that make the state.
     pub(crate) fn hears(&self, event: &Recorded<Raw>) -> bool {
         self.parts.iter().any(|part| part.matches(event))

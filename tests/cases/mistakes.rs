@@ -2,11 +2,16 @@
 
 use std::{error::Error, panic::AssertUnwindSafe};
 
-use eventstore::{Expected, Id, Position, Version, prelude::*};
+use eventstore::{Expected, Id, Position, StoreError, Version, prelude::*};
 use futures::FutureExt;
 use uuid::Uuid;
 
-use super::world;
+use super::{
+    Between,
+    account::{AccountEvent::*, *},
+    campus::*,
+    world,
+};
 
 type Any = Box<dyn Error>;
 
@@ -115,5 +120,65 @@ async fn p8_an_event_of_another_type_is_named_with_the_type_that_was_tried_and_t
     let why = failed.source().expect("a reason").to_string();
     assert!(why.contains("ShelfEvent` has no event called `note.noted`"), "{why}");
     assert!(why.contains("#[event(retired(\"note.noted\"))]"), "{why}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn c1_an_id_that_was_used_for_another_command_is_refused() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann, id) = (&world.store, Id::<Account>::from("ann"), Uuid::now_v7());
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let first = store.execute(&ann, Deposit { amount: 5 }).command_id(id).await?;
+    let other = store.execute(&ann, Withdraw { amount: 5 }).command_id(id).await;
+    let Err(CommandError::Store(StoreError::Reused { command, stream })) = other else { panic!("{other:?}") };
+    assert_eq!((command, stream), (id, ann.stream()));
+    // What is in a command is not compared: it may hold the time of day.
+    assert_eq!(store.execute(&ann, Deposit { amount: 6 }).command_id(id).await?.events, first.events);
+    // A refusal has left no trace, so its id is free for another command.
+    let id = Uuid::now_v7();
+    assert!(store.execute(&ann, Close).command_id(id).await.is_err());
+    store.execute(&ann, Deposit { amount: 1 }).command_id(id).await?;
+
+    // Also when the other command gets in between.
+    let id = Uuid::now_v7();
+    let twin = {
+        let ann = ann.clone();
+        move |store: Store| async move {
+            store.execute(&ann, Withdraw { amount: 1 }).command_id(id).await.unwrap();
+        }
+    };
+    let racing = Store::from(Between::new(&world.inner).let_in(twin));
+    let late = racing.execute(&ann, Deposit { amount: 1 }).command_id(id).await;
+    assert!(matches!(late, Err(CommandError::Store(StoreError::Reused { .. }))), "{late:?}");
+    assert_eq!(store.load(&ann).await?.balance, 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn c1_an_id_that_was_used_in_another_company_is_refused() -> Result<(), Any> {
+    let world = world().await;
+    let (store, rust, id) = (&world.store, Id::<Course>::from("rust"), Uuid::now_v7());
+    let (ann, bob) = (Id::<Student>::from("ann"), Id::<Student>::from("bob"));
+    store.execute(&rust, OpenCourse { seats: 2 }).await?;
+    store.execute(&ann, Join).await?;
+    store.execute(&bob, Join).await?;
+    let first = store.execute((&rust, &ann), Enrol).command_id(id).await?;
+    let other = store.execute((&rust, &bob), Enrol).command_id(id).await.err();
+    assert!(matches!(other, Some(CommandError::Store(StoreError::Reused { .. }))), "{other:?}");
+    assert_eq!(store.execute((&rust, &ann), Enrol).command_id(id).await?.events, first.events);
+    Ok(())
+}
+
+#[tokio::test]
+async fn c1_an_id_that_was_used_for_a_plain_append_is_refused() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann, id) = (&world.store, Id::<Account>::from("ann"), Uuid::now_v7());
+    store
+        .append(&ann, Expected::Any, [Opened { owner: "Ann".into() }])
+        .and(Id::<Account>::from("bob"), Expected::Any, [Opened { owner: "Bob".into() }, Deposited { amount: 9 }])
+        .command_id(id)
+        .await?;
+    let other = store.execute(&ann, Deposit { amount: 1 }).command_id(id).await;
+    assert!(matches!(other, Err(CommandError::Store(StoreError::Reused { .. }))), "{other:?}");
     Ok(())
 }
