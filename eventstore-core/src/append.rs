@@ -122,7 +122,14 @@ impl AppendEvents {
                 .map(|(stored, n)| stored.stamp(event_id(metadata.command_id, n), &metadata, self.cause.occurred_at));
             append.writes.push(Write { stream, expected, events: events.collect() });
         }
-        self.store.inner().append(append).await
+        let count = append.events().count();
+        let written = self.store.inner().append(append).await?;
+        // A store answers also for the first events of a longer append; what was appended then was something else.
+        if written.replayed && self.store.inner().find(metadata.command_id).await?.len() != count {
+            let (event, command) = (event_id(metadata.command_id, 0), metadata.command_id);
+            return Err(StoreError::Duplicate { event, command });
+        }
+        Ok(written)
     }
 }
 

@@ -29,10 +29,12 @@ pub trait EventStore: Tables {
     ///
     /// If all its event ids are recorded already, in this order, with the same stream, name and body, then nothing is
     /// written and the first result is given again; if any is recorded otherwise, that is
-    /// [`Duplicate`](StoreError::Duplicate). Both come before any conflict.
+    /// [`Duplicate`](StoreError::Duplicate). Both come before any conflict. The first events of a longer append are
+    /// answered, too, with the places they have: the log does not know where an append ended.
     async fn append(&self, append: Append) -> Result<Written, StoreError>;
 
-    /// The events a command caused, in the order of the log; none if it was not recorded.
+    /// The events a command caused, in the order of the log: those with the ids [`event_id`](crate::event_id) of 0, 1, …,
+    /// one behind the other. None if it was not recorded.
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError>;
 
     /// The last position recorded at or before an instant.

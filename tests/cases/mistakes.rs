@@ -182,3 +182,20 @@ async fn c1_an_id_that_was_used_for_a_plain_append_is_refused() -> Result<(), An
     assert!(matches!(other, Err(CommandError::Store(StoreError::Reused { .. }))), "{other:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a5_an_append_with_an_id_is_answered_again_whole_or_not_at_all() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann, id) = (&world.store, Id::<Account>::from("ann"), Uuid::now_v7());
+    let (opened, deposited) = (Opened { owner: "Ann".into() }, Deposited { amount: 1 });
+    let append = |events: &[AccountEvent]| store.append(&ann, Expected::Any, events.to_vec()).command_id(id);
+    let first = append(&[opened.clone(), deposited.clone()]).await?;
+    let again = append(&[opened.clone(), deposited.clone()]).await?;
+    assert!(again.replayed && again.last == first.last);
+    for other in [&[opened.clone()][..], &[opened, deposited.clone(), deposited]] {
+        let failed = append(other).await;
+        assert!(matches!(failed, Err(StoreError::Duplicate { command, .. }) if command == id), "{failed:?}");
+    }
+    assert_eq!(store.head().await?, Position(2));
+    Ok(())
+}
