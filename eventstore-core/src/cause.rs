@@ -89,7 +89,8 @@ macro_rules! cause_methods {
             self
         }
 
-        /// One more thing to remember with the events. A key that begins with `$` is refused.
+        /// One more thing to remember with the events. A key that begins with `$` is refused. JSON has no NaN and no
+        /// infinity: such a number is remembered as `null`.
         pub fn metadata(mut self, key: impl ToString, value: impl Into<::serde_json::Value>) -> Self {
             self.cause.metadata.extra.insert(key.to_string(), value.into());
             self

@@ -213,6 +213,12 @@ impl NewEvent {
         Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data }
     }
 
+    /// How large it is. Metadata that no store can keep is refused.
+    pub(crate) fn bytes(&self) -> Result<usize, Invalid> {
+        let tags: usize = self.data.tags.iter().map(|tag| tag.name.len() + 1 + tag.key.len()).sum();
+        Ok(self.data.name.len() + self.data.body.len() + tags + self.metadata.to_json()?.len())
+    }
+
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         limits::name("event name", &self.data.name)?;
         limits::size("the body of an event", self.data.body.len(), limits::BODY_BYTES)?;

@@ -292,11 +292,11 @@ impl Append {
         }
         let events = || self.writes.iter().flat_map(|write| &write.events);
         limits::size("the events of an append", events().count(), limits::EVENTS)?;
-        limits::size(
-            "the bodies of an append together",
-            events().map(|event| event.data.body.len()).sum(),
-            limits::APPEND_BYTES,
-        )?;
+        let mut bytes = 0;
+        for event in events() {
+            bytes += event.bytes()?;
+            limits::size("the bodies, tags and metadata of an append together", bytes, limits::APPEND_BYTES)?;
+        }
         let mut ids: Vec<_> = events().map(|event| event.id).collect();
         ids.sort_unstable();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -417,4 +417,35 @@ pub struct Changes {
     pub upserts: Vec<(String, Box<RawValue>)>,
     /// Keys of rows to be gone.
     pub deletes: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::Metadata;
+
+    #[test]
+    fn a11_tags_and_metadata_of_an_append_are_limited_together_with_the_bodies() {
+        let event = |n: u128| {
+            let tag = Tag { name: LONG.into(), key: "k".into() };
+            let data = Raw { name: "x".into(), tags: vec![tag; limits::TAGS], body: vec![] };
+            NewEvent { id: Uuid::from_u128(n), schema: 1, occurred_at: None, metadata: Metadata::default(), data }
+        };
+        // Borrowed 512 bytes: the test needs little of the memory that is counted.
+        const LONG: &str = match str::from_utf8(&[b'a'; limits::NAME_BYTES]) {
+            Ok(long) => long,
+            Err(_) => "",
+        };
+        let refused = |events: Vec<NewEvent>| {
+            let write = Write { stream: StreamId::new("a", "b"), expected: Expected::Any, events };
+            let checked = Append { writes: vec![write], ..Append::default() }.check();
+            assert!(matches!(checked, Err(Invalid::TooLarge { limit: limits::APPEND_BYTES, .. })), "{checked:?}");
+        };
+        refused((0..4_100).map(event).collect());
+        let mut events: Vec<_> = (0..4_080).map(event).collect();
+        for event in &mut events[..10] {
+            event.metadata.actor = Some("x".repeat(60_000));
+        }
+        refused(events);
+    }
 }
