@@ -16,17 +16,24 @@ pub use eventstore_projections::{Projection, Runner, Running, Status};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;
+pub use uuid::Uuid;
 
 #[doc(hidden)]
 pub use eventstore_core::__private;
 
+#[cfg(doctest)]
+#[doc = include_str!("../docs/aggregates.md")]
+mod aggregates {}
+
 /// What a domain module needs: `use eventstore::prelude::*;`.
 ///
-/// The traits with their derives, and the few types one meets every day.
+/// The traits with their derives, the few types one meets every day, and what `Account::given([…])` and
+/// `Balance::after(…)` need in tests.
 pub mod prelude {
     pub use crate::{
         Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Project, Projection, ReadModel, Recorded, Row,
         Runner, Store, ensure, every,
+        testing::{After, Given},
     };
 }
 

@@ -139,7 +139,7 @@ impl StoreError {
 
 /// An event that came in between: the one at `actual` in `stream`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stream {stream} is at version {actual}, expected was {expected}")]
+#[error("stream {stream} is at version {actual}; expected: {expected}")]
 #[non_exhaustive]
 pub struct Conflict {
     /// The stream that is not as expected.
@@ -171,7 +171,7 @@ pub enum CommandError<R> {
     /// Others kept getting there first: worth another try. Over HTTP, 409.
     #[error(transparent)]
     Conflict(Conflict),
-    /// The store could not answer. Over HTTP, 503.
+    /// The store could not answer. Over HTTP, 503 if the same command may succeed later, else 500.
     #[error(transparent)]
     Store(StoreError),
 }

@@ -197,7 +197,9 @@ async fn a4_whoever_says_what_it_has_seen_is_told_when_that_has_changed() -> Res
     assert!(stale.as_ref().is_err_and(CommandError::is_conflict));
     let Err(CommandError::Conflict(conflict)) = stale else { panic!("{stale:?}") };
     assert_eq!(conflict, Conflict::new(ann.stream(), Expected::Version(Version(2)), Version(3)));
-    assert_eq!(conflict.to_string(), format!("stream {} is at version 3, expected was version 2", ann.stream()));
+    assert_eq!(conflict.to_string(), format!("stream {} is at version 3; expected: version 2", ann.stream()));
+    let new = Conflict::new(ann.stream(), Expected::Version(Version(0)), Version(3));
+    assert_eq!(new.to_string(), format!("stream {} is at version 3; expected: no such stream", ann.stream()));
 
     let seen = store.load(&ann).await?;
     store.execute(Id::<Account>::from("bob"), Open { owner: "Bob".into() }).await?;
