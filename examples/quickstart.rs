@@ -9,7 +9,7 @@ use std::{env, error::Error};
 
 use AccountEvent::*;
 use Ask::*;
-use eventstore::{Runner, prelude::*};
+use eventstore::prelude::*;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 

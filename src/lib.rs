@@ -1,13 +1,13 @@
 //! Event sourcing and CQRS.
 
 pub use eventstore_core::{
-    Aggregate, Append, AppendEvents, Appended, Batch, Boundary, BoxError, Changes, Column, CommandError, Condition,
-    Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve, Execute, Expected, Get,
-    History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment,
-    NewEvent, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay,
-    Row, RowFold, Rows, Snapshot, SnapshotCounts, SnapshotDifference, Store, StoreError, StoredSnapshot, StreamId,
-    Table, Tables, Tag, Tagged, Take, Target, Timestamp, TimestampError, Transaction, Tx, Upcast, Verified, Version,
-    Write, Written, doctor, ensure, event_id, every, limits, testing,
+    Aggregate, Append, AppendEvents, AppendTo, Appended, Batch, Boundary, BoxError, Changes, Column, CommandError,
+    Condition, Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve, Execute,
+    Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore,
+    Metadata, Moment, NewEvent, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded,
+    Refusal, Replay, Row, RowFold, Rows, Snapshot, SnapshotCounts, SnapshotDifference, Store, StoreError,
+    StoredSnapshot, StreamId, Table, Tables, Tag, Tagged, Take, Target, Timestamp, TimestampError, Transaction, Tx,
+    Upcast, Verified, Version, Write, Written, doctor, ensure, event_id, every, limits, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_macros::{Aggregate, Event, ReadModel};
@@ -17,17 +17,24 @@ pub use eventstore_projections::{Projection, Runner, Running, Status};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;
+pub use uuid::Uuid;
 
 #[doc(hidden)]
 pub use eventstore_core::__private;
 
+#[cfg(doctest)]
+#[doc = include_str!("../docs/aggregates.md")]
+mod aggregates {}
+
 /// What a domain module needs: `use eventstore::prelude::*;`.
 ///
-/// The traits with their derives, and the few types one meets every day.
+/// The traits with their derives, the few types one meets every day, and what `Account::given([…])` and
+/// `Balance::after(…)` need in tests.
 pub mod prelude {
     pub use crate::{
         Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Project, Projection, ReadModel, Recorded, Row,
         Runner, Store, ensure, every,
+        testing::{After, Given},
     };
 }
 

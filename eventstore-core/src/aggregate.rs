@@ -19,6 +19,9 @@ pub trait Evolve: Send + Sync + Sized + 'static {
     type Event: Event;
 
     /// Takes in one event. It has happened: there is no refusing it.
+    ///
+    /// A panic here is a mistake in the rules. On what `decide` has just answered it ends the command, and nothing is
+    /// recorded; on what is recorded already it would end every load.
     fn evolve(&mut self, event: Self::Event);
 }
 

@@ -3,17 +3,22 @@
 use futures::future::BoxFuture;
 
 use crate::{
+    aggregate::{Aggregate, Evolve},
     cause::{Cause, cause_methods, event_id},
     encode::{self, Stored},
     error::StoreError,
     event::Event,
     handle::Store,
     store::{Append, Write, Written},
-    stream::{Expected, StreamId},
+    stream::{Expected, Id, StreamId},
 };
 
 impl Store {
     /// Appends events without any aggregate; with [`and`](AppendEvents::and), to several streams at once.
+    ///
+    /// No rule is asked, and nothing is folded: that the events make sense where they go is the caller's word. To an
+    /// [`Id`] only the events of its aggregate can be appended, since others could not be read there; a [`StreamId`]
+    /// takes any.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -33,11 +38,45 @@ impl Store {
     /// ```
     pub fn append<E: Event>(
         &self,
-        stream: impl Into<StreamId>,
+        stream: impl AppendTo<E>,
         expected: Expected,
         events: impl IntoIterator<Item = E>,
     ) -> AppendEvents {
         AppendEvents::new(self.clone()).and(stream, expected, events)
+    }
+}
+
+/// Where events of a type can be appended: the [`Id`] of an aggregate that has such events, or any [`StreamId`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no stream to append events to",
+    label = "neither an `Id<_>`, whose aggregate has such events, nor a `StreamId`"
+)]
+pub trait AppendTo<E> {
+    /// The stream the events go to.
+    fn into_stream(self) -> StreamId;
+}
+
+impl<A: Aggregate> AppendTo<<A as Evolve>::Event> for Id<A> {
+    fn into_stream(self) -> StreamId {
+        self.stream()
+    }
+}
+
+impl<A: Aggregate> AppendTo<<A as Evolve>::Event> for &Id<A> {
+    fn into_stream(self) -> StreamId {
+        self.stream()
+    }
+}
+
+impl<E: Event> AppendTo<E> for StreamId {
+    fn into_stream(self) -> StreamId {
+        self
+    }
+}
+
+impl<E: Event> AppendTo<E> for &StreamId {
+    fn into_stream(self) -> StreamId {
+        self.clone()
     }
 }
 
@@ -58,7 +97,7 @@ impl AppendEvents {
     /// And these into another stream: all are appended, or none.
     pub fn and<E: Event>(
         mut self,
-        stream: impl Into<StreamId>,
+        stream: impl AppendTo<E>,
         expected: Expected,
         events: impl IntoIterator<Item = E>,
     ) -> Self {
@@ -66,7 +105,7 @@ impl AppendEvents {
             Ok((stored, _)) => Ok(stored),
             Err(source) => Err(StoreError::Unwritable { name: event.name().into(), source }),
         });
-        self.writes.push((stream.into(), expected, stored.collect()));
+        self.writes.push((stream.into_stream(), expected, stored.collect()));
         self
     }
 
@@ -83,7 +122,14 @@ impl AppendEvents {
                 .map(|(stored, n)| stored.stamp(event_id(metadata.command_id, n), &metadata, self.cause.occurred_at));
             append.writes.push(Write { stream, expected, events: events.collect() });
         }
-        self.store.inner().append(append).await
+        let count = append.events().count();
+        let written = self.store.inner().append(append).await?;
+        // A store answers also for the first events of a longer append; what was appended then was something else.
+        if written.replayed && self.store.inner().find(metadata.command_id).await?.len() != count {
+            let (event, command) = (event_id(metadata.command_id, 0), metadata.command_id);
+            return Err(StoreError::Duplicate { event, command });
+        }
+        Ok(written)
     }
 }
 

@@ -34,6 +34,16 @@ pub fn event_id(command: Uuid, n: u32) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
+/// What was asked, as a fingerprint that fits the command id: the type of the command and whom it was for.
+pub(crate) fn request(command_id: Uuid, command: &str, whose: impl Iterator<Item = String>) -> Uuid {
+    // Without its modules: code may be moved between a call and its retry.
+    let parts = command.split_inclusive(['<', '>', '(', ')', '[', ']', ',', ' ', '&', ';']);
+    let name: String = parts.map(|part| part.rsplit("::").next().unwrap_or(part)).collect();
+    // No name has a line break in it.
+    let asked = whose.fold(name, |asked, one| asked + "\n" + &one);
+    Uuid::new_v5(&command_id, asked.as_bytes())
+}
+
 /// The builder methods over a field `cause`.
 macro_rules! cause_methods {
     () => {
@@ -57,7 +67,17 @@ macro_rules! cause_methods {
         }
 
         /// Makes it happen once: with an id that is recorded already, the first result is given again, from whatever
-        /// process it came. A UUIDv7 keeps the index of event ids small.
+        /// process it came.
+        ///
+        /// To be the same, a command must have the same type (its modules aside) and be for the same ids, all of them in
+        /// a tuple; else it is [`Reused`]($crate::StoreError::Reused). What is in it is not compared, since it may hold
+        /// the time of day: of two commands of one type, or two variants of one enum, the first recorded counts. A plain
+        /// append must have the same events for the same streams; else it is [`Duplicate`]($crate::StoreError::Duplicate).
+        ///
+        /// What recorded nothing leaves no trace: a refusal, or an answer without events, is decided again when it is
+        /// asked again, and may record something then.
+        ///
+        /// A UUIDv7 keeps the index of event ids small.
         pub fn command_id(mut self, id: ::uuid::Uuid) -> Self {
             self.cause.command_id = Some(id);
             self
@@ -69,7 +89,8 @@ macro_rules! cause_methods {
             self
         }
 
-        /// One more thing to remember with the events. A key that begins with `$` is refused.
+        /// One more thing to remember with the events. A key that begins with `$` is refused. JSON has no NaN and no
+        /// infinity: such a number is remembered as `null`.
         pub fn metadata(mut self, key: impl ToString, value: impl Into<::serde_json::Value>) -> Self {
             self.cause.metadata.extra.insert(key.to_string(), value.into());
             self
@@ -81,6 +102,22 @@ pub(crate) use cause_methods;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_known_again_by_every_later_release() {
+        let asked = |command, whose: &[&str]| {
+            let whose = whose.iter().map(|&one| one.to_owned());
+            request(Uuid::from_u128(1), command, whose).to_string()
+        };
+        let enrol = asked("campus::rules::Enrol", &["course:rust", "student:ann"]);
+        assert_eq!(enrol, "726c7294-40ba-5605-864a-e443fa2fc5d4");
+        assert_eq!(asked("school::Enrol", &["course:rust", "student:ann"]), enrol, "moved");
+        assert_ne!(asked("campus::rules::Enrol", &["course:rust", "student:bob"]), enrol);
+        assert_ne!(asked("campus::rules::Enrol", &["course:rust"]), enrol);
+        assert_ne!(asked("campus::rules::Leave", &["course:rust", "student:ann"]), enrol);
+        assert_eq!(asked("a::In<b::Eur, c::Out<d::E>>", &[]), asked("In<Eur, Out<E>>", &[]));
+        assert_ne!(asked("a::In<b::Eur>", &[]), asked("a::In<b::Usd>", &[]));
+    }
 
     #[test]
     fn event_ids_are_what_they_have_always_been() {

@@ -708,6 +708,13 @@ pub async fn s5_a_checkpoint_never_goes_back(store: Fresh) {
     assert_eq!(step(&store, "p@1", 3).await, Position(7));
     assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(7));
     assert_eq!(store.checkpoint("p@2").await.unwrap(), Position(0));
+    let mut transaction = store.begin().await.unwrap();
+    transaction.lock("p@1").await.unwrap();
+    transaction.advance("p@1", Position(9)).await.unwrap();
+    transaction.advance("p@1", Position(8)).await.unwrap();
+    assert_eq!(transaction.lock("p@1").await.unwrap(), Position(9), "it sees what it has written");
+    transaction.commit().await.unwrap();
+    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(9));
 }
 
 pub async fn t1_an_instant_is_a_prefix_of_the_log(store: Fresh) {

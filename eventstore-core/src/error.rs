@@ -39,8 +39,8 @@ pub enum StoreError {
         /// The command whose event was to be appended.
         command: Uuid,
     },
-    /// The command id was used before, for something else.
-    #[error("command id {command} was used in stream {stream} before")]
+    /// The command id was used before, for something else: another command, another target, or a plain append.
+    #[error("command id {command} was used before, for something else, in stream {stream}")]
     Reused {
         /// The id that was used before.
         command: Uuid,
@@ -58,7 +58,9 @@ pub enum StoreError {
         /// Why.
         source: EventError,
     },
-    /// An event could not be read: this program is older than the log, or lacks an upcast.
+    /// An event could not be read: this program is older than the log, or lacks an upcast; or it was appended by
+    /// mistake, and is to be read as nothing from now on: `#[event(retired("…"))]`. The rest of the log is not
+    /// disturbed.
     #[error("cannot read event {version} of stream {stream}")]
     Unreadable {
         /// The stream it is in.
@@ -156,7 +158,7 @@ impl StoreError {
 
 /// An event that came in between: the one at `actual` in `stream`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stream {stream} is at version {actual}, expected was {expected}")]
+#[error("stream {stream} is at version {actual}; expected: {expected}")]
 #[non_exhaustive]
 pub struct Conflict {
     /// The stream that is not as expected.
@@ -188,7 +190,7 @@ pub enum CommandError<R> {
     /// Others kept getting there first: worth another try. Over HTTP, 409.
     #[error(transparent)]
     Conflict(Conflict),
-    /// The store could not answer. Over HTTP, 503.
+    /// The store could not answer. Over HTTP, 503 if the same command may succeed later, else 500.
     #[error(transparent)]
     Store(StoreError),
 }

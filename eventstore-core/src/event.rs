@@ -55,9 +55,10 @@ pub trait Event: Clone + Send + Sync + Sized + 'static {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventError {
-    /// The event type does not know the name: the event is of another type, or newer than this program.
-    #[error("no event is called `{0}`")]
-    Name(String),
+    /// The event type, which comes second, does not know the name: the event is of another type, or newer than this
+    /// program. If it means nothing any more, `#[event(retired("…"))]` says so.
+    #[error("`{1}` has no event called `{0}`; one that means nothing any more is `#[event(retired(\"{0}\"))]`")]
+    Name(String, &'static str),
     /// The stored form is newer than this program.
     #[error("version {1} of `{0}` is newer than this program")]
     Schema(String, u32),
@@ -213,6 +214,12 @@ impl NewEvent {
         let Self { id, schema, occurred_at, metadata, data } = self;
         let occurred_at = occurred_at.unwrap_or(recorded_at);
         Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data }
+    }
+
+    /// How large it is. Metadata that no store can keep is refused.
+    pub(crate) fn bytes(&self) -> Result<usize, Invalid> {
+        let tags: usize = self.data.tags.iter().map(|tag| tag.name.len() + 1 + tag.key.len()).sum();
+        Ok(self.data.name.len() + self.data.body.len() + tags + self.metadata.to_json()?.len())
     }
 
     pub(crate) fn check(&self) -> Result<(), Invalid> {

@@ -7,13 +7,14 @@ use uuid::Uuid;
 
 use crate::{
     aggregate::{Decide, Decider, Decision},
-    cause::{Cause, cause_methods, event_id},
+    cause::{self, Cause, cause_methods, event_id},
     encode,
     error::{CommandError, Conflict, StoreError},
     event::{Event, NewEvent, Raw, Recorded},
     handle::Store,
     load::{Fold, Until},
     metadata::Metadata,
+    snapshot::Last,
     store::{Append, Condition, Query, Read, Write, Written},
     stream::{Expected, Position, StreamId, Version},
     target::{Boundary, Part, Target},
@@ -57,6 +58,8 @@ pub struct Execute<S: Decider> {
     boundary: Boundary,
     // The command is in here: one type of builder, and one loop, for all commands of an aggregate.
     decide: Box<Rule<S>>,
+    /// The name of its type.
+    command: &'static str,
     cause: Cause,
     expecting: Option<Version>,
     expecting_position: Option<Position>,
@@ -89,7 +92,8 @@ impl<S: Decider> Execute<S> {
     {
         let cause = store.cause();
         let decide = Box::new(move |state: &S| state.decide(command.clone()));
-        Self { store, boundary, decide, cause, expecting: None, expecting_position: None, retries: 3 }
+        let command = std::any::type_name::<C>();
+        Self { store, boundary, decide, command, cause, expecting: None, expecting_position: None, retries: 3 }
     }
 
     cause_methods!();
@@ -128,7 +132,7 @@ impl<S: Decider> IntoFuture for Execute<S> {
 impl<S: Decider> Execute<S> {
     /// Load, decide, append, acknowledge. Whoever loses a race starts over on the new state.
     async fn run(self) -> Result<Appended<S>, CommandError<S::Error>> {
-        let metadata = self.cause.metadata();
+        let metadata = Metadata { request: self.request(), ..self.cause.metadata() };
         if let Some(first) = self.recall_given().await? {
             return Ok(first);
         }
@@ -201,6 +205,14 @@ impl<S: Decider> Execute<S> {
             events.push(again);
         }
         let append = self.append_of(&fold, new.clone());
+        // Before anything is written: where `evolve` panics, nothing is recorded that would do so at every load.
+        for event in &new {
+            let (version, position, time) = Default::default();
+            let raw = event.clone().recorded(stream.clone(), version, position, time);
+            if self.boundary.hears(&raw) {
+                fold.take_in(&self.boundary, &raw)?;
+            }
+        }
         let written = self.store.inner().append(append).await?;
         if written.replayed {
             let command = metadata.command_id;
@@ -208,7 +220,9 @@ impl<S: Decider> Execute<S> {
             return self.recall(command).await?.ok_or(StoreError::Duplicate { event: first, command });
         }
         let raws = recorded(new, &stream, &written);
-        raws.iter().filter(|raw| self.boundary.hears(raw)).try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
+        if let Some(last) = raws.iter().rev().find(|raw| self.boundary.hears(raw)) {
+            fold.last = Some(Last::of(last));
+        }
         fold.keep(&self.store, &self.boundary);
         let events = raws.iter().zip(events).map(|(raw, event)| raw.with(event)).collect();
         let (state, version) = (fold.loaded.state, fold.loaded.version);
@@ -233,6 +247,11 @@ impl<S: Decider> Execute<S> {
         Append { writes: vec![Write { stream, expected, events }], unchanged, condition }
     }
 
+    /// What is asked, if the caller named the command: whoever names it may name another so.
+    fn request(&self) -> Option<Uuid> {
+        self.cause.command_id.map(|id| cause::request(id, self.command, self.boundary.whose()))
+    }
+
     /// The first result, if the caller named the command and it is recorded.
     async fn recall_given(&self) -> Result<Option<Appended<S>>, StoreError> {
         match self.cause.command_id {
@@ -245,7 +264,7 @@ impl<S: Decider> Execute<S> {
     async fn recall(&self, command: Uuid) -> Result<Option<Appended<S>>, StoreError> {
         let raws = self.store.inner().find(command).await?;
         let [first, ..] = &raws[..] else { return Ok(None) };
-        if first.stream != self.boundary.stream {
+        if first.stream != self.boundary.stream || first.metadata.request != self.request() {
             return Err(StoreError::Reused { command, stream: first.stream.clone() });
         }
         let before = Position(first.position.0 - 1);

@@ -35,7 +35,7 @@ mod timestamp;
 mod tx;
 
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
-pub use append::AppendEvents;
+pub use append::{AppendEvents, AppendTo};
 pub use cause::event_id;
 pub use error::{BoxError, CommandError, Conflict, StoreError};
 pub use event::{Event, EventError, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};

@@ -12,7 +12,7 @@ pub const METADATA_BYTES: usize = 64 << 10;
 pub const TAGS: usize = 128;
 /// The most events of one append.
 pub const EVENTS: usize = 1 << 18;
-/// The largest bodies of one append together, in bytes.
+/// The largest bodies, tags and metadata of one append together, in bytes.
 pub const APPEND_BYTES: usize = 256 << 20;
 
 /// 1 to 512 bytes, no control characters.

@@ -61,8 +61,8 @@ pub struct Loaded<S> {
     pub state: S,
     /// How many events made the state; for one stream, its version.
     pub version: Version,
-    /// How much of the log had been written when it was read: loading
-    /// [`at_position`](Load::at_position) of it gives the same state for ever.
+    /// How much of the log it was read from: [`at_position`](Load::at_position) of it, with the same
+    /// [`at`](Load::at) and [`occurred_by`](Load::occurred_by) if there were any, gives the same state for ever.
     pub position: Position,
 }
 
@@ -124,7 +124,15 @@ impl Until {
     }
 }
 
-/// A state about to be read: `.await` it, or say up to when first. Said more than once, all of it holds.
+/// Says one more bound: of those that were said, the earliest holds.
+pub(crate) fn bound<T: Ord>(earliest: &mut Option<T>, also: T) {
+    *earliest = Some(match earliest.take() {
+        Some(before) => before.min(also),
+        None => also,
+    });
+}
+
+/// A state about to be read: `.await` it, or say up to when first. Said more than once, all of it holds: the earliest.
 #[must_use = "nothing is read until it is awaited"]
 pub struct Load<S> {
     store: Store,
@@ -142,13 +150,13 @@ impl<S: Decider> Load<S> {
     /// [`at_position`](Self::at_position).
     pub fn at(mut self, version: Version) -> Self {
         const { assert!(S::ONE_STREAM, "a version is a place in one stream: use `at_position` for this state") }
-        self.until.version = Some(version);
+        bound(&mut self.until.version, version);
         self
     }
 
-    /// As it was when the log had come so far.
+    /// As it was when the log had come so far; as it is, if it has not.
     pub fn at_position(mut self, position: Position) -> Self {
-        self.until.position = Some(position);
+        bound(&mut self.until.position, position);
         self
     }
 
@@ -158,14 +166,14 @@ impl<S: Decider> Load<S> {
     /// The answer for an instant that is not before the last event's may still grow; pin it with
     /// [`at_position`](Self::at_position) of what it gave.
     pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
-        self.until.recorded_by = Some(time.into().into());
+        bound(&mut self.until.recorded_by, time.into().into());
         self
     }
 
     /// As it was at an instant, as we know today: made of what had happened by then, whenever it was recorded, in the
     /// order in which it was recorded.
     pub fn occurred_by(mut self, time: impl Into<SystemTime>) -> Self {
-        self.until.occurred_by = Some(time.into().into());
+        bound(&mut self.until.occurred_by, time.into().into());
         self
     }
 }

@@ -131,11 +131,6 @@ impl Inner {
 
     fn append(&mut self, append: Append, now: Timestamp) -> Result<Written, StoreError> {
         append.check()?;
-        append
-            .writes
-            .iter()
-            .flat_map(|write| &write.events)
-            .try_for_each(|event| event.metadata.to_json().map(drop))?;
         if let Some(replay) = self.replay(&append)? {
             return Ok(replay);
         }
@@ -360,7 +355,8 @@ impl Drop for MemoryTransaction {
 #[async_trait]
 impl Transaction for MemoryTransaction {
     async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
-        self.store.checkpoint(projection).await
+        let committed = self.store.checkpoint(projection).await?;
+        Ok(self.checkpoints.get(projection).map_or(committed, |to| committed.max(*to)))
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
@@ -398,7 +394,8 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
-        self.checkpoints.insert(projection.into(), to);
+        let at = self.checkpoints.entry(projection.into()).or_default();
+        *at = to.max(*at);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::{invalid::Invalid, limits};
 /// Who asked, and why.
 ///
 /// Stored as one flat JSON object; the framework's own keys begin with `$`: `$commandId`, `$correlationId` (left out
-/// where it is the command id), `$causationId`, `$actor`, `$source`.
+/// where it is the command id), `$causationId`, `$actor`, `$source`, `$request`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Metadata {
@@ -29,6 +29,9 @@ pub struct Metadata {
     pub actor: Option<String>,
     /// The program that asked.
     pub source: Option<String>,
+    /// What was asked, where the caller gave the command's id: a fingerprint of the type of the command and of the ids
+    /// it was for, by which a retry is told from an id that was used twice. Says nothing to anyone else.
+    pub request: Option<Uuid>,
     /// Whatever else is worth remembering.
     pub extra: BTreeMap<String, Json>,
 }
@@ -70,6 +73,9 @@ impl Serialize for Metadata {
         if let Some(source) = &self.source {
             map.serialize_entry("$source", source)?;
         }
+        if let Some(request) = &self.request {
+            map.serialize_entry("$request", request)?;
+        }
         for (key, value) in &self.extra {
             map.serialize_entry(key, value)?;
         }
@@ -103,6 +109,7 @@ impl<'de> Visitor<'de> for Flat {
                 Key::Causation => metadata.causation_id = map.next_value()?,
                 Key::Actor => metadata.actor = map.next_value()?,
                 Key::Source => metadata.source = map.next_value()?,
+                Key::Request => metadata.request = map.next_value()?,
                 Key::Extra(key) => drop(metadata.extra.insert(key, map.next_value()?)),
             }
         }
@@ -117,6 +124,7 @@ enum Key {
     Causation,
     Actor,
     Source,
+    Request,
     Extra(String),
 }
 
@@ -137,6 +145,7 @@ impl<'de> Deserialize<'de> for Key {
                     "$causationId" => Key::Causation,
                     "$actor" => Key::Actor,
                     "$source" => Key::Source,
+                    "$request" => Key::Request,
                     extra => Key::Extra(extra.into()),
                 })
             }
@@ -161,6 +170,7 @@ mod tests {
         metadata.causation_id = Some(Uuid::from_u128(3));
         metadata.actor = Some("teller-7 \"\u{0}".into());
         metadata.source = Some("branch".into());
+        metadata.request = Some(Uuid::from_u128(4));
         metadata.extra.insert("ratio".into(), 0.1.into());
         metadata.extra.insert("nested".into(), serde_json::json!({ "list": [1, null, "x"] }));
         let json = metadata.to_json().expect("JSON");

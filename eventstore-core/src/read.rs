@@ -14,7 +14,7 @@ use crate::{
     error::StoreError,
     event::{Event, Raw, Recorded, Tag},
     handle::Store,
-    load::Until,
+    load::{Until, bound},
     store::{Item, Read},
     stream::{Position, StreamId, Version},
     timestamp::Timestamp,
@@ -43,7 +43,8 @@ impl Store {
 }
 
 /// Events about to be read: say which, then ask for them typed ([`events`](Self::events)) or as they are stored
-/// ([`raw`](Self::raw)). What is said more than once holds all at once, names aside: any of them.
+/// ([`raw`](Self::raw)). All that is said holds at once: each of the tags, any of the names, the narrowest of the
+/// bounds; only of streams and categories, the last one said.
 #[must_use = "nothing is read until `events` or `raw`"]
 pub struct ReadEvents {
     store: Store,
@@ -85,19 +86,19 @@ impl ReadEvents {
 
     /// After this position.
     pub fn after(mut self, position: Position) -> Self {
-        self.read.after = position;
+        self.read.after = self.read.after.max(position);
         self
     }
 
     /// After this version; for one stream, as is [`until_version`](Self::until_version).
     pub fn after_version(mut self, version: Version) -> Self {
-        self.read.after_version = version;
+        self.read.after_version = self.read.after_version.max(version);
         self
     }
 
     /// Up to this position.
     pub fn until(mut self, position: Position) -> Self {
-        self.until.position = Some(position);
+        bound(&mut self.until.position, position);
         self
     }
 
@@ -109,7 +110,7 @@ impl ReadEvents {
 
     /// Recorded by this instant, and at it.
     pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
-        self.until.recorded_by = Some(time.into().into());
+        bound(&mut self.until.recorded_by, time.into().into());
         self
     }
 
@@ -144,7 +145,7 @@ impl ReadEvents {
 
     /// At most so many stored events.
     pub fn limit(mut self, events: usize) -> Self {
-        self.read.limit = Some(events);
+        bound(&mut self.read.limit, events);
         self
     }
 

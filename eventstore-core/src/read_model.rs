@@ -134,8 +134,9 @@ impl<M: ReadModel> Batch<M> {
         keys
     }
 
-    pub(crate) fn events(&self) -> impl Iterator<Item = &Recorded<M::Event>> {
-        self.0.iter().map(|(_, event)| event)
+    /// Each event, and the batch of it alone: what was stored as one may be read as several.
+    pub(crate) fn one_by_one(self) -> impl Iterator<Item = (Recorded<M::Event>, Self)> {
+        self.0.into_iter().map(|(keys, event)| (event.clone(), Self(vec![(keys, event)])))
     }
 }
 

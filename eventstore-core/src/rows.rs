@@ -18,7 +18,7 @@ use crate::{
     event::{Event, Raw, Recorded, Tag},
     handle::Store,
     invalid::Invalid,
-    load::Until,
+    load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     store::{Item, Query, Read, Rows},
     stream::{Position, Version},
@@ -48,23 +48,25 @@ impl<M: ReadModel> ReadModels<M> {
         Self { store, until: Until::default(), of: PhantomData }
     }
 
-    fn with(&self, until: Until) -> Self {
+    fn with(&self, say: impl FnOnce(&mut Until)) -> Self {
+        let mut until = self.until;
+        say(&mut until);
         Self { store: self.store.clone(), until, of: PhantomData }
     }
 
     /// All rows as they were when the log had come so far.
     pub fn at_position(&self, position: Position) -> Self {
-        self.with(Until { position: Some(position), ..self.until })
+        self.with(|until| bound(&mut until.position, position))
     }
 
     /// All rows as they were known at an instant: made of what was recorded by then.
     pub fn as_of(&self, time: impl Into<SystemTime>) -> Self {
-        self.with(Until { recorded_by: Some(time.into().into()), ..self.until })
+        self.with(|until| bound(&mut until.recorded_by, time.into().into()))
     }
 
     /// All rows as they were at an instant, as we know today: made of what had happened by then.
     pub fn occurred_by(&self, time: impl Into<SystemTime>) -> Self {
-        self.with(Until { occurred_by: Some(time.into().into()), ..self.until })
+        self.with(|until| bound(&mut until.occurred_by, time.into().into()))
     }
 
     /// One row.
@@ -90,10 +92,13 @@ impl<M: ReadModel> ReadModels<M> {
             .try_flatten()
             .map(move |raw| {
                 let batch = rows.decode(Some(&raw?).filter(|raw| until.takes(raw)))?;
-                rows.project(&batch);
-                // A copy by serde: rows need not be `Clone`.
-                let row = || rows.get(&key).map(|row| read_row(&write_row(row)?)).transpose();
-                let moments: Vec<_> = batch.events().map(|event| Ok((event.clone(), row()?))).collect();
+                let mut moments = vec![];
+                for (event, one) in batch.one_by_one() {
+                    rows.project(&one);
+                    // A copy by serde: rows need not be `Clone`.
+                    let row = rows.get(&key).map(|row| read_row(&write_row(row)?)).transpose()?;
+                    moments.push(Ok((event, row)));
+                }
                 Ok::<_, StoreError>(stream::iter(moments))
             })
             .try_flatten()
@@ -130,25 +135,25 @@ impl<M: ReadModel> Get<M> {
 
     /// As it was after so many events of its stream. For rows whose keys are those of their streams.
     pub fn at(mut self, version: Version) -> Self {
-        self.until.version = Some(version);
+        bound(&mut self.until.version, version);
         self
     }
 
     /// As it was when the log had come so far.
     pub fn at_position(mut self, position: Position) -> Self {
-        self.until.position = Some(position);
+        bound(&mut self.until.position, position);
         self
     }
 
     /// As it was known at an instant: made of what was recorded by then.
     pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
-        self.until.recorded_by = Some(time.into().into());
+        bound(&mut self.until.recorded_by, time.into().into());
         self
     }
 
     /// As it was at an instant, as we know today: made of what had happened by then.
     pub fn occurred_by(mut self, time: impl Into<SystemTime>) -> Self {
-        self.until.occurred_by = Some(time.into().into());
+        bound(&mut self.until.occurred_by, time.into().into());
         self
     }
 
@@ -218,7 +223,7 @@ impl<M: ReadModel> List<M> {
 
     /// At most so many.
     pub fn limit(mut self, rows: usize) -> Self {
-        self.limit = Some(rows);
+        bound(&mut self.limit, rows);
         self
     }
 
@@ -238,17 +243,17 @@ impl<M: ReadModel> List<M> {
             let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, limit }).await?;
             return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
         }
-        let mut replay = store.read_model::<M>().with(until).replay();
+        let mut replay = ReadModels::<M> { store, until, of: PhantomData }.replay();
         replay.finish().await?;
         let mut rows = vec![];
         for key in replay.rows.keys_in_order() {
+            if limit.is_some_and(|limit| rows.len() >= limit) {
+                break;
+            }
             let Some(row) = replay.rows.take(&key) else { continue };
             let written = if equal.is_empty() { None } else { Some(write_row(&row)?) };
             if written.is_none_or(|written| equal.iter().all(|(column, value)| column.has(&written, value))) {
                 rows.push((key, row));
-            }
-            if limit.is_some_and(|limit| rows.len() >= limit) {
-                break;
             }
         }
         Ok(rows)

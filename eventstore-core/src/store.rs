@@ -36,10 +36,12 @@ pub trait EventStore: Tables {
     ///
     /// If all its event ids are recorded already, in this order, with the same stream, name and body, then nothing is
     /// written and the first result is given again; if any is recorded otherwise, that is
-    /// [`Duplicate`](StoreError::Duplicate). Both come before any conflict.
+    /// [`Duplicate`](StoreError::Duplicate). Both come before any conflict. The first events of a longer append are
+    /// answered, too, with the places they have: the log does not know where an append ended.
     async fn append(&self, append: Append) -> Result<Written, StoreError>;
 
-    /// The events a command caused, in the order of the log; none if it was not recorded.
+    /// The events a command caused, in the order of the log: those with the ids [`event_id`](crate::event_id) of 0, 1, …,
+    /// one behind the other. None if it was not recorded.
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError>;
 
     /// The events with these ids that are recorded, in the order of the log.
@@ -397,11 +399,11 @@ impl Append {
         }
         let events = || self.writes.iter().flat_map(|write| &write.events);
         limits::size("the events of an append", events().count(), limits::EVENTS)?;
-        limits::size(
-            "the bodies of an append together",
-            events().map(|event| event.data.body.len()).sum(),
-            limits::APPEND_BYTES,
-        )?;
+        let mut bytes = 0;
+        for event in events() {
+            bytes += event.bytes()?;
+            limits::size("the bodies, tags and metadata of an append together", bytes, limits::APPEND_BYTES)?;
+        }
         let mut ids: Vec<_> = events().map(|event| event.id).collect();
         ids.sort_unstable();
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -643,5 +645,30 @@ mod tests {
         while kept.upgrade().is_some() {
             yield_now().await;
         }
+    }
+
+    #[test]
+    fn a11_tags_and_metadata_of_an_append_are_limited_together_with_the_bodies() {
+        let event = |n: u128| {
+            let tag = Tag { name: LONG.into(), key: "k".into() };
+            let data = Raw { name: "x".into(), tags: vec![tag; limits::TAGS], body: vec![] };
+            NewEvent { id: Uuid::from_u128(n), schema: 1, occurred_at: None, metadata: Metadata::default(), data }
+        };
+        // Borrowed 512 bytes: the test needs little of the memory that is counted.
+        const LONG: &str = match str::from_utf8(&[b'a'; limits::NAME_BYTES]) {
+            Ok(long) => long,
+            Err(_) => "",
+        };
+        let refused = |events: Vec<NewEvent>| {
+            let write = Write { stream: StreamId::new("a", "b"), expected: Expected::Any, events };
+            let checked = Append { writes: vec![write], ..Append::default() }.check();
+            assert!(matches!(checked, Err(Invalid::TooLarge { limit: limits::APPEND_BYTES, .. })), "{checked:?}");
+        };
+        refused((0..4_100).map(event).collect());
+        let mut events: Vec<_> = (0..4_080).map(event).collect();
+        for event in &mut events[..10] {
+            event.metadata.actor = Some("x".repeat(60_000));
+        }
+        refused(events);
     }
 }

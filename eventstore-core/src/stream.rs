@@ -307,8 +307,8 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("anything"),
-            Self::Exists => f.write_str("any event"),
-            Self::Version(Version(0)) => f.write_str("no event"),
+            Self::Exists => f.write_str("a stream with events"),
+            Self::Version(Version(0)) => f.write_str("no such stream"),
             Self::Version(version) => write!(f, "version {version}"),
         }
     }

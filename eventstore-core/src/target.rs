@@ -10,7 +10,10 @@ use crate::{
 };
 
 /// What [`Store::load`](crate::Store::load) and [`Store::execute`](crate::Store::execute) act on: an id,
-/// [`every`], or a tuple of up to four of them, the first of which decides.
+/// [`every`], or a tuple of up to four of them.
+///
+/// Of a tuple the first decides, and the events go into its stream; the others are consulted, and none of them may
+/// change meanwhile. An aggregate that is consulted and must hear of what was decided is one `by_tag`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say which aggregate is meant",
     label = "expected an `Id<_>`, `every::<_>()`, or a tuple of them"
@@ -82,6 +85,14 @@ impl Boundary {
             Part::Query(item) => item.clone(),
         });
         Query { items: items.collect() }
+    }
+
+    /// Whose state it is: the stream or the tag of each part.
+    pub(crate) fn whose(&self) -> impl Iterator<Item = String> {
+        self.parts.iter().map(|part| match part {
+            Part::Stream(stream) => stream.to_string(),
+            Part::Query(item) => item.tags.first().map_or_else(|| EVERY.into(), ToString::to_string),
+        })
     }
 
     /// Whether an event that was not read for it is one of those that make the state.

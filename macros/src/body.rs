@@ -136,7 +136,7 @@ impl<'a> Stored<'a> {
     }
 
     fn decode(&self) -> TokenStream {
-        let Event { krate, variants, retired, .. } = self.event;
+        let Event { ident, krate, variants, retired, .. } = self.event;
         let arms = variants.iter().map(|variant| self.arms(variant));
         let live: Vec<_> = variants.iter().flat_map(Variant::names).collect();
         let retired: Vec<_> = retired.iter().map(LitStr::value).collect();
@@ -152,7 +152,10 @@ impl<'a> Stored<'a> {
                     ));
                 }
                 _ => {
-                    return ::core::result::Result::Err(#krate::EventError::Name(::core::convert::From::from(__name)));
+                    return ::core::result::Result::Err(#krate::EventError::Name(
+                        ::core::convert::From::from(__name),
+                        ::core::any::type_name::<#ident>(),
+                    ));
                 }
             }
             ::core::result::Result::Ok(())

@@ -124,7 +124,10 @@ fn emit(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
                         });
                     }
                 )*
-                ::core::result::Result::Err(#krate::EventError::Name(::core::convert::From::from(__name)))
+                ::core::result::Result::Err(#krate::EventError::Name(
+                    ::core::convert::From::from(__name),
+                    ::core::any::type_name::<Self>(),
+                ))
             }
         }
         #apart

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Any number of processes may run the same: each event is taken in once.
 ///
 /// ```
-/// # use eventstore::{Runner, prelude::*};
+/// # use eventstore::prelude::*;
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Event, Clone)]
 /// # enum AccountEvent { Deposited { amount: i64 } }

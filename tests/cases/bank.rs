@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use eventstore::{
     CommandError, Conflict, Event, EventError, EventStore, Expected, Id, Invalid, Position, Query, Store, StoreError,
-    StreamId, Timestamp, Version, Write, every, prelude::*, testing::*,
+    StreamId, Timestamp, Version, Write, every, prelude::*,
 };
 use futures::TryStreamExt;
 use serde_json::json;
@@ -197,7 +197,9 @@ async fn a4_whoever_says_what_it_has_seen_is_told_when_that_has_changed() -> Res
     assert!(stale.as_ref().is_err_and(CommandError::is_conflict));
     let Err(CommandError::Conflict(conflict)) = stale else { panic!("{stale:?}") };
     assert_eq!(conflict, Conflict::new(ann.stream(), Expected::Version(Version(2)), Version(3)));
-    assert_eq!(conflict.to_string(), format!("stream {} is at version 3, expected was version 2", ann.stream()));
+    assert_eq!(conflict.to_string(), format!("stream {} is at version 3; expected: version 2", ann.stream()));
+    let new = Conflict::new(ann.stream(), Expected::Version(Version(0)), Version(3));
+    assert_eq!(new.to_string(), format!("stream {} is at version 3; expected: no such stream", ann.stream()));
 
     let seen = store.load(&ann).await?;
     store.execute(Id::<Account>::from("bob"), Open { owner: "Bob".into() }).await?;
@@ -292,7 +294,7 @@ async fn p8_an_event_that_cannot_be_read_is_named_and_never_skipped() {
         let Err(StoreError::Unreadable { stream: named, version, source }) = loaded else { panic!("{loaded:?}") };
         assert_eq!((named, version), (stream, Version(2)));
         let fits = match (name, schema) {
-            ("who.knows", _) => matches!(&source, EventError::Name(unknown) if unknown == name),
+            ("who.knows", _) => matches!(&source, EventError::Name(unknown, _) if unknown == name),
             (_, 9) => matches!(&source, EventError::Schema(known, 9) if known == name),
             _ => matches!(&source, EventError::Body(_)),
         };

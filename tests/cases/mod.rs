@@ -23,6 +23,7 @@ pub mod courses;
 pub mod golden;
 pub mod histories;
 pub mod import;
+pub mod mistakes;
 pub mod projections;
 pub mod recipes;
 pub mod snapshots;

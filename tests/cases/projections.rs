@@ -6,8 +6,7 @@ use std::{
 };
 
 use eventstore::{
-    BoxError, Id, Invalid, Position, Query, Runner, Status, Store, StoreError, StreamId, Timestamp, Version,
-    prelude::*, testing::*,
+    BoxError, Id, Invalid, Position, Query, Runner, Status, Store, StoreError, StreamId, Timestamp, Version, prelude::*,
 };
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@ use std::{fmt::Debug, sync::Arc};
 
 use eventstore::{
     Aggregate, CommandError, Expected, Load, Loaded, Position, StoreError, StoredSnapshot, Target, Timestamp, Version,
-    prelude::*, testing::*,
+    prelude::*,
 };
 use futures::{FutureExt, TryStreamExt};
 use serde::{Deserialize, Serialize};

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use eventstore::{Expected, Id, Invalid, Position, Runner, StoreError, Timestamp, Version, every};
+use eventstore::{Append, Expected, Id, Invalid, Position, StoreError, Timestamp, Version, Write, every, prelude::*};
 use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
 
 use super::{
     World,
     account::{AccountEvent::*, *},
     balances::*,
     campus::*,
-    world,
+    raw, world,
 };
 
 type Any = Box<dyn std::error::Error>;
@@ -190,6 +191,95 @@ async fn a_history_shows_every_event_with_the_state_it_led_to() -> Result<(), An
     Ok(())
 }
 
+/// What was one event once is several today.
+#[derive(Event, Clone, Debug, PartialEq)]
+pub enum PurseEvent {
+    #[event(version = 2, upcast(1 => one_by_one))]
+    Filled { cents: i64 },
+}
+
+fn one_by_one(all: Vec<i64>) -> Vec<PurseEvent> {
+    all.into_iter().map(|cents| PurseEvent::Filled { cents }).collect()
+}
+
+#[derive(Aggregate, Clone, Debug)]
+pub struct Purse {
+    cents: i64,
+}
+
+impl Evolve for Purse {
+    type Event = PurseEvent;
+
+    fn evolve(&mut self, PurseEvent::Filled { cents }: PurseEvent) {
+        self.cents += cents;
+    }
+}
+
+#[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+pub struct Filling {
+    cents: i64,
+}
+
+impl Project for Filling {
+    type Event = PurseEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<PurseEvent>) {
+        let PurseEvent::Filled { cents } = event.data;
+        row.cents += cents;
+    }
+}
+
+#[tokio::test]
+async fn t1_of_an_event_that_was_split_each_part_has_its_moment() -> Result<(), Any> {
+    let world = world().await;
+    let (store, purse) = (&world.store, Id::<Purse>::from("a"));
+    let write = Write {
+        stream: purse.stream(),
+        expected: Expected::Any,
+        events: vec![raw("purse.filled", b"[1,2,3]"), raw("purse.filled", b"[4]")],
+    };
+    world.inner.append(Append { writes: vec![write], ..Append::default() }).await?;
+    let states: Vec<_> = store.history(&purse).map_ok(|(_, purse)| purse.cents).try_collect().await?;
+    assert_eq!(states, [1, 3, 6, 10]);
+    let rows = store.read_model::<Filling>().history(&purse);
+    let rows: Vec<_> = rows.map_ok(|(event, row)| (event.version.0, row.map(|row| row.cents))).try_collect().await?;
+    assert_eq!(rows, [(1, Some(1)), (1, Some(3)), (1, Some(6)), (2, Some(10))]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn t1_of_moments_said_more_than_once_the_earliest_counts() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let mut moments = vec![];
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    for _ in 2..=4 {
+        moments.push(world.noon().await);
+        store.execute(&ann, Deposit { amount: 1 }).await?;
+    }
+    let (early, late) = (Position(2), Position(4));
+    let (first, last) = (moments[0], moments[2]);
+    let balances = store.read_model::<Balance>();
+    for swapped in [false, true] {
+        let either = |a: Position, b: Position| if swapped { (b, a) } else { (a, b) };
+        let times = if swapped { (last, first) } else { (first, last) };
+        let (a, b) = either(early, late);
+        assert_eq!(store.load(&ann).at_position(a).at_position(b).await?.version, Version(2));
+        assert_eq!(store.load(&ann).at(Version(a.0)).at(Version(b.0)).await?.version, Version(2));
+        assert_eq!(store.load(&ann).as_of(times.0).as_of(times.1).await?.version, Version(1));
+        assert_eq!(store.load(&ann).occurred_by(times.0).occurred_by(times.1).await?.version, Version(1));
+        assert_eq!(store.read().until(a).until(b).raw().count().await, 2);
+        assert_eq!(store.read().as_of(times.0).as_of(times.1).raw().count().await, 1);
+        assert_eq!(store.read().after(a).after(b).raw().count().await, 0);
+        assert_eq!(store.read().limit(a.0 as usize).limit(b.0 as usize).raw().count().await, 2);
+        assert_eq!(balances.at_position(a).get(&ann).at_position(b).await?.unwrap().balance, 1);
+        assert_eq!(balances.at_position(a).at_position(b).get(&ann).await?.unwrap().balance, 1);
+        assert_eq!(balances.as_of(times.0).get(&ann).as_of(times.1).await?.unwrap().balance, 0);
+        assert_eq!(balances.occurred_by(times.0).occurred_by(times.1).list().await?[0].1.balance, 0);
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn t1_a_row_can_be_read_as_it_was() -> Result<(), Any> {
     let world = world().await;
@@ -257,6 +347,7 @@ async fn t1_a_whole_read_model_can_be_read_as_it_was() -> Result<(), Any> {
     assert_eq!(keys(then.list().filter("owner", "odd").await?), ["A1", "A3"]);
     assert_eq!(keys(then.list().filter("balance", 2).await?), ["A2"]);
     assert_eq!(keys(then.list().limit(3).await?), ["A1", "A2", "A3"]);
+    assert!(then.list().limit(0).await?.is_empty());
     assert_eq!(then.get("A1").await?.map(|row| row.balance), Some(1));
     replay.finish().await?;
     assert_eq!((replay.get("A1"), replay.position()), (None, Position(10)));

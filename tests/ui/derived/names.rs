@@ -97,7 +97,7 @@ fn names_are_all_that_may_be_in_the_log() {
 #[test]
 fn a_name_of_nobody_is_an_error_and_so_is_a_form_of_tomorrow() {
     let error = read::<AccountEvent>("account.deposited", 1, "{}").expect_err("no such event");
-    assert!(matches!(&error, EventError::Name(name) if name == "account.deposited"), "{error}");
+    assert!(matches!(&error, EventError::Name(name, _) if name == "account.deposited"), "{error}");
     for schema in [0, 2] {
         let error = read::<AccountEvent>("account.created", schema, "{}").expect_err("no such form");
         assert!(matches!(&error, EventError::Schema(name, n) if name == "account.created" && *n == schema), "{error}");

@@ -81,7 +81,7 @@ fn it_is_made_of_what_is_inside() {
 #[test]
 fn what_no_one_inside_knows_is_an_error() {
     let error = read::<BankEvent>("campus.enrolled", 1, "{}").expect_err("not of the bank");
-    assert!(matches!(error, EventError::Name(name) if name == "campus.enrolled"));
+    assert!(matches!(error, EventError::Name(name, of) if name == "campus.enrolled" && of.ends_with("::BankEvent")));
     let error = read::<BankEvent>("account.closed", 2, "{}").expect_err("no such form");
     assert!(matches!(error, EventError::Schema(name, 2) if name == "account.closed"));
 }
