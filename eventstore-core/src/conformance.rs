@@ -48,6 +48,8 @@ macro_rules! conformance {
             a7_who_began_later_comes_later
             a8_a_dropped_append_leaves_nothing_open
             a8_a_dropped_transaction_leaves_nothing
+            a8_an_operation_dropped_in_a_transaction_is_never_half_recorded
+            a2_an_operation_that_failed_in_a_transaction_is_never_half_recorded
             a10_bytes_in_are_bytes_out
             a10_names_in_are_names_out
             a10_metadata_in_is_metadata_out
@@ -337,6 +339,51 @@ pub async fn a8_a_dropped_transaction_leaves_nothing(store: Fresh) {
     assert_eq!(whole(&store).await.len(), 1);
     assert_eq!(store.checkpoint("p").await.unwrap(), Position(0));
     assert!(store.rows(Rows::Keys { table: TABLE, keys: vec!["k".into()] }).await.unwrap().is_empty());
+}
+
+pub async fn a8_an_operation_dropped_in_a_transaction_is_never_half_recorded(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    for patience in [0, 1, 3, 9, 27, 81, 243].map(Duration::from_millis) {
+        let a = stream(&format!("a-{patience:?}"));
+        let mut transaction = store.begin().await.unwrap();
+        transaction.append(any(&a, [event("before")])).await.unwrap();
+        let append = any(&a, (0..2_000).map(|_| tagged("maybe", &[("n", "x")])));
+        let dropped = timeout(patience, transaction.append(append)).await.is_err();
+        let kept = transaction.commit().await.is_ok();
+        assert!(kept || dropped, "a transaction of whole operations can be committed");
+        let found = matching(&store, Query::of(&a)).await.len();
+        let whole: &[usize] = if kept { &[1, 2_001] } else { &[0] };
+        assert!(whole.contains(&found), "{found} of 2001 events, dropped after {patience:?}");
+
+        let upserts = (0..2_000).map(|n| (format!("{patience:?}-{n}"), to_raw_value(&json!({ "text": "x" })).unwrap()));
+        let changes = Changes { table: TABLE, upserts: upserts.collect(), deletes: vec![] };
+        let keys = changes.upserts.iter().map(|(key, _)| key.clone()).collect();
+        let mut transaction = store.begin().await.unwrap();
+        let dropped = timeout(patience, transaction.write(changes)).await.is_err();
+        let kept = transaction.commit().await.is_ok();
+        assert!(kept || dropped, "a transaction of whole operations can be committed");
+        let found = rows(&store, Rows::Keys { table: TABLE, keys }).await.len();
+        assert!(found == 0 || kept && found == 2_000, "{found} of 2000 rows, dropped after {patience:?}");
+    }
+    whole(&store).await;
+}
+
+pub async fn a2_an_operation_that_failed_in_a_transaction_is_never_half_recorded(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    let (a, b) = (stream("a"), stream("b"));
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(any(&a, [event("before")])).await.unwrap();
+    let late = and(any(&b, [event("half")]), to(&a, Expected::Version(Version(7)), [event("half")]));
+    assert!(transaction.append(late).await.is_err_and(|error| error.is_conflict()));
+    let kept = transaction.commit().await.is_ok();
+    assert_eq!(matching(&store, Query::all()).await.len(), usize::from(kept));
+
+    let mut transaction = store.begin().await.unwrap();
+    let row = |row| to_raw_value(&row).unwrap();
+    let upserts = vec![("a".into(), row(json!({ "text": "x" }))), ("b".into(), row(json!({ "integer": "x" })))];
+    transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await.unwrap_err();
+    let _ = transaction.commit().await;
+    assert!(rows(&store, Rows::Where { table: TABLE, equal: vec![], limit: None }).await.is_empty());
 }
 
 pub async fn a10_bytes_in_are_bytes_out(store: Fresh) {

@@ -21,6 +21,7 @@ use crate::{
     clock::Clock,
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
+    invalid::Invalid,
     store::{Append, Changes, EventStore, Events, Read, Rows, Tables, Transaction, Written},
     stream::{Position, StreamId, Version},
     table::{Column, Table},
@@ -259,6 +260,7 @@ impl EventStore for MemoryStore {
             store: self.clone(),
             changed: HashMap::new(),
             checkpoints: HashMap::new(),
+            failed: false,
             _writer: writer,
         };
         Ok(Box::new(transaction))
@@ -296,7 +298,27 @@ struct MemoryTransaction {
     store: MemoryStore,
     changed: Changed,
     checkpoints: HashMap<String, Position>,
+    /// Whether an operation has failed. None can be half done: there is no await in any.
+    failed: bool,
     _writer: OwnedMutexGuard<()>,
+}
+
+impl MemoryTransaction {
+    fn noting<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.failed |= result.is_err();
+        result
+    }
+
+    fn put(&mut self, changes: Changes) -> Result<(), StoreError> {
+        self.store.inner().table(&changes.table)?;
+        for (_, row) in &changes.upserts {
+            changes.table.check(row)?;
+        }
+        let changed = self.changed.entry(changes.table.to_string()).or_default();
+        changed.extend(changes.upserts.into_iter().map(|(key, row)| (key, Some(row))));
+        changed.extend(changes.deletes.into_iter().map(|key| (key, None)));
+        Ok(())
+    }
 }
 
 impl Drop for MemoryTransaction {
@@ -315,22 +337,18 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
-        self.store.inner().append(append, self.store.clock.now())
+        let written = self.store.inner().append(append, self.store.clock.now());
+        self.noting(written)
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        self.store.inner().rows(&rows, &self.changed)
+        let rows = self.store.inner().rows(&rows, &self.changed);
+        self.noting(rows)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        self.store.inner().table(&changes.table)?;
-        for (_, row) in &changes.upserts {
-            changes.table.check(row)?;
-        }
-        let changed = self.changed.entry(changes.table.to_string()).or_default();
-        changed.extend(changes.upserts.into_iter().map(|(key, row)| (key, Some(row))));
-        changed.extend(changes.deletes.into_iter().map(|key| (key, None)));
-        Ok(())
+        let put = self.put(changes);
+        self.noting(put)
     }
 
     async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
@@ -343,6 +361,9 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(Invalid::unfinished().into());
+        }
         let (changed, checkpoints) = (take(&mut self.changed), take(&mut self.checkpoints));
         {
             let mut inner = self.store.inner();

@@ -67,6 +67,9 @@ pub trait Tables: Send + Sync + 'static {
 }
 
 /// Reads and writes that happen together, or not at all.
+///
+/// Once an operation has failed or its future was dropped, nobody knows how much of it was done: `commit` refuses, and
+/// leaves nothing.
 #[async_trait]
 pub trait Transaction: Send {
     /// Locks a projection's checkpoint against all others until the end, and gives it. Comes first.
@@ -87,7 +90,8 @@ pub trait Transaction: Send {
     /// The connection that runs it, for SQL of one's own: a `PgConnection`, a `SqliteConnection`.
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)>;
 
-    /// Makes everything true at once.
+    /// Makes everything true at once; or nothing, if not every operation succeeded: that is
+    /// [`Invalid::Request`].
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 
     /// Forgets everything.
