@@ -73,6 +73,7 @@ macro_rules! conformance {
             rows_are_what_was_written
             rows_are_found_by_their_columns
             a_table_is_built_once
+            a_table_with_other_columns_is_refused_wherever_it_is_used
         }
     };
     ($fresh:path: $($case:ident)*) => {
@@ -966,6 +967,59 @@ pub async fn a_table_is_built_once(store: Fresh) {
     let next = Table { version: 4, ..other };
     store.create(&next).await.unwrap();
     assert!(store.rows(Rows::Keys { table: next, keys: vec!["k".into()] }).await.unwrap().is_empty());
+}
+
+pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    write(&store, &[("k", json!({ "text": "x", "integer": 1 }))], &[]).await;
+    let with = |change: &dyn Fn(&mut Vec<Column>)| {
+        let mut columns = TABLE.columns.to_vec();
+        change(&mut columns);
+        Table { columns: columns.leak(), ..TABLE }
+    };
+    let kinds = [Kind::Text, Kind::Integer, Kind::Real, Kind::Bool, Kind::Uuid, Kind::Time, Kind::Json];
+    let retyped = (0..TABLE.columns.len()).flat_map(|n| kinds.map(|kind| (n, kind)));
+    let retyped = retyped.filter(|&(n, kind)| TABLE.columns[n].kind != kind);
+    let mut others: Vec<_> = retyped.map(|(n, kind)| with(&|columns| columns[n].kind = kind)).collect();
+    others.push(with(&|columns| _ = columns.pop()));
+    others.push(with(&|columns| columns.push(Column { name: "new", kind: Kind::Text, index: false })));
+    others.push(with(&|columns| columns[2].name = "renamed"));
+    for other in others {
+        let refused = |result: Result<(), StoreError>| match result {
+            Err(StoreError::Columns { table }) => assert_eq!(table, "sample@3"),
+            result => panic!("{result:?} of {other:?}"),
+        };
+        refused(store.create(&other).await);
+        for key in ["k", "none"] {
+            refused(store.rows(Rows::Keys { table: other, keys: vec![key.into()] }).await.map(drop));
+        }
+        let first = (&other.columns[0], json!(null));
+        for equal in [vec![], vec![first]] {
+            refused(store.rows(Rows::Where { table: other, equal, limit: Some(0) }).await.map(drop));
+        }
+        let mut transaction = store.begin().await.unwrap();
+        let upserts = vec![("k".into(), to_raw_value(&json!({})).unwrap())];
+        refused(transaction.write(Changes { table: other, upserts, deletes: vec![] }).await);
+        transaction.rollback().await.unwrap();
+    }
+    // In which order the columns come, and which are looked for, is no difference.
+    let same = with(&|columns| {
+        columns.reverse();
+        columns.iter_mut().for_each(|column| column.index = !column.index && column.kind != Kind::Json);
+    });
+    store.create(&same).await.unwrap();
+    let upserts = vec![("l".into(), to_raw_value(&json!({ "text": "y", "real": 0.5 })).unwrap())];
+    let mut transaction = store.begin().await.unwrap();
+    transaction.write(Changes { table: same, upserts, deletes: vec![] }).await.unwrap();
+    transaction.commit().await.unwrap();
+    for table in [TABLE, same] {
+        let found = rows(&store, Rows::Where { table, equal: vec![], limit: None }).await;
+        assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["k", "l"]);
+        assert_eq!(
+            (&found[0].1["integer"], &found[1].1["text"], &found[1].1["real"]),
+            (&json!(1), &json!("y"), &json!(0.5))
+        );
+    }
 }
 
 #[cfg(test)]

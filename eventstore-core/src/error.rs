@@ -81,8 +81,12 @@ pub enum StoreError {
         /// The table, `balance@1`.
         table: String,
     },
-    /// A read model's table was built by a struct with other fields: raise the model's version.
-    #[error("`{table}` was built with other columns: raise the version of its read model")]
+    /// A read model's table has other columns than the struct has fields: raise the model's version. If the table is
+    /// somebody else's, name the model otherwise.
+    #[error(
+        "`{table}` has other columns than its read model: raise the version of the read model, or give it another \
+         name if the table is somebody else's"
+    )]
     Columns {
         /// The table, `balance@1`.
         table: String,

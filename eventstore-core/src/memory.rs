@@ -57,6 +57,15 @@ struct MemoryTable {
     rows: BTreeMap<String, Box<RawValue>>,
 }
 
+impl MemoryTable {
+    /// Whether it has just the columns of another, in whatever order.
+    fn fits(&self, table: &Table) -> bool {
+        let is_there =
+            |column: &Column| self.columns.iter().any(|old| (old.name, old.kind) == (column.name, column.kind));
+        self.columns.len() == table.columns.len() && table.columns.iter().all(is_there)
+    }
+}
+
 impl MemoryStore {
     /// An empty log.
     pub fn new() -> Self {
@@ -185,9 +194,13 @@ impl Inner {
         }
     }
 
-    fn table(&self, table: &Table) -> Result<&MemoryTable, StoreError> {
-        let table = table.to_string();
-        self.tables.get(&table).ok_or(StoreError::NotBuilt { table })
+    fn table(&self, wanted: &Table) -> Result<&MemoryTable, StoreError> {
+        let table = wanted.to_string();
+        match self.tables.get(&table) {
+            Some(there) if there.fits(wanted) => Ok(there),
+            Some(_) => Err(StoreError::Columns { table }),
+            None => Err(StoreError::NotBuilt { table }),
+        }
     }
 
     /// The rows as they are, but for those changed by an open transaction.
@@ -280,8 +293,8 @@ impl Tables for MemoryStore {
     async fn create(&self, table: &Table) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let new = || MemoryTable { columns: table.columns, rows: BTreeMap::new() };
-        let old = inner.tables.entry(table.to_string()).or_insert_with(new);
-        if old.columns == table.columns { Ok(()) } else { Err(StoreError::Columns { table: table.to_string() }) }
+        inner.tables.entry(table.to_string()).or_insert_with(new);
+        inner.table(table).map(drop)
     }
 
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

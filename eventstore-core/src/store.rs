@@ -56,7 +56,8 @@ pub trait EventStore: Tables {
 /// Rows beside the log, and how far they have come.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
-    /// Makes a table if it is not there. One that has other columns is [`StoreError::Columns`].
+    /// Makes a table if it is not there, and the indexes it lacks. One that has other columns, by name and kind, is
+    /// [`StoreError::Columns`], here and wherever it is read or written; their order is no matter.
     async fn create(&self, table: &Table) -> Result<(), StoreError>;
 
     /// The rows asked for, by key, each as the JSON object it was written as.

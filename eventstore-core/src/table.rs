@@ -47,13 +47,13 @@ pub enum Kind {
     Integer,
     /// `double precision`; SQLite `REAL`.
     Real,
-    /// `boolean`; SQLite `INTEGER`, 0 or 1.
+    /// `boolean`; SQLite `BOOLEAN INTEGER`, 0 or 1.
     Bool,
-    /// `uuid`; SQLite `TEXT`.
+    /// `uuid`; SQLite `UUID TEXT`.
     Uuid,
-    /// `timestamptz`; SQLite `TEXT`, RFC 3339.
+    /// `timestamptz`; SQLite `TIMESTAMPTZ TEXT`, RFC 3339.
     Time,
-    /// `jsonb`; SQLite `TEXT`.
+    /// `jsonb`; SQLite `JSON TEXT`.
     Json,
 }
 

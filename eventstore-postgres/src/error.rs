@@ -46,6 +46,8 @@ pub(crate) fn store(error: sqlx::Error) -> StoreError {
 pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
     match state(&error) {
         Some(state) if state == "42P01" => StoreError::NotBuilt { table: table.into() },
+        // No such column, or no such comparison: the statement is right where the columns are those of the read model.
+        Some(state) if state == "42703" || state == "42883" => StoreError::Columns { table: table.into() },
         // A value that does not fit its column.
         Some(state) if state.starts_with("22") || state.starts_with("23") => {
             StoreError::Row { table: table.into(), source: error.into() }

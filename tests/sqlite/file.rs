@@ -6,7 +6,7 @@ use std::{
 };
 
 use eventstore::{
-    EventStore, Expected, Id, Invalid, Position, Runner, SqliteStore, Store, StoreError, Version,
+    Column, EventStore, Expected, Id, Invalid, Kind, Position, Runner, SqliteStore, Store, StoreError, Table, Version,
     sqlx::{self, Connection, SqliteConnection},
     testing::Clock,
 };
@@ -149,6 +149,20 @@ async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
     for sql in ["UPDATE eventstore_events SET version = 2", "DELETE FROM eventstore_events"] {
         let refused = sqlx::query(sql).execute(&mut other).await.expect_err("refused");
         assert!(refused.to_string().contains("append-only"), "{refused}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
+    let world = crate::world().await;
+    let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
+    let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index }].leak();
+    for (index, indexes) in [(false, 0), (true, 1), (true, 1), (false, 1)] {
+        world.inner.create(&Table { name: "owners", version: 1, columns: columns(index) }).await?;
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE tbl_name = 'owners@1' AND type = 'index'";
+        let count: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
+        assert_eq!(count, indexes);
     }
     Ok(())
 }
