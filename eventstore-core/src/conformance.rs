@@ -71,6 +71,7 @@ macro_rules! conformance {
             a_stream_is_read_after_a_version
             an_append_wakes_those_who_wait
             rows_are_what_was_written
+            rows_no_database_can_hold_are_refused
             rows_are_found_by_their_columns
             a_table_is_built_once
             a_table_with_other_columns_is_refused_wherever_it_is_used
@@ -380,11 +381,14 @@ pub async fn a2_an_operation_that_failed_in_a_transaction_is_never_half_recorded
     assert_eq!(matching(&store, Query::all()).await.len(), usize::from(kept));
 
     let mut transaction = store.begin().await.unwrap();
-    let row = |row| to_raw_value(&row).unwrap();
-    let upserts = vec![("a".into(), row(json!({ "text": "x" }))), ("b".into(), row(json!({ "integer": "x" })))];
-    transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await.unwrap_err();
-    let _ = transaction.commit().await;
-    assert!(rows(&store, Rows::Where { table: TABLE, equal: vec![], limit: None }).await.is_empty());
+    let row = |key: &str, row| (key.to_owned(), to_raw_value(&row).unwrap());
+    let changes = |upserts| Changes { table: TABLE, upserts, deletes: vec![] };
+    transaction.write(changes(vec![row("before", json!({ "text": "x" }))])).await.unwrap();
+    let half = vec![row("half", json!({ "text": "x" })), row("bad", json!({ "integer": "x" }))];
+    transaction.write(changes(half)).await.unwrap_err();
+    let kept = transaction.commit().await.is_ok();
+    let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], limit: None }).await;
+    assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), &["before"][..usize::from(kept)]);
 }
 
 pub async fn a10_bytes_in_are_bytes_out(store: Fresh) {
@@ -920,6 +924,40 @@ pub async fn rows_are_what_was_written(store: Fresh) {
         drop(transaction);
     }
     assert_eq!(rows(&store, all()).await.len(), 3);
+}
+
+pub async fn rows_no_database_can_hold_are_refused(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    let long = "x".repeat(limits::NAME_BYTES + 1);
+    for (key, row, why) in [
+        ("k", json!({ "text": "a\0b" }), "column `text` of row `k` is text and cannot hold U+0000"),
+        ("k", json!({ "order": "\0" }), "column `order` of row `k` is jsonb and cannot hold U+0000"),
+        ("k", json!({ "order": { "a": [1, "\0"] } }), "column `order` of row `k` is jsonb and cannot hold U+0000"),
+        ("k", json!({ "order": { "\0": 1 } }), "column `order` of row `k` is jsonb and cannot hold U+0000"),
+        (
+            "k",
+            json!({ "integer": i64::MAX as u64 + 1 }),
+            "column `integer` of row `k` is bigint and cannot hold 9223372036854775808",
+        ),
+        ("k", json!({ "uuid": "x" }), "column `uuid` of row `k` is uuid and cannot hold \"x\""),
+        ("a\0b", json!({}), "row key `a\\0b` has a control character"),
+        ("\n", json!({}), "row key `\\n` has a control character"),
+        ("", json!({}), "row key `` is empty"),
+        (&long, json!({}), "row key `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is longer than 512 bytes"),
+    ] {
+        let good = ("good".to_owned(), to_raw_value(&json!({})).unwrap());
+        let upserts = vec![good, (key.into(), to_raw_value(&row).unwrap())];
+        let mut transaction = store.begin().await.unwrap();
+        match transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await {
+            Err(StoreError::Row { table, source }) => assert_eq!((&*table, &*source.to_string()), ("sample@3", why)),
+            other => panic!("{why}: {other:?}"),
+        }
+    }
+    let escaped = json!({ "text": "\\u0000", "order": ["\\u0000"] });
+    write(&store, &[("k", escaped.clone())], &[]).await;
+    let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], limit: None }).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].1["text"], &found[0].1["order"]), (&escaped["text"], &escaped["order"]));
 }
 
 pub async fn rows_are_found_by_their_columns(store: Fresh) {

@@ -324,9 +324,7 @@ impl MemoryTransaction {
 
     fn put(&mut self, changes: Changes) -> Result<(), StoreError> {
         self.store.inner().table(&changes.table)?;
-        for (_, row) in &changes.upserts {
-            changes.table.check(row)?;
-        }
+        changes.check()?;
         let changed = self.changed.entry(changes.table.to_string()).or_default();
         changed.extend(changes.upserts.into_iter().map(|(key, row)| (key, Some(row))));
         changed.extend(changes.deletes.into_iter().map(|key| (key, None)));

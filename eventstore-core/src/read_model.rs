@@ -55,7 +55,7 @@ pub(crate) fn equal<M: ReadModel>(name: &str, value: Json) -> Result<(&'static C
     let column = column.ok_or_else(|| Invalid::Request(format!("`{}` has no column `{name}`", M::NAME)))?;
     let refused = |value| {
         let kind = column.kind;
-        Invalid::Request(format!("column `{name}` of `{}` is {kind:?} and cannot be compared with {value}", M::NAME))
+        Invalid::Request(format!("column `{name}` of `{}` is {kind} and cannot be compared with {value}", M::NAME))
     };
     Ok((column, column.kind.compared(value).map_err(refused)?))
 }
@@ -189,6 +189,7 @@ impl<M: ReadModel> RowFold<M> {
             Keys::Tag(name) => raw.data.tags.iter().filter(|tag| tag.name == name).map(|tag| tag.key.clone()).collect(),
             Keys::By(keys) => keys(event),
         };
+        keys.iter().try_for_each(|key| M::TABLE.check_key(key))?;
         if let Some(only) = &self.only {
             keys.retain(|key| key == only);
         }

@@ -18,6 +18,7 @@ use crate::{
     event::{Event, Raw, Recorded, Tag},
     handle::Store,
     invalid::Invalid,
+    limits,
     load::Until,
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     store::{Item, Query, Read, Rows},
@@ -154,6 +155,7 @@ impl<M: ReadModel> Get<M> {
 
     async fn run(self) -> Result<Option<M>, StoreError> {
         let Self { store, key, after, until, .. } = self;
+        limits::name("row key", &key)?;
         if until == Until::default() {
             wait::<M>(&store, after).await?;
             let found = store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key] }).await?;

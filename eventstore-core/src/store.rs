@@ -82,7 +82,7 @@ pub trait Transaction: Send {
     /// As [`Tables::rows`], seeing what this transaction has written.
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
 
-    /// Writes and deletes rows.
+    /// Writes and deletes rows, after [`Changes::check`].
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError>;
 
     /// Moves a checkpoint forward; one that is further already stays.
@@ -420,4 +420,12 @@ pub struct Changes {
     pub upserts: Vec<(String, Box<RawValue>)>,
     /// Keys of rows to be gone.
     pub deletes: Vec<String>,
+}
+
+impl Changes {
+    /// Refuses rows that not every store could hold, by [`StoreError::Row`]. Every store calls it first.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.upserts.iter().try_for_each(|(key, row)| self.table.check(key, row))?;
+        self.deletes.iter().try_for_each(|key| self.table.check_key(key))
+    }
 }

@@ -174,10 +174,11 @@ fn text(value: Json) -> Option<String> {
 }
 
 pub(crate) async fn write(connection: &mut PgConnection, sql: &Sql, changes: Changes) -> Result<(), StoreError> {
+    let there = columns(&mut *connection, sql, &changes.table).await?;
+    fits(&changes.table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
+    changes.check()?;
     let Changes { table, upserts, deletes } = changes;
     let refused = |error| error::row(&table.to_string(), error);
-    let there = columns(&mut *connection, sql, &table).await?;
-    fits(&table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
     if !upserts.is_empty() {
         let (keys, rows): (Vec<String>, Vec<String>) =
             upserts.into_iter().map(|(key, row)| (key, String::from(Box::<str>::from(row)))).unzip();

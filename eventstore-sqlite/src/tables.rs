@@ -154,8 +154,9 @@ fn value(row: &SqliteRow, n: usize, kind: Kind) -> Result<Option<String>, StoreE
 }
 
 pub(crate) async fn write(connection: &mut SqliteConnection, changes: Changes) -> Result<(), StoreError> {
+    built(connection, &changes.table).await?;
+    changes.check()?;
     let Changes { table, upserts, deletes } = changes;
-    built(connection, &table).await?;
     let columns = ("{columns}", names(table.columns));
     let values = ("{values}", list(table.columns, |n, _| format!("?{}", n + 2)));
     let updates = list(table.columns, |_, column| format!("{0} = excluded.{0}", quoted(column.name)));

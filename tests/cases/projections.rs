@@ -320,9 +320,21 @@ async fn what_cannot_be_asked_is_a_typed_error() -> Result<(), Any> {
     let runner = Runner::new(store).read_model::<Balance>().start();
     store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
     runner.until(Position(1)).await?;
-    for (column, value) in [("no_such", serde_json::json!(1)), ("balance", serde_json::json!("x"))] {
+    for (column, value, why) in [
+        ("no_such", serde_json::json!(1), "`balance` has no column `no_such`"),
+        (
+            "balance",
+            serde_json::json!("x"),
+            "column `balance` of `balance` is bigint and cannot be compared with \"x\"",
+        ),
+        ("owner", "\0".into(), "column `owner` of `balance` is text and cannot be compared with \"\\u0000\""),
+    ] {
         let failed = balances.list().filter(column, value).await;
-        assert!(matches!(failed, Err(StoreError::Invalid(Invalid::Request(_)))), "{failed:?}");
+        assert!(matches!(&failed, Err(StoreError::Invalid(Invalid::Request(said))) if said == why), "{failed:?}");
+    }
+    for key in ["a\0b", ""] {
+        let failed = balances.get(key).await;
+        assert!(matches!(failed, Err(StoreError::Invalid(Invalid::Name { .. }))), "{failed:?}");
     }
     runner.stop().await;
     assert_eq!(balances.list().await?.len(), 1, "rows can be read when nothing runs");
