@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::error::Error;
+use std::{error::Error, fmt};
 
 use uuid::Uuid;
 
@@ -92,7 +92,7 @@ pub enum StoreError {
         table: String,
     },
     /// A projection has not come far enough in time.
-    #[error("`{projection}` is at position {at}, not yet at {until}")]
+    #[error("`{projection}` is at position {at}, not yet at {until}{}", Because(reason.as_deref()))]
     Behind {
         /// The projection or read model, `balance@1`.
         projection: String,
@@ -101,15 +101,15 @@ pub enum StoreError {
         /// How far it was to come.
         until: Position,
         /// What holds it up, if that is known.
-        source: Option<BoxError>,
+        reason: Option<BoxError>,
     },
     /// A projection cannot go on until its code is mended.
-    #[error("`{projection}` cannot run")]
+    #[error("`{projection}` cannot run{}", Because(Some(&**reason)))]
     Stopped {
         /// The projection or read model, `balance@1`.
         projection: String,
         /// Why.
-        source: BoxError,
+        reason: BoxError,
     },
     /// The tables of the log were made by another version of this library, or by something else.
     #[error("the log in the database does not fit this program: {0}")]
@@ -120,6 +120,20 @@ pub enum StoreError {
     /// The database refused for a reason of its own: disk full, a missing right, a bug.
     #[error("the database refused")]
     Database(#[source] BoxError),
+}
+
+/// A reason with all that is below it, at the end of a message.
+struct Because<'a>(Option<&'a (dyn Error + Send + Sync)>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut next = self.0.map(|reason| reason as &dyn Error);
+        while let Some(error) = next {
+            write!(f, ": {error}")?;
+            next = error.source();
+        }
+        Ok(())
+    }
 }
 
 impl StoreError {
@@ -196,5 +210,21 @@ impl<R> From<StoreError> for CommandError<R> {
             StoreError::Conflict(conflict) => Self::Conflict(conflict),
             other => Self::Store(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_says_why_to_the_bottom() {
+        let row = StoreError::Row { table: "sum@1".into(), source: "too large".into() };
+        let behind = |reason| {
+            StoreError::Behind { projection: "sum@1".into(), at: Position(3), until: Position(4), reason }.to_string()
+        };
+        let why = "`sum@1` is at position 3, not yet at 4: cannot write or read a row of `sum@1`: too large";
+        assert_eq!(behind(Some(row.into())), why);
+        assert_eq!(behind(None), "`sum@1` is at position 3, not yet at 4");
     }
 }

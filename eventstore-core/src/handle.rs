@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     cause::Cause,
     error::StoreError,
+    runs::Runs,
     store::{EventStore, Query, Read},
     stream::Position,
     timestamp::Timestamp,
@@ -18,17 +19,18 @@ use crate::{
 pub struct Store {
     inner: Arc<dyn EventStore>,
     source: Option<Arc<str>>,
+    running: Arc<Runs>,
 }
 
 impl<S: EventStore> From<S> for Store {
     fn from(store: S) -> Self {
-        Self { inner: Arc::new(store), source: None }
+        Self::from(Arc::new(store) as Arc<dyn EventStore>)
     }
 }
 
 impl From<Arc<dyn EventStore>> for Store {
     fn from(inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: None }
+        Self { inner, source: None, running: Arc::default() }
     }
 }
 
@@ -66,6 +68,10 @@ impl Store {
 
     pub(crate) fn inner(&self) -> &dyn EventStore {
         &*self.inner
+    }
+
+    pub(crate) fn running(&self) -> &Runs {
+        &self.running
     }
 
     pub(crate) fn cause(&self) -> Cause {

@@ -23,6 +23,7 @@ mod metadata;
 mod read;
 mod read_model;
 mod rows;
+mod runs;
 mod store;
 mod stream;
 mod table;

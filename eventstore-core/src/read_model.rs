@@ -180,9 +180,9 @@ impl<M: ReadModel> RowFold<M> {
                 let category = raw.stream.category();
                 let first = self.category.get_or_insert_with(|| category.into());
                 if first != category {
-                    let source =
+                    let reason =
                         format!("its events are in streams of `{first}` and of `{category}`: say `keys` or `tag`");
-                    return Err(StoreError::Stopped { projection: M::TABLE.to_string(), source: source.into() });
+                    return Err(StoreError::Stopped { projection: M::TABLE.to_string(), reason: reason.into() });
                 }
                 vec![raw.stream.key().into()]
             }
@@ -226,7 +226,16 @@ impl<M: ReadModel> RowFold<M> {
         self.rows.clear();
     }
 
-    /// What must be written to bring the table up to date, in the order of the keys. Forgets all rows.
+    /// Refuses a row that has changed into one that no table can hold.
+    pub fn check(&self, key: &str) -> Result<(), StoreError> {
+        match self.rows.get(key).filter(|row| row.changed).and_then(Row::get) {
+            Some(row) => M::TABLE.check(key, &*write_row(row)?),
+            None => Ok(()),
+        }
+    }
+
+    /// What must be written to bring the table up to date, in the order of the keys, if the table can hold it. Forgets
+    /// all rows.
     pub fn changes(&mut self) -> Result<Changes, StoreError> {
         let mut rows: Vec<_> = self.rows.drain().map(|(_, row)| row).filter(|row| row.changed).collect();
         rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -237,6 +246,7 @@ impl<M: ReadModel> RowFold<M> {
                 None => changes.deletes.push(row.key),
             }
         }
+        changes.check()?;
         Ok(changes)
     }
 

@@ -154,6 +154,27 @@ async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
 }
 
 #[tokio::test]
+async fn p1_a_table_that_was_dropped_is_not_filled_from_the_middle() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let store = Store::from(SqliteStore::open(&path).await?);
+    let ann = Id::<Account>::from("ann");
+    let opened = store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let runner = Runner::new(&store).read_model::<Balance>().start();
+    runner.until(opened.position).await?;
+    sqlx::query("DROP TABLE \"balance@1\"").execute(&mut other(&path).await).await?;
+    let deposited = store.execute(&ann, Deposit { amount: 1 }).await?;
+    assert!(matches!(runner.until(deposited.position).await, Err(StoreError::Stopped { .. })));
+    runner.stop().await;
+    let again = Runner::new(&store).read_model::<Balance>().start();
+    let stopped = again.until(deposited.position).await.err().map(|error| error.to_string());
+    let why = "`balance@1` cannot run: its table is gone and its checkpoint is not: raise its version";
+    assert_eq!(stopped.as_deref(), Some(why));
+    again.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
     let world = crate::world().await;
     let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
