@@ -7,14 +7,19 @@ use std::{
 
 use eventstore::{
     Column, EventStore, Expected, Id, Invalid, Kind, Position, Runner, SqliteStore, Store, StoreError, Table, Version,
-    sqlx::{self, Connection, SqliteConnection},
+    sqlx::{self, AssertSqlSafe, Connection, SqliteConnection},
     testing::Clock,
 };
 use futures::{TryStreamExt, future::join_all};
 
 use crate::{
     account::{Account, AccountEvent::*, *},
-    cases::{World, balances::Balance, golden},
+    cases::{
+        World,
+        balances::Balance,
+        campus::{Course, OpenCourse},
+        golden,
+    },
 };
 
 type Any = Box<dyn std::error::Error>;
@@ -146,10 +151,36 @@ async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
     let store = Store::from(SqliteStore::open(&path).await?);
     store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
     let mut other = other(&path).await;
-    for sql in ["UPDATE eventstore_events SET version = 2", "DELETE FROM eventstore_events"] {
-        let refused = sqlx::query(sql).execute(&mut other).await.expect_err("refused");
-        assert!(refused.to_string().contains("append-only"), "{refused}");
+    store.execute(Id::<Course>::from("rust"), OpenCourse { seats: 1 }).await?;
+    let replace = |position, version, event_id| {
+        format!(
+            "REPLACE INTO eventstore_events SELECT {position}, {version}, recorded_at, occurred_at, type_key, schema, \
+             {event_id}, stream, tags, metadata, x'7b7d' FROM eventstore_events WHERE position = 1"
+        )
+    };
+    let log: Vec<_> = store.read().raw().try_collect().await?;
+    for sql in [
+        "UPDATE eventstore_events SET version = 2".to_owned(),
+        "DELETE FROM eventstore_events".into(),
+        "UPDATE eventstore_tags SET tag = 'course:other'".into(),
+        "DELETE FROM eventstore_tags".into(),
+        "INSERT INTO eventstore_tags VALUES ('course:other', 1)".into(),
+        "UPDATE eventstore_types SET name = 'other'".into(),
+        "DELETE FROM eventstore_types".into(),
+        "REPLACE INTO eventstore_types SELECT type_key, category, 'other' FROM eventstore_types LIMIT 1".into(),
+        "REPLACE INTO eventstore_types (type_key, category, name) SELECT 99, category, name FROM eventstore_types"
+            .into(),
+        "REPLACE INTO eventstore_types (category, name) SELECT category, name FROM eventstore_types".into(),
+        replace("position", "99", "randomblob(16)"),
+        replace("99", "version", "randomblob(16)"),
+        replace("99", "99", "event_id"),
+        "UPDATE OR REPLACE eventstore_events SET position = 2".into(),
+    ] {
+        let refused = sqlx::query(AssertSqlSafe(&*sql)).execute(&mut other).await.expect_err(&sql);
+        assert!(refused.to_string().contains("append-only"), "{sql}: {refused}");
     }
+    let after: Vec<_> = store.read().raw().try_collect().await?;
+    assert_eq!(after, log);
     Ok(())
 }
 
