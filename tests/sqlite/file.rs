@@ -110,15 +110,30 @@ async fn bad_files_and_urls_are_typed_errors() -> Result<(), Any> {
     assert!(matches!(SqliteStore::open(":memory:").await.err(), Some(StoreError::Invalid(Invalid::Url(_)))));
     for url in [
         "sqlite::memory:",
+        "sqlite://:memory:",
+        "sqlite://",
+        "sqlite:",
+        "SQLITE:",
+        "sqlite://?mode=rwc",
+        "memory:bank",
+        "memory://bank",
         "sqlite://?mode=memory",
         "sqlite://log.db?mode=nonsense",
         "mysql://root:secret@x/y",
         "bank.db",
+        "c:\\bank.db",
     ] {
         let refused = eventstore::connect(url).await.err();
         let Some(StoreError::Invalid(Invalid::Url(why))) = refused else { panic!("{url}: {refused:?}") };
         assert!(!why.contains("secret"), "{why}");
     }
+    assert!(matches!(SqliteStore::open("").await.err(), Some(StoreError::Invalid(Invalid::Url(_)))));
+    for url in ["memory:", "memory://", "MEMORY:"] {
+        eventstore::connect(url).await?;
+    }
+    let odd = folder.path().join("a mode=rw :memory: file?.db");
+    eventstore::connect(&format!("SQLite://{}", odd.display().to_string().replace('?', "%3f"))).await?;
+    assert!(odd.exists());
     Ok(())
 }
 
