@@ -36,7 +36,7 @@ pub mod prelude {
 /// |---|---|---|
 /// | `memory:` | forgotten when the program ends | |
 /// | `sqlite://bank.db` | the file, made if it is not there | `sqlite` |
-/// | `postgres://user:password@host/database` | the schema `eventstore` in it, made if it is not there | `postgres` |
+/// | `postgres://user:password@host/database` | the schema `eventstore` in it, made if it is not there | `postgres`; over TLS also `tls` |
 ///
 /// ```
 /// # async fn example() -> Result<(), eventstore::StoreError> {

@@ -24,8 +24,12 @@ pub enum StoreError {
     #[error("the store is busy")]
     Busy(#[source] BoxError),
     /// The store cannot be reached. Nothing was recorded: try again when it is back.
-    #[error("the store is unavailable")]
-    Unavailable(#[source] BoxError),
+    #[error("the store is unavailable: {0}")]
+    Unavailable(BoxError),
+    /// The store is not where it was looked for, or may not be used: a wrong password, no such database or folder, a
+    /// file that is not to be written. Mend the URL or the rights; trying again does not help.
+    #[error("the store cannot be used: {0}")]
+    Denied(BoxError),
     /// The connection broke while recording: recorded or not, nobody knows. Ask again with the same command id or
     /// event ids; it is recorded once.
     #[error("whether the events were recorded is unknown")]
@@ -115,8 +119,8 @@ pub enum StoreError {
     #[error("the log in the database does not fit this program: {0}")]
     Schema(String),
     /// The database is damaged, or is no database: restore it.
-    #[error("the database is damaged")]
-    Damaged(#[source] BoxError),
+    #[error("the database is damaged: {0}")]
+    Damaged(BoxError),
     /// The database refused for a reason of its own: disk full, a missing right, a bug.
     #[error("the database refused")]
     Database(#[source] BoxError),

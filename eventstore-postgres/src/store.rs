@@ -76,7 +76,7 @@ impl PgOptions {
         let sql = Sql::new(&self.schema)?;
         let options = PgConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
         // Without the pool at first: it would ask a server that is down again and again until its patience ends.
-        let connection = options.connect().await.map_err(unreachable)?;
+        let connection = options.connect().await.map_err(|error| error::unreachable(&options, error))?;
         drop(connection);
         // Appends have connections of their own, if there are enough.
         let lanes = match self.max_connections {
@@ -101,14 +101,6 @@ impl PgOptions {
             transaction.commit().await?;
         }
         Ok(store)
-    }
-}
-
-/// Whatever stops the first connection is about the server or the way to it.
-fn unreachable(error: sqlx::Error) -> StoreError {
-    match error::store(error) {
-        StoreError::Database(source) => StoreError::Unavailable(source),
-        error => error,
     }
 }
 

@@ -77,6 +77,10 @@ impl SqliteStore {
             // SQLite would make one of its own, which nobody could open again.
             return Err(Invalid::Url("name a file: `sqlite://bank.db`".into()).into());
         }
+        Self::open_file(options, clock).await.map_err(|error| error::opening(&file, error))
+    }
+
+    async fn open_file(options: SqliteConnectOptions, clock: Clock) -> Result<Self, StoreError> {
         let options = options.busy_timeout(BUSY).synchronous(SqliteSynchronous::Full);
         let mut connection = options.clone().connect().await.map_err(error::store)?;
         write_ahead(&mut connection).await?;

@@ -100,13 +100,26 @@ async fn bad_files_and_urls_are_typed_errors() -> Result<(), Any> {
     std::fs::write(&noise, "this is no database, and long enough to be taken for one".repeat(100))?;
     let damaged = SqliteStore::open(&noise).await.err();
     assert!(matches!(damaged, Some(StoreError::Damaged(_))), "{damaged:?}");
+    assert!(damaged.is_some_and(|error| error.to_string().contains("noise.db`: ")), "it says which file");
     assert!(std::fs::read_to_string(&noise)?.starts_with("this is"), "it is left as it was");
 
-    let nowhere = SqliteStore::open(folder.path().join("no/such/folder/log.db")).await.err();
-    assert!(matches!(nowhere, Some(StoreError::Unavailable(_))), "{nowhere:?}");
-    let absent = format!("sqlite://{}?mode=rw", folder.path().join("absent.db").display());
-    let absent = eventstore::connect(&absent).await.err();
-    assert!(matches!(absent, Some(StoreError::Unavailable(_))), "{absent:?}");
+    for (file, parameters, why) in [
+        (folder.path().join("no/such/folder/log.db"), "", "its folder is not there"),
+        (folder.path().join("absent.db"), "?mode=rw", "there is no such file"),
+        (folder.path().to_owned(), "", "it is a folder"),
+    ] {
+        let refused = eventstore::connect(&format!("sqlite://{}{parameters}", file.display())).await.err();
+        let Some(StoreError::Denied(_)) = refused else { panic!("{refused:?}") };
+        let refused = refused.expect("seen a line ago");
+        assert!(!refused.is_retryable());
+        assert_eq!(refused.to_string(), format!("the store cannot be used: `{}`: {why}", file.display()));
+    }
+    let read_only = folder.path().join("read-only.db");
+    SqliteStore::open(&read_only).await?;
+    let read_only = eventstore::connect(&format!("sqlite://{}?mode=ro", read_only.display())).await?;
+    assert_eq!(read_only.head().await?, Position(0), "what may not be written may be read");
+    let refused = read_only.append(Id::<Account>::from("ann"), Expected::Any, [Closed]).await.err();
+    assert!(matches!(&refused, Some(error @ StoreError::Denied(_)) if !error.is_retryable()), "{refused:?}");
     assert!(matches!(SqliteStore::open(":memory:").await.err(), Some(StoreError::Invalid(Invalid::Url(_)))));
     for url in [
         "sqlite::memory:",
