@@ -11,6 +11,12 @@ const STEPS: &[&str] = &[include_str!("../migrations/001_log.sql")];
 
 /// Runs in a transaction of the caller's; a step that fails leaves nothing behind.
 pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
+    let foreign = sqlx::query_scalar(include_str!("../sql/foreign.sql")).fetch_optional(&mut *connection).await;
+    if let Some(table) = foreign.map_err(error::store)? {
+        let table: String = table;
+        let why = format!("`{table}` is there already, and not of this library: it may be somebody else's");
+        return Err(StoreError::Schema(why));
+    }
     sqlx::query(include_str!("../sql/migrations.sql")).execute(&mut *connection).await.map_err(error::store)?;
     let applied: Vec<(i64, String)> =
         sqlx::query_as(include_str!("../sql/applied.sql")).fetch_all(&mut *connection).await.map_err(error::store)?;

@@ -281,6 +281,40 @@ async fn t1_a_clock_that_jumps_back_changes_nothing() -> Result<(), Any> {
 }
 
 #[tokio::test]
+async fn tables_of_somebody_else_are_named_and_left_alone() -> Result<(), Any> {
+    for (table, create) in [
+        ("eventstore_events", "CREATE TABLE eventstore_events (id INTEGER)"),
+        ("eventstore_migrations", "CREATE TABLE eventstore_migrations (id INTEGER)"),
+        ("eventstore_log", "CREATE VIEW eventstore_log AS SELECT 1"),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("log.db");
+        let file = format!("sqlite://{}?mode=rwc", path.display());
+        let mut other = SqliteConnection::connect(&file).await?;
+        sqlx::query(create).execute(&mut other).await?;
+        sqlx::query("CREATE TABLE theirs (id INTEGER)").execute(&mut other).await?;
+        let refused = eventstore::connect(&file).await.err();
+        let Some(StoreError::Schema(why)) = refused else { panic!("{refused:?}") };
+        assert_eq!(why, format!("`{table}` is there already, and not of this library: it may be somebody else's"));
+        let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut other).await?;
+        assert_eq!(tables, 2);
+    }
+
+    // A read model that is called like somebody's table.
+    let world = crate::world().await;
+    let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
+    let mut connection = pool.acquire().await?;
+    sqlx::query("PRAGMA query_only = OFF").execute(&mut *connection).await?;
+    sqlx::query("CREATE TABLE \"balance@1\" (id INTEGER)").execute(&mut *connection).await?;
+    let refused = world.store.read_model::<Balance>().list().await.expect_err("not ours");
+    assert!(
+        matches!(refused, StoreError::Columns { .. }) && refused.to_string().contains("somebody else's"),
+        "{refused}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_database_of_a_newer_program_is_refused() -> Result<(), Any> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("log.db");
