@@ -229,7 +229,7 @@ impl<M: ReadModel> RowFold<M> {
     /// Refuses a row that has changed into one that no table can hold.
     pub fn check(&self, key: &str) -> Result<(), StoreError> {
         match self.rows.get(key).filter(|row| row.changed).and_then(Row::get) {
-            Some(row) => M::TABLE.check(key, &*write_row(row)?),
+            Some(row) => M::TABLE.check(key, &write_row(row)?),
             None => Ok(()),
         }
     }

@@ -69,7 +69,10 @@ impl<M: ReadModel> Follower for Folded<M> {
             if keys.is_empty() { vec![] } else { transaction.rows(Rows::Keys { table: M::TABLE, keys }).await? };
         load(&mut rows, &stored)?;
         for (raw, event) in &events {
-            at(raw, || Ok(rows.project(event)))?;
+            at(raw, || {
+                rows.project(event);
+                Ok(())
+            })?;
         }
         let changes = match rows.changes() {
             Ok(changes) => changes,
