@@ -44,7 +44,7 @@ pub mod prelude {
 /// |---|---|---|
 /// | `memory:` | forgotten when the program ends | |
 /// | `sqlite://bank.db` | the file, made if it is not there | `sqlite` |
-/// | `postgres://user:password@host/database` | the schema `eventstore` in it, made if it is not there | `postgres` |
+/// | `postgres://user:password@host/database` | the schema `eventstore` in it, made if it is not there | `postgres`; over TLS also `tls` |
 ///
 /// ```
 /// # async fn example() -> Result<(), eventstore::StoreError> {
@@ -53,22 +53,27 @@ pub mod prelude {
 /// # }
 /// ```
 pub async fn connect(url: &str) -> Result<Store, StoreError> {
+    let Some((scheme, rest)) = url.split_once(':') else {
+        return Err(Invalid::Url("a store is named by a URL like `sqlite://file.db`".into()).into());
+    };
     // Only the scheme is ever repeated: the rest may hold a password.
-    match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("memory") => Ok(MemoryStore::new().into()),
+    match &*scheme.to_ascii_lowercase() {
+        "memory" if matches!(rest, "" | "//") => Ok(MemoryStore::new().into()),
+        "memory" => {
+            Err(Invalid::Url("a store in memory has no name, and is a new one each time: `memory:`".into()).into())
+        }
         #[cfg(feature = "sqlite")]
-        Some("sqlite") => Ok(SqliteStore::connect(url).await?.into()),
+        "sqlite" => Ok(SqliteStore::connect(url).await?.into()),
         #[cfg(feature = "postgres")]
-        Some("postgres" | "postgresql") => Ok(PgStore::connect(url).await?.into()),
+        "postgres" | "postgresql" => Ok(PgStore::connect(url).await?.into()),
         #[cfg(not(feature = "sqlite"))]
-        Some("sqlite") => Err(without("sqlite")),
+        "sqlite" => Err(without("sqlite")),
         #[cfg(not(feature = "postgres"))]
-        Some("postgres" | "postgresql") => Err(without("postgres")),
-        Some(scheme) => {
+        "postgres" | "postgresql" => Err(without("postgres")),
+        scheme => {
             let known = "`postgres://user@host/database`, `sqlite://file.db` or `memory:`";
             Err(Invalid::Url(format!("there is no store for `{scheme}:`; there is {known}")).into())
         }
-        None => Err(Invalid::Url("a store is named by a URL like `sqlite://file.db`".into()).into()),
     }
 }
 

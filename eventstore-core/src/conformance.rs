@@ -50,6 +50,8 @@ macro_rules! conformance {
             a7_who_began_later_comes_later
             a8_a_dropped_append_leaves_nothing_open
             a8_a_dropped_transaction_leaves_nothing
+            a8_an_operation_dropped_in_a_transaction_is_never_half_recorded
+            a2_an_operation_that_failed_in_a_transaction_is_never_half_recorded
             a10_bytes_in_are_bytes_out
             a10_names_in_are_names_out
             a10_metadata_in_is_metadata_out
@@ -78,8 +80,10 @@ macro_rules! conformance {
             s10_whoever_reads_slowly_keeps_nobody_waiting
             an_append_wakes_those_who_wait
             rows_are_what_was_written
+            rows_no_database_can_hold_are_refused
             rows_are_found_by_their_columns
             a_table_is_built_once
+            a_table_with_other_columns_is_refused_wherever_it_is_used
         }
     };
     ($fresh:path: $($case:ident)*) => {
@@ -388,6 +392,54 @@ pub async fn a8_a_dropped_transaction_leaves_nothing(store: Fresh) {
     assert_eq!(whole(&store).await.len(), 1);
     assert_eq!(store.checkpoint("p").await.unwrap(), Position(0));
     assert!(store.rows(Rows::Keys { table: TABLE, keys: vec!["k".into()] }).await.unwrap().is_empty());
+}
+
+pub async fn a8_an_operation_dropped_in_a_transaction_is_never_half_recorded(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    for patience in [0, 1, 3, 9, 27, 81, 243].map(Duration::from_millis) {
+        let a = stream(&format!("a-{patience:?}"));
+        let mut transaction = store.begin().await.unwrap();
+        transaction.append(any(&a, [event("before")])).await.unwrap();
+        let append = any(&a, (0..2_000).map(|_| tagged("maybe", &[("n", "x")])));
+        let dropped = timeout(patience, transaction.append(append)).await.is_err();
+        let kept = transaction.commit().await.is_ok();
+        assert!(kept || dropped, "a transaction of whole operations can be committed");
+        let found = matching(&store, Query::of(&a)).await.len();
+        let whole: &[usize] = if kept { &[1, 2_001] } else { &[0] };
+        assert!(whole.contains(&found), "{found} of 2001 events, dropped after {patience:?}");
+
+        let upserts = (0..2_000).map(|n| (format!("{patience:?}-{n}"), to_raw_value(&json!({ "text": "x" })).unwrap()));
+        let changes = Changes { table: TABLE, upserts: upserts.collect(), deletes: vec![] };
+        let keys = changes.upserts.iter().map(|(key, _)| key.clone()).collect();
+        let mut transaction = store.begin().await.unwrap();
+        let dropped = timeout(patience, transaction.write(changes)).await.is_err();
+        let kept = transaction.commit().await.is_ok();
+        assert!(kept || dropped, "a transaction of whole operations can be committed");
+        let found = rows(&store, Rows::Keys { table: TABLE, keys }).await.len();
+        assert!(found == 0 || kept && found == 2_000, "{found} of 2000 rows, dropped after {patience:?}");
+    }
+    whole(&store).await;
+}
+
+pub async fn a2_an_operation_that_failed_in_a_transaction_is_never_half_recorded(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    let (a, b) = (stream("a"), stream("b"));
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(any(&a, [event("before")])).await.unwrap();
+    let late = and(any(&b, [event("half")]), to(&a, Expected::Version(Version(7)), [event("half")]));
+    assert!(transaction.append(late).await.is_err_and(|error| error.is_conflict()));
+    let kept = transaction.commit().await.is_ok();
+    assert_eq!(matching(&store, Query::all()).await.len(), usize::from(kept));
+
+    let mut transaction = store.begin().await.unwrap();
+    let row = |key: &str, row| (key.to_owned(), to_raw_value(&row).unwrap());
+    let changes = |upserts| Changes { table: TABLE, upserts, deletes: vec![] };
+    transaction.write(changes(vec![row("before", json!({ "text": "x" }))])).await.unwrap();
+    let half = vec![row("half", json!({ "text": "x" })), row("bad", json!({ "integer": "x" }))];
+    transaction.write(changes(half)).await.unwrap_err();
+    let kept = transaction.commit().await.is_ok();
+    let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], limit: None }).await;
+    assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), &["before"][..usize::from(kept)]);
 }
 
 pub async fn a10_bytes_in_are_bytes_out(store: Fresh) {
@@ -1197,6 +1249,40 @@ pub async fn rows_are_what_was_written(store: Fresh) {
     assert_eq!(rows(&store, all()).await.len(), 3);
 }
 
+pub async fn rows_no_database_can_hold_are_refused(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    let long = "x".repeat(limits::NAME_BYTES + 1);
+    for (key, row, why) in [
+        ("k", json!({ "text": "a\0b" }), "column `text` of row `k` is text and cannot hold U+0000"),
+        ("k", json!({ "order": "\0" }), "column `order` of row `k` is jsonb and cannot hold U+0000"),
+        ("k", json!({ "order": { "a": [1, "\0"] } }), "column `order` of row `k` is jsonb and cannot hold U+0000"),
+        ("k", json!({ "order": { "\0": 1 } }), "column `order` of row `k` is jsonb and cannot hold U+0000"),
+        (
+            "k",
+            json!({ "integer": i64::MAX as u64 + 1 }),
+            "column `integer` of row `k` is bigint and cannot hold 9223372036854775808",
+        ),
+        ("k", json!({ "uuid": "x" }), "column `uuid` of row `k` is uuid and cannot hold \"x\""),
+        ("a\0b", json!({}), "row key `a\\0b` has a control character"),
+        ("\n", json!({}), "row key `\\n` has a control character"),
+        ("", json!({}), "row key `` is empty"),
+        (&long, json!({}), "row key `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…` is longer than 512 bytes"),
+    ] {
+        let good = ("good".to_owned(), to_raw_value(&json!({})).unwrap());
+        let upserts = vec![good, (key.into(), to_raw_value(&row).unwrap())];
+        let mut transaction = store.begin().await.unwrap();
+        match transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await {
+            Err(StoreError::Row { table, source }) => assert_eq!((&*table, &*source.to_string()), ("sample@3", why)),
+            other => panic!("{why}: {other:?}"),
+        }
+    }
+    let escaped = json!({ "text": "\\u0000", "order": ["\\u0000"] });
+    write(&store, &[("k", escaped.clone())], &[]).await;
+    let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], limit: None }).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].1["text"], &found[0].1["order"]), (&escaped["text"], &escaped["order"]));
+}
+
 pub async fn rows_are_found_by_their_columns(store: Fresh) {
     store.create(&TABLE).await.unwrap();
     let row = |n: i64| {
@@ -1242,6 +1328,59 @@ pub async fn a_table_is_built_once(store: Fresh) {
     let next = Table { version: 4, ..other };
     store.create(&next).await.unwrap();
     assert!(store.rows(Rows::Keys { table: next, keys: vec!["k".into()] }).await.unwrap().is_empty());
+}
+
+pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    write(&store, &[("k", json!({ "text": "x", "integer": 1 }))], &[]).await;
+    let with = |change: &dyn Fn(&mut Vec<Column>)| {
+        let mut columns = TABLE.columns.to_vec();
+        change(&mut columns);
+        Table { columns: columns.leak(), ..TABLE }
+    };
+    let kinds = [Kind::Text, Kind::Integer, Kind::Real, Kind::Bool, Kind::Uuid, Kind::Time, Kind::Json];
+    let retyped = (0..TABLE.columns.len()).flat_map(|n| kinds.map(|kind| (n, kind)));
+    let retyped = retyped.filter(|&(n, kind)| TABLE.columns[n].kind != kind);
+    let mut others: Vec<_> = retyped.map(|(n, kind)| with(&|columns| columns[n].kind = kind)).collect();
+    others.push(with(&|columns| _ = columns.pop()));
+    others.push(with(&|columns| columns.push(Column { name: "new", kind: Kind::Text, index: false })));
+    others.push(with(&|columns| columns[2].name = "renamed"));
+    for other in others {
+        let refused = |result: Result<(), StoreError>| match result {
+            Err(StoreError::Columns { table }) => assert_eq!(table, "sample@3"),
+            result => panic!("{result:?} of {other:?}"),
+        };
+        refused(store.create(&other).await);
+        for key in ["k", "none"] {
+            refused(store.rows(Rows::Keys { table: other, keys: vec![key.into()] }).await.map(drop));
+        }
+        let first = (&other.columns[0], json!(null));
+        for equal in [vec![], vec![first]] {
+            refused(store.rows(Rows::Where { table: other, equal, limit: Some(0) }).await.map(drop));
+        }
+        let mut transaction = store.begin().await.unwrap();
+        let upserts = vec![("k".into(), to_raw_value(&json!({})).unwrap())];
+        refused(transaction.write(Changes { table: other, upserts, deletes: vec![] }).await);
+        transaction.rollback().await.unwrap();
+    }
+    // In which order the columns come, and which are looked for, is no difference.
+    let same = with(&|columns| {
+        columns.reverse();
+        columns.iter_mut().for_each(|column| column.index = !column.index && column.kind != Kind::Json);
+    });
+    store.create(&same).await.unwrap();
+    let upserts = vec![("l".into(), to_raw_value(&json!({ "text": "y", "real": 0.5 })).unwrap())];
+    let mut transaction = store.begin().await.unwrap();
+    transaction.write(Changes { table: same, upserts, deletes: vec![] }).await.unwrap();
+    transaction.commit().await.unwrap();
+    for table in [TABLE, same] {
+        let found = rows(&store, Rows::Where { table, equal: vec![], limit: None }).await;
+        assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["k", "l"]);
+        assert_eq!(
+            (&found[0].1["integer"], &found[1].1["text"], &found[1].1["real"]),
+            (&json!(1), &json!("y"), &json!(0.5))
+        );
+    }
 }
 
 #[cfg(test)]

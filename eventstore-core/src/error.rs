@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::error::Error;
+use std::{error::Error, fmt};
 
 use uuid::Uuid;
 
@@ -25,8 +25,12 @@ pub enum StoreError {
     #[error("the store is busy")]
     Busy(#[source] BoxError),
     /// The store cannot be reached. Nothing was recorded: try again when it is back.
-    #[error("the store is unavailable")]
-    Unavailable(#[source] BoxError),
+    #[error("the store is unavailable: {0}")]
+    Unavailable(BoxError),
+    /// The store is not where it was looked for, or may not be used: a wrong password, no such database or folder, a
+    /// file that is not to be written. Mend the URL or the rights; trying again does not help.
+    #[error("the store cannot be used: {0}")]
+    Denied(BoxError),
     /// The connection broke while recording: recorded or not, nobody knows. Ask again with the same command id or
     /// event ids; it is recorded once.
     #[error("whether the events were recorded is unknown")]
@@ -92,14 +96,18 @@ pub enum StoreError {
         /// The table, `balance@1`.
         table: String,
     },
-    /// A read model's table was built by a struct with other fields: raise the model's version.
-    #[error("`{table}` was built with other columns: raise the version of its read model")]
+    /// A read model's table has other columns than the struct has fields: raise the model's version. If the table is
+    /// somebody else's, name the model otherwise.
+    #[error(
+        "`{table}` has other columns than its read model: raise the version of the read model, or give it another \
+         name if the table is somebody else's"
+    )]
     Columns {
         /// The table, `balance@1`.
         table: String,
     },
     /// A projection has not come far enough in time.
-    #[error("`{projection}` is at position {at}, not yet at {until}")]
+    #[error("`{projection}` is at position {at}, not yet at {until}{}", Because(reason.as_deref()))]
     Behind {
         /// The projection or read model, `balance@1`.
         projection: String,
@@ -108,15 +116,15 @@ pub enum StoreError {
         /// How far it was to come.
         until: Position,
         /// What holds it up, if that is known.
-        source: Option<BoxError>,
+        reason: Option<BoxError>,
     },
     /// A projection cannot go on until its code is mended.
-    #[error("`{projection}` cannot run")]
+    #[error("`{projection}` cannot run{}", Because(Some(&**reason)))]
     Stopped {
         /// The projection or read model, `balance@1`.
         projection: String,
         /// Why.
-        source: BoxError,
+        reason: BoxError,
     },
     /// The tables of the log are older than this program, which may not, or must not, change them: apply the
     /// migrations that are missing first.
@@ -132,11 +140,25 @@ pub enum StoreError {
     #[error("the log in the database does not fit this program: {0}")]
     Schema(String),
     /// The database is damaged, or is no database: restore it.
-    #[error("the database is damaged")]
-    Damaged(#[source] BoxError),
+    #[error("the database is damaged: {0}")]
+    Damaged(BoxError),
     /// The database refused for a reason of its own: disk full, a missing right, a bug.
     #[error("the database refused")]
     Database(#[source] BoxError),
+}
+
+/// A reason with all that is below it, at the end of a message.
+struct Because<'a>(Option<&'a (dyn Error + Send + Sync)>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut next = self.0.map(|reason| reason as &dyn Error);
+        while let Some(error) = next {
+            write!(f, ": {error}")?;
+            next = error.source();
+        }
+        Ok(())
+    }
 }
 
 impl StoreError {
@@ -213,5 +235,21 @@ impl<R> From<StoreError> for CommandError<R> {
             StoreError::Conflict(conflict) => Self::Conflict(conflict),
             other => Self::Store(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_behind_says_why_to_the_bottom() {
+        let row = StoreError::Row { table: "sum@1".into(), source: "too large".into() };
+        let behind = |reason| {
+            StoreError::Behind { projection: "sum@1".into(), at: Position(3), until: Position(4), reason }.to_string()
+        };
+        let why = "`sum@1` is at position 3, not yet at 4: cannot write or read a row of `sum@1`: too large";
+        assert_eq!(behind(Some(row.into())), why);
+        assert_eq!(behind(None), "`sum@1` is at position 3, not yet at 4");
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     cause::Cause,
     doctor::Report,
     error::StoreError,
+    runs::Runs,
     snapshot::Snapshots,
     store::{EventStore, Query, Read},
     stream::Position,
@@ -21,6 +22,7 @@ pub struct Store {
     inner: Arc<dyn EventStore>,
     source: Option<Arc<str>>,
     snapshots: Arc<Snapshots>,
+    running: Arc<Runs>,
 }
 
 impl<S: EventStore> From<S> for Store {
@@ -31,7 +33,7 @@ impl<S: EventStore> From<S> for Store {
 
 impl From<Arc<dyn EventStore>> for Store {
     fn from(inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: None, snapshots: Arc::default() }
+        Self { inner, source: None, snapshots: Arc::default(), running: Arc::default() }
     }
 }
 
@@ -96,11 +98,15 @@ impl Store {
 
     /// The same over another store: a transaction of this one.
     pub(crate) fn over(&self, inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: self.source.clone(), snapshots: Arc::default() }
+        Self { inner, source: self.source.clone(), snapshots: Arc::default(), running: self.running.clone() }
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
+    }
+
+    pub(crate) fn running(&self) -> &Runs {
+        &self.running
     }
 
     pub(crate) fn cause(&self) -> Cause {

@@ -42,6 +42,11 @@ impl Invalid {
     pub fn name(what: &'static str, name: &str, reason: &'static str) -> Self {
         Self::Name { what, name: name.into(), reason }
     }
+
+    /// A transaction cannot be committed, for an operation in it failed or was dropped.
+    pub fn unfinished() -> Self {
+        Self::Request("an operation of this transaction failed or was dropped, so nothing of it is kept".into())
+    }
 }
 
 /// The beginning of a name, for messages: a name can be refused because it is endless.

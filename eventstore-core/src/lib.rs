@@ -25,6 +25,7 @@ mod metadata;
 mod read;
 mod read_model;
 mod rows;
+mod runs;
 mod snapshot;
 mod store;
 mod stream;

@@ -21,6 +21,7 @@ use crate::{
     clock::Clock,
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
+    invalid::Invalid,
     store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamId, Version},
     table::{Column, Table},
@@ -56,6 +57,15 @@ struct Inner {
 struct MemoryTable {
     columns: &'static [Column],
     rows: BTreeMap<String, Box<RawValue>>,
+}
+
+impl MemoryTable {
+    /// Whether it has just the columns of another, in whatever order.
+    fn fits(&self, table: &Table) -> bool {
+        let is_there =
+            |column: &Column| self.columns.iter().any(|old| (old.name, old.kind) == (column.name, column.kind));
+        self.columns.len() == table.columns.len() && table.columns.iter().all(is_there)
+    }
 }
 
 impl MemoryStore {
@@ -195,9 +205,13 @@ impl Inner {
         }
     }
 
-    fn table(&self, table: &Table) -> Result<&MemoryTable, StoreError> {
-        let table = table.to_string();
-        self.tables.get(&table).ok_or(StoreError::NotBuilt { table })
+    fn table(&self, wanted: &Table) -> Result<&MemoryTable, StoreError> {
+        let table = wanted.to_string();
+        match self.tables.get(&table) {
+            Some(there) if there.fits(wanted) => Ok(there),
+            Some(_) => Err(StoreError::Columns { table }),
+            None => Err(StoreError::NotBuilt { table }),
+        }
     }
 
     /// The rows as they are, but for those changed by an open transaction.
@@ -279,6 +293,7 @@ impl EventStore for MemoryStore {
             store: self.clone(),
             changed: HashMap::new(),
             checkpoints: HashMap::new(),
+            failed: false,
             _writer: writer,
         };
         Ok(Box::new(transaction))
@@ -322,8 +337,8 @@ impl Tables for MemoryStore {
     async fn create(&self, table: &Table) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let new = || MemoryTable { columns: table.columns, rows: BTreeMap::new() };
-        let old = inner.tables.entry(table.to_string()).or_insert_with(new);
-        if old.columns == table.columns { Ok(()) } else { Err(StoreError::Columns { table: table.to_string() }) }
+        inner.tables.entry(table.to_string()).or_insert_with(new);
+        inner.table(table).map(drop)
     }
 
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
@@ -340,7 +355,25 @@ struct MemoryTransaction {
     store: MemoryStore,
     changed: Changed,
     checkpoints: HashMap<String, Position>,
+    /// Whether an operation has failed. None can be half done: there is no await in any.
+    failed: bool,
     _writer: OwnedMutexGuard<()>,
+}
+
+impl MemoryTransaction {
+    fn noting<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.failed |= result.is_err();
+        result
+    }
+
+    fn put(&mut self, changes: Changes) -> Result<(), StoreError> {
+        self.store.inner().table(&changes.table)?;
+        changes.check()?;
+        let changed = self.changed.entry(changes.table.to_string()).or_default();
+        changed.extend(changes.upserts.into_iter().map(|(key, row)| (key, Some(row))));
+        changed.extend(changes.deletes.into_iter().map(|key| (key, None)));
+        Ok(())
+    }
 }
 
 impl Drop for MemoryTransaction {
@@ -360,7 +393,8 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
-        self.store.inner().append(append, self.store.clock.now())
+        let written = self.store.inner().append(append, self.store.clock.now());
+        self.noting(written)
     }
 
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
@@ -379,18 +413,13 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        self.store.inner().rows(&rows, &self.changed)
+        let rows = self.store.inner().rows(&rows, &self.changed);
+        self.noting(rows)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        self.store.inner().table(&changes.table)?;
-        for (_, row) in &changes.upserts {
-            changes.table.check(row)?;
-        }
-        let changed = self.changed.entry(changes.table.to_string()).or_default();
-        changed.extend(changes.upserts.into_iter().map(|(key, row)| (key, Some(row))));
-        changed.extend(changes.deletes.into_iter().map(|key| (key, None)));
-        Ok(())
+        let put = self.put(changes);
+        self.noting(put)
     }
 
     async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
@@ -404,6 +433,9 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(Invalid::unfinished().into());
+        }
         let (changed, checkpoints) = (take(&mut self.changed), take(&mut self.checkpoints));
         {
             let mut inner = self.store.inner();

@@ -55,7 +55,7 @@ pub(crate) fn equal<M: ReadModel>(name: &str, value: Json) -> Result<(&'static C
     let column = column.ok_or_else(|| Invalid::Request(format!("`{}` has no column `{name}`", M::NAME)))?;
     let refused = |value| {
         let kind = column.kind;
-        Invalid::Request(format!("column `{name}` of `{}` is {kind:?} and cannot be compared with {value}", M::NAME))
+        Invalid::Request(format!("column `{name}` of `{}` is {kind} and cannot be compared with {value}", M::NAME))
     };
     Ok((column, column.kind.compared(value).map_err(refused)?))
 }
@@ -181,15 +181,16 @@ impl<M: ReadModel> RowFold<M> {
                 let category = raw.stream.category();
                 let first = self.category.get_or_insert_with(|| category.into());
                 if first != category {
-                    let source =
+                    let reason =
                         format!("its events are in streams of `{first}` and of `{category}`: say `keys` or `tag`");
-                    return Err(StoreError::Stopped { projection: M::TABLE.to_string(), source: source.into() });
+                    return Err(StoreError::Stopped { projection: M::TABLE.to_string(), reason: reason.into() });
                 }
                 vec![raw.stream.key().into()]
             }
             Keys::Tag(name) => raw.data.tags.iter().filter(|tag| tag.name == name).map(|tag| tag.key.clone()).collect(),
             Keys::By(keys) => keys(event),
         };
+        keys.iter().try_for_each(|key| M::TABLE.check_key(key))?;
         if let Some(only) = &self.only {
             keys.retain(|key| key == only);
         }
@@ -226,7 +227,16 @@ impl<M: ReadModel> RowFold<M> {
         self.rows.clear();
     }
 
-    /// What must be written to bring the table up to date, in the order of the keys. Forgets all rows.
+    /// Refuses a row that has changed into one that no table can hold.
+    pub fn check(&self, key: &str) -> Result<(), StoreError> {
+        match self.rows.get(key).filter(|row| row.changed).and_then(Row::get) {
+            Some(row) => M::TABLE.check(key, &write_row(row)?),
+            None => Ok(()),
+        }
+    }
+
+    /// What must be written to bring the table up to date, in the order of the keys, if the table can hold it. Forgets
+    /// all rows.
     pub fn changes(&mut self) -> Result<Changes, StoreError> {
         let mut rows: Vec<_> = self.rows.drain().map(|(_, row)| row).filter(|row| row.changed).collect();
         rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -237,6 +247,7 @@ impl<M: ReadModel> RowFold<M> {
                 None => changes.deletes.push(row.key),
             }
         }
+        changes.check()?;
         Ok(changes)
     }
 

@@ -14,12 +14,14 @@ use serde_json::Value as Json;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    error::StoreError,
+    error::{BoxError, StoreError},
     event::{Event, Raw, Recorded, Tag},
     handle::Store,
     invalid::Invalid,
+    limits,
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
+    runs::Run,
     store::{Item, Query, Read, Rows},
     stream::{Position, Version},
 };
@@ -127,7 +129,7 @@ pub struct Get<M> {
 
 impl<M: ReadModel> Get<M> {
     /// Waits until the row has seen everything up to here: one's own writes. After ten seconds it gives up with
-    /// [`StoreError::Behind`].
+    /// [`StoreError::Behind`]; at once if nothing has built the table, or if what this process runs has stopped.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
         self
@@ -159,6 +161,7 @@ impl<M: ReadModel> Get<M> {
 
     async fn run(self) -> Result<Option<M>, StoreError> {
         let Self { store, key, after, until, .. } = self;
+        limits::name("row key", &key)?;
         if until == Until::default() {
             wait::<M>(&store, after).await?;
             let found = store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key] }).await?;
@@ -228,7 +231,7 @@ impl<M: ReadModel> List<M> {
     }
 
     /// Waits until the rows have seen everything up to here: one's own writes. After ten seconds it gives up with
-    /// [`StoreError::Behind`].
+    /// [`StoreError::Behind`]; at once if nothing has built the table, or if what this process runs has stopped.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
         self
@@ -345,13 +348,23 @@ async fn wait<M: ReadModel>(store: &Store, after: Option<Position>) -> Result<()
     let Some(until) = after else { return Ok(()) };
     let projection = M::TABLE.to_string();
     let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
+    let mut built = false;
     loop {
         let at = store.inner().checkpoint(&projection).await?;
         if at >= until {
             return Ok(());
         }
-        if start.elapsed() > PATIENCE {
-            return Err(StoreError::Behind { projection, at, until, source: None });
+        let run = store.run(&projection);
+        if run.is_none() && !built {
+            // Nobody here runs it: then somebody else must have built it, or the wait would be in vain.
+            store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![] }).await?;
+            built = true;
+        }
+        let Run { reason, stopped } = run.unwrap_or_default();
+        match reason.map(BoxError::from) {
+            Some(reason) if stopped => return Err(StoreError::Stopped { projection, reason }),
+            reason if start.elapsed() > PATIENCE => return Err(StoreError::Behind { projection, at, until, reason }),
+            _ => {}
         }
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(20));

@@ -84,7 +84,8 @@ pub trait EventStore: Tables {
 /// Rows beside the log, and how far they have come.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
-    /// Makes a table if it is not there. One that has other columns is [`StoreError::Columns`].
+    /// Makes a table if it is not there, and the indexes it lacks. One that has other columns, by name and kind, is
+    /// [`StoreError::Columns`], here and wherever it is read or written; their order is no matter.
     async fn create(&self, table: &Table) -> Result<(), StoreError>;
 
     /// The rows asked for, by key, each as the JSON object it was written as.
@@ -95,6 +96,9 @@ pub trait Tables: Send + Sync + 'static {
 }
 
 /// Reads and writes that happen together, or not at all.
+///
+/// Once an operation has failed or its future was dropped, nobody knows how much of it was done: `commit` refuses, and
+/// leaves nothing.
 #[async_trait]
 pub trait Transaction: Send {
     /// Locks a projection's checkpoint against all others until the end, and gives it. Comes first.
@@ -115,7 +119,7 @@ pub trait Transaction: Send {
     /// As [`Tables::rows`], seeing what this transaction has written.
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
 
-    /// Writes and deletes rows.
+    /// Writes and deletes rows, after [`Changes::check`].
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError>;
 
     /// Moves a checkpoint forward; one that is further already stays.
@@ -124,7 +128,8 @@ pub trait Transaction: Send {
     /// The connection that runs it, for SQL of one's own: a `PgConnection`, a `SqliteConnection`.
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)>;
 
-    /// Makes everything true at once.
+    /// Makes everything true at once; or nothing, if not every operation succeeded: that is
+    /// [`Invalid::Request`].
     async fn commit(self: Box<Self>) -> Result<(), StoreError>;
 
     /// Forgets everything.
@@ -536,6 +541,14 @@ pub struct Changes {
     pub upserts: Vec<(String, Box<RawValue>)>,
     /// Keys of rows to be gone.
     pub deletes: Vec<String>,
+}
+
+impl Changes {
+    /// Refuses rows that not every store could hold, by [`StoreError::Row`]. Every store calls it first.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.upserts.iter().try_for_each(|(key, row)| self.table.check(key, row))?;
+        self.deletes.iter().try_for_each(|key| self.table.check_key(key))
+    }
 }
 
 /// A state as it was kept, with the place of the last event in it.

@@ -6,6 +6,8 @@ use serde_json::{Value as Json, value::RawValue};
 
 use crate::{
     error::{BoxError, StoreError},
+    invalid::Invalid,
+    limits,
     timestamp::Timestamp,
 };
 
@@ -47,14 +49,29 @@ pub enum Kind {
     Integer,
     /// `double precision`; SQLite `REAL`.
     Real,
-    /// `boolean`; SQLite `INTEGER`, 0 or 1.
+    /// `boolean`; SQLite `BOOLEAN INTEGER`, 0 or 1.
     Bool,
-    /// `uuid`; SQLite `TEXT`.
+    /// `uuid`; SQLite `UUID TEXT`.
     Uuid,
-    /// `timestamptz`; SQLite `TEXT`, RFC 3339.
+    /// `timestamptz`; SQLite `TIMESTAMPTZ TEXT`, RFC 3339.
     Time,
-    /// `jsonb`; SQLite `TEXT`.
+    /// `jsonb`; SQLite `JSON TEXT`.
     Json,
+}
+
+/// As the attribute `#[read_model(column = "…")]` says it.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Text => "text",
+            Kind::Integer => "bigint",
+            Kind::Real => "double precision",
+            Kind::Bool => "boolean",
+            Kind::Uuid => "uuid",
+            Kind::Time => "timestamptz",
+            Kind::Json => "jsonb",
+        })
+    }
 }
 
 impl Kind {
@@ -63,7 +80,8 @@ impl Kind {
         match (self, value) {
             (Kind::Json, value) => Err(value),
             (_, Json::Null) => Ok(Json::Null),
-            (Kind::Text, value @ Json::String(_)) | (Kind::Bool, value @ Json::Bool(_)) => Ok(value),
+            (Kind::Text, Json::String(text)) if !text.contains('\0') => Ok(Json::String(text)),
+            (Kind::Bool, value @ Json::Bool(_)) => Ok(value),
             (Kind::Integer, value) if value.is_i64() => Ok(value),
             (Kind::Real, value) => value.as_f64().map(Json::from).ok_or(value),
             (Kind::Uuid, Json::String(text)) => match text.parse::<uuid::Uuid>() {
@@ -89,16 +107,39 @@ impl Column {
 }
 
 impl Table {
-    /// Refuses a row that does not fit the columns.
-    pub(crate) fn check(&self, row: &RawValue) -> Result<(), StoreError> {
+    /// Refuses a key that cannot be one.
+    pub(crate) fn check_key(&self, key: &str) -> Result<(), StoreError> {
+        let refused = |source: Invalid| StoreError::Row { table: self.to_string(), source: source.into() };
+        limits::name("row key", key).map_err(refused)
+    }
+
+    /// Refuses a row that does not fit the columns, or that no database could hold.
+    pub(crate) fn check(&self, key: &str, row: &RawValue) -> Result<(), StoreError> {
+        self.check_key(key)?;
         let refused = |source: BoxError| StoreError::Row { table: self.to_string(), source };
-        let row: Json = serde_json::from_str(row.get()).map_err(|error| refused(error.into()))?;
-        for column in self.columns.iter().filter(|column| column.kind != Kind::Json) {
-            let value = row.get(column.name).cloned().unwrap_or_default();
-            column.kind.compared(value).map_err(|value| {
-                refused(format!("column `{}` is {:?} and cannot hold {value}", column.name, column.kind).into())
-            })?;
+        let mut row: Json = serde_json::from_str(row.get()).map_err(|error| refused(error.into()))?;
+        for Column { name, kind, .. } in self.columns {
+            let value = row.get_mut(name).map(Json::take).unwrap_or_default();
+            let bad = match kind {
+                _ if has_nul(&value) => "U+0000".into(),
+                Kind::Json => continue,
+                kind => match kind.compared(value) {
+                    Ok(_) => continue,
+                    Err(value) => value.to_string(),
+                },
+            };
+            return Err(refused(format!("column `{name}` of row `{key}` is {kind} and cannot hold {bad}").into()));
         }
         Ok(())
+    }
+}
+
+/// PostgreSQL has no U+0000 in any text.
+fn has_nul(value: &Json) -> bool {
+    match value {
+        Json::String(text) => text.contains('\0'),
+        Json::Array(values) => values.iter().any(has_nul),
+        Json::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
     }
 }

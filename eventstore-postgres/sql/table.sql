@@ -1,3 +1,6 @@
--- The columns of a table, in order; none if there is no such table.
-SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute
- WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+-- The columns of a table, and whether an index begins with them; none if there is no such table.
+SELECT attname::text,
+       format_type(atttypid, atttypmod),
+       EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = attrelid AND indkey[0] = attnum AND indisvalid)
+  FROM pg_catalog.pg_attribute
+ WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped

@@ -41,11 +41,11 @@ impl Pooler {
             }
             // A protocol violation, or not supported: the parameter is not one it knows.
             Err(error) if error::is(&error, &["08P01", "0A000"]) => {}
-            Err(error) => return Err(unreachable(error)),
+            Err(error) => return Err(error::unreachable(&options, error)),
         }
         // The driver's own parameter that poolers do not know either. `begin_pooled` makes up for it.
         let options = options.extra_float_digits(None);
-        let mut connection = options.connect().await.map_err(unreachable)?;
+        let mut connection = options.connect().await.map_err(|error| error::unreachable(&options, error))?;
         sqlx::raw_sql("BEGIN").execute(&mut connection).await.map_err(error::store)?;
         let look = sqlx::query_scalar(include_str!("../sql/session_statements.sql")).bind(NAMES);
         let pooler = match look.fetch_optional(&mut connection).await {
@@ -68,14 +68,6 @@ impl Pooler {
             Self::None | Self::Keeping => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
             Self::Forgetful => include_str!("../sql/begin_pooled.sql"),
         }
-    }
-}
-
-/// Whatever stops the first connection is about the server or the way to it.
-fn unreachable(error: sqlx::Error) -> StoreError {
-    match error::store(error) {
-        StoreError::Database(source) => StoreError::Unavailable(source),
-        error => error,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rows of read models, and checkpoints.
 
+use std::collections::HashMap;
+
 use eventstore_core::{Changes, Column, Kind, Position, Rows, StoreError, Table};
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -38,13 +40,12 @@ fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
 /// Runs in a transaction of the caller's.
 pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
-    let there = sqlx::query_as(sql.table()).bind(name(sql, table));
-    let there: Vec<(String, String)> = there.fetch_all(&mut *connection).await.map_err(error::store)?;
+    let there = columns(&mut *connection, sql, table).await?;
     if !there.is_empty() {
-        let key = ("key".to_owned(), "text".to_owned());
-        let wanted = table.columns.iter().map(|column| (column.name.to_owned(), sql_type(column.kind).to_owned()));
-        let same = std::iter::once(key).chain(wanted).eq(there);
-        return if same { Ok(()) } else { Err(StoreError::Columns { table: table.to_string() }) };
+        fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
+        let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
+        let lacking = table.columns.iter().filter(|column| column.index && !indexed(column));
+        return index(connection, sql, table, lacking).await;
     }
     let columns = table.columns.iter().map(|column| {
         let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
@@ -53,12 +54,44 @@ pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Tab
     let columns = ("{columns}", columns.collect::<Vec<_>>().join(", "));
     let create = sqlx::query(statement(include_str!("../sql/create_table.sql"), sql, table, &[columns]));
     create.execute(&mut *connection).await.map_err(error::store)?;
-    for column in table.columns.iter().filter(|column| column.index) {
+    index(connection, sql, table, table.columns.iter().filter(|column| column.index)).await
+}
+
+async fn index(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    table: &Table,
+    columns: impl Iterator<Item = &Column>,
+) -> Result<(), StoreError> {
+    for column in columns {
         let column = ("{column}", quoted(column.name));
         let create = sqlx::query(statement(include_str!("../sql/create_index.sql"), sql, table, &[column]));
         create.execute(&mut *connection).await.map_err(error::store)?;
     }
     Ok(())
+}
+
+/// The columns there are, each with its type and whether it is indexed.
+async fn columns(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    table: &Table,
+) -> Result<Vec<(String, String, bool)>, StoreError> {
+    let columns = sqlx::query_as(sql.table()).bind(name(sql, table));
+    columns.fetch_all(connection).await.map_err(error::store)
+}
+
+/// Refuses a table that is not there, or has other columns.
+fn fits<'a>(table: &Table, there: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), StoreError> {
+    let there: Vec<_> = there.collect();
+    let wanted = table.columns.iter().map(|column| (column.name, sql_type(column.kind)));
+    match there.len() {
+        0 => Err(StoreError::NotBuilt { table: table.to_string() }),
+        n if n == table.columns.len() + 1 && wanted.chain([("key", "text")]).all(|column| there.contains(&column)) => {
+            Ok(())
+        }
+        _ => Err(StoreError::Columns { table: table.to_string() }),
+    }
 }
 
 pub(crate) async fn checkpoint(
@@ -97,10 +130,10 @@ pub(crate) async fn rows(
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
     let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
     let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
-    let found: Result<Vec<(String, String)>, _> = match rows {
+    let found: Result<Vec<(Option<String>, String)>, _> = match rows {
         Rows::Keys { keys, .. } => {
             let statement = statement(include_str!("../sql/rows_by_key.sql"), sql, &table, &[columns]);
-            sqlx::query_as(statement).bind(keys).fetch_all(connection).await
+            sqlx::query_as(statement).bind(name(sql, &table)).bind(keys).fetch_all(connection).await
         }
         Rows::Where { equal, limit, .. } => {
             let mut values = vec![];
@@ -112,20 +145,22 @@ pub(crate) async fn rows(
                     continue;
                 };
                 values.push(value);
-                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 1, sql_type(column.kind)));
+                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 2, sql_type(column.kind)));
             }
             let conditions = ("{conditions}", conditions.join(" AND "));
             let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &[columns, conditions]);
             let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
-            let query = sqlx::query_as(statement).bind(limit);
+            let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit);
             values.into_iter().fold(query, |query, value| query.bind(value)).fetch_all(connection).await
         }
     };
-    let object = |(key, row)| match RawValue::from_string(row) {
-        Ok(row) => Ok((key, row)),
-        Err(error) => Err(StoreError::Row { table: table.to_string(), source: error.into() }),
-    };
-    found.map_err(|error| error::row(&table.to_string(), error))?.into_iter().map(object).collect()
+    let mut found = found.map_err(|error| error::row(&table.to_string(), error))?;
+    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), source: error.into() };
+    let types = found.pop().map(|(_, types)| types).unwrap_or_default();
+    let types: HashMap<String, String> = serde_json::from_str(&types).map_err(refused)?;
+    fits(&table, types.iter().map(|(name, kind)| (&**name, &**kind)))?;
+    let rows = found.into_iter().filter_map(|(key, row)| Some((key?, row)));
+    rows.map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
 }
 
 /// A value as PostgreSQL reads it from text; none for null.
@@ -138,6 +173,9 @@ fn text(value: Json) -> Option<String> {
 }
 
 pub(crate) async fn write(connection: &mut PgConnection, sql: &Sql, changes: Changes) -> Result<(), StoreError> {
+    let there = columns(&mut *connection, sql, &changes.table).await?;
+    fits(&changes.table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
+    changes.check()?;
     let Changes { table, upserts, deletes } = changes;
     let refused = |error| error::row(&table.to_string(), error);
     if !upserts.is_empty() {

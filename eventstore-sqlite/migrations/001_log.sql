@@ -33,10 +33,39 @@ CREATE TABLE eventstore_tags (
     CONSTRAINT eventstore_tags_pk PRIMARY KEY (tag, position)
 ) STRICT, WITHOUT ROWID;
 
+-- Nothing of the log is changed or deleted; nor replaced, which is a delete that no trigger on DELETE sees.
 CREATE TRIGGER eventstore_events_update BEFORE UPDATE ON eventstore_events
 BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
 
 CREATE TRIGGER eventstore_events_delete BEFORE DELETE ON eventstore_events
+BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
+
+CREATE TRIGGER eventstore_events_replace BEFORE INSERT ON eventstore_events
+WHEN EXISTS (SELECT 1 FROM eventstore_events WHERE position = NEW.position)
+  OR EXISTS (SELECT 1 FROM eventstore_events WHERE event_id = NEW.event_id)
+  OR EXISTS (SELECT 1 FROM eventstore_events WHERE stream = NEW.stream AND version = NEW.version)
+BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
+
+CREATE TRIGGER eventstore_tags_update BEFORE UPDATE ON eventstore_tags
+BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
+
+CREATE TRIGGER eventstore_tags_delete BEFORE DELETE ON eventstore_tags
+BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
+
+-- An event gets its tags when it is appended, and none later.
+CREATE TRIGGER eventstore_tags_late BEFORE INSERT ON eventstore_tags
+WHEN NEW.position IS NOT (SELECT max(position) FROM eventstore_events)
+BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
+
+CREATE TRIGGER eventstore_types_update BEFORE UPDATE ON eventstore_types
+BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
+
+CREATE TRIGGER eventstore_types_delete BEFORE DELETE ON eventstore_types
+BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
+
+CREATE TRIGGER eventstore_types_replace BEFORE INSERT ON eventstore_types
+WHEN EXISTS (SELECT 1 FROM eventstore_types WHERE type_key = NEW.type_key)
+  OR EXISTS (SELECT 1 FROM eventstore_types WHERE category = NEW.category AND name = NEW.name)
 BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
 
 -- How far each projection has come.

@@ -1,2 +1,2 @@
--- A read model's table.
-CREATE TABLE {table} (key TEXT NOT NULL PRIMARY KEY, {columns}) STRICT, WITHOUT ROWID
+-- A read model's table. Not STRICT, which knows no types but its own; what is written is checked before.
+CREATE TABLE {table} (key TEXT NOT NULL PRIMARY KEY, {columns}) WITHOUT ROWID

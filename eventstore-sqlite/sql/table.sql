@@ -1,2 +1,2 @@
--- The columns of a table, in order; none if there is no such table.
-SELECT name, type FROM pragma_table_info(?1) ORDER BY cid
+-- The columns of a table; none if there is no such table.
+SELECT name, type FROM pragma_table_info(?1)

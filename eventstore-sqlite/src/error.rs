@@ -1,5 +1,7 @@
 //! What SQLite says, by what the caller can do about it.
 
+use std::{fmt, path::Path};
+
 use eventstore_core::{BoxError, StoreError};
 
 // https://www.sqlite.org/rescode.html
@@ -26,13 +28,30 @@ pub(crate) fn store(error: sqlx::Error) -> StoreError {
     match (code(&error), &error) {
         (Some(BUSY | LOCKED), _) => StoreError::Busy(error.into()),
         (Some(CORRUPT | NOTADB), _) => StoreError::Damaged(error.into()),
-        (Some(CANTOPEN | READONLY), _) => StoreError::Unavailable(error.into()),
+        (Some(CANTOPEN), _) => StoreError::Unavailable(error.into()),
+        (Some(READONLY), _) => StoreError::Denied(error.into()),
         (_, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
             StoreError::Unavailable(error.into())
         }
         // Only what is in the file can be of a wrong type: every statement is prepared by a test.
         (_, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => StoreError::Damaged(error.into()),
         _ => StoreError::Database(error.into()),
+    }
+}
+
+/// An error while a file is opened: names it, and says what is missing where SQLite does not.
+pub(crate) fn opening(file: &Path, error: StoreError) -> StoreError {
+    let named = |why: &dyn fmt::Display| BoxError::from(format!("`{}`: {why}", file.display()));
+    match error {
+        StoreError::Unavailable(error) => StoreError::Denied(match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => named(&"its folder is not there"),
+            _ if file.is_dir() => named(&"it is a folder"),
+            _ if !file.exists() => named(&"there is no such file"),
+            _ => named(&error),
+        }),
+        StoreError::Denied(error) => StoreError::Denied(named(&error)),
+        StoreError::Damaged(error) => StoreError::Damaged(named(&error)),
+        error => error,
     }
 }
 

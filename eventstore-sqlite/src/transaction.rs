@@ -4,7 +4,7 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Page, Position, Raw, Read, Recorded, Rows, StoreError, Timestamp, Transaction, Written,
+    Append, Changes, Invalid, Page, Position, Raw, Read, Recorded, Rows, StoreError, Timestamp, Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
@@ -24,13 +24,15 @@ pub(crate) struct SqliteTransaction {
     shared: Arc<Shared>,
     /// The last position it has appended.
     appended: Option<Position>,
+    /// Operations that were begun and have not succeeded: while there is one, half of it may be in the transaction.
+    unfinished: usize,
 }
 
 impl SqliteTransaction {
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
         let writer = shared.writer.clone().lock_owned().await;
         // From here on whoever drops this future has the transaction rolled back, begun or not.
-        let mut transaction = Self { writer: Some(writer), shared: shared.clone(), appended: None };
+        let mut transaction = Self { writer: Some(writer), shared: shared.clone(), appended: None, unfinished: 0 };
         transaction.writer()?.begin().await?;
         Ok(transaction)
     }
@@ -43,9 +45,16 @@ impl SqliteTransaction {
         Ok(&mut self.writer()?.connection)
     }
 
+    /// The connection for an operation, which takes itself off `unfinished` when it has succeeded.
+    fn operate(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.unfinished += 1;
+        self.connection()
+    }
+
     pub(crate) async fn record(&mut self, append: Checked) -> Result<Written, StoreError> {
         let now = self.shared.clock.now();
-        let written = append.record(self.connection()?, now).await?;
+        let written = append.record(self.operate()?, now).await?;
+        self.unfinished -= 1;
         if !written.replayed {
             self.appended = Some(written.last);
         }
@@ -53,6 +62,10 @@ impl SqliteTransaction {
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        if self.unfinished > 0 {
+            self.rollback().await;
+            return Err(Invalid::unfinished().into());
+        }
         self.writer()?.commit().await?;
         if let Some(last) = self.appended {
             self.shared.head.send_if_modified(|head| {
@@ -85,11 +98,14 @@ impl Drop for SqliteTransaction {
 impl Transaction for SqliteTransaction {
     async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
         // The write lock of the file is held: nobody else can move any checkpoint.
-        tables::checkpoint(self.connection()?, projection).await
+        let at = tables::checkpoint(self.operate()?, projection).await?;
+        self.unfinished -= 1;
+        Ok(at)
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
-        self.record(Checked::new(append)?).await
+        let append = Checked::new(append).inspect_err(|_| self.unfinished += 1)?;
+        self.record(append).await
     }
 
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
@@ -109,18 +125,24 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        tables::rows(self.connection()?, rows).await
+        let rows = tables::rows(self.operate()?, rows).await?;
+        self.unfinished -= 1;
+        Ok(rows)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        tables::write(self.connection()?, changes).await
+        tables::write(self.operate()?, changes).await?;
+        self.unfinished -= 1;
+        Ok(())
     }
 
     async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
         let now = self.shared.clock.now();
         let advance = sqlx::query(include_str!("../sql/advance.sql")).bind(projection.to_owned());
         let advance = advance.bind(read::signed(to.0)).bind(now.as_micros());
-        advance.execute(self.connection()?).await.map(drop).map_err(error::store)
+        advance.execute(self.operate()?).await.map_err(error::store)?;
+        self.unfinished -= 1;
+        Ok(())
     }
 
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {

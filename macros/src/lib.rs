@@ -344,9 +344,9 @@ pub fn aggregate(input: TokenStream) -> TokenStream {
 /// | `Timestamp` | `timestamptz` |
 /// | everything else | `jsonb`, which cannot be looked up by |
 ///
-/// A column is called what serde calls its field: `#[serde(rename = "…")]` holds, `#[serde(skip)]` leaves the column
-/// out. Whatever else would change which columns there are is refused. The row's key is `row.key()`, so there is no
-/// field for it.
+/// A column is called what serde calls its field: `#[serde(rename = "…")]` holds. Whatever else would change which
+/// columns there are is refused; `skip` too, for a row is written and read back between events. The row's key is
+/// `row.key()`, so there is no field for it.
 ///
 /// ```
 /// # use eventstore::prelude::*;

@@ -181,12 +181,6 @@ fn column(field: &Field, errors: &mut Errors) -> Option<Column> {
         Ok(())
     });
     let serde = serde_keys(&field.attrs);
-    if let Some(skip) = serde.iter().find(|key| key.is("skip")) {
-        if index.is_some() || said.is_some() {
-            errors.at(&skip.key, "a field that is skipped has no column: remove its `#[read_model(…)]`");
-        }
-        return None;
-    }
     let refused = serde.iter().find_map(|key| Some((key, refused(key)?)));
     if let Some((key, reason)) = refused {
         errors.at(&key.key, reason);
@@ -222,9 +216,10 @@ fn column(field: &Field, errors: &mut Errors) -> Option<Column> {
 fn refused(key: &SerdeKey) -> Option<&'static str> {
     match &*key.key.get_ident()?.to_string() {
         "flatten" => Some("`flatten` hides which columns there are: write the fields out, or nest them in one column"),
-        "skip_serializing" | "skip_deserializing" => {
-            Some("a column is written and read back: use `skip` for a field that has none")
-        }
+        "skip" | "skip_serializing" | "skip_deserializing" => Some(
+            "a row is written and read back between events, and what is skipped is lost then: give the field a column, \
+             or work it out from the others in a method",
+        ),
         "skip_serializing_if" => Some("every row has every column: leave it out, `None` is stored as null"),
         "rename" if key.split => Some("a column has one name: use `rename = \"…\"`"),
         _ => None,

@@ -1,15 +1,13 @@
 //! Follows the log: reads what is new, has it taken in, and moves the checkpoint in the same transaction.
 
-use std::{any::Any, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{error::Error, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use eventstore_core::{
-    BoxError, EventStore, Events, Position, Query, Raw, Read, Recorded, Store, StoreError, Transaction,
-};
+use eventstore_core::{EventStore, Events, Position, Query, Raw, Read, Recorded, Store, Transaction};
 use futures::{FutureExt, TryStreamExt, future::select, pin_mut};
 use tokio::{sync::watch, time::sleep};
 
-use crate::status::Status;
+use crate::{failed::Failed, status::Status};
 
 /// How many events are taken in together.
 const BATCH: usize = 1_000;
@@ -25,9 +23,9 @@ pub(crate) trait Follower: Send + Sync {
     /// What it wants to hear of.
     fn query(&self) -> Query;
     /// Comes before the first batch.
-    async fn prepare(&self, store: &dyn EventStore) -> Result<(), BoxError>;
+    async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed>;
     /// Takes in a batch; the caller moves the checkpoint and commits.
-    async fn take(&self, transaction: &mut dyn Transaction, batch: &[Recorded<Raw>]) -> Result<(), BoxError>;
+    async fn take(&self, transaction: &mut dyn Transaction, batch: &[Recorded<Raw>]) -> Result<(), Failed>;
 }
 
 /// Follows the log until it is asked to stop, or cannot go on.
@@ -37,35 +35,34 @@ pub(crate) async fn follow(
     report: watch::Sender<Status>,
     stop: watch::Receiver<bool>,
 ) {
+    let name = follower.name();
     let mut progress = Progress { position: None };
     let mut pause = FIRST_PAUSE;
     while !*stop.borrow() {
         let step = AssertUnwindSafe(progress.step(store.as_ref(), &*follower)).catch_unwind().await;
-        match step.unwrap_or_else(|panic| Err(panicked(&*panic))) {
-            Ok(Step::Moved(position)) => {
+        match step.unwrap_or_else(|panic| Err(Failed::panicked(&*panic))) {
+            Ok(step) => {
                 pause = FIRST_PAUSE;
+                let (Step::Moved(position) | Step::AtTheEnd(position)) = step;
+                store.runs(&name, None, false);
                 report.send_modify(|status| (status.position, status.error) = (position, None));
+                if let Step::AtTheEnd(position) = step {
+                    unless(&stop, store.as_ref().appended(position)).await;
+                }
             }
-            Ok(Step::AtTheEnd(position)) => {
-                pause = FIRST_PAUSE;
-                report.send_modify(|status| (status.position, status.error) = (position, None));
-                unless(&stop, store.as_ref().appended(position)).await;
-            }
-            Err(error) => {
+            Err(failed) => {
                 // Only what stands on top: further down may be what is in the events, and that is nobody's business here.
                 tracing::warn!(
-                    projection = follower.name(),
-                    error = %error,
+                    projection = name,
+                    event = failed.event.as_ref().map(display),
+                    error = %failed.reason,
+                    stopped = failed.stops,
                     "projection failed"
                 );
-                let (error, stopped) = match error.downcast() {
-                    Ok(stopped) => match *stopped {
-                        StoreError::Stopped { source, .. } => (source, true),
-                        error => (error.into(), false),
-                    },
-                    Err(error) => (error, false),
-                };
-                report.send_modify(|status| (status.error, status.stopped) = (Some(error.into()), stopped));
+                let stopped = failed.stops;
+                let failed: Arc<dyn Error + Send + Sync> = Arc::new(failed);
+                store.runs(&name, Some(failed.clone()), stopped);
+                report.send_modify(|status| (status.error, status.stopped) = (Some(failed), stopped));
                 if stopped {
                     return;
                 }
@@ -75,13 +72,7 @@ pub(crate) async fn follow(
             }
         }
     }
-}
-
-/// What the code of a user said when it panicked.
-fn panicked(panic: &(dyn Any + Send)) -> BoxError {
-    let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("it panicked: {}", text.unwrap_or_default()).into()
+    store.runs_no_more(&name);
 }
 
 /// Waits for something, but not when asked to stop.
@@ -109,7 +100,7 @@ enum Step {
 }
 
 impl Progress {
-    async fn step(&mut self, store: &dyn EventStore, follower: &dyn Follower) -> Result<Step, BoxError> {
+    async fn step(&mut self, store: &dyn EventStore, follower: &dyn Follower) -> Result<Step, Failed> {
         let name = follower.name();
         let from = match self.position {
             Some(position) => position,

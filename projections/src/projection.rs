@@ -1,12 +1,16 @@
 //! A read model in the user's own SQL.
 
-use std::any::type_name;
+use std::panic::AssertUnwindSafe;
 
 use async_trait::async_trait;
 use eventstore_core::{BoxError, Event, EventStore, Query, Raw, Recorded, StoreError, Transaction};
+use futures::FutureExt;
 use sqlx::{Database, Pool};
 
-use crate::follower::Follower;
+use crate::{
+    failed::{Failed, at},
+    follower::Follower,
+};
 
 /// A read model in your own SQL.
 ///
@@ -70,12 +74,13 @@ pub(crate) struct Sql<P>(pub(crate) P);
 impl<P: Projection> Sql<P> {
     fn connection(transaction: &mut dyn Transaction) -> Result<&mut <P::Db as Database>::Connection, StoreError> {
         let connection = transaction.connection().and_then(|connection| connection.downcast_mut());
-        connection.ok_or_else(Self::wrong_database)
+        connection.ok_or_else(|| Self::wrong_database("in another database"))
     }
 
-    fn wrong_database() -> StoreError {
-        let source = format!("it is written for {}, and the store keeps its log elsewhere", type_name::<P::Db>());
-        StoreError::Stopped { projection: P::NAME.into(), source: source.into() }
+    fn wrong_database(place: &str) -> StoreError {
+        let database = P::Db::NAME;
+        let reason = format!("it is written for {database}, and this store is {place}: run it on one in {database}");
+        StoreError::Stopped { projection: P::NAME.into(), reason: reason.into() }
     }
 }
 
@@ -89,22 +94,26 @@ impl<P: Projection> Follower for Sql<P> {
         Query::names(P::Event::NAMES)
     }
 
-    async fn prepare(&self, store: &dyn EventStore) -> Result<(), BoxError> {
+    async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {
         if !store.database().is::<Pool<P::Db>>() {
-            return Err(Self::wrong_database().into());
+            let place = if store.database().is::<()>() { "in memory" } else { "in another database" };
+            return Err(Self::wrong_database(place).into());
         }
         let mut transaction = store.begin().await?;
         // Of many nodes that start at once, one after the other prepares.
         transaction.lock(P::NAME).await?;
-        self.0.prepare(Self::connection(&mut *transaction)?).await?;
+        self.0.prepare(Self::connection(&mut *transaction)?).await.map_err(Failed::theirs)?;
         Ok(transaction.commit().await?)
     }
 
-    async fn take(&self, transaction: &mut dyn Transaction, batch: &[Recorded<Raw>]) -> Result<(), BoxError> {
+    async fn take(&self, transaction: &mut dyn Transaction, batch: &[Recorded<Raw>]) -> Result<(), Failed> {
         let connection = Self::connection(transaction)?;
         for raw in batch {
-            for event in raw.decode().map_err(|source| StoreError::unreadable(raw, source))? {
-                self.0.project(&event, connection).await?;
+            for event in at(raw, || raw.decode().map_err(|source| StoreError::unreadable(raw, source)))? {
+                let projected = AssertUnwindSafe(self.0.project(&event, connection)).catch_unwind().await;
+                let projected = projected.map_err(|panic| Failed::panicked(&*panic));
+                let projected = projected.and_then(|projected| projected.map_err(Failed::theirs));
+                projected.map_err(|failed| failed.at(raw))?;
             }
         }
         Ok(())

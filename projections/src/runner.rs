@@ -1,6 +1,6 @@
 //! Says what is to follow the log, lets it, and tells how far it has come.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventstore_core::{Position, ReadModel, Store, StoreError};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -80,13 +80,20 @@ impl Runner {
         self
     }
 
-    /// Starts a task for each, on the runtime it is called in.
+    /// Starts a task for each, on the runtime it is called in. Of two of the same name, the second is stopped at once.
     pub fn start(self) -> Running {
         let (stop, stopped) = watch::channel(false);
+        let mut names = HashSet::new();
         let followers = self.followers.into_iter().map(|follower| {
-            let (report, status) = watch::channel(Status::new(follower.name()));
+            let name = follower.name();
+            if !names.insert(name.clone()) {
+                return (watch::channel(Status::twice(name)).1, None);
+            }
+            // From now on, whoever reads and waits for it is right to wait.
+            self.store.runs(&name, None, false);
+            let (report, status) = watch::channel(Status::new(name));
             let task = tokio::spawn(follow(self.store.clone(), follower, report, stopped.clone()));
-            (status, task)
+            (status, Some(task))
         });
         Running { followers: followers.collect(), stop }
     }
@@ -94,7 +101,7 @@ impl Runner {
 
 /// What is running. Dropping it lets it run on; [`stop`](Running::stop) ends it after the batch at hand.
 pub struct Running {
-    followers: Vec<(watch::Receiver<Status>, JoinHandle<()>)>,
+    followers: Vec<(watch::Receiver<Status>, Option<JoinHandle<()>>)>,
     stop: watch::Sender<bool>,
 }
 
@@ -130,7 +137,7 @@ impl Running {
     /// Ends all after the batch at hand, and returns when they have ended.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        for (_, task) in self.followers {
+        for task in self.followers.into_iter().filter_map(|(_, task)| task) {
             // A task that panicked has ended too.
             let _ = task.await;
         }

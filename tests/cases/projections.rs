@@ -6,7 +6,8 @@ use std::{
 };
 
 use eventstore::{
-    BoxError, Id, Invalid, Position, Query, Runner, Status, Store, StoreError, StreamId, Timestamp, Version, prelude::*,
+    Column, Expected, Id, Invalid, Kind, Position, Query, Runner, Status, Store, StoreError, StreamId, Timestamp,
+    Version, prelude::*,
 };
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -206,9 +207,11 @@ async fn a_model_over_several_categories_must_say_its_keys() -> Result<(), Any> 
     let request = TransferCommand::Request { from: ann.clone(), to: ann.clone(), amount: 1 };
     let second = store.execute(Id::<Transfer>::from("same"), request).await?;
     let stopped = runner.until(second.position).await;
-    let Err(StoreError::Stopped { projection, source }) = stopped else { panic!("{stopped:?}") };
+    let Err(StoreError::Stopped { projection, reason }) = stopped else { panic!("{stopped:?}") };
     assert_eq!(projection, "muddle@1");
-    assert_eq!(source.to_string(), "its events are in streams of `account` and of `transfer`: say `keys` or `tag`");
+    let why = "event 1 of stream transfer-same (`transfer.requested`, position 2): its events are in streams of \
+               `account` and of `transfer`: say `keys` or `tag`";
+    assert_eq!(reason.to_string(), why);
     let status = runner.status();
     assert!(status[0].stopped && status[0].position == Position(1));
     assert!(!status[1].stopped, "the others go on");
@@ -260,7 +263,7 @@ async fn a_panic_in_a_rule_is_told_and_tried_again_and_counts_nothing_twice() ->
             tokio::task::yield_now().await;
         }
     };
-    assert_eq!(said.await, "it panicked: thirteen");
+    assert_eq!(said.await, "event 2 of stream account-ann (`account.deposited`, position 2): it panicked: thirteen");
     runner.until(last.position).await?;
     assert_eq!(store.read_model::<Clumsy>().get(&ann).await?, Some(Clumsy { events: 2 }));
     assert!(runner.status()[0].error.is_none());
@@ -285,7 +288,7 @@ impl Project for Ratio {
 }
 
 #[tokio::test]
-async fn p1_a_row_that_cannot_be_written_holds_its_model_up_and_nothing_else() -> Result<(), Any> {
+async fn p1_a_row_that_cannot_be_written_stops_its_model_and_nothing_else() -> Result<(), Any> {
     let world = world().await;
     let store = &world.store;
     let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
@@ -295,16 +298,157 @@ async fn p1_a_row_that_cannot_be_written_holds_its_model_up_and_nothing_else() -
     runner.until(good.position).await?;
     store.execute(&bob, Open { owner: "Bob".into() }).await?;
     let bad = store.execute(&bob, Deposit { amount: 0 }).await?;
-    store.read_model::<Turnover>().get("in").after(bad.position).await?;
-    let held_up: BoxError = loop {
-        if let Some(error) = runner.status()[0].error.clone() {
-            break error.into();
-        }
-        tokio::task::yield_now().await;
-    };
-    assert_eq!(held_up.to_string(), "cannot write or read a row of `ratio@1`");
+    let later = store.execute(&ann, Deposit { amount: 4 }).await?;
+    store.read_model::<Turnover>().get("in").after(later.position).await?;
+    let stopped = runner.until(bad.position).await;
+    let why = "`ratio@1` cannot run: event 2 of stream account-bob (`account.deposited`, position 4): cannot write or \
+               read a row of `ratio@1`: ";
+    assert!(
+        matches!(&stopped, Err(error @ StoreError::Stopped { .. }) if error.to_string().starts_with(why)),
+        "{stopped:?}"
+    );
+    assert!(runner.status()[0].stopped && !runner.status()[1].stopped);
     assert!(world.inner.checkpoint("ratio@1").await? < bad.position, "the checkpoint does not pass it");
     assert_eq!(store.read_model::<Ratio>().get(&ann).await?, Some(Ratio { value: 0.5 }));
+    runner.stop().await;
+    Ok(())
+}
+
+/// Whoever opens an account decides what is in this row.
+#[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+#[read_model(keys = Owner::keys)]
+pub struct Owner {
+    pub name: String,
+}
+
+impl Owner {
+    fn keys(event: &Recorded<AccountEvent>) -> Vec<String> {
+        match &event.data {
+            Opened { owner } => vec![owner.trim_start_matches('k').into()],
+            _ => vec![],
+        }
+    }
+}
+
+impl Project for Owner {
+    type Event = AccountEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+        if let Opened { owner } = &event.data {
+            row.name = owner.trim_end_matches('-').into();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_no_store_can_hold_stops_a_model_at_once_and_the_event_is_named() -> Result<(), Any> {
+    for (owner, why) in [("k\0", "row key `\\0` has a control character"), ("kk", "row key `` is empty")] {
+        let world = world().await;
+        let store = &world.store;
+        store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+        let runner = Runner::new(store).read_model::<Owner>().read_model::<Balance>().start();
+        runner.until(Position(1)).await?;
+        let bad = store.execute(Id::<Account>::from("eve"), Open { owner: owner.into() }).await?;
+        let why = format!(
+            "`owner@1` cannot run: event 1 of stream account-eve (`account.opened`, position 2): cannot write or read a \
+             row of `owner@1`: {why}"
+        );
+        let stopped = runner.until(bad.position).await.err().map(|error| error.to_string());
+        assert_eq!(stopped.as_deref(), Some(&*why));
+        // Whoever waits for it in the same process is told, and not kept waiting.
+        let waiting = store.read_model::<Owner>().get("Ann").after(bad.position).await;
+        assert_eq!(waiting.err().map(|error| error.to_string()).as_deref(), Some(&*why));
+        assert_eq!(store.read_model::<Owner>().get("Ann").await?, Some(Owner { name: "Ann".into() }));
+        runner.stop().await;
+    }
+
+    // In a column, in the middle of a batch: this event is named, not its neighbours.
+    let world = world().await;
+    let store = &world.store;
+    for (n, owner) in ["Ann", "Bob", "\0", "Cem"].into_iter().enumerate() {
+        store.execute(Id::<Account>::from(n.to_string()), Open { owner: owner.into() }).await?;
+    }
+    let runner = Runner::new(store).read_model::<Balance>().start();
+    let stopped = runner.until(Position(1)).await.err().map(|error| error.to_string());
+    let why = "`balance@1` cannot run: event 1 of stream account-2 (`account.opened`, position 3): cannot write or read a \
+               row of `balance@1`: column `owner` of row `2` is text and cannot hold U+0000";
+    assert_eq!(stopped.as_deref(), Some(why));
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_fit_its_table_is_stopped_at_once() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let columns = &[Column { name: "owner", kind: Kind::Text, index: false }];
+    world.inner.create(&eventstore::Table { name: "balance", version: 1, columns }).await?;
+    let runner = Runner::new(store).read_model::<Balance>().read_model::<Turnover>().start();
+    let opened = store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let why = "`balance@1` has other columns than its read model: raise the version of the read model, or give it \
+               another name if the table is somebody else's";
+    let stopped = runner.until(opened.position).await.err().map(|error| error.to_string());
+    assert_eq!(stopped, Some(format!("`balance@1` cannot run: {why}")));
+    let balances = store.read_model::<Balance>();
+    assert!(matches!(balances.get(&ann).after(opened.position).await, Err(StoreError::Stopped { .. })));
+    for read in [balances.get(&ann).await.map(drop), balances.list().filter("balance", 1).await.map(drop)] {
+        assert_eq!(read.err().map(|error| error.to_string()).as_deref(), Some(why));
+    }
+    let [balance, turnover] = &runner.status()[..] else { panic!("two") };
+    assert!(balance.stopped && !turnover.stopped);
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn p8_an_event_that_cannot_be_read_stops_a_model_and_is_named() -> Result<(), Any> {
+    let world = world().await;
+    let write = eventstore::Write {
+        stream: StreamId::new("account", "ann"),
+        expected: Expected::Any,
+        events: vec![super::raw("account.deposited", b"{}")],
+    };
+    world.inner.append(eventstore::Append { writes: vec![write], ..Default::default() }).await?;
+    let runner = Runner::new(&world.store).read_model::<Balance>().start();
+    let stopped = runner.until(Position(1)).await;
+    let Err(StoreError::Stopped { reason, .. }) = stopped else { panic!("{stopped:?}") };
+    let why =
+        "event 1 of stream account-ann (`account.deposited`, position 1): cannot read event 1 of stream account-ann: ";
+    assert!(reason.to_string().starts_with(why), "{reason}");
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_read_waits_for_what_runs_and_not_for_what_nobody_has_built() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let opened = store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let balances = store.read_model::<Balance>();
+    let at_once = Duration::from_secs(5);
+    for result in [
+        tokio::time::timeout(at_once, balances.get(&ann).after(opened.position).into_future()).await?.map(drop),
+        tokio::time::timeout(at_once, balances.list().after(opened.position).into_future()).await?.map(drop),
+    ] {
+        assert!(matches!(&result, Err(StoreError::NotBuilt { table }) if table == "balance@1"), "{result:?}");
+    }
+    // It has only just been started, and its table is not there yet.
+    let runner = Runner::new(store).read_model::<Balance>().start();
+    assert!(balances.get(&ann).after(opened.position).await?.is_some());
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_of_a_name_do_not_run_together() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let opened = store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    let runner = Runner::new(store).read_model::<Balance>().read_model::<Balance>().start();
+    let stopped = runner.until(opened.position).await.err().map(|error| error.to_string());
+    let why = "`balance@1` cannot run: this runner has one of this name already: take one out, or rename it";
+    assert_eq!(stopped.as_deref(), Some(why));
+    assert!(store.read_model::<Balance>().get("ann").after(opened.position).await?.is_some(), "the first runs");
     runner.stop().await;
     Ok(())
 }
@@ -319,9 +463,21 @@ async fn what_cannot_be_asked_is_a_typed_error() -> Result<(), Any> {
     let runner = Runner::new(store).read_model::<Balance>().start();
     store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
     runner.until(Position(1)).await?;
-    for (column, value) in [("no_such", serde_json::json!(1)), ("balance", serde_json::json!("x"))] {
+    for (column, value, why) in [
+        ("no_such", serde_json::json!(1), "`balance` has no column `no_such`"),
+        (
+            "balance",
+            serde_json::json!("x"),
+            "column `balance` of `balance` is bigint and cannot be compared with \"x\"",
+        ),
+        ("owner", "\0".into(), "column `owner` of `balance` is text and cannot be compared with \"\\u0000\""),
+    ] {
         let failed = balances.list().filter(column, value).await;
-        assert!(matches!(failed, Err(StoreError::Invalid(Invalid::Request(_)))), "{failed:?}");
+        assert!(matches!(&failed, Err(StoreError::Invalid(Invalid::Request(said))) if said == why), "{failed:?}");
+    }
+    for key in ["a\0b", ""] {
+        let failed = balances.get(key).await;
+        assert!(matches!(failed, Err(StoreError::Invalid(Invalid::Name { .. }))), "{failed:?}");
     }
     runner.stop().await;
     assert_eq!(balances.list().await?.len(), 1, "rows can be read when nothing runs");

@@ -3,7 +3,8 @@
 use std::{process::Command, sync::Arc, time::Duration};
 
 use eventstore::{
-    Append, EventStore, Expected, Id, PgStore, Runner, Store, StoreError, StreamId, Transaction, Write,
+    Append, Column, EventStore, Expected, Id, Kind, PgStore, Runner, Store, StoreError, StreamId, Table, Tables,
+    Transaction, Write,
     sqlx::{self, AssertSqlSafe, PgConnection},
 };
 use futures::{TryStreamExt, future::join_all};
@@ -138,6 +139,20 @@ async fn x3_events_cannot_be_changed_deleted_or_truncated() -> Result<(), Any> {
         }
     }
     assert_eq!(Store::from(store).load(&ann).await?.version.0, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
+    let store = server::fresh().await;
+    let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index }].leak();
+    for (index, indexes) in [(false, 1), (true, 2), (true, 2), (false, 2)] {
+        store.create(&Table { name: "owners", version: 1, columns: columns(index) }).await?;
+        let count = "SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND tablename = 'owners@1'";
+        let count: i64 =
+            sqlx::query_scalar(count).bind(store.schema()).fetch_one(&mut server::connection().await).await?;
+        assert_eq!(count, indexes, "with that of the key");
+    }
     Ok(())
 }
 

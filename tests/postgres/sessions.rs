@@ -190,17 +190,30 @@ async fn what_cannot_be_reached_is_a_typed_error_and_no_password_is_told() -> Re
     let folder = tempfile::tempdir()?;
     let down = format!("postgres://user:secret@localhost/x?host={}", folder.path().display());
     let start = Instant::now();
-    for url in [&*down, "postgres://user:secret@127.0.0.1:9/x", "postgres://user:secret@no.such.host.invalid/x"] {
+    let socket = folder.path().display().to_string();
+    for (url, server) in [
+        (&*down, &*socket),
+        ("postgres://user:secret@127.0.0.1:9/x", "127.0.0.1:9"),
+        ("postgres://user:secret@no.such.host.invalid/x", "no.such.host.invalid:5432"),
+    ] {
         let refused = eventstore::connect(url).await.expect_err("nobody is there");
         assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+        let which = format!("the store is unavailable: database `x` at {server} as `user`: ");
+        assert!(refused.to_string().starts_with(&which), "{refused}");
         assert!(refused.is_retryable() && !format!("{refused:?} {refused}").contains("secret"), "{refused:?}");
     }
     assert!(start.elapsed() < Duration::from_secs(8), "it says so at once");
 
-    let elsewhere = server::url().replacen("/postgres?", "/no_such_database?", 1);
-    if elsewhere != server::url() {
-        let refused = eventstore::connect(&elsewhere).await.expect_err("no such database");
-        assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+    for (wrong, why) in [
+        ("postgres@localhost/no_such_database?", "database \"no_such_database\" does not exist"),
+        ("no_such_role@localhost/postgres?", "role \"no_such_role\" does not exist"),
+    ] {
+        let elsewhere = server::url().replacen("postgres@localhost/postgres?", wrong, 1);
+        if elsewhere != server::url() {
+            let refused = eventstore::connect(&elsewhere).await.expect_err("it is not there");
+            assert!(matches!(refused, StoreError::Denied(_)) && !refused.is_retryable(), "{refused:?}");
+            assert!(refused.to_string().ends_with(why), "{refused}");
+        }
     }
     for url in ["postgres://user:secret@host:port/x", "postgres://user:secret@[bad/x"] {
         let refused = eventstore::connect(url).await.expect_err("not a URL");

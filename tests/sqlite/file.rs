@@ -6,16 +6,21 @@ use std::{
 };
 
 use eventstore::{
-    EventStore, Expected, Id, Invalid, Position, Runner, SqliteStore, Store, StoreError, Version,
+    Column, EventStore, Expected, Id, Invalid, Kind, Position, Runner, SqliteStore, Store, StoreError, Table, Version,
     doctor::Severity,
-    sqlx::{self, Connection, SqliteConnection},
+    sqlx::{self, AssertSqlSafe, Connection, SqliteConnection},
     testing::Clock,
 };
 use futures::{TryStreamExt, future::join_all};
 
 use crate::{
     account::{Account, AccountEvent::*, *},
-    cases::{World, balances::Balance, golden},
+    cases::{
+        World,
+        balances::Balance,
+        campus::{Course, OpenCourse},
+        golden,
+    },
 };
 
 type Any = Box<dyn std::error::Error>;
@@ -96,25 +101,53 @@ async fn bad_files_and_urls_are_typed_errors() -> Result<(), Any> {
     std::fs::write(&noise, "this is no database, and long enough to be taken for one".repeat(100))?;
     let damaged = SqliteStore::open(&noise).await.err();
     assert!(matches!(damaged, Some(StoreError::Damaged(_))), "{damaged:?}");
+    assert!(damaged.is_some_and(|error| error.to_string().contains("noise.db`: ")), "it says which file");
     assert!(std::fs::read_to_string(&noise)?.starts_with("this is"), "it is left as it was");
 
-    let nowhere = SqliteStore::open(folder.path().join("no/such/folder/log.db")).await.err();
-    assert!(matches!(nowhere, Some(StoreError::Unavailable(_))), "{nowhere:?}");
-    let absent = format!("sqlite://{}?mode=rw", folder.path().join("absent.db").display());
-    let absent = eventstore::connect(&absent).await.err();
-    assert!(matches!(absent, Some(StoreError::Unavailable(_))), "{absent:?}");
+    for (file, parameters, why) in [
+        (folder.path().join("no/such/folder/log.db"), "", "its folder is not there"),
+        (folder.path().join("absent.db"), "?mode=rw", "there is no such file"),
+        (folder.path().to_owned(), "", "it is a folder"),
+    ] {
+        let refused = eventstore::connect(&format!("sqlite://{}{parameters}", file.display())).await.err();
+        let Some(StoreError::Denied(_)) = refused else { panic!("{refused:?}") };
+        let refused = refused.expect("seen a line ago");
+        assert!(!refused.is_retryable());
+        assert_eq!(refused.to_string(), format!("the store cannot be used: `{}`: {why}", file.display()));
+    }
+    let read_only = folder.path().join("read-only.db");
+    SqliteStore::open(&read_only).await?;
+    let read_only = eventstore::connect(&format!("sqlite://{}?mode=ro", read_only.display())).await?;
+    assert_eq!(read_only.head().await?, Position(0), "what may not be written may be read");
+    let refused = read_only.append(Id::<Account>::from("ann"), Expected::Any, [Closed]).await.err();
+    assert!(matches!(&refused, Some(error @ StoreError::Denied(_)) if !error.is_retryable()), "{refused:?}");
     assert!(matches!(SqliteStore::open(":memory:").await.err(), Some(StoreError::Invalid(Invalid::Url(_)))));
     for url in [
         "sqlite::memory:",
+        "sqlite://:memory:",
+        "sqlite://",
+        "sqlite:",
+        "SQLITE:",
+        "sqlite://?mode=rwc",
+        "memory:bank",
+        "memory://bank",
         "sqlite://?mode=memory",
         "sqlite://log.db?mode=nonsense",
         "mysql://root:secret@x/y",
         "bank.db",
+        "c:\\bank.db",
     ] {
         let refused = eventstore::connect(url).await.err();
         let Some(StoreError::Invalid(Invalid::Url(why))) = refused else { panic!("{url}: {refused:?}") };
         assert!(!why.contains("secret"), "{why}");
     }
+    assert!(matches!(SqliteStore::open("").await.err(), Some(StoreError::Invalid(Invalid::Url(_)))));
+    for url in ["memory:", "memory://", "MEMORY:"] {
+        eventstore::connect(url).await?;
+    }
+    let odd = folder.path().join("a mode=rw :memory: file?.db");
+    eventstore::connect(&format!("SQLite://{}", odd.display().to_string().replace('?', "%3f"))).await?;
+    assert!(odd.exists());
     Ok(())
 }
 
@@ -147,9 +180,70 @@ async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
     let store = Store::from(SqliteStore::open(&path).await?);
     store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
     let mut other = other(&path).await;
-    for sql in ["UPDATE eventstore_events SET version = 2", "DELETE FROM eventstore_events"] {
-        let refused = sqlx::query(sql).execute(&mut other).await.expect_err("refused");
-        assert!(refused.to_string().contains("append-only"), "{refused}");
+    store.execute(Id::<Course>::from("rust"), OpenCourse { seats: 1 }).await?;
+    let replace = |position, version, event_id| {
+        format!(
+            "REPLACE INTO eventstore_events SELECT {position}, {version}, recorded_at, occurred_at, type_key, schema, \
+             {event_id}, stream, tags, metadata, x'7b7d' FROM eventstore_events WHERE position = 1"
+        )
+    };
+    let log: Vec<_> = store.read().raw().try_collect().await?;
+    for sql in [
+        "UPDATE eventstore_events SET version = 2".to_owned(),
+        "DELETE FROM eventstore_events".into(),
+        "UPDATE eventstore_tags SET tag = 'course:other'".into(),
+        "DELETE FROM eventstore_tags".into(),
+        "INSERT INTO eventstore_tags VALUES ('course:other', 1)".into(),
+        "UPDATE eventstore_types SET name = 'other'".into(),
+        "DELETE FROM eventstore_types".into(),
+        "REPLACE INTO eventstore_types SELECT type_key, category, 'other' FROM eventstore_types LIMIT 1".into(),
+        "REPLACE INTO eventstore_types (type_key, category, name) SELECT 99, category, name FROM eventstore_types"
+            .into(),
+        "REPLACE INTO eventstore_types (category, name) SELECT category, name FROM eventstore_types".into(),
+        replace("position", "99", "randomblob(16)"),
+        replace("99", "version", "randomblob(16)"),
+        replace("99", "99", "event_id"),
+        "UPDATE OR REPLACE eventstore_events SET position = 2".into(),
+    ] {
+        let refused = sqlx::query(AssertSqlSafe(&*sql)).execute(&mut other).await.expect_err(&sql);
+        assert!(refused.to_string().contains("append-only"), "{sql}: {refused}");
+    }
+    let after: Vec<_> = store.read().raw().try_collect().await?;
+    assert_eq!(after, log);
+    Ok(())
+}
+
+#[tokio::test]
+async fn p1_a_table_that_was_dropped_is_not_filled_from_the_middle() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let store = Store::from(SqliteStore::open(&path).await?);
+    let ann = Id::<Account>::from("ann");
+    let opened = store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let runner = Runner::new(&store).read_model::<Balance>().start();
+    runner.until(opened.position).await?;
+    sqlx::query("DROP TABLE \"balance@1\"").execute(&mut other(&path).await).await?;
+    let deposited = store.execute(&ann, Deposit { amount: 1 }).await?;
+    assert!(matches!(runner.until(deposited.position).await, Err(StoreError::Stopped { .. })));
+    runner.stop().await;
+    let again = Runner::new(&store).read_model::<Balance>().start();
+    let stopped = again.until(deposited.position).await.err().map(|error| error.to_string());
+    let why = "`balance@1` cannot run: its table is gone and its checkpoint is not: raise its version";
+    assert_eq!(stopped.as_deref(), Some(why));
+    again.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
+    let world = crate::world().await;
+    let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
+    let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index }].leak();
+    for (index, indexes) in [(false, 0), (true, 1), (true, 1), (false, 1)] {
+        world.inner.create(&Table { name: "owners", version: 1, columns: columns(index) }).await?;
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE tbl_name = 'owners@1' AND type = 'index'";
+        let count: i64 = sqlx::query_scalar(sql).fetch_one(pool).await?;
+        assert_eq!(count, indexes);
     }
     Ok(())
 }
@@ -216,6 +310,40 @@ async fn t1_a_clock_that_jumps_back_changes_nothing() -> Result<(), Any> {
     assert!(log.windows(2).all(|pair| pair[0].recorded_at <= pair[1].recorded_at));
     assert_eq!(slow.position_at(then).await?, Position(2));
     assert_eq!(slow.load(&ann).as_of(clock.now()).await?.balance, 100);
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_of_somebody_else_are_named_and_left_alone() -> Result<(), Any> {
+    for (table, create) in [
+        ("eventstore_events", "CREATE TABLE eventstore_events (id INTEGER)"),
+        ("eventstore_migrations", "CREATE TABLE eventstore_migrations (id INTEGER)"),
+        ("eventstore_log", "CREATE VIEW eventstore_log AS SELECT 1"),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("log.db");
+        let file = format!("sqlite://{}?mode=rwc", path.display());
+        let mut other = SqliteConnection::connect(&file).await?;
+        sqlx::query(create).execute(&mut other).await?;
+        sqlx::query("CREATE TABLE theirs (id INTEGER)").execute(&mut other).await?;
+        let refused = eventstore::connect(&file).await.err();
+        let Some(StoreError::Schema(why)) = refused else { panic!("{refused:?}") };
+        assert_eq!(why, format!("`{table}` is there already, and not of this library: it may be somebody else's"));
+        let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut other).await?;
+        assert_eq!(tables, 2);
+    }
+
+    // A read model that is called like somebody's table.
+    let world = crate::world().await;
+    let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
+    let mut connection = pool.acquire().await?;
+    sqlx::query("PRAGMA query_only = OFF").execute(&mut *connection).await?;
+    sqlx::query("CREATE TABLE \"balance@1\" (id INTEGER)").execute(&mut *connection).await?;
+    let refused = world.store.read_model::<Balance>().list().await.expect_err("not ours");
+    assert!(
+        matches!(refused, StoreError::Columns { .. }) && refused.to_string().contains("somebody else's"),
+        "{refused}"
+    );
     Ok(())
 }
 

@@ -81,9 +81,14 @@ async fn a_projection_for_another_database_is_stopped_at_the_start() -> Result<(
     let opened = world.store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
     let runner = Runner::new(&world.store).projection(Elsewhere).projection(Ledger).start();
     let stopped = runner.until(opened.position).await;
-    let Err(StoreError::Stopped { projection, source }) = stopped else { panic!("{stopped:?}") };
+    let Err(StoreError::Stopped { projection, reason }) = stopped else { panic!("{stopped:?}") };
     assert_eq!(projection, "elsewhere");
-    assert!(source.to_string().contains("Postgres"), "{source}");
+    let why = "it is written for PostgreSQL, and this store is in another database: run it on one in PostgreSQL";
+    assert_eq!(reason.to_string(), why);
+    let memory = eventstore::connect("memory:").await?;
+    let stopped = Runner::new(&memory).projection(Ledger).start().until(opened.position).await;
+    let why = "`ledger` cannot run: it is written for SQLite, and this store is in memory: run it on one in SQLite";
+    assert_eq!(stopped.err().map(|error| error.to_string()).as_deref(), Some(why));
     runner.stop().await;
     Ok(())
 }

@@ -36,8 +36,9 @@ struct Balance {
     #[serde(with = "as_text")]
     cents: i64,
     #[serde(skip)]
-    #[read_model(index)]
     seen: bool,
+    #[serde(skip_deserializing)]
+    last: i64,
     #[serde(rename = "a_column_whose_name_is_longer_than_what_postgresql_keeps_of_any_name")]
     long: String,
 }
