@@ -62,6 +62,7 @@ pub mod __private {
     pub use crate::{
         derive::{Blank, Field, Form, OwnId, TagKey, decode},
         encode::encode,
+        error::Chain,
     };
 
     /// The strings of all parts, one after the other.
