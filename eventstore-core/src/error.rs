@@ -107,7 +107,7 @@ pub enum StoreError {
         table: String,
     },
     /// A projection has not come far enough in time.
-    #[error("`{projection}` is at position {at}, not yet at {until}{}", Because(reason.as_deref()))]
+    #[error("`{projection}` is at position {at}, not yet at {until}{}", because(reason))]
     Behind {
         /// The projection or read model, `balance@1`.
         projection: String,
@@ -119,7 +119,7 @@ pub enum StoreError {
         reason: Option<BoxError>,
     },
     /// A projection cannot go on until its code is mended.
-    #[error("`{projection}` cannot run{}", Because(Some(&**reason)))]
+    #[error("`{projection}` cannot run: {}", Chain(&**reason))]
     Stopped {
         /// The projection or read model, `balance@1`.
         projection: String,
@@ -147,18 +147,28 @@ pub enum StoreError {
     Database(#[source] BoxError),
 }
 
-/// A reason with all that is below it, at the end of a message.
-struct Because<'a>(Option<&'a (dyn Error + Send + Sync)>);
+/// An error with all that is below it, in one line; what one says of the next by itself is not said twice.
+#[doc(hidden)]
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
-impl fmt::Display for Because<'_> {
+impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut next = self.0.map(|reason| reason as &dyn Error);
-        while let Some(error) = next {
-            write!(f, ": {error}")?;
-            next = error.source();
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
+        let mut below = self.0.source();
+        while let Some(error) = below {
+            let text = error.to_string();
+            if !said.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            (said, below) = (text, error.source());
         }
         Ok(())
     }
+}
+
+fn because(reason: &Option<BoxError>) -> String {
+    reason.as_ref().map_or_else(String::new, |reason| format!(": {}", Chain(&**reason)))
 }
 
 impl StoreError {
@@ -242,6 +252,10 @@ impl<R> From<StoreError> for CommandError<R> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("disk: {0}")]
+    struct Disk(#[source] std::io::Error);
+
     #[test]
     fn what_is_behind_says_why_to_the_bottom() {
         let row = StoreError::Row { table: "sum@1".into(), source: "too large".into() };
@@ -251,5 +265,7 @@ mod tests {
         let why = "`sum@1` is at position 3, not yet at 4: cannot write or read a row of `sum@1`: too large";
         assert_eq!(behind(Some(row.into())), why);
         assert_eq!(behind(None), "`sum@1` is at position 3, not yet at 4");
+        let disk = Disk(std::io::Error::other("full"));
+        assert_eq!(behind(Some(disk.into())), "`sum@1` is at position 3, not yet at 4: disk: full", "and says it once");
     }
 }

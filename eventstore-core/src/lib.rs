@@ -70,6 +70,7 @@ pub mod __private {
     pub use crate::{
         derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot},
         encode::encode,
+        error::Chain,
         snapshot::shape,
     };
 

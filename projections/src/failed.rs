@@ -7,7 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use eventstore_core::{BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Version};
+use eventstore_core::{__private::Chain, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Version};
 
 /// Why a follower could not go on. Shown whole: the event, and the reason with all that is below it.
 #[derive(Debug)]
@@ -77,13 +77,7 @@ impl fmt::Display for Failed {
         if let Some(event) = &self.event {
             write!(f, "{event}: ")?;
         }
-        write!(f, "{}", self.reason)?;
-        let mut below = self.reason.source();
-        while let Some(error) = below {
-            write!(f, ": {error}")?;
-            below = error.source();
-        }
-        Ok(())
+        write!(f, "{}", Chain(&*self.reason))
     }
 }
 
