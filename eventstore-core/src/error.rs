@@ -182,6 +182,12 @@ impl StoreError {
         matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_))
     }
 
+    /// Whether it was refused for what was asked, before anything was done: in a transaction, what was done before
+    /// can still be committed.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Conflict(_) | Self::Duplicate { .. } | Self::Reused { .. } | Self::Invalid(_))
+    }
+
     /// An event of a log that cannot be read.
     pub fn unreadable(event: &Recorded<Raw>, source: EventError) -> Self {
         Self::Unreadable { stream: event.stream.clone(), version: event.version, source }

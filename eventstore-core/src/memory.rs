@@ -362,7 +362,7 @@ struct MemoryTransaction {
 
 impl MemoryTransaction {
     fn noting<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        self.failed |= result.is_err();
+        self.failed |= result.as_ref().is_err_and(|error| !error.is_refusal());
         result
     }
 

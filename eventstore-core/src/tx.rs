@@ -57,7 +57,7 @@ type Open = Arc<Mutex<Option<Box<dyn Transaction>>>>;
 /// was appended. Dropped, it is rolled back.
 ///
 /// An operation that failed, or that was dropped before its end, may have done half of its work: after that,
-/// [`commit`](Self::commit) refuses.
+/// [`commit`](Self::commit) refuses. A rule that said no or a conflict is no such failure: nothing was done.
 pub struct Tx {
     open: Open,
     store: Store,

@@ -53,8 +53,11 @@ impl SqliteTransaction {
 
     pub(crate) async fn record(&mut self, append: Checked) -> Result<Written, StoreError> {
         let now = self.shared.clock.now();
-        let written = append.record(self.operate()?, now).await?;
-        self.unfinished -= 1;
+        let written = append.record(self.operate()?, now).await;
+        if written.as_ref().err().is_none_or(StoreError::is_refusal) {
+            self.unfinished -= 1;
+        }
+        let written = written?;
         if !written.replayed {
             self.appended = Some(written.last);
         }
@@ -104,8 +107,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
-        let append = Checked::new(append).inspect_err(|_| self.unfinished += 1)?;
-        self.record(append).await
+        self.record(Checked::new(append)?).await
     }
 
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
