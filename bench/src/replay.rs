@@ -5,6 +5,7 @@ use std::time::Instant;
 use eventstore::{Event, Expected, PgStore, Store, StreamId};
 use futures::TryStreamExt;
 use sqlx::{Connection, PgConnection, Row};
+use uuid::Uuid;
 
 use crate::{
     domain::{AccountEvent, Outcome, deposited},
@@ -26,15 +27,24 @@ async fn replay(store: &Store) -> Outcome<f64> {
 async fn by_hand(url: &str) -> Outcome<f64> {
     let mut connection = PgConnection::connect(url).await?;
     let start = Instant::now();
-    let select = "SELECT position, stream, version, payload FROM replay.events ORDER BY position";
+    let select = "SELECT position, version, recorded_at, occurred_at, event_id, type_key, schema, stream, tags, metadata, payload
+                    FROM replay.events ORDER BY position";
     let mut rows = sqlx::query(select).fetch(&mut connection);
     let (mut count, mut sum) = (0_u64, 0);
     while let Some(row) = rows.try_next().await? {
-        let (position, stream, version): (i64, String, i64) = (row.get(0), row.get(1), row.get(2));
-        assert!(position > 0 && version > 0 && !stream.is_empty());
-        AccountEvent::decode("account.deposited", 1, row.get(3), &mut |AccountEvent::Deposited { amount, .. }| {
-            sum += amount;
-        })?;
+        let (position, version, event_id): (i64, i64, Uuid) = (row.get(0), row.get(1), row.get(4));
+        let (type_key, schema, stream): (i32, i32, String) = (row.get(5), row.get(6), row.get(7));
+        let (tags, metadata): (Vec<String>, &[u8]) = (row.get(8), row.get(9));
+        assert!(position > 0 && version > 0 && type_key > 0 && schema == 1 && !event_id.is_nil());
+        assert!(tags.is_empty() && !metadata.is_empty() && !stream.is_empty());
+        AccountEvent::decode(
+            "account.deposited",
+            1,
+            row.get(10),
+            &mut |AccountEvent::Deposited { amount, .. }| {
+                sum += amount;
+            },
+        )?;
         count += 1;
     }
     assert!(sum > 0);

@@ -98,7 +98,7 @@ pub trait Tables: Send + Sync + 'static {
 /// Reads and writes that happen together, or not at all.
 ///
 /// Once an operation has failed or its future was dropped, nobody knows how much of it was done: `commit` refuses, and
-/// leaves nothing.
+/// leaves nothing. A refusal ([`StoreError::is_refusal`]) is no failure: it comes before anything is done.
 #[async_trait]
 pub trait Transaction: Send {
     /// Locks a projection's checkpoint against all others until the end, and gives it. Comes first.

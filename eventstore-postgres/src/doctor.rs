@@ -23,7 +23,7 @@ pub(crate) async fn examine(store: &PgStore) -> Result<Report, StoreError> {
     let server = Server::new(&server, (before.into(), SystemTime::now().into())).map_err(error::store)?;
     server.durability(&mut report);
     server.sessions(&mut report, store.shared().pooler);
-    let pool = store.shared().pool.options().get_max_connections() as usize + store.shared().writer.connections();
+    let pool = store.shared().pool.options().get_max_connections() as usize + store.shared().lines.limit();
     server.connections(&mut report, pool, store.shared().pooler);
     server.upkeep(&mut report);
 

@@ -17,6 +17,7 @@ mod append;
 mod doctor;
 mod error;
 mod lean;
+mod lines;
 mod migrate;
 mod read;
 mod session;

@@ -6,7 +6,7 @@ use eventstore_core::Position;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-use crate::{session::Pooler, sql::Sql, types::EventTypes, writer::Writer};
+use crate::{lines::Lines, session::Pooler, sql::Sql, types::EventTypes, writer::Writer};
 
 pub(crate) struct Shared {
     pub(crate) pool: PgPool,
@@ -15,17 +15,25 @@ pub(crate) struct Shared {
     pub(crate) types: Arc<EventTypes>,
     /// The last position known to be recorded.
     pub(crate) head: watch::Sender<Position>,
+    pub(crate) lines: Lines,
     pub(crate) writer: Writer,
     /// Whether sessions begin transactions in a way that appends cannot use, so that they must say how themselves.
     pub(crate) odd_sessions: AtomicBool,
 }
 
 impl Shared {
-    pub(crate) fn new(pool: PgPool, pooler: Pooler, sql: Sql, types: Arc<EventTypes>, writer: Writer) -> Self {
+    pub(crate) fn new(
+        pool: PgPool,
+        pooler: Pooler,
+        sql: Sql,
+        types: Arc<EventTypes>,
+        lines: Lines,
+        writer: Writer,
+    ) -> Self {
         let head = watch::Sender::new(Position(0));
         // Where statements are forgotten, an append is in a transaction, like everything else.
         let odd_sessions = AtomicBool::new(pooler == Pooler::Forgetful);
-        Self { pool, pooler, sql, types, head, writer, odd_sessions }
+        Self { pool, pooler, sql, types, head, lines, writer, odd_sessions }
     }
 
     pub(crate) fn recorded(&self, last: Position) {

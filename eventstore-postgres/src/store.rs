@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::{
     append::{Checked, Failed},
     doctor, error, lean,
+    lines::{Line, Lines},
     migrate::{self, Migrations},
     read,
     session::{Pooler, Session},
@@ -171,20 +172,17 @@ impl PgOptions {
         let sql = self.sql()?;
         let options = PgConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
         let (pooler, options) = Pooler::find(options).await?;
-        // Appends have connections of their own, if there are enough; not where each is in a transaction.
-        let lanes = match self.max_connections {
+        // Loads and appends have connections of their own, if there are enough; not where each is in a transaction.
+        let own = match self.max_connections {
             _ if pooler == Pooler::Forgetful => 0,
-            0..=2 => 0,
-            3 => 1,
-            _ => 2,
+            0..=3 => self.max_connections / 2,
+            _ => 3,
         };
+        // While the server flushes one batch, it may read the next.
+        let calls = if own < 3 { 1 } else { 2 };
         let types = Arc::new(EventTypes::default());
         let pool = PgPoolOptions::new()
-            .max_connections(
-                self.max_connections
-                    .saturating_sub(lanes + u32::from(lanes > 0 && self.durability == Durability::Pipelined))
-                    .max(1),
-            )
+            .max_connections((self.max_connections - own).max(1))
             .acquire_timeout(Duration::from_secs(10))
             // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
             // still lives; one that breaks in use is noticed then.
@@ -200,8 +198,8 @@ impl PgOptions {
                 }
             })
             .connect_lazy_with(options);
-        let writer = Writer::new(self.queue, self.durability, lanes);
-        Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql, types, writer)) })
+        let (lines, writer) = (Lines::new(own as usize), Writer::new(self.queue, self.durability, calls));
+        Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql, types, lines, writer)) })
     }
 }
 
@@ -308,7 +306,16 @@ impl PgStore {
 
     async fn page(&self, read: &Read) -> Result<Page, StoreError> {
         let mut new = vec![];
-        let mut page = read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await;
+        let mut page = if self.shared.pooler == Pooler::Forgetful {
+            read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await
+        } else {
+            let mut line = Line::free(&self.shared).await.map_err(error::store)?;
+            let page = read::page(&mut line, &self.shared, read, &mut new).await;
+            if page.is_ok() {
+                line.keep();
+            }
+            page
+        };
         if let Err(StoreError::Unavailable(_)) = page {
             // A connection of the pool had broken unnoticed, in a restart of the server perhaps.
             page = read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await;

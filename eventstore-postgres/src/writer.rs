@@ -8,18 +8,17 @@ use std::{
     collections::{HashSet, VecDeque},
     hash::{BuildHasher, RandomState},
     mem::take,
-    ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use eventstore_core::{StoreError, StreamId, Written};
-use sqlx::{ConnectOptions, PgConnection, Postgres, pool::PoolConnection};
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
     error, lean,
+    lines::Line,
     shared::Shared,
 };
 
@@ -50,8 +49,7 @@ pub(crate) struct Writer {
     /// How many may wait.
     queue: usize,
     durability: Durability,
-    /// How many calls may be under way, each on a connection of its own; with none, one at a time borrows one of the
-    /// pool.
+    /// How many calls may be under way.
     lanes: usize,
 }
 
@@ -60,7 +58,6 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// How many calls are under way.
     busy: usize,
-    idle: Vec<PgConnection>,
     /// Recorded, and to be told when it is on disk.
     unflushed: Vec<(oneshot::Sender<Reply>, Reply)>,
     /// Whether somebody waits for the disk.
@@ -90,17 +87,12 @@ enum Admitted {
 }
 
 impl Writer {
-    pub(crate) fn new(queue: usize, durability: Durability, lanes: u32) -> Self {
-        Self { state: Mutex::default(), queue, durability, lanes: lanes as usize }
+    pub(crate) fn new(queue: usize, durability: Durability, lanes: usize) -> Self {
+        Self { state: Mutex::default(), queue, durability, lanes }
     }
 
     pub(crate) fn is_pipelined(&self) -> bool {
         self.durability == Durability::Pipelined
-    }
-
-    /// How many connections it may have besides the pool's.
-    pub(crate) fn connections(&self) -> usize {
-        self.lanes + usize::from(self.lanes > 0 && self.is_pipelined())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -205,7 +197,7 @@ impl Turn {
                 Ok(written) => Ok(vec![Some(written)]),
                 Err(Failed::Broken(error)) => Err(error),
                 Err(Failed::Refused(error)) => {
-                    line.keep(&self.shared);
+                    line.keep();
                     return vec![Reply::Refused(error)];
                 }
             },
@@ -216,18 +208,18 @@ impl Turn {
         };
         match recorded {
             Ok(recorded) => {
-                line.keep(&self.shared);
+                line.keep();
                 recorded.into_iter().map(|written| written.map_or(Reply::NotRecorded, Reply::Recorded)).collect()
             }
             Err(error) if error::lost(&error) => appends.iter().map(|_| Reply::Lost).collect(),
             // Somebody has kept the lock for too long: each would only wait for it again.
             Err(error) if error::is(&error, &["55P03"]) => {
-                line.keep(&self.shared);
+                line.keep();
                 let busy = || StoreError::Busy("another append keeps the lock of the log".into());
                 appends.iter().map(|_| Reply::Refused(busy())).collect()
             }
             Err(_) => {
-                line.keep(&self.shared);
+                line.keep();
                 appends.iter().map(|_| Reply::NotRecorded).collect()
             }
         }
@@ -273,7 +265,7 @@ impl Flush {
                 Ok(mut line) => {
                     let flushed = lean::flush(&mut line, &self.shared).await;
                     if flushed.is_ok() {
-                        line.keep(&self.shared);
+                        line.keep();
                     }
                     flushed
                 }
@@ -306,54 +298,6 @@ impl Drop for Flush {
 fn tell(replies: impl IntoIterator<Item = (oneshot::Sender<Reply>, Reply)>) {
     for (caller, reply) in replies {
         let _ = caller.send(reply);
-    }
-}
-
-/// A connection to make a call on.
-enum Line {
-    Own(PgConnection),
-    Pooled(PoolConnection<Postgres>),
-}
-
-impl Line {
-    async fn free(shared: &Shared) -> Result<Self, sqlx::Error> {
-        if shared.writer.lanes == 0 {
-            return Ok(Self::Pooled(shared.pool.acquire().await?));
-        }
-        let idle = shared.writer.state().idle.pop();
-        if let Some(connection) = idle {
-            return Ok(Self::Own(connection));
-        }
-        let mut connection = shared.pool.connect_options().connect().await?;
-        shared.types.meet(&mut connection).await?;
-        Ok(Self::Own(connection))
-    }
-
-    /// For the next call.
-    fn keep(self, shared: &Shared) {
-        if let Self::Own(connection) = self {
-            shared.writer.state().idle.push(connection);
-        }
-    }
-}
-
-impl Deref for Line {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        match self {
-            Self::Own(connection) => connection,
-            Self::Pooled(connection) => connection,
-        }
-    }
-}
-
-impl DerefMut for Line {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        match self {
-            Self::Own(connection) => connection,
-            Self::Pooled(connection) => connection,
-        }
     }
 }
 

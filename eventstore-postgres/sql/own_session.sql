@@ -1,0 +1,5 @@
+-- For sessions that run nothing but the few statements of the log: plans are made once, perhaps while the log is young
+-- and a scan of it is cheap, so none may scan it.
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off;
+SET jit = off

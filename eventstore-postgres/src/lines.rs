@@ -1,0 +1,114 @@
+//! Connections the store keeps for its hot paths: the pool asks the server about each that is given back, which would
+//! cost a round trip for every load and every append.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use sqlx::{ConnectOptions, PgConnection, Postgres, pool::PoolConnection};
+
+use crate::{session::Pooler, shared::Shared};
+
+/// Connections of the store's own.
+pub(crate) struct Lines {
+    idle: Mutex<Vec<PgConnection>>,
+    open: AtomicUsize,
+    /// How many there may be.
+    limit: usize,
+}
+
+impl Lines {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { idle: Mutex::default(), open: AtomicUsize::new(0), limit }
+    }
+
+    /// How many there may be besides the pool's.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
+        // Nothing that can panic happens while it is held.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another may be opened: then it counts.
+    fn another(&self) -> bool {
+        let more = |open| (open < self.limit).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+}
+
+/// A connection for one operation, and for the next one once it is [kept](Self::keep). Dropped in the middle of an
+/// operation it is closed: nobody gets one that waits for an answer.
+pub(crate) enum Line {
+    Own(PgConnection, Counted),
+    Pooled(PoolConnection<Postgres>),
+}
+
+/// A connection that counts as open.
+pub(crate) struct Counted {
+    shared: Arc<Shared>,
+    closes: bool,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if self.closes {
+            self.shared.lines.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Line {
+    /// A connection of the store's own, if one is idle or may be opened, else one of the pool.
+    pub(crate) async fn free(shared: &Arc<Shared>) -> Result<Self, sqlx::Error> {
+        let counted = || Counted { shared: shared.clone(), closes: true };
+        let idle = shared.lines.idle().pop();
+        if let Some(connection) = idle {
+            return Ok(Self::Own(connection, counted()));
+        }
+        if !shared.lines.another() {
+            return Ok(Self::Pooled(shared.pool.acquire().await?));
+        }
+        let counted = counted();
+        let mut connection = shared.pool.connect_options().connect().await?;
+        shared.types.meet(&mut connection).await?;
+        if shared.pooler == Pooler::None {
+            sqlx::raw_sql(include_str!("../sql/own_session.sql")).execute(&mut connection).await?;
+        }
+        Ok(Self::Own(connection, counted))
+    }
+
+    /// For the next operation: this one is over, whatever came of it.
+    pub(crate) fn keep(self) {
+        if let Self::Own(connection, mut counted) = self {
+            counted.closes = false;
+            counted.shared.lines.idle().push(connection);
+        }
+    }
+}
+
+impl Deref for Line {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        match self {
+            Self::Own(connection, _) => connection,
+            Self::Pooled(connection) => connection,
+        }
+    }
+}
+
+impl DerefMut for Line {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Own(connection, _) => connection,
+            Self::Pooled(connection) => connection,
+        }
+    }
+}
