@@ -30,7 +30,9 @@ impl Store {
     /// ```no_run
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
     /// use eventstore::sqlx::{self, PgConnection};
-    /// # async fn example(store: eventstore::Store) -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("postgres://bank@localhost/bank").await?;
     /// # let ann = Id::<Account>::from("ann");
     /// let tx = store.begin().await?;
     /// let insert = sqlx::query("INSERT INTO receipts (account, amount) VALUES ('ann', 100)");
