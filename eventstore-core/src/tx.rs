@@ -29,14 +29,14 @@ impl Store {
     ///
     /// ```no_run
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
-    /// use eventstore::sqlx::{self, PgConnection};
+    /// use eventstore::sqlx::{self, SqliteConnection};
     /// # #[tokio::main]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let store = eventstore::connect("postgres://bank@localhost/bank").await?;
+    /// # let store = eventstore::connect("sqlite://bank.db").await?;
     /// # let ann = Id::<Account>::from("ann");
     /// let tx = store.begin().await?;
     /// let insert = sqlx::query("INSERT INTO receipts (account, amount) VALUES ('ann', 100)");
-    /// insert.execute(&mut *tx.connection::<PgConnection>().await?).await?;
+    /// insert.execute(&mut *tx.connection::<SqliteConnection>().await?).await?;
     /// tx.execute(&ann, Deposit { amount: 100 }).by("teller-7").await?;
     /// tx.commit().await?;
     /// # Ok(())
