@@ -5,9 +5,9 @@ pub use eventstore_core::{
     Condition, Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve, Execute,
     Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore,
     Metadata, Moment, NewEvent, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded,
-    Refusal, Replay, Row, RowFold, Rows, Snapshot, SnapshotCounts, SnapshotDifference, Store, StoreError,
-    StoredSnapshot, StreamId, Table, Tables, Tag, Tagged, Take, Target, Timestamp, TimestampError, Transaction, Tx,
-    Upcast, Verified, Version, Write, Written, doctor, ensure, event_id, every, limits, testing,
+    Refusal, Replay, Row, RowFold, Rows, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store,
+    StoreError, StoredSnapshot, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Transaction,
+    Tx, Upcast, VerifiedSnapshots, Version, Write, Written, doctor, ensure, event_id, every, limits, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_macros::{Aggregate, Event, ReadModel};

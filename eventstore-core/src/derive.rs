@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     encode::encode,
     event::EventError,
-    snapshot::{Snapshot, Take},
+    snapshot::{Snapshot, SnapshotPolicy},
     stream::Id,
 };
 
@@ -101,6 +101,6 @@ pub trait Kept: Serialize + DeserializeOwned {}
 impl<T: Serialize + DeserializeOwned> Kept for T {}
 
 /// Snapshots as JSON.
-pub const fn snapshot<T: Kept>(kind: &'static str, take: Take, shape: u64) -> Snapshot<T> {
+pub const fn snapshot<T: Kept>(kind: &'static str, take: SnapshotPolicy, shape: u64) -> Snapshot<T> {
     Snapshot { kind, take, shape, save: encode::<T>, load: |bytes| Ok(serde_json::from_slice(bytes)?) }
 }

@@ -187,6 +187,14 @@ pub struct Raw {
     pub body: Vec<u8>,
 }
 
+impl Raw {
+    /// How large it is.
+    pub(crate) fn bytes(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|tag| tag.name.len() + 1 + tag.key.len()).sum();
+        self.name.len() + self.body.len() + tags
+    }
+}
+
 /// An event on its way into the log.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
@@ -214,12 +222,6 @@ impl NewEvent {
         let Self { id, schema, occurred_at, metadata, data } = self;
         let occurred_at = occurred_at.unwrap_or(recorded_at);
         Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data }
-    }
-
-    /// How large it is. Metadata that no store can keep is refused.
-    pub(crate) fn bytes(&self) -> Result<usize, Invalid> {
-        let tags: usize = self.data.tags.iter().map(|tag| tag.name.len() + 1 + tag.key.len()).sum();
-        Ok(self.data.name.len() + self.data.body.len() + tags + self.metadata.to_json()?.len())
     }
 
     pub(crate) fn check(&self) -> Result<(), Invalid> {

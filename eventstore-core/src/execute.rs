@@ -18,6 +18,7 @@ use crate::{
     store::{Append, Condition, Query, Read, Write, Written},
     stream::{Expected, Position, StreamId, Version},
     target::{Boundary, Part, Target},
+    timestamp::Timestamp,
 };
 
 impl Store {
@@ -206,20 +207,18 @@ impl<S: Decider> Execute<S> {
         }
         let append = self.append_of(&fold, new.clone());
         // Before anything is written: where `evolve` panics, nothing is recorded that would do so at every load.
-        for event in &new {
-            let (version, position, time) = Default::default();
-            let raw = event.clone().recorded(stream.clone(), version, position, time);
-            if self.boundary.hears(&raw) {
-                fold.take_in(&self.boundary, &raw)?;
-            }
+        let placeless = |event: NewEvent| event.recorded(stream.clone(), Version(0), Position(0), Timestamp::default());
+        let mut raws: Vec<_> = new.into_iter().map(placeless).collect();
+        for raw in raws.iter().filter(|raw| self.boundary.hears(raw)) {
+            fold.take_in(&self.boundary, raw)?;
         }
         let written = self.store.inner().append(append).await?;
         if written.replayed {
             let command = metadata.command_id;
-            let first = new[0].id;
+            let first = raws[0].id;
             return self.recall(command).await?.ok_or(StoreError::Duplicate { event: first, command });
         }
-        let raws = recorded(new, &stream, &written);
+        place(&mut raws, &written, self.cause.occurred_at);
         if let Some(last) = raws.iter().rev().find(|raw| self.boundary.hears(raw)) {
             fold.last = Some(Last::of(last));
         }
@@ -283,15 +282,15 @@ impl<S: Decider> Execute<S> {
     }
 }
 
-/// New events at the places an append to one stream gave them.
-fn recorded(new: Vec<NewEvent>, stream: &StreamId, written: &Written) -> Vec<Recorded<Raw>> {
+/// Gives new events the places an append to one stream gave them.
+fn place(events: &mut [Recorded<Raw>], written: &Written, occurred_at: Option<Timestamp>) {
     let last = written.streams[0].1;
-    let before = Version(last.0 - new.len() as u64);
-    let places = new.into_iter().zip(0..).map(|(event, n)| {
-        let (version, position) = (Version(before.0 + 1 + n), Position(written.first.0 + n));
-        event.recorded(stream.clone(), version, position, written.recorded_at)
-    });
-    places.collect()
+    let before = last.0 - events.len() as u64;
+    for (event, n) in events.iter_mut().zip(0..) {
+        (event.version, event.position) = (Version(before + 1 + n), Position(written.first.0 + n));
+        event.recorded_at = written.recorded_at;
+        event.occurred_at = occurred_at.unwrap_or(written.recorded_at);
+    }
 }
 
 /// How long to wait before the n-th new attempt: anything up to a bound that doubles, so that those who met once do

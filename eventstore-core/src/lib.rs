@@ -50,7 +50,7 @@ pub use metadata::Metadata;
 pub use read::ReadEvents;
 pub use read_model::{Batch, Keys, Project, ReadModel, Row, RowFold};
 pub use rows::{Get, List, Moment, ReadModels, Replay};
-pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, Take, Verified};
+pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
     Append, Changes, Condition, EventStore, Events, Item, Page, Query, Read, Rows, StoredSnapshot, Tables, Transaction,
     Write, Written,

@@ -303,7 +303,7 @@ impl EventStore for MemoryStore {
         Ok(self.inner().snapshots.get(&(boundary.into(), kind.into())).cloned())
     }
 
-    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+    async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
         let key = (snapshot.boundary.clone(), snapshot.kind.clone());
         let mut inner = self.inner();
         let stays = |old: &StoredSnapshot| {

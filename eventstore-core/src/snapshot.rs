@@ -31,7 +31,7 @@ pub struct Snapshot<A> {
     /// The name of the type: whoever folds the same events into another state has a snapshot of its own.
     pub kind: &'static str,
     /// When one is taken.
-    pub take: Take,
+    pub take: SnapshotPolicy,
     /// A fingerprint of everything the written form depends on. A snapshot of another shape is not read.
     pub shape: u64,
     /// Writes the state.
@@ -58,7 +58,7 @@ impl<A> fmt::Debug for Snapshot<A> {
 /// When a snapshot is taken without anybody asking for it: after a load or a command, never during it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Take {
+pub enum SnapshotPolicy {
     /// When so many events have come since the last one.
     Every(u64),
     /// When a load took so long.
@@ -85,7 +85,7 @@ pub struct SnapshotCounts {
 /// What [`Store::verify_snapshots`] found.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
-pub struct Verified {
+pub struct VerifiedSnapshots {
     /// How many were compared with the state that all events make.
     pub compared: usize,
     /// How many no load would use: of another shape, damaged, or not of this log.
@@ -168,8 +168,8 @@ impl Store {
     /// A difference says that `evolve`, or something else a fingerprint cannot see, has changed since: raise
     /// `version` in `#[aggregate(snapshot(…, version = 2))]`. What a `HashSet` is written as differs each time: use a
     /// `BTreeSet`.
-    pub async fn verify_snapshots<A: Aggregate>(&self, most: usize) -> Result<Verified, StoreError> {
-        let mut verified = Verified::default();
+    pub async fn verify_snapshots<A: Aggregate>(&self, most: usize) -> Result<VerifiedSnapshots, StoreError> {
+        let mut verified = VerifiedSnapshots::default();
         let Some(policy) = A::SNAPSHOT else { return Ok(verified) };
         for text in self.inner().snapshots(policy.kind, most).await? {
             let Some(boundary) = boundary_of::<A>(&text) else { continue };
@@ -278,12 +278,12 @@ pub(crate) struct Begun {
 }
 
 impl Begun {
-    fn worth_keeping(&self, take: Take, version: Version) -> bool {
+    fn worth_keeping(&self, take: SnapshotPolicy, version: Version) -> bool {
         let new = version.0.saturating_sub(self.version.0);
         let asked = match take {
-            Take::Every(events) => new >= events.max(1),
-            Take::Slow(limit) => self.took >= limit,
-            Take::ByHand => return false,
+            SnapshotPolicy::Every(events) => new >= events.max(1),
+            SnapshotPolicy::Slow(limit) => self.took >= limit,
+            SnapshotPolicy::ByHand => return false,
         };
         new > 0 && (asked || self.broken)
     }
@@ -321,7 +321,7 @@ impl<S: Decider> New<S> {
         let Self { policy, snapshot, instead_of } = self;
         let readable = (policy.load)(&snapshot.state).map(drop);
         readable.map_err(|error| unkept(policy.kind, EventError::OneWay(error.to_string())))?;
-        if store.inner().keep(snapshot, instead_of).await? {
+        if store.inner().keep_snapshot(snapshot, instead_of).await? {
             store.snapshots().taken.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

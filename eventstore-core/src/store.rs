@@ -69,7 +69,7 @@ pub trait EventStore: Tables {
 
     /// Keeps a snapshot, one for each boundary and kind, and says whether it did: in place of none, of one of another
     /// shape, of an earlier position, or with the checksum `instead_of`. Any other stays.
-    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError>;
+    async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError>;
 
     /// The boundaries that have a snapshot of a kind, the latest position first, at most so many.
     async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError>;
@@ -388,8 +388,9 @@ pub struct Append {
 }
 
 impl Append {
-    /// Refuses what no store can keep. Every store calls it first, so that the limits are the same everywhere.
-    pub fn check(&self) -> Result<(), Invalid> {
+    /// Refuses what no store can keep. Every store calls it first, so that the limits are the same everywhere. Gives the
+    /// metadata of each event, in the order of [`events`](Self::events), as stores keep it.
+    pub fn check(&self) -> Result<Vec<Vec<u8>>, Invalid> {
         if self.writes.iter().any(|write| write.events.is_empty()) || self.writes.is_empty() {
             return Err(Invalid::Request("an append needs an event for each of its streams".into()));
         }
@@ -404,10 +405,12 @@ impl Append {
         }
         let events = || self.writes.iter().flat_map(|write| &write.events);
         limits::size("the events of an append", events().count(), limits::EVENTS)?;
-        let mut bytes = 0;
+        let (mut bytes, mut metadata) = (0, vec![]);
         for event in events() {
-            bytes += event.bytes()?;
+            let json = event.metadata.to_json()?;
+            bytes += event.data.bytes() + json.len();
             limits::size("the bodies, tags and metadata of an append together", bytes, limits::APPEND_BYTES)?;
+            metadata.push(json);
         }
         let mut ids: Vec<_> = events().map(|event| event.id).collect();
         ids.sort_unstable();
@@ -424,7 +427,7 @@ impl Append {
                 item.check()?;
             }
         }
-        Ok(())
+        Ok(metadata)
     }
 
     /// The events, each with its stream, in the order the log will have.

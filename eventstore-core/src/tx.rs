@@ -173,7 +173,7 @@ impl EventStore for TxStore {
         Ok(None)
     }
 
-    async fn keep(&self, _: StoredSnapshot, _: Option<u64>) -> Result<bool, StoreError> {
+    async fn keep_snapshot(&self, _: StoredSnapshot, _: Option<u64>) -> Result<bool, StoreError> {
         Ok(false)
     }
 

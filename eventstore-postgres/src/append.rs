@@ -98,8 +98,7 @@ impl FromRow<'_, PgRow> for Answer {
 
 impl Checked {
     pub(crate) fn new(append: Append, known: &EventTypes) -> Result<Self, StoreError> {
-        append.check()?;
-        let metadata = append.events().map(|(_, event)| event.metadata.to_json()).collect::<Result<_, _>>()?;
+        let metadata = append.check()?;
         // The lean functions take each stream once.
         let lean = append.writes.len() == 1 || append.streams().len() == append.writes.len();
         let types = known.known(append.events().map(|(stream, event)| (stream.category(), &*event.data.name)));

@@ -345,12 +345,13 @@ impl PgStore {
         Ok(written)
     }
 
-    /// Waits until everything recorded so far is on disk. It is the commit that waits, so it is said aloud: behind a
+    /// Waits until everything recorded so far is on disk: before a first result is given again, for whoever recorded it
+    /// may not have waited (a pipelined batch), and giving it again writes nothing. It is the commit that waits, so it is said aloud: behind a
     /// pooler, a connection for single statements ends in a rollback.
     async fn flush(&self) -> Result<(), StoreError> {
         let mut transaction = PgTransaction::begin(&self.shared).await?;
         lean::flush(transaction.connection(), &self.shared).await.map_err(error::store)?;
-        transaction.commit().await
+        transaction.commit().await.map_err(|error| StoreError::Unknown(error.into()))
     }
 
     /// Waits until another process has recorded something.
@@ -409,9 +410,8 @@ impl EventStore for PgStore {
         for attempt in 0..=RESENT {
             match self.append_once(&append).await {
                 Ok(written) => {
-                    // Recorded by an earlier attempt, it may not be on disk yet; this one has written nothing.
-                    if written.replayed && self.shared.writer.is_pipelined() {
-                        self.flush().await.map_err(|error| StoreError::Unknown(error.into()))?;
+                    if written.replayed {
+                        self.flush().await?;
                     }
                     self.shared.recorded(written.last);
                     return Ok(written);
@@ -445,7 +445,11 @@ impl EventStore for PgStore {
         let mut new = vec![];
         let found = read::of_command(&mut *self.connection().await?, &self.shared, command, &mut new).await;
         self.shared.types.learn(new);
-        found
+        let found = found?;
+        if !found.is_empty() {
+            self.flush().await?;
+        }
+        Ok(found)
     }
 
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
@@ -478,7 +482,7 @@ impl EventStore for PgStore {
         snapshots::snapshot(&mut *self.connection().await?, &self.shared.sql, boundary, kind).await
     }
 
-    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+    async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
         let mut transaction = PgTransaction::begin(&self.shared).await?;
         let kept = snapshots::keep(transaction.connection(), &self.shared.sql, snapshot, instead_of).await?;
         transaction.commit().await?;

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     hash::{BuildHasher, RandomState},
-    mem::take,
+    mem::{replace, take},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -114,10 +114,13 @@ impl Writer {
     }
 
     fn admit(&self, shared: &Arc<Shared>, append: &Arc<Checked>) -> Result<Admitted, StoreError> {
+        // Here, where nothing has been counted yet: it panics outside of a runtime.
+        let runtime = Handle::current();
         let mut state = self.state();
         if state.busy == 0 && state.waiting.is_empty() {
             state.busy += 1;
-            return Ok(Admitted::AtOnce(Turn::new(shared)));
+            drop(state);
+            return Ok(Admitted::AtOnce(Turn { shared: shared.clone(), runtime, task: false }));
         }
         if state.waiting.len() >= self.queue {
             return Err(StoreError::Busy(format!("{} appends are waiting already", self.queue).into()));
@@ -128,7 +131,7 @@ impl Writer {
         state.busy += usize::from(free);
         drop(state);
         if free {
-            Turn::new(shared).follow();
+            Turn { shared: shared.clone(), runtime, task: false }.follow();
         }
         Ok(Admitted::Queued(answer))
     }
@@ -143,10 +146,6 @@ struct Turn {
 }
 
 impl Turn {
-    fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: shared.clone(), runtime: Handle::current(), task: false }
-    }
-
     /// Batch after batch until nobody waits, on a task of its own: no caller's end is the end of others.
     fn follow(mut self) {
         self.task = true;
@@ -178,7 +177,7 @@ impl Turn {
     fn flush(&self, replies: impl Iterator<Item = (oneshot::Sender<Reply>, Reply)>) {
         let mut state = self.shared.writer.state();
         state.unflushed.extend(replies);
-        if !std::mem::replace(&mut state.flushing, true) {
+        if !replace(&mut state.flushing, true) {
             self.runtime.spawn(Flush { shared: self.shared.clone(), over: false }.run());
         }
     }
@@ -194,7 +193,8 @@ impl Turn {
                 lean::append_one(&mut line, &self.shared, append).await.map(|one| vec![one])
             }
             [append] => match append.record(&mut line, &self.shared, &mut vec![]).await {
-                Ok(written) => Ok(vec![Some(written)]),
+                // Whether what was recorded before is on disk, the careful way sees to.
+                Ok(written) => Ok(vec![Some(written).filter(|written| !written.replayed)]),
                 Err(Failed::Broken(error)) => Err(error),
                 Err(Failed::Refused(error)) => {
                     line.keep();

@@ -19,8 +19,7 @@ pub(crate) struct Checked {
 
 impl Checked {
     pub(crate) fn new(append: Append) -> Result<Self, StoreError> {
-        append.check()?;
-        let metadata = append.events().map(|(_, event)| event.metadata.to_json()).collect::<Result<_, _>>()?;
+        let metadata = append.check()?;
         Ok(Self { append, metadata })
     }
 

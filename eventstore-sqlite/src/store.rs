@@ -216,7 +216,7 @@ impl EventStore for SqliteStore {
         snapshots::snapshot(&mut *self.reader().await?, boundary, kind).await
     }
 
-    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+    async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
         let mut transaction = SqliteTransaction::begin(&self.shared).await?;
         let kept = snapshots::keep(transaction.connection()?, snapshot, instead_of).await?;
         transaction.commit().await?;

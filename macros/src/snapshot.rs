@@ -73,9 +73,9 @@ impl Snapshot {
     pub(crate) fn emit(&self, input: &DeriveInput, krate: &Path) -> TokenStream {
         let Self { key, take, version } = self;
         let take = match take {
-            Take::Every(events) => quote!(#krate::Take::Every(#events)),
-            Take::Slow { micros } => quote!(#krate::Take::Slow(::core::time::Duration::from_micros(#micros))),
-            Take::ByHand => quote!(#krate::Take::ByHand),
+            Take::Every(events) => quote!(#krate::SnapshotPolicy::Every(#events)),
+            Take::Slow { micros } => quote!(#krate::SnapshotPolicy::Slow(::core::time::Duration::from_micros(#micros))),
+            Take::ByHand => quote!(#krate::SnapshotPolicy::ByHand),
         };
         let kind = input.ident.to_string();
         let (place, form) = (format!("::{kind}"), form(input));

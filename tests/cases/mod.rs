@@ -144,9 +144,9 @@ impl EventStore for Between {
         }
         self.inner.snapshot(boundary, kind).await
     }
-    async fn keep(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+    async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
         let _permit = self.gate.acquire().await.map_err(|closed| StoreError::Unavailable(closed.into()))?;
-        self.inner.keep(snapshot, instead_of).await
+        self.inner.keep_snapshot(snapshot, instead_of).await
     }
     async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
         self.inner.snapshots(kind, limit).await

@@ -110,7 +110,7 @@ async fn replace(world: &World, mut snapshot: StoredSnapshot, sum: bool) {
     if sum {
         snapshot.checksum = snapshot.sum();
     }
-    assert!(world.inner.keep(snapshot, old.map(|old| old.checksum)).await.unwrap());
+    assert!(world.inner.keep_snapshot(snapshot, old.map(|old| old.checksum)).await.unwrap());
 }
 
 /// What a load gave, of a state with snapshots or without.

@@ -47,12 +47,11 @@ async fn held(store: &PgStore) -> Box<dyn eventstore::Transaction> {
     transaction
 }
 
-/// So many appends wait, when this is over.
-async fn all_wait<F: Future>(appends: &mut [std::pin::Pin<Box<F>>]) {
+/// Each has been asked for, in order: the first is under way, the others are in the queue.
+fn all_wait<F: Future>(appends: &mut [std::pin::Pin<Box<F>>]) {
     for append in appends {
         assert!(append.as_mut().now_or_never().is_none());
     }
-    tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
 both!(a4_a_conflict_does_not_touch_those_it_shares_a_call_with);
@@ -61,7 +60,7 @@ async fn a4_a_conflict_does_not_touch_those_it_shares_a_call_with(durability: Du
     let open = held(&store).await;
     let expected = |n: usize| Expected::Version(if n.is_multiple_of(3) { Version(7) } else { Version(0) });
     let mut appends: Vec<_> = (0..50).map(|n| Box::pin(store.append(append(&n.to_string(), expected(n))))).collect();
-    all_wait(&mut appends).await;
+    all_wait(&mut appends);
     open.commit().await.unwrap();
     for (n, outcome) in join_all(appends).await.into_iter().enumerate() {
         match outcome {
@@ -91,7 +90,7 @@ async fn a13_of_conditions_that_share_a_call_one_of_each_kind_wins(durability: D
         claim
     };
     let mut claims: Vec<_> = (0..50).map(|n| Box::pin(store.append(claim(n)))).collect();
-    all_wait(&mut claims).await;
+    all_wait(&mut claims);
     open.commit().await.unwrap();
     let outcomes = join_all(claims).await;
     for name in 0..10 {
@@ -113,7 +112,7 @@ async fn a4_what_must_be_unchanged_is_not_changed_by_the_same_call(durability: D
         [append(&n.to_string(), Expected::Any), watcher]
     };
     let mut appends: Vec<_> = (0..20).flat_map(pair).map(|append| Box::pin(store.append(append))).collect();
-    all_wait(&mut appends).await;
+    all_wait(&mut appends);
     open.commit().await.unwrap();
     for pair in join_all(appends).await.chunks(2) {
         let [Ok(changed), watched] = pair else { panic!("{pair:?}") };
@@ -135,7 +134,7 @@ async fn a5_an_id_that_is_taken_does_not_touch_those_it_shares_a_call_with(durab
     let open = held(&store).await;
     let appends = [append("a", Expected::Any), again, append("b", Expected::Any), other];
     let mut appends: Vec<_> = appends.into_iter().map(|append| Box::pin(store.append(append))).collect();
-    all_wait(&mut appends).await;
+    all_wait(&mut appends);
     open.commit().await.unwrap();
     let [a, again, b, other] = join_all(appends).await.try_into().unwrap();
     assert!(!a.unwrap().replayed && !b.unwrap().replayed);
@@ -150,7 +149,7 @@ async fn a8_callers_who_go_leave_the_others_in_the_call(durability: Durability) 
     let open = held(&store).await;
     let mut appends: Vec<_> =
         (0..40).map(|n| Box::pin(store.append(append(&n.to_string(), Expected::Version(Version(0)))))).collect();
-    all_wait(&mut appends).await;
+    all_wait(&mut appends);
     // Also the one that makes the first call, alone.
     let staying: Vec<_> =
         appends.into_iter().enumerate().filter(|(n, _)| n % 2 == 1).map(|(_, append)| append).collect();
@@ -168,9 +167,7 @@ async fn a11_a_full_queue_is_a_typed_error() {
     let open = held(&store).await;
     // One is under way, three wait.
     let mut appends: Vec<_> = (0..4).map(|n| Box::pin(store.append(append(&n.to_string(), Expected::Any)))).collect();
-    for append in &mut appends {
-        assert!(append.as_mut().now_or_never().is_none());
-    }
+    all_wait(&mut appends);
     let refused = store.append(append("too many", Expected::Any)).await.unwrap_err();
     assert!(matches!(&refused, StoreError::Busy(_)) && refused.is_retryable(), "{refused:?}");
     open.commit().await.unwrap();
@@ -188,8 +185,8 @@ fn a8_a_runtime_that_ends_leaves_the_store_to_the_next() {
         let store = store.clone();
         first.spawn(async move { store.append(append(&n.to_string(), Expected::Any)).await });
     }
-    std::thread::sleep(Duration::from_millis(50));
     // In the middle of a call, with others in the queue.
+    first.block_on(server::waiting_for_the_lock(store.schema(), 1));
     first.shutdown_timeout(Duration::ZERO);
     let second = runtime();
     second.block_on(async {

@@ -1,12 +1,22 @@
 //! A server that crashes while many append.
 
-use std::{collections::HashSet, process::Command, time::Duration};
+use std::{
+    any::Any,
+    collections::HashSet,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use eventstore::{
-    Append, Durability, EventStore, Expected, PgStore, Position, Query, Read, StoreError, StreamId, Write,
+    Append, Condition, Durability, EventStore, Expected, Item, PgStore, Position, Query, Read, StreamId, Tag, Write,
+    event_id,
+    sqlx::{self, PgConnection},
 };
 use futures::{TryStreamExt, future::join_all};
-use tokio::time::sleep;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::cases::raw;
@@ -17,12 +27,25 @@ struct Server {
 }
 
 impl Server {
-    fn script(&self, arguments: &[&str]) -> String {
+    fn start() -> (Self, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let server = Self { folder };
+        let url = server.script(&["for", &std::process::id().to_string()]);
+        (server, url)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres");
         let mut command = Command::new(script);
         // The log writer of the server does not get round to what a commit did not wait for.
         command.env("TMPDIR", self.folder.path()).env("POSTGRES_OPTIONS", "-c fsync=on -c wal_writer_delay=10s");
-        let output = command.args(arguments).output().unwrap();
+        command.args(arguments);
+        command
+    }
+
+    fn script(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
@@ -30,53 +53,44 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.script(&["stop"]);
+        let _ = self.command(&["stop"]).status();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a1_what_was_acknowledged_survives_a_crash_of_the_server() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let server = Server { folder };
-    let url = server.script(&["for", &std::process::id().to_string()]);
+    let (server, url) = Server::start();
     for durability in [Durability::Strict, Durability::Pipelined] {
         let options = || PgStore::options().schema(format!("{durability:?}").to_lowercase()).durability(durability);
         let store = options().connect(&url).await.unwrap();
+        let (count, over) = (watch::Sender::new(0), Arc::new(AtomicBool::new(false)));
         let writers: Vec<_> = (0..32)
             .map(|_| {
-                let store = store.clone();
+                let (store, count, over) = (store.clone(), count.clone(), over.clone());
                 tokio::spawn(async move {
                     let mut acknowledged = vec![];
-                    loop {
+                    while !over.load(Ordering::SeqCst) {
                         let event = raw("opened", b"{}");
                         let (id, stream) = (event.id, StreamId::new("account", &Uuid::now_v7().to_string()));
                         let write = Write { stream, expected: Expected::Any, events: vec![event] };
                         match store.append(Append { writes: vec![write], ..Append::default() }).await {
-                            Ok(written) => acknowledged.push((id, written.first)),
-                            Err(StoreError::Unknown(_) | StoreError::Unavailable(_)) => return acknowledged,
+                            Ok(written) => {
+                                acknowledged.push((id, written.first));
+                                count.send_modify(|count| *count += 1);
+                            }
+                            Err(error) if error.is_retryable() => {}
                             Err(error) => panic!("{error:?}"),
                         }
                     }
+                    acknowledged
                 })
             })
             .collect();
-        sleep(Duration::from_millis(700)).await;
+        count.subscribe().wait_for(|count| *count > 1_000).await.unwrap();
         server.script(&["crash"]);
-        // Those who were cut off may find the server again and go on: crash it under them until none is left.
-        let mut acknowledged = vec![];
-        let all = join_all(writers);
-        tokio::pin!(all);
-        loop {
-            tokio::select! {
-                outcomes = &mut all => {
-                    acknowledged.extend(outcomes.into_iter().flat_map(Result::unwrap));
-                    break;
-                }
-                () = sleep(Duration::from_millis(300)) => drop(server.script(&["crash"])),
-            }
-        }
-        assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+        // Those who were cut off may find the server again, and go on: they are to end with what was acknowledged.
+        over.store(true, Ordering::SeqCst);
+        let acknowledged: Vec<_> = join_all(writers).await.into_iter().flat_map(Result::unwrap).collect();
         let store = options().connect(&url).await.unwrap();
         let log = store.read(Read { query: Query::all(), ..Read::default() }).await.unwrap().events;
         let log: Vec<_> = log.try_collect().await.unwrap();
@@ -84,5 +98,47 @@ async fn a1_what_was_acknowledged_survives_a_crash_of_the_server() {
         let lost = acknowledged.iter().filter(|place| !recorded.contains(place)).count();
         assert_eq!(lost, 0, "of {} acknowledged, {durability:?}", acknowledged.len());
         assert_eq!(log.last().map(|last| last.position), Some(Position(log.len() as u64)));
+    }
+}
+
+/// Whoever is told that an append was recorded before is told so of something on disk, whoever recorded it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a1_a_first_result_that_is_given_again_survives_a_crash_too() {
+    let (server, url) = Server::start();
+    let append = |key: &str| {
+        let write = Write {
+            stream: StreamId::new("account", key),
+            expected: Expected::Any,
+            events: vec![raw("opened", b"{}")],
+        };
+        Append { writes: vec![write], ..Append::default() }
+    };
+    for durability in [Durability::Strict, Durability::Pipelined] {
+        for again in ["plain", "with a condition", "by its command"] {
+            let store = PgStore::options().durability(durability).connect(&url).await.unwrap();
+            // The event type is known from here on, so an append takes the short way.
+            store.append(append("warm")).await.unwrap();
+            let (mut append, command) = (append(&format!("{again} {durability:?}")), Uuid::now_v7());
+            append.writes[0].events[0].id = event_id(command, 0);
+            if again == "with a condition" {
+                let query = Query::from(Item { tags: vec![Tag::new("never", "was")], ..Item::default() });
+                append.condition = Some(Condition { query, after: Position(0) });
+            }
+            // Recorded by somebody who did not wait for the disk.
+            let mut open = EventStore::begin(&store).await.unwrap();
+            open.append(append.clone()).await.unwrap();
+            let connection: &mut dyn Any = open.connection().unwrap();
+            let connection = connection.downcast_mut::<PgConnection>().unwrap();
+            sqlx::raw_sql("SET LOCAL synchronous_commit = off").execute(connection).await.unwrap();
+            open.commit().await.unwrap();
+            if again == "by its command" {
+                assert_eq!(store.find(command).await.unwrap().len(), 1);
+            } else {
+                assert!(store.append(append).await.unwrap().replayed);
+            }
+            server.script(&["crash"]);
+            let store = PgStore::connect(&url).await.unwrap();
+            assert_eq!(store.find(command).await.unwrap().len(), 1, "{again}, {durability:?}");
+        }
     }
 }

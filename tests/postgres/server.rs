@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command, sync::OnceLock};
 
 use eventstore::{
     PgStore,
-    sqlx::{Connection, PgConnection},
+    sqlx::{self, Connection, PgConnection},
 };
 use uuid::Uuid;
 
@@ -64,4 +64,12 @@ pub async fn fresh() -> PgStore {
 /// A connection that is none of the store's.
 pub async fn connection() -> PgConnection {
     PgConnection::connect(url()).await.unwrap()
+}
+
+/// Comes back when so many sessions wait for the append lock of a log.
+pub async fn waiting_for_the_lock(schema: &str, sessions: i64) {
+    let mut connection = connection().await;
+    let waiting =
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = $1::regnamespace::oid";
+    while sqlx::query_scalar::<_, i64>(waiting).bind(schema).fetch_one(&mut connection).await.unwrap() < sessions {}
 }

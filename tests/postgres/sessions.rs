@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventstore::{
-    CommandError, EventStore, Expected, Id, Invalid, PgStore, Position, Runner, Store, StoreError, Version,
+    CommandError, Durability, EventStore, Expected, Id, Invalid, PgStore, Position, Runner, Store, StoreError, Version,
     sqlx::{self, AssertSqlSafe},
     testing::Clock,
 };
@@ -102,6 +102,45 @@ async fn o2_one_connection_is_enough() -> Result<(), Any> {
     all.into_iter().for_each(|one| one.unwrap());
     assert_eq!(store.load(&rust).await?.free(), 94);
     runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn o2_no_more_connections_than_were_allowed() -> Result<(), Any> {
+    for allowed in [1, 2, 3, 4, 6] {
+        let name = server::schema();
+        let url = server::url_with(&format!("application_name={name}"));
+        let options = PgStore::options().schema(name.clone()).durability(Durability::Pipelined);
+        let store = Store::from(options.max_connections(allowed).connect(&url).await?);
+        let over = Arc::new(AtomicBool::new(false));
+        let counter = tokio::spawn({
+            let over = over.clone();
+            async move {
+                let (mut connection, mut most) = (server::connection().await, 0);
+                let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1";
+                while !over.load(Ordering::SeqCst) {
+                    let now: i64 = sqlx::query_scalar(count).bind(&name).fetch_one(&mut connection).await.unwrap();
+                    most = most.max(now);
+                }
+                most
+            }
+        });
+        let work = (0..24).map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let account = Id::<Account>::from(format!("A{n}"));
+                store.execute(&account, Open { owner: "x".into() }).await.unwrap();
+                for _ in 0..20 {
+                    store.execute(&account, Deposit { amount: 1 }).await.unwrap();
+                    store.load(&account).await.unwrap();
+                }
+            })
+        });
+        join_all(work).await.into_iter().for_each(|one| one.unwrap());
+        over.store(true, Ordering::SeqCst);
+        let most = counter.await?;
+        assert!((1..=i64::from(allowed)).contains(&most), "{most} of {allowed}");
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use eventstore::{Aggregate, Event, Evolve, Take};
+use eventstore::{Aggregate, Event, Evolve, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Clone)]
@@ -67,7 +67,7 @@ doors! {
     never: DoorEvent, { open: bool }
 }
 
-fn take<A: Aggregate>() -> Option<Take> {
+fn take<A: Aggregate>() -> Option<SnapshotPolicy> {
     A::SNAPSHOT.map(|snapshot| snapshot.take)
 }
 
@@ -77,10 +77,10 @@ fn shape<A: Aggregate>() -> u64 {
 
 #[test]
 fn snapshots_are_taken_when_it_says() {
-    assert_eq!(take::<first::Door>(), Some(Take::Every(100)));
-    assert_eq!(take::<other_version::Door>(), Some(Take::Every(100)));
-    assert_eq!(take::<slow::Door>(), Some(Take::Slow(Duration::from_millis(5))));
-    assert_eq!(take::<by_hand::Door>(), Some(Take::ByHand));
+    assert_eq!(take::<first::Door>(), Some(SnapshotPolicy::Every(100)));
+    assert_eq!(take::<other_version::Door>(), Some(SnapshotPolicy::Every(100)));
+    assert_eq!(take::<slow::Door>(), Some(SnapshotPolicy::Slow(Duration::from_millis(5))));
+    assert_eq!(take::<by_hand::Door>(), Some(SnapshotPolicy::ByHand));
     assert_eq!(take::<never::Door>(), None);
     assert_eq!(first::Door::SNAPSHOT.map(|snapshot| snapshot.kind), Some("Door"));
 }
