@@ -1,8 +1,8 @@
 //! Event sourcing and CQRS.
 
 pub use eventstore_core::{
-    Aggregate, Append, AppendEvents, AppendTo, Appended, Batch, Boundary, BoxError, Changes, Checkpoint, Column,
-    CommandError, Condition, Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve,
+    Aggregate, Append, AppendEvents, AppendTo, Appended, Boundary, BoxError, Changes, Checkpoint, Column, CommandError,
+    Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve,
     Execute, Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded,
     MemoryStore, Metadata, Moment, NewEvent, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel,
     ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, SLOTS, Shard, Snapshot, SnapshotCounts,
@@ -14,7 +14,7 @@ pub use eventstore_core::{
 pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
-pub use eventstore_projections::{Projection, Runner, Running, Status};
+pub use eventstore_projections::{DeadLetters, Projection, Projections, Runner, Running, State, Status};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;

@@ -118,6 +118,17 @@ pub enum StoreError {
         /// What holds it up, if that is known.
         reason: Option<BoxError>,
     },
+    /// A row is not up to date, and will not be by itself: it waits behind an event that its read model could not take in.
+    /// See its dead letters.
+    #[error("row `{key}` of `{projection}` waits behind an event that could not be taken in: {reason}")]
+    Parked {
+        /// The read model, `balance@1`.
+        projection: String,
+        /// The row.
+        key: String,
+        /// The event, and why.
+        reason: String,
+    },
     /// A projection cannot go on until its code is mended.
     #[error("`{projection}` cannot run: {}", Chain(&**reason))]
     Stopped {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use eventstore_core::{Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table};
 use serde_json::{Value as Json, value::RawValue};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::{
@@ -119,9 +119,10 @@ pub(crate) async fn lock(
     sql: &Sql,
     Shard { projection, from_slot, to_slot, .. }: &Shard,
 ) -> Result<Option<Checkpoint>, StoreError> {
-    let lock = sqlx::query_as(sql.lock_shard()).bind(projection).bind(i32::from(*from_slot)).bind(i32::from(*to_slot));
-    let locked = lock.fetch_optional(connection).await.map_err(error::store)?.map(shard).transpose()?;
-    Ok(locked.map(|(_, checkpoint)| checkpoint))
+    let lock = sqlx::query(sql.lock_shard()).bind(projection).bind(i32::from(*from_slot)).bind(i32::from(*to_slot));
+    let locked = lock.fetch_optional(connection).await.map_err(error::store)?;
+    let stored = locked.as_ref().map(Stored::from_row).transpose().map_err(error::store)?;
+    Ok(stored.map(shard).transpose()?.map(|(_, checkpoint)| checkpoint))
 }
 
 /// Locks a projection until the end of the caller's transaction.

@@ -201,11 +201,12 @@ impl Transaction for Counted {
         self.inner.position_at(at).await
     }
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        self.counts.lock().unwrap().reads_of_rows += 1;
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = &rows;
+        self.counts.lock().unwrap().reads_of_rows += usize::from(table.version > 0);
         self.inner.rows(rows).await
     }
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        self.counts.lock().unwrap().writes_of_rows += 1;
+        self.counts.lock().unwrap().writes_of_rows += usize::from(changes.table.version > 0);
         self.inner.write(changes).await
     }
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
