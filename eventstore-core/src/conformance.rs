@@ -27,8 +27,8 @@ use uuid::Uuid;
 
 use crate::{
     Append, Changes, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind, Metadata,
-    NewEvent, Position, Query, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, StreamId, Table, Tag, Timestamp,
-    Version, Write, Written, event_id, limits,
+    NewEvent, Position, Query, Raw, Read, Recorded, Rows, Store, StoreError, StoredSnapshot, StreamId, Table, Tag,
+    Timestamp, Version, Write, Written, event_id, limits,
 };
 
 /// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
@@ -43,6 +43,7 @@ macro_rules! conformance {
             a4_a_conflict_names_stream_expected_and_actual_and_writes_nothing
             a4_every_expectation_is_checked
             a4_a_stream_that_must_be_unchanged_is_checked
+            a4_a_conflict_names_the_events_in_between
             a5_a_retry_with_the_same_ids_gives_the_first_result
             a5_the_same_append_at_once_is_recorded_once
             a5_an_id_with_other_data_is_a_duplicate
@@ -273,6 +274,48 @@ pub async fn a4_a_stream_that_must_be_unchanged_is_checked(store: Fresh) {
     store.append(any(&none, [event("now there is")])).await.unwrap();
     assert_eq!(conflict(store.append(unchanged(1)).await).stream, none);
     assert_eq!(whole(&store).await.len(), 3);
+}
+
+pub async fn a4_a_conflict_names_the_events_in_between(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    for n in 1..=25 {
+        store.append(and(any(&a, [event(&format!("a{n}"))]), any(&b, [event("other")]))).await.unwrap();
+    }
+    let names = |range: std::ops::RangeInclusive<u64>| range.map(|n| format!("a{n}")).collect::<Vec<_>>();
+    let outer = Store::from(store.clone());
+    let explained = async |append| outer.explained(conflict(store.append(append).await)).await;
+    let after = |version| Expected::Version(Version(version));
+    for (expected, between) in
+        [(after(24), names(25..=25)), (after(22), names(23..=25)), (after(5), names(6..=25)), (after(0), names(6..=25))]
+    {
+        let failed = explained(to(&a, expected, [event("late")])).await;
+        assert_eq!(failed.between.iter().map(|name| &**name).collect::<Vec<_>>(), between, "{expected}");
+    }
+    for (stream, expected) in [(&a, after(26)), (&stream("none"), after(1)), (&stream("none"), Expected::Exists)] {
+        let failed = explained(to(stream, expected, [event("late")])).await;
+        assert!(failed.between.is_empty(), "{failed}");
+    }
+    let unchanged = Append { unchanged: vec![(a.clone(), Version(23))], ..any(&b, [event("late")]) };
+    let failed = explained(unchanged).await;
+    assert_eq!(failed.to_string(), "stream thing-a is at version 25; expected: version 23; in between: `a24`, `a25`");
+    let condition = Some(Condition { query: Query::names(&["a7", "a9"]), after: Position(14) });
+    let failed = explained(Append { condition, ..any(&b, [event("late")]) }).await;
+    assert_eq!(failed.to_string(), "stream thing-a is at version 9; expected: version 8; in between: `a9`");
+    let failed = explained(to(&a, after(4), [event("late")])).await;
+    assert!(failed.to_string().contains("; in between: …, `a6`, `a7`, "), "{failed}");
+
+    // The stream moves on before they are read.
+    let failed = conflict(store.append(to(&a, after(24), [event("late")])).await);
+    store.append(any(&a, [event("a26")])).await.unwrap();
+    assert_eq!(outer.explained(failed).await.between, ["a25".into()]);
+
+    // In a transaction: what it has appended itself, too.
+    let tx = outer.begin().await.unwrap();
+    tx.as_ref().append(any(&a, [event("a27")])).await.unwrap();
+    let failed = conflict(tx.as_ref().append(to(&a, after(25), [event("late")])).await);
+    assert_eq!(tx.explained(failed).await.between, ["a26".into(), "a27".into()]);
+    tx.commit().await.unwrap();
+    assert_eq!(read(&store, Read { query: Query::of(&a), ..Read::default() }).await.len(), 27);
 }
 
 pub async fn a5_a_retry_with_the_same_ids_gives_the_first_result(store: Fresh) {

@@ -152,7 +152,10 @@ impl<S: Decider> Execute<S> {
             }
             let patient = self.expecting.is_none() && self.expecting_position.is_none();
             if !(error.is_conflict() && patient && lost < self.retries) {
-                return Err(error);
+                return Err(match error {
+                    CommandError::Conflict(conflict) => CommandError::Conflict(self.store.explained(conflict).await),
+                    error => error,
+                });
             }
             lost += 1;
             tokio::time::sleep(pause(lost)).await;

@@ -2,14 +2,16 @@
 
 use std::{fmt, sync::Arc};
 
+use futures::TryStreamExt;
+
 use crate::{
     cause::Cause,
     doctor::Report,
-    error::StoreError,
+    error::{Conflict, StoreError},
     runs::Runs,
     snapshot::Snapshots,
     store::{EventStore, Query, Read},
-    stream::Position,
+    stream::{Position, Version},
     timestamp::Timestamp,
 };
 
@@ -86,6 +88,22 @@ impl Store {
     /// ```
     pub async fn doctor(&self) -> Result<Report, StoreError> {
         self.inner.doctor().await
+    }
+
+    /// A conflict that is about to be reported, with the names of the events in between. What is in a stream up to a
+    /// version never changes, so it is no matter how much later they are read.
+    pub(crate) async fn explained(&self, mut conflict: Conflict) -> Conflict {
+        let names = conflict.events().min(Conflict::NAMES as u64);
+        if names > 0 {
+            let after_version = Version(conflict.actual.0 - names);
+            let (query, until_version) = (Query::of(&conflict.stream), Some(conflict.actual));
+            let read = Read { query, after_version, until_version, limit: Some(Conflict::NAMES), ..Read::default() };
+            let read =
+                async { self.inner.read(read).await?.events.map_ok(|event| event.data.name).try_collect().await };
+            // The conflict is the answer, with them or without.
+            conflict.between = read.await.unwrap_or_else(|_: StoreError| vec![]);
+        }
+        conflict
     }
 
     pub(crate) fn inner(&self) -> &dyn EventStore {
