@@ -2,16 +2,17 @@
 
 use std::{fmt, sync::Arc};
 
-use futures::TryStreamExt;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use crate::{
     cause::Cause,
     doctor::Report,
     error::{Conflict, StoreError},
+    limits,
     runs::Runs,
     snapshot::Snapshots,
     store::{EventStore, Query, Read},
-    stream::{Position, Version},
+    stream::{Position, StreamHead, Version},
     timestamp::Timestamp,
 };
 
@@ -62,6 +63,42 @@ impl Store {
     pub async fn head(&self) -> Result<Position, StoreError> {
         let read = Read { query: Query::all(), limit: Some(0), ..Read::default() };
         Ok(self.inner.read(read).await?.head)
+    }
+
+    /// The streams of a category, in the order of their keys, byte by byte; each with the place of its last event.
+    ///
+    /// Read page by page, each as it is at that moment: a stream that begins meanwhile is among them if its key is still
+    /// to come.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// use futures::TryStreamExt;
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// # store.execute(Id::<Account>::from("ann"), Deposit { amount: 100 }).await?;
+    /// let mut accounts = store.streams("account");
+    /// while let Some(head) = accounts.try_next().await? {
+    ///     println!("{} has {} events", head.stream.key(), head.version);
+    /// #   assert_eq!(head.stream, Id::<Account>::from("ann"));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn streams(&self, category: impl Into<String>) -> BoxStream<'static, Result<StreamHead, StoreError>> {
+        const PAGE: usize = 1_000;
+        let (store, category) = (self.shared(), category.into());
+        let pages = stream::try_unfold(Some(String::new()), move |after| {
+            let (store, category) = (store.clone(), category.clone());
+            async move {
+                let Some(after) = after else { return Ok(None) };
+                limits::plain("category", &category)?;
+                let page = store.streams(&category, &after, PAGE).await?;
+                let last = page.last().filter(|_| page.len() == PAGE).map(|last| last.stream.key().to_owned());
+                Ok::<_, StoreError>(Some((stream::iter(page.into_iter().map(Ok)), last)))
+            }
+        });
+        pages.try_flatten().boxed()
     }
 
     /// The last position recorded at or before an instant.

@@ -4,6 +4,7 @@ use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet, HashMap},
     mem::take,
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -23,7 +24,7 @@ use crate::{
     event::{NewEvent, Raw, Recorded},
     invalid::Invalid,
     store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
-    stream::{Position, StreamId, Version},
+    stream::{Position, StreamHead, StreamId, Version},
     table::{Column, Table},
     timestamp::Timestamp,
 };
@@ -46,7 +47,7 @@ struct Inner {
     /// How many events of the log are committed; those after belong to the open transaction.
     committed: usize,
     /// The places in the log of each stream's events.
-    streams: HashMap<StreamId, Vec<usize>>,
+    streams: BTreeMap<StreamId, Vec<usize>>,
     ids: HashMap<Uuid, usize>,
     tables: HashMap<String, MemoryTable>,
     checkpoints: HashMap<String, Position>,
@@ -132,6 +133,19 @@ impl Inner {
         let seen = self.log.get(place..until).unwrap_or_default();
         let numbered = seen.iter().zip(0..).take_while(|(event, n)| event.id == event_id(command, *n));
         numbered.map(|(event, _)| event.clone()).collect()
+    }
+
+    /// A page of the streams of a category, of the log up to a place.
+    fn streams(&self, category: &str, after: &str, limit: usize, until: usize) -> Vec<StreamHead> {
+        let after = Bound::Excluded(StreamId::new(category, after));
+        let streams = self.streams.range((after, Bound::Unbounded));
+        let heads = streams.take_while(|(stream, _)| stream.category() == category).filter_map(|(stream, places)| {
+            let version = places.partition_point(|place| *place < until);
+            let last = places[..version].last()?;
+            let (version, position) = (Version(version as u64), Position(*last as u64 + 1));
+            Some(StreamHead { stream: stream.clone(), version, position })
+        });
+        heads.take(limit).collect()
     }
 
     fn newer(&self, after: Position) -> &[Recorded<Raw>] {
@@ -277,6 +291,11 @@ impl EventStore for MemoryStore {
         Ok(committed.map(|place| inner.log[place].clone()).collect())
     }
 
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        let inner = self.inner();
+        Ok(inner.streams(category, after, limit, inner.committed))
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         let inner = self.inner();
         Ok(Position(inner.log[..inner.committed].partition_point(|event| event.recorded_at <= at) as u64))
@@ -406,6 +425,11 @@ impl Transaction for MemoryTransaction {
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         let inner = self.store.inner();
         Ok(inner.find(command, inner.log.len()))
+    }
+
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        let inner = self.store.inner();
+        Ok(inner.streams(category, after, limit, inner.log.len()))
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {

@@ -4,7 +4,7 @@ use std::{any::Any, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Page, Position, Raw, Read, Recorded, Rows, StoreError, Timestamp, Transaction, Written,
+    Append, Changes, Page, Position, Raw, Read, Recorded, Rows, StoreError, StreamHead, Timestamp, Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, Postgres, pool::PoolConnection};
@@ -118,6 +118,10 @@ impl Transaction for PgTransaction {
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         read::of_command(&mut self.connection, &self.shared, command, &mut self.new_types).await
+    }
+
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(&mut self.connection, &self.shared, category, after, limit).await
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {

@@ -8,7 +8,7 @@ use std::{
 
 use eventstore::{
     Append, Changes, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Store, StoreError,
-    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
+    StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -126,6 +126,9 @@ impl EventStore for Between {
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
         self.inner.recorded(ids).await
     }
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        self.inner.streams(category, after, limit).await
+    }
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
     }
@@ -190,6 +193,9 @@ impl Transaction for Counted {
     }
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         self.inner.find(command).await
+    }
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        self.inner.streams(category, after, limit).await
     }
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
