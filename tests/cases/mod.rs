@@ -70,12 +70,13 @@ pub async fn world() -> World {
 
 type Intruder = Box<dyn FnOnce(Store) -> BoxFuture<'static, ()> + Send>;
 
-/// A store that lets somebody else in before its first append, once; counts what is asked of its tables; and has
+/// A store that lets somebody else in before its first append, or after its first read, once; counts what is asked of its tables; and has
 /// snapshots only where the gate is open: while it has no permit they wait, once it is closed they fail.
 pub struct Between {
     inner: Arc<dyn EventStore>,
     gate: Arc<Semaphore>,
     intruder: Mutex<Option<Intruder>>,
+    after_read: Mutex<Option<Intruder>>,
     counts: Arc<Mutex<Counts>>,
 }
 
@@ -88,7 +89,8 @@ pub struct Counts {
 impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Self { inner: inner.clone(), gate, intruder: Mutex::default(), counts: Arc::default() }
+        let (intruder, after_read) = Default::default();
+        Self { inner: inner.clone(), gate, intruder, after_read, counts: Arc::default() }
     }
 
     pub fn gated(self, gate: &Arc<Semaphore>) -> Self {
@@ -103,6 +105,14 @@ impl Between {
         Self { intruder: Mutex::new(Some(intruder)), ..self }
     }
 
+    pub fn let_in_after_read<F: Future<Output = ()> + Send + 'static>(
+        self,
+        intruder: impl FnOnce(Store) -> F + Send + 'static,
+    ) -> Self {
+        let intruder: Intruder = Box::new(move |store| Box::pin(intruder(store)));
+        Self { after_read: Mutex::new(Some(intruder)), ..self }
+    }
+
     pub fn counts(&self) -> Arc<Mutex<Counts>> {
         self.counts.clone()
     }
@@ -111,7 +121,12 @@ impl Between {
 #[async_trait::async_trait]
 impl EventStore for Between {
     async fn read(&self, read: Read) -> Result<Events, StoreError> {
-        self.inner.read(read).await
+        let events = self.inner.read(read).await;
+        let intruder = self.after_read.lock().unwrap().take();
+        if let Some(intruder) = intruder {
+            intruder(self.inner.clone().into()).await;
+        }
+        events
     }
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
         let intruder = self.intruder.lock().unwrap().take();
