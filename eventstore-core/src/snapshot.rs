@@ -71,7 +71,7 @@ pub enum SnapshotPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SnapshotCounts {
-    /// Loads that began at a snapshot.
+    /// Snapshots that a load, or a part of one, began at.
     pub used: u64,
     /// Snapshots that were written.
     pub taken: u64,

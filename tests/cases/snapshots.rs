@@ -554,6 +554,27 @@ async fn snapshots_are_taken_when_the_aggregate_says() -> Result<(), Any> {
 }
 
 #[tokio::test]
+async fn a_command_over_a_tuple_takes_the_snapshots_of_its_parts() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let (tally, club) = (Id::<Tally>::from("t"), Id::<Club>::from("x"));
+    let in_club = |amount| Added { amount, club: Some("x".into()) };
+    store.append(&tally, Expected::Any, [added(1), in_club(1), in_club(1)]).await?;
+    let done = store.execute((&tally, &club), Add { amount: 0, club: Some(club.clone()) }).await?;
+    assert_eq!((done.events.len(), done.version), (2, Version(9)));
+    store.finish_snapshots().await;
+    let last = done.events[1].id;
+    for (boundary, kind, version) in [("tally-t", "Tally", 5), ("club:x", "Club", 4)] {
+        let kept = world.inner.snapshot(boundary, kind).await?.expect("a snapshot");
+        assert_eq!((kept.version, kept.position, kept.event), (Version(version), Position(5), last), "{boundary}");
+    }
+    store.load((&tally, &club)).await?;
+    let counts = store.snapshot_counts();
+    assert_eq!((counts.used, counts.taken, counts.ignored, counts.failed), (2, 2, 0, 0));
+    Ok(())
+}
+
+#[tokio::test]
 async fn n2_snapshots_that_fail_never_fail_a_command() -> Result<(), Any> {
     let world = world().await;
     let gate = Arc::new(Semaphore::new(0));
