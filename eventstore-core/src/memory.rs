@@ -92,6 +92,21 @@ impl MemoryStore {
     }
 }
 
+/// How many events there are up to a position.
+fn place(position: Position) -> usize {
+    usize::try_from(position.0).unwrap_or(usize::MAX)
+}
+
+/// What a read asks for, of these events.
+fn page<'a>(read: &Read, events: impl DoubleEndedIterator<Item = &'a Recorded<Raw>>) -> Vec<Recorded<Raw>> {
+    let wanted = |event: &&Recorded<Raw>| read.query.matches(&event.stream, &event.data);
+    let limit = read.limit.unwrap_or(usize::MAX);
+    match read.backwards {
+        false => events.filter(wanted).take(limit).cloned().collect(),
+        true => events.rev().filter(wanted).take(limit).cloned().collect(),
+    }
+}
+
 impl Inner {
     /// The end of what is committed.
     fn head(&self) -> Position {
@@ -104,26 +119,18 @@ impl Inner {
 
     /// What a read asks for, of the log up to a head.
     fn page(&self, read: &Read, head: Position) -> Vec<Recorded<Raw>> {
-        let until = read.until.map_or(head, |until| until.min(head));
-        let wanted = |event: &&Recorded<Raw>| {
-            event.position > read.after
-                && event.position <= until
-                && event.version > read.after_version
-                && read.until_version.is_none_or(|until| event.version <= until)
-                && read.query.matches(&event.stream, &event.data)
-        };
-        let limit = read.limit.unwrap_or(usize::MAX);
-        let stream = read.query.stream();
-        let places = stream.as_ref().and_then(|stream| self.streams.get(stream)).into_iter().flatten();
-        let of_stream = places.map(|&place| &self.log[place]);
-        match (stream, read.backwards) {
-            (Some(_), false) => of_stream.filter(wanted).take(limit).cloned().collect(),
-            (Some(_), true) => of_stream.rev().filter(wanted).take(limit).cloned().collect(),
-            (None, false) => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
-            (None, true) => {
-                let until = usize::try_from(until.0).unwrap_or(usize::MAX);
-                self.log[..until].iter().rev().filter(wanted).take(limit).cloned().collect()
+        let until = place(read.until.map_or(head, |until| until.min(head)));
+        let after = place(read.after).min(until);
+        match read.query.stream() {
+            Some(stream) => {
+                let places = self.streams.get(&stream).map_or(&[][..], |places| places);
+                let versions = |version: Version| usize::try_from(version.0).unwrap_or(usize::MAX);
+                let end = places.partition_point(|place| *place < until);
+                let end = read.until_version.map_or(end, |version| versions(version).min(end));
+                let start = places.partition_point(|place| *place < after).max(versions(read.after_version)).min(end);
+                page(read, places[start..end].iter().map(|&place| &self.log[place]))
             }
+            None => page(read, self.log[after..until].iter()),
         }
     }
 
@@ -149,8 +156,7 @@ impl Inner {
     }
 
     fn newer(&self, after: Position) -> &[Recorded<Raw>] {
-        let start = usize::try_from(after.0).unwrap_or(usize::MAX);
-        self.log.get(start..).unwrap_or_default()
+        self.log.get(place(after)..).unwrap_or_default()
     }
 
     fn append(&mut self, append: Append, now: Timestamp) -> Result<Written, StoreError> {
