@@ -26,9 +26,9 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
-    Append, Changes, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind, Metadata,
-    NewEvent, Position, Query, Raw, Read, Recorded, Rows, Store, StoreError, StoredSnapshot, StreamHead, StreamId,
-    Table, Tag, Timestamp, Version, Write, Written, event_id, limits,
+    Append, Changes, Checkpoint, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind,
+    Metadata, NewEvent, Position, Query, Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot,
+    StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written, event_id, limits,
 };
 
 /// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
@@ -64,6 +64,7 @@ macro_rules! conformance {
             s1_an_open_append_is_never_skipped
             s2_a_rolled_back_append_leaves_no_hole
             s5_a_checkpoint_never_goes_back
+            p6_shards_are_split_joined_and_moved_one_by_one
             t1_an_instant_is_a_prefix_of_the_log
             c1_a_command_is_found_again
             n1_a_snapshot_is_read_as_it_was_kept
@@ -424,12 +425,12 @@ pub async fn a8_a_dropped_transaction_leaves_nothing(store: Fresh) {
     store.create(&TABLE).await.unwrap();
     for _ in 0..3 {
         let mut transaction = store.begin().await.unwrap();
-        transaction.lock("p").await.unwrap();
+        let (shard, _) = lock(&mut *transaction, "p").await;
         transaction.append(any(&stream("a"), [event("gone")])).await.unwrap();
         let row = to_raw_value(&json!({ "text": "gone" })).unwrap();
         let changes = Changes { table: TABLE, upserts: vec![("k".into(), row)], deletes: vec![] };
         transaction.write(changes).await.unwrap();
-        transaction.advance("p", Position(1)).await.unwrap();
+        transaction.advance(&shard, Position(1), None).await.unwrap();
         drop(transaction);
     }
     let sure = timeout(Duration::from_secs(10), store.append(any(&stream("a"), [event("sure")]))).await;
@@ -788,10 +789,21 @@ pub async fn s2_a_rolled_back_append_leaves_no_hole(store: Fresh) {
     assert_eq!(whole(&store).await.len(), 3);
 }
 
+/// Locks all of a projection, which it makes if it is not there.
+async fn lock(transaction: &mut dyn Transaction, projection: &str) -> (Shard, Position) {
+    if transaction.lock_projection(projection).await.unwrap().is_empty() {
+        let new = vec![(Shard::whole(projection), Checkpoint::default())];
+        transaction.put_shards(projection, new).await.unwrap();
+    }
+    let shard = Shard::whole(projection);
+    let at = transaction.lock(&shard).await.unwrap().expect("it is there");
+    (shard, at.position)
+}
+
 async fn step(store: &Fresh, projection: &str, to: u64) -> Position {
     let mut transaction = store.begin().await.unwrap();
-    let at = transaction.lock(projection).await.unwrap();
-    transaction.advance(projection, Position(to)).await.unwrap();
+    let (shard, at) = lock(&mut *transaction, projection).await;
+    transaction.advance(&shard, Position(to), Some(Uuid::from_u128(to.into()))).await.unwrap();
     transaction.commit().await.unwrap();
     at
 }
@@ -803,12 +815,48 @@ pub async fn s5_a_checkpoint_never_goes_back(store: Fresh) {
     assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(7));
     assert_eq!(store.checkpoint("p@2").await.unwrap(), Position(0));
     let mut transaction = store.begin().await.unwrap();
-    transaction.lock("p@1").await.unwrap();
-    transaction.advance("p@1", Position(9)).await.unwrap();
-    transaction.advance("p@1", Position(8)).await.unwrap();
-    assert_eq!(transaction.lock("p@1").await.unwrap(), Position(9), "it sees what it has written");
+    let (shard, _) = lock(&mut *transaction, "p@1").await;
+    let [nine, eight] = [9, 8].map(|n| (Position(n), Some(Uuid::from_u128(n.into()))));
+    transaction.advance(&shard, nine.0, nine.1).await.unwrap();
+    transaction.advance(&shard, eight.0, eight.1).await.unwrap();
+    assert_eq!(lock(&mut *transaction, "p@1").await.1, Position(9), "it sees what it has written");
     transaction.commit().await.unwrap();
-    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(9));
+    let at = Checkpoint { position: nine.0, event: nine.1, epoch: 0, owner: None };
+    assert_eq!(store.shards(Some("p@1")).await.unwrap(), [(shard, at)]);
+}
+
+pub async fn p6_shards_are_split_joined_and_moved_one_by_one(store: Fresh) {
+    let owner = Some(Uuid::from_u128(1));
+    let at = |position, epoch, owner| Checkpoint { position: Position(position), event: None, epoch, owner };
+    let put = async |projection: &str, shards: Vec<(Shard, Checkpoint)>| {
+        let mut transaction = store.begin().await.unwrap();
+        let before = transaction.lock_projection(projection).await.unwrap();
+        transaction.put_shards(projection, shards.clone()).await.unwrap();
+        assert_eq!(transaction.lock_projection(projection).await.unwrap(), shards, "it sees what it has written");
+        transaction.commit().await.unwrap();
+        before
+    };
+    let whole = vec![(Shard::whole("p@1"), at(5, 1, owner))];
+    assert_eq!(put("p@1", whole.clone()).await, []);
+    let other = vec![(Shard::whole("a@1"), at(3, 0, None))];
+    put("a@1", other.clone()).await;
+    let [low, high] = &Shard::parts("p@1", 2)[..] else { panic!("two") };
+    let halves = vec![(low.clone(), at(5, 2, owner)), (high.clone(), at(5, 2, None))];
+    assert_eq!(put("p@1", halves).await, whole);
+
+    let mut transaction = store.begin().await.unwrap();
+    assert_eq!(transaction.lock(&Shard::whole("p@1")).await.unwrap(), None, "it was split");
+    assert_eq!(transaction.lock(high).await.unwrap(), Some(at(5, 2, None)));
+    transaction.advance(high, Position(8), None).await.unwrap();
+    transaction.advance(&Shard::whole("p@1"), Position(99), None).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(5), "all of it has come as far as its last shard");
+    let halves = vec![(low.clone(), at(5, 2, owner)), (high.clone(), at(8, 2, None))];
+    assert_eq!(store.shards(Some("p@1")).await.unwrap(), halves);
+    assert_eq!(store.shards(None).await.unwrap(), [other, halves].concat());
+    put("p@1", whole.clone()).await;
+    assert_eq!(store.shards(Some("p@1")).await.unwrap(), whole);
+    assert_eq!(store.shards(Some("p")).await.unwrap(), []);
 }
 
 pub async fn t1_an_instant_is_a_prefix_of_the_log(store: Fresh) {
@@ -873,7 +921,6 @@ async fn write(store: &Fresh, rows: &[(&str, serde_json::Value)], deletes: &[&st
     let upserts = rows.iter().map(|(key, row)| ((*key).to_owned(), to_raw_value(row).unwrap())).collect();
     let deletes = deletes.iter().map(|key| (*key).to_owned()).collect();
     let mut transaction = store.begin().await.unwrap();
-    transaction.lock("p").await.unwrap();
     transaction.write(Changes { table: TABLE, upserts, deletes }).await.unwrap();
     transaction.commit().await.unwrap();
 }
@@ -993,11 +1040,12 @@ pub async fn p1_rows_checkpoint_and_events_commit_together(store: Fresh) {
     store.create(&TABLE).await.unwrap();
     let keys = || Rows::Keys { table: TABLE, keys: vec!["k".into()] };
     let mut transaction = store.begin().await.unwrap();
-    assert_eq!(transaction.lock("p").await.unwrap(), Position(0));
+    let (shard, at) = lock(&mut *transaction, "p").await;
+    assert_eq!(at, Position(0));
     let written = transaction.append(any(&stream("a"), [event("x")])).await.unwrap();
     let upserts = vec![("k".into(), to_raw_value(&json!({ "text": "x" })).unwrap())];
     transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await.unwrap();
-    transaction.advance("p", written.last).await.unwrap();
+    transaction.advance(&shard, written.last, None).await.unwrap();
     assert_eq!(transaction.rows(keys()).await.unwrap().len(), 1, "it sees what it has written");
     assert_eq!(whole(&store).await.len(), 0);
     assert_eq!(store.checkpoint("p").await.unwrap(), Position(0));
@@ -1014,9 +1062,9 @@ pub async fn p1_one_at_a_time_moves_a_checkpoint(store: Fresh) {
         tokio::spawn(async move {
             for _ in 0..10 {
                 let mut transaction = store.begin().await.unwrap();
-                let at = transaction.lock("p").await.unwrap();
+                let (shard, at) = lock(&mut *transaction, "p").await;
                 tokio::task::yield_now().await;
-                transaction.advance("p", Position(at.0 + 1)).await.unwrap();
+                transaction.advance(&shard, Position(at.0 + 1), None).await.unwrap();
                 transaction.commit().await.unwrap();
             }
         })

@@ -26,6 +26,7 @@ mod read;
 mod read_model;
 mod rows;
 mod runs;
+mod shard;
 mod snapshot;
 mod store;
 mod stream;
@@ -50,6 +51,7 @@ pub use metadata::Metadata;
 pub use read::ReadEvents;
 pub use read_model::{Batch, Keys, Project, ReadModel, Row, RowFold};
 pub use rows::{Get, List, Moment, ReadModels, Replay};
+pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
     Append, Changes, Condition, EventStore, Events, Item, Page, Query, Read, Rows, StoredSnapshot, Tables, Transaction,

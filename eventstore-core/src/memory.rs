@@ -23,6 +23,7 @@ use crate::{
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
     invalid::Invalid,
+    shard::{Checkpoint, Shard},
     store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamHead, StreamId, Version},
     table::{Column, Table},
@@ -50,7 +51,7 @@ struct Inner {
     streams: BTreeMap<StreamId, Vec<usize>>,
     ids: HashMap<Uuid, usize>,
     tables: HashMap<String, MemoryTable>,
-    checkpoints: HashMap<String, Position>,
+    checkpoints: BTreeMap<Shard, Checkpoint>,
     /// By boundary and kind.
     snapshots: HashMap<(String, String), StoredSnapshot>,
 }
@@ -317,7 +318,7 @@ impl EventStore for MemoryStore {
         let transaction = MemoryTransaction {
             store: self.clone(),
             changed: HashMap::new(),
-            checkpoints: HashMap::new(),
+            checkpoints: self.inner().checkpoints.clone(),
             failed: false,
             _writer: writer,
         };
@@ -370,16 +371,21 @@ impl Tables for MemoryStore {
         self.inner().rows(&rows, &Changed::new())
     }
 
-    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
-        Ok(self.inner().checkpoints.get(projection).copied().unwrap_or_default())
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        Ok(shards(&self.inner().checkpoints, projection))
     }
+}
+
+fn shards(all: &BTreeMap<Shard, Checkpoint>, projection: Option<&str>) -> Vec<(Shard, Checkpoint)> {
+    let wanted = all.iter().filter(|(shard, _)| projection.is_none_or(|projection| projection == shard.projection));
+    wanted.map(|(shard, checkpoint)| (shard.clone(), *checkpoint)).collect()
 }
 
 /// Appends behind what is committed, and keeps everything else to itself until then.
 struct MemoryTransaction {
     store: MemoryStore,
     changed: Changed,
-    checkpoints: HashMap<String, Position>,
+    checkpoints: BTreeMap<Shard, Checkpoint>,
     /// Whether an operation has failed. None can be half done: there is no await in any.
     failed: bool,
     _writer: OwnedMutexGuard<()>,
@@ -412,9 +418,18 @@ impl Drop for MemoryTransaction {
 
 #[async_trait]
 impl Transaction for MemoryTransaction {
-    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
-        let committed = self.store.checkpoint(projection).await?;
-        Ok(self.checkpoints.get(projection).map_or(committed, |to| committed.max(*to)))
+    async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
+        Ok(self.checkpoints.get(shard).copied())
+    }
+
+    async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        Ok(shards(&self.checkpoints, Some(projection)))
+    }
+
+    async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
+        self.checkpoints.retain(|shard, _| shard.projection != projection);
+        self.checkpoints.extend(shards);
+        Ok(())
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
@@ -452,9 +467,10 @@ impl Transaction for MemoryTransaction {
         self.noting(put)
     }
 
-    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
-        let at = self.checkpoints.entry(projection.into()).or_default();
-        *at = to.max(*at);
+    async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
+        if let Some(checkpoint) = self.checkpoints.get_mut(shard).filter(|checkpoint| checkpoint.position < to) {
+            (checkpoint.position, checkpoint.event) = (to, event);
+        }
         Ok(())
     }
 
@@ -478,10 +494,7 @@ impl Transaction for MemoryTransaction {
                     };
                 }
             }
-            for (projection, to) in checkpoints {
-                let at = inner.checkpoints.entry(projection).or_default();
-                *at = to.max(*at);
-            }
+            inner.checkpoints = checkpoints;
         }
         self.store.commit();
         Ok(())

@@ -17,6 +17,7 @@ use crate::{
     event::{Raw, Recorded},
     handle::Store,
     invalid::Invalid,
+    shard::{Checkpoint, Shard},
     store::{Append, EventStore, Events, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamHead},
     table::Table,
@@ -204,7 +205,7 @@ impl Tables for TxStore {
         within!(self, |open| open.rows(rows))
     }
 
-    async fn checkpoint(&self, _: &str) -> Result<Position, StoreError> {
+    async fn shards(&self, _: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         Err(Invalid::Request("nobody follows what is not committed".into()).into())
     }
 }

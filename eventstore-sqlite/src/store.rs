@@ -4,8 +4,8 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, StreamHead,
-    Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
+    Append, Checkpoint, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, Shard, StoreError,
+    StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -252,7 +252,7 @@ impl Tables for SqliteStore {
         tables::rows(&mut *self.reader().await?, rows).await
     }
 
-    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
-        tables::checkpoint(&mut *self.reader().await?, projection).await
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        tables::shards(&mut *self.reader().await?, projection).await
     }
 }

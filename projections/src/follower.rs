@@ -3,7 +3,9 @@
 use std::{error::Error, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use eventstore_core::{EventStore, Events, Position, Query, Raw, Read, Recorded, Store, Transaction};
+use eventstore_core::{
+    Checkpoint, EventStore, Events, Position, Query, Raw, Read, Recorded, Shard, Store, Transaction,
+};
 use futures::{FutureExt, TryStreamExt, future::select, pin_mut};
 use tokio::{sync::watch, time::sleep};
 
@@ -106,6 +108,12 @@ impl Progress {
             Some(position) => position,
             None => {
                 follower.prepare(store).await?;
+                let mut transaction = store.begin().await?;
+                if transaction.lock_projection(&name).await?.is_empty() {
+                    let new = vec![(Shard::whole(&name), Checkpoint::default())];
+                    transaction.put_shards(&name, new).await?;
+                }
+                transaction.commit().await?;
                 store.checkpoint(&name).await?
             }
         };
@@ -121,7 +129,8 @@ impl Progress {
             return Ok(Step::AtTheEnd(from));
         }
         let mut transaction = store.begin().await?;
-        let at = transaction.lock(&name).await?;
+        let shard = Shard::whole(&name);
+        let at = transaction.lock(&shard).await?.unwrap_or_default().position;
         if at != from {
             // Another runner was here; what was read does not begin where the checkpoint is.
             transaction.rollback().await?;
@@ -131,7 +140,7 @@ impl Progress {
         if !batch.is_empty() {
             follower.take(&mut *transaction, &batch).await?;
         }
-        transaction.advance(&name, to).await?;
+        transaction.advance(&shard, to, None).await?;
         transaction.commit().await?;
         self.position = Some(to);
         Ok(Step::Moved(to))

@@ -101,7 +101,7 @@ impl<P: Projection> Follower for Sql<P> {
         }
         let mut transaction = store.begin().await?;
         // Of many nodes that start at once, one after the other prepares.
-        transaction.lock(P::NAME).await?;
+        transaction.lock_projection(P::NAME).await?;
         self.0.prepare(Self::connection(&mut *transaction)?).await.map_err(Failed::theirs)?;
         Ok(transaction.commit().await?)
     }

@@ -7,8 +7,9 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Store, StoreError,
-    StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
+    Append, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard, Store,
+    StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -185,8 +186,8 @@ impl Tables for Between {
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         self.inner.rows(rows).await
     }
-    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
-        self.inner.checkpoint(projection).await
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        self.inner.shards(projection).await
     }
 }
 
@@ -197,8 +198,14 @@ struct Counted {
 
 #[async_trait::async_trait]
 impl Transaction for Counted {
-    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
-        self.inner.lock(projection).await
+    async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
+        self.inner.lock(shard).await
+    }
+    async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        self.inner.lock_projection(projection).await
+    }
+    async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
+        self.inner.put_shards(projection, shards).await
     }
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         self.inner.append(append).await
@@ -223,8 +230,8 @@ impl Transaction for Counted {
         self.counts.lock().unwrap().writes_of_rows += 1;
         self.inner.write(changes).await
     }
-    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
-        self.inner.advance(projection, to).await
+    async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
+        self.inner.advance(shard, to, event).await
     }
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
         self.inner.connection()
