@@ -59,7 +59,7 @@ pub use store::{
     Append, Changes, Condition, EventStore, Events, Item, Page, Query, Read, Rows, StoredSnapshot, Tables, Transaction,
     Write, Written,
 };
-pub use stream::{Expected, Id, Position, StreamId, Version};
+pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Table};
 pub use target::{Boundary, Every, Target, every};
 pub use timestamp::{Timestamp, TimestampError};

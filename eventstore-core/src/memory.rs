@@ -4,6 +4,7 @@ use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet, HashMap},
     mem::take,
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,7 +25,7 @@ use crate::{
     invalid::Invalid,
     shard::{Checkpoint, Shard},
     store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
-    stream::{Position, StreamId, Version},
+    stream::{Position, StreamHead, StreamId, Version},
     table::{Column, Table},
     timestamp::Timestamp,
 };
@@ -47,7 +48,7 @@ struct Inner {
     /// How many events of the log are committed; those after belong to the open transaction.
     committed: usize,
     /// The places in the log of each stream's events.
-    streams: HashMap<StreamId, Vec<usize>>,
+    streams: BTreeMap<StreamId, Vec<usize>>,
     ids: HashMap<Uuid, usize>,
     tables: HashMap<String, MemoryTable>,
     checkpoints: BTreeMap<Shard, Checkpoint>,
@@ -92,6 +93,21 @@ impl MemoryStore {
     }
 }
 
+/// How many events there are up to a position.
+fn place(position: Position) -> usize {
+    usize::try_from(position.0).unwrap_or(usize::MAX)
+}
+
+/// What a read asks for, of these events.
+fn page<'a>(read: &Read, events: impl DoubleEndedIterator<Item = &'a Recorded<Raw>>) -> Vec<Recorded<Raw>> {
+    let wanted = |event: &&Recorded<Raw>| read.query.matches(&event.stream, &event.data);
+    let limit = read.limit.unwrap_or(usize::MAX);
+    match read.backwards {
+        false => events.filter(wanted).take(limit).cloned().collect(),
+        true => events.rev().filter(wanted).take(limit).cloned().collect(),
+    }
+}
+
 impl Inner {
     /// The end of what is committed.
     fn head(&self) -> Position {
@@ -104,26 +120,18 @@ impl Inner {
 
     /// What a read asks for, of the log up to a head.
     fn page(&self, read: &Read, head: Position) -> Vec<Recorded<Raw>> {
-        let until = read.until.map_or(head, |until| until.min(head));
-        let wanted = |event: &&Recorded<Raw>| {
-            event.position > read.after
-                && event.position <= until
-                && event.version > read.after_version
-                && read.until_version.is_none_or(|until| event.version <= until)
-                && read.query.matches(&event.stream, &event.data)
-        };
-        let limit = read.limit.unwrap_or(usize::MAX);
-        let stream = read.query.stream();
-        let places = stream.as_ref().and_then(|stream| self.streams.get(stream)).into_iter().flatten();
-        let of_stream = places.map(|&place| &self.log[place]);
-        match (stream, read.backwards) {
-            (Some(_), false) => of_stream.filter(wanted).take(limit).cloned().collect(),
-            (Some(_), true) => of_stream.rev().filter(wanted).take(limit).cloned().collect(),
-            (None, false) => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
-            (None, true) => {
-                let until = usize::try_from(until.0).unwrap_or(usize::MAX);
-                self.log[..until].iter().rev().filter(wanted).take(limit).cloned().collect()
+        let until = place(read.until.map_or(head, |until| until.min(head)));
+        let after = place(read.after).min(until);
+        match read.query.stream() {
+            Some(stream) => {
+                let places = self.streams.get(&stream).map_or(&[][..], |places| places);
+                let versions = |version: Version| usize::try_from(version.0).unwrap_or(usize::MAX);
+                let end = places.partition_point(|place| *place < until);
+                let end = read.until_version.map_or(end, |version| versions(version).min(end));
+                let start = places.partition_point(|place| *place < after).max(versions(read.after_version)).min(end);
+                page(read, places[start..end].iter().map(|&place| &self.log[place]))
             }
+            None => page(read, self.log[after..until].iter()),
         }
     }
 
@@ -135,9 +143,21 @@ impl Inner {
         numbered.map(|(event, _)| event.clone()).collect()
     }
 
+    /// A page of the streams of a category, of the log up to a place.
+    fn streams(&self, category: &str, after: &str, limit: usize, until: usize) -> Vec<StreamHead> {
+        let after = Bound::Excluded(StreamId::new(category, after));
+        let streams = self.streams.range((after, Bound::Unbounded));
+        let heads = streams.take_while(|(stream, _)| stream.category() == category).filter_map(|(stream, places)| {
+            let version = places.partition_point(|place| *place < until);
+            let last = places[..version].last()?;
+            let (version, position) = (Version(version as u64), Position(*last as u64 + 1));
+            Some(StreamHead { stream: stream.clone(), version, position })
+        });
+        heads.take(limit).collect()
+    }
+
     fn newer(&self, after: Position) -> &[Recorded<Raw>] {
-        let start = usize::try_from(after.0).unwrap_or(usize::MAX);
-        self.log.get(start..).unwrap_or_default()
+        self.log.get(place(after)..).unwrap_or_default()
     }
 
     fn append(&mut self, append: Append, now: Timestamp) -> Result<Written, StoreError> {
@@ -276,6 +296,11 @@ impl EventStore for MemoryStore {
         let places: BTreeSet<_> = ids.iter().filter_map(|id| inner.ids.get(id).copied()).collect();
         let committed = places.into_iter().take_while(|place| *place < inner.committed);
         Ok(committed.map(|place| inner.log[place].clone()).collect())
+    }
+
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        let inner = self.inner();
+        Ok(inner.streams(category, after, limit, inner.committed))
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
@@ -421,6 +446,11 @@ impl Transaction for MemoryTransaction {
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         let inner = self.store.inner();
         Ok(inner.find(command, inner.log.len()))
+    }
+
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        let inner = self.store.inner();
+        Ok(inner.streams(category, after, limit, inner.log.len()))
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {

@@ -22,7 +22,7 @@ use crate::{
     invalid::Invalid,
     limits,
     shard::{Checkpoint, Shard},
-    stream::{Expected, Position, StreamId, Version},
+    stream::{Expected, Position, StreamHead, StreamId, Version},
     table::{Column, Table},
     timestamp::Timestamp,
 };
@@ -47,6 +47,9 @@ pub trait EventStore: Tables {
 
     /// The events with these ids that are recorded, in the order of the log.
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError>;
+
+    /// The streams of a category that come after a key, in the order of their keys, byte by byte; at most so many.
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
     /// The last position recorded at or before an instant.
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError>;
@@ -126,6 +129,9 @@ pub trait Transaction: Send {
 
     /// As [`EventStore::find`], seeing what this transaction has appended.
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError>;
+
+    /// As [`EventStore::streams`], seeing what this transaction has appended.
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
     /// As [`EventStore::position_at`].
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError>;

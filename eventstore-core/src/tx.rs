@@ -19,7 +19,7 @@ use crate::{
     invalid::Invalid,
     shard::{Checkpoint, Shard},
     store::{Append, EventStore, Events, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
-    stream::Position,
+    stream::{Position, StreamHead},
     table::Table,
     timestamp::Timestamp,
 };
@@ -155,6 +155,10 @@ impl EventStore for TxStore {
 
     async fn recorded(&self, _: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
         Err(Invalid::Request("an import has transactions of its own".into()).into())
+    }
+
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        within!(self, |open| open.streams(category, after, limit))
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {

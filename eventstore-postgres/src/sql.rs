@@ -46,7 +46,7 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 
 statements! {
     append append_one append_batch flush types type_keys head events events_of_stream events_matching events_of_command
-    events_of_ids position_at events_backwards events_of_stream_backwards events_matching_backwards
+    events_of_ids streams position_at events_backwards events_of_stream_backwards events_matching_backwards
     shards lock_shard lock_projection lock_shards remove_shards put_shards advance
     table lock_tables
     snapshot keep snapshots

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use eventstore_core::{
     Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Raw, Read, Recorded, Rows,
-    Shard, StoreError, StoredSnapshot, Table, Tables, Timestamp, Transaction, Written,
+    Shard, StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -457,6 +457,10 @@ impl EventStore for PgStore {
         let found = read::of_ids(&mut *self.connection().await?, &self.shared, &ids, &mut new).await;
         self.shared.types.learn(new);
         found
+    }
+
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(&mut *self.connection().await?, &self.shared, category, after, limit).await
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {

@@ -4,8 +4,8 @@ use std::{any::Any, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, Timestamp, Transaction,
-    Written,
+    Append, Changes, Checkpoint, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead, Timestamp,
+    Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, Postgres, pool::PoolConnection};
@@ -130,6 +130,10 @@ impl Transaction for PgTransaction {
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         read::of_command(&mut self.connection, &self.shared, command, &mut self.new_types).await
+    }
+
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(&mut self.connection, &self.shared, category, after, limit).await
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {

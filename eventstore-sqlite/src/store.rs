@@ -5,7 +5,7 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 use async_trait::async_trait;
 use eventstore_core::{
     Append, Checkpoint, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, Shard, StoreError,
-    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
+    StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -191,6 +191,10 @@ impl EventStore for SqliteStore {
 
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
         read::of_ids(&mut *self.reader().await?, &ids).await
+    }
+
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(&mut *self.reader().await?, category, after, limit).await
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {

@@ -4,8 +4,8 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Invalid, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, Timestamp,
-    Transaction, Written,
+    Append, Changes, Checkpoint, Invalid, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead,
+    Timestamp, Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
@@ -134,6 +134,10 @@ impl Transaction for SqliteTransaction {
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         read::of_command(self.connection()?, command).await
+    }
+
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(self.connection()?, category, after, limit).await
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {

@@ -8,7 +8,8 @@ use std::{
 
 use eventstore::{
     Append, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard, Store,
-    StoreError, StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
+    StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -70,12 +71,13 @@ pub async fn world() -> World {
 
 type Intruder = Box<dyn FnOnce(Store) -> BoxFuture<'static, ()> + Send>;
 
-/// A store that lets somebody else in before its first append, once; counts what is asked of its tables; and has
+/// A store that lets somebody else in before its first append, or after its first read, once; counts what is asked of its tables; and has
 /// snapshots only where the gate is open: while it has no permit they wait, once it is closed they fail.
 pub struct Between {
     inner: Arc<dyn EventStore>,
     gate: Arc<Semaphore>,
     intruder: Mutex<Option<Intruder>>,
+    after_read: Mutex<Option<Intruder>>,
     counts: Arc<Mutex<Counts>>,
 }
 
@@ -88,7 +90,8 @@ pub struct Counts {
 impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Self { inner: inner.clone(), gate, intruder: Mutex::default(), counts: Arc::default() }
+        let (intruder, after_read) = Default::default();
+        Self { inner: inner.clone(), gate, intruder, after_read, counts: Arc::default() }
     }
 
     pub fn gated(self, gate: &Arc<Semaphore>) -> Self {
@@ -103,6 +106,14 @@ impl Between {
         Self { intruder: Mutex::new(Some(intruder)), ..self }
     }
 
+    pub fn let_in_after_read<F: Future<Output = ()> + Send + 'static>(
+        self,
+        intruder: impl FnOnce(Store) -> F + Send + 'static,
+    ) -> Self {
+        let intruder: Intruder = Box::new(move |store| Box::pin(intruder(store)));
+        Self { after_read: Mutex::new(Some(intruder)), ..self }
+    }
+
     pub fn counts(&self) -> Arc<Mutex<Counts>> {
         self.counts.clone()
     }
@@ -111,7 +122,12 @@ impl Between {
 #[async_trait::async_trait]
 impl EventStore for Between {
     async fn read(&self, read: Read) -> Result<Events, StoreError> {
-        self.inner.read(read).await
+        let events = self.inner.read(read).await;
+        let intruder = self.after_read.lock().unwrap().take();
+        if let Some(intruder) = intruder {
+            intruder(self.inner.clone().into()).await;
+        }
+        events
     }
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
         let intruder = self.intruder.lock().unwrap().take();
@@ -125,6 +141,9 @@ impl EventStore for Between {
     }
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
         self.inner.recorded(ids).await
+    }
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        self.inner.streams(category, after, limit).await
     }
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
@@ -196,6 +215,9 @@ impl Transaction for Counted {
     }
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         self.inner.find(command).await
+    }
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        self.inner.streams(category, after, limit).await
     }
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
