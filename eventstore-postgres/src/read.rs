@@ -159,32 +159,38 @@ pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
     u64::try_from(position).map(Position).map_err(error::damaged)
 }
 
-/// Runs one of the statements that begin with `events`; once more if it shows a type of event that is not known here.
+/// Runs one of the statements that begin with `events`; again as long as it shows a type of event that is new here.
 async fn fetch<'q>(
     connection: &mut PgConnection,
     shared: &Shared,
     new: &mut NewTypes,
     query: impl Fn() -> Statement<'q>,
 ) -> Result<Page, StoreError> {
-    if let Some(page) = fetch_known(connection, shared, new, query()).await? {
-        return Ok(page);
+    loop {
+        let unknown = match fetch_known(connection, shared, new, query()).await? {
+            Ok(page) => return Ok(page),
+            Err(unknown) => unknown,
+        };
+        *new = sqlx::query_as(shared.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
+        // A type is there before its first event, so a list that is read later has it. The next page may show another,
+        // which was added since.
+        if new.iter().all(|(key, ..)| *key != unknown) {
+            return Err(error::damaged("it has events of a type that it does not have"));
+        }
     }
-    *new = sqlx::query_as(shared.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
-    let page = fetch_known(connection, shared, new, query()).await?;
-    page.ok_or_else(|| error::damaged("it has events of a type that it does not have"))
 }
 
-/// Takes rows in while the server sends them. None: there is an event of a type that is not known here.
+/// Takes rows in while the server sends them; or says which type of an event is not known here.
 async fn fetch_known(
     connection: &mut PgConnection,
     shared: &Shared,
     new: &NewTypes,
     query: Statement<'_>,
-) -> Result<Option<Page>, StoreError> {
+) -> Result<Result<Page, i32>, StoreError> {
     let names: HashMap<i32, Arc<str>> = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
     let mut rows = query.fetch(connection);
     let mut page = Page { head: Position(0), events: vec![] };
-    let mut unknown = false;
+    let mut unknown = None;
     while let Some(row) = rows.try_next().await.map_err(error::store)? {
         let columns = Columns(&row);
         page.head = position(columns.get(0)?)?;
@@ -193,10 +199,10 @@ async fn fetch_known(
         let key = columns.get(6)?;
         match names.get(&key).cloned().or_else(|| shared.types.name(key)) {
             Some(name) => page.events.push(event(&columns, position(place)?, name, page.events.last())?),
-            None => unknown = true,
+            None => unknown = Some(key),
         }
     }
-    Ok((!unknown).then_some(page))
+    Ok(unknown.map_or(Ok(page), Err))
 }
 
 fn event(

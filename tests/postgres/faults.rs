@@ -49,6 +49,54 @@ async fn a10_an_event_type_that_was_rolled_back_is_registered_again() -> Result<
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s1_event_types_that_appear_while_the_log_is_read_are_no_damage() -> Result<(), Any> {
+    const TYPES: u64 = 300;
+    let store = server::fresh().await;
+    let stream = StreamId::new("account", "ann");
+    // Each has its own knowledge of event types, and none has appended.
+    let mut readers = vec![];
+    for _ in 0..3 {
+        let reader = PgStore::options().schema(store.schema()).max_connections(2).connect(server::url()).await?;
+        readers.push(tokio::spawn(async move {
+            let reader = Store::from(reader);
+            loop {
+                let log: Vec<_> = reader.read().raw().try_collect().await?;
+                let names: Vec<_> = log.iter().map(|event| event.data.name.to_string()).collect();
+                assert_eq!(names, (0..log.len()).map(|n| format!("new.{n}")).collect::<Vec<_>>());
+                if log.len() as u64 == TYPES {
+                    return Ok::<_, StoreError>(());
+                }
+            }
+        }));
+    }
+    for n in 0..TYPES {
+        let events = vec![raw(&format!("new.{n}"), b"{}")];
+        let write = Write { stream: stream.clone(), expected: Expected::Any, events };
+        store.append(Append { writes: vec![write], ..Append::default() }).await?;
+    }
+    for reader in readers {
+        reader.await??;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a10_an_event_of_a_type_that_is_gone_is_damage() -> Result<(), Any> {
+    let store = server::fresh().await;
+    store.append(opened("ann")).await?;
+    let schema = store.schema();
+    let lose = format!(
+        "ALTER TABLE {schema}.event_types DISABLE TRIGGER USER;
+         DELETE FROM {schema}.event_types;"
+    );
+    sqlx::raw_sql(AssertSqlSafe(lose)).execute(&mut server::connection().await).await?;
+    let another = Store::from(PgStore::options().schema(schema).connect(server::url()).await?);
+    let read = another.read().raw().try_collect::<Vec<_>>().await;
+    assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a10_an_event_type_that_became_another_is_noticed() -> Result<(), Any> {
     let store = server::fresh().await;
