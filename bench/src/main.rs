@@ -5,11 +5,13 @@
 mod append;
 mod dcb;
 mod domain;
+mod import;
 mod measure;
 mod plain;
 mod replay;
 mod report;
 mod server;
+mod snapshot;
 mod streams;
 
 use std::path::PathBuf;
@@ -51,8 +53,12 @@ enum What {
     Execute,
     /// Loads of an aggregate.
     Load,
+    /// Aggregates with snapshots.
+    Snapshot,
     /// The whole log, decoded.
     Replay,
+    /// Events that happened elsewhere.
+    Import,
     /// Everything.
     All,
 }
@@ -79,7 +85,9 @@ async fn main() -> Outcome<()> {
             What::Dcb => dcb::run(&mut bench, url).await?,
             What::Execute => streams::run_execute(&mut bench, url).await?,
             What::Load => streams::run_load(&mut bench, url).await?,
+            What::Snapshot => snapshot::run(&mut bench, url).await?,
             What::Replay => replay::run(&mut bench, url, events).await?,
+            What::Import => import::run(&mut bench, url, events / 5).await?,
             What::All => {}
         }
         rows.extend(bench.rows);
@@ -102,7 +110,9 @@ impl What {
             Self::Dcb => "dcb",
             Self::Execute => "execute",
             Self::Load => "load",
+            Self::Snapshot => "snapshot",
             Self::Replay => "replay",
+            Self::Import => "import",
             Self::All => "all",
         }
     }
