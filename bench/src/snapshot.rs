@@ -51,11 +51,11 @@ pub async fn run(bench: &mut Bench, url: &str) -> Outcome<()> {
     let counts = store.snapshot_counts();
     assert!(counts.used > 0 && counts.ignored == 0);
 
-    // Some are due sooner, some later: of 100 commands, one is followed by a snapshot. New accounts each time, since
-    // they grow.
+    // One is due at once, the next a command later: of 100 commands, one is followed by a snapshot. New accounts each
+    // time, since they grow.
     let ours = async || {
         let ids = kept(&store, ACCOUNTS, 100).await?;
-        append(&store, &ids, 1..100).await?;
+        append(&store, &ids, (1..100).rev()).await?;
         let taken = store.snapshot_counts().taken;
         let rate = rate(Worker::new(store.clone(), &ids), seconds, execute).await?;
         store.finish_snapshots().await;
@@ -64,7 +64,7 @@ pub async fn run(bench: &mut Bench, url: &str) -> Outcome<()> {
     };
     let yardstick = async || {
         let ids = accounts::<Account>(&store, ACCOUNTS, 100).await?;
-        append(&store, &ids, 1..100).await?;
+        append(&store, &ids, (1..100).rev()).await?;
         rate(Worker::new(store.clone(), &ids), seconds, execute).await
     };
     bench.pair("command at 100 to 199 events", "commands/s", ours, yardstick).await
