@@ -1,7 +1,6 @@
 //! What is appended: an account whose events have bodies of about 200 bytes.
 
 use eventstore::prelude::*;
-use serde::{Deserialize, Serialize};
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -38,33 +37,10 @@ impl Evolve for Account {
     }
 }
 
-/// The same account, with snapshots.
-#[derive(Aggregate, Clone, Debug, Deserialize, Serialize)]
-#[aggregate(name = "account", snapshot = 100)]
-pub struct Kept {
-    pub balance: i64,
-}
-
-impl Evolve for Kept {
-    type Event = AccountEvent;
-
-    fn evolve(&mut self, event: AccountEvent) {
-        let AccountEvent::Deposited { amount, .. } = event;
-        self.balance += amount;
-    }
-}
-
 #[derive(Clone)]
 pub struct Deposit(pub i64);
 
 impl Decide<Deposit> for Account {
-    fn decide(&self, Deposit(amount): Deposit) -> Decision<Self> {
-        ensure!(amount > 0, "nothing to deposit");
-        Ok(vec![deposited(amount)])
-    }
-}
-
-impl Decide<Deposit> for Kept {
     fn decide(&self, Deposit(amount): Deposit) -> Decision<Self> {
         ensure!(amount > 0, "nothing to deposit");
         Ok(vec![deposited(amount)])

@@ -1,9 +1,18 @@
 //! Pairs of measurements, one after the other in one process: only their ratio means anything on a machine that others
 //! use too.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
+
+use crate::domain::Outcome;
 
 /// What a pair of measurements came to.
 #[derive(Serialize)]
@@ -78,6 +87,37 @@ impl Bench {
         self.rows.push(row);
         Ok(())
     }
+}
+
+/// How often a second these get something done, all at once, each one time after the other.
+pub async fn rate<W, F>(workers: Vec<W>, seconds: f64, work: fn(W) -> F) -> Outcome<f64>
+where
+    W: Send + 'static,
+    F: Future<Output = Outcome<W>> + Send + 'static,
+{
+    let over = Arc::new(AtomicBool::new(false));
+    let start = Instant::now();
+    let workers: Vec<_> = workers
+        .into_iter()
+        .map(|mut worker| {
+            let over = over.clone();
+            tokio::spawn(async move {
+                let mut done = 0_u64;
+                while !over.load(Ordering::Relaxed) {
+                    worker = work(worker).await?;
+                    done += 1;
+                }
+                Outcome::Ok(done)
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    over.store(true, Ordering::Relaxed);
+    let mut done = 0;
+    for worker in workers {
+        done += worker.await??;
+    }
+    Ok(done as f64 / start.elapsed().as_secs_f64())
 }
 
 impl std::fmt::Display for Row {

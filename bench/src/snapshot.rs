@@ -2,14 +2,37 @@
 
 use std::{iter::repeat, sync::Arc};
 
-use eventstore::{Aggregate, Expected, Id, PgStore, Store};
+use eventstore::{Expected, PgStore, prelude::*};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    append::rate,
-    domain::{Account, AccountEvent, Kept, Outcome, deposited},
-    measure::Bench,
+    domain::{Account, AccountEvent, Deposit, Outcome, deposited},
+    measure::{Bench, rate},
     streams::{Worker, accounts, execute, load},
 };
+
+/// The same account, with snapshots.
+#[derive(Aggregate, Clone, Debug, Deserialize, Serialize)]
+#[aggregate(name = "account", snapshot = 100)]
+struct Kept {
+    balance: i64,
+}
+
+impl Evolve for Kept {
+    type Event = AccountEvent;
+
+    fn evolve(&mut self, event: AccountEvent) {
+        let AccountEvent::Deposited { amount, .. } = event;
+        self.balance += amount;
+    }
+}
+
+impl Decide<Deposit> for Kept {
+    fn decide(&self, Deposit(amount): Deposit) -> Decision<Self> {
+        ensure!(amount > 0, "nothing to deposit");
+        Ok(vec![deposited(amount)])
+    }
+}
 
 /// How many there are of each kind of account.
 const ACCOUNTS: usize = 100;

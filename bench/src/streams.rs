@@ -10,9 +10,8 @@ use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    append::rate,
     domain::{Account, AccountEvent, Deposit, Outcome, body, deposited},
-    measure::Bench,
+    measure::{Bench, rate},
 };
 
 /// Accounts of so many events each.
