@@ -124,10 +124,10 @@ impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { bench, case, ours, yardstick, ratio, spread, unit } = self;
         let number = |n: f64| if n >= 1_000.0 { format!("{n:.0}") } else { format!("{n:.3}") };
-        let (ours, yardstick) = (number(*ours), number(*yardstick));
+        let (name, ours, yardstick) = (format!("{bench}: {case}"), number(*ours), number(*yardstick));
         write!(
             f,
-            "{bench:<9} {case:<36} {ours:>9} against {yardstick:>9} {unit:<10} {ratio:>6.2} × ({:.2}–{:.2})",
+            "{name:<60} {ours:>9} against {yardstick:>9} {unit:<10} {ratio:>6.2} × ({:.2}–{:.2})",
             spread.0, spread.1
         )
     }
