@@ -11,9 +11,8 @@ use eventstore::{
 use uuid::Uuid;
 
 use crate::{
-    append::rate,
     domain::{self, Outcome},
-    measure::Bench,
+    measure::{Bench, rate},
 };
 
 const DECISIONS: usize = 64;

@@ -5,11 +5,13 @@
 mod append;
 mod dcb;
 mod domain;
+mod import;
 mod measure;
 mod plain;
 mod replay;
 mod report;
 mod server;
+mod snapshot;
 mod streams;
 
 use std::path::PathBuf;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use eventstore::Durability;
 
-use crate::{domain::Outcome, measure::Bench, server::Server};
+use crate::{domain::Outcome, measure::Bench, report::Part, server::Server};
 
 /// Measures eventstore against hand-written SQL on a PostgreSQL of its own.
 #[derive(Parser)]
@@ -51,8 +53,12 @@ enum What {
     Execute,
     /// Loads of an aggregate.
     Load,
+    /// Aggregates with snapshots.
+    Snapshot,
     /// The whole log, decoded.
     Replay,
+    /// Events that happened elsewhere.
+    Import,
     /// Everything.
     All,
 }
@@ -79,13 +85,16 @@ async fn main() -> Outcome<()> {
             What::Dcb => dcb::run(&mut bench, url).await?,
             What::Execute => streams::run_execute(&mut bench, url).await?,
             What::Load => streams::run_load(&mut bench, url).await?,
+            What::Snapshot => snapshot::run(&mut bench, url).await?,
             What::Replay => replay::run(&mut bench, url, events).await?,
+            What::Import => import::run(&mut bench, url, events / 5).await?,
             What::All => {}
         }
         rows.extend(bench.rows);
     }
     if let Some(page) = &args.write {
-        report::write(page, &circumstances, &rows)?;
+        let part = Part { name: "performance", measured: "ours", yardstick: "yardstick" };
+        report::write(page, &part, &circumstances, &rows)?;
     }
     if args.json {
         for row in &rows {
@@ -102,7 +111,9 @@ impl What {
             Self::Dcb => "dcb",
             Self::Execute => "execute",
             Self::Load => "load",
+            Self::Snapshot => "snapshot",
             Self::Replay => "replay",
+            Self::Import => "import",
             Self::All => "all",
         }
     }

@@ -1,9 +1,18 @@
 //! Pairs of measurements, one after the other in one process: only their ratio means anything on a machine that others
 //! use too.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
+
+use crate::domain::Outcome;
 
 /// What a pair of measurements came to.
 #[derive(Serialize)]
@@ -80,14 +89,45 @@ impl Bench {
     }
 }
 
+/// How often a second these get something done, all at once, each one time after the other.
+pub async fn rate<W, F>(workers: Vec<W>, seconds: f64, work: fn(W) -> F) -> Outcome<f64>
+where
+    W: Send + 'static,
+    F: Future<Output = Outcome<W>> + Send + 'static,
+{
+    let over = Arc::new(AtomicBool::new(false));
+    let start = Instant::now();
+    let workers: Vec<_> = workers
+        .into_iter()
+        .map(|mut worker| {
+            let over = over.clone();
+            tokio::spawn(async move {
+                let mut done = 0_u64;
+                while !over.load(Ordering::Relaxed) {
+                    worker = work(worker).await?;
+                    done += 1;
+                }
+                Outcome::Ok(done)
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    over.store(true, Ordering::Relaxed);
+    let mut done = 0;
+    for worker in workers {
+        done += worker.await??;
+    }
+    Ok(done as f64 / start.elapsed().as_secs_f64())
+}
+
 impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { bench, case, ours, yardstick, ratio, spread, unit } = self;
         let number = |n: f64| if n >= 1_000.0 { format!("{n:.0}") } else { format!("{n:.3}") };
-        let (ours, yardstick) = (number(*ours), number(*yardstick));
+        let (name, ours, yardstick) = (format!("{bench}: {case}"), number(*ours), number(*yardstick));
         write!(
             f,
-            "{bench:<9} {case:<36} {ours:>9} against {yardstick:>9} {unit:<10} {ratio:>6.2} × ({:.2}–{:.2})",
+            "{name:<60} {ours:>9} against {yardstick:>9} {unit:<10} {ratio:>6.2} × ({:.2}–{:.2})",
             spread.0, spread.1
         )
     }

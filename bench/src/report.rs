@@ -1,4 +1,4 @@
-//! The tables and the chart of `docs/performance.md`, and where they were measured.
+//! The tables and the charts of `docs/performance.md`, and where they were measured.
 
 use std::{fmt::Write, path::Path};
 
@@ -6,8 +6,14 @@ use sqlx::{Connection, PgConnection};
 
 use crate::{domain::Outcome, measure::Row};
 
-const BEGIN: &str = "<!-- measured: begin -->";
-const END: &str = "<!-- measured: end -->";
+/// A part of the page, between marks of its name: tables, and a chart beside the page.
+pub struct Part {
+    pub name: &'static str,
+    /// The heading over what was measured.
+    pub measured: &'static str,
+    /// The heading over what it was measured against.
+    pub yardstick: &'static str,
+}
 
 /// The machine and the server, as they say themselves.
 pub async fn circumstances(url: &str) -> Outcome<String> {
@@ -23,20 +29,25 @@ pub async fn circumstances(url: &str) -> Outcome<String> {
     Ok(format!("{cores} cores {model}; PostgreSQL {version} on the same machine, by a socket, {settings}"))
 }
 
-/// Puts the tables and the chart into a page, between its marks.
-pub fn write(page: &Path, circumstances: &str, rows: &[Row]) -> Outcome<()> {
+/// Puts the tables and the chart of a part into a page.
+pub fn write(page: &Path, part: &Part, circumstances: &str, rows: &[Row]) -> Outcome<()> {
+    let Part { name, measured, yardstick } = part;
+    let (begin, end) = (format!("<!-- {name}: begin -->"), format!("<!-- {name}: end -->"));
     let text = std::fs::read_to_string(page)?;
-    let (before, rest) = text.split_once(BEGIN).ok_or("the page has no mark for the begin")?;
-    let (_, after) = rest.split_once(END).ok_or("the page has no mark for the end")?;
-    let chart = page.with_extension("svg");
+    let (before, rest) = text.split_once(&begin).ok_or("the page has no mark for the begin")?;
+    let (_, after) = rest.split_once(&end).ok_or("the page has no mark for the end")?;
+    let chart = page.with_file_name(format!("{name}.svg"));
     std::fs::write(&chart, svg(rows))?;
     let chart = chart.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut tables = format!("{BEGIN}\nMeasured on {circumstances}.\n\n![Ratios to the yardsticks]({chart})\n");
+    let mut tables = format!("{begin}\nMeasured on {circumstances}.\n\n![Ratios to the yardsticks]({chart})\n");
     let mut bench = "";
     for row in rows {
         if row.bench != bench {
             bench = row.bench;
-            write!(tables, "\n| {bench} | ours | yardstick | | ratio | spread |\n|---|---:|---:|---|---:|---|\n")?;
+            write!(
+                tables,
+                "\n| {bench} | {measured} | {yardstick} | | ratio | spread |\n|---|---:|---:|---|---:|---|\n"
+            )?;
         }
         let Row { case, ours, yardstick, unit, ratio, spread, .. } = row;
         let (ours, yardstick) = (number(*ours), number(*yardstick));
@@ -46,7 +57,7 @@ pub fn write(page: &Path, circumstances: &str, rows: &[Row]) -> Outcome<()> {
             spread.0, spread.1
         )?;
     }
-    std::fs::write(page, format!("{before}{tables}{END}{after}"))?;
+    std::fs::write(page, format!("{before}{tables}{end}{after}"))?;
     Ok(())
 }
 

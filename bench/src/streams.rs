@@ -5,21 +5,23 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use eventstore::{Event, Evolve, Expected, Id, PgStore, Store, sqlx::AssertSqlSafe};
+use eventstore::{Aggregate, Decide, Event, Evolve, Expected, Id, PgStore, Store, sqlx::AssertSqlSafe};
 use sqlx::{Connection, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    append::rate,
     domain::{Account, AccountEvent, Deposit, Outcome, body, deposited},
-    measure::Bench,
+    measure::{Bench, rate},
 };
 
 /// Accounts of so many events each.
-async fn accounts(store: &Store, accounts: usize, events: usize) -> Outcome<Arc<Vec<Id<Account>>>> {
+pub async fn accounts<A>(store: &Store, accounts: usize, events: usize) -> Outcome<Arc<Vec<Id<A>>>>
+where
+    A: Aggregate<Event = AccountEvent>,
+{
     let mut ids = vec![];
     for _ in 0..accounts {
-        let id = Id::<Account>::new();
+        let id = Id::<A>::new();
         store.append(&id, Expected::Any, (1..=events as i64).map(deposited)).await?;
         ids.push(id);
     }
@@ -27,29 +29,32 @@ async fn accounts(store: &Store, accounts: usize, events: usize) -> Outcome<Arc<
 }
 
 /// Whoever takes the next account, by the store or by hand.
-struct Worker<S> {
+pub struct Worker<S, A = Account> {
     store: S,
-    ids: Arc<Vec<Id<Account>>>,
+    ids: Arc<Vec<Id<A>>>,
     next: Arc<AtomicUsize>,
 }
 
-impl<S> Worker<S> {
-    fn new(store: S, ids: &Arc<Vec<Id<Account>>>) -> Vec<Self> {
+impl<S, A> Worker<S, A> {
+    pub fn new(store: S, ids: &Arc<Vec<Id<A>>>) -> Vec<Self> {
         vec![Self { store, ids: ids.clone(), next: Arc::default() }]
     }
 
-    fn id(&self) -> Id<Account> {
+    fn id(&self) -> Id<A> {
         self.ids[self.next.fetch_add(1, Ordering::Relaxed) % self.ids.len()].clone()
     }
 }
 
-async fn load(worker: Worker<Store>) -> Outcome<Worker<Store>> {
+pub async fn load<A: Aggregate>(worker: Worker<Store, A>) -> Outcome<Worker<Store, A>> {
     let account = worker.store.load(worker.id()).await?;
-    assert!(account.balance > 0);
+    assert!(account.version.0 > 0);
     Ok(worker)
 }
 
-async fn execute(worker: Worker<Store>) -> Outcome<Worker<Store>> {
+pub async fn execute<A>(worker: Worker<Store, A>) -> Outcome<Worker<Store, A>>
+where
+    A: Aggregate + Decide<Deposit>,
+{
     worker.store.execute(worker.id(), Deposit(5)).await?;
     Ok(worker)
 }
