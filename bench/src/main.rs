@@ -5,6 +5,7 @@
 mod append;
 mod dcb;
 mod domain;
+mod latency;
 mod measure;
 mod plain;
 mod replay;
@@ -53,6 +54,8 @@ enum What {
     Load,
     /// The whole log, decoded.
     Replay,
+    /// From an append to somebody who follows the log from another process.
+    Latency,
     /// Everything.
     All,
 }
@@ -80,6 +83,7 @@ async fn main() -> Outcome<()> {
             What::Execute => streams::run_execute(&mut bench, url).await?,
             What::Load => streams::run_load(&mut bench, url).await?,
             What::Replay => replay::run(&mut bench, url, events).await?,
+            What::Latency => latency::run(&mut bench, url).await?,
             What::All => {}
         }
         rows.extend(bench.rows);
@@ -103,6 +107,7 @@ impl What {
             Self::Execute => "execute",
             Self::Load => "load",
             Self::Replay => "replay",
+            Self::Latency => "latency",
             Self::All => "all",
         }
     }

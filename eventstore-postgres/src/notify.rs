@@ -116,7 +116,6 @@ impl Notify {
         drop(state);
         (Following { notify: &shared.notify }, watched)
     }
-
 }
 
 impl Drop for Notify {
