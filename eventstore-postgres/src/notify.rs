@@ -2,6 +2,7 @@
 //! no more: nobody believes what it says, and whoever follows looks from time to time anyway.
 
 use std::{
+    mem::replace,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
@@ -210,6 +211,8 @@ struct Watch {
     /// What this process knows of the head.
     head: watch::Receiver<Position>,
     ear: Ear,
+    /// Whether it could not listen when it last tried.
+    refused: bool,
     /// Closes when this ends, however it ends.
     _watching: watch::Sender<()>,
 }
@@ -226,7 +229,7 @@ enum Ear {
 impl Watch {
     fn new(shared: &Arc<Shared>, watching: watch::Sender<()>) -> Self {
         let ear = Ear::Deaf(shared.notify.listens.then(Instant::now));
-        Self { shared: Arc::downgrade(shared), head: shared.head.subscribe(), ear, _watching: watching }
+        Self { shared: Arc::downgrade(shared), head: shared.head.subscribe(), ear, refused: false, _watching: watching }
     }
 
     async fn run(mut self) {
@@ -294,9 +297,15 @@ impl Watch {
                 }
             }
             Ear::Tries(listening) => match select(listening, pin!(sleep(pause))).await {
-                Either::Left((Ok(listener), _)) => self.ear = Ear::Listens(listener),
+                Either::Left((Ok(listener), _)) => {
+                    self.refused = false;
+                    self.ear = Ear::Listens(listener);
+                }
                 Either::Left((Err(error), _)) => {
-                    tracing::warn!(%error, "notifications cannot be heard: what others append is looked for");
+                    // Once, not every few seconds.
+                    if !replace(&mut self.refused, true) {
+                        tracing::warn!(%error, "notifications cannot be heard: what others append is looked for");
+                    }
                     self.ear = Ear::Deaf(Some(Instant::now() + AGAIN));
                 }
                 Either::Right(_) => {}
@@ -313,14 +322,14 @@ async fn listen(options: Arc<PgConnectOptions>, channel: String) -> Result<PgLis
     let mut listener = PgListener::connect_with(&pool.connect_lazy_with((*options).clone())).await?;
     // A new one is made as this one was.
     listener.eager_reconnect(false);
-    listener.listen(&channel).await?;
     let heard = async {
+        listener.listen(&channel).await?;
         listener.execute(sqlx::raw_sql(statement(&channel, Position(0)))).await?;
         listener.try_recv().await
     };
     match timeout(PATIENCE, heard).await {
         Ok(Ok(Some(_))) => Ok(listener),
         Ok(Err(error)) => Err(error),
-        _ => Err(sqlx::Error::PoolTimedOut),
+        _ => Err(sqlx::Error::Protocol("it does not hear what it tells itself".into())),
     }
 }

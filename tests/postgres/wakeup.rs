@@ -7,6 +7,7 @@ use std::{
 
 use eventstore::{
     Append, EventStore, Expected, PgStore, Position, Store, StreamId, Write,
+    doctor::Policy,
     sqlx::{self, AssertSqlSafe, PgConnection, postgres::PgListener},
 };
 use futures::{
@@ -303,6 +304,31 @@ async fn s8_behind_a_pooler_one_looks_and_tells() -> Result<(), Any> {
 }
 
 #[tokio::test]
+async fn s8_where_the_server_refuses_to_have_it_listen_a_store_looks_and_tries_again() -> Result<(), Any> {
+    let mut two = Two::open(server::url()).await;
+    let (role, mut connection) = (format!("{}_role", two.name), server::connection().await);
+    let mut run = async |sql: String| sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await;
+    // One for the pool and one of the store's own, which are open before anybody follows.
+    run(format!("CREATE ROLE {role} LOGIN PASSWORD 'only_here' CONNECTION LIMIT 2 IN ROLE pg_read_all_data")).await?;
+    let url = server::url_as(&role, "only_here");
+    let url = format!("{url}{}application_name={role}", if url.contains('?') { '&' } else { '?' });
+    let options = PgStore::options().schema(&two.name).max_connections(CONNECTIONS).doctor(Policy::Ignore);
+    two.there = options.connect(&url).await?;
+    assert_eq!(Store::from(two.there.clone()).head().await?, Position(0));
+    let follower = Follower::of(&two.there);
+    two.noticed(20).await;
+    assert_eq!(listening(&mut server::connection().await, &role).await, None);
+    run(format!("ALTER ROLE {role} CONNECTION LIMIT 3")).await?;
+    until_listening(&role).await;
+    let took = two.noticed(20).await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    drop((follower, two));
+    until("no session", async |connection| sessions(connection, &role).await == 0).await;
+    run(format!("DROP ROLE {role}")).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn s8_a_schema_may_have_a_long_and_strange_name() -> Result<(), Any> {
     let mut connection = server::connection().await;
     let tail: String = server::schema().replace('_', "").chars().take(30).collect();
@@ -370,7 +396,7 @@ async fn o2_all_who_follow_share_a_connection_and_a_dropped_store_leaves_none() 
 }
 
 #[tokio::test]
-async fn o2_nobody_who_follows_costs_a_query_a_second_and_nobody_at_all_nothing() -> Result<(), Any> {
+async fn o2_following_costs_a_look_a_second_and_its_connection_is_closed_when_nobody_does() -> Result<(), Any> {
     // In a database of its own, whose transactions are counted.
     let database = server::schema();
     let mut connection = server::connection().await;
