@@ -6,6 +6,7 @@ mod append;
 mod dcb;
 mod domain;
 mod import;
+mod latency;
 mod measure;
 mod plain;
 mod replay;
@@ -59,6 +60,8 @@ enum What {
     Replay,
     /// Events that happened elsewhere.
     Import,
+    /// From an append to somebody who follows the log from another process.
+    Latency,
     /// Everything.
     All,
 }
@@ -88,6 +91,7 @@ async fn main() -> Outcome<()> {
             What::Snapshot => snapshot::run(&mut bench, url).await?,
             What::Replay => replay::run(&mut bench, url, events).await?,
             What::Import => import::run(&mut bench, url, events / 5).await?,
+            What::Latency => latency::run(&mut bench, url).await?,
             What::All => {}
         }
         rows.extend(bench.rows);
@@ -114,6 +118,7 @@ impl What {
             Self::Snapshot => "snapshot",
             Self::Replay => "replay",
             Self::Import => "import",
+            Self::Latency => "latency",
             Self::All => "all",
         }
     }

@@ -54,8 +54,8 @@ pub trait EventStore: Tables {
     /// The last position recorded at or before an instant.
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError>;
 
-    /// Returns when something may have been recorded after a position. A hint: it may be early, and within a second
-    /// or so it comes in any case.
+    /// Returns when something may have been recorded after a position. A hint: it may be early; of what is recorded it
+    /// comes to know within a second or so, and it returns within some seconds in any case.
     async fn appended(&self, after: Position);
 
     /// Opens a transaction, for whatever must happen together with the step of a checkpoint. One that is dropped is

@@ -23,7 +23,10 @@ pub(crate) async fn examine(store: &PgStore) -> Result<Report, StoreError> {
     let server = Server::new(&server, (before.into(), SystemTime::now().into())).map_err(error::store)?;
     server.durability(&mut report);
     server.sessions(&mut report, store.shared().pooler);
-    let pool = store.shared().pool.options().get_max_connections() as usize + store.shared().lines.limit();
+    let shared = store.shared();
+    let pool = shared.pool.options().get_max_connections() as usize
+        + shared.lines.limit()
+        + usize::from(shared.notify.listens());
     server.connections(&mut report, pool, store.shared().pooler);
     server.upkeep(&mut report);
 

@@ -19,6 +19,7 @@ mod error;
 mod lean;
 mod lines;
 mod migrate;
+mod notify;
 mod read;
 mod session;
 mod shared;

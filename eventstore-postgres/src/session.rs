@@ -1,13 +1,16 @@
 //! Sessions: straight to the server, or through a pooler that gives each transaction another one.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use eventstore_core::StoreError;
 use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Row, pool::PoolConnection, postgres::PgConnectOptions};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::{error, transaction::PgTransaction};
+use crate::{error, shared::Shared, transaction::PgTransaction};
 
 /// What stands between the store and its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,15 @@ impl Pooler {
 pub(crate) enum Session {
     Plain(PoolConnection<Postgres>),
     Held(Option<PgTransaction>),
+}
+
+impl Session {
+    pub(crate) async fn free(shared: &Arc<Shared>) -> Result<Self, StoreError> {
+        if shared.pooler == Pooler::Forgetful {
+            return Ok(Self::Held(Some(PgTransaction::begin(shared).await?)));
+        }
+        shared.pool.acquire().await.map(Self::Plain).map_err(error::store)
+    }
 }
 
 const HELD: &str = "there until it is dropped";

@@ -29,6 +29,7 @@ use crate::{
     doctor, error, lean,
     lines::{Line, Lines},
     migrate::{self, Migrations},
+    notify::Notify,
     read,
     session::{Pooler, Session},
     shared::Shared,
@@ -45,6 +46,8 @@ const PAGE: usize = 1_000;
 const ASSUMED_ALIVE: Duration = Duration::from_secs(5);
 /// How often an append is sent again after its connection broke, with the same ids, before the outcome is unknown.
 const RESENT: u32 = 3;
+/// How long somebody waits for news before it is told to look for itself.
+const AT_LATEST: Duration = Duration::from_secs(5);
 
 /// A log in PostgreSQL, shared by its clones.
 #[derive(Clone)]
@@ -172,17 +175,19 @@ impl PgOptions {
         let sql = self.sql()?;
         let options = PgConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
         let (pooler, options) = Pooler::find(options).await?;
+        // Behind a pooler the session that listens is not the one that hears.
+        let listens = pooler == Pooler::None && self.max_connections >= 3;
         // Loads and appends have connections of their own, if there are enough; not where each is in a transaction.
-        let own = match self.max_connections {
+        let own = match self.max_connections - u32::from(listens) {
             _ if pooler == Pooler::Forgetful => 0,
-            0..=3 => self.max_connections / 2,
+            connections @ 0..=3 => connections / 2,
             _ => 3,
         };
         // While the server flushes one batch, it may read the next.
         let calls = if own < 3 { 1 } else { 2 };
         let types = Arc::new(EventTypes::default());
         let pool = PgPoolOptions::new()
-            .max_connections((self.max_connections - own).max(1))
+            .max_connections((self.max_connections - own - u32::from(listens)).max(1))
             .acquire_timeout(Duration::from_secs(10))
             // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
             // still lives; one that breaks in use is noticed then.
@@ -199,7 +204,8 @@ impl PgOptions {
             })
             .connect_lazy_with(options);
         let (lines, writer) = (Lines::new(own as usize), Writer::new(self.queue, self.durability, calls));
-        Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql, types, lines, writer)) })
+        let notify = Notify::new(sql.schema(), listens);
+        Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql, types, lines, writer, notify)) })
     }
 }
 
@@ -298,10 +304,7 @@ impl PgStore {
 
     /// A connection for single statements. Behind a pooler that forgets them, what they write is rolled back.
     pub(crate) async fn connection(&self) -> Result<Session, StoreError> {
-        if self.shared.pooler == Pooler::Forgetful {
-            return Ok(Session::Held(Some(PgTransaction::begin(&self.shared).await?)));
-        }
-        self.shared.pool.acquire().await.map(Session::Plain).map_err(error::store)
+        Session::free(&self.shared).await
     }
 
     async fn page(&self, read: &Read) -> Result<Page, StoreError> {
@@ -353,20 +356,6 @@ impl PgStore {
         lean::flush(transaction.connection(), &self.shared).await.map_err(error::store)?;
         transaction.commit().await.map_err(|error| StoreError::Unknown(error.into()))
     }
-
-    /// Waits until another process has recorded something.
-    async fn recorded_elsewhere(&self, after: Position) {
-        let mut pause = Duration::from_millis(5);
-        loop {
-            sleep(pause).await;
-            let Ok(mut connection) = self.connection().await else { continue };
-            let head = sqlx::query_scalar(self.shared.sql.head()).fetch_one(&mut *connection).await;
-            if head.is_ok_and(|head: i64| head > read::signed(after.0)) {
-                return;
-            }
-            pause = (pause * 2).min(Duration::from_millis(250));
-        }
-    }
 }
 
 impl fmt::Debug for PgStore {
@@ -397,10 +386,7 @@ impl EventStore for PgStore {
         let mut lost: Option<BoxError> = None;
         if append.types.is_some() && !self.shared.odd_sessions.load(Ordering::Relaxed) {
             match Writer::append(&self.shared, &append).await {
-                Reply::Recorded(written) => {
-                    self.shared.recorded(written.last);
-                    return Ok(written);
-                }
+                Reply::Recorded(written) => return Ok(written),
                 Reply::Refused(error) => return Err(error),
                 Reply::NotRecorded => {}
                 Reply::Lost => lost = Some("the connection broke".into()),
@@ -469,9 +455,13 @@ impl EventStore for PgStore {
 
     async fn appended(&self, after: Position) {
         let mut head = self.shared.head.subscribe();
-        let here = pin!(head.wait_for(|head| *head > after));
-        let there = pin!(self.recorded_elsewhere(after));
-        let _ = timeout(Duration::from_secs(1), select(here, there)).await;
+        if *head.borrow() > after {
+            return;
+        }
+        let (_following, mut watched) = Notify::follow(&self.shared);
+        let appended = pin!(head.wait_for(|head| *head > after));
+        let unwatched = pin!(watched.changed());
+        let _ = timeout(AT_LATEST, select(appended, unwatched)).await;
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {

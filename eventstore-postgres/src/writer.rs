@@ -105,6 +105,7 @@ impl Writer {
         match shared.writer.admit(shared, append) {
             Ok(Admitted::AtOnce(turn)) => {
                 let mut replies = turn.call(std::slice::from_ref(append)).await;
+                recorded(shared, &replies);
                 replies.pop().unwrap_or(Reply::NotRecorded)
             }
             // Nobody answers if the runtime of the batch ended in the middle of it.
@@ -163,8 +164,12 @@ impl Turn {
             }
             let (appends, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.append, one.reply)).unzip();
             let replies = self.call(&appends).await;
+            let pipelined = appends.len() > 1 && self.shared.writer.is_pipelined();
+            if !pipelined {
+                recorded(&self.shared, &replies);
+            }
             let replies = callers.into_iter().zip(replies);
-            if appends.len() > 1 && self.shared.writer.is_pipelined() {
+            if pipelined {
                 self.flush(replies);
             } else {
                 tell(replies);
@@ -272,6 +277,7 @@ impl Flush {
                 Err(error) => Err(error),
             };
             if flushed.is_ok() {
+                recorded(&self.shared, waiting.iter().map(|(_, reply)| reply));
                 tell(waiting);
             } else {
                 tell(waiting.into_iter().map(|(caller, _)| (caller, Reply::Lost)));
@@ -291,6 +297,17 @@ impl Drop for Flush {
         let lost = take(&mut state.unflushed);
         drop(state);
         drop(lost);
+    }
+}
+
+/// Takes note of what was recorded, whether or not its callers are still there.
+fn recorded<'a>(shared: &Arc<Shared>, replies: impl IntoIterator<Item = &'a Reply>) {
+    let last = replies.into_iter().filter_map(|reply| match reply {
+        Reply::Recorded(written) => Some(written.last),
+        _ => None,
+    });
+    if let Some(last) = last.max() {
+        shared.recorded(last);
     }
 }
 

@@ -15,6 +15,7 @@ mod pooler;
 mod roles;
 mod server;
 mod sessions;
+mod wakeup;
 
 use std::sync::Arc;
 

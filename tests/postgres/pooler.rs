@@ -25,7 +25,7 @@ use crate::{
 type Any = Box<dyn std::error::Error>;
 
 /// A PgBouncer before the server of the tests, on a socket in a folder of its own, until it is dropped.
-struct Bouncer {
+pub struct Bouncer {
     process: Child,
     folder: TempDir,
 }
@@ -63,11 +63,11 @@ impl Bouncer {
     }
 
     /// As Debian's is configured, but for the mode, and for few sessions: so that they must be shared.
-    fn transactions() -> Self {
+    pub fn transactions() -> Self {
         Self::start("pool_mode = transaction\ndefault_pool_size = 4")
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("postgres://somebody@localhost/pooled?host={}&port=6432", self.folder.path().display())
     }
 

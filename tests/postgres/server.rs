@@ -33,6 +33,14 @@ pub fn url_as(role: &str, password: &str) -> String {
     format!("{scheme}://{role}:{password}@{host}{}", &rest[end..])
 }
 
+/// The same, for another database.
+pub fn url_of(database: &str) -> String {
+    let (scheme, rest) = url().split_once("://").expect("a URL");
+    let (server, parameters) = rest.split_once('?').map_or((rest, String::new()), |(s, p)| (s, format!("?{p}")));
+    let host = server.split_once('/').map_or(server, |(host, _)| host);
+    format!("{scheme}://{host}/{database}{parameters}")
+}
+
 /// A program of PostgreSQL's: in the path, or where `scripts/postgres` finds them.
 pub fn program(name: &str) -> PathBuf {
     if Command::new(name).arg("--version").output().is_ok() {

@@ -107,7 +107,7 @@ async fn o2_one_connection_is_enough() -> Result<(), Any> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o2_no_more_connections_than_were_allowed() -> Result<(), Any> {
-    for allowed in [1, 2, 3, 4, 6] {
+    for allowed in [1, 2, 3, 4, 5, 6] {
         let name = server::schema();
         let url = server::url_with(&format!("application_name={name}"));
         let options = PgStore::options().schema(name.clone()).durability(Durability::Pipelined);
@@ -125,6 +125,19 @@ async fn o2_no_more_connections_than_were_allowed() -> Result<(), Any> {
                 most
             }
         });
+        // Two who follow, while others load and append.
+        let followers: Vec<_> = (0..2)
+            .map(|_| {
+                let (store, over) = (store.clone(), over.clone());
+                tokio::spawn(async move {
+                    let mut head = Position(0);
+                    while !over.load(Ordering::SeqCst) {
+                        store.as_ref().appended(head).await;
+                        head = store.head().await.unwrap();
+                    }
+                })
+            })
+            .collect();
         let work = (0..24).map(|n| {
             let store = store.clone();
             tokio::spawn(async move {
@@ -138,6 +151,8 @@ async fn o2_no_more_connections_than_were_allowed() -> Result<(), Any> {
         });
         join_all(work).await.into_iter().for_each(|one| one.unwrap());
         over.store(true, Ordering::SeqCst);
+        store.append(Id::<Account>::from("last"), Expected::Any, [AccountEvent::Closed]).await?;
+        join_all(followers).await.into_iter().for_each(|one| one.unwrap());
         let most = counter.await?;
         assert!((1..=i64::from(allowed)).contains(&most), "{most} of {allowed}");
     }
