@@ -251,7 +251,9 @@ impl<S: Decider> Fold<S> {
         Self::fold(store, boundary, until, read).await
     }
 
-    async fn fold(store: &Store, boundary: &Boundary, until: Until, read: Read) -> Result<Self, StoreError> {
+    async fn fold(store: &Store, boundary: &Boundary, until: Until, mut read: Read) -> Result<Self, StoreError> {
+        // A snapshot says where its last event is.
+        read.bare = boundary.one_stream().is_some() && S::KEPT.is_none() && until.occurred_by.is_none();
         let Events { head, events } = store.inner().read(read).await?;
         let mut fold = Self::blank(boundary);
         fold.loaded.position = head;

@@ -45,7 +45,7 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 }
 
 statements! {
-    append append_one append_batch flush types type_keys head events events_of_stream events_matching events_of_command
+    append append_one append_batch flush types type_keys head events events_bare events_of_stream events_of_types events_matching events_of_command
     events_of_ids position_at events_backwards events_of_stream_backwards events_matching_backwards
     checkpoint lock_checkpoint add_checkpoint advance
     table lock_tables
