@@ -1,19 +1,20 @@
 //! Event sourcing and CQRS.
 
 pub use eventstore_core::{
-    Aggregate, Append, AppendEvents, AppendTo, Appended, Batch, Boundary, BoxError, Changes, Column, CommandError,
-    Condition, Conflict, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve, Execute,
-    Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded, MemoryStore,
-    Metadata, Moment, NewEvent, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded,
-    Refusal, Replay, Row, RowFold, Rows, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store,
-    StoreError, StoredSnapshot, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Transaction,
-    Tx, Upcast, VerifiedSnapshots, Version, Write, Written, doctor, ensure, event_id, every, limits, testing,
+    Aggregate, Append, AppendEvents, AppendTo, Appended, Boundary, BoxError, Changes, Checkpoint, Column, CommandError,
+    Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve,
+    Execute, Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded,
+    MemoryStore, Metadata, Moment, NewEvent, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel,
+    ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, SLOTS, Shard, Snapshot, SnapshotCounts,
+    SnapshotDifference, SnapshotPolicy, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Tag,
+    Tagged, Target, Timestamp, TimestampError, Transaction, Tx, Upcast, VerifiedSnapshots, Version, Write, Written,
+    doctor, ensure, event_id, every, limits, slot, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
-pub use eventstore_projections::{Projection, Runner, Running, Status};
+pub use eventstore_projections::{DeadLetters, Projection, Projections, Runner, Running, State, Status};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;

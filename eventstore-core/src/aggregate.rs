@@ -4,8 +4,8 @@ use std::{error::Error, sync::Arc};
 
 use crate::{
     error::StoreError,
-    event::{Event, Raw, Recorded, Tag, Tagged},
-    snapshot::Snapshot,
+    event::{Event, EventError, Raw, Recorded, Tag, Tagged},
+    snapshot::{Policy, Snapshot},
     stream::{Id, StreamId},
 };
 
@@ -134,12 +134,20 @@ pub trait Decider: Send + Sync + Sized + 'static {
     #[doc(hidden)]
     const ONE_STREAM: bool;
 
-    /// Its snapshots. A tuple has none.
-    #[doc(hidden)]
-    const KEPT: Option<Snapshot<Self>> = None;
-
     #[doc(hidden)]
     fn blank(keys: &[Arc<str>]) -> Self;
+
+    /// Whether one of its parts has snapshots, and which.
+    #[doc(hidden)]
+    fn snapshots(part: usize) -> Option<Policy>;
+
+    /// Writes one of its parts as its snapshots are written.
+    #[doc(hidden)]
+    fn save(&self, part: usize) -> Option<Result<Vec<u8>, EventError>>;
+
+    /// Puts what was written in the place of one of its parts.
+    #[doc(hidden)]
+    fn open(&mut self, part: usize, saved: &[u8]) -> Option<Result<(), EventError>>;
 
     /// Takes an event into one of its parts.
     #[doc(hidden)]
@@ -150,15 +158,34 @@ fn evolve<A: Evolve>(state: &mut A, event: &Recorded<Raw>) -> Result<(), StoreEr
     event.decode_each(|data| state.evolve(data)).map_err(|source| StoreError::unreadable(event, source))
 }
 
+fn save<A: Aggregate>(state: &A) -> Option<Result<Vec<u8>, EventError>> {
+    A::SNAPSHOT.map(|snapshot| (snapshot.save)(state))
+}
+
+fn open<A: Aggregate>(state: &mut A, saved: &[u8]) -> Option<Result<(), EventError>> {
+    A::SNAPSHOT.map(|snapshot| (snapshot.load)(saved).map(|saved| *state = saved))
+}
+
 impl<A: Aggregate> Decider for A {
     type Event = <A as Evolve>::Event;
     type Error = <A as Aggregate>::Error;
 
     const ONE_STREAM: bool = !A::BY_TAG;
-    const KEPT: Option<Snapshot<Self>> = A::SNAPSHOT;
 
     fn blank(keys: &[Arc<str>]) -> Self {
         Aggregate::blank(&Id::from_key(keys[0].clone()))
+    }
+
+    fn snapshots(_: usize) -> Option<Policy> {
+        A::SNAPSHOT.map(Policy::from)
+    }
+
+    fn save(&self, _: usize) -> Option<Result<Vec<u8>, EventError>> {
+        save(self)
+    }
+
+    fn open(&mut self, _: usize, saved: &[u8]) -> Option<Result<(), EventError>> {
+        open(self, saved)
     }
 
     fn take_in(&mut self, _: usize, event: &Recorded<Raw>) -> Result<(), StoreError> {
@@ -176,6 +203,27 @@ macro_rules! decider {
 
             fn blank(keys: &[Arc<str>]) -> Self {
                 ($($A::blank(&Id::from_key(keys[$n].clone())),)+)
+            }
+
+            fn snapshots(part: usize) -> Option<Policy> {
+                match part {
+                    $($n => $A::SNAPSHOT.map(Policy::from),)+
+                    _ => None,
+                }
+            }
+
+            fn save(&self, part: usize) -> Option<Result<Vec<u8>, EventError>> {
+                match part {
+                    $($n => save(&self.$n),)+
+                    _ => None,
+                }
+            }
+
+            fn open(&mut self, part: usize, saved: &[u8]) -> Option<Result<(), EventError>> {
+                match part {
+                    $($n => open(&mut self.$n, saved),)+
+                    _ => None,
+                }
             }
 
             fn take_in(&mut self, part: usize, event: &Recorded<Raw>) -> Result<(), StoreError> {

@@ -123,7 +123,10 @@ impl AppendEvents {
             append.writes.push(Write { stream, expected, events: events.collect() });
         }
         let count = append.events().count();
-        let written = self.store.inner().append(append).await?;
+        let written = match self.store.inner().append(append).await {
+            Err(StoreError::Conflict(conflict)) => return Err(self.store.explained(conflict).await.into()),
+            written => written?,
+        };
         // A store answers also for the first events of a longer append; what was appended then was something else.
         if written.replayed && self.store.inner().find(metadata.command_id).await?.len() != count {
             let (event, command) = (event_id(metadata.command_id, 0), metadata.command_id);

@@ -26,9 +26,9 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
-    Append, Changes, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind, Metadata,
-    NewEvent, Position, Query, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, StreamId, Table, Tag, Timestamp,
-    Version, Write, Written, event_id, limits,
+    Append, Changes, Checkpoint, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind,
+    Metadata, NewEvent, Position, Query, Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot,
+    StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written, event_id, limits,
 };
 
 /// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
@@ -43,6 +43,7 @@ macro_rules! conformance {
             a4_a_conflict_names_stream_expected_and_actual_and_writes_nothing
             a4_every_expectation_is_checked
             a4_a_stream_that_must_be_unchanged_is_checked
+            a4_a_conflict_names_the_events_in_between
             a5_a_retry_with_the_same_ids_gives_the_first_result
             a5_the_same_append_at_once_is_recorded_once
             a5_an_id_with_other_data_is_a_duplicate
@@ -63,6 +64,7 @@ macro_rules! conformance {
             s1_an_open_append_is_never_skipped
             s2_a_rolled_back_append_leaves_no_hole
             s5_a_checkpoint_never_goes_back
+            p6_shards_are_split_joined_and_moved_one_by_one
             t1_an_instant_is_a_prefix_of_the_log
             c1_a_command_is_found_again
             n1_a_snapshot_is_read_as_it_was_kept
@@ -77,6 +79,8 @@ macro_rules! conformance {
             a_long_read_comes_in_pages_and_stops_at_its_limit
             a_stream_is_read_after_a_version
             a_log_is_read_backwards
+            the_streams_of_a_category_come_in_the_order_of_their_keys
+            streams_are_listed_page_by_page_each_once
             s10_whoever_reads_slowly_keeps_nobody_waiting
             an_append_wakes_those_who_wait
             rows_are_what_was_written
@@ -275,6 +279,48 @@ pub async fn a4_a_stream_that_must_be_unchanged_is_checked(store: Fresh) {
     assert_eq!(whole(&store).await.len(), 3);
 }
 
+pub async fn a4_a_conflict_names_the_events_in_between(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    for n in 1..=25 {
+        store.append(and(any(&a, [event(&format!("a{n}"))]), any(&b, [event("other")]))).await.unwrap();
+    }
+    let names = |range: std::ops::RangeInclusive<u64>| range.map(|n| format!("a{n}")).collect::<Vec<_>>();
+    let outer = Store::from(store.clone());
+    let explained = async |append| outer.explained(conflict(store.append(append).await)).await;
+    let after = |version| Expected::Version(Version(version));
+    for (expected, between) in
+        [(after(24), names(25..=25)), (after(22), names(23..=25)), (after(5), names(6..=25)), (after(0), names(6..=25))]
+    {
+        let failed = explained(to(&a, expected, [event("late")])).await;
+        assert_eq!(failed.between.iter().map(|name| &**name).collect::<Vec<_>>(), between, "{expected}");
+    }
+    for (stream, expected) in [(&a, after(26)), (&stream("none"), after(1)), (&stream("none"), Expected::Exists)] {
+        let failed = explained(to(stream, expected, [event("late")])).await;
+        assert!(failed.between.is_empty(), "{failed}");
+    }
+    let unchanged = Append { unchanged: vec![(a.clone(), Version(23))], ..any(&b, [event("late")]) };
+    let failed = explained(unchanged).await;
+    assert_eq!(failed.to_string(), "stream thing-a is at version 25; expected: version 23; in between: `a24`, `a25`");
+    let condition = Some(Condition { query: Query::names(&["a7", "a9"]), after: Position(14) });
+    let failed = explained(Append { condition, ..any(&b, [event("late")]) }).await;
+    assert_eq!(failed.to_string(), "stream thing-a is at version 9; expected: version 8; in between: `a9`");
+    let failed = explained(to(&a, after(4), [event("late")])).await;
+    assert!(failed.to_string().contains("; in between: …, `a6`, `a7`, "), "{failed}");
+
+    // The stream moves on before they are read.
+    let failed = conflict(store.append(to(&a, after(24), [event("late")])).await);
+    store.append(any(&a, [event("a26")])).await.unwrap();
+    assert_eq!(outer.explained(failed).await.between, ["a25".into()]);
+
+    // In a transaction: what it has appended itself, too.
+    let tx = outer.begin().await.unwrap();
+    tx.as_ref().append(any(&a, [event("a27")])).await.unwrap();
+    let failed = conflict(tx.as_ref().append(to(&a, after(25), [event("late")])).await);
+    assert_eq!(tx.explained(failed).await.between, ["a26".into(), "a27".into()]);
+    tx.commit().await.unwrap();
+    assert_eq!(read(&store, Read { query: Query::of(&a), ..Read::default() }).await.len(), 27);
+}
+
 pub async fn a5_a_retry_with_the_same_ids_gives_the_first_result(store: Fresh) {
     let (a, b) = (stream("a"), stream("b"));
     let append = and(to(&a, Expected::Version(Version(0)), [event("a1"), event("a2")]), any(&b, [event("b1")]));
@@ -379,12 +425,12 @@ pub async fn a8_a_dropped_transaction_leaves_nothing(store: Fresh) {
     store.create(&TABLE).await.unwrap();
     for _ in 0..3 {
         let mut transaction = store.begin().await.unwrap();
-        transaction.lock("p").await.unwrap();
+        let (shard, _) = lock(&mut *transaction, "p").await;
         transaction.append(any(&stream("a"), [event("gone")])).await.unwrap();
         let row = to_raw_value(&json!({ "text": "gone" })).unwrap();
         let changes = Changes { table: TABLE, upserts: vec![("k".into(), row)], deletes: vec![] };
         transaction.write(changes).await.unwrap();
-        transaction.advance("p", Position(1)).await.unwrap();
+        transaction.advance(&shard, Position(1), None).await.unwrap();
         drop(transaction);
     }
     let sure = timeout(Duration::from_secs(10), store.append(any(&stream("a"), [event("sure")]))).await;
@@ -743,10 +789,21 @@ pub async fn s2_a_rolled_back_append_leaves_no_hole(store: Fresh) {
     assert_eq!(whole(&store).await.len(), 3);
 }
 
+/// Locks all of a projection, which it makes if it is not there.
+async fn lock(transaction: &mut dyn Transaction, projection: &str) -> (Shard, Position) {
+    if transaction.lock_projection(projection).await.unwrap().is_empty() {
+        let new = vec![(Shard::whole(projection), Checkpoint::default())];
+        transaction.put_shards(projection, new).await.unwrap();
+    }
+    let shard = Shard::whole(projection);
+    let at = transaction.lock(&shard).await.unwrap().expect("it is there");
+    (shard, at.position)
+}
+
 async fn step(store: &Fresh, projection: &str, to: u64) -> Position {
     let mut transaction = store.begin().await.unwrap();
-    let at = transaction.lock(projection).await.unwrap();
-    transaction.advance(projection, Position(to)).await.unwrap();
+    let (shard, at) = lock(&mut *transaction, projection).await;
+    transaction.advance(&shard, Position(to), Some(Uuid::from_u128(to.into()))).await.unwrap();
     transaction.commit().await.unwrap();
     at
 }
@@ -758,12 +815,48 @@ pub async fn s5_a_checkpoint_never_goes_back(store: Fresh) {
     assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(7));
     assert_eq!(store.checkpoint("p@2").await.unwrap(), Position(0));
     let mut transaction = store.begin().await.unwrap();
-    transaction.lock("p@1").await.unwrap();
-    transaction.advance("p@1", Position(9)).await.unwrap();
-    transaction.advance("p@1", Position(8)).await.unwrap();
-    assert_eq!(transaction.lock("p@1").await.unwrap(), Position(9), "it sees what it has written");
+    let (shard, _) = lock(&mut *transaction, "p@1").await;
+    let [nine, eight] = [9, 8].map(|n| (Position(n), Some(Uuid::from_u128(n.into()))));
+    transaction.advance(&shard, nine.0, nine.1).await.unwrap();
+    transaction.advance(&shard, eight.0, eight.1).await.unwrap();
+    assert_eq!(lock(&mut *transaction, "p@1").await.1, Position(9), "it sees what it has written");
     transaction.commit().await.unwrap();
-    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(9));
+    let at = Checkpoint { position: nine.0, event: nine.1, epoch: 0, owner: None };
+    assert_eq!(store.shards(Some("p@1")).await.unwrap(), [(shard, at)]);
+}
+
+pub async fn p6_shards_are_split_joined_and_moved_one_by_one(store: Fresh) {
+    let owner = Some(Uuid::from_u128(1));
+    let at = |position, epoch, owner| Checkpoint { position: Position(position), event: None, epoch, owner };
+    let put = async |projection: &str, shards: Vec<(Shard, Checkpoint)>| {
+        let mut transaction = store.begin().await.unwrap();
+        let before = transaction.lock_projection(projection).await.unwrap();
+        transaction.put_shards(projection, shards.clone()).await.unwrap();
+        assert_eq!(transaction.lock_projection(projection).await.unwrap(), shards, "it sees what it has written");
+        transaction.commit().await.unwrap();
+        before
+    };
+    let whole = vec![(Shard::whole("p@1"), at(5, 1, owner))];
+    assert_eq!(put("p@1", whole.clone()).await, []);
+    let other = vec![(Shard::whole("a@1"), at(3, 0, None))];
+    put("a@1", other.clone()).await;
+    let [low, high] = &Shard::parts("p@1", 2)[..] else { panic!("two") };
+    let halves = vec![(low.clone(), at(5, 2, owner)), (high.clone(), at(5, 2, None))];
+    assert_eq!(put("p@1", halves).await, whole);
+
+    let mut transaction = store.begin().await.unwrap();
+    assert_eq!(transaction.lock(&Shard::whole("p@1")).await.unwrap(), None, "it was split");
+    assert_eq!(transaction.lock(high).await.unwrap(), Some(at(5, 2, None)));
+    transaction.advance(high, Position(8), None).await.unwrap();
+    transaction.advance(&Shard::whole("p@1"), Position(99), None).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(5), "all of it has come as far as its last shard");
+    let halves = vec![(low.clone(), at(5, 2, owner)), (high.clone(), at(8, 2, None))];
+    assert_eq!(store.shards(Some("p@1")).await.unwrap(), halves);
+    assert_eq!(store.shards(None).await.unwrap(), [other, halves].concat());
+    put("p@1", whole.clone()).await;
+    assert_eq!(store.shards(Some("p@1")).await.unwrap(), whole);
+    assert_eq!(store.shards(Some("p")).await.unwrap(), []);
 }
 
 pub async fn t1_an_instant_is_a_prefix_of_the_log(store: Fresh) {
@@ -828,7 +921,6 @@ async fn write(store: &Fresh, rows: &[(&str, serde_json::Value)], deletes: &[&st
     let upserts = rows.iter().map(|(key, row)| ((*key).to_owned(), to_raw_value(row).unwrap())).collect();
     let deletes = deletes.iter().map(|key| (*key).to_owned()).collect();
     let mut transaction = store.begin().await.unwrap();
-    transaction.lock("p").await.unwrap();
     transaction.write(Changes { table: TABLE, upserts, deletes }).await.unwrap();
     transaction.commit().await.unwrap();
 }
@@ -948,11 +1040,12 @@ pub async fn p1_rows_checkpoint_and_events_commit_together(store: Fresh) {
     store.create(&TABLE).await.unwrap();
     let keys = || Rows::Keys { table: TABLE, keys: vec!["k".into()] };
     let mut transaction = store.begin().await.unwrap();
-    assert_eq!(transaction.lock("p").await.unwrap(), Position(0));
+    let (shard, at) = lock(&mut *transaction, "p").await;
+    assert_eq!(at, Position(0));
     let written = transaction.append(any(&stream("a"), [event("x")])).await.unwrap();
     let upserts = vec![("k".into(), to_raw_value(&json!({ "text": "x" })).unwrap())];
     transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await.unwrap();
-    transaction.advance("p", written.last).await.unwrap();
+    transaction.advance(&shard, written.last, None).await.unwrap();
     assert_eq!(transaction.rows(keys()).await.unwrap().len(), 1, "it sees what it has written");
     assert_eq!(whole(&store).await.len(), 0);
     assert_eq!(store.checkpoint("p").await.unwrap(), Position(0));
@@ -969,9 +1062,9 @@ pub async fn p1_one_at_a_time_moves_a_checkpoint(store: Fresh) {
         tokio::spawn(async move {
             for _ in 0..10 {
                 let mut transaction = store.begin().await.unwrap();
-                let at = transaction.lock("p").await.unwrap();
+                let (shard, at) = lock(&mut *transaction, "p").await;
                 tokio::task::yield_now().await;
-                transaction.advance("p", Position(at.0 + 1)).await.unwrap();
+                transaction.advance(&shard, Position(at.0 + 1), None).await.unwrap();
                 transaction.commit().await.unwrap();
             }
         })
@@ -1154,6 +1247,69 @@ pub async fn a_log_is_read_backwards(store: Fresh) {
     let Events { head, events } = store.read(all).await.unwrap();
     store.append(any(&stream("late"), [event("late")])).await.unwrap();
     assert_eq!((head, events.count().await), (Position(21_000), 21_000));
+}
+
+pub async fn the_streams_of_a_category_come_in_the_order_of_their_keys(store: Fresh) {
+    let keys = ["a", "B", "a-b", "a.b", "a/", "10", "9", "-", "é", "e\u{301}", "ｚ", "😀", "z"];
+    for key in keys {
+        let [near, far] = ["thin", "thing.x"].map(|category| StreamId::new(category, key));
+        let append = and(any(&near, [event("near")]), any(&stream(key), [event("one"), event("two")]));
+        store.append(and(append, any(&far, [event("far")]))).await.unwrap();
+    }
+    store.append(any(&stream("a"), [event("three")])).await.unwrap();
+    let mut sorted = keys;
+    sorted.sort_unstable();
+    let listed = async |category: &str| -> Vec<StreamHead> {
+        Store::from(store.clone()).streams(category).try_collect().await.unwrap()
+    };
+    let heads = listed("thing").await;
+    assert_eq!(heads.iter().map(|head| head.stream.key()).collect::<Vec<_>>(), sorted);
+    for StreamHead { stream, version, position } in &heads {
+        let last = read(&store, Read { query: Query::of(stream), backwards: true, limit: Some(1), ..Read::default() });
+        let last = last.await.pop().unwrap();
+        assert_eq!((&last.stream, last.version, last.position), (stream, *version, *position));
+    }
+    assert_eq!(listed("thing.x").await.len(), keys.len());
+    assert_eq!(listed("thing.").await, []);
+    assert_eq!(listed("nobody").await, []);
+    for bad in ["", "thing-a", "Thing", "%", "a\0", &"x".repeat(limits::NAME_BYTES + 1)] {
+        let refused = Store::from(store.clone()).streams(bad).try_next().await;
+        assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Name { .. }))), "{bad}: {refused:?}");
+    }
+
+    // A transaction lists what it has appended, and nobody else does until it is committed.
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(and(any(&stream("!"), [event("first")]), any(&stream("z"), [event("third")]))).await.unwrap();
+    let within = transaction.streams("thing", "", 2).await.unwrap();
+    let first = StreamHead { stream: stream("!"), version: Version(1), position: Position(54) };
+    assert_eq!((&within[0], within[1].stream.key()), (&first, "-"));
+    let within = transaction.streams("thing", "a/", 2).await.unwrap();
+    assert_eq!((within[1].stream.key(), within[1].version), ("z", Version(3)));
+    assert_eq!(listed("thing").await, heads);
+    transaction.rollback().await.unwrap();
+    assert_eq!(listed("thing").await, heads);
+}
+
+pub async fn streams_are_listed_page_by_page_each_once(store: Fresh) {
+    let all: Vec<_> = (0..2_001).map(|n| stream(&format!("{n:04}"))).collect();
+    let append = all.iter().map(|stream| any(stream, [event("one")])).reduce(and).unwrap();
+    store.append(append).await.unwrap();
+    for n in [999, 1_000, 2_000] {
+        store.append(any(&all[n], (0..n).map(|_| event("more")))).await.unwrap();
+    }
+    let listed: Vec<_> = Store::from(store.clone()).streams("thing").try_collect().await.unwrap();
+    assert_eq!(listed.iter().map(|head| &head.stream).collect::<Vec<_>>(), all.iter().collect::<Vec<_>>());
+    assert_eq!([998, 999, 1_000, 2_000].map(|n| listed[n].version.0), [1, 1_000, 1_001, 2_001]);
+    let page = async |after: &str, limit| {
+        let page = store.streams("thing", after, limit).await.unwrap();
+        page.iter().map(|head| head.stream.key().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(page("", 2).await, ["0000", "0001"]);
+    assert_eq!(page("0001", 1).await, ["0002"]);
+    assert_eq!(page("0001x", 1).await, ["0002"]);
+    assert_eq!(page("1999", 5).await, ["2000"]);
+    assert!(page("2000", 5).await.is_empty());
+    assert!(page("", 0).await.is_empty());
 }
 
 pub async fn s10_whoever_reads_slowly_keeps_nobody_waiting(store: Fresh) {

@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, sync::Arc};
 
 use uuid::Uuid;
 
@@ -118,6 +118,17 @@ pub enum StoreError {
         /// What holds it up, if that is known.
         reason: Option<BoxError>,
     },
+    /// A row is not up to date, and will not be by itself: it waits behind an event that its read model could not take in.
+    /// See its dead letters.
+    #[error("row `{key}` of `{projection}` waits behind an event that could not be taken in: {reason}")]
+    Parked {
+        /// The read model, `balance@1`.
+        projection: String,
+        /// The row.
+        key: String,
+        /// The event, and why.
+        reason: String,
+    },
     /// A projection cannot go on until its code is mended.
     #[error("`{projection}` cannot run: {}", Chain(&**reason))]
     Stopped {
@@ -196,7 +207,7 @@ impl StoreError {
 
 /// An event that came in between: the one at `actual` in `stream`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stream {stream} is at version {actual}; expected: {expected}")]
+#[error("stream {stream} is at version {actual}; expected: {expected}{}", Names(self))]
 #[non_exhaustive]
 pub struct Conflict {
     /// The stream that is not as expected.
@@ -205,17 +216,51 @@ pub struct Conflict {
     pub expected: Expected,
     /// The version it is at; after an append condition, the version of the event in the way.
     pub actual: Version,
+    /// The stored names of the events in between, in order: those of `stream` after the expected version, up to
+    /// `actual`. Of more than 20 the last 20. None where no version was expected, or a later one; nor if they could not
+    /// be read.
+    pub between: Vec<Arc<str>>,
 }
 
 impl Conflict {
-    /// A stream was not at the version it was expected to be at.
+    /// How many names it gives.
+    pub(crate) const NAMES: usize = 20;
+
+    /// A stream was not at the version it was expected to be at. What came in between, a [`Store`](crate::Store) adds.
     pub fn new(stream: StreamId, expected: Expected, actual: Version) -> Self {
-        Self { stream, expected, actual }
+        Self { stream, expected, actual, between: vec![] }
     }
 
     /// An event matches an append condition.
     pub fn in_the_way(stream: StreamId, version: Version) -> Self {
-        Self { stream, expected: Expected::Version(Version(version.0.saturating_sub(1))), actual: version }
+        Self::new(stream, Expected::Version(Version(version.0.saturating_sub(1))), version)
+    }
+
+    /// How many events came in between.
+    pub(crate) fn events(&self) -> u64 {
+        match self.expected {
+            Expected::Version(expected) => self.actual.0.saturating_sub(expected.0),
+            Expected::Any | Expected::Exists => 0,
+        }
+    }
+}
+
+/// The names of the events in between, as a message ends with them.
+struct Names<'a>(&'a Conflict);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(conflict) = self;
+        let more = conflict.events() > conflict.between.len() as u64;
+        for (name, n) in conflict.between.iter().zip(0..) {
+            f.write_str(match n {
+                0 if more => "; in between: …, ",
+                0 => "; in between: ",
+                _ => ", ",
+            })?;
+            write!(f, "`{name}`")?;
+        }
+        Ok(())
     }
 }
 

@@ -12,9 +12,8 @@ use crate::{
     error::{CommandError, Conflict, StoreError},
     event::{Event, NewEvent, Raw, Recorded},
     handle::Store,
-    load::{Fold, Until},
+    load::{Fold, Stand, Until},
     metadata::Metadata,
-    snapshot::Last,
     store::{Append, Condition, Query, Read, Write, Written},
     stream::{Expected, Position, StreamId, Version},
     target::{Boundary, Part, Target},
@@ -77,7 +76,7 @@ pub struct Appended<S: Decider> {
     pub state: S,
     /// The stream the events are in.
     pub stream: StreamId,
-    /// How many events the state is made of; for one stream, its version.
+    /// How many events the state is made of; for one stream, its version; for a tuple, those of each part together.
     pub version: Version,
     /// The place of the last new event in the log; what to wait for to read one's own writes.
     pub position: Position,
@@ -152,7 +151,10 @@ impl<S: Decider> Execute<S> {
             }
             let patient = self.expecting.is_none() && self.expecting_position.is_none();
             if !(error.is_conflict() && patient && lost < self.retries) {
-                return Err(error);
+                return Err(match error {
+                    CommandError::Conflict(conflict) => CommandError::Conflict(self.store.explained(conflict).await),
+                    error => error,
+                });
             }
             lost += 1;
             tokio::time::sleep(pause(lost)).await;
@@ -209,9 +211,7 @@ impl<S: Decider> Execute<S> {
         // Before anything is written: where `evolve` panics, nothing is recorded that would do so at every load.
         let placeless = |event: NewEvent| event.recorded(stream.clone(), Version(0), Position(0), Timestamp::default());
         let mut raws: Vec<_> = new.into_iter().map(placeless).collect();
-        for raw in raws.iter().filter(|raw| self.boundary.hears(raw)) {
-            fold.take_in(&self.boundary, raw)?;
-        }
+        raws.iter().try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
         let written = self.store.inner().append(append).await?;
         if written.replayed {
             let command = metadata.command_id;
@@ -219,9 +219,7 @@ impl<S: Decider> Execute<S> {
             return self.recall(command).await?.ok_or(StoreError::Duplicate { event: first, command });
         }
         place(&mut raws, &written, self.cause.occurred_at);
-        if let Some(last) = raws.iter().rev().find(|raw| self.boundary.hears(raw)) {
-            fold.last = Some(Last::of(last));
-        }
+        fold.recorded(&self.boundary, &raws);
         fold.keep(&self.store, &self.boundary);
         let events = raws.iter().zip(events).map(|(raw, event)| raw.with(event)).collect();
         let (state, version) = (fold.loaded.state, fold.loaded.version);
@@ -234,11 +232,11 @@ impl<S: Decider> Execute<S> {
         let mut expected = Expected::Any;
         let mut unchanged = vec![];
         let mut items = vec![];
-        for (part, &version) in self.boundary.parts.iter().zip(&fold.versions) {
+        for (part, &Stand { version, .. }) in self.boundary.parts.iter().zip(&fold.stands) {
             match part {
                 Part::Stream(read) if *read == stream => expected = Expected::Version(version),
                 Part::Stream(read) => unchanged.push((read.clone(), version)),
-                Part::Query(item) => items.push(item.clone()),
+                Part::Query { item, .. } => items.push(item.clone()),
             }
         }
         let after = fold.loaded.position;
@@ -271,9 +269,7 @@ impl<S: Decider> Execute<S> {
         let mut events = Vec::with_capacity(raws.len());
         let mut position = before;
         for raw in &raws {
-            if self.boundary.hears(raw) {
-                fold.take_in(&self.boundary, raw)?;
-            }
+            fold.take_in(&self.boundary, raw)?;
             events.extend(raw.decode().map_err(|source| StoreError::unreadable(raw, source))?);
             position = raw.position;
         }

@@ -2,14 +2,17 @@
 
 use std::{fmt, sync::Arc};
 
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+
 use crate::{
     cause::Cause,
     doctor::Report,
-    error::StoreError,
+    error::{Conflict, StoreError},
+    limits,
     runs::Runs,
     snapshot::Snapshots,
     store::{EventStore, Query, Read},
-    stream::Position,
+    stream::{Position, StreamHead, Version},
     timestamp::Timestamp,
 };
 
@@ -62,6 +65,42 @@ impl Store {
         Ok(self.inner.read(read).await?.head)
     }
 
+    /// The streams of a category, in the order of their keys, byte by byte; each with the place of its last event.
+    ///
+    /// Read page by page, each as it is at that moment: a stream that begins meanwhile is among them if its key is still
+    /// to come.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// use futures::TryStreamExt;
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// # store.execute(Id::<Account>::from("ann"), Deposit { amount: 100 }).await?;
+    /// let mut accounts = store.streams("account");
+    /// while let Some(head) = accounts.try_next().await? {
+    ///     println!("{} has {} events", head.stream.key(), head.version);
+    /// #   assert_eq!(head.stream, Id::<Account>::from("ann"));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn streams(&self, category: impl Into<String>) -> BoxStream<'static, Result<StreamHead, StoreError>> {
+        const PAGE: usize = 1_000;
+        let (store, category) = (self.shared(), category.into());
+        let pages = stream::try_unfold(Some(String::new()), move |after| {
+            let (store, category) = (store.clone(), category.clone());
+            async move {
+                let Some(after) = after else { return Ok(None) };
+                limits::plain("category", &category)?;
+                let page = store.streams(&category, &after, PAGE).await?;
+                let last = page.last().filter(|_| page.len() == PAGE).map(|last| last.stream.key().to_owned());
+                Ok::<_, StoreError>(Some((stream::iter(page.into_iter().map(Ok)), last)))
+            }
+        });
+        pages.try_flatten().boxed()
+    }
+
     /// The last position recorded at or before an instant.
     ///
     /// An instant that is not before the last event's may still get more events.
@@ -86,6 +125,22 @@ impl Store {
     /// ```
     pub async fn doctor(&self) -> Result<Report, StoreError> {
         self.inner.doctor().await
+    }
+
+    /// A conflict that is about to be reported, with the names of the events in between. What is in a stream up to a
+    /// version never changes, so it is no matter how much later they are read.
+    pub(crate) async fn explained(&self, mut conflict: Conflict) -> Conflict {
+        let names = conflict.events().min(Conflict::NAMES as u64);
+        if names > 0 {
+            let after_version = Version(conflict.actual.0 - names);
+            let (query, until_version) = (Query::of(&conflict.stream), Some(conflict.actual));
+            let read = Read { query, after_version, until_version, limit: Some(Conflict::NAMES), ..Read::default() };
+            let read =
+                async { self.inner.read(read).await?.events.map_ok(|event| event.data.name).try_collect().await };
+            // The conflict is the answer, with them or without.
+            conflict.between = read.await.unwrap_or_else(|_: StoreError| vec![]);
+        }
+        conflict
     }
 
     pub(crate) fn inner(&self) -> &dyn EventStore {

@@ -18,6 +18,7 @@ mod execute;
 mod handle;
 mod import;
 mod invalid;
+mod letters;
 pub mod limits;
 mod load;
 mod memory;
@@ -26,6 +27,7 @@ mod read;
 mod read_model;
 mod rows;
 mod runs;
+mod shard;
 mod snapshot;
 mod store;
 mod stream;
@@ -44,18 +46,20 @@ pub use execute::{Appended, Execute};
 pub use handle::Store;
 pub use import::{ImportEvent, Imported};
 pub use invalid::Invalid;
+pub use letters::DeadLetter;
 pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
 pub use metadata::Metadata;
 pub use read::ReadEvents;
-pub use read_model::{Batch, Keys, Project, ReadModel, Row, RowFold};
+pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
 pub use rows::{Get, List, Moment, ReadModels, Replay};
+pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
     Append, Changes, Condition, EventStore, Events, Item, Page, Query, Read, Rows, StoredSnapshot, Tables, Transaction,
     Write, Written,
 };
-pub use stream::{Expected, Id, Position, StreamId, Version};
+pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Table};
 pub use target::{Boundary, Every, Target, every};
 pub use timestamp::{Timestamp, TimestampError};
@@ -71,6 +75,7 @@ pub mod __private {
         derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot},
         encode::encode,
         error::Chain,
+        letters::LETTERS,
         snapshot::shape,
     };
 

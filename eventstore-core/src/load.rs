@@ -3,7 +3,7 @@
 use std::{
     marker::PhantomData,
     ops::Deref,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{
@@ -18,9 +18,9 @@ use crate::{
     handle::Store,
     invalid::Invalid,
     snapshot::{Begun, Last, Unfit},
-    store::{Events, Read, StoredSnapshot},
+    store::{Events, Query, Read, StoredSnapshot},
     stream::{Position, Version},
-    target::{Boundary, Target},
+    target::{Boundary, Part, Target},
     timestamp::Timestamp,
 };
 
@@ -59,7 +59,7 @@ impl Store {
 pub struct Loaded<S> {
     /// The state.
     pub state: S,
-    /// How many events made the state; for one stream, its version.
+    /// How many events made the state; for one stream, its version; for a tuple, those of each part together.
     pub version: Version,
     /// How much of the log it was read from: [`at_position`](Load::at_position) of it, with the same
     /// [`at`](Load::at) and [`occurred_by`](Load::occurred_by) if there were any, gives the same state for ever.
@@ -193,12 +193,21 @@ impl<S: Decider> IntoFuture for Load<S> {
     }
 }
 
-/// A state, and where each of its parts stands.
+/// A state, and where each of its parts stands: each is made of its own events up to the same position.
 pub(crate) struct Fold<S> {
     pub(crate) loaded: Loaded<S>,
-    /// The version of each part's last event, which for a stream is the stream's.
-    pub(crate) versions: Vec<Version>,
-    /// The last event taken in.
+    pub(crate) stands: Vec<Stand>,
+    /// How long it took to read.
+    pub(crate) took: Duration,
+}
+
+/// Where a part of a state stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stand {
+    /// How many events it is made of.
+    pub(crate) events: Version,
+    /// The version of the last of them, which for a stream is the stream's.
+    pub(crate) version: Version,
     pub(crate) last: Option<Last>,
     pub(crate) begun: Begun,
 }
@@ -207,70 +216,112 @@ impl<S: Decider> Fold<S> {
     /// The state before the first event.
     pub(crate) fn blank(boundary: &Boundary) -> Self {
         let loaded = Loaded { state: S::blank(&boundary.keys), version: Version(0), position: Position(0) };
-        Self { loaded, versions: vec![Version(0); boundary.parts.len()], last: None, begun: Begun::default() }
+        Self { loaded, stands: vec![Stand::default(); boundary.parts.len()], took: Duration::ZERO }
     }
 
-    /// The state made of the events up to there: of all of them, or of a snapshot and those after it. There is no
-    /// telling which from the result.
+    /// The state made of the events up to there: each part of all of its own, or of a snapshot and those after it. There
+    /// is no telling which from the result.
     pub(crate) async fn read(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
         let began = Instant::now();
-        let read = until.read(store, boundary).await?;
-        let mut begun = Begun::default();
-        if let Some((policy, name)) = until.snapshots().then_some(S::KEPT).flatten().zip(boundary.name()) {
-            let stored = store.inner().snapshot(&name, policy.kind).await.unwrap_or_else(|error| {
-                store.snapshots().ignored(&name, policy.kind, &Unfit::Unreadable(error));
-                None
-            });
-            if let Some(stored) = stored.filter(|stored| until.reaches(stored, &read)) {
-                let fold = match policy.open(&stored) {
-                    Ok(state) => Self::go_on(store, boundary, until, read.clone(), &stored, state).await?,
-                    Err(why) => Err(why),
-                };
-                match fold {
-                    Ok(mut fold) => {
-                        store.snapshots().used();
-                        fold.begun.took = began.elapsed();
-                        return Ok(fold);
-                    }
-                    Err(why) => {
-                        begun.unfit = Some(stored.checksum);
-                        begun.broken = !matches!(why, Unfit::Shape);
-                        store.snapshots().ignored(&name, policy.kind, &why);
-                    }
-                }
+        let mut read = until.read(store, boundary).await?;
+        let mut fold = Self::blank(boundary);
+        let mut snapshots = vec![];
+        // The parts without a snapshot, which one read makes.
+        let mut others = vec![];
+        for part in 0..boundary.parts.len() {
+            match fold.snapshot(store, boundary, until, &read, part).await {
+                Some(stored) => snapshots.push((part, stored)),
+                None => others.push(part),
             }
         }
-        let mut fold = Self::fold(store, boundary, until, read).await?;
-        fold.begun = Begun { took: began.elapsed(), ..begun };
+        for (part, stored) in snapshots {
+            match fold.go_on(store, boundary, until, &read, part, &stored).await? {
+                Ok(()) => store.snapshots().used(),
+                Err(why) => {
+                    fold.stands[part].begun.ignore(store, &stored, &why);
+                    others.push(part);
+                    continue;
+                }
+            }
+            // What the first part does not see, no other does.
+            read.until = Some(fold.loaded.position);
+        }
+        if !others.is_empty() {
+            fold.begin(store, boundary, until, read, &others).await?;
+        }
+        fold.took = began.elapsed();
         Ok(fold)
     }
 
     /// As [`read`](Self::read), of all events.
     pub(crate) async fn read_all(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
         let read = until.read(store, boundary).await?;
-        Self::fold(store, boundary, until, read).await
-    }
-
-    async fn fold(store: &Store, boundary: &Boundary, until: Until, mut read: Read) -> Result<Self, StoreError> {
-        // A snapshot says where its last event is.
-        read.bare = boundary.one_stream().is_some() && S::KEPT.is_none() && until.occurred_by.is_none();
-        let Events { head, events } = store.inner().read(read).await?;
         let mut fold = Self::blank(boundary);
-        fold.loaded.position = head;
-        fold.take_in_all(boundary, until, events).await
+        let all: Vec<_> = (0..boundary.parts.len()).collect();
+        fold.begin(store, boundary, until, read, &all).await?;
+        Ok(fold)
     }
 
-    /// Goes on from a snapshot: reads its last event again and what comes after it. If that event is not where it was,
-    /// the log is not the one the state was made of.
-    async fn go_on(
+    /// The snapshot that a part may begin at, as far as can be told without the log.
+    async fn snapshot(
+        &mut self,
         store: &Store,
         boundary: &Boundary,
         until: Until,
-        mut read: Read,
+        read: &Read,
+        part: usize,
+    ) -> Option<StoredSnapshot> {
+        let policy = S::snapshots(part).filter(|_| until.snapshots())?;
+        let name = boundary.parts[part].name();
+        let stored = store.inner().snapshot(&name, policy.kind).await.unwrap_or_else(|error| {
+            store.snapshots().ignored(&name, policy.kind, &Unfit::Unreadable(error));
+            None
+        });
+        let stored = stored.filter(|stored| until.reaches(stored, read))?;
+        match policy.fits(&stored) {
+            Ok(()) => Some(stored),
+            Err(why) => {
+                self.stands[part].begun.ignore(store, &stored, &why);
+                None
+            }
+        }
+    }
+
+    /// Makes some parts of all of their events.
+    async fn begin(
+        &mut self,
+        store: &Store,
+        boundary: &Boundary,
+        until: Until,
+        read: Read,
+        parts: &[usize],
+    ) -> Result<(), StoreError> {
+        let query = Query { items: parts.iter().map(|&part| boundary.parts[part].item()).collect() };
+        // A snapshot says where its last event is, and what had occurred by an instant is seen by the events' own.
+        let bare = match parts {
+            [part] => matches!(boundary.parts[*part], Part::Stream(_)) && S::snapshots(*part).is_none(),
+            _ => false,
+        };
+        let bare = bare && until.occurred_by.is_none();
+        let Events { head, events } = store.inner().read(Read { query, bare, ..read }).await?;
+        self.loaded.position = head;
+        self.take_in_all(boundary, parts, until, events).await
+    }
+
+    /// Makes a part of a snapshot: reads its last event again and what comes after it. If that event is not where it was,
+    /// the log is not the one the state was made of.
+    async fn go_on(
+        &mut self,
+        store: &Store,
+        boundary: &Boundary,
+        until: Until,
+        read: &Read,
+        part: usize,
         stored: &StoredSnapshot,
-        state: S,
-    ) -> Result<Result<Self, Unfit>, StoreError> {
-        if boundary.one_stream().is_some() {
+    ) -> Result<Result<(), Unfit>, StoreError> {
+        let mut read = Read { query: boundary.parts[part].item().into(), ..read.clone() };
+        let stream = matches!(boundary.parts[part], Part::Stream(_));
+        if stream {
             let before = stored.version.0.saturating_sub(1);
             read.after_version = Version(before);
             read.limit = read.limit.map(|limit| limit.saturating_sub(usize::try_from(before).unwrap_or(usize::MAX)));
@@ -280,45 +331,57 @@ impl<S: Decider> Fold<S> {
         let Events { head, mut events } = store.inner().read(read).await?;
         let Some(event) = events.try_next().await? else { return Ok(Err(Unfit::OtherHistory)) };
         let last = Last::of(&event);
-        let in_place = boundary.one_stream().is_none() || event.version == stored.version;
-        if !(in_place && last.ends(stored)) {
+        if !last.ends(stored) || (stream && event.version != stored.version) {
             return Ok(Err(Unfit::OtherHistory));
         }
-        let fold = Self {
-            loaded: Loaded { state, version: stored.version, position: head },
-            versions: vec![event.version],
-            last: Some(last),
-            begun: Begun { version: stored.version, ..Begun::default() },
-        };
-        fold.take_in_all(boundary, until, events).await.map(Ok)
+        let Some(Ok(())) = self.loaded.state.open(part, &stored.state) else { return Ok(Err(Unfit::Undecodable)) };
+        self.loaded.position = head;
+        self.loaded.version.0 += stored.version.0;
+        let begun = Begun { version: stored.version, ..Begun::default() };
+        self.stands[part] = Stand { events: stored.version, version: event.version, last: Some(last), begun };
+        self.take_in_all(boundary, &[part], until, events).await.map(Ok)
     }
 
     async fn take_in_all(
-        mut self,
+        &mut self,
         boundary: &Boundary,
+        parts: &[usize],
         until: Until,
         mut events: BoxStream<'static, Result<Recorded<Raw>, StoreError>>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(), StoreError> {
+        // What was read for one part concerns it.
+        let only = parts.len() == 1;
         while let Some(event) = events.try_next().await? {
             if until.takes(&event) {
-                self.take_in(boundary, &event)?;
+                for &part in parts.iter().filter(|&&part| only || boundary.parts[part].matches(&event)) {
+                    self.take(part, &event)?;
+                }
             }
         }
-        Ok(self)
+        Ok(())
     }
 
+    /// Takes an event into the parts it concerns, if it concerns any.
     pub(crate) fn take_in(&mut self, boundary: &Boundary, event: &Recorded<Raw>) -> Result<(), StoreError> {
-        let mut concerned = false;
-        for part in boundary.concerned(event) {
-            self.loaded.state.take_in(part, event)?;
-            self.versions[part] = event.version;
-            concerned = true;
-        }
-        if concerned {
-            self.loaded.version.0 += 1;
-            self.last = Some(Last::of(event));
-        }
+        boundary.concerned(event).try_for_each(|part| self.take(part, event))
+    }
+
+    fn take(&mut self, part: usize, event: &Recorded<Raw>) -> Result<(), StoreError> {
+        self.loaded.state.take_in(part, event)?;
+        self.loaded.version.0 += 1;
+        let stand = &mut self.stands[part];
+        stand.events.0 += 1;
+        (stand.version, stand.last) = (event.version, Some(Last::of(event)));
         Ok(())
+    }
+
+    /// The events taken in last have been recorded: where they are now is where the parts end.
+    pub(crate) fn recorded(&mut self, boundary: &Boundary, events: &[Recorded<Raw>]) {
+        for event in events {
+            for part in boundary.concerned(event) {
+                self.stands[part].last = Some(Last::of(event));
+            }
+        }
     }
 }
 

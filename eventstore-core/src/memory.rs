@@ -4,6 +4,7 @@ use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet, HashMap},
     mem::take,
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,8 +23,9 @@ use crate::{
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
     invalid::Invalid,
+    shard::{Checkpoint, Shard},
     store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
-    stream::{Position, StreamId, Version},
+    stream::{Position, StreamHead, StreamId, Version},
     table::{Column, Table},
     timestamp::Timestamp,
 };
@@ -46,10 +48,10 @@ struct Inner {
     /// How many events of the log are committed; those after belong to the open transaction.
     committed: usize,
     /// The places in the log of each stream's events.
-    streams: HashMap<StreamId, Vec<usize>>,
+    streams: BTreeMap<StreamId, Vec<usize>>,
     ids: HashMap<Uuid, usize>,
     tables: HashMap<String, MemoryTable>,
-    checkpoints: HashMap<String, Position>,
+    checkpoints: BTreeMap<Shard, Checkpoint>,
     /// By boundary and kind.
     snapshots: HashMap<(String, String), StoredSnapshot>,
 }
@@ -91,6 +93,21 @@ impl MemoryStore {
     }
 }
 
+/// How many events there are up to a position.
+fn place(position: Position) -> usize {
+    usize::try_from(position.0).unwrap_or(usize::MAX)
+}
+
+/// What a read asks for, of these events.
+fn page<'a>(read: &Read, events: impl DoubleEndedIterator<Item = &'a Recorded<Raw>>) -> Vec<Recorded<Raw>> {
+    let wanted = |event: &&Recorded<Raw>| read.query.matches(&event.stream, &event.data);
+    let limit = read.limit.unwrap_or(usize::MAX);
+    match read.backwards {
+        false => events.filter(wanted).take(limit).cloned().collect(),
+        true => events.rev().filter(wanted).take(limit).cloned().collect(),
+    }
+}
+
 impl Inner {
     /// The end of what is committed.
     fn head(&self) -> Position {
@@ -103,26 +120,18 @@ impl Inner {
 
     /// What a read asks for, of the log up to a head.
     fn page(&self, read: &Read, head: Position) -> Vec<Recorded<Raw>> {
-        let until = read.until.map_or(head, |until| until.min(head));
-        let wanted = |event: &&Recorded<Raw>| {
-            event.position > read.after
-                && event.position <= until
-                && event.version > read.after_version
-                && read.until_version.is_none_or(|until| event.version <= until)
-                && read.query.matches(&event.stream, &event.data)
-        };
-        let limit = read.limit.unwrap_or(usize::MAX);
-        let stream = read.query.stream();
-        let places = stream.as_ref().and_then(|stream| self.streams.get(stream)).into_iter().flatten();
-        let of_stream = places.map(|&place| &self.log[place]);
-        match (stream, read.backwards) {
-            (Some(_), false) => of_stream.filter(wanted).take(limit).cloned().collect(),
-            (Some(_), true) => of_stream.rev().filter(wanted).take(limit).cloned().collect(),
-            (None, false) => self.newer(read.after).iter().filter(wanted).take(limit).cloned().collect(),
-            (None, true) => {
-                let until = usize::try_from(until.0).unwrap_or(usize::MAX);
-                self.log[..until].iter().rev().filter(wanted).take(limit).cloned().collect()
+        let until = place(read.until.map_or(head, |until| until.min(head)));
+        let after = place(read.after).min(until);
+        match read.query.stream() {
+            Some(stream) => {
+                let places = self.streams.get(&stream).map_or(&[][..], |places| places);
+                let versions = |version: Version| usize::try_from(version.0).unwrap_or(usize::MAX);
+                let end = places.partition_point(|place| *place < until);
+                let end = read.until_version.map_or(end, |version| versions(version).min(end));
+                let start = places.partition_point(|place| *place < after).max(versions(read.after_version)).min(end);
+                page(read, places[start..end].iter().map(|&place| &self.log[place]))
             }
+            None => page(read, self.log[after..until].iter()),
         }
     }
 
@@ -134,9 +143,21 @@ impl Inner {
         numbered.map(|(event, _)| event.clone()).collect()
     }
 
+    /// A page of the streams of a category, of the log up to a place.
+    fn streams(&self, category: &str, after: &str, limit: usize, until: usize) -> Vec<StreamHead> {
+        let after = Bound::Excluded(StreamId::new(category, after));
+        let streams = self.streams.range((after, Bound::Unbounded));
+        let heads = streams.take_while(|(stream, _)| stream.category() == category).filter_map(|(stream, places)| {
+            let version = places.partition_point(|place| *place < until);
+            let last = places[..version].last()?;
+            let (version, position) = (Version(version as u64), Position(*last as u64 + 1));
+            Some(StreamHead { stream: stream.clone(), version, position })
+        });
+        heads.take(limit).collect()
+    }
+
     fn newer(&self, after: Position) -> &[Recorded<Raw>] {
-        let start = usize::try_from(after.0).unwrap_or(usize::MAX);
-        self.log.get(start..).unwrap_or_default()
+        self.log.get(place(after)..).unwrap_or_default()
     }
 
     fn append(&mut self, append: Append, now: Timestamp) -> Result<Written, StoreError> {
@@ -277,6 +298,11 @@ impl EventStore for MemoryStore {
         Ok(committed.map(|place| inner.log[place].clone()).collect())
     }
 
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        let inner = self.inner();
+        Ok(inner.streams(category, after, limit, inner.committed))
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         let inner = self.inner();
         Ok(Position(inner.log[..inner.committed].partition_point(|event| event.recorded_at <= at) as u64))
@@ -292,7 +318,7 @@ impl EventStore for MemoryStore {
         let transaction = MemoryTransaction {
             store: self.clone(),
             changed: HashMap::new(),
-            checkpoints: HashMap::new(),
+            checkpoints: self.inner().checkpoints.clone(),
             failed: false,
             _writer: writer,
         };
@@ -345,16 +371,21 @@ impl Tables for MemoryStore {
         self.inner().rows(&rows, &Changed::new())
     }
 
-    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
-        Ok(self.inner().checkpoints.get(projection).copied().unwrap_or_default())
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        Ok(shards(&self.inner().checkpoints, projection))
     }
+}
+
+fn shards(all: &BTreeMap<Shard, Checkpoint>, projection: Option<&str>) -> Vec<(Shard, Checkpoint)> {
+    let wanted = all.iter().filter(|(shard, _)| projection.is_none_or(|projection| projection == shard.projection));
+    wanted.map(|(shard, checkpoint)| (shard.clone(), *checkpoint)).collect()
 }
 
 /// Appends behind what is committed, and keeps everything else to itself until then.
 struct MemoryTransaction {
     store: MemoryStore,
     changed: Changed,
-    checkpoints: HashMap<String, Position>,
+    checkpoints: BTreeMap<Shard, Checkpoint>,
     /// Whether an operation has failed. None can be half done: there is no await in any.
     failed: bool,
     _writer: OwnedMutexGuard<()>,
@@ -387,9 +418,18 @@ impl Drop for MemoryTransaction {
 
 #[async_trait]
 impl Transaction for MemoryTransaction {
-    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
-        let committed = self.store.checkpoint(projection).await?;
-        Ok(self.checkpoints.get(projection).map_or(committed, |to| committed.max(*to)))
+    async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
+        Ok(self.checkpoints.get(shard).copied())
+    }
+
+    async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        Ok(shards(&self.checkpoints, Some(projection)))
+    }
+
+    async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
+        self.checkpoints.retain(|shard, _| shard.projection != projection);
+        self.checkpoints.extend(shards);
+        Ok(())
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
@@ -408,6 +448,11 @@ impl Transaction for MemoryTransaction {
         Ok(inner.find(command, inner.log.len()))
     }
 
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        let inner = self.store.inner();
+        Ok(inner.streams(category, after, limit, inner.log.len()))
+    }
+
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
         Ok(Position(self.store.inner().log.partition_point(|event| event.recorded_at <= at) as u64))
     }
@@ -422,9 +467,10 @@ impl Transaction for MemoryTransaction {
         self.noting(put)
     }
 
-    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
-        let at = self.checkpoints.entry(projection.into()).or_default();
-        *at = to.max(*at);
+    async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
+        if let Some(checkpoint) = self.checkpoints.get_mut(shard).filter(|checkpoint| checkpoint.position < to) {
+            (checkpoint.position, checkpoint.event) = (to, event);
+        }
         Ok(())
     }
 
@@ -448,10 +494,7 @@ impl Transaction for MemoryTransaction {
                     };
                 }
             }
-            for (projection, to) in checkpoints {
-                let at = inner.checkpoints.entry(projection).or_default();
-                *at = to.max(*at);
-            }
+            inner.checkpoints = checkpoints;
         }
         self.store.commit();
         Ok(())

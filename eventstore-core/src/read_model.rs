@@ -122,24 +122,6 @@ impl<M> DerefMut for Row<M> {
     }
 }
 
-/// Events that have been decoded, each with the keys of the rows it concerns.
-pub struct Batch<M: ReadModel>(Vec<(Vec<String>, Recorded<M::Event>)>);
-
-impl<M: ReadModel> Batch<M> {
-    /// The keys of all rows it concerns, each once, in order.
-    pub fn keys(&self) -> Vec<String> {
-        let mut keys: Vec<String> = self.0.iter().flat_map(|(keys, _)| keys).cloned().collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
-    }
-
-    /// Each event, and the batch of it alone: what was stored as one may be read as several.
-    pub(crate) fn one_by_one(self) -> impl Iterator<Item = (Recorded<M::Event>, Self)> {
-        self.0.into_iter().map(|(keys, event)| (event.clone(), Self(vec![(keys, event)])))
-    }
-}
-
 /// Folds events into rows: what the projection engine, questions about the past and tests have in common.
 pub struct RowFold<M> {
     rows: HashMap<String, Row<M>>,
@@ -161,21 +143,23 @@ impl<M: ReadModel> RowFold<M> {
         Self { only: Some(key.into()), ..Self::default() }
     }
 
-    /// Decodes events, and asks the read model for their keys.
-    pub fn decode<'a>(&mut self, raws: impl IntoIterator<Item = &'a Recorded<Raw>>) -> Result<Batch<M>, StoreError> {
-        let mut batch = vec![];
-        for raw in raws {
-            for event in raw.decode().map_err(|source| StoreError::unreadable(raw, source))? {
-                let keys = self.keys(raw, &event)?;
-                if !keys.is_empty() {
-                    batch.push((keys, event));
-                }
-            }
+    /// Takes an event into the rows it concerns, and tells of each event it is read as that concerns any.
+    pub(crate) fn apply(
+        &mut self,
+        raw: &Recorded<Raw>,
+        mut each: impl FnMut(&Self, Recorded<M::Event>),
+    ) -> Result<(), StoreError> {
+        let events = raw.decode().map_err(|source| StoreError::unreadable(raw, source))?;
+        let keys = events.iter().map(|event| self.keys(raw, event)).collect::<Result<Vec<_>, _>>()?;
+        for (event, keys) in events.into_iter().zip(keys).filter(|(_, keys)| !keys.is_empty()) {
+            keys.iter().for_each(|key| self.project(key, &event));
+            each(self, event);
         }
-        Ok(Batch(batch))
+        Ok(())
     }
 
-    fn keys(&mut self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
+    /// The keys of the rows an event concerns, each once, in order.
+    pub fn keys(&mut self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
         let mut keys = match M::KEYS {
             Keys::Stream => {
                 let category = raw.stream.category();
@@ -206,25 +190,16 @@ impl<M: ReadModel> RowFold<M> {
         Ok(())
     }
 
-    /// Takes events into the rows they concern, in their order.
-    pub fn project(&mut self, batch: &Batch<M>) {
-        for (keys, event) in &batch.0 {
-            for key in keys {
-                if !self.rows.contains_key(key) {
-                    self.rows.insert(key.clone(), Row::new(key.clone(), None));
-                }
-                let row = self.rows.get_mut(key).expect("put in a moment ago");
-                M::project(row, event);
-                if !row.there && !row.stored {
-                    self.rows.remove(key);
-                }
-            }
+    /// Takes an event into one of the rows it concerns.
+    pub fn project(&mut self, key: &str, event: &Recorded<M::Event>) {
+        if !self.rows.contains_key(key) {
+            self.rows.insert(key.into(), Row::new(key.into(), None));
         }
-    }
-
-    /// Forgets all rows, but not which category the events are of.
-    pub fn clear(&mut self) {
-        self.rows.clear();
+        let row = self.rows.get_mut(key).expect("put in a moment ago");
+        M::project(row, event);
+        if !row.there && !row.stored {
+            self.rows.remove(key);
+        }
     }
 
     /// Refuses a row that has changed into one that no table can hold.

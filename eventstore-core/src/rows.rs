@@ -18,7 +18,7 @@ use crate::{
     event::{Event, Raw, Recorded, Tag},
     handle::Store,
     invalid::Invalid,
-    limits,
+    letters, limits,
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     runs::Run,
@@ -93,13 +93,14 @@ impl<M: ReadModel> ReadModels<M> {
         stream::once(open)
             .try_flatten()
             .map(move |raw| {
-                let batch = rows.decode(Some(&raw?).filter(|raw| until.takes(raw)))?;
+                let raw = raw?;
                 let mut moments = vec![];
-                for (event, one) in batch.one_by_one() {
-                    rows.project(&one);
-                    // A copy by serde: rows need not be `Clone`.
-                    let row = rows.get(&key).map(|row| read_row(&write_row(row)?)).transpose()?;
-                    moments.push(Ok((event, row)));
+                if until.takes(&raw) {
+                    rows.apply(&raw, |rows, event| {
+                        // A copy by serde: rows need not be `Clone`.
+                        let row = rows.get(&key).map(|row| read_row(&write_row(row)?)).transpose();
+                        moments.push(row.map(|row| (event, row)));
+                    })?;
                 }
                 Ok::<_, StoreError>(stream::iter(moments))
             })
@@ -163,7 +164,12 @@ impl<M: ReadModel> Get<M> {
         let Self { store, key, after, until, .. } = self;
         limits::name("row key", &key)?;
         if until == Until::default() {
-            wait::<M>(&store, after).await?;
+            if after.is_some() {
+                wait::<M>(&store, after, Some(&key)).await?;
+                if let Some(letter) = letters::waiting(store.inner(), &M::TABLE, &key).await? {
+                    return Err(StoreError::Parked { projection: letter.projection, key, reason: letter.error });
+                }
+            }
             let found = store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key] }).await?;
             return found.first().map(|(_, row)| read_row(row)).transpose();
         }
@@ -174,8 +180,9 @@ impl<M: ReadModel> Get<M> {
         let mut rows = RowFold::<M>::only(&key);
         let mut events = one_row::<M>(&store, &key, until).await?;
         while let Some(raw) = events.try_next().await? {
-            let batch = rows.decode(Some(&raw).filter(|raw| until.takes(raw)))?;
-            rows.project(&batch);
+            if until.takes(&raw) {
+                rows.apply(&raw, |_, _| {})?;
+            }
         }
         Ok(rows.take(&key))
     }
@@ -242,7 +249,7 @@ impl<M: ReadModel> List<M> {
         let equal = equal.into_iter().map(|(column, value)| read_model::equal::<M>(column, value));
         let equal = equal.collect::<Result<Vec<_>, _>>()?;
         if until == Until::default() {
-            wait::<M>(&store, after).await?;
+            wait::<M>(&store, after, None).await?;
             let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, limit }).await?;
             return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
         }
@@ -318,8 +325,9 @@ impl<M: ReadModel> Replay<M> {
         let read = Read { query: Query::names(M::Event::NAMES), after: self.position, until, ..Read::default() };
         let mut read = self.store.inner().read(read).await?;
         while let Some(raw) = read.events.try_next().await? {
-            let batch = self.rows.decode(Some(&raw).filter(|raw| self.until.takes(raw)))?;
-            self.rows.project(&batch);
+            if self.until.takes(&raw) {
+                self.rows.apply(&raw, |_, _| {})?;
+            }
             // Event by event: whoever drops this future and goes on later takes no event in twice.
             self.position = raw.position;
         }
@@ -343,14 +351,16 @@ impl<M: ReadModel> Replay<M> {
     }
 }
 
-/// Returns when the read model has come to a position.
-async fn wait<M: ReadModel>(store: &Store, after: Option<Position>) -> Result<(), StoreError> {
+/// Returns when the read model, or a row of it, has come to a position.
+async fn wait<M: ReadModel>(store: &Store, after: Option<Position>, key: Option<&str>) -> Result<(), StoreError> {
     let Some(until) = after else { return Ok(()) };
     let projection = M::TABLE.to_string();
     let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
     let mut built = false;
     loop {
-        let at = store.inner().checkpoint(&projection).await?;
+        let shards = store.inner().shards(Some(&projection)).await?;
+        let shards = shards.iter().filter(|(shard, _)| key.is_none_or(|key| shard.has(key)));
+        let at = shards.map(|(_, at)| at.position).min().unwrap_or_default();
         if at >= until {
             return Ok(());
         }

@@ -18,7 +18,7 @@ use crate::{
     error::StoreError,
     event::{EventError, Raw, Recorded},
     handle::Store,
-    load::{Fold, Loaded, Until},
+    load::{Fold, Loaded, Stand, Until},
     store::StoredSnapshot,
     stream::{Id, Position, Version},
     target::{Boundary, Target, every},
@@ -71,7 +71,7 @@ pub enum SnapshotPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SnapshotCounts {
-    /// Loads that began at a snapshot.
+    /// Snapshots that a load, or a part of one, began at.
     pub used: u64,
     /// Snapshots that were written.
     pub taken: u64,
@@ -143,7 +143,7 @@ impl Store {
         const { assert!(A::SNAPSHOT.is_some(), "add `#[aggregate(snapshot(by_hand))]` to keep snapshots of this state") }
         let boundary = target.boundary();
         let fold = Fold::<A>::read(self, &boundary, Until::default()).await?;
-        if let Some(new) = New::of(&fold, &boundary)? {
+        if let Some(new) = New::of(&fold, &boundary, 0)? {
             new.write(self).await?;
         }
         Ok(fold.loaded)
@@ -179,7 +179,7 @@ impl Store {
                 continue;
             };
             let refold = Fold::<A>::read_all(self, &boundary, Until::position(stored.position)).await?;
-            if refold.last.as_ref().is_none_or(|last| !last.ends(&stored)) {
+            if refold.stands[0].last.is_none_or(|last| !last.ends(&stored)) {
                 verified.unfit += 1;
                 continue;
             }
@@ -214,7 +214,31 @@ fn boundary_of<A: Aggregate>(text: &str) -> Option<Boundary> {
         Some(key) => Id::<A>::from(key).boundary(),
         None => every::<A>().boundary(),
     };
-    (boundary.name().as_deref() == Some(text)).then_some(boundary)
+    (boundary.parts[0].name() == text).then_some(boundary)
+}
+
+/// Which snapshots an aggregate has, and when they are taken.
+#[derive(Clone, Copy)]
+pub struct Policy {
+    pub(crate) kind: &'static str,
+    take: SnapshotPolicy,
+    shape: u64,
+}
+
+impl<A> From<Snapshot<A>> for Policy {
+    fn from(Snapshot { kind, take, shape, .. }: Snapshot<A>) -> Self {
+        Self { kind, take, shape }
+    }
+}
+
+impl Policy {
+    /// Whether a snapshot is what was kept, and of today's shape.
+    pub(crate) fn fits(&self, stored: &StoredSnapshot) -> Result<(), Unfit> {
+        if stored.shape != self.shape {
+            return Err(Unfit::Shape);
+        }
+        if stored.is_whole() { Ok(()) } else { Err(Unfit::Damaged) }
+    }
 }
 
 /// Why a snapshot that is there is not used.
@@ -235,12 +259,7 @@ pub(crate) enum Unfit {
 impl<A> Snapshot<A> {
     /// The state in a snapshot. Whether the log has its events is still to be seen.
     pub(crate) fn open(&self, stored: &StoredSnapshot) -> Result<A, Unfit> {
-        if stored.shape != self.shape {
-            return Err(Unfit::Shape);
-        }
-        if !stored.is_whole() {
-            return Err(Unfit::Damaged);
-        }
+        Policy::from(*self).fits(stored)?;
         (self.load)(&stored.state).map_err(|_| Unfit::Undecodable)
     }
 }
@@ -265,7 +284,7 @@ impl Last {
     }
 }
 
-/// What a load began with, and how long it took: what decides whether its state is worth keeping.
+/// What a part of a load began with: what decides whether it is worth keeping.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Begun {
     /// The version of the snapshot it began at.
@@ -274,53 +293,64 @@ pub(crate) struct Begun {
     pub(crate) unfit: Option<u64>,
     /// Whether that one would otherwise be in the way for ever.
     pub(crate) broken: bool,
-    pub(crate) took: Duration,
 }
 
 impl Begun {
-    fn worth_keeping(&self, take: SnapshotPolicy, version: Version) -> bool {
+    /// Notes that there is a snapshot, and that it is not used.
+    pub(crate) fn ignore(&mut self, store: &Store, stored: &StoredSnapshot, why: &Unfit) {
+        self.unfit = Some(stored.checksum);
+        self.broken = !matches!(why, Unfit::Shape);
+        store.snapshots().ignored(&stored.boundary, &stored.kind, why);
+    }
+
+    fn worth_keeping(&self, take: SnapshotPolicy, version: Version, took: Duration) -> bool {
         let new = version.0.saturating_sub(self.version.0);
         let asked = match take {
             SnapshotPolicy::Every(events) => new >= events.max(1),
-            SnapshotPolicy::Slow(limit) => self.took >= limit,
+            SnapshotPolicy::Slow(limit) => took >= limit,
             SnapshotPolicy::ByHand => return false,
         };
         new > 0 && (asked || self.broken)
     }
 }
 
-/// A state on its way to be kept.
+/// A part of a state on its way to be kept.
 struct New<S> {
-    policy: Snapshot<S>,
     snapshot: StoredSnapshot,
     instead_of: Option<u64>,
+    /// The state before the first event, and the part of it: to see whether it can be read back.
+    blank: S,
+    part: usize,
 }
 
 impl<S: Decider> New<S> {
-    /// What to keep of a state, if it has snapshots, and events.
-    fn of(fold: &Fold<S>, boundary: &Boundary) -> Result<Option<Self>, StoreError> {
-        let (Some(policy), Some(boundary), Some(last)) = (S::KEPT, boundary.name(), fold.last) else { return Ok(None) };
-        let state = (policy.save)(&fold.loaded.state).map_err(|source| unkept(policy.kind, source))?;
+    /// What to keep of a part, if it has snapshots, and events.
+    fn of(fold: &Fold<S>, boundary: &Boundary, part: usize) -> Result<Option<Self>, StoreError> {
+        let Stand { events, last, begun, .. } = fold.stands[part];
+        let (Some(policy), Some(state), Some(last)) = (S::snapshots(part), fold.loaded.state.save(part), last) else {
+            return Ok(None);
+        };
         let mut snapshot = StoredSnapshot {
-            boundary,
+            boundary: boundary.parts[part].name(),
             kind: policy.kind.into(),
             shape: policy.shape,
-            version: fold.loaded.version,
+            version: events,
             position: last.position,
             event: last.id,
             recorded_at: last.recorded_at,
             checksum: 0,
-            state,
+            state: state.map_err(|source| unkept(policy.kind, source))?,
         };
         snapshot.checksum = snapshot.sum();
-        Ok(Some(Self { policy, snapshot, instead_of: fold.begun.unfit }))
+        Ok(Some(Self { snapshot, instead_of: begun.unfit, blank: S::blank(&boundary.keys), part }))
     }
 
     /// Read back first, as events are: one that nobody could read is of no use to anybody.
     async fn write(self, store: &Store) -> Result<(), StoreError> {
-        let Self { policy, snapshot, instead_of } = self;
-        let readable = (policy.load)(&snapshot.state).map(drop);
-        readable.map_err(|error| unkept(policy.kind, EventError::OneWay(error.to_string())))?;
+        let Self { snapshot, instead_of, mut blank, part } = self;
+        if let Some(Err(error)) = blank.open(part, &snapshot.state) {
+            return Err(unkept(&snapshot.kind, EventError::OneWay(error.to_string())));
+        }
         if store.inner().keep_snapshot(snapshot, instead_of).await? {
             store.snapshots().taken.fetch_add(1, Ordering::Relaxed);
         }
@@ -329,16 +359,19 @@ impl<S: Decider> New<S> {
 }
 
 impl<S: Decider> Fold<S> {
-    /// Keeps the state of now if its policy says so: begun here, done while the caller goes on, or is gone.
+    /// Keeps those parts of the state of now whose policy says so: begun here, done while the caller goes on, or is
+    /// gone.
     pub(crate) fn keep(&self, store: &Store, boundary: &Boundary) {
-        let worth = |policy: Snapshot<S>| self.begun.worth_keeping(policy.take, self.loaded.version);
-        if !S::KEPT.is_some_and(worth) {
-            return;
-        }
-        match New::of(self, boundary) {
-            Ok(Some(new)) => store.spawn(new),
-            Ok(None) => {}
-            Err(error) => store.snapshots().failed(&error),
+        for (stand, part) in self.stands.iter().zip(0..) {
+            let worth = |policy: Policy| stand.begun.worth_keeping(policy.take, stand.events, self.took);
+            if !S::snapshots(part).is_some_and(worth) {
+                continue;
+            }
+            match New::of(self, boundary, part) {
+                Ok(Some(new)) => store.spawn(new),
+                Ok(None) => {}
+                Err(error) => store.snapshots().failed(&error),
+            }
         }
     }
 }

@@ -22,7 +22,8 @@ use crate::{
     event::{NewEvent, Raw, Recorded, Tag},
     invalid::Invalid,
     limits,
-    stream::{Expected, Position, StreamId, Version},
+    shard::{Checkpoint, Shard},
+    stream::{Expected, Position, StreamHead, StreamId, Version},
     table::{Column, Table},
     timestamp::Timestamp,
 };
@@ -47,6 +48,9 @@ pub trait EventStore: Tables {
 
     /// The events with these ids that are recorded, in the order of the log.
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError>;
+
+    /// The streams of a category that come after a key, in the order of their keys, byte by byte; at most so many.
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
     /// The last position recorded at or before an instant.
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError>;
@@ -92,8 +96,14 @@ pub trait Tables: Send + Sync + 'static {
     /// The rows asked for, by key, each as the JSON object it was written as.
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
 
-    /// How far a projection has come; 0 if it never ran.
-    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError>;
+    /// The shards of a projection, or of all, by name and slot: none if it never ran.
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError>;
+
+    /// How far all of a projection has come; 0 if it never ran.
+    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
+        let shards = self.shards(Some(projection)).await?;
+        Ok(shards.iter().map(|(_, checkpoint)| checkpoint.position).min().unwrap_or_default())
+    }
 }
 
 /// Reads and writes that happen together, or not at all.
@@ -102,8 +112,15 @@ pub trait Tables: Send + Sync + 'static {
 /// leaves nothing. A refusal ([`StoreError::is_refusal`]) is no failure: it comes before anything is done.
 #[async_trait]
 pub trait Transaction: Send {
-    /// Locks a projection's checkpoint against all others until the end, and gives it. Comes first.
-    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError>;
+    /// Locks a shard against all others until the end, and gives its checkpoint; none if there is no such shard. Comes
+    /// first.
+    async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError>;
+
+    /// Locks all shards of a projection, also if it has none yet, and gives them by slot. Comes first.
+    async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError>;
+
+    /// Makes these the shards of a projection: after [`lock_projection`](Self::lock_projection).
+    async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError>;
 
     /// As [`EventStore::append`].
     async fn append(&mut self, append: Append) -> Result<Written, StoreError>;
@@ -114,6 +131,9 @@ pub trait Transaction: Send {
     /// As [`EventStore::find`], seeing what this transaction has appended.
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError>;
 
+    /// As [`EventStore::streams`], seeing what this transaction has appended.
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
+
     /// As [`EventStore::position_at`].
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError>;
 
@@ -123,8 +143,8 @@ pub trait Transaction: Send {
     /// Writes and deletes rows, after [`Changes::check`].
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError>;
 
-    /// Moves a checkpoint forward; one that is further already stays.
-    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError>;
+    /// Moves the checkpoint of a shard forward, to a position and the event there; one that is further already stays.
+    async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError>;
 
     /// The connection that runs it, for SQL of one's own: a `PgConnection`, a `SqliteConnection`.
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)>;

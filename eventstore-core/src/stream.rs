@@ -266,6 +266,17 @@ impl<'de> Deserialize<'de> for StreamId {
     }
 }
 
+/// A stream, and the place of its last event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamHead {
+    /// The stream.
+    pub stream: StreamId,
+    /// The version it is at.
+    pub version: Version,
+    /// The position of its last event.
+    pub position: Position,
+}
+
 /// How many events made a state; for an event, its place in its stream, counted from 1.
 ///
 /// Counts stored events, whatever upcasts make of them.

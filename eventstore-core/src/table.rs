@@ -16,7 +16,7 @@ use crate::{
 pub struct Table {
     /// The name of the read model.
     pub name: &'static str,
-    /// The version of the read model.
+    /// The version of the read model; 0 for what is no read model.
     pub version: u32,
     /// The columns besides the key.
     pub columns: &'static [Column],
@@ -24,7 +24,10 @@ pub struct Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.name, self.version)
+        match self.version {
+            0 => f.write_str(self.name),
+            version => write!(f, "{}@{version}", self.name),
+        }
     }
 }
 

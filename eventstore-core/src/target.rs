@@ -40,14 +40,33 @@ pub(crate) enum Part {
     /// Those of its stream: the version says whether it changed.
     Stream(StreamId),
     /// Those that match, wherever they are: only another read says whether something came.
-    Query(Item),
+    Query { item: Item, category: &'static str },
 }
 
 impl Part {
-    fn matches(&self, event: &Recorded<Raw>) -> bool {
+    pub(crate) fn item(&self) -> Item {
+        match self {
+            Self::Stream(stream) => Item::of(stream),
+            Self::Query { item, .. } => item.clone(),
+        }
+    }
+
+    /// What a snapshot of it is kept under: a stream, a tag, or the category of every event of a kind.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Stream(stream) => stream.to_string(),
+            Self::Query { item, category } => match &item.tags[..] {
+                [tag] => tag.to_string(),
+                // Neither `-` nor `:`, so it is no stream and no tag.
+                _ => format!("{category}*"),
+            },
+        }
+    }
+
+    pub(crate) fn matches(&self, event: &Recorded<Raw>) -> bool {
         match self {
             Self::Stream(stream) => *stream == event.stream,
-            Self::Query(item) => item.matches(&event.stream, &event.data),
+            Self::Query { item, .. } => item.matches(&event.stream, &event.data),
         }
     }
 }
@@ -65,46 +84,21 @@ impl Boundary {
         }
     }
 
-    /// What a snapshot of the state is kept under: a stream, a tag, or the category of every event of a kind. None for
-    /// a tuple.
-    pub(crate) fn name(&self) -> Option<String> {
-        match &self.parts[..] {
-            [Part::Stream(stream)] => Some(stream.to_string()),
-            [Part::Query(Item { tags, .. })] => Some(match &tags[..] {
-                [tag] => tag.to_string(),
-                // Neither `-` nor `:`, so it is no stream and no tag.
-                _ => format!("{}*", self.stream.category()),
-            }),
-            _ => None,
-        }
-    }
-
     pub(crate) fn query(&self) -> Query {
-        let items = self.parts.iter().map(|part| match part {
-            Part::Stream(stream) => Item::of(stream),
-            Part::Query(item) => item.clone(),
-        });
-        Query { items: items.collect() }
+        Query { items: self.parts.iter().map(Part::item).collect() }
     }
 
     /// Whose state it is: the stream or the tag of each part.
     pub(crate) fn whose(&self) -> impl Iterator<Item = String> {
         self.parts.iter().map(|part| match part {
             Part::Stream(stream) => stream.to_string(),
-            Part::Query(item) => item.tags.first().map_or_else(|| EVERY.into(), ToString::to_string),
+            Part::Query { item, .. } => item.tags.first().map_or_else(|| EVERY.into(), ToString::to_string),
         })
-    }
-
-    /// Whether an event that was not read for it is one of those that make the state.
-    pub(crate) fn hears(&self, event: &Recorded<Raw>) -> bool {
-        self.parts.iter().any(|part| part.matches(event))
     }
 
     /// The places of the parts that an event concerns, if it concerns any.
     pub(crate) fn concerned<'a>(&'a self, event: &'a Recorded<Raw>) -> impl Iterator<Item = usize> + 'a {
-        // What was read for one part concerns it.
-        let only = self.parts.len() == 1;
-        self.parts.iter().enumerate().filter(move |(_, part)| only || part.matches(event)).map(|(n, _)| n)
+        self.parts.iter().enumerate().filter(|(_, part)| part.matches(event)).map(|(n, _)| n)
     }
 }
 
@@ -113,7 +107,8 @@ impl<A: Aggregate> Target for Id<A> {
 
     fn boundary(&self) -> Boundary {
         let part = if A::BY_TAG {
-            Part::Query(Item { tags: vec![Tag::from(self)], ..Item::names(A::Event::NAMES) })
+            let item = Item { tags: vec![Tag::from(self)], ..Item::names(A::Event::NAMES) };
+            Part::Query { item, category: A::NAME }
         } else {
             Part::Stream(self.stream())
         };
@@ -138,7 +133,7 @@ impl<A: Aggregate> Target for Every<A> {
     type State = A;
 
     fn boundary(&self) -> Boundary {
-        let part = Part::Query(Item::names(A::Event::NAMES));
+        let part = Part::Query { item: Item::names(A::Event::NAMES), category: A::NAME };
         Boundary::one(StreamId::new(A::NAME, EVERY), &EVERY.into(), part)
     }
 }

@@ -17,8 +17,9 @@ use crate::{
     event::{Raw, Recorded},
     handle::Store,
     invalid::Invalid,
+    shard::{Checkpoint, Shard},
     store::{Append, EventStore, Events, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
-    stream::Position,
+    stream::{Position, StreamHead},
     table::Table,
     timestamp::Timestamp,
 };
@@ -156,6 +157,10 @@ impl EventStore for TxStore {
         Err(Invalid::Request("an import has transactions of its own".into()).into())
     }
 
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        within!(self, |open| open.streams(category, after, limit))
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         within!(self, |open| open.position_at(at))
     }
@@ -200,7 +205,7 @@ impl Tables for TxStore {
         within!(self, |open| open.rows(rows))
     }
 
-    async fn checkpoint(&self, _: &str) -> Result<Position, StoreError> {
+    async fn shards(&self, _: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         Err(Invalid::Request("nobody follows what is not committed".into()).into())
     }
 }

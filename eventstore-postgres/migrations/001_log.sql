@@ -501,11 +501,17 @@ SELECT e.position, e.stream, e.version, t.name AS event, {schema}.json(e.payload
   FROM {schema}.events AS e
   JOIN {schema}.event_types AS t USING (type_key);
 
--- How far each projection has come.
+-- How far each shard of a projection has come, and which node moves it. A shard has the keys of some slots of 1,024.
 CREATE TABLE {schema}.checkpoints (
-    projection text COLLATE "C" NOT NULL CONSTRAINT checkpoints_pk PRIMARY KEY,
+    projection text COLLATE "C" NOT NULL,
+    from_slot  int              NOT NULL,
+    to_slot    int              NOT NULL CONSTRAINT checkpoints_slots CHECK (from_slot < to_slot),
     position   bigint           NOT NULL,
-    updated_at timestamptz      NOT NULL DEFAULT clock_timestamp()
+    event_id   uuid,
+    epoch      bigint           NOT NULL,
+    owner      uuid,
+    updated_at timestamptz      NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT checkpoints_pk PRIMARY KEY (projection, from_slot)
 ) WITH (fillfactor = 30);
 
 REVOKE ALL ON FUNCTION {schema}.may_append, {schema}.append, {schema}.append_one, {schema}.append_batch, {schema}.type_keys FROM PUBLIC;

@@ -1,4 +1,3 @@
 -- Moves a checkpoint forward, never back.
-INSERT INTO {schema}.checkpoints (projection, position) VALUES ($1, $2)
-    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, updated_at = excluded.updated_at
-    WHERE excluded.position > checkpoints.position
+UPDATE {schema}.checkpoints SET position = $4, event_id = $5, updated_at = clock_timestamp()
+ WHERE projection = $1 AND from_slot = $2 AND to_slot = $3 AND position < $4

@@ -3,8 +3,8 @@
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, StoreError, StreamId, Tag, Timestamp,
-    Version, event_id,
+    EventError, Item, Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, StoreError, StreamHead, StreamId,
+    Tag, Timestamp, Version, event_id,
 };
 use futures::TryStreamExt;
 use sqlx::{
@@ -143,6 +143,25 @@ pub(crate) async fn of_command(
             return Ok(found);
         }
     }
+}
+
+/// A page of the streams of a category.
+pub(crate) async fn streams(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    category: &str,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<StreamHead>, StoreError> {
+    // No name begins with a category and a character between `-` and `.`.
+    let (after, before) = (format!("{category}-{after}"), format!("{category}."));
+    let page = sqlx::query_as(shared.sql.streams()).bind(after).bind(before).bind(signed(limit as u64));
+    let page: Vec<(String, i64, i64)> = page.fetch_all(connection).await.map_err(error::store)?;
+    let head = |(stream, version, last): (String, i64, i64)| {
+        let (stream, version) = (stream.parse().map_err(error::damaged)?, Version(version.unsigned_abs()));
+        Ok(StreamHead { stream, version, position: position(last)? })
+    };
+    page.into_iter().map(head).collect()
 }
 
 pub(crate) async fn position_at(

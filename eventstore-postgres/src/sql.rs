@@ -45,9 +45,10 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 }
 
 statements! {
-    append append_one append_batch flush types type_keys head events events_bare events_of_stream events_of_types events_matching events_of_command
-    events_of_ids position_at events_backwards events_of_stream_backwards events_matching_backwards
-    checkpoint lock_checkpoint add_checkpoint advance
+    append append_one append_batch flush types type_keys head events events_bare events_of_stream events_of_types
+    events_matching events_of_command events_of_ids streams
+    position_at events_backwards events_of_stream_backwards events_matching_backwards
+    shards lock_shard lock_projection lock_shards remove_shards put_shards advance
     table lock_tables
     snapshot keep snapshots
     create_schema create_tables_schema lock_migrations migrations migrated applied apply

@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, EventStore, Events, Expected, Invalid, Page, Position, Raw, Read, Recorded, Rows, StoreError,
-    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written,
+    Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Raw, Read, Recorded, Rows,
+    Shard, StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -459,6 +459,10 @@ impl EventStore for PgStore {
         found
     }
 
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(&mut *self.connection().await?, &self.shared, category, after, limit).await
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         read::position_at(&mut *self.connection().await?, &self.shared, at).await
     }
@@ -514,7 +518,7 @@ impl Tables for PgStore {
         tables::rows(&mut *self.connection().await?, &self.shared.sql, rows).await
     }
 
-    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
-        tables::checkpoint(&mut *self.connection().await?, &self.shared.sql, projection).await
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        tables::shards(&mut *self.connection().await?, &self.shared.sql, projection).await
     }
 }

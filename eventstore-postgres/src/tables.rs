@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use eventstore_core::{Changes, Column, Kind, Position, Rows, StoreError, Table};
+use eventstore_core::{Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table};
 use serde_json::{Value as Json, value::RawValue};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+use uuid::Uuid;
 
 use crate::{
     error, read,
@@ -94,32 +95,76 @@ fn fits<'a>(table: &Table, there: impl Iterator<Item = (&'a str, &'a str)>) -> R
     }
 }
 
-pub(crate) async fn checkpoint(
+/// A shard and its checkpoint, as a row.
+type Stored = (String, i32, i32, i64, Option<Uuid>, i64, Option<Uuid>);
+
+fn shard((projection, from, to, position, event, epoch, owner): Stored) -> Result<(Shard, Checkpoint), StoreError> {
+    let slot = |slot: i32| u16::try_from(slot).map_err(error::damaged);
+    let shard = Shard::new(projection, slot(from)?..slot(to)?);
+    Ok((shard, Checkpoint { position: read::position(position)?, event, epoch: epoch.unsigned_abs(), owner }))
+}
+
+pub(crate) async fn shards(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    projection: Option<&str>,
+) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+    let shards = sqlx::query_as(sql.shards()).bind(projection).fetch_all(connection).await;
+    shards.map_err(error::store)?.into_iter().map(shard).collect()
+}
+
+/// Locks a shard until the end of the caller's transaction.
+pub(crate) async fn lock(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    Shard { projection, from_slot, to_slot, .. }: &Shard,
+) -> Result<Option<Checkpoint>, StoreError> {
+    let lock = sqlx::query(sql.lock_shard()).bind(projection).bind(i32::from(*from_slot)).bind(i32::from(*to_slot));
+    let locked = lock.fetch_optional(connection).await.map_err(error::store)?;
+    let stored = locked.as_ref().map(Stored::from_row).transpose().map_err(error::store)?;
+    Ok(stored.map(shard).transpose()?.map(|(_, checkpoint)| checkpoint))
+}
+
+/// Locks a projection until the end of the caller's transaction.
+pub(crate) async fn lock_projection(
     connection: &mut PgConnection,
     sql: &Sql,
     projection: &str,
-) -> Result<Position, StoreError> {
-    let at = sqlx::query_scalar(sql.checkpoint()).bind(projection).fetch_optional(connection).await;
-    at.map_err(error::store)?.map_or(Ok(Position(0)), read::position)
+) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+    let lock = sqlx::query(sql.lock_projection()).bind(projection);
+    lock.execute(&mut *connection).await.map_err(error::store)?;
+    let shards = sqlx::query_as(sql.lock_shards()).bind(projection).fetch_all(connection).await;
+    shards.map_err(error::store)?.into_iter().map(shard).collect()
 }
 
-/// Locks a checkpoint until the end of the caller's transaction, and gives it.
-pub(crate) async fn lock(connection: &mut PgConnection, sql: &Sql, projection: &str) -> Result<Position, StoreError> {
-    let lock = || sqlx::query_scalar(sql.lock_checkpoint()).bind(projection);
-    if let Some(at) = lock().fetch_optional(&mut *connection).await.map_err(error::store)? {
-        return read::position(at);
-    }
-    sqlx::query(sql.add_checkpoint()).bind(projection).execute(&mut *connection).await.map_err(error::store)?;
-    read::position(lock().fetch_one(connection).await.map_err(error::store)?)
+pub(crate) async fn put_shards(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    projection: &str,
+    shards: Vec<(Shard, Checkpoint)>,
+) -> Result<(), StoreError> {
+    let from: Vec<_> = shards.iter().map(|(shard, _)| i32::from(shard.from_slot)).collect();
+    let to: Vec<_> = shards.iter().map(|(shard, _)| i32::from(shard.to_slot)).collect();
+    let positions: Vec<_> = shards.iter().map(|(_, at)| read::signed(at.position.0)).collect();
+    let events: Vec<_> = shards.iter().map(|(_, at)| at.event).collect();
+    let epochs: Vec<_> = shards.iter().map(|(_, at)| read::signed(at.epoch)).collect();
+    let owners: Vec<_> = shards.iter().map(|(_, at)| at.owner).collect();
+    let remove = sqlx::query(sql.remove_shards()).bind(projection).bind(&from);
+    remove.execute(&mut *connection).await.map_err(error::store)?;
+    let put = sqlx::query(sql.put_shards()).bind(projection).bind(from).bind(to).bind(positions);
+    let put = put.bind(events).bind(epochs).bind(owners);
+    put.execute(connection).await.map(drop).map_err(error::store)
 }
 
 pub(crate) async fn advance(
     connection: &mut PgConnection,
     sql: &Sql,
-    projection: &str,
+    Shard { projection, from_slot, to_slot, .. }: &Shard,
     to: Position,
+    event: Option<Uuid>,
 ) -> Result<(), StoreError> {
-    let advance = sqlx::query(sql.advance()).bind(projection).bind(read::signed(to.0));
+    let advance = sqlx::query(sql.advance()).bind(projection).bind(i32::from(*from_slot)).bind(i32::from(*to_slot));
+    let advance = advance.bind(read::signed(to.0)).bind(event);
     advance.execute(connection).await.map(drop).map_err(error::store)
 }
 

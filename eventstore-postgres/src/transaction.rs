@@ -4,7 +4,8 @@ use std::{any::Any, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Page, Position, Raw, Read, Recorded, Rows, StoreError, Timestamp, Transaction, Written,
+    Append, Changes, Checkpoint, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead, Timestamp,
+    Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, Postgres, pool::PoolConnection};
@@ -104,8 +105,19 @@ impl Drop for PgTransaction {
 
 #[async_trait]
 impl Transaction for PgTransaction {
-    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
-        tables::lock(&mut self.connection, &self.shared.sql, projection).await
+    async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
+        tables::lock(&mut self.connection, &self.shared.sql, shard).await
+    }
+
+    async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        tables::lock_projection(&mut self.connection, &self.shared.sql, projection).await
+    }
+
+    async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
+        self.doubtful = true;
+        let put = tables::put_shards(&mut self.connection, &self.shared.sql, projection, shards).await;
+        self.doubtful = false;
+        put
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
@@ -118,6 +130,10 @@ impl Transaction for PgTransaction {
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         read::of_command(&mut self.connection, &self.shared, command, &mut self.new_types).await
+    }
+
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(&mut self.connection, &self.shared, category, after, limit).await
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
@@ -135,8 +151,8 @@ impl Transaction for PgTransaction {
         written
     }
 
-    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
-        tables::advance(&mut self.connection, &self.shared.sql, projection, to).await
+    async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
+        tables::advance(&mut self.connection, &self.shared.sql, shard, to, event).await
     }
 
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {

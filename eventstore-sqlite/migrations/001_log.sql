@@ -68,11 +68,17 @@ WHEN EXISTS (SELECT 1 FROM eventstore_types WHERE type_key = NEW.type_key)
   OR EXISTS (SELECT 1 FROM eventstore_types WHERE category = NEW.category AND name = NEW.name)
 BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END;
 
--- How far each projection has come.
+-- How far each shard of a projection has come, and which node moves it. A shard has the keys of some slots of 1,024.
 CREATE TABLE eventstore_checkpoints (
-    projection TEXT NOT NULL PRIMARY KEY,
+    projection TEXT    NOT NULL,
+    from_slot  INTEGER NOT NULL,
+    to_slot    INTEGER NOT NULL CHECK (from_slot < to_slot),
     position   INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL
+    event_id   BLOB,
+    epoch      INTEGER NOT NULL,
+    owner      BLOB,
+    updated_at INTEGER NOT NULL,
+    PRIMARY KEY (projection, from_slot)
 ) STRICT, WITHOUT ROWID;
 
 -- The log as people want to see it. What is not JSON is NULL here.

@@ -1,4 +1,3 @@
 -- Moves a checkpoint forward, never back.
-INSERT INTO eventstore_checkpoints (projection, position, updated_at) VALUES (?1, ?2, ?3)
-    ON CONFLICT (projection) DO UPDATE SET position = excluded.position, updated_at = excluded.updated_at
-    WHERE excluded.position > eventstore_checkpoints.position
+UPDATE eventstore_checkpoints SET position = ?4, event_id = ?5, updated_at = ?6
+ WHERE projection = ?1 AND from_slot = ?2 AND to_slot = ?3 AND position < ?4

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Position, Query, Raw, Read, Recorded, StoreError, StreamId, Tag, Timestamp,
-    Version, event_id,
+    EventError, Item, Metadata, NewEvent, Position, Query, Raw, Read, Recorded, StoreError, StreamHead, StreamId, Tag,
+    Timestamp, Version, event_id,
 };
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -216,6 +216,24 @@ pub(crate) async fn head(connection: &mut SqliteConnection) -> Result<Position, 
 pub(crate) async fn position_of(connection: &mut SqliteConnection, id: Uuid) -> Result<Option<Position>, StoreError> {
     let found = sqlx::query_scalar(include_str!("../sql/position_of.sql")).bind(id);
     found.fetch_optional(connection).await.map_err(error::store)?.map(position).transpose()
+}
+
+/// A page of the streams of a category.
+pub(crate) async fn streams(
+    connection: &mut SqliteConnection,
+    category: &str,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<StreamHead>, StoreError> {
+    // No name begins with a category and a character between `-` and `.`.
+    let (after, before) = (format!("{category}-{after}"), format!("{category}."));
+    let page = sqlx::query_as(include_str!("../sql/streams.sql")).bind(after).bind(before).bind(signed(limit as u64));
+    let page: Vec<(String, i64, i64)> = page.fetch_all(connection).await.map_err(error::store)?;
+    let head = |(stream, version, last): (String, i64, i64)| {
+        let (stream, version) = (stream.parse().map_err(error::damaged)?, Version(version.unsigned_abs()));
+        Ok(StreamHead { stream, version, position: position(last)? })
+    };
+    page.into_iter().map(head).collect()
 }
 
 pub(crate) async fn position_at(connection: &mut SqliteConnection, at: Timestamp) -> Result<Position, StoreError> {

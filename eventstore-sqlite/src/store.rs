@@ -4,8 +4,8 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, StoreError, StoredSnapshot, Table,
-    Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
+    Append, Checkpoint, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, Shard, StoreError,
+    StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -193,6 +193,10 @@ impl EventStore for SqliteStore {
         read::of_ids(&mut *self.reader().await?, &ids).await
     }
 
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(&mut *self.reader().await?, category, after, limit).await
+    }
+
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         read::position_at(&mut *self.reader().await?, at).await
     }
@@ -248,7 +252,7 @@ impl Tables for SqliteStore {
         tables::rows(&mut *self.reader().await?, rows).await
     }
 
-    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
-        tables::checkpoint(&mut *self.reader().await?, projection).await
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        tables::shards(&mut *self.reader().await?, projection).await
     }
 }

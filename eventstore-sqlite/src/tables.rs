@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use eventstore_core::{Changes, Column, Kind, Position, Rows, StoreError, Table, Timestamp};
+use eventstore_core::{Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{
@@ -84,10 +84,57 @@ async fn built(connection: &mut SqliteConnection, table: &Table) -> Result<(), S
     }
 }
 
-pub(crate) async fn checkpoint(connection: &mut SqliteConnection, projection: &str) -> Result<Position, StoreError> {
-    let at = sqlx::query_scalar(include_str!("../sql/checkpoint.sql")).bind(projection.to_owned());
-    let at: Option<i64> = at.fetch_optional(connection).await.map_err(error::store)?;
-    at.map_or(Ok(Position(0)), read::position)
+pub(crate) async fn shards(
+    connection: &mut SqliteConnection,
+    projection: Option<&str>,
+) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+    let shards = sqlx::query(include_str!("../sql/shards.sql")).bind(projection.map(str::to_owned));
+    shards.fetch_all(connection).await.map_err(error::store)?.iter().map(shard).collect()
+}
+
+pub(crate) async fn lock(connection: &mut SqliteConnection, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
+    let lock = named(include_str!("../sql/lock_shard.sql"), shard).fetch_optional(connection).await;
+    Ok(lock.map_err(error::store)?.as_ref().map(self::shard).transpose()?.map(|(_, checkpoint)| checkpoint))
+}
+
+pub(crate) async fn put_shards(
+    connection: &mut SqliteConnection,
+    projection: &str,
+    shards: Vec<(Shard, Checkpoint)>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let remove = sqlx::query(include_str!("../sql/remove_shards.sql")).bind(projection.to_owned());
+    remove.execute(&mut *connection).await.map_err(error::store)?;
+    for (shard, Checkpoint { position, event, epoch, owner }) in shards {
+        let put = named(include_str!("../sql/put_shard.sql"), &shard).bind(read::signed(position.0)).bind(event);
+        let put = put.bind(read::signed(epoch)).bind(owner).bind(now.as_micros());
+        put.execute(&mut *connection).await.map_err(error::store)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn advance(
+    connection: &mut SqliteConnection,
+    shard: &Shard,
+    to: Position,
+    event: Option<Uuid>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let advance = named(include_str!("../sql/advance.sql"), shard).bind(read::signed(to.0)).bind(event);
+    advance.bind(now.as_micros()).execute(connection).await.map(drop).map_err(error::store)
+}
+
+/// A statement that begins with the name of a shard.
+fn named(sql: &'static str, Shard { projection, from_slot, to_slot, .. }: &Shard) -> Statement {
+    sqlx::query(sql).bind(projection.clone()).bind(*from_slot).bind(*to_slot)
+}
+
+fn shard(row: &SqliteRow) -> Result<(Shard, Checkpoint), StoreError> {
+    let shard = || Ok(Shard::new(row.try_get::<String, _>(0)?, row.try_get(1)?..row.try_get(2)?));
+    let rest = || Ok((row.try_get(3)?, row.try_get(4)?, row.try_get::<i64, _>(5)?, row.try_get(6)?));
+    let (position, event, epoch, owner) = rest().map_err(error::store)?;
+    let (position, epoch) = (read::position(position)?, epoch.unsigned_abs());
+    Ok((shard().map_err(error::store)?, Checkpoint { position, event, epoch, owner }))
 }
 
 pub(crate) async fn rows(

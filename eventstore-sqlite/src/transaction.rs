@@ -4,7 +4,8 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Invalid, Page, Position, Raw, Read, Recorded, Rows, StoreError, Timestamp, Transaction, Written,
+    Append, Changes, Checkpoint, Invalid, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead,
+    Timestamp, Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     append::Checked,
-    error, read,
+    read,
     shared::{Shared, Writer},
     tables,
 };
@@ -99,11 +100,24 @@ impl Drop for SqliteTransaction {
 
 #[async_trait]
 impl Transaction for SqliteTransaction {
-    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
+    async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
         // The write lock of the file is held: nobody else can move any checkpoint.
-        let at = tables::checkpoint(self.operate()?, projection).await?;
+        let at = tables::lock(self.operate()?, shard).await?;
         self.unfinished -= 1;
         Ok(at)
+    }
+
+    async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        let shards = tables::shards(self.operate()?, Some(projection)).await?;
+        self.unfinished -= 1;
+        Ok(shards)
+    }
+
+    async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
+        let now = self.shared.clock.now();
+        tables::put_shards(self.operate()?, projection, shards, now).await?;
+        self.unfinished -= 1;
+        Ok(())
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
@@ -122,6 +136,10 @@ impl Transaction for SqliteTransaction {
         read::of_command(self.connection()?, command).await
     }
 
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        read::streams(self.connection()?, category, after, limit).await
+    }
+
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
         read::position_at(self.connection()?, at).await
     }
@@ -138,11 +156,9 @@ impl Transaction for SqliteTransaction {
         Ok(())
     }
 
-    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
+    async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         let now = self.shared.clock.now();
-        let advance = sqlx::query(include_str!("../sql/advance.sql")).bind(projection.to_owned());
-        let advance = advance.bind(read::signed(to.0)).bind(now.as_micros());
-        advance.execute(self.operate()?).await.map_err(error::store)?;
+        tables::advance(self.operate()?, shard, to, event, now).await?;
         self.unfinished -= 1;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Why a follower could not go on, at which event, and whether trying again could help.
+//! Why a shard could not go on, at which event and key, and whether trying again could help.
 
 use std::{
     any::Any,
@@ -9,13 +9,27 @@ use std::{
 
 use eventstore_core::{__private::Chain, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Version};
 
-/// Why a follower could not go on. Shown whole: the event, and the reason with all that is below it.
+/// Why a shard could not go on. Shown whole: the event, and the reason with all that is below it.
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) event: Option<Place>,
+    /// The key whose row or turn it was, if that is known.
+    pub(crate) key: Option<String>,
     pub(crate) reason: BoxError,
-    /// Whether this program's code must be mended: whatever else changes, it would fail again.
-    pub(crate) stops: bool,
+    pub(crate) blame: Blame,
+}
+
+/// Whose fault it is, and so what is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// The database or the way to it: tried again for ever, and no event is to blame.
+    World,
+    /// An event and the user's code: tried again a few times, then set aside.
+    Event,
+    /// An event that will fail again, for certain: set aside at once.
+    Row,
+    /// This program's code, whatever comes: it must be mended, and nothing goes on.
+    Program,
 }
 
 /// An event, for people.
@@ -29,21 +43,42 @@ pub(crate) struct Place {
 
 impl Failed {
     /// What the user's code said or did: the world may be to blame.
-    pub(crate) fn theirs(reason: BoxError) -> Self {
-        Self { event: None, reason, stops: false }
+    pub(crate) fn theirs(reason: impl Into<BoxError>) -> Self {
+        Self { event: None, key: None, reason: reason.into(), blame: Blame::Event }
+    }
+
+    /// What must be mended by whoever wrote the program.
+    pub(crate) fn program(reason: impl Into<BoxError>) -> Self {
+        Self { blame: Blame::Program, ..Self::theirs(reason) }
     }
 
     /// What the code of a user said when it panicked.
     pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Self::theirs(format!("it panicked: {}", text.unwrap_or_default()).into())
+        Self::theirs(format!("it panicked: {}", text.unwrap_or_default()))
     }
 
     /// The same, with the event it was about.
     pub(crate) fn at(self, event: &Recorded<Raw>) -> Self {
         let (stream, version, position) = (event.stream.clone(), event.version, event.position);
         Self { event: Some(Place { stream, version, position, name: event.data.name.to_string() }), ..self }
+    }
+
+    /// The same, and nobody knows which key would have to wait: all must.
+    pub(crate) fn for_certain(self) -> Self {
+        let blame = if self.blame == Blame::World { Blame::World } else { Blame::Program };
+        Self { blame, ..self }
+    }
+
+    /// The same, with the key it was about.
+    pub(crate) fn of(self, key: &str) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
+
+    /// The position of the event it was about.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.event.as_ref().map(|event| event.position)
     }
 }
 
@@ -57,18 +92,20 @@ impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Self {
         use StoreError as E;
         // What is declared, what is written in `project`, how events are read: nobody mends that while this runs.
-        let stops = matches!(
-            error,
-            E::Columns { .. }
-                | E::NotBuilt { .. }
-                | E::Row { .. }
-                | E::Unreadable { .. }
-                | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. })
-        );
-        match error {
-            E::Stopped { reason, .. } => Self { event: None, reason, stops: true },
-            error => Self { event: None, reason: error.into(), stops },
-        }
+        let blame = match error {
+            E::Stopped { .. }
+            | E::Columns { .. }
+            | E::NotBuilt { .. }
+            | E::Unreadable { .. }
+            | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Blame::Program,
+            E::Row { .. } => Blame::Row,
+            _ => Blame::World,
+        };
+        let reason = match error {
+            E::Stopped { reason, .. } => reason,
+            error => error.into(),
+        };
+        Self { event: None, key: None, reason, blame }
     }
 }
 

@@ -1,13 +1,21 @@
 //! What follows the log of [eventstore](https://docs.rs/eventstore): read models, and projections in SQL of one's own,
 //! each event counted exactly once.
 
+mod control;
 mod failed;
 mod follower;
+mod letters;
+mod node;
+mod operate;
 mod projection;
 mod read_model;
 mod runner;
+mod shard;
 mod status;
+mod stretch;
+mod tail;
 
+pub use operate::{DeadLetters, Projections};
 pub use projection::Projection;
 pub use runner::{Runner, Running};
-pub use status::Status;
+pub use status::{State, Status};

@@ -3,13 +3,14 @@
 use std::panic::AssertUnwindSafe;
 
 use async_trait::async_trait;
-use eventstore_core::{BoxError, Event, EventStore, Query, Raw, Recorded, StoreError, Transaction};
+use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, StoreError, Transaction};
 use futures::FutureExt;
 use sqlx::{Database, Pool};
 
 use crate::{
     failed::{Failed, at},
-    follower::Follower,
+    follower::{Follower, Part, Turn},
+    stretch::Decoded,
 };
 
 /// A read model in your own SQL.
@@ -66,6 +67,27 @@ pub trait Projection: Send + Sync + 'static {
         event: &Recorded<Self::Event>,
         db: &mut <Self::Db as Database>::Connection,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
+
+    /// Takes in events that are next to each other in its order; one by one, unless you write better. If it fails, fewer
+    /// are tried, down to the one that is to blame.
+    fn project_batch(
+        &self,
+        events: &[&Recorded<Self::Event>],
+        db: &mut <Self::Db as Database>::Connection,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send {
+        async move {
+            for event in events {
+                self.project(event, db).await?;
+            }
+            Ok(())
+        }
+    }
+
+    /// What is kept in order: events of one key are taken in one after the other, and wait if one of them cannot be.
+    /// The stream, unless you say otherwise. Pure: shards are cut by it.
+    fn key(event: &Recorded<Self::Event>) -> String {
+        event.stream.to_string()
+    }
 }
 
 /// Runs a projection.
@@ -101,21 +123,68 @@ impl<P: Projection> Follower for Sql<P> {
         }
         let mut transaction = store.begin().await?;
         // Of many nodes that start at once, one after the other prepares.
-        transaction.lock(P::NAME).await?;
+        transaction.lock_projection(P::NAME).await?;
         self.0.prepare(Self::connection(&mut *transaction)?).await.map_err(Failed::theirs)?;
         Ok(transaction.commit().await?)
     }
 
-    async fn take(&self, transaction: &mut dyn Transaction, batch: &[Recorded<Raw>]) -> Result<(), Failed> {
+    async fn take(&self, transaction: &mut dyn Transaction, part: &Part<'_>) -> Result<Vec<(String, usize)>, Failed> {
+        let decoded = part.stretch.decoded::<P::Event>();
+        let turns = Turns::of(part, &decoded, P::key)?;
+        if turns.events.is_empty() {
+            return Ok(turns.waiting);
+        }
         let connection = Self::connection(transaction)?;
-        for raw in batch {
-            for event in at(raw, || raw.decode().map_err(|source| StoreError::unreadable(raw, source)))? {
-                let projected = AssertUnwindSafe(self.0.project(&event, connection)).catch_unwind().await;
-                let projected = projected.map_err(|panic| Failed::panicked(&*panic));
-                let projected = projected.and_then(|projected| projected.map_err(Failed::theirs));
-                projected.map_err(|failed| failed.at(raw))?;
+        let projected = AssertUnwindSafe(self.0.project_batch(&turns.events, connection)).catch_unwind().await;
+        let projected = projected.map_err(|panic| Failed::panicked(&*panic));
+        let projected = projected.and_then(|projected| projected.map_err(Failed::theirs));
+        projected.map_err(|failed| turns.blame(part, failed))?;
+        Ok(turns.waiting)
+    }
+}
+
+/// The events of a part whose turn it is, where each is taken in under one key.
+pub(crate) struct Turns<'a, E> {
+    pub(crate) events: Vec<&'a Recorded<E>>,
+    pub(crate) waiting: Vec<(String, usize)>,
+    /// The key and the place of each.
+    of: Vec<(String, usize)>,
+}
+
+impl<'a, E: Event> Turns<'a, E> {
+    pub(crate) fn of(
+        part: &Part<'_>,
+        decoded: &'a Decoded<E>,
+        key: fn(&Recorded<E>) -> String,
+    ) -> Result<Self, Failed> {
+        let mut turns = Self { events: vec![], waiting: vec![], of: vec![] };
+        for place in part.places.clone() {
+            let raw = &part.stretch.events[place];
+            if !E::NAMES.contains(&&*raw.data.name) {
+                continue;
+            }
+            for event in decoded.at(part.stretch, place)? {
+                let key = at(raw, || Ok(key(event))).map_err(Failed::for_certain)?;
+                match part.turn(&key) {
+                    Turn::Now => {
+                        turns.events.push(event);
+                        turns.of.push((key, place));
+                    }
+                    Turn::Waits => turns.waiting.push((key, place)),
+                    Turn::NotHere => {}
+                }
             }
         }
-        Ok(())
+        turns.waiting.dedup();
+        turns.of.dedup();
+        Ok(turns)
+    }
+
+    /// Names the event that is to blame, if there is only one.
+    pub(crate) fn blame(&self, part: &Part<'_>, failed: Failed) -> Failed {
+        match &self.of[..] {
+            [(key, place)] => failed.at(&part.stretch.events[*place]).of(key),
+            _ => failed,
+        }
     }
 }

@@ -1,28 +1,37 @@
 //! Keeps the rows of a declared read model: for a batch of events one read, one fold in memory, one write.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Batch, Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Transaction,
+    Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Transaction,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
-use tokio::sync::Mutex;
 
 use crate::{
     failed::{Failed, at},
-    follower::Follower,
+    follower::{Follower, Part, Turn},
 };
 
 /// Keeps the rows of `M`.
 pub(crate) struct Folded<M> {
-    rows: Mutex<RowFold<M>>,
+    /// Says which rows an event concerns; has none itself.
+    keys: Mutex<RowFold<M>>,
 }
 
 impl<M: ReadModel> Default for Folded<M> {
     fn default() -> Self {
-        Self { rows: Mutex::default() }
+        Self { keys: Mutex::default() }
+    }
+}
+
+impl<M: ReadModel> Folded<M> {
+    fn keys(&self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).keys(raw, event)
     }
 }
 
@@ -41,69 +50,91 @@ impl<M: ReadModel> Follower for Folded<M> {
         if store.checkpoint(&self.name()).await? > Position(0) {
             let there = store.rows(Rows::Keys { table: M::TABLE, keys: vec![] }).await;
             there.map_err(|error| match error {
-                StoreError::NotBuilt { table: projection } => {
-                    let reason = "its table is gone and its checkpoint is not: raise its version";
-                    StoreError::Stopped { projection, reason: reason.into() }
+                StoreError::NotBuilt { .. } => {
+                    Failed::program("its table is gone and its checkpoint is not: raise its version")
                 }
-                error => error,
+                error => error.into(),
             })?;
         }
         store.create(&M::TABLE).await?;
-        // Shows the fold the first event there ever was: where keys come from streams, it says of which category.
+        // Shows the first event there ever was: where keys come from streams, it says of which category.
         let first = Read { query: self.query(), limit: Some(1), ..Read::default() };
-        let first: Vec<_> = store.read(first).await?.events.try_collect().await?;
-        let _ = self.rows.lock().await.decode(&first);
+        if let Some(raw) = store.read(first).await?.events.try_next().await? {
+            for event in raw.decode().unwrap_or_default() {
+                let _ = at(&raw, || self.keys(&raw, &event));
+            }
+        }
         Ok(())
     }
 
-    async fn take(&self, transaction: &mut dyn Transaction, batch: &[Recorded<Raw>]) -> Result<(), Failed> {
-        let mut rows = self.rows.lock().await;
-        rows.clear();
-        let mut events = Vec::with_capacity(batch.len());
-        for raw in batch {
-            events.push((raw, at(raw, || rows.decode([raw]))?));
+    async fn take(&self, transaction: &mut dyn Transaction, part: &Part<'_>) -> Result<Vec<(String, usize)>, Failed> {
+        let decoded = part.stretch.decoded::<M::Event>();
+        let (mut turns, mut waiting) = (vec![], vec![]);
+        for place in part.places.clone() {
+            let raw = &part.stretch.events[place];
+            if !M::Event::NAMES.contains(&&*raw.data.name) {
+                continue;
+            }
+            for event in decoded.at(part.stretch, place)? {
+                // A key no store can hold, or that cannot be told: nobody knows which row would wait.
+                let keys = at(raw, || self.keys(raw, event)).map_err(Failed::for_certain)?;
+                for key in keys {
+                    match part.turn(&key) {
+                        Turn::Now => turns.push((key, raw, event)),
+                        Turn::Waits => waiting.push((key, place)),
+                        Turn::NotHere => {}
+                    }
+                }
+            }
         }
-        let keys: BTreeSet<_> = events.iter().flat_map(|(_, event)| event.keys()).collect();
-        let keys: Vec<_> = keys.into_iter().collect();
-        let stored =
-            if keys.is_empty() { vec![] } else { transaction.rows(Rows::Keys { table: M::TABLE, keys }).await? };
+        waiting.dedup();
+        if turns.is_empty() {
+            return Ok(waiting);
+        }
+        let keys: BTreeSet<_> = turns.iter().map(|(key, ..)| key).collect();
+        let keys = Rows::Keys { table: M::TABLE, keys: keys.into_iter().cloned().collect() };
+        let stored = transaction.rows(keys).await?;
+        let mut rows = RowFold::<M>::default();
         load(&mut rows, &stored)?;
-        for (raw, event) in &events {
-            at(raw, || {
-                rows.project(event);
-                Ok(())
-            })?;
+        for (key, raw, event) in &turns {
+            project(&mut rows, key, raw, event)?;
         }
-        let changes = match rows.changes() {
-            Ok(changes) => changes,
-            Err(error) => return Err(blame(&mut rows, &stored, &events, error)),
-        };
+        let changes = rows.changes().map_err(|error| blame::<M>(&stored, &turns, error))?;
         if !(changes.upserts.is_empty() && changes.deletes.is_empty()) {
             transaction.write(changes).await?;
         }
-        Ok(())
+        Ok(waiting)
     }
 }
 
-fn load<M: ReadModel>(rows: &mut RowFold<M>, stored: &[(String, Box<RawValue>)]) -> Result<(), StoreError> {
-    stored.iter().try_for_each(|(key, row)| rows.load(key.clone(), row))
+type One<'a, E> = (String, &'a Recorded<Raw>, &'a Recorded<E>);
+
+fn load<M: ReadModel>(rows: &mut RowFold<M>, stored: &[(String, Box<RawValue>)]) -> Result<(), Failed> {
+    let load = |(key, row): &(String, Box<RawValue>)| rows.load(key.clone(), row).map_err(|e| Failed::from(e).of(key));
+    stored.iter().try_for_each(load)
 }
 
-/// Finds the event that made a row no table can hold: folds again, and looks at the rows after each.
-fn blame<M: ReadModel>(
+fn project<M: ReadModel>(
     rows: &mut RowFold<M>,
-    stored: &[(String, Box<RawValue>)],
-    events: &[(&Recorded<Raw>, Batch<M>)],
-    error: StoreError,
-) -> Failed {
-    rows.clear();
+    key: &str,
+    raw: &Recorded<Raw>,
+    event: &Recorded<M::Event>,
+) -> Result<(), Failed> {
+    let project = at(raw, || {
+        rows.project(key, event);
+        Ok(())
+    });
+    project.map_err(|failed| failed.of(key))
+}
+
+/// Finds the event that made a row no table can hold: folds again, and looks at the row after each.
+fn blame<M: ReadModel>(stored: &[(String, Box<RawValue>)], turns: &[One<'_, M::Event>], error: StoreError) -> Failed {
+    let mut rows = RowFold::<M>::default();
     let mut look = || {
-        load(rows, stored)?;
-        events.iter().try_for_each(|(raw, event)| {
-            at(raw, || {
-                rows.project(event);
-                event.keys().iter().try_for_each(|key| rows.check(key))
-            })
+        load(&mut rows, stored)?;
+        turns.iter().try_for_each(|(key, raw, event)| {
+            project(&mut rows, key, raw, event)?;
+            at(raw, || rows.check(key)).map_err(|failed| failed.of(key))
         })
     };
     look().err().unwrap_or_else(|| error.into())

@@ -1,23 +1,35 @@
 //! Says what is to follow the log, lets it, and tells how far it has come.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, ops::Deref, sync::Arc, time::Duration};
 
 use eventstore_core::{Position, ReadModel, Store, StoreError};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use uuid::Uuid;
 
 use crate::{
-    follower::{Follower, follow},
+    follower::Follower,
+    node::{Node, Run},
+    operate::Projections,
     projection::{Projection, Sql},
     read_model::Folded,
+    shard::Options,
     status::Status,
 };
+
+/// How long a node may be silent before others take its shards over.
+const LEASE: Duration = Duration::from_secs(3);
 
 /// How long [`Running::until`] waits.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Says what is to follow the log; [`start`](Runner::start) lets it.
 ///
-/// Any number of processes may run the same: each event is taken in once.
+/// Any number of processes may run the same: they share the work, and each event is taken in once. One that ends without
+/// a word, or is frozen, is replaced when its [lease](Runner::lease) is over, and can write nothing from then on.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -56,13 +68,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[must_use = "nothing runs until it is started"]
 pub struct Runner {
     store: Store,
-    followers: Vec<Arc<dyn Follower>>,
+    followers: Vec<(Arc<dyn Follower>, Options)>,
+    lease: Duration,
 }
 
 impl Runner {
     /// Nothing yet.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.clone(), followers: vec![] }
+        Self { store: store.clone(), followers: vec![], lease: LEASE }
     }
 
     /// Keeps the rows of a read model; its table is made if it is not there.
@@ -76,33 +89,82 @@ impl Runner {
     }
 
     fn with(mut self, follower: impl Follower + 'static) -> Self {
-        self.followers.push(Arc::new(follower));
+        self.followers.push((Arc::new(follower), Options::default()));
         self
     }
 
-    /// Starts a task for each, on the runtime it is called in. Of two of the same name, the second is stopped at once.
+    fn last(mut self, say: impl FnOnce(&mut Options)) -> Self {
+        if let Some((_, options)) = self.followers.last_mut() {
+            say(options);
+        }
+        self
+    }
+
+    /// How many shards the one named last has when it runs for the first time, 1 unless said, 1,024 at most. They run
+    /// side by side, on all nodes that run it.
+    pub fn shards(self, shards: u16) -> Self {
+        self.last(|options| options.shards = shards)
+    }
+
+    /// How many events of the one named last are taken in together at most: 1,000 unless said. More is faster when there
+    /// is much to catch up with, and takes more memory.
+    pub fn batch(self, events: usize) -> Self {
+        self.last(|options| options.batch = events.max(1))
+    }
+
+    /// How many keys of the one named last may be parked behind events that cannot be taken in: 100 unless said. One more,
+    /// and all of it stops.
+    pub fn max_parked(self, keys: usize) -> Self {
+        self.last(|options| options.max_parked = keys)
+    }
+
+    /// How long this process may be silent before others take over what it runs: 3 seconds unless said. The same for all
+    /// processes.
+    pub fn lease(self, lease: Duration) -> Self {
+        Self { lease: lease.max(Duration::from_millis(50)), ..self }
+    }
+
+    /// Starts to run, on the runtime it is called in. Of two of the same name, the second is stopped at once.
     pub fn start(self) -> Running {
         let (stop, stopped) = watch::channel(false);
-        let mut names = HashSet::new();
-        let followers = self.followers.into_iter().map(|follower| {
+        let (mut names, mut runs, mut reports) = (HashSet::new(), vec![], vec![]);
+        for (follower, options) in self.followers {
             let name = follower.name();
             if !names.insert(name.clone()) {
-                return (watch::channel(Status::twice(name)).1, None);
+                reports.push(watch::channel(Status::twice(name)).1);
+                continue;
             }
             // From now on, whoever reads and waits for it is right to wait.
             self.store.runs(&name, None, false);
             let (report, status) = watch::channel(Status::new(name));
-            let task = tokio::spawn(follow(self.store.clone(), follower, report, stopped.clone()));
-            (status, Some(task))
-        });
-        Running { followers: followers.collect(), stop }
+            runs.push(Run::new(follower, options, report));
+            reports.push(status);
+        }
+        let node = Node::new(self.store.clone(), self.lease, runs);
+        let (id, poke) = (node.id(), Arc::new(Notify::new()));
+        let task = tokio::spawn(node.run(poke.clone(), stopped));
+        let projections = Projections::here(&self.store, poke);
+        Running { store: self.store, node: id, reports, projections, stop, task }
     }
 }
 
 /// What is running. Dropping it lets it run on; [`stop`](Running::stop) ends it after the batch at hand.
 pub struct Running {
-    followers: Vec<(watch::Receiver<Status>, Option<JoinHandle<()>>)>,
+    store: Store,
+    node: Uuid,
+    reports: Vec<watch::Receiver<Status>>,
+    projections: Projections,
     stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// Operating what runs: all nodes obey.
+impl Deref for Running {
+    type Target = Projections;
+
+    fn deref(&self) -> &Projections {
+        &self.projections
+    }
 }
 
 impl Running {
@@ -112,14 +174,8 @@ impl Running {
     /// [`StoreError::Behind`], with what holds it up.
     pub async fn until(&self, position: Position) -> Result<(), StoreError> {
         let all = async {
-            for (status, _) in &self.followers {
-                let mut status = status.clone();
-                let there = status.wait_for(|status| status.position >= position || status.stopped).await;
-                match there.map(|status| status.clone()) {
-                    Ok(status) if status.position >= position => {}
-                    Ok(status) => return Err(status.behind(position)),
-                    Err(_) => return Err(status.borrow().behind(position)),
-                }
+            for report in &self.reports {
+                self.one(report.clone(), position).await?;
             }
             Ok(())
         };
@@ -129,17 +185,41 @@ impl Running {
         })
     }
 
+    async fn one(&self, mut report: watch::Receiver<Status>, position: Position) -> Result<(), StoreError> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let status = report.borrow_and_update().clone();
+            if status.position >= position {
+                return Ok(());
+            }
+            if status.stopped {
+                return Err(status.behind(position));
+            }
+            let here = |owner| owner == Some(self.node);
+            if !status.shards.is_empty() && status.shards.iter().all(|(_, at)| here(at.owner)) {
+                if report.changed().await.is_err() {
+                    return Err(status.behind(position));
+                }
+                continue;
+            }
+            // Others run some of it, or none does yet.
+            if self.store.as_ref().checkpoint(&status.name).await? >= position {
+                return Ok(());
+            }
+            let _ = timeout(pause, report.changed()).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
     /// How far each has come.
     pub fn status(&self) -> Vec<Status> {
-        self.followers.iter().map(|(status, _)| status.borrow().clone()).collect()
+        self.reports.iter().map(|report| report.borrow().clone()).collect()
     }
 
     /// Ends all after the batch at hand, and returns when they have ended.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        for task in self.followers.into_iter().filter_map(|(_, task)| task) {
-            // A task that panicked has ended too.
-            let _ = task.await;
-        }
+        // A task that panicked has ended too.
+        let _ = self.task.await;
     }
 }

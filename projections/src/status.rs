@@ -1,8 +1,8 @@
-//! How far a read model or projection has come.
+//! How far a read model or projection has come, and what holds it up.
 
 use std::{error::Error, sync::Arc};
 
-use eventstore_core::{Position, StoreError};
+use eventstore_core::{Checkpoint, Position, Shard, StoreError};
 
 use crate::failed::Failed;
 
@@ -12,23 +12,58 @@ use crate::failed::Failed;
 pub struct Status {
     /// Its name: `balance@1`, `ledger`.
     pub name: String,
-    /// How far it has come.
+    /// How far all of it has come.
     pub position: Position,
+    /// The end of the log, as far as this node has seen it.
+    pub head: Position,
+    /// What it is doing.
+    pub state: State,
     /// What holds it up: the event it fails on, and why. It tries again, unless it is stopped.
     pub error: Option<Arc<dyn Error + Send + Sync>>,
     /// Whether it has given up: its code, not the world, must be mended.
     pub stopped: bool,
+    /// How many keys wait behind an event that could not be taken in: see its dead letters.
+    pub parked: usize,
+    /// Its shards, and who runs them.
+    pub shards: Vec<(Shard, Checkpoint)>,
+}
+
+/// What a projection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// It has never run.
+    New,
+    /// It takes in what was recorded before it first ran.
+    Booting,
+    /// It takes in what is recorded.
+    Active,
+    /// Somebody has said so.
+    Paused,
+    /// It has given up: see the reason.
+    Failed,
+    /// No node that lives has its code.
+    Detached,
 }
 
 impl Status {
     pub(crate) fn new(name: String) -> Self {
-        Self { name, position: Position(0), error: None, stopped: false }
+        Self {
+            name,
+            position: Position(0),
+            head: Position(0),
+            state: State::New,
+            error: None,
+            stopped: false,
+            parked: 0,
+            shards: vec![],
+        }
     }
 
     /// It does not run: there is one of this name already.
     pub(crate) fn twice(name: String) -> Self {
-        let error = Failed::theirs("this runner has one of this name already: take one out, or rename it".into());
-        Self { name, position: Position(0), error: Some(Arc::new(error)), stopped: true }
+        let error = Failed::program("this runner has one of this name already: take one out, or rename it");
+        Self { error: Some(Arc::new(error)), stopped: true, state: State::Failed, ..Self::new(name) }
     }
 
     pub(crate) fn behind(&self, until: Position) -> StoreError {
@@ -38,5 +73,25 @@ impl Status {
             Some(reason) if self.stopped => StoreError::Stopped { projection, reason },
             reason => StoreError::Behind { projection, at: self.position, until, reason },
         }
+    }
+
+    /// How many events it is behind the end of the log.
+    pub fn lag(&self) -> u64 {
+        self.head.0.saturating_sub(self.position.0)
+    }
+
+    /// Takes in what is known of its shards.
+    pub(crate) fn look(&mut self, shards: Vec<(Shard, Checkpoint)>) {
+        self.shards = shards;
+        // What a shard of this node has come to since is told by itself.
+        self.position = self.shards.iter().map(|(_, at)| at.position).min().unwrap_or_default();
+    }
+
+    /// One of its shards has moved.
+    pub(crate) fn moved(&mut self, shard: &Shard, to: Position) {
+        for (_, at) in self.shards.iter_mut().filter(|(there, _)| there == shard) {
+            at.position = to.max(at.position);
+        }
+        self.position = self.shards.iter().map(|(_, at)| at.position).min().unwrap_or_default();
     }
 }

@@ -171,7 +171,8 @@ async fn c2_whoever_loses_a_race_decides_again_on_the_new_state() {
     quiet.execute(&ann, Deposit { amount: 100 }).await.unwrap();
     let lost = racing(ann.clone()).execute(&ann, Withdraw { amount: 1 }).retries(0).await;
     let Err(CommandError::Conflict(conflict)) = lost else { panic!("{lost:?}") };
-    assert_eq!(conflict, Conflict::new(ann.stream(), Expected::Version(Version(4)), Version(5)));
+    let between = "expected: version 4; in between: `account.withdrawn`";
+    assert_eq!(conflict.to_string(), format!("stream {} is at version 5; {between}", ann.stream()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,8 +197,11 @@ async fn a4_whoever_says_what_it_has_seen_is_told_when_that_has_changed() -> Res
     let stale = store.execute(&ann, Withdraw { amount: 1 }).expecting(seen.version).await;
     assert!(stale.as_ref().is_err_and(CommandError::is_conflict));
     let Err(CommandError::Conflict(conflict)) = stale else { panic!("{stale:?}") };
-    assert_eq!(conflict, Conflict::new(ann.stream(), Expected::Version(Version(2)), Version(3)));
-    assert_eq!(conflict.to_string(), format!("stream {} is at version 3; expected: version 2", ann.stream()));
+    let between = "expected: version 2; in between: `account.withdrawn`";
+    assert_eq!(conflict.to_string(), format!("stream {} is at version 3; {between}", ann.stream()));
+    let late = store.append(&ann, Expected::Version(Version(1)), [AccountEvent::Deposited { amount: 1 }]).await;
+    let Err(StoreError::Conflict(conflict)) = late else { panic!("{late:?}") };
+    assert_eq!(conflict.between, ["account.deposited".into(), "account.withdrawn".into()]);
     let new = Conflict::new(ann.stream(), Expected::Version(Version(0)), Version(3));
     assert_eq!(new.to_string(), format!("stream {} is at version 3; expected: no such stream", ann.stream()));
 
@@ -207,6 +211,7 @@ async fn a4_whoever_says_what_it_has_seen_is_told_when_that_has_changed() -> Res
     let stale = store.execute(&ann, Withdraw { amount: 1 }).expecting_position(seen.position).await;
     let Err(CommandError::Conflict(conflict)) = stale else { panic!("{stale:?}") };
     assert_eq!((conflict.stream, conflict.actual), (ann.stream(), Version(4)));
+    assert_eq!(conflict.between, ["account.withdrawn".into()]);
     Ok(())
 }
 

@@ -7,8 +7,9 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Store, StoreError,
-    StoredSnapshot, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
+    Append, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard, Store,
+    StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -70,12 +71,13 @@ pub async fn world() -> World {
 
 type Intruder = Box<dyn FnOnce(Store) -> BoxFuture<'static, ()> + Send>;
 
-/// A store that lets somebody else in before its first append, once; counts what is asked of its tables; and has
+/// A store that lets somebody else in before its first append, or after its first read, once; counts what is asked of its tables; and has
 /// snapshots only where the gate is open: while it has no permit they wait, once it is closed they fail.
 pub struct Between {
     inner: Arc<dyn EventStore>,
     gate: Arc<Semaphore>,
     intruder: Mutex<Option<Intruder>>,
+    after_read: Mutex<Option<Intruder>>,
     counts: Arc<Mutex<Counts>>,
 }
 
@@ -88,7 +90,8 @@ pub struct Counts {
 impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Self { inner: inner.clone(), gate, intruder: Mutex::default(), counts: Arc::default() }
+        let (intruder, after_read) = Default::default();
+        Self { inner: inner.clone(), gate, intruder, after_read, counts: Arc::default() }
     }
 
     pub fn gated(self, gate: &Arc<Semaphore>) -> Self {
@@ -103,6 +106,14 @@ impl Between {
         Self { intruder: Mutex::new(Some(intruder)), ..self }
     }
 
+    pub fn let_in_after_read<F: Future<Output = ()> + Send + 'static>(
+        self,
+        intruder: impl FnOnce(Store) -> F + Send + 'static,
+    ) -> Self {
+        let intruder: Intruder = Box::new(move |store| Box::pin(intruder(store)));
+        Self { after_read: Mutex::new(Some(intruder)), ..self }
+    }
+
     pub fn counts(&self) -> Arc<Mutex<Counts>> {
         self.counts.clone()
     }
@@ -111,7 +122,12 @@ impl Between {
 #[async_trait::async_trait]
 impl EventStore for Between {
     async fn read(&self, read: Read) -> Result<Events, StoreError> {
-        self.inner.read(read).await
+        let events = self.inner.read(read).await;
+        let intruder = self.after_read.lock().unwrap().take();
+        if let Some(intruder) = intruder {
+            intruder(self.inner.clone().into()).await;
+        }
+        events
     }
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
         let intruder = self.intruder.lock().unwrap().take();
@@ -125,6 +141,9 @@ impl EventStore for Between {
     }
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
         self.inner.recorded(ids).await
+    }
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        self.inner.streams(category, after, limit).await
     }
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
@@ -167,8 +186,8 @@ impl Tables for Between {
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         self.inner.rows(rows).await
     }
-    async fn checkpoint(&self, projection: &str) -> Result<Position, StoreError> {
-        self.inner.checkpoint(projection).await
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        self.inner.shards(projection).await
     }
 }
 
@@ -179,8 +198,14 @@ struct Counted {
 
 #[async_trait::async_trait]
 impl Transaction for Counted {
-    async fn lock(&mut self, projection: &str) -> Result<Position, StoreError> {
-        self.inner.lock(projection).await
+    async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
+        self.inner.lock(shard).await
+    }
+    async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        self.inner.lock_projection(projection).await
+    }
+    async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
+        self.inner.put_shards(projection, shards).await
     }
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         self.inner.append(append).await
@@ -191,19 +216,23 @@ impl Transaction for Counted {
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         self.inner.find(command).await
     }
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        self.inner.streams(category, after, limit).await
+    }
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
     }
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        self.counts.lock().unwrap().reads_of_rows += 1;
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = &rows;
+        self.counts.lock().unwrap().reads_of_rows += usize::from(table.version > 0);
         self.inner.rows(rows).await
     }
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        self.counts.lock().unwrap().writes_of_rows += 1;
+        self.counts.lock().unwrap().writes_of_rows += usize::from(changes.table.version > 0);
         self.inner.write(changes).await
     }
-    async fn advance(&mut self, projection: &str, to: Position) -> Result<(), StoreError> {
-        self.inner.advance(projection, to).await
+    async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
+        self.inner.advance(shard, to, event).await
     }
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
         self.inner.connection()

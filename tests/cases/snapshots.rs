@@ -3,7 +3,7 @@
 use std::{fmt::Debug, sync::Arc};
 
 use eventstore::{
-    Aggregate, CommandError, Expected, Load, Loaded, Position, StoreError, StoredSnapshot, Target, Timestamp, Version,
+    CommandError, Decider, Expected, Load, Loaded, Position, StoreError, StoredSnapshot, Target, Timestamp, Version,
     prelude::*,
 };
 use futures::{FutureExt, TryStreamExt};
@@ -50,8 +50,10 @@ macro_rules! states {
             }
 
             impl Trail for $State {
-                fn trail(&self) -> (i64, &[i64]) {
-                    (self.sum, &self.trail)
+                type Seen = (i64, Vec<i64>);
+
+                fn trail(&self) -> Self::Seen {
+                    (self.sum, self.trail.clone())
                 }
             }
 
@@ -75,7 +77,39 @@ states! {
 }
 
 pub trait Trail {
-    fn trail(&self) -> (i64, &[i64]);
+    type Seen: Debug + PartialEq;
+
+    fn trail(&self) -> Self::Seen;
+}
+
+impl<A: Trail, B: Trail> Trail for (A, B) {
+    type Seen = (A::Seen, B::Seen);
+
+    fn trail(&self) -> Self::Seen {
+        (self.0.trail(), self.1.trail())
+    }
+}
+
+impl<A: Trail, B: Trail, C: Trail> Trail for (A, B, C) {
+    type Seen = (A::Seen, B::Seen, C::Seen);
+
+    fn trail(&self) -> Self::Seen {
+        (self.0.trail(), self.1.trail(), self.2.trail())
+    }
+}
+
+/// The tally decides, by what both have come to.
+impl Decide<Add> for (Tally, Club) {
+    fn decide(&self, Add { amount, club }: Add) -> Decision<Self> {
+        self.0.decide(Add { amount: amount.wrapping_add(self.1.sum), club })
+    }
+}
+
+/// Two clubs, of which the first decides.
+impl Decide<Add> for (Club, Club) {
+    fn decide(&self, Add { amount, club }: Add) -> Decision<Self> {
+        self.0.decide(Add { amount: amount.wrapping_add(self.1.sum), club })
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -114,12 +148,11 @@ async fn replace(world: &World, mut snapshot: StoredSnapshot, sum: bool) {
 }
 
 /// What a load gave, of a state with snapshots or without.
-type Seen = ((i64, Vec<i64>), Version, Position);
+type Seen<S> = (<S as Trail>::Seen, Version, Position);
 
-async fn seen<S: Trail + Debug>(load: impl IntoFuture<Output = Result<Loaded<S>, StoreError>>) -> Seen {
+async fn seen<S: Trail>(load: impl IntoFuture<Output = Result<Loaded<S>, StoreError>>) -> Seen<S> {
     let loaded = load.await.unwrap();
-    let (sum, trail) = loaded.trail();
-    ((sum, trail.to_vec()), loaded.version, loaded.position)
+    (loaded.trail(), loaded.version, loaded.position)
 }
 
 /// Compares loads up to every moment there is, with snapshots and without.
@@ -136,8 +169,8 @@ impl<'a> Moments<'a> {
 
     async fn agree<K, P>(&self, kept: impl Target<State = K>, plain: impl Target<State = P>)
     where
-        K: Aggregate + Trail + Debug,
-        P: Aggregate + Trail + Debug,
+        K: Decider + Trail,
+        P: Decider + Trail<Seen = K::Seen>,
     {
         let loads = || (self.store.load(&kept), self.store.load(&plain));
         let both = async |until: &dyn Fn(Load<K>) -> Load<K>, same: &dyn Fn(Load<P>) -> Load<P>| {
@@ -209,7 +242,7 @@ async fn n1_a_load_gives_the_same_with_snapshots_and_without() -> Result<(), Any
             let (tally, plain) = &tallies[dice.below(2) as usize];
             let club = (dice.below(3) > 0).then(|| clubs[dice.below(2) as usize].0.clone());
             let amount = dice.below(100) as i64;
-            match dice.below(6) {
+            match dice.below(8) {
                 0 => _ = store.append(tally, Expected::Any, [Doubled]).await?,
                 1 => _ = store.append(tally, Expected::Any, [Added { amount, club }, added(amount)]).await?,
                 2 => {
@@ -227,6 +260,18 @@ async fn n1_a_load_gives_the_same_with_snapshots_and_without() -> Result<(), Any
                     assert_eq!((done.state.sum, done.version), (after.0, version));
                 }
                 4 => {
+                    let (other, plain_other) = &clubs[dice.below(2) as usize];
+                    let done = store.execute((tally, other), Add { amount, club }).await?;
+                    let (after, version, _) = seen(store.load((plain, plain_other))).await;
+                    assert_eq!((done.state.trail(), done.version), (after, version));
+                }
+                5 => {
+                    let [(one, plain_one), (two, plain_two)] = &clubs;
+                    let done = store.execute((two, one), Add { amount, club }).await?;
+                    let (after, version, _) = seen(store.load((plain_two, plain_one))).await;
+                    assert_eq!((done.state.trail(), done.version), (after, version));
+                }
+                6 => {
                     store.snapshot(every::<Tally>()).await?;
                     store.snapshot(&clubs[0].0).await?;
                 }
@@ -238,6 +283,11 @@ async fn n1_a_load_gives_the_same_with_snapshots_and_without() -> Result<(), Any
         // What is kept by now is what loads begin at, up to every moment; then what is spoiled is not.
         for _ in 0..2 {
             let moments = Moments::of(store).await;
+            let [(a, plain_a), (b, plain_b)] = &tallies;
+            let [(x, plain_x), (y, plain_y)] = &clubs;
+            moments.agree((x, a, every::<Tally>()), (plain_x, plain_a, every::<PlainTally>())).await;
+            moments.agree((b, y), (plain_b, plain_y)).await;
+            moments.agree((y, plain_x), (plain_y, plain_x)).await;
             for (kept, plain) in &tallies {
                 moments.agree(kept, plain).await;
                 for version in (0..=seen(store.load(plain)).await.1.0 + 1).map(Version) {
@@ -309,16 +359,100 @@ async fn n1_a_moment_before_the_snapshot_is_no_fault_of_it() -> Result<(), Any> 
 }
 
 #[tokio::test]
-async fn n1_histories_tuples_and_what_had_occurred_are_made_of_events_only() -> Result<(), Any> {
+async fn n1_histories_and_what_had_occurred_are_made_of_events_only() -> Result<(), Any> {
     let world = world().await;
     let store = &world.store;
     let id = with_three(store).await;
     let now = world.noon().await;
     assert_eq!(store.load(&id).occurred_by(now).await?.sum, 6);
-    assert_eq!(store.load((&id, Id::<Tally>::from("u"))).await?.state.0.sum, 6);
+    assert_eq!(store.load((&id, Id::<Tally>::from("u"))).occurred_by(now).await?.state.0.sum, 6);
     let history: Vec<_> = store.history(&id).map_ok(|(_, tally)| tally.sum).try_collect().await?;
     assert_eq!(history, [1, 3, 6]);
     assert_eq!((store.snapshot_counts().used, store.snapshot_counts().taken), (0, 1));
+    Ok(())
+}
+
+/// A tally and two clubs, of which one has a snapshot ahead of the other: (1 + 2 + 3), (1 + 2), (10 + 20 + 30).
+async fn tally_and_clubs(world: &World) -> (Id<Tally>, Id<Club>, Id<Club>) {
+    let store = &world.store;
+    let (tally, x, y) = (with_three(store).await, Id::<Club>::from("x"), Id::<Club>::from("y"));
+    for (club, amounts) in [(&x, [1, 2].as_slice()), (&y, &[10, 20, 30])] {
+        let added = amounts.iter().map(|&amount| Added { amount, club: Some(club.clone()) });
+        store.append(Id::<Tally>::from("clubs"), Expected::Any, added).await.unwrap();
+        store.snapshot(club).await.unwrap();
+    }
+    (tally, x, y)
+}
+
+#[tokio::test]
+async fn n1_each_part_of_a_tuple_begins_at_its_own_snapshot() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let (tally, x, y) = tally_and_clubs(&world).await;
+    let used = || store.snapshot_counts().used;
+    let plain = (Id::<PlainTally>::from("t"), Id::<PlainClub>::from("x"), Id::<PlainClub>::from("y"));
+    let all = seen(store.load((&tally, &x, &y))).await;
+    assert_eq!((&all, used()), (&seen(store.load(&plain)).await, 3));
+    assert_eq!((all.1, all.2), (Version(8), Position(8)));
+    // A part that has none is read with the others that have none.
+    store.load((&plain.0, &y, &plain.1)).await?;
+    assert_eq!(used(), 4);
+    // Up to a moment before one of them was taken.
+    let early = seen(store.load((&tally, &x, &y)).at_position(Position(6))).await;
+    assert_eq!((&early, used()), (&seen(store.load(&plain).at_position(Position(6))).await, 6));
+    // An event in two parts counts for each.
+    let both = Added { amount: 5, club: Some(y.clone()) };
+    store.append(&tally, Expected::Any, [both]).await?;
+    assert_eq!(store.load((&tally, &y)).await?.version, Version(8));
+    assert_eq!(store.load((&plain.0, &plain.2)).await?.version, Version(8));
+
+    // One that is spoiled is ignored, counted, and replaced; the other is used.
+    store.finish_snapshots().await;
+    let before = store.snapshot_counts();
+    let good = stored(&world, "tally-t").await;
+    replace(&world, StoredSnapshot { state: b"{}".to_vec(), ..good.clone() }, true).await;
+    let again = seen(store.load((&y, &tally))).await;
+    assert_eq!(again, seen(store.load((&plain.2, &plain.0))).await);
+    let counts = store.snapshot_counts();
+    assert_eq!((counts.used - before.used, counts.ignored - before.ignored), (1, 1));
+    store.finish_snapshots().await;
+    store.load(&tally).await?;
+    assert_eq!(store.snapshot_counts().ignored, counts.ignored, "it was replaced");
+    Ok(())
+}
+
+#[tokio::test]
+async fn n1_the_parts_of_a_tuple_are_read_up_to_the_same_position() -> Result<(), Any> {
+    let world = world().await;
+    let (tally, x, y) = tally_and_clubs(&world).await;
+    let intruding = || {
+        let (x, y) = (x.clone(), y.clone());
+        Store::from(Between::new(&world.inner).let_in_after_read(move |store| async move {
+            let both = [x, y].map(|club| Added { amount: 1_000, club: Some(club) });
+            store.append(Id::<Tally>::from("t"), Expected::Any, both).await.unwrap();
+        }))
+    };
+    // What came after the first part was read, no part has seen.
+    let head = world.store.head().await?;
+    let clubs = seen(intruding().load((&x, &y))).await;
+    assert_eq!(clubs, (((3, vec![1, 3]), (60, vec![10, 30, 60])), Version(5), head));
+    let head = world.store.head().await?;
+    let three = seen(intruding().load((&tally, &x, Id::<PlainClub>::from("y")))).await;
+    assert_eq!((three.0.0.0, three.0.1.0, three.0.2.0, three.2), (2_006, 1_003, 1_060, head));
+
+    // So whoever decides on it is told.
+    let add = |club: &Id<Club>| Add { amount: 1, club: Some(club.clone()) };
+    let late = intruding().execute((&x, &y), add(&x)).retries(0).await;
+    let Err(CommandError::Conflict(conflict)) = late else { panic!("{late:?}") };
+    assert_eq!((conflict.stream.as_str(), conflict.between), ("tally-t", vec!["tally.added".into()]));
+    let late = intruding().execute((&tally, &y), add(&y)).retries(0).await;
+    assert!(matches!(late, Err(CommandError::Conflict(_))), "{late:?}");
+    let done = intruding().execute((&tally, &y), add(&y)).await?;
+    let plain = (Id::<PlainTally>::from("t"), Id::<PlainClub>::from("y"));
+    assert_eq!((done.state.trail(), done.version), {
+        let (trail, version, _) = seen(world.store.load(plain)).await;
+        (trail, version)
+    });
     Ok(())
 }
 
@@ -416,6 +550,27 @@ async fn snapshots_are_taken_when_the_aggregate_says() -> Result<(), Any> {
 
     store.snapshot(every::<Tally>()).await?;
     assert_eq!(world.inner.snapshots("Tally", 9).await?, ["tally*", "tally-t"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_over_a_tuple_takes_the_snapshots_of_its_parts() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let (tally, club) = (Id::<Tally>::from("t"), Id::<Club>::from("x"));
+    let in_club = |amount| Added { amount, club: Some("x".into()) };
+    store.append(&tally, Expected::Any, [added(1), in_club(1), in_club(1)]).await?;
+    let done = store.execute((&tally, &club), Add { amount: 0, club: Some(club.clone()) }).await?;
+    assert_eq!((done.events.len(), done.version), (2, Version(9)));
+    store.finish_snapshots().await;
+    let last = done.events[1].id;
+    for (boundary, kind, version) in [("tally-t", "Tally", 5), ("club:x", "Club", 4)] {
+        let kept = world.inner.snapshot(boundary, kind).await?.expect("a snapshot");
+        assert_eq!((kept.version, kept.position, kept.event), (Version(version), Position(5), last), "{boundary}");
+    }
+    store.load((&tally, &club)).await?;
+    let counts = store.snapshot_counts();
+    assert_eq!((counts.used, counts.taken, counts.ignored, counts.failed), (2, 2, 0, 0));
     Ok(())
 }
 

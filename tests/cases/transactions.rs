@@ -74,6 +74,9 @@ async fn a4_a_refusal_leaves_the_transaction_as_it_was() -> Result<(), Any> {
     let event = AccountEvent::Deposited { amount: 1 };
     let conflict = tx.append(&ann, Expected::Version(Version(7)), [event]).await;
     assert!(matches!(conflict, Err(StoreError::Conflict(_))), "{conflict:?}");
+    let stale = tx.execute(&ann, Deposit { amount: 1 }).expecting(Version(0)).await;
+    let Err(CommandError::Conflict(conflict)) = stale else { panic!("{stale:?}") };
+    assert_eq!(conflict.between, ["account.opened".into()]);
     tx.commit().await?;
     assert_eq!(world.store.load(&ann).await?.version, Version(1));
     Ok(())

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use eventstore::{
-    Append, Condition, Durability, EventStore, Expected, Item, PgStore, Position, Query, StoreError, StreamId, Tag,
-    Version, Write,
+    Append, Condition, Durability, EventStore, Expected, Item, PgStore, Position, Query, Store, StoreError, StreamId,
+    Tag, Version, Write,
 };
 use futures::{FutureExt, future::join_all};
 use tokio::time::timeout;
 
-use crate::{cases::raw, server};
+use crate::{account::AccountEvent::*, cases::raw, server};
 
 fn append(key: &str, expected: Expected) -> Append {
     let stream = StreamId::new("account", key);
@@ -71,6 +71,35 @@ async fn a4_a_conflict_does_not_touch_those_it_shares_a_call_with(durability: Du
             Err(StoreError::Conflict(conflict)) => {
                 assert_eq!(n % 3, 0);
                 assert_eq!((conflict.expected, conflict.actual), (Expected::Version(Version(7)), Version(0)));
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+both!(a4_conflicts_of_a_shared_call_name_each_what_came_in_between);
+async fn a4_conflicts_of_a_shared_call_name_each_what_came_in_between(durability: Durability) {
+    let pg = fresh(durability).await;
+    let store = Store::from(pg.clone());
+    let account = |n: u64| StreamId::new("account", &n.to_string());
+    let withdrawn = || Withdrawn { amount: 1 };
+    for n in 0..30 {
+        let opened = [Opened { owner: "Ann".into() }].into_iter();
+        store.append(account(n), Expected::Any, opened.chain((0..n % 3).map(|_| withdrawn()))).await.unwrap();
+    }
+    let open = held(&pg).await;
+    let append = |n| store.append(account(n), Expected::Version(Version(1)), [withdrawn()]).into_future();
+    let mut appends: Vec<_> = (0..30).map(|n| Box::pin(append(n))).collect();
+    all_wait(&mut appends);
+    open.commit().await.unwrap();
+    for (outcome, n) in join_all(appends).await.into_iter().zip(0_u64..) {
+        match outcome {
+            Ok(_) => assert_eq!(n % 3, 0),
+            Err(StoreError::Conflict(conflict)) => {
+                let between = vec!["account.withdrawn"; (n % 3) as usize];
+                assert_eq!(conflict.between.iter().map(|name| &**name).collect::<Vec<_>>(), between, "{conflict}");
+                assert!(n % 3 > 0);
+                assert_eq!(conflict.stream, account(n));
             }
             Err(error) => panic!("{error:?}"),
         }

@@ -1,0 +1,104 @@
+//! Events that could not be taken in, and those behind them for the same key.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eventstore_core::{__private::LETTERS, Changes, DeadLetter, EventStore, Rows, Shard, StoreError, Timestamp};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::failed::{Blame, Failed};
+
+/// Tries of its own, once a key is parked: after so long, and twice as long each further time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+const RETRIES: u32 = 8;
+
+/// It failed once more.
+pub(crate) fn failed(letter: &mut DeadLetter, failed: &Failed, now: Timestamp) {
+    letter.say(&failed.to_string());
+    letter.attempts = letter.attempts.saturating_add(1);
+    letter.retry_at = retry_at(letter.attempts, failed.blame == Blame::Row, now);
+}
+
+/// When to try again what has failed so often since it was parked.
+pub(crate) fn retry_at(attempts: u32, certain: bool, now: Timestamp) -> Option<Timestamp> {
+    let pause = FIRST_RETRY.saturating_mul(1 << attempts.min(10)).min(LONGEST_RETRY);
+    (!certain && attempts < RETRIES).then(|| now + pause)
+}
+
+/// Letters to be written and letters to be taken out.
+pub(crate) fn changes(put: &[DeadLetter], remove: &[DeadLetter]) -> Result<Changes, StoreError> {
+    let refused = |source: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), source: source.into() };
+    let row = |letter: &DeadLetter| Ok((letter.id(), to_raw_value(letter).map_err(refused)?));
+    let upserts = put.iter().map(row).collect::<Result<_, StoreError>>()?;
+    Ok(Changes { table: LETTERS, upserts, deletes: remove.iter().map(DeadLetter::id).collect() })
+}
+
+/// The letters of a projection, or of one of its keys, in the order of the log.
+pub(crate) fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) -> Rows {
+    let mut equal = vec![(&LETTERS.columns[0], projection.into())];
+    if let Some(key) = key {
+        equal.push((&LETTERS.columns[1], key.into()));
+    }
+    Rows::Where { table: LETTERS, equal, limit }
+}
+
+pub(crate) fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {
+    let read = |(_, row): (_, Box<RawValue>)| serde_json::from_str(row.get());
+    let letters = rows.into_iter().map(read).collect::<Result<_, _>>();
+    letters.map_err(|source: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), source: source.into() })
+}
+
+/// The keys of a shard that wait, and what for.
+#[derive(Default)]
+pub(crate) struct Parked {
+    keys: BTreeMap<String, Waiting>,
+}
+
+pub(crate) struct Waiting {
+    /// Why the first of its events was not taken in.
+    pub(crate) error: String,
+    /// When it is tried again.
+    pub(crate) retry_at: Option<Timestamp>,
+    /// Whether the next letter is the first one, and so the one that failed.
+    pub(crate) first: bool,
+}
+
+impl Parked {
+    /// What is parked of a shard.
+    pub(crate) async fn load(store: &dyn EventStore, shard: &Shard) -> Result<Self, StoreError> {
+        let mut parked = Self::default();
+        let letters = read(store.rows(wanted(&shard.projection, None, None)).await?)?;
+        for letter in letters.into_iter().filter(|letter| letter.skipped.is_none() && shard.has(&letter.key)) {
+            let waiting = Waiting { error: letter.error, retry_at: letter.retry_at, first: false };
+            // The first one is the one that failed; the others wait for it.
+            parked.keys.entry(letter.key).or_insert(waiting);
+        }
+        Ok(parked)
+    }
+
+    pub(crate) fn has(&self, key: &str) -> bool {
+        !self.keys.is_empty() && self.keys.contains_key(key)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Waiting> {
+        self.keys.get_mut(key)
+    }
+
+    pub(crate) fn park(&mut self, key: &str, waiting: Waiting) {
+        self.keys.insert(key.into(), waiting);
+    }
+
+    pub(crate) fn free(&mut self, key: &str) {
+        self.keys.remove(key);
+    }
+
+    /// The key to be tried first, and when.
+    pub(crate) fn next(&self) -> Option<(&str, Timestamp)> {
+        let due = self.keys.iter().filter_map(|(key, waiting)| Some((&**key, waiting.retry_at?)));
+        due.min_by_key(|(_, at)| *at)
+    }
+}

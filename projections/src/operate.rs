@@ -1,0 +1,275 @@
+//! Operating projections from any process, also from one that does not have their code.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use eventstore_core::{
+    __private::LETTERS, Checkpoint, DeadLetter, Invalid, Position, Query, Read, Rows, Shard, Store, StoreError,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    control::{self, PROJECTIONS, Row},
+    failed::Failed,
+    letters,
+    node::{Beat, NODES},
+    status::{State, Status},
+};
+
+/// How long to wait for a node to do what was asked of it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A node that has not beaten for so long, by its own clock, is taken for gone.
+const GONE: Duration = Duration::from_secs(10);
+
+/// The projections of a store: how they are, and what they are to do. Also from a process that runs none of them.
+///
+/// A name is that of a read model or projection, `balance`, if it has one version in this store; else with the version,
+/// `balance@2`.
+#[derive(Clone)]
+pub struct Projections {
+    store: Store,
+    poke: Option<Arc<Notify>>,
+}
+
+impl Projections {
+    /// Those of a store.
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone(), poke: None }
+    }
+
+    pub(crate) fn here(store: &Store, poke: Arc<Notify>) -> Self {
+        Self { store: store.clone(), poke: Some(poke) }
+    }
+
+    fn poke(&self) {
+        if let Some(poke) = &self.poke {
+            poke.notify_one();
+        }
+    }
+
+    /// The full name.
+    async fn name(&self, name: &str) -> Result<String, StoreError> {
+        let store = self.store.as_ref();
+        let shards = store.shards(None).await?;
+        let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();
+        names.dedup();
+        if names.iter().any(|there| there == name) {
+            return Ok(name.into());
+        }
+        let versions: Vec<_> =
+            names.iter().filter(|there| there.rsplit_once('@').is_some_and(|(model, _)| model == name)).collect();
+        match versions[..] {
+            [one] => Ok(one.clone()),
+            [] => Err(Invalid::Request(format!("there is no projection `{name}`: there are {}", list(&names))).into()),
+            _ => Err(Invalid::Request(format!("`{name}` has several versions: say {}", list(&versions))).into()),
+        }
+    }
+
+    /// How they are, by name.
+    pub async fn status(&self) -> Result<Vec<Status>, StoreError> {
+        let store = self.store.as_ref();
+        let last = Read { query: Query::all(), limit: Some(1), backwards: true, ..Read::default() };
+        let head = store.read(last).await?.head;
+        let rows: BTreeMap<String, Row> = there(control::rows(store, &PROJECTIONS).await)?;
+        let nodes: BTreeMap<String, Beat> = there(control::rows(store, &NODES).await)?;
+        let letters = store.rows(Rows::Where { table: LETTERS, equal: vec![], limit: None }).await;
+        let letters = letters::read(there(letters)?)?;
+        let now = store.now();
+        let living: Vec<_> = nodes.values().filter(|beat| beat.beat_at + GONE > now).collect();
+        let mut projections: BTreeMap<String, Vec<(Shard, Checkpoint)>> = BTreeMap::new();
+        for (shard, at) in store.shards(None).await? {
+            projections.entry(shard.projection.clone()).or_default().push((shard, at));
+        }
+        let status = |(name, shards): (String, Vec<_>)| {
+            let mut status = Status::new(name);
+            status.look(shards);
+            status.head = head;
+            let row = rows.get(&status.name);
+            status.state = match row.map(|row| &*row.state) {
+                Some("paused") => State::Paused,
+                Some("failed") => State::Failed,
+                _ if !living.iter().any(|beat| beat.projections.contains(&status.name)) => State::Detached,
+                _ if status.position >= head => State::Active,
+                _ => State::Booting,
+            };
+            status.stopped = status.state == State::Failed;
+            let reason = row.and_then(|row| row.reason.clone());
+            status.error = reason.map(|reason| Arc::new(Failed::program(reason)) as _);
+            let of = letters.iter().filter(|letter| letter.projection == status.name && letter.skipped.is_none());
+            let mut keys: Vec<_> = of.map(|letter| &letter.key).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            status.parked = keys.len();
+            status
+        };
+        Ok(projections.into_iter().map(status).collect())
+    }
+
+    /// Stops a projection, on all nodes and at once: when this returns, nothing more is written by it. It stays so until it
+    /// is resumed, whatever is started again.
+    pub async fn pause(&self, name: &str) -> Result<(), StoreError> {
+        let name = self.name(name).await?;
+        let store = self.store.as_ref();
+        store.create(&PROJECTIONS).await?;
+        control::set(store, &name, "paused", None).await?;
+        self.take_away(&name, |_| true).await
+    }
+
+    /// Lets a projection that was paused, or that has failed, go on.
+    pub async fn resume(&self, name: &str) -> Result<(), StoreError> {
+        let name = self.name(name).await?;
+        let store = self.store.as_ref();
+        store.create(&PROJECTIONS).await?;
+        control::set(store, &name, "active", None).await?;
+        self.poke();
+        Ok(())
+    }
+
+    /// Ends what runs: the shards wait for somebody to take them, or are taken again by the same node, which then looks
+    /// at everything anew.
+    async fn take_away(&self, name: &str, which: impl Fn(&Shard) -> bool) -> Result<(), StoreError> {
+        let mut transaction = self.store.as_ref().begin().await?;
+        let mut shards = transaction.lock_projection(name).await?;
+        for (_, at) in shards.iter_mut().filter(|(shard, _)| which(shard)) {
+            (at.owner, at.epoch) = (None, at.epoch + 1);
+        }
+        transaction.put_shards(name, shards).await?;
+        transaction.commit().await?;
+        self.poke();
+        Ok(())
+    }
+
+    /// What a projection could not take in.
+    pub fn dead_letters(&self, name: &str) -> DeadLetters {
+        DeadLetters { projections: self.clone(), name: name.into() }
+    }
+}
+
+/// The events that a projection could not take in, and those that wait behind them.
+#[derive(Clone)]
+pub struct DeadLetters {
+    projections: Projections,
+    name: String,
+}
+
+impl DeadLetters {
+    async fn of(&self, name: &str, key: Option<&str>) -> Result<Vec<DeadLetter>, StoreError> {
+        let rows = self.projections.store.as_ref().rows(letters::wanted(name, key, None)).await;
+        letters::read(there(rows)?)
+    }
+
+    /// All, in the order of the log.
+    pub async fn list(&self) -> Result<Vec<DeadLetter>, StoreError> {
+        let name = self.projections.name(&self.name).await?;
+        self.of(&name, None).await
+    }
+
+    /// Tries the events of a key again, in their order, on the node that runs its shard. Returns when all are taken in;
+    /// the event that cannot be is [`StoreError::Parked`], and it and those behind it wait on.
+    pub async fn retry(&self, key: &str) -> Result<(), StoreError> {
+        let name = self.projections.name(&self.name).await?;
+        let first = self.waiting(&name, key).await?.into_iter().next().ok_or_else(|| self.nothing(&name, key))?;
+        let mut due = first.clone();
+        due.retry_at = Some(self.projections.store.as_ref().now());
+        self.due(&name, key, &[due]).await?;
+        self.wait(&name, key, &first).await
+    }
+
+    /// Tries all keys again; see [`retry`](Self::retry). Returns how many are taken in and how many wait on.
+    pub async fn retry_all(&self) -> Result<(usize, usize), StoreError> {
+        let mut keys: Vec<_> = self.list().await?.into_iter().filter(|letter| letter.skipped.is_none()).collect();
+        keys.sort_by(|a, b| a.key.cmp(&b.key));
+        keys.dedup_by(|a, b| a.key == b.key);
+        let (mut done, mut left) = (0, 0);
+        for letter in keys {
+            match self.retry(&letter.key).await {
+                Ok(()) => done += 1,
+                Err(StoreError::Parked { .. }) => left += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((done, left))
+    }
+
+    /// Passes over the event that a key waits for, for good and for a reason, which is kept; the events behind it are
+    /// tried. Gives what was passed over. Whether those behind it could be taken in is an error of
+    /// [`retry`](Self::retry)'s kind.
+    pub async fn skip(&self, key: &str, reason: &str) -> Result<DeadLetter, StoreError> {
+        let name = self.projections.name(&self.name).await?;
+        let mut letters = self.waiting(&name, key).await?.into_iter();
+        let mut skipped = letters.next().ok_or_else(|| self.nothing(&name, key))?;
+        (skipped.skipped, skipped.retry_at) = (Some(reason.replace('\0', "\\0")), None);
+        let mut next = letters.next();
+        if let Some(next) = &mut next {
+            next.retry_at = Some(self.projections.store.as_ref().now());
+        }
+        let changed: Vec<_> = [skipped.clone()].into_iter().chain(next.clone()).collect();
+        self.due(&name, key, &changed).await?;
+        if let Some(next) = next {
+            self.wait(&name, key, &next).await?;
+        }
+        Ok(skipped)
+    }
+
+    async fn waiting(&self, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
+        let letters = self.of(name, Some(key)).await?;
+        Ok(letters.into_iter().filter(|letter| letter.skipped.is_none()).collect())
+    }
+
+    fn nothing(&self, name: &str, key: &str) -> StoreError {
+        Invalid::Request(format!("no event of `{name}` waits for the key `{key}`")).into()
+    }
+
+    /// Writes letters down, and has whoever runs the shard look at them.
+    async fn due(&self, name: &str, key: &str, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let store = self.projections.store.as_ref();
+        let mut transaction = store.begin().await?;
+        let mut shards = transaction.lock_projection(name).await?;
+        transaction.write(letters::changes(letters, &[])?).await?;
+        // A new epoch: its node notices, and begins again.
+        for (_, at) in shards.iter_mut().filter(|(shard, _)| shard.has(key)) {
+            at.epoch += 1;
+        }
+        transaction.put_shards(name, shards).await?;
+        transaction.commit().await?;
+        self.projections.poke();
+        Ok(())
+    }
+
+    /// Returns when a letter is gone, and all behind it; or when it was tried once more.
+    async fn wait(&self, name: &str, key: &str, first: &DeadLetter) -> Result<(), StoreError> {
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
+        loop {
+            let Some(now) = self.waiting(name, key).await?.into_iter().next() else { return Ok(()) };
+            // Another one is in the way now, or the same failed again.
+            let tried = now.event != first.event && now.attempts > 0 || now.attempts > first.attempts;
+            if tried {
+                return Err(StoreError::Parked { projection: name.into(), key: key.into(), reason: now.error });
+            }
+            if start.elapsed() > PATIENCE {
+                let at = Position(first.position.0.saturating_sub(1));
+                let reason = Some("no node that runs it has tried again".into());
+                return Err(StoreError::Behind { projection: name.into(), at, until: first.position, reason });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+}
+
+/// What is in a table, also if it was never made.
+fn there<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
+    match found {
+        Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
+        found => found,
+    }
+}
+
+fn list<T: AsRef<str>>(names: &[T]) -> String {
+    match names {
+        [] => "none".into(),
+        names => names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", "),
+    }
+}

@@ -1,0 +1,440 @@
+//! Runs one shard of a projection: takes in what the log has, a batch and its checkpoint in one transaction.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use eventstore_core::{
+    DeadLetter, Events, Position, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp, Transaction,
+};
+use futures::{FutureExt, TryStreamExt, stream::BoxStream};
+use tokio::{sync::watch, time::sleep};
+use uuid::Uuid;
+
+use crate::{
+    failed::{Blame, Failed},
+    follower::{Follower, Part},
+    letters::{self, Parked, Waiting, retry_at},
+    status::{State, Status},
+    stretch::{Stretch, id_at},
+    tail::{After, Tail},
+};
+
+/// How long to wait after a first error of the world; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The pauses after which an event that failed is tried again before its key is parked.
+const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
+
+/// How a projection is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// How many events are taken in together.
+    pub(crate) batch: usize,
+    /// How many shards a projection has that runs for the first time.
+    pub(crate) shards: u16,
+    /// How many keys may be parked before all of it stops.
+    pub(crate) max_parked: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { batch: 1_000, shards: 1, max_parked: 100 }
+    }
+}
+
+/// One shard that this node runs.
+pub(crate) struct Work {
+    pub(crate) store: Store,
+    pub(crate) follower: Arc<dyn Follower>,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) options: Options,
+    pub(crate) shard: Shard,
+    /// Which node this is, and since which epoch it has the shard.
+    pub(crate) node: Uuid,
+    pub(crate) epoch: u64,
+    pub(crate) report: watch::Sender<Status>,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// Why a shard is run no more.
+pub(crate) enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// Another node has it, or there is no such shard any more.
+    Lost,
+    /// It cannot go on.
+    Failed(Failed),
+}
+
+/// What a step has come to that it could not finish.
+enum Halt {
+    Lost,
+    Failed(Failed),
+}
+
+impl<F: Into<Failed>> From<F> for Halt {
+    fn from(failed: F) -> Self {
+        Self::Failed(failed.into())
+    }
+}
+
+/// What a shard knows while it runs.
+struct Place {
+    position: Position,
+    parked: Parked,
+    /// What is read of the log, while it is behind what the node has in memory.
+    own: Option<Own>,
+}
+
+/// A reading of the log.
+struct Own {
+    head: Position,
+    events: BoxStream<'static, Result<Recorded<Raw>, StoreError>>,
+}
+
+impl Work {
+    pub(crate) async fn run(mut self) -> Ended {
+        let mut place = None;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if *self.stop.borrow() {
+                return Ended::Stopped;
+            }
+            let step = AssertUnwindSafe(self.step(&mut place)).catch_unwind().await;
+            match step.unwrap_or_else(|panic| Err(Halt::Failed(Failed::panicked(&*panic)))) {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(Halt::Lost) => return Ended::Lost,
+                Err(Halt::Failed(failed)) if failed.blame == Blame::Program => return Ended::Failed(failed),
+                Err(Halt::Failed(failed)) => {
+                    self.tell(failed);
+                    place = None;
+                    self.unless_stopped(sleep(pause)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Tells what holds it up.
+    fn tell(&self, failed: Failed) {
+        // Only what stands on top: further down may be what is in the events, and that is nobody's business here.
+        let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
+        tracing::warn!(projection = shard, event, error = %failed.reason, "projection failed");
+        let failed: Arc<dyn std::error::Error + Send + Sync> = Arc::new(failed);
+        self.store.runs(&self.shard.projection, Some(failed.clone()), false);
+        self.report.send_modify(|status| status.error = Some(failed));
+    }
+
+    /// Tells how far it has come.
+    fn moved(&self, place: &Place) {
+        if self.report.borrow().error.is_some() {
+            self.store.runs(&self.shard.projection, None, false);
+        }
+        self.report.send_modify(|status| {
+            status.moved(&self.shard, place.position);
+            status.head = self.tail.end().max(status.position);
+            status.error = None;
+            if status.state == State::Booting && status.position >= self.tail.end() {
+                status.state = State::Active;
+            }
+        });
+    }
+
+    /// Waits for something, but not when asked to stop.
+    async fn unless_stopped(&mut self, something: impl Future<Output = ()>) {
+        tokio::select! {
+            // Nobody can ask any more: then it runs on.
+            Ok(_) = self.stop.wait_for(|stop| *stop) => {}
+            () = something => {}
+        }
+    }
+
+    async fn step(&mut self, place: &mut Option<Place>) -> Result<(), Halt> {
+        let place = match place {
+            Some(place) => place,
+            none => none.insert(self.begin().await?),
+        };
+        let now = self.store.as_ref().now();
+        if let Some((key, at)) = place.parked.next()
+            && at <= now
+        {
+            let key = key.to_owned();
+            return self.retry(place, &key).await;
+        }
+        let stretch = match self.tail.after(place.position) {
+            After::Here(stretch) => {
+                place.own = None;
+                stretch
+            }
+            After::NotYet => {
+                place.own = None;
+                self.moved(place);
+                let due = place.parked.next().map(|(_, at)| until(now, at));
+                let tail = self.tail.clone();
+                let mut failed = Ok(());
+                let position = place.position;
+                self.unless_stopped(async {
+                    tokio::select! {
+                        there = tail.wait(position) => failed = there,
+                        () = sleep(due.unwrap_or_default()), if due.is_some() => {}
+                    }
+                })
+                .await;
+                return Ok(failed?);
+            }
+            After::Gone => Arc::new(self.read(place).await?),
+        };
+        self.through(place, &stretch).await
+    }
+
+    /// Finds out where it is, and whether the log is the one it was.
+    async fn begin(&self) -> Result<Place, Halt> {
+        let store = self.store.as_ref();
+        let shards = store.shards(Some(&self.shard.projection)).await?;
+        let at = shards.into_iter().find(|(shard, _)| *shard == self.shard).ok_or(Halt::Lost)?.1;
+        if let Some(event) = at.event
+            && id_at(store, at.position).await? != Some(event)
+        {
+            let position = at.position;
+            let why = format!(
+                "the log is not the one it has followed: event {event} is not at position {position} any more. The end \
+                 of the log was lost, by a restored backup or a failover perhaps: build it anew, under another version"
+            );
+            return Err(Failed::program(why).into());
+        }
+        let parked = Parked::load(store, &self.shard).await?;
+        self.report.send_modify(|status| status.parked = parked.len());
+        Ok(Place { position: at.position, parked, own: None })
+    }
+
+    /// Reads on by itself.
+    async fn read(&self, place: &mut Place) -> Result<Stretch, StoreError> {
+        let store = self.store.as_ref();
+        let own = match &mut place.own {
+            Some(own) => own,
+            none => {
+                let read = Read { query: self.follower.query(), after: place.position, ..Read::default() };
+                let Events { head, events } = store.read(read).await?;
+                none.insert(Own { head, events })
+            }
+        };
+        let (head, mut batch) = (own.head, Vec::with_capacity(self.options.batch));
+        while batch.len() < self.options.batch
+            && let Some(event) = own.events.try_next().await?
+        {
+            batch.push(event);
+        }
+        let full = batch.len() == self.options.batch;
+        if !full {
+            place.own = None;
+        }
+        Stretch::read(store, place.position, head, full, batch).await
+    }
+
+    /// Takes a stretch in: all of it at once if that can be, and around whatever cannot be taken in.
+    async fn through(&mut self, place: &mut Place, stretch: &Stretch) -> Result<(), Halt> {
+        let (mut end, mut tries) = (stretch.events.len(), 0);
+        while place.position < stretch.until {
+            let first = stretch.place_after(place.position);
+            let all = end >= stretch.events.len();
+            let to = match end.checked_sub(1).map(|last| &stretch.events[last]) {
+                Some(last) if !all => (last.position, Some(last.id)),
+                _ => (stretch.until, stretch.last),
+            };
+            match self.commit(place, stretch, first..end, to).await {
+                Ok(()) => (end, tries) = (stretch.events.len(), 0),
+                Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
+                    let bad = failed.position().map(|position| stretch.place_after(position).saturating_sub(1));
+                    match bad {
+                        // What is before it first; then it alone.
+                        Some(bad) if bad > first => end = bad,
+                        Some(_) if end > first + 1 => end = first + 1,
+                        Some(_) => {
+                            let Some(key) = failed.key.clone() else { return Err(failed.for_certain().into()) };
+                            if failed.blame == Blame::Event && tries < TRIES.len() {
+                                self.tell(failed);
+                                self.unless_stopped(sleep(TRIES[tries])).await;
+                                tries += 1;
+                            } else {
+                                self.park(place, &key, failed)?;
+                            }
+                        }
+                        None if end > first + 1 => end = first + (end - first) / 2,
+                        None => return Err(failed.for_certain().into()),
+                    }
+                }
+                Err(halt) => return Err(halt),
+            }
+            if *self.stop.borrow() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on, events of this key wait.
+    fn park(&self, place: &mut Place, key: &str, failed: Failed) -> Result<(), Failed> {
+        if place.parked.len() >= self.options.max_parked {
+            let failed = failed.for_certain();
+            let why = format!("{} keys are parked already, and more would be: {failed}", place.parked.len());
+            return Err(Failed { reason: why.into(), event: None, ..failed });
+        }
+        let now = self.store.as_ref().now();
+        let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
+        tracing::error!(projection = shard, event, error = %failed.reason, "an event and those behind it are parked");
+        let certain = failed.blame == Blame::Row;
+        let waiting = Waiting { error: failed.to_string(), retry_at: retry_at(0, certain, now), first: true };
+        place.parked.park(key, waiting);
+        Ok(())
+    }
+
+    /// A transaction in which nobody else moves the shard; and where it stands.
+    async fn open(&self) -> Result<(Box<dyn Transaction>, Position), Halt> {
+        let mut transaction = self.store.as_ref().begin().await?;
+        match transaction.lock(&self.shard).await? {
+            Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at.position)),
+            _ => {
+                transaction.rollback().await?;
+                tracing::info!(projection = %self.shard, epoch = self.epoch, "another node has taken it over");
+                Err(Halt::Lost)
+            }
+        }
+    }
+
+    /// Has events taken in and the checkpoint moved, or nothing.
+    async fn commit(
+        &self,
+        place: &mut Place,
+        stretch: &Stretch,
+        places: std::ops::Range<usize>,
+        to: (Position, Option<Uuid>),
+    ) -> Result<(), Halt> {
+        let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: None };
+        self.follower.deliver(&part).await?;
+        let (mut transaction, at) = self.open().await?;
+        if at != place.position {
+            // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all.
+            transaction.rollback().await?;
+            place.position = at;
+            return Ok(());
+        }
+        let waiting = match self.take(&mut transaction, &part).await {
+            Ok(waiting) => waiting,
+            Err(failed) => {
+                // If the connection is broken, it is not the event that is to blame.
+                transaction.rollback().await?;
+                return Err(failed.into());
+            }
+        };
+        let letters = self.letters(place, stretch, &waiting);
+        if !letters.is_empty() {
+            transaction.write(letters::changes(&letters, &[])?).await?;
+        }
+        transaction.advance(&self.shard, to.0, to.1).await?;
+        transaction.commit().await?;
+        for letter in letters {
+            if let Some(waiting) = place.parked.get_mut(&letter.key) {
+                waiting.first = false;
+            }
+        }
+        place.position = to.0;
+        self.moved(place);
+        self.report
+            .send_if_modified(|status| std::mem::replace(&mut status.parked, place.parked.len()) != place.parked.len());
+        Ok(())
+    }
+
+    async fn take(
+        &self,
+        transaction: &mut Box<dyn Transaction>,
+        part: &Part<'_>,
+    ) -> Result<Vec<(String, usize)>, Failed> {
+        let taken = AssertUnwindSafe(self.follower.take(&mut **transaction, part)).catch_unwind().await;
+        taken.unwrap_or_else(|panic| Err(Failed::panicked(&*panic)))
+    }
+
+    /// A letter for each event that must wait.
+    fn letters(&self, place: &mut Place, stretch: &Stretch, waiting: &[(String, usize)]) -> Vec<DeadLetter> {
+        let now = self.store.as_ref().now();
+        let mut first = std::collections::HashSet::new();
+        let letter = |(key, at): &(String, usize)| {
+            let of = place.parked.get_mut(key)?;
+            let mut letter = DeadLetter::new(&self.shard, key, &stretch.events[*at], &of.error, now);
+            // Of a key, the first one failed, the others wait for it.
+            match of.first && first.insert(key.clone()) {
+                true => letter.retry_at = of.retry_at,
+                false => letter.error = "it waits behind an event of its key".into(),
+            }
+            Some(letter)
+        };
+        waiting.iter().filter_map(letter).collect()
+    }
+
+    /// Tries the events of a parked key again, in their order.
+    async fn retry(&self, place: &mut Place, key: &str) -> Result<(), Halt> {
+        const TOGETHER: usize = 1_000;
+        let store = self.store.as_ref();
+        let rows = store.rows(letters::wanted(&self.shard.projection, Some(key), None)).await?;
+        let waiting: Vec<_> = letters::read(rows)?.into_iter().filter(|letter| letter.skipped.is_none()).collect();
+        let more = waiting.len() > TOGETHER;
+        let mut letters: Vec<_> = waiting.into_iter().take(TOGETHER).collect();
+        let events = store.recorded(letters.iter().map(|letter| letter.event).collect()).await?;
+        let stretch = Stretch::new(Position(0), Position(u64::MAX), None, events);
+        let mut end = letters.len();
+        while !letters.is_empty() {
+            let first = stretch.events.len() - letters.len();
+            match self.again(&stretch, first..first + end, key, &letters[..end]).await {
+                Ok(()) => {
+                    letters.drain(..end);
+                    end = letters.len();
+                }
+                Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
+                    if end > 1 {
+                        let bad = failed.position().map(|bad| stretch.place_after(bad).saturating_sub(first + 1));
+                        end = bad.filter(|bad| *bad > 0).unwrap_or(end / 2).clamp(1, end - 1);
+                        continue;
+                    }
+                    let now = store.now();
+                    let letter = &mut letters[0];
+                    letters::failed(letter, &failed, now);
+                    let retry_at = letter.retry_at;
+                    let (mut transaction, _) = self.open().await?;
+                    transaction.write(letters::changes(std::slice::from_ref(letter), &[])?).await?;
+                    transaction.commit().await?;
+                    if let Some(waiting) = place.parked.get_mut(key) {
+                        (waiting.retry_at, waiting.error) = (retry_at, failed.to_string());
+                    }
+                    return Ok(());
+                }
+                Err(halt) => return Err(halt),
+            }
+        }
+        if !more {
+            place.parked.free(key);
+            self.report.send_modify(|status| status.parked = place.parked.len());
+        }
+        Ok(())
+    }
+
+    /// Takes in events of a parked key and removes their letters, or nothing.
+    async fn again(
+        &self,
+        stretch: &Stretch,
+        places: std::ops::Range<usize>,
+        key: &str,
+        letters: &[DeadLetter],
+    ) -> Result<(), Halt> {
+        let part = Part { stretch, places, shard: &self.shard, parked: &Parked::default(), only: Some(key) };
+        self.follower.deliver(&part).await?;
+        let (mut transaction, _) = self.open().await?;
+        if let Err(failed) = self.take(&mut transaction, &part).await {
+            transaction.rollback().await?;
+            return Err(failed.into());
+        }
+        transaction.write(letters::changes(&[], letters)?).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
+fn until(now: Timestamp, at: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(at.as_micros().saturating_sub(now.as_micros())).unwrap_or(0))
+}

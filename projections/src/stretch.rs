@@ -1,0 +1,88 @@
+//! A stretch of the log: read once, decoded once, and taken in by all that hear of it.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use eventstore_core::{Event, EventStore, Position, Query, Raw, Read, Recorded, StoreError};
+use futures::TryStreamExt;
+use uuid::Uuid;
+
+use crate::failed::Failed;
+
+/// Every event that was asked for, of the log after one position and up to another.
+pub(crate) struct Stretch {
+    pub(crate) after: Position,
+    pub(crate) until: Position,
+    /// The event at `until`, whether it was asked for or not.
+    pub(crate) last: Option<Uuid>,
+    pub(crate) events: Vec<Recorded<Raw>>,
+    decoded: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+/// The events of a stretch as one type reads them, each when it is first asked for.
+pub(crate) struct Decoded<E>(Vec<OnceLock<Vec<Recorded<E>>>>);
+
+impl Stretch {
+    pub(crate) fn new(after: Position, until: Position, last: Option<Uuid>, events: Vec<Recorded<Raw>>) -> Self {
+        Self { after, until, last, events, decoded: Mutex::default() }
+    }
+
+    /// The events read up to the end of the log, or as many as fit.
+    pub(crate) async fn read(
+        store: &dyn EventStore,
+        after: Position,
+        head: Position,
+        full: bool,
+        events: Vec<Recorded<Raw>>,
+    ) -> Result<Self, StoreError> {
+        let until = match events.last() {
+            Some(last) if full => last.position,
+            _ => head.max(after),
+        };
+        let last = match events.last() {
+            Some(last) if last.position == until => Some(last.id),
+            _ if until > after => id_at(store, until).await?,
+            _ => None,
+        };
+        Ok(Self::new(after, until, last, events))
+    }
+
+    /// About how much memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.events.iter().map(|event| 300 + event.data.body.len()).sum()
+    }
+
+    /// The place of the first event after a position.
+    pub(crate) fn place_after(&self, position: Position) -> usize {
+        self.events.partition_point(|event| event.position <= position)
+    }
+
+    pub(crate) fn decoded<E: Event>(&self) -> Arc<Decoded<E>> {
+        let mut all = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Decoded::<E>((0..self.events.len()).map(|_| OnceLock::new()).collect()));
+        let any = all.entry(TypeId::of::<E>()).or_insert_with(|| new()).clone();
+        any.downcast().unwrap_or_else(|_| new())
+    }
+}
+
+impl<E: Event> Decoded<E> {
+    /// What the event at a place is read as: nothing, one event, or several.
+    pub(crate) fn at(&self, stretch: &Stretch, place: usize) -> Result<&[Recorded<E>], Failed> {
+        let (cell, raw) = (&self.0[place], &stretch.events[place]);
+        if let Some(events) = cell.get() {
+            return Ok(events);
+        }
+        let events = crate::failed::at(raw, || raw.decode().map_err(|source| StoreError::unreadable(raw, source)))?;
+        Ok(cell.get_or_init(|| events))
+    }
+}
+
+/// The id of the event at a position.
+pub(crate) async fn id_at(store: &dyn EventStore, position: Position) -> Result<Option<Uuid>, StoreError> {
+    let after = Position(position.0.saturating_sub(1));
+    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
+    Ok(store.read(read).await?.events.try_next().await?.map(|event| event.id))
+}

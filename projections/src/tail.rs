@@ -1,0 +1,145 @@
+//! The one reader of a node: it follows the end of the log for all projections that run here.
+
+use std::{
+    collections::VecDeque,
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use eventstore_core::{Events, Position, Query, Read, Store, StoreError};
+use futures::TryStreamExt;
+use tokio::{sync::watch, time::sleep};
+
+use crate::{failed::Failed, stretch::Stretch};
+
+/// How many events are read together.
+const PAGE: usize = 1_000;
+/// How much of the end of the log is kept in memory. Who has fallen further behind reads for itself.
+const KEPT_STRETCHES: usize = 64;
+const KEPT_BYTES: usize = 32 << 20;
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The end of the log, in memory.
+pub(crate) struct Tail {
+    ring: Mutex<Ring>,
+    state: watch::Sender<State>,
+}
+
+struct Ring {
+    /// One behind the other, without a gap.
+    stretches: VecDeque<Arc<Stretch>>,
+    bytes: usize,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct State {
+    /// Read up to here; none before the first time.
+    pub(crate) end: Option<Position>,
+    /// Why it could not read on.
+    failed: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// What there is after a position.
+pub(crate) enum After {
+    /// A stretch that begins there, or before and goes further.
+    Here(Arc<Stretch>),
+    /// Nothing yet.
+    NotYet,
+    /// It is not, or no longer, in memory.
+    Gone,
+}
+
+impl Tail {
+    pub(crate) fn new() -> Self {
+        let ring = Mutex::new(Ring { stretches: VecDeque::new(), bytes: 0 });
+        Self { ring, state: watch::Sender::new(State::default()) }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn after(&self, position: Position) -> After {
+        let ring = self.ring();
+        let place = ring.stretches.partition_point(|stretch| stretch.until <= position);
+        match ring.stretches.get(place) {
+            Some(stretch) if stretch.after <= position => After::Here(stretch.clone()),
+            Some(_) => After::Gone,
+            None if self.state.borrow().end.is_some_and(|end| end <= position) => After::NotYet,
+            None => After::Gone,
+        }
+    }
+
+    /// Returns when there may be something after a position; fails if the log cannot be read.
+    pub(crate) async fn wait(&self, position: Position) -> Result<(), Failed> {
+        let mut state = self.state.subscribe();
+        let there = |state: &State| state.failed.is_some() || state.end.is_none_or(|end| end > position);
+        match state.wait_for(there).await.map(|state| state.failed.clone()) {
+            Ok(Some(failed)) => Err(StoreError::Unavailable(failed.into()).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Up to where it has read.
+    pub(crate) fn end(&self) -> Position {
+        self.state.borrow().end.unwrap_or_default()
+    }
+
+    /// Reads on for ever: what matches, from the end of the log at the start.
+    pub(crate) async fn follow(&self, store: Store, query: Query) {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match self.step(&store, &query).await {
+                Ok(Some(end)) => {
+                    pause = Duration::from_millis(20);
+                    store.as_ref().appended(end).await;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the log cannot be read");
+                    let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
+                    self.state.send_modify(|state| state.failed = Some(error));
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Reads one stretch. Gives the end of the log, if it has come there.
+    async fn step(&self, store: &Store, query: &Query) -> Result<Option<Position>, StoreError> {
+        let store = store.as_ref();
+        let Some(after) = self.state.borrow().end else {
+            let last = Read { query: Query::all(), limit: Some(1), backwards: true, ..Read::default() };
+            let head = store.read(last).await?.head;
+            self.state.send_modify(|state| *state = State { end: Some(head), failed: None });
+            return Ok(Some(head));
+        };
+        let read = Read { query: query.clone(), after, limit: Some(PAGE), ..Read::default() };
+        let Events { head, events } = store.read(read).await?;
+        let events: Vec<_> = events.try_collect().await?;
+        let full = events.len() == PAGE;
+        let stretch = Stretch::read(store, after, head, full, events).await?;
+        let until = stretch.until;
+        if until > after {
+            self.push(Arc::new(stretch));
+        }
+        self.state.send_if_modified(|state| {
+            let news = until > after || state.failed.is_some();
+            *state = State { end: Some(until), failed: None };
+            news
+        });
+        Ok((!full).then_some(until))
+    }
+
+    fn push(&self, stretch: Arc<Stretch>) {
+        let mut ring = self.ring();
+        ring.bytes += stretch.bytes();
+        ring.stretches.push_back(stretch);
+        while ring.stretches.len() > KEPT_STRETCHES || (ring.bytes > KEPT_BYTES && ring.stretches.len() > 1) {
+            let Some(old) = ring.stretches.pop_front() else { return };
+            ring.bytes -= old.bytes();
+        }
+    }
+}
