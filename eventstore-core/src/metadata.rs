@@ -247,14 +247,16 @@ mod tests {
             String::new(),
         ];
         for json in odd {
-            let (read, reference) = (Metadata::from_json(json.as_bytes()), serde_json::from_slice::<Metadata>(json.as_bytes()));
+            let (read, reference) =
+                (Metadata::from_json(json.as_bytes()), serde_json::from_slice::<Metadata>(json.as_bytes()));
             match (read, reference) {
                 (Ok(read), Ok(reference)) => assert_eq!(read, reference, "{json}"),
                 (Err(read), Err(reference)) => assert_eq!(read.to_string(), reference.to_string(), "{json}"),
                 (read, reference) => panic!("{json}: {read:?}, {reference:?}"),
             }
         }
-        let not_text = [br#"{"$commandId":"00000000-0000-0000-0000-000000000001","$actor":""#.as_slice(), b"\xff\"}"].concat();
+        let not_text =
+            [br#"{"$commandId":"00000000-0000-0000-0000-000000000001","$actor":""#.as_slice(), b"\xff\"}"].concat();
         assert!(Metadata::from_json(&not_text).is_err());
     }
 

@@ -258,8 +258,8 @@ pub struct Read {
     pub backwards: bool,
     /// At most so many, of those that come first.
     pub limit: Option<usize>,
-    /// Only what a state is made of: of an event of one stream, a store may leave out all but the stream, the version, the
-    /// name, the schema and the body ([`Recorded::bare`]). Faster.
+    /// Only what a state is made of. Where the query is for all events of one stream, a store may leave out of each what is
+    /// not its stream, version, name, schema or body ([`Recorded::bare`]), which is faster.
     pub bare: bool,
 }
 

@@ -117,7 +117,8 @@ pub(crate) async fn of_ids(
     ids: &[Uuid],
     new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
-    let mut events = fetch(connection, shared, new, || sqlx::query(shared.sql.events_of_ids()).bind(ids), None).await?.events;
+    let mut events =
+        fetch(connection, shared, new, || sqlx::query(shared.sql.events_of_ids()).bind(ids), None).await?.events;
     events.sort_by_key(|event| event.position);
     Ok(events)
 }
