@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     Append, Changes, Checkpoint, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind,
-    Metadata, NewEvent, Position, Query, Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot,
+    Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot,
     StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written, event_id, limits,
 };
 
@@ -79,6 +79,8 @@ macro_rules! conformance {
             a_long_read_comes_in_pages_and_stops_at_its_limit
             a_stream_is_read_after_a_version
             a_log_is_read_backwards
+            events_of_some_types_are_read_however_far_apart_they_are
+            a_bare_read_has_all_that_a_state_is_made_of
             the_streams_of_a_category_come_in_the_order_of_their_keys
             streams_are_listed_page_by_page_each_once
             s10_whoever_reads_slowly_keeps_nobody_waiting
@@ -1247,6 +1249,123 @@ pub async fn a_log_is_read_backwards(store: Fresh) {
     let Events { head, events } = store.read(all).await.unwrap();
     store.append(any(&stream("late"), [event("late")])).await.unwrap();
     assert_eq!((head, events.count().await), (Position(21_000), 21_000));
+}
+
+pub async fn events_of_some_types_are_read_however_far_apart_they_are(store: Fresh) {
+    let name = |n: u64| match n {
+        1..=3_000 => "early",
+        _ if n.is_multiple_of(700) => "rare",
+        8_001..=12_000 if n.is_multiple_of(3) => "late",
+        13_500.. => "early",
+        _ => "other",
+    };
+    for chunk in 0..14 {
+        let to = |category| StreamId::new(category, "x");
+        let writes = (chunk * 1_000 + 1..=chunk * 1_000 + 1_000).map(|n| Write {
+            stream: to(if n % 4 == 0 { "four" } else { "thing" }),
+            expected: Expected::Any,
+            events: vec![event(name(n))],
+        });
+        store.append(Append { writes: writes.collect(), ..Append::default() }).await.unwrap();
+    }
+    let log = whole(&store).await;
+    let names =
+        |names: &[&'static str]| Item { names: names.iter().map(|&name| name.into()).collect(), ..Item::default() };
+    let of = |category: &str, item| Item { category: Some(category.into()), ..item };
+    let items = [
+        names(&["early"]),
+        names(&["late"]),
+        names(&["rare"]),
+        names(&["late", "rare", "nobody's"]),
+        names(&["early", "late", "rare", "other"]),
+        names(&["nobody's"]),
+        of("four", Item::default()),
+        of("four", names(&["late"])),
+        of("nobody", names(&["late"])),
+    ];
+    let bounds = [
+        (0, u64::MAX, None),
+        (0, u64::MAX, Some(1_500)),
+        (0, 2_500, None),
+        (2_900, u64::MAX, Some(101)),
+        (2_900, u64::MAX, Some(100)),
+        (7_999, 12_001, None),
+        (8_500, u64::MAX, Some(1)),
+        (13_998, 14_000, Some(0)),
+        (14_000, u64::MAX, None),
+        (u64::MAX, u64::MAX, None),
+    ];
+    for item in items {
+        for (after, until, limit) in bounds {
+            let wanted = |event: &&Recorded<Raw>| {
+                event.position.0 > after && event.position.0 <= until && item.matches(&event.stream, &event.data)
+            };
+            let expected: Vec<_> = log.iter().filter(wanted).take(limit.unwrap_or(usize::MAX)).cloned().collect();
+            let until = Some(Position(until));
+            let some = Read { query: item.clone().into(), after: Position(after), until, limit, ..Read::default() };
+            assert!(read(&store, some.clone()).await == expected, "{some:?}");
+            // All in one page.
+            let mut transaction = store.begin().await.unwrap();
+            assert!(transaction.read(some.clone()).await.unwrap().events == expected, "{some:?}");
+            transaction.rollback().await.unwrap();
+        }
+    }
+}
+
+pub async fn a_bare_read_has_all_that_a_state_is_made_of(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    let nothing = Read { query: Query::of(&a), bare: true, ..Read::default() };
+    let Events { head, events } = store.read(nothing).await.unwrap();
+    assert_eq!((head, events.count().await), (Position(0), 0));
+
+    // Longer than a page, and every third event is another stream's.
+    let writes = (0..4_500_u32).map(|n| {
+        let mut event = tagged(if n % 2 == 0 { "even" } else { "odd" }, &[("tag", "x")]);
+        (event.schema, event.data.body) = (1 + n % 2, n.to_string().into_bytes());
+        Write { stream: if n % 3 == 0 { &b } else { &a }.clone(), expected: Expected::Any, events: vec![event] }
+    });
+    store.append(Append { writes: writes.collect(), ..Append::default() }).await.unwrap();
+    let bare = |event: Recorded<Raw>| (event.stream, event.version, event.data.name, event.schema, event.data.body);
+    let last = u64::MAX;
+    let bounds = [
+        (0, last, 0, last, None),
+        (0, last, 0, last, Some(2_001)),
+        (0, last, 2_990, last, None),
+        (0, last, 17, 2_500, Some(5)),
+        (1_000, 4_000, 0, last, None),
+        (1_000, 4_000, 900, 1_200, None),
+        (0, last, 0, last, Some(0)),
+        (last, last, last, last, None),
+    ];
+    for (after, until, after_version, until_version, limit) in bounds {
+        let (after, after_version, until_version) =
+            (Position(after), Version(after_version), Some(Version(until_version)));
+        let query = Query::of(&a);
+        let whole =
+            Read { query, after, until: Some(Position(until)), after_version, until_version, limit, ..Read::default() };
+        for whole in [whole.clone(), Read { backwards: true, ..whole }] {
+            let partly = Read { bare: true, ..whole.clone() };
+            let (all, some) = (store.read(whole.clone()).await.unwrap(), store.read(partly.clone()).await.unwrap());
+            assert_eq!(some.head, all.head, "{partly:?}");
+            let all: Vec<_> = all.events.map_ok(bare).try_collect().await.unwrap();
+            let some: Vec<_> = some.events.map_ok(bare).try_collect().await.unwrap();
+            assert!(some == all, "{partly:?}");
+        }
+    }
+    // Of anything else than one stream, nothing may be missing.
+    let of_tag = Query::from(Item { tags: vec![Tag::new("tag", "x")], ..Item::default() });
+    for query in [Query::all(), of_tag, Query::names(&["odd"])] {
+        let whole = Read { query, limit: Some(1_500), ..Read::default() };
+        assert!(read(&store, Read { bare: true, ..whole.clone() }).await == read(&store, whole).await);
+    }
+    // A transaction sees what it has appended.
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(any(&a, [event("new")])).await.unwrap();
+    let newer = Read { query: Query::of(&a), after_version: Version(3_000), bare: true, ..Read::default() };
+    let Page { head, events } = transaction.read(newer).await.unwrap();
+    assert_eq!((head, events.len()), (Position(4_501), 1));
+    assert_eq!((events[0].version, &*events[0].data.name), (Version(3_001), "new"));
+    transaction.rollback().await.unwrap();
 }
 
 pub async fn the_streams_of_a_category_come_in_the_order_of_their_keys(store: Fresh) {

@@ -276,6 +276,21 @@ impl<E> Recorded<E> {
 }
 
 impl Recorded<Raw> {
+    /// An event of a [bare](crate::Read::bare) read: without a position, an id, instants, tags and metadata.
+    pub fn bare(stream: StreamId, version: Version, name: Arc<str>, schema: u32, body: Vec<u8>) -> Self {
+        Self {
+            id: Uuid::nil(),
+            stream,
+            version,
+            position: Position(0),
+            recorded_at: Timestamp::default(),
+            occurred_at: Timestamp::default(),
+            schema,
+            metadata: Metadata::default(),
+            data: Raw { name, tags: vec![], body },
+        }
+    }
+
     /// Reads the body as an `E`: one event, or as many as its upcast makes of it, all at the same place.
     pub fn decode<E: Event>(&self) -> Result<Vec<Recorded<E>>, EventError> {
         let mut events = Vec::with_capacity(1);
@@ -283,29 +298,21 @@ impl Recorded<Raw> {
         Ok(events)
     }
 
-    /// The same, without a copy where it is one event.
-    pub(crate) fn decode_into<E: Event>(self, events: &mut VecDeque<Recorded<E>>) -> Result<(), StoreError> {
-        let (mut first, mut others) = (None, vec![]);
+    /// The same, without a copy where it is one event: the first event, and those behind it.
+    pub(crate) fn decode_into<E: Event>(
+        self,
+        others: &mut VecDeque<Recorded<E>>,
+    ) -> Result<Option<Recorded<E>>, StoreError> {
+        let mut first = None;
         let decoded = self.decode_each(|data| match first {
             None => first = Some(data),
-            Some(_) => others.push(data),
+            Some(_) => others.push_back(self.with(data)),
         });
         decoded.map_err(|source| StoreError::unreadable(&self, source))?;
-        let others: Vec<_> = others.into_iter().map(|data| self.with(data)).collect();
         let Self { id, stream, version, position, recorded_at, occurred_at, schema, metadata, .. } = self;
-        events.extend(first.map(|data| Recorded {
-            id,
-            stream,
-            version,
-            position,
-            recorded_at,
-            occurred_at,
-            schema,
-            metadata,
-            data,
-        }));
-        events.extend(others);
-        Ok(())
+        let recorded =
+            |data| Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data };
+        Ok(first.map(recorded))
     }
 
     pub(crate) fn decode_each<E: Event>(&self, mut push: impl FnMut(E)) -> Result<(), EventError> {

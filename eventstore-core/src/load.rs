@@ -297,7 +297,13 @@ impl<S: Decider> Fold<S> {
         parts: &[usize],
     ) -> Result<(), StoreError> {
         let query = Query { items: parts.iter().map(|&part| boundary.parts[part].item()).collect() };
-        let Events { head, events } = store.inner().read(Read { query, ..read }).await?;
+        // A snapshot says where its last event is, and what had occurred by an instant is seen by the events' own.
+        let bare = match parts {
+            [part] => matches!(boundary.parts[*part], Part::Stream(_)) && S::snapshots(*part).is_none(),
+            _ => false,
+        };
+        let bare = bare && until.occurred_by.is_none();
+        let Events { head, events } = store.inner().read(Read { query, bare, ..read }).await?;
         self.loaded.position = head;
         self.take_in_all(boundary, parts, until, events).await
     }

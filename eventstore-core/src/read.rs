@@ -173,14 +173,18 @@ impl ReadEvents {
         if self.item.names.is_empty() {
             self.item.names = Item::names(E::NAMES).names;
         }
-        let (backwards, mut raw, mut decoded) = (self.read.backwards, self.raw(), VecDeque::new());
+        // Of an event that was split, what has not been given out yet.
+        let (backwards, mut raw, mut others) = (self.read.backwards, self.raw(), VecDeque::new());
         let next = move |context: &mut Context<'_>| loop {
-            if let Some(event) = if backwards { decoded.pop_back() } else { decoded.pop_front() } {
+            if let Some(event) = if backwards { others.pop_back() } else { others.pop_front() } {
                 return Poll::Ready(Some(Ok(event)));
             }
-            match ready!(raw.try_poll_next_unpin(context)?) {
-                Some(event) => event.decode_into(&mut decoded)?,
-                None => return Poll::Ready(None),
+            let Some(event) = ready!(raw.try_poll_next_unpin(context)?) else { return Poll::Ready(None) };
+            if let Some(event) = event.decode_into(&mut others)? {
+                if others.is_empty() || !backwards {
+                    return Poll::Ready(Some(Ok(event)));
+                }
+                others.push_front(event);
             }
         };
         stream::poll_fn(next).boxed()

@@ -7,6 +7,7 @@ use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
     fmt,
+    task::{Context, Poll, ready},
 };
 
 use async_trait::async_trait;
@@ -257,6 +258,9 @@ pub struct Read {
     pub backwards: bool,
     /// At most so many, of those that come first.
     pub limit: Option<usize>,
+    /// Only what a state is made of. Where the query is for all events of one stream, a store may leave out of each what is
+    /// not its stream, version, name, schema or body ([`Recorded::bare`]), which is faster.
+    pub bare: bool,
 }
 
 impl Read {
@@ -302,15 +306,26 @@ impl Events {
         let until = Some(read.until.map_or(head, |until| until.min(head)));
         let next = Pages { read: Read { until, ..read }, left: limit.unwrap_or(usize::MAX), page };
         let ahead = Ahead { next: next.after(&first), fetch, task: JoinSet::new() };
-        let pages = stream::try_unfold((Some(first), ahead), |(first, mut ahead)| async move {
+        let mut pages = stream::try_unfold((Some(first), ahead), |(first, mut ahead)| async move {
             let events = match first {
                 Some(first) => Some(first),
                 None => ahead.page().await?,
             };
             ahead.start();
-            Ok::<_, StoreError>(events.map(|events| (events, (None, ahead))))
-        });
-        let events = pages.map_ok(|page| stream::iter(page.into_iter().map(Ok))).try_flatten().boxed();
+            Ok::<_, StoreError>(events.map(|events| (events.into_iter(), (None, ahead))))
+        })
+        .boxed();
+        let mut page = vec![].into_iter();
+        let next = move |context: &mut Context<'_>| loop {
+            if let Some(event) = page.next() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            match ready!(pages.try_poll_next_unpin(context)?) {
+                Some(next) => page = next,
+                None => return Poll::Ready(None),
+            }
+        };
+        let events = stream::poll_fn(next).boxed();
         Self { head, events }
     }
 }
@@ -382,7 +397,8 @@ impl Pages {
             self.read.until = Some(Position(last.position.0.saturating_sub(1)));
             self.read.until_version = one_stream.then_some(Version(last.version.0.saturating_sub(1)));
         } else {
-            self.read.after = last.position;
+            // A bare event has no position; then the version says it.
+            self.read.after = self.read.after.max(last.position);
             self.read.after_version = if one_stream { last.version } else { Version(0) };
         }
         Some(self)

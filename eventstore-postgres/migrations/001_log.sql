@@ -162,12 +162,13 @@ BEGIN
         -- Who waits for the append lock may be waiting for itself.
         PERFORM set_config('lock_timeout', '10s', true);
     END IF;
-    IF EXISTS (SELECT FROM unnest(t_key, t_category, t_name) AS n (key, category, name)
-                LEFT JOIN {schema}.event_types AS t
-                  ON t.type_key = n.key AND t.category = n.category AND t.name = n.name
-               WHERE t.type_key IS NULL) THEN
-        RAISE EXCEPTION 'an event type is not the one it was' USING ERRCODE = 'ES002';
-    END IF;
+    FOR i IN 1 .. cardinality(t_key) LOOP
+        PERFORM FROM {schema}.event_types AS t
+          WHERE t.type_key = t_key[i] AND t.category = t_category[i] AND t.name = t_name[i];
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'an event type is not the one it was' USING ERRCODE = 'ES002';
+        END IF;
+    END LOOP;
 END $$;
 
 -- The same, newest first. The statements are those of `matching`, and their reasons, too, with each order turned round: a
@@ -245,13 +246,13 @@ END $$;
 --   status 3  an event id is taken: `event_id`; `first_position` is where the first id is, if it is anywhere
 --
 -- w_*: a stream to write to, each once; expected -1: anything, -2: any event, else exactly this version.
--- e_*: an event, in the order of the log; e_stream and e_number (its number among those of its stream, from 1) may be
---      empty where there is one stream; e_tags are arrays written as text.
+-- e_*: an event, in the order of the log: its stream (a place in w_*), its number among those of its stream, both from 1;
+--      e_tags are arrays written as text.
 -- u_*: a stream that must still be at a version. c_*: the condition: no event after c_after matches an item.
 -- t_*: the event types, each once.
 CREATE FUNCTION {schema}.append(
     w_stream text[], w_expected bigint[],
-    e_stream text[], e_number bigint[], e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[],
+    e_stream int[], e_number int[], e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[],
     e_tags text[], e_metadata bytea[], e_payload bytea[],
     u_stream text[], u_version bigint[],
     c_after bigint, c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[])
@@ -323,23 +324,11 @@ BEGIN
         RETURN;
     END IF;
 
-    IF cardinality(w_stream) = 1 THEN
-        INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
-                                     stream, tags, metadata, payload)
-        SELECT head + n.i, befores[1] + n.i, recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
-               w_stream[1], n.tags::text[], n.metadata, n.payload
-          FROM unnest(e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               WITH ORDINALITY AS n (id, type, schema, occurred, tags, metadata, payload, i);
-    ELSE
-        INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
-                                     stream, tags, metadata, payload)
-        -- A look into the table for each event would meet, and pass over, what this very statement has put into its stream.
-        SELECT head + n.i, w.before + n.number, recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
-               n.stream, n.tags::text[], n.metadata, n.payload
-          FROM unnest(e_stream, e_number, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i)
-          JOIN unnest(w_stream, befores) AS w (stream, before) ON w.stream = n.stream;
-    END IF;
+    INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+                                 stream, tags, metadata, payload)
+    SELECT head + i, befores[e_stream[i]] + e_number[i], recorded_now, coalesce(e_occurred[i], recorded_now), e_id[i],
+           e_type[i], e_schema[i], w_stream[e_stream[i]], e_tags[i]::text[], e_metadata[i], e_payload[i]
+      FROM generate_series(1, cardinality(e_id)) AS i;   -- to unnest them would copy each event once more
     RETURN QUERY SELECT 0, befores, NULL::text, NULL::bigint, head + 1, recorded_now, NULL::uuid;
 END $$;
 
@@ -354,26 +343,25 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
-    head bigint; now timestamptz; version_before bigint;
+    head bigint; now timestamptz;
 BEGIN
     PERFORM {schema}.may_append(t_key, t_category, t_name);
     PERFORM pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4);
-    SELECT coalesce(log.position, 0), greatest(clock_timestamp(), log.recorded_at), coalesce(last.version, 0)
-      INTO head, now, version_before
-      FROM (SELECT 1) AS one
-      LEFT JOIN LATERAL (SELECT e.position, e.recorded_at FROM {schema}.events AS e
-                          ORDER BY e.position DESC LIMIT 1) AS log ON true
-      LEFT JOIN LATERAL (SELECT e.version FROM {schema}.events AS e
-                          WHERE e.stream = p_stream ORDER BY e.version DESC LIMIT 1) AS last ON true;
-    recorded := CASE p_expected WHEN -1 THEN true WHEN -2 THEN version_before > 0 ELSE version_before = p_expected END;
+    SELECT e.position, e.recorded_at INTO head, now FROM {schema}.events AS e ORDER BY e.position DESC LIMIT 1;
+    SELECT e.version INTO before FROM {schema}.events AS e WHERE e.stream = p_stream ORDER BY e.version DESC LIMIT 1;
+    head := coalesce(head, 0);
+    before := coalesce(before, 0);
+    first_position := head + 1;
+    recorded_at := greatest(clock_timestamp(), now);
+    recorded := CASE p_expected WHEN -1 THEN true WHEN -2 THEN before > 0 ELSE before = p_expected END;
     IF recorded THEN
         INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
-        SELECT head + i, version_before + i, now, coalesce(e_occurred[i], now), e_id[i], e_type[i], e_schema[i],
+        SELECT head + i, before + i, recorded_at, coalesce(e_occurred[i], recorded_at), e_id[i], e_type[i], e_schema[i],
                p_stream, e_tags[i]::text[], e_metadata[i], e_payload[i]
           FROM generate_series(1, cardinality(e_id)) AS i;
     END IF;
-    RETURN QUERY SELECT recorded, version_before, head + 1, now;
+    RETURN NEXT;
 END $$;
 
 -- Many appends with one lock and one flush, each recorded or not by itself. One row for each of their streams, in
@@ -454,11 +442,10 @@ BEGIN
     inserted AS (
         INSERT INTO {schema}.events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
-        SELECT head + a.places + n.place, w.before + n.number, now, coalesce(n.occurred, now), n.id, n.type, n.schema,
-               w.stream, n.tags::text[], n.metadata, n.payload
-          FROM unnest(e_write, e_number, e_place, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               AS n (write, number, place, id, type, schema, occurred, tags, metadata, payload)
-          JOIN writes AS w ON w.i = n.write
+        SELECT head + a.places + e_place[n], w.before + e_number[n], now, coalesce(e_occurred[n], now), e_id[n], e_type[n],
+               e_schema[n], w.stream, e_tags[n]::text[], e_metadata[n], e_payload[n]
+          FROM generate_series(1, cardinality(e_id)) AS n
+          JOIN writes AS w ON w.i = e_write[n]
           JOIN appends AS a ON a.append = w.append AND a.recorded)
     SELECT a.recorded, w.before, (head + a.places + 1)::bigint, now
       FROM writes AS w JOIN appends AS a USING (append) ORDER BY w.i;

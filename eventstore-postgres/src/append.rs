@@ -173,20 +173,18 @@ impl Checked {
         shared: &Shared,
         types: Vec<i32>,
     ) -> Result<Answer, sqlx::Error> {
-        let Append { writes, unchanged, condition } = &self.append;
-        let mut numbers = HashMap::new();
-        let (mut e_stream, mut e_number) = (vec![], vec![]);
-        if writes.len() > 1 {
-            for (stream, _) in self.append.events() {
-                let number: &mut i64 = numbers.entry(stream.as_str()).or_default();
-                *number += 1;
-                e_stream.push(stream.as_str());
-                e_number.push(*number);
-            }
-        }
+        let Append { unchanged, condition, .. } = &self.append;
+        let streams = self.append.streams();
+        let places: HashMap<_, _> = streams.iter().zip(0..).map(|((stream, ..), place)| (*stream, place)).collect();
+        let mut numbers = vec![0; streams.len()];
+        let place = |(stream, _): (&StreamId, &NewEvent)| {
+            let place: usize = places[stream];
+            numbers[place] += 1;
+            (i32::try_from(place + 1).unwrap_or(i32::MAX), numbers[place])
+        };
+        let (e_stream, e_number): (Vec<i32>, Vec<i32>) = self.append.events().map(place).unzip();
         let mut each_type = Types::default();
         each_type.add(&self.append, &types);
-        let streams = self.append.streams();
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
         let items = condition.as_ref().map_or(&[][..], |condition| &condition.query.items);
         sqlx::query_as(shared.sql.append())

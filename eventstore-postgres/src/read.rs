@@ -3,12 +3,12 @@
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, StoreError, StreamHead, Tag,
-    Timestamp, Version, event_id,
+    EventError, Item, Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, StoreError, StreamHead, StreamId,
+    Tag, Timestamp, Version, event_id,
 };
 use futures::TryStreamExt;
 use sqlx::{
-    Decode, PgConnection, Postgres, Row,
+    Decode, Either, Executor, PgConnection, Postgres, Row,
     postgres::{PgArguments, PgRow},
 };
 use uuid::Uuid;
@@ -31,7 +31,17 @@ pub(crate) async fn page(
     read: &Read,
     new: &mut NewTypes,
 ) -> Result<Page, StoreError> {
-    let mut page = fetch(connection, shared, new, || query(shared, read)).await?;
+    if read.bare
+        && !read.backwards
+        && let Some(stream) = read.query.stream()
+        && read.query == Query::of(&stream)
+    {
+        let query = || bare_query(shared, read, &stream);
+        let mut page = fetch(connection, shared, new, query, Some(&stream)).await?;
+        page.events.sort_by_key(|event| event.version);
+        return Ok(page);
+    }
+    let mut page = fetch(connection, shared, new, || query(shared, read), None).await?;
     // They come in order. No statement says so: that would have the server hold all of a page back, to sort it.
     if read.backwards {
         page.events.sort_by_key(|event| Reverse(event.position));
@@ -61,6 +71,11 @@ fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
             let page = page.bind(after).bind(until).bind(limit).bind(stream.as_str().to_owned());
             page.bind(signed(read.after_version.0)).bind(until_version).bind(names).bind(tags(item))
         }
+        ([Item { names, tags, category, key: None }], _) if tags.is_empty() && !read.backwards => {
+            let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+            let page = sqlx::query(shared.sql.events_of_types()).bind(after).bind(until).bind(limit);
+            page.bind(names).bind(category.as_deref())
+        }
         (items, _) => {
             let page = sqlx::query(match read.backwards {
                 false => shared.sql.events_matching(),
@@ -73,6 +88,14 @@ fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
             page.bind(items.iter().map(|item| item.key.as_deref()).collect::<Vec<_>>())
         }
     }
+}
+
+fn bare_query<'q>(shared: &Shared, read: &Read, stream: &StreamId) -> Statement<'q> {
+    let page = sqlx::query(shared.sql.events_bare()).bind(stream.as_str().to_owned());
+    let page = page.bind(signed(read.after.0)).bind(read.until.map_or(i64::MAX, |until| signed(until.0)));
+    let page = page.bind(signed(read.after_version.0));
+    let page = page.bind(read.until_version.map_or(i64::MAX, |until| signed(until.0)));
+    page.bind(read.limit.map_or(i64::MAX, |limit| signed(limit as u64)))
 }
 
 /// The events of a stretch of the log.
@@ -94,7 +117,8 @@ pub(crate) async fn of_ids(
     ids: &[Uuid],
     new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
-    let mut events = fetch(connection, shared, new, || sqlx::query(shared.sql.events_of_ids()).bind(ids)).await?.events;
+    let mut events =
+        fetch(connection, shared, new, || sqlx::query(shared.sql.events_of_ids()).bind(ids), None).await?.events;
     events.sort_by_key(|event| event.position);
     Ok(events)
 }
@@ -111,7 +135,7 @@ pub(crate) async fn of_command(
     loop {
         let (first, skip) = (event_id(command, 0), signed(found.len() as u64));
         let query = || sqlx::query(shared.sql.events_of_command()).bind(first).bind(skip).bind(signed(PAGE as u64));
-        let page = fetch(connection, shared, new, query).await?.events;
+        let page = fetch(connection, shared, new, query, None).await?.events;
         let numbers = u32::try_from(found.len()).map_err(error::damaged)?..;
         let own = page.into_iter().zip(numbers).take_while(|(event, n)| event.id == event_id(command, *n));
         let before = found.len();
@@ -160,14 +184,16 @@ pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
 }
 
 /// Runs one of the statements that begin with `events`; again as long as it shows a type of event that is new here.
+/// With a stream, it is the bare one.
 async fn fetch<'q>(
     connection: &mut PgConnection,
     shared: &Shared,
     new: &mut NewTypes,
     query: impl Fn() -> Statement<'q>,
+    bare: Option<&StreamId>,
 ) -> Result<Page, StoreError> {
     loop {
-        let unknown = match fetch_known(connection, shared, new, query()).await? {
+        let unknown = match fetch_known(connection, shared, new, query(), bare).await? {
             Ok(page) => return Ok(page),
             Err(unknown) => unknown,
         };
@@ -186,23 +212,77 @@ async fn fetch_known(
     shared: &Shared,
     new: &NewTypes,
     query: Statement<'_>,
+    bare: Option<&StreamId>,
 ) -> Result<Result<Page, i32>, StoreError> {
-    let names: HashMap<i32, Arc<str>> = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
-    let mut rows = query.fetch(connection);
-    let mut page = Page { head: Position(0), events: vec![] };
+    let new = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
+    let mut names = Names { shared, new, last: None };
+    let mut rows = connection.fetch_many(query);
+    let mut page = Page::default();
     let mut unknown = None;
     while let Some(row) = rows.try_next().await.map_err(error::store)? {
+        let Either::Right(row) = row else { continue };
         let columns = Columns(&row);
-        page.head = position(columns.get(0)?)?;
-        // A row without a place only says where the head is.
-        let Some(place) = columns.get(1)? else { continue };
-        let key = columns.get(6)?;
-        match names.get(&key).cloned().or_else(|| shared.types.name(key)) {
-            Some(name) => page.events.push(event(&columns, position(place)?, name, page.events.last())?),
-            None => unknown = Some(key),
-        }
+        let taken = match bare {
+            None => take(&columns, &mut names, &mut page)?,
+            Some(stream) => take_bare(&columns, stream, &mut names, &mut page)?,
+        };
+        unknown = taken.err().or(unknown);
     }
     Ok(unknown.map_or(Ok(page), Err))
+}
+
+/// The names of event types.
+struct Names<'a> {
+    shared: &'a Shared,
+    new: HashMap<i32, Arc<str>>,
+    /// Neighbours are often of one type.
+    last: Option<(i32, Arc<str>)>,
+}
+
+impl Names<'_> {
+    /// The key, if it is not known.
+    fn name(&mut self, key: i32) -> Result<Arc<str>, i32> {
+        if let Some((_, name)) = self.last.as_ref().filter(|(last, _)| *last == key) {
+            return Ok(name.clone());
+        }
+        let name = self.new.get(&key).cloned().or_else(|| self.shared.types.name(key)).ok_or(key)?;
+        self.last = Some((key, name.clone()));
+        Ok(name)
+    }
+}
+
+/// Takes a row in; or says which type it is of that is not known.
+fn take(columns: &Columns<'_>, names: &mut Names<'_>, page: &mut Page) -> Result<Result<(), i32>, StoreError> {
+    page.head = position(columns.get(0)?)?;
+    // A row without a place only says where the head is.
+    let Some(place) = columns.get(1)? else { return Ok(Ok(())) };
+    let name = match names.name(columns.get(6)?) {
+        Ok(name) => name,
+        Err(unknown) => return Ok(Err(unknown)),
+    };
+    page.events.push(event(columns, position(place)?, name, page.events.last())?);
+    Ok(Ok(()))
+}
+
+/// The same for a bare row: version, type, schema, body. Without a type, the version is the head.
+fn take_bare(
+    columns: &Columns<'_>,
+    stream: &StreamId,
+    names: &mut Names<'_>,
+    page: &mut Page,
+) -> Result<Result<(), i32>, StoreError> {
+    let version: i64 = columns.get(0)?;
+    let Some(key) = columns.get(1)? else {
+        page.head = position(version)?;
+        return Ok(Ok(()));
+    };
+    let name = match names.name(key) {
+        Ok(name) => name,
+        Err(unknown) => return Ok(Err(unknown)),
+    };
+    let (schema, body) = (columns.get::<i32>(2)?.cast_unsigned(), columns.get::<&[u8]>(3)?.to_vec());
+    page.events.push(Recorded::bare(stream.clone(), Version(version.unsigned_abs()), name, schema, body));
+    Ok(Ok(()))
 }
 
 fn event(

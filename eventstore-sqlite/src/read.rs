@@ -72,13 +72,18 @@ impl Plan {
                 Ok(if read.backwards { page.into_iter().rev().collect() } else { page })
             }
             Self::Stream(stream) => {
+                let bare = read.bare && !read.backwards;
                 let page = sqlx::query(match read.backwards {
+                    _ if bare => include_str!("../sql/events_bare.sql"),
                     false => include_str!("../sql/events_of_stream.sql"),
                     true => include_str!("../sql/events_of_stream_backwards.sql"),
                 });
                 let page = page.bind(bounds.after).bind(bounds.until).bind(bounds.limit).bind(stream.as_str());
-                let page = page.bind(bounds.after_version).bind(bounds.until_version);
-                recorded(page.fetch_all(connection).await)
+                let page = page.bind(bounds.after_version).bind(bounds.until_version).fetch_all(connection).await;
+                if bare {
+                    return page.map_err(error::store)?.iter().map(|row| bare_event(row, stream)).collect();
+                }
+                recorded(page)
             }
             Self::Sources(sources) => {
                 let mut found = BTreeSet::new();
@@ -283,7 +288,17 @@ fn recorded(rows: Result<Vec<SqliteRow>, sqlx::Error>) -> Result<Vec<Recorded<Ra
     rows.map_err(error::store)?.iter().map(event).collect()
 }
 
-/// One row of the statements that begin with `events`.
+/// One row of the bare statement.
+fn bare_event(row: &SqliteRow, stream: &StreamId) -> Result<Recorded<Raw>, StoreError> {
+    let number = |column| row.try_get::<i64, _>(column).map_err(error::store);
+    let version = Version(number(0)?.unsigned_abs());
+    let name = row.try_get::<&str, _>(1).map_err(error::store)?.into();
+    let schema = u32::try_from(number(2)?).map_err(error::damaged)?;
+    let body = row.try_get::<&[u8], _>(3).map_err(error::store)?.to_vec();
+    Ok(Recorded::bare(stream.clone(), version, name, schema, body))
+}
+
+/// One row of the other statements that begin with `events`.
 fn event(row: &SqliteRow) -> Result<Recorded<Raw>, StoreError> {
     let number = |column| row.try_get::<i64, _>(column).map_err(error::store);
     let text = |column| row.try_get::<&str, _>(column).map_err(error::store);

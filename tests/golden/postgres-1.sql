@@ -25,10 +25,10 @@ CREATE SCHEMA eventstore_golden;
 
 
 --
--- Name: append(text[], bigint[], text[], bigint[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], text[], bigint[], bigint, text[], text[], integer[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+-- Name: append(text[], bigint[], integer[], integer[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], text[], bigint[], bigint, text[], text[], integer[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
 --
 
-CREATE FUNCTION eventstore_golden.append(w_stream text[], w_expected bigint[], e_stream text[], e_number bigint[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], u_stream text[], u_version bigint[], c_after bigint, c_names text[], c_tags text[], t_key integer[], t_category text[], t_name text[]) RETURNS TABLE(status integer, versions bigint[], stream text, version bigint, first_position bigint, recorded_at timestamp with time zone, event_id uuid)
+CREATE FUNCTION eventstore_golden.append(w_stream text[], w_expected bigint[], e_stream integer[], e_number integer[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], u_stream text[], u_version bigint[], c_after bigint, c_names text[], c_tags text[], t_key integer[], t_category text[], t_name text[]) RETURNS TABLE(status integer, versions bigint[], stream text, version bigint, first_position bigint, recorded_at timestamp with time zone, event_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -99,23 +99,11 @@ BEGIN
         RETURN;
     END IF;
 
-    IF cardinality(w_stream) = 1 THEN
-        INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
-                                     stream, tags, metadata, payload)
-        SELECT head + n.i, befores[1] + n.i, recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
-               w_stream[1], n.tags::text[], n.metadata, n.payload
-          FROM unnest(e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               WITH ORDINALITY AS n (id, type, schema, occurred, tags, metadata, payload, i);
-    ELSE
-        INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
-                                     stream, tags, metadata, payload)
-        -- A look into the table for each event would meet, and pass over, what this very statement has put into its stream.
-        SELECT head + n.i, w.before + n.number, recorded_now, coalesce(n.occurred, recorded_now), n.id, n.type, n.schema,
-               n.stream, n.tags::text[], n.metadata, n.payload
-          FROM unnest(e_stream, e_number, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               WITH ORDINALITY AS n (stream, number, id, type, schema, occurred, tags, metadata, payload, i)
-          JOIN unnest(w_stream, befores) AS w (stream, before) ON w.stream = n.stream;
-    END IF;
+    INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
+                                 stream, tags, metadata, payload)
+    SELECT head + i, befores[e_stream[i]] + e_number[i], recorded_now, coalesce(e_occurred[i], recorded_now), e_id[i],
+           e_type[i], e_schema[i], w_stream[e_stream[i]], e_tags[i]::text[], e_metadata[i], e_payload[i]
+      FROM generate_series(1, cardinality(e_id)) AS i;   -- to unnest them would copy each event once more
     RETURN QUERY SELECT 0, befores, NULL::text, NULL::bigint, head + 1, recorded_now, NULL::uuid;
 END $$;
 
@@ -193,11 +181,10 @@ BEGIN
     inserted AS (
         INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
-        SELECT head + a.places + n.place, w.before + n.number, now, coalesce(n.occurred, now), n.id, n.type, n.schema,
-               w.stream, n.tags::text[], n.metadata, n.payload
-          FROM unnest(e_write, e_number, e_place, e_id, e_type, e_schema, e_occurred, e_tags, e_metadata, e_payload)
-               AS n (write, number, place, id, type, schema, occurred, tags, metadata, payload)
-          JOIN writes AS w ON w.i = n.write
+        SELECT head + a.places + e_place[n], w.before + e_number[n], now, coalesce(e_occurred[n], now), e_id[n], e_type[n],
+               e_schema[n], w.stream, e_tags[n]::text[], e_metadata[n], e_payload[n]
+          FROM generate_series(1, cardinality(e_id)) AS n
+          JOIN writes AS w ON w.i = e_write[n]
           JOIN appends AS a ON a.append = w.append AND a.recorded)
     SELECT a.recorded, w.before, (head + a.places + 1)::bigint, now
       FROM writes AS w JOIN appends AS a USING (append) ORDER BY w.i;
@@ -217,26 +204,25 @@ CREATE FUNCTION eventstore_golden.append_one(p_stream text, p_expected bigint, e
     AS $$
 #variable_conflict use_column
 DECLARE
-    head bigint; now timestamptz; version_before bigint;
+    head bigint; now timestamptz;
 BEGIN
     PERFORM "eventstore_golden".may_append(t_key, t_category, t_name);
     PERFORM pg_advisory_xact_lock(1163088689, '"eventstore_golden"'::regnamespace::oid::int4);
-    SELECT coalesce(log.position, 0), greatest(clock_timestamp(), log.recorded_at), coalesce(last.version, 0)
-      INTO head, now, version_before
-      FROM (SELECT 1) AS one
-      LEFT JOIN LATERAL (SELECT e.position, e.recorded_at FROM "eventstore_golden".events AS e
-                          ORDER BY e.position DESC LIMIT 1) AS log ON true
-      LEFT JOIN LATERAL (SELECT e.version FROM "eventstore_golden".events AS e
-                          WHERE e.stream = p_stream ORDER BY e.version DESC LIMIT 1) AS last ON true;
-    recorded := CASE p_expected WHEN -1 THEN true WHEN -2 THEN version_before > 0 ELSE version_before = p_expected END;
+    SELECT e.position, e.recorded_at INTO head, now FROM "eventstore_golden".events AS e ORDER BY e.position DESC LIMIT 1;
+    SELECT e.version INTO before FROM "eventstore_golden".events AS e WHERE e.stream = p_stream ORDER BY e.version DESC LIMIT 1;
+    head := coalesce(head, 0);
+    before := coalesce(before, 0);
+    first_position := head + 1;
+    recorded_at := greatest(clock_timestamp(), now);
+    recorded := CASE p_expected WHEN -1 THEN true WHEN -2 THEN before > 0 ELSE before = p_expected END;
     IF recorded THEN
         INSERT INTO "eventstore_golden".events (position, version, recorded_at, occurred_at, event_id, type_key, schema,
                                      stream, tags, metadata, payload)
-        SELECT head + i, version_before + i, now, coalesce(e_occurred[i], now), e_id[i], e_type[i], e_schema[i],
+        SELECT head + i, before + i, recorded_at, coalesce(e_occurred[i], recorded_at), e_id[i], e_type[i], e_schema[i],
                p_stream, e_tags[i]::text[], e_metadata[i], e_payload[i]
           FROM generate_series(1, cardinality(e_id)) AS i;
     END IF;
-    RETURN QUERY SELECT recorded, version_before, head + 1, now;
+    RETURN NEXT;
 END $$;
 
 
@@ -436,12 +422,13 @@ BEGIN
         -- Who waits for the append lock may be waiting for itself.
         PERFORM set_config('lock_timeout', '10s', true);
     END IF;
-    IF EXISTS (SELECT FROM unnest(t_key, t_category, t_name) AS n (key, category, name)
-                LEFT JOIN "eventstore_golden".event_types AS t
-                  ON t.type_key = n.key AND t.category = n.category AND t.name = n.name
-               WHERE t.type_key IS NULL) THEN
-        RAISE EXCEPTION 'an event type is not the one it was' USING ERRCODE = 'ES002';
-    END IF;
+    FOR i IN 1 .. cardinality(t_key) LOOP
+        PERFORM FROM "eventstore_golden".event_types AS t
+          WHERE t.type_key = t_key[i] AND t.category = t_category[i] AND t.name = t_name[i];
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'an event type is not the one it was' USING ERRCODE = 'ES002';
+        END IF;
+    END LOOP;
 END $$;
 
 
@@ -527,6 +514,27 @@ CREATE TABLE eventstore_golden.checkpoints (
     CONSTRAINT checkpoints_slots CHECK ((from_slot < to_slot))
 )
 WITH (fillfactor='30');
+
+
+--
+-- Name: dead_letters; Type: TABLE; Schema: eventstore_golden; Owner: -
+--
+
+CREATE TABLE eventstore_golden.dead_letters (
+    key text NOT NULL COLLATE pg_catalog."C",
+    projection text COLLATE pg_catalog."C",
+    of text COLLATE pg_catalog."C",
+    "position" bigint,
+    event uuid,
+    stream text COLLATE pg_catalog."C",
+    version bigint,
+    name text COLLATE pg_catalog."C",
+    error text COLLATE pg_catalog."C",
+    attempts bigint,
+    parked_at timestamp with time zone,
+    retry_at timestamp with time zone,
+    skipped text COLLATE pg_catalog."C"
+);
 
 
 --
@@ -621,6 +629,32 @@ CREATE TABLE eventstore_golden.migrations (
 
 
 --
+-- Name: nodes; Type: TABLE; Schema: eventstore_golden; Owner: -
+--
+
+CREATE TABLE eventstore_golden.nodes (
+    key text NOT NULL COLLATE pg_catalog."C",
+    beat bigint,
+    beat_at timestamp with time zone,
+    started_at timestamp with time zone,
+    process text COLLATE pg_catalog."C",
+    projections jsonb
+);
+
+
+--
+-- Name: projections; Type: TABLE; Schema: eventstore_golden; Owner: -
+--
+
+CREATE TABLE eventstore_golden.projections (
+    key text NOT NULL COLLATE pg_catalog."C",
+    state text COLLATE pg_catalog."C",
+    reason text COLLATE pg_catalog."C",
+    since timestamp with time zone
+);
+
+
+--
 -- Data for Name: balance@1; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
@@ -632,15 +666,21 @@ INSERT INTO eventstore_golden."balance@1" VALUES ('bob', 'Bob', 5);
 -- Data for Name: checkpoints; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 0, 1024, 9, NULL, 0, NULL, '2026-11-21 12:12:36.545728+00');
-INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 0, 1024, 9, NULL, 0, NULL, '2026-11-21 12:12:36.546449+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 0, 1024, 9, '01920000-0000-7000-8000-000000000008', 2, NULL, '2026-11-21 14:41:07.354935+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 0, 1024, 9, '01920000-0000-7000-8000-000000000008', 2, NULL, '2026-11-21 14:41:07.360129+00');
+
+
+--
+-- Data for Name: dead_letters; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
+--
+
 
 
 --
 -- Data for Name: enrolled@1; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 12:12:36.525834+00', '["rust"]');
+INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 14:41:07.15052+00', '["rust"]');
 
 
 --
@@ -660,22 +700,34 @@ INSERT INTO eventstore_golden.event_types OVERRIDING SYSTEM VALUE VALUES (7, 'od
 -- Data for Name: events; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 12:12:36.489114+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
-INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 12:12:36.489114+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
-INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 12:12:36.489114+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
-INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 12:12:36.503377+00', '2026-11-21 12:12:36.503377+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2239323036303437312d663865362d356531632d386433312d333036663531613632323061227d', '\x7b22616d6f756e74223a3130307d');
-INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 12:12:36.520331+00', '2026-11-21 12:12:36.520331+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2235303062393264302d356461612d356363382d623037642d313064363639343330616335227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
-INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 12:12:36.523809+00', '2026-11-21 12:12:36.523809+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2266396134656137392d356434322d356630662d613636312d656636373535343830613864227d', '\x7b2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 12:12:36.525834+00', '2026-11-21 12:12:36.525834+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2232646262646639372d663361352d353334322d396566342d613938376234616631613838227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 12:12:36.526948+00', '2026-11-21 12:12:36.526948+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
-INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 12:12:36.526948+00', '2026-11-21 12:12:36.526948+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
+INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 14:41:07.05132+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
+INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 14:41:07.05132+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
+INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 14:41:07.05132+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
+INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 14:41:07.098111+00', '2026-11-21 14:41:07.098111+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2239323036303437312d663865362d356531632d386433312d333036663531613632323061227d', '\x7b22616d6f756e74223a3130307d');
+INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 14:41:07.125205+00', '2026-11-21 14:41:07.125205+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2235303062393264302d356461612d356363382d623037642d313064363639343330616335227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
+INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 14:41:07.134169+00', '2026-11-21 14:41:07.134169+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2266396134656137392d356434322d356630662d613636312d656636373535343830613864227d', '\x7b2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 14:41:07.15052+00', '2026-11-21 14:41:07.15052+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2232646262646639372d663361352d353334322d396566342d613938376234616631613838227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 14:41:07.157188+00', '2026-11-21 14:41:07.157188+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
+INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 14:41:07.157188+00', '2026-11-21 14:41:07.157188+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
 
 
 --
 -- Data for Name: migrations; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.migrations VALUES (1, '2d688ee6-d3ad-5a9d-b9cc-3832ed93f4e4', '2026-11-21 12:12:36.473598+00');
+INSERT INTO eventstore_golden.migrations VALUES (1, '0e15e08d-7a20-5ec3-a575-d0f49137643d', '2026-11-21 14:41:06.98032+00');
+
+
+--
+-- Data for Name: nodes; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
+--
+
+
+
+--
+-- Data for Name: projections; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
+--
+
 
 
 --
@@ -699,6 +751,14 @@ ALTER TABLE ONLY eventstore_golden."balance@1"
 
 ALTER TABLE ONLY eventstore_golden.checkpoints
     ADD CONSTRAINT checkpoints_pk PRIMARY KEY (projection, from_slot);
+
+
+--
+-- Name: dead_letters dead_letters_pkey; Type: CONSTRAINT; Schema: eventstore_golden; Owner: -
+--
+
+ALTER TABLE ONLY eventstore_golden.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (key);
 
 
 --
@@ -758,10 +818,33 @@ ALTER TABLE ONLY eventstore_golden.migrations
 
 
 --
+-- Name: nodes nodes_pkey; Type: CONSTRAINT; Schema: eventstore_golden; Owner: -
+--
+
+ALTER TABLE ONLY eventstore_golden.nodes
+    ADD CONSTRAINT nodes_pkey PRIMARY KEY (key);
+
+
+--
+-- Name: projections projections_pkey; Type: CONSTRAINT; Schema: eventstore_golden; Owner: -
+--
+
+ALTER TABLE ONLY eventstore_golden.projections
+    ADD CONSTRAINT projections_pkey PRIMARY KEY (key);
+
+
+--
 -- Name: balance@1_owner_idx; Type: INDEX; Schema: eventstore_golden; Owner: -
 --
 
 CREATE INDEX "balance@1_owner_idx" ON eventstore_golden."balance@1" USING btree (owner);
+
+
+--
+-- Name: dead_letters_projection_idx; Type: INDEX; Schema: eventstore_golden; Owner: -
+--
+
+CREATE INDEX dead_letters_projection_idx ON eventstore_golden.dead_letters USING btree (projection);
 
 
 --
