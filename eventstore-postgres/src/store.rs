@@ -180,7 +180,7 @@ impl PgOptions {
         // Loads and appends have connections of their own, if there are enough; not where each is in a transaction.
         let own = match self.max_connections - u32::from(listens) {
             _ if pooler == Pooler::Forgetful => 0,
-            connections @ 0..=3 => connections / 2,
+            connections @ 0..=5 => connections / 2,
             _ => 3,
         };
         // While the server flushes one batch, it may read the next.
