@@ -169,6 +169,8 @@ impl<M: ReadModel> Get<M> {
                 if let Some(letter) = letters::waiting(store.inner(), &M::TABLE, &key).await? {
                     return Err(StoreError::Parked { projection: letter.projection, key, reason: letter.error });
                 }
+            } else {
+                store.built(&M::TABLE).await?;
             }
             let found = store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key] }).await?;
             return found.first().map(|(_, row)| read_row(row)).transpose();
@@ -249,7 +251,10 @@ impl<M: ReadModel> List<M> {
         let equal = equal.into_iter().map(|(column, value)| read_model::equal::<M>(column, value));
         let equal = equal.collect::<Result<Vec<_>, _>>()?;
         if until == Until::default() {
-            wait::<M>(&store, after, None).await?;
+            match after {
+                Some(_) => wait::<M>(&store, after, None).await?,
+                None => store.built(&M::TABLE).await?,
+            }
             let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, limit }).await?;
             return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
         }

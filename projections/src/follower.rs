@@ -1,9 +1,9 @@
 //! What a projection does with the events it gets: the part that differs from one to another.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
-use eventstore_core::{EventStore, Query, Shard, Transaction};
+use eventstore_core::{EventStore, Query, Shard, Table, Transaction};
 
 use crate::{failed::Failed, letters::Parked, stretch::Stretch};
 
@@ -15,6 +15,16 @@ pub(crate) trait Follower: Send + Sync {
 
     /// What it wants to hear of.
     fn query(&self) -> Query;
+
+    /// The table it keeps, if it is a declared read model.
+    fn table(&self) -> Option<Table> {
+        None
+    }
+
+    /// The same for the table beside, if it can be built again.
+    fn beside(&self) -> Option<Arc<dyn Follower>> {
+        None
+    }
 
     /// Comes before the first batch.
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed>;

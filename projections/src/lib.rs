@@ -14,8 +14,10 @@ mod shard;
 mod status;
 mod stretch;
 mod tail;
+mod versions;
 
 pub use operate::{DeadLetters, Projections};
 pub use projection::Projection;
 pub use runner::{Runner, Running};
 pub use status::{State, Status};
+pub use versions::{Comparison, Difference, Progress, Rebuild};

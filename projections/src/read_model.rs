@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Transaction,
+    Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Table, Transaction,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
@@ -19,13 +19,14 @@ use crate::{
 
 /// Keeps the rows of `M`.
 pub(crate) struct Folded<M> {
+    table: Table,
     /// Says which rows an event concerns; has none itself.
     keys: Mutex<RowFold<M>>,
 }
 
 impl<M: ReadModel> Default for Folded<M> {
     fn default() -> Self {
-        Self { keys: Mutex::default() }
+        Self { table: M::TABLE, keys: Mutex::default() }
     }
 }
 
@@ -38,7 +39,18 @@ impl<M: ReadModel> Folded<M> {
 #[async_trait]
 impl<M: ReadModel> Follower for Folded<M> {
     fn name(&self) -> String {
-        M::TABLE.to_string()
+        self.table.to_string()
+    }
+
+    fn table(&self) -> Option<Table> {
+        Some(self.table)
+    }
+
+    fn beside(&self) -> Option<Arc<dyn Follower>> {
+        (!self.table.beside).then(|| {
+            let table = Table { beside: true, ..self.table };
+            Arc::new(Self { table, keys: Mutex::default() }) as _
+        })
     }
 
     fn query(&self) -> Query {
@@ -48,7 +60,7 @@ impl<M: ReadModel> Follower for Folded<M> {
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {
         // The checkpoint first: once it has moved there is a table, and one made now would lack what is behind it.
         if store.checkpoint(&self.name()).await? > Position(0) {
-            let there = store.rows(Rows::Keys { table: M::TABLE, keys: vec![] }).await;
+            let there = store.rows(Rows::Keys { table: self.table, keys: vec![] }).await;
             there.map_err(|error| match error {
                 StoreError::NotBuilt { .. } => {
                     Failed::program("its table is gone and its checkpoint is not: raise its version")
@@ -56,7 +68,7 @@ impl<M: ReadModel> Follower for Folded<M> {
                 error => error.into(),
             })?;
         }
-        store.create(&M::TABLE).await?;
+        store.create(&self.table).await?;
         // Shows the first event there ever was: where keys come from streams, it says of which category.
         let first = Read { query: self.query(), limit: Some(1), ..Read::default() };
         if let Some(raw) = store.read(first).await?.events.try_next().await? {
@@ -92,9 +104,9 @@ impl<M: ReadModel> Follower for Folded<M> {
             return Ok(waiting);
         }
         let keys: BTreeSet<_> = turns.iter().map(|(key, ..)| key).collect();
-        let keys = Rows::Keys { table: M::TABLE, keys: keys.into_iter().cloned().collect() };
+        let keys = Rows::Keys { table: self.table, keys: keys.into_iter().cloned().collect() };
         let stored = transaction.rows(keys).await?;
-        let mut rows = RowFold::<M>::default();
+        let mut rows = RowFold::<M>::of(self.table);
         load(&mut rows, &stored)?;
         for (key, raw, event) in &turns {
             project(&mut rows, key, raw, event)?;
