@@ -16,6 +16,7 @@ pub use eventstore_macros::{Aggregate, Event, ReadModel};
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{
     Comparison, DeadLetters, Difference, Progress, Projection, Projections, Rebuild, Runner, Running, State, Status,
+    TryRun,
 };
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;

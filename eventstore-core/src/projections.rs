@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::StoreError,
     handle::Store,
+    runs::Run,
     store::Rows,
     stream::Position,
     table::{Column, Kind, Table},
@@ -72,8 +73,8 @@ impl Store {
     /// Refuses rows of a read model that has not yet come to where the log ended when it began.
     pub(crate) async fn built(&self, table: &Table) -> Result<(), StoreError> {
         let name = table.to_string();
-        let known = |known: &mut HashSet<String>| !known.insert(name.clone());
-        if self.whole().0.lock().unwrap_or_else(PoisonError::into_inner).contains(&name) {
+        let known = || self.whole().0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(&name) {
             return Ok(());
         }
         let rows = self.inner().rows(Rows::Keys { table: PROJECTIONS, keys: vec![name.clone()] }).await;
@@ -87,10 +88,19 @@ impl Store {
         if row.built_at.is_none() {
             let at = self.inner().checkpoint(&name).await?;
             if at < Position(row.target) {
+                // What stands in its way is worth more than that it is not there yet.
+                let fits = self.inner().rows(Rows::Keys { table: *table, keys: vec![] }).await;
+                fits.map(drop).or_else(|error| match error {
+                    StoreError::NotBuilt { .. } => Ok(()),
+                    error => Err(error),
+                })?;
+                if let Some(Run { reason: Some(reason), stopped: true }) = self.run(&name) {
+                    return Err(StoreError::Stopped { projection: name, reason: reason.into() });
+                }
                 return Err(StoreError::Building { table: name, at, until: Position(row.target) });
             }
         }
-        known(&mut self.whole().0.lock().unwrap_or_else(PoisonError::into_inner));
+        known().insert(name);
         Ok(())
     }
 }

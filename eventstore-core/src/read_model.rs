@@ -11,9 +11,9 @@ use serde_json::{Value as Json, value::RawValue};
 use crate::{
     encode,
     error::{BoxError, StoreError},
-    event::{Event, Raw, Recorded},
+    event::{Event, Raw, Recorded, Tag},
     invalid::Invalid,
-    store::Changes,
+    store::{Changes, Item, Query},
     table::{Column, Table},
 };
 
@@ -148,6 +148,17 @@ impl<M: ReadModel> RowFold<M> {
     /// Folds one row and forgets the others.
     pub fn only(key: &str) -> Self {
         Self { only: Some(key.into()), ..Self::default() }
+    }
+
+    /// The events that may concern a row: found by the stream or the tag where the keys come from there, else all.
+    pub fn events_of(key: &str) -> Query {
+        let mut item = Item::names(M::Event::NAMES);
+        match M::KEYS {
+            Keys::Stream => item.key = Some(key.into()),
+            Keys::Tag(name) => item.tags = vec![Tag::new(name, key)],
+            Keys::By(_) => {}
+        }
+        item.into()
     }
 
     /// Takes an event into the rows it concerns, and tells of each event it is read as that concerns any.

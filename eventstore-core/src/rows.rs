@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     error::{BoxError, StoreError},
-    event::{Event, Raw, Recorded, Tag},
+    event::{Event, Raw, Recorded},
     handle::Store,
     invalid::Invalid,
     letters, limits,
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     runs::Run,
-    store::{Item, Query, Read, Rows},
+    store::{Query, Read, Rows},
     stream::{Position, Version},
 };
 
@@ -205,13 +205,7 @@ async fn one_row<M: ReadModel>(
     key: &str,
     until: Until,
 ) -> Result<BoxStream<'static, Result<Recorded<Raw>, StoreError>>, StoreError> {
-    let mut item = Item::names(M::Event::NAMES);
-    match M::KEYS {
-        Keys::Stream => item.key = Some(key.into()),
-        Keys::Tag(name) => item.tags = vec![Tag::new(name, key)],
-        Keys::By(_) => {}
-    }
-    let read = Read { query: item.into(), until: until.last(store).await?, ..Read::default() };
+    let read = Read { query: RowFold::<M>::events_of(key), until: until.last(store).await?, ..Read::default() };
     Ok(store.inner().read(read).await?.events)
 }
 

@@ -28,6 +28,7 @@ use crate::{
     control::{self, Row},
     failed::{Blame, Failed},
     follower::Follower,
+    requests,
     shard::{Ended, Options, Work},
     status::{State, Status},
     tail::Tail,
@@ -123,6 +124,8 @@ pub(crate) struct Node {
     seen: HashMap<Uuid, (i64, Instant)>,
     ends: (mpsc::UnboundedSender<End>, mpsc::UnboundedReceiver<End>),
     begun: bool,
+    /// What was asked and is being done.
+    asked: HashSet<String>,
     poke: Arc<Notify>,
 }
 
@@ -174,6 +177,7 @@ impl Node {
             seen: HashMap::new(),
             ends: mpsc::unbounded_channel(),
             begun: false,
+            asked: HashSet::new(),
             poke,
         }
     }
@@ -222,7 +226,7 @@ impl Node {
         let store = self.store.clone();
         let store = store.as_ref();
         if !self.begun {
-            for table in [NODES, control::PROJECTIONS, LETTERS] {
+            for table in [NODES, control::PROJECTIONS, LETTERS, requests::REQUESTS] {
                 store.create(&table).await?;
             }
             control::write(store, &NODES, &self.id.to_string(), &self.beat).await?;
@@ -247,6 +251,21 @@ impl Node {
             self.arrange(store, run, state, &nodes.keys().copied().collect(), peers.max(1)).await?;
         }
         self.begun = true;
+        self.answer(store).await
+    }
+
+    /// Does what was asked of what runs here.
+    async fn answer(&mut self, store: &dyn EventStore) -> Result<(), StoreError> {
+        let open = requests::open(store).await?;
+        self.asked.retain(|id| open.iter().any(|(open, _)| open == id));
+        for (id, request) in open {
+            let here =
+                |run: &&Run| run.name == request.projection && run.shards.keys().any(|shard| shard.has(&request.of));
+            let Some(run) = self.runs.iter().find(here) else { continue };
+            if self.asked.insert(id.clone()) {
+                tokio::spawn(requests::answer(self.store.clone(), run.follower.clone(), id, request));
+            }
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::{
     failed::Failed,
     letters,
     node::{Beat, NODES},
+    requests::{TryRun, What},
     status::{State, Status},
     versions,
 };
@@ -231,6 +232,14 @@ impl DeadLetters {
             self.wait(&name, key, &next).await?;
         }
         Ok(skipped)
+    }
+
+    /// Shows what would happen if the events of a key were tried now, on the node that runs its shard, in a transaction
+    /// that is rolled back. What reaches outside of the database is left out.
+    pub async fn try_run(&self, key: &str) -> Result<TryRun, StoreError> {
+        let name = self.projections.name(&self.name).await?;
+        let tried = self.projections.ask(&name, key, What::Try).await?;
+        serde_json::from_value(tried).map_err(|error| StoreError::Damaged(error.into()))
     }
 
     async fn waiting(&self, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {

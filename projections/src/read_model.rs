@@ -7,14 +7,15 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Table, Transaction,
+    Changes, Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Table,
+    Transaction,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
 
 use crate::{
     failed::{Failed, at},
-    follower::{Follower, Part, Turn},
+    follower::{Follower, OneRow, Part, Turn},
 };
 
 /// Keeps the rows of `M`.
@@ -55,6 +56,10 @@ impl<M: ReadModel> Follower for Folded<M> {
 
     fn query(&self) -> Query {
         Query::names(M::Event::NAMES)
+    }
+
+    fn row(&self, key: &str) -> Option<Box<dyn OneRow>> {
+        Some(Box::new(One::<M> { table: self.table, key: key.into(), rows: RowFold::only(key) }))
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {
@@ -119,7 +124,29 @@ impl<M: ReadModel> Follower for Folded<M> {
     }
 }
 
-type One<'a, E> = (String, &'a Recorded<Raw>, &'a Recorded<E>);
+struct One<M> {
+    table: Table,
+    key: String,
+    rows: RowFold<M>,
+}
+
+impl<M: ReadModel> OneRow for One<M> {
+    fn query(&self) -> Query {
+        RowFold::<M>::events_of(&self.key)
+    }
+
+    fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failed> {
+        at(event, || self.rows.apply(event, |_, _| {}))
+    }
+
+    fn changes(&mut self) -> Result<Changes, Failed> {
+        let changes = Changes { table: self.table, ..self.rows.changes()? };
+        let gone = changes.upserts.is_empty();
+        Ok(Changes { deletes: if gone { vec![self.key.clone()] } else { vec![] }, ..changes })
+    }
+}
+
+type Turned<'a, E> = (String, &'a Recorded<Raw>, &'a Recorded<E>);
 
 fn load<M: ReadModel>(rows: &mut RowFold<M>, stored: &[(String, Box<RawValue>)]) -> Result<(), Failed> {
     let load = |(key, row): &(String, Box<RawValue>)| rows.load(key.clone(), row).map_err(|e| Failed::from(e).of(key));
@@ -140,7 +167,11 @@ fn project<M: ReadModel>(
 }
 
 /// Finds the event that made a row no table can hold: folds again, and looks at the row after each.
-fn blame<M: ReadModel>(stored: &[(String, Box<RawValue>)], turns: &[One<'_, M::Event>], error: StoreError) -> Failed {
+fn blame<M: ReadModel>(
+    stored: &[(String, Box<RawValue>)],
+    turns: &[Turned<'_, M::Event>],
+    error: StoreError,
+) -> Failed {
     let mut rows = RowFold::<M>::default();
     let mut look = || {
         load(&mut rows, stored)?;
