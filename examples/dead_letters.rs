@@ -62,11 +62,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     store.append(&ann, Expected::Any, deposited(100, 0)).await?;
     let behind = store.append(&ann, Expected::Any, deposited(10, 1)).await?;
     let other = store.append(&bob, Expected::Any, deposited(60, 3)).await?;
-    runner.until(other.position).await?;
+    runner.until(other.last).await?;
 
     let shares = store.read_model::<Share>();
-    println!("Bob has {:?}: he is not held up by Ann", shares.get(&bob).after(other.position).await?);
-    match shares.get(&ann).after(behind.position).await {
+    println!("Bob has {:?}: he is not held up by Ann", shares.get(&bob).after(other.last).await?);
+    match shares.get(&ann).after(behind.last).await {
         Err(StoreError::Parked { reason, .. }) => println!("Ann's row is not up to date: {reason}"),
         other => println!("not what was expected: {other:?}"),
     }
@@ -77,18 +77,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
             letter.key, letter.version, letter.stream, letter.attempts
         );
     }
-    let tried = letters.try_run(ann.as_str()).await?;
+    let tried = letters.try_run(ann.key()).await?;
     println!("a retry would take in {} of {}: {}", tried.taken, tried.waiting, tried.error.unwrap_or_default());
 
     // The next release.
     MENDED.store(true, Ordering::Relaxed);
-    let tried = letters.try_run(ann.as_str()).await?;
+    let tried = letters.try_run(ann.key()).await?;
     println!(
         "a retry would take in {} of {}, and make {:?} of {:?}",
         tried.taken, tried.waiting, tried.after, tried.before
     );
-    letters.retry(ann.as_str()).await?;
-    assert_eq!(shares.get(&ann).after(behind.position).await?, Some(Share { cents: 160 }));
+    letters.retry(ann.key()).await?;
+    assert_eq!(shares.get(&ann).after(behind.last).await?, Some(Share { cents: 160 }));
     assert!(letters.list().await?.is_empty());
     println!("Ann has {:?}", shares.get(&ann).await?);
     runner.stop().await;

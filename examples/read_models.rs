@@ -10,7 +10,7 @@ use std::{env, error::Error};
 
 use CustomerEvent::*;
 use OrderEvent::*;
-use eventstore::{Expected, Position, prelude::*};
+use eventstore::{Expected, Position, Version, prelude::*};
 use serde::{Deserialize, Serialize};
 
 #[rustfmt::skip]
@@ -73,10 +73,9 @@ impl Project for OpenOrder {
 
 /// What both kinds of streams can say, for whoever listens to both.
 #[derive(Event, Clone, Debug)]
+#[event(transparent)]
 enum ShopEvent {
-    #[event(transparent)]
     Customer(CustomerEvent),
-    #[event(transparent)]
     Order(OrderEvent),
 }
 
@@ -153,7 +152,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (n, name) in ["Ann", "Bob", "Cy"].into_iter().enumerate() {
         let customer = Id::<Customer>::new();
         let registered = Registered { customer: customer.clone(), name: name.into() };
-        store.append(&customer, Expected::NoStream, [registered]).await?;
+        store.append(&customer, Expected::Version(Version(0)), [registered]).await?;
         for amount in 1..=n as i64 + 2 {
             let order = Id::<Order>::new();
             let placed = Placed { customer: customer.clone(), amount };
@@ -161,10 +160,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
             if amount > 1 {
                 events.push(Paid { customer: customer.clone(), amount });
             }
-            store.append(&order, Expected::NoStream, events).await?;
+            store.append(&order, Expected::Version(Version(0)), events).await?;
         }
         let moved = Moved { customer: customer.clone(), city: "Berlin".into() };
-        last = store.append(&customer, Expected::Any, [moved]).await?.position;
+        last = store.append(&customer, Expected::Any, [moved]).await?.last;
     }
 
     // What was just recorded is in the rows that are read after it.

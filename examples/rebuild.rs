@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{Expected, prelude::*};
+use eventstore::{Expected, Projections, Version, prelude::*};
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Clone, Debug)]
@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let accounts: Vec<_> = (0..200).map(|_| Id::<Account>::new()).collect();
     for account in &accounts {
         let events = (0..50).map(|n| AccountEvent::Deposited { amount: n });
-        store.append(account, Expected::NoStream, events).await?;
+        store.append(account, Expected::Version(Version(0)), events).await?;
     }
 
     // The release before runs, and customers come and go.
