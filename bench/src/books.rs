@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Instant};
 
 use eventstore::{BoxError, ImportEvent, PgStore, Position, StoreError, StreamId, prelude::*, sqlx::AssertSqlSafe};
-use futures::{TryStreamExt, stream};
+use futures::stream;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
@@ -101,30 +101,17 @@ impl Books {
         self.clear().await?;
         let (mut reader, mut writer) = (self.connect().await?, self.connect().await?);
         let begin = Instant::now();
-        let mut rows = sqlx::query("SELECT position, stream, payload FROM events ORDER BY position").fetch(&mut reader);
-        let (mut folded, mut count) = (Folded::default(), 0);
-        while let Some(row) = rows.try_next().await? {
-            let (position, key, event) = taken(&row)?;
-            count += 1;
-            match how {
-                ByHand::Folded { batch } => {
-                    folded.take(key, &event);
-                    if count % batch == 0 || count == self.events {
-                        folded.write(&mut writer, Some(position)).await?;
-                    }
-                }
-                ByHand::Upserts { batch } => {
-                    if count % batch == 1 {
-                        sqlx::raw_sql("BEGIN").execute(&mut writer).await?;
-                    }
-                    upsert(key, &event, &mut writer).await?;
-                    if count % batch == 0 || count == self.events {
-                        let checkpoint = sqlx::query("UPDATE by_hand_checkpoint SET position = $1").bind(position);
-                        checkpoint.execute(&mut writer).await?;
-                        sqlx::raw_sql("COMMIT").execute(&mut writer).await?;
-                    }
-                }
-            }
+        let (mut at, mut count) = (0, 0);
+        let mut page = page(&mut reader, at, how).await?;
+        while let Some(last) = page.last() {
+            at = last.get(0);
+            // The next page is read while this one is written. One SELECT for all would have the server keep each row
+            // that was ever replaced.
+            let next = self::page(&mut reader, at, how);
+            let (next, written) = futures::join!(next, how.write(&page, &mut writer));
+            written?;
+            count += page.len();
+            page = next?;
         }
         let rate = count as f64 / begin.elapsed().as_secs_f64();
         self.check("by_hand").await?;
@@ -135,6 +122,13 @@ impl Books {
 /// A URL whose connections look for tables in this schema.
 fn within(url: &str, schema: &str) -> String {
     format!("{url}&options=-csearch_path%3D{schema}")
+}
+
+/// As many events as are taken in together.
+async fn page(reader: &mut PgConnection, after: i64, how: ByHand) -> Outcome<Vec<PgRow>> {
+    let (ByHand::Upserts { batch } | ByHand::Folded { batch }) = how;
+    let select = "SELECT position, stream, payload FROM events WHERE position > $1 ORDER BY position LIMIT $2";
+    Ok(sqlx::query(select).bind(after).bind(batch as i64).fetch_all(reader).await?)
 }
 
 fn account(n: u64) -> u64 {
@@ -155,9 +149,36 @@ pub fn taken(row: &PgRow) -> Outcome<(i64, &str, AccountEvent)> {
 #[derive(Clone, Copy)]
 pub enum ByHand {
     /// One statement an event, so many in a transaction.
-    Upserts { batch: u64 },
+    Upserts { batch: usize },
     /// So many events folded in memory, and written in one statement with the checkpoint.
-    Folded { batch: u64 },
+    Folded { batch: usize },
+}
+
+impl ByHand {
+    async fn write(self, page: &[PgRow], writer: &mut PgConnection) -> Outcome<()> {
+        let Some(last) = page.last() else { return Ok(()) };
+        match self {
+            Self::Folded { .. } => {
+                let mut folded = Folded::default();
+                for row in page {
+                    let (_, key, event) = taken(row)?;
+                    folded.take(key, &event);
+                }
+                folded.write(writer, Some(last.get(0))).await?;
+            }
+            Self::Upserts { .. } => {
+                sqlx::raw_sql("BEGIN").execute(&mut *writer).await?;
+                for row in page {
+                    let (_, key, event) = taken(row)?;
+                    upsert(key, &event, writer).await?;
+                }
+                let checkpoint = sqlx::query("UPDATE by_hand_checkpoint SET position = $1").bind(last.get::<i64, _>(0));
+                checkpoint.execute(&mut *writer).await?;
+                sqlx::raw_sql("COMMIT").execute(writer).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Balances by SQL of one's own, into the table that is filled by hand too.
