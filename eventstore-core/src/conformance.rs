@@ -911,13 +911,13 @@ const TABLE: Table = Table {
     name: "sample",
     version: 3,
     columns: &[
-        Column { name: "text", kind: Kind::Text, index: true },
-        Column { name: "integer", kind: Kind::Integer, index: false },
-        Column { name: "real", kind: Kind::Real, index: false },
-        Column { name: "bool", kind: Kind::Bool, index: true },
-        Column { name: "uuid", kind: Kind::Uuid, index: false },
-        Column { name: "time", kind: Kind::Time, index: false },
-        Column { name: "order", kind: Kind::Json, index: false },
+        Column { name: "text", kind: Kind::Text, index: true, optional: false },
+        Column { name: "integer", kind: Kind::Integer, index: false, optional: false },
+        Column { name: "real", kind: Kind::Real, index: false, optional: false },
+        Column { name: "bool", kind: Kind::Bool, index: true, optional: false },
+        Column { name: "uuid", kind: Kind::Uuid, index: false, optional: false },
+        Column { name: "time", kind: Kind::Time, index: false, optional: false },
+        Column { name: "order", kind: Kind::Json, index: false, optional: false },
     ],
 };
 
@@ -1600,7 +1600,7 @@ pub async fn a_table_is_built_once(store: Fresh) {
     write(&store, &[("k", json!({ "text": "x" }))], &[]).await;
     store.create(&TABLE).await.unwrap();
     assert_eq!(store.rows(keys()).await.unwrap().len(), 1, "what is in it stays");
-    let other = Table { columns: &TABLE.columns[1..], ..TABLE };
+    let other = Table { columns: &[Column { kind: Kind::Real, ..TABLE.columns[0] }], ..TABLE };
     assert!(matches!(store.create(&other).await, Err(StoreError::Columns { table }) if table == "sample@3"));
     let next = Table { version: 4, ..other };
     store.create(&next).await.unwrap();
@@ -1677,6 +1677,11 @@ pub async fn p4_a_table_and_the_one_beside_it_change_names_at_once(store: Fresh)
     store.index(&beside).await.unwrap();
 }
 
+async fn refused_until_made(store: &Fresh, table: Table) {
+    let read = store.rows(Rows::Keys { table, keys: vec![] }).await;
+    assert!(matches!(read, Err(StoreError::Columns { .. })), "{read:?}");
+}
+
 pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fresh) {
     store.create(&TABLE).await.unwrap();
     write(&store, &[("k", json!({ "text": "x", "integer": 1 }))], &[]).await;
@@ -1689,8 +1694,7 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
     let retyped = (0..TABLE.columns.len()).flat_map(|n| kinds.map(|kind| (n, kind)));
     let retyped = retyped.filter(|&(n, kind)| TABLE.columns[n].kind != kind);
     let mut others: Vec<_> = retyped.map(|(n, kind)| with(&|columns| columns[n].kind = kind)).collect();
-    others.push(with(&|columns| _ = columns.pop()));
-    others.push(with(&|columns| columns.push(Column { name: "new", kind: Kind::Text, index: false })));
+    others.push(with(&|columns| columns.push(Column { name: "new", kind: Kind::Text, index: false, optional: false })));
     others.push(with(&|columns| columns[2].name = "renamed"));
     for other in others {
         let refused = |result: Result<(), StoreError>| match result {
@@ -1710,6 +1714,27 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
         refused(transaction.write(Changes { table: other, upserts, deletes: vec![] }).await);
         transaction.rollback().await.unwrap();
     }
+    // One that a row may be without is added; and whoever does not know it, or another, reads and writes on.
+    let more = with(&|columns| columns.push(Column { name: "more", kind: Kind::Text, index: true, optional: true }));
+    refused_until_made(&store, more).await;
+    store.create(&more).await.unwrap();
+    store.index(&more).await.unwrap();
+    let upserts = vec![("m".into(), to_raw_value(&json!({ "text": "x", "more": "m" })).unwrap())];
+    let mut transaction = store.begin().await.unwrap();
+    transaction.write(Changes { table: more, upserts, deletes: vec![] }).await.unwrap();
+    transaction.commit().await.unwrap();
+    let found = rows(&store, Rows::Where { table: more, equal: vec![], limit: None }).await;
+    assert_eq!(found.iter().map(|(_, row)| row["more"].clone()).collect::<Vec<_>>(), [json!(null), json!("m")]);
+    let fewer = with(&|columns| _ = columns.pop());
+    store.create(&fewer).await.unwrap();
+    assert_eq!(rows(&store, Rows::Where { table: fewer, equal: vec![], limit: None }).await.len(), 2);
+    let renamed = with(&|columns| {
+        columns[6].name = "renamed";
+        columns[6].optional = true;
+    });
+    assert!(matches!(store.create(&renamed).await, Err(StoreError::Columns { .. })), "it may be a new name of another");
+    write(&store, &[], &["m"]).await;
+
     // In which order the columns come, and which are looked for, is no difference.
     let same = with(&|columns| {
         columns.reverse();

@@ -47,6 +47,8 @@ pub struct Column {
     pub kind: Kind,
     /// Whether rows are looked for by it.
     pub index: bool,
+    /// Whether a row may be without it: an `Option`. It may be added to a table that is there.
+    pub optional: bool,
 }
 
 /// The type of a column. Any of them may be null.
@@ -117,6 +119,20 @@ impl Column {
 }
 
 impl Table {
+    /// The columns that a table with these columns lacks, and that may be added to it: all others must be there. What
+    /// the table has besides is no matter, unless one may have been renamed.
+    #[doc(hidden)]
+    pub fn lacks(&self, there: &[(&str, bool)]) -> Result<Vec<&'static Column>, StoreError> {
+        let found = |column: &&Column| there.iter().find(|(name, _)| *name == column.name);
+        let (had, lacking): (Vec<_>, Vec<_>) = self.columns.iter().partition(|column| found(column).is_some());
+        let fit = had.iter().all(|column| found(column).is_some_and(|(_, same)| *same));
+        let addable = lacking.iter().all(|column| column.optional) && (lacking.is_empty() || had.len() == there.len());
+        match fit && addable {
+            true => Ok(lacking),
+            false => Err(StoreError::Columns { table: self.to_string() }),
+        }
+    }
+
     /// Refuses a key that cannot be one.
     pub(crate) fn check_key(&self, key: &str) -> Result<(), StoreError> {
         let refused = |source: Invalid| StoreError::Row { table: self.to_string(), source: source.into() };

@@ -42,14 +42,19 @@ fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
 pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
     let there = columns(&mut *connection, sql, table).await?;
-    if !there.is_empty() {
-        return fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)));
-    }
-    let columns = table.columns.iter().map(|column| {
+    let define = |column: &Column| {
         let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
         format!("{} {}{collation}", quoted(column.name), sql_type(column.kind))
-    });
-    let columns = ("{columns}", columns.collect::<Vec<_>>().join(", "));
+    };
+    if !there.is_empty() {
+        for column in lacks(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))? {
+            let column = ("{column}", define(column));
+            let add = sqlx::query(statement(include_str!("../sql/add_column.sql"), sql, table, &[column]));
+            add.execute(&mut *connection).await.map_err(error::store)?;
+        }
+        return Ok(());
+    }
+    let columns = ("{columns}", table.columns.iter().map(define).collect::<Vec<_>>().join(", "));
     let create = sqlx::query(statement(include_str!("../sql/create_table.sql"), sql, table, &[columns]));
     create.execute(&mut *connection).await.map(drop).map_err(error::store)
 }
@@ -81,15 +86,26 @@ async fn columns(
     columns.fetch_all(connection).await.map_err(error::store)
 }
 
+/// The columns to be added to a table, if it is there and that makes it fit.
+fn lacks<'a>(
+    table: &Table,
+    there: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Vec<&'static Column>, StoreError> {
+    let (keys, there): (Vec<_>, Vec<_>) = there.partition(|(name, _)| *name == "key");
+    match keys[..] {
+        [] if there.is_empty() => return Err(StoreError::NotBuilt { table: table.to_string() }),
+        [(_, "text")] => {}
+        _ => return Err(StoreError::Columns { table: table.to_string() }),
+    }
+    let wanted = |name: &str| table.columns.iter().find(|column| column.name == name);
+    let same = |(name, kind): (&'a str, &str)| (name, wanted(name).is_none_or(|column| sql_type(column.kind) == kind));
+    table.lacks(&there.into_iter().map(same).collect::<Vec<_>>())
+}
+
 /// Refuses a table that is not there, or has other columns.
 fn fits<'a>(table: &Table, there: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), StoreError> {
-    let there: Vec<_> = there.collect();
-    let wanted = table.columns.iter().map(|column| (column.name, sql_type(column.kind)));
-    match there.len() {
-        0 => Err(StoreError::NotBuilt { table: table.to_string() }),
-        n if n == table.columns.len() + 1 && wanted.chain([("key", "text")]).all(|column| there.contains(&column)) => {
-            Ok(())
-        }
+    match lacks(table, there)?[..] {
+        [] => Ok(()),
         _ => Err(StoreError::Columns { table: table.to_string() }),
     }
 }

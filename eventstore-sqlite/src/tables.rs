@@ -52,15 +52,20 @@ fn names(columns: &[Column]) -> String {
 
 /// Runs in a transaction of the caller's.
 pub(crate) async fn create(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
-    match built(connection, table).await {
+    let define = |column: &Column| format!("{} {}", quoted(column.name), sql_type(column.kind));
+    match lacks(connection, table).await {
         Err(StoreError::NotBuilt { .. }) => {
-            let columns = list(table.columns, |_, column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
-            run(connection, statement(include_str!("../sql/create_table.sql"), table, &[("{columns}", columns)]))
-                .await?;
+            let columns = ("{columns}", list(table.columns, |_, column| define(column)));
+            run(connection, statement(include_str!("../sql/create_table.sql"), table, &[columns])).await
         }
-        there => there?,
+        lacking => {
+            for column in lacking? {
+                let column = ("{column}", define(column));
+                run(connection, statement(include_str!("../sql/add_column.sql"), table, &[column])).await?;
+            }
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Runs in a transaction of the caller's.
@@ -82,16 +87,25 @@ async fn run(connection: &mut SqliteConnection, sql: String) -> Result<(), Store
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(error::store)
 }
 
-/// Refuses a table that is not there, or has other columns.
-async fn built(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+/// The columns to be added to a table, if it is there and that makes it fit.
+async fn lacks(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
     let there = sqlx::query_as(include_str!("../sql/table.sql")).bind(table.to_string());
     let there: Vec<(String, String)> = there.fetch_all(connection).await.map_err(error::store)?;
-    let wanted = table.columns.iter().map(|column| (column.name, sql_type(column.kind)));
-    let mut wanted = wanted.chain([("key", "TEXT")]);
-    let is_there = |(name, kind)| there.iter().any(|column| column.0 == name && column.1 == kind);
-    match there.len() {
-        0 => Err(StoreError::NotBuilt { table: table.to_string() }),
-        n if n == table.columns.len() + 1 && wanted.all(is_there) => Ok(()),
+    let (keys, there): (Vec<_>, Vec<_>) = there.iter().partition(|(name, _)| name == "key");
+    match keys[..] {
+        [] if there.is_empty() => return Err(StoreError::NotBuilt { table: table.to_string() }),
+        [(_, kind)] if kind == "TEXT" => {}
+        _ => return Err(StoreError::Columns { table: table.to_string() }),
+    }
+    let wanted = |name: &str| table.columns.iter().find(|column| column.name == name);
+    let same = |(name, kind): &'_ (String, String)| wanted(name).is_none_or(|column| sql_type(column.kind) == *kind);
+    table.lacks(&there.into_iter().map(|column| (&*column.0, same(column))).collect::<Vec<_>>())
+}
+
+/// Refuses a table that is not there, or has other columns.
+async fn built(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+    match lacks(connection, table).await?[..] {
+        [] => Ok(()),
         _ => Err(StoreError::Columns { table: table.to_string() }),
     }
 }
