@@ -158,9 +158,13 @@ impl Transaction for PgTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+        let table = match &rows {
+            Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((table.name, table.version)),
+            // Of whatever columns there are.
+            Rows::Whole { .. } => None,
+        };
         let found = tables::rows(&mut self.connection, &self.shared.sql, rows).await?;
-        self.fits = Some((table.name, table.version));
+        self.fits = table.or(self.fits);
         Ok(found)
     }
 
