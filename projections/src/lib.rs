@@ -9,6 +9,7 @@ mod node;
 mod operate;
 mod projection;
 mod read_model;
+mod reshard;
 mod runner;
 mod shard;
 mod status;

@@ -28,6 +28,7 @@ use crate::{
     control::{self, Row},
     failed::{Blame, Failed},
     follower::Follower,
+    reshard::{self, RESHARDS, Wanted},
     shard::{Ended, Options, Work},
     status::{State, Status},
     tail::Tail,
@@ -200,15 +201,19 @@ impl Node {
         let store = self.store.clone();
         let store = store.as_ref();
         if !self.begun {
-            for table in [NODES, control::PROJECTIONS, LETTERS] {
+            for table in [NODES, control::PROJECTIONS, LETTERS, RESHARDS] {
                 store.create(&table).await?;
             }
             control::write(store, &NODES, &self.id.to_string(), &self.beat).await?;
         }
         let nodes = self.living(store).await?;
         let states: BTreeMap<String, Row> = control::rows(store, &control::PROJECTIONS).await?;
+        let reshards: BTreeMap<String, Wanted> = control::rows(store, &RESHARDS).await?;
         for run in 0..self.runs.len() {
             let name = self.runs[run].name.clone();
+            if reshards.contains_key(&name) {
+                reshard::step(store, &name, None).await?;
+            }
             let peers = nodes.values().filter(|beat| beat.projections.contains(&name)).count();
             let state = states.get(&name);
             // Whoever starts a program again wants it to be tried again.

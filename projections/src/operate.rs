@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How long to wait for a node to do what was asked of it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A node that has not beaten for so long, by its own clock, is taken for gone.
 const GONE: Duration = Duration::from_secs(10);
 
@@ -29,7 +29,7 @@ const GONE: Duration = Duration::from_secs(10);
 /// `balance@2`.
 #[derive(Clone)]
 pub struct Projections {
-    store: Store,
+    pub(crate) store: Store,
     poke: Option<Arc<Notify>>,
 }
 
@@ -43,14 +43,14 @@ impl Projections {
         Self { store: store.clone(), poke: Some(poke) }
     }
 
-    fn poke(&self) {
+    pub(crate) fn poke(&self) {
         if let Some(poke) = &self.poke {
             poke.notify_one();
         }
     }
 
     /// The full name.
-    async fn name(&self, name: &str) -> Result<String, StoreError> {
+    pub(crate) async fn name(&self, name: &str) -> Result<String, StoreError> {
         let store = self.store.as_ref();
         let shards = store.shards(None).await?;
         let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();

@@ -13,6 +13,7 @@ use crate::{
     failed::{Blame, Failed},
     follower::{Follower, Part},
     letters::{self, Parked, Waiting, retry_at},
+    reshard,
     status::{State, Status},
     stretch::{Stretch, id_at},
     tail::{After, Tail},
@@ -21,6 +22,8 @@ use crate::{
 /// How long to wait after a first error of the world; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a shard that is held waits before it looks again.
+const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// The pauses after which an event that failed is tried again before its key is parked.
 const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
 
@@ -80,6 +83,8 @@ impl<F: Into<Failed>> From<F> for Halt {
 /// What a shard knows while it runs.
 struct Place {
     position: Position,
+    /// Where it stops, until shards have changed.
+    until: Option<Position>,
     parked: Parked,
     /// What is read of the log, while it is behind what the node has in memory.
     own: Option<Own>,
@@ -160,6 +165,9 @@ impl Work {
             let key = key.to_owned();
             return self.retry(place, &key).await;
         }
+        if place.until.is_some_and(|until| until <= place.position) {
+            return self.held().await;
+        }
         let stretch = match self.tail.after(place.position) {
             After::Here(stretch) => {
                 place.own = None;
@@ -183,6 +191,10 @@ impl Work {
             }
             After::Gone => Arc::new(self.read(place).await?),
         };
+        let stretch = match place.until {
+            Some(until) if until < stretch.until => Arc::new(stretch.up_to(self.store.as_ref(), until).await?),
+            _ => stretch,
+        };
         self.through(place, &stretch).await
     }
 
@@ -203,7 +215,17 @@ impl Work {
         }
         let parked = Parked::load(store, &self.shard).await?;
         self.report.send_modify(|status| status.parked = parked.len());
-        Ok(Place { position: at.position, parked, own: None })
+        // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
+        let until = reshard::until(store, &self.shard.projection).await?;
+        Ok(Place { position: at.position, until, parked, own: None })
+    }
+
+    /// Waits until shards have changed.
+    async fn held(&mut self) -> Result<(), Halt> {
+        self.unless_stopped(sleep(HELD_PAUSE)).await;
+        let shards = self.store.as_ref().shards(Some(&self.shard.projection)).await?;
+        let same = shards.iter().any(|(shard, at)| *shard == self.shard && at.epoch == self.epoch);
+        same.then_some(()).ok_or(Halt::Lost)
     }
 
     /// Reads on by itself.

@@ -27,6 +27,7 @@ pub mod import;
 pub mod mistakes;
 pub mod projections;
 pub mod recipes;
+pub mod resharding;
 pub mod snapshots;
 pub mod time;
 pub mod toy;
