@@ -250,7 +250,10 @@ impl Node {
         self.seen.retain(|node, _| living.contains_key(node) || !dead.contains(&node.to_string()));
         if !dead.is_empty() {
             let changes = Changes { table: NODES, upserts: vec![], deletes: dead };
-            control::change(store, changes).await?;
+            // One that is frozen in the middle of a beat has its row locked: it is forgotten another time.
+            if let Ok(forgotten) = timeout(self.lease, control::change(store, changes)).await {
+                forgotten?;
+            }
         }
         Ok(living)
     }

@@ -88,9 +88,7 @@ async fn p6_shards_are_split_and_joined_under_load_and_each_event_counts_once() 
                     there = world.inner.shards(Some(name)).await?;
                 }
                 apart += usize::from(there.iter().any(|(_, at)| at.position != there[0].1.position));
-                let t = std::time::Instant::now();
                 other.reshard(name, shards).await?;
-                eprintln!("{name} {shards} {:?} head {}", t.elapsed(), store.head().await?);
                 let there = world.inner.shards(Some(name)).await?;
                 assert_eq!(there.into_iter().map(|(shard, _)| shard).collect::<Vec<_>>(), Shard::parts(name, shards));
             }

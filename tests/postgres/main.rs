@@ -12,6 +12,7 @@ mod ledger;
 mod migrations;
 mod operations;
 mod pooler;
+mod processes;
 mod roles;
 mod server;
 mod sessions;
