@@ -3,7 +3,8 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use eventstore_core::{
-    DeadLetter, Events, Position, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp, Transaction,
+    Checkpoint, DeadLetter, Events, Position, Query, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp,
+    Transaction,
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
 use tokio::{sync::watch, time::sleep};
@@ -206,12 +207,7 @@ impl Work {
         if let Some(event) = at.event
             && id_at(store, at.position).await? != Some(event)
         {
-            let position = at.position;
-            let why = format!(
-                "the log is not the one it has followed: event {event} is not at position {position} any more. The end \
-                 of the log was lost, by a restored backup or a failover perhaps: build it anew, under another version"
-            );
-            return Err(Failed::program(why).into());
+            return Err(StoreError::Forked { position: at.position, event }.into());
         }
         let parked = Parked::load(store, &self.shard).await?;
         self.report.send_modify(|status| status.parked = parked.len());
@@ -310,10 +306,10 @@ impl Work {
     }
 
     /// A transaction in which nobody else moves the shard; and where it stands.
-    async fn open(&self) -> Result<(Box<dyn Transaction>, Position), Halt> {
+    async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
         match transaction.lock(&self.shard).await? {
-            Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at.position)),
+            Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at)),
             _ => {
                 transaction.rollback().await?;
                 tracing::info!(projection = %self.shard, epoch = self.epoch, "another node has taken it over");
@@ -333,11 +329,15 @@ impl Work {
         let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: None };
         self.follower.deliver(&part).await?;
         let (mut transaction, at) = self.open().await?;
-        if at != place.position {
+        if at.position != place.position {
             // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all.
             transaction.rollback().await?;
-            place.position = at;
+            place.position = at.position;
             return Ok(());
+        }
+        if let Err(forked) = unforked(&mut *transaction, &at).await {
+            transaction.rollback().await?;
+            return Err(forked.into());
         }
         let waiting = match self.take(&mut transaction, &part).await {
             Ok(waiting) => waiting,
@@ -454,6 +454,17 @@ impl Work {
         }
         transaction.write(letters::changes(&[], letters)?).await?;
         Ok(transaction.commit().await?)
+    }
+}
+
+/// Fails if the log has lost what was taken in, also while this ran: another server may answer since the last batch.
+async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint) -> Result<(), StoreError> {
+    let Some(event) = at.event else { return Ok(()) };
+    let (position, after) = (at.position, Position(at.position.0.saturating_sub(1)));
+    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
+    match transaction.read(read).await?.events.first() {
+        Some(there) if there.id == event => Ok(()),
+        _ => Err(StoreError::Forked { position, event }),
     }
 }
 

@@ -8,6 +8,7 @@ mod cases;
 mod crash;
 mod doctor;
 mod faults;
+mod forks;
 mod ledger;
 mod migrations;
 mod operations;
