@@ -17,6 +17,7 @@ mod processes;
 mod roles;
 mod server;
 mod sessions;
+mod stress;
 mod wakeup;
 
 use std::sync::Arc;

@@ -95,7 +95,7 @@ fn spread(event: &Recorded<AccountEvent>) -> Vec<String> {
         Deposited { .. } => ("in", event.stream.key()),
         Withdrawn { .. } => ("out", event.stream.key()),
     };
-    let last = &account[account.len() - 1..];
+    let last = &account[account.len() - 2..];
     vec![format!("{kind}-{last}"), format!("all-{last}")]
 }
 
@@ -345,7 +345,7 @@ impl Scene {
 
     /// Appends some, to any accounts; gives the position of the last one.
     pub async fn append(&self, seed: u64, amount: i64) -> Position {
-        let account = Id::<Account>::from(format!("A{}", seed % 30));
+        let account = Id::<Account>::from(format!("A{:03}", seed % 300));
         let events = [Deposited { amount }, Withdrawn { amount: (seed % 5) as i64 + 1 }];
         self.store.append(&account, Expected::Any, events).await.unwrap().last
     }
@@ -381,7 +381,7 @@ impl Scene {
             let body: serde_json::Value = serde_json::from_slice(&event.data.body).unwrap();
             let (sign, kind) = if &*event.data.name == "account.deposited" { (1, "in") } else { (-1, "out") };
             let (key, amount) = (event.stream.key(), sign * body["amount"].as_i64().unwrap());
-            let last = &key[key.len() - 1..];
+            let last = &key[key.len() - 2..];
             let mut add = |of: usize, key: String| {
                 let sum = sums[of].entry(key).or_default();
                 *sum = (sum.0 + 1, sum.1 + amount);
