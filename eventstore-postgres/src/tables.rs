@@ -40,13 +40,13 @@ fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
 
 /// Runs in a transaction of the caller's.
 pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
+    // Mostly it is there: then nobody waits for those who make others.
+    if lacking(&mut *connection, sql, table).await?.is_some_and(|lacking| lacking.is_empty()) {
+        return Ok(());
+    }
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
-    let there = columns(&mut *connection, sql, table).await?;
-    if !there.is_empty() {
-        fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
-        let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
-        let lacking = table.columns.iter().filter(|column| column.index && !indexed(column));
-        return index(connection, sql, table, lacking).await;
+    if let Some(lacking) = lacking(&mut *connection, sql, table).await? {
+        return index(connection, sql, table, lacking.into_iter()).await;
     }
     let columns = table.columns.iter().map(|column| {
         let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
@@ -56,6 +56,21 @@ pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Tab
     let create = sqlx::query(statement(include_str!("../sql/create_table.sql"), sql, table, &[columns]));
     create.execute(&mut *connection).await.map_err(error::store)?;
     index(connection, sql, table, table.columns.iter().filter(|column| column.index)).await
+}
+
+/// The columns that lack an index; none if there is no such table.
+async fn lacking<'a>(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    table: &'a Table,
+) -> Result<Option<Vec<&'a Column>>, StoreError> {
+    let there = columns(connection, sql, table).await?;
+    if there.is_empty() {
+        return Ok(None);
+    }
+    fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
+    let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
+    Ok(Some(table.columns.iter().filter(|column| column.index && !indexed(column)).collect()))
 }
 
 async fn index(

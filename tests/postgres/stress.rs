@@ -168,7 +168,8 @@ async fn p1_p2_p3_p6_every_event_counts_once_whatever_happens_to_those_who_take_
         let mut left = 0;
         for name in NAMES {
             // One that is just being tried by itself may be gone when it is asked for.
-            let _ = projections.dead_letters(name).retry_all().await;
+            let letters = projections.dead_letters(name);
+            let _ = tokio::time::timeout(Duration::from_secs(20), letters.retry_all()).await;
             left += projections.dead_letters(name).list().await.unwrap().len();
         }
         left == 0
