@@ -14,7 +14,10 @@ pub use eventstore_core::{
 pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
-pub use eventstore_projections::{DeadLetters, Projection, Projections, Runner, Running, State, Status};
+pub use eventstore_projections::{
+    Comparison, DeadLetters, Difference, Progress, Projection, Projections, Rebuild, Runner, Running, State, Status,
+    TryRun,
+};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;

@@ -96,6 +96,7 @@ impl From<StoreError> for Failed {
             E::Stopped { .. }
             | E::Columns { .. }
             | E::NotBuilt { .. }
+            | E::Building { .. }
             | E::Unreadable { .. }
             | E::Forked { .. }
             | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Blame::Program,

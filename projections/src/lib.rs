@@ -9,14 +9,18 @@ mod node;
 mod operate;
 mod projection;
 mod read_model;
+mod requests;
 mod reshard;
 mod runner;
 mod shard;
 mod status;
 mod stretch;
 mod tail;
+mod versions;
 
 pub use operate::{DeadLetters, Projections};
 pub use projection::Projection;
+pub use requests::TryRun;
 pub use runner::{Runner, Running};
 pub use status::{State, Status};
+pub use versions::{Comparison, Difference, Progress, Rebuild};

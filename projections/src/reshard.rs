@@ -26,6 +26,7 @@ const STARTING: Duration = Duration::from_secs(1);
 pub(crate) const RESHARDS: Table = Table {
     name: "reshards",
     version: 0,
+    beside: false,
     columns: &[
         Column { name: "shards", kind: Kind::Integer, index: false },
         Column { name: "until", kind: Kind::Integer, index: false },
@@ -102,7 +103,10 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
     let before = wanted(transaction.rows(row(projection)).await?)?;
     let count = asked.or(before.map(|before| before.shards));
     let Some(count) = count.filter(|_| !shards.is_empty()) else {
-        transaction.rollback().await?;
+        if before.is_some() {
+            forget(&mut *transaction, projection).await?;
+        }
+        transaction.commit().await?;
         return Ok(true);
     };
     if let Some(new) = cut(projection, &shards, count) {

@@ -255,7 +255,7 @@ impl Process {
         self.say("stop");
         let start = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
-            assert!(start.elapsed() < Duration::from_secs(20), "{} does not stop", self.name);
+            assert!(start.elapsed() < Duration::from_secs(40), "{} does not stop", self.name);
             std::thread::sleep(Duration::from_millis(5));
         }
     }
