@@ -5,6 +5,7 @@ mod control;
 mod failed;
 mod follower;
 mod letters;
+mod measure;
 mod node;
 mod operate;
 mod projection;

@@ -28,10 +28,10 @@ use crate::{
     control::{self, Row},
     failed::{Blame, Failed},
     follower::Follower,
-    requests,
+    measure, requests,
     reshard::{self, RESHARDS, Wanted},
     shard::{Ended, Options, Work},
-    status::{State, Status},
+    status::{self, State, Status},
     tail::Tail,
     versions,
 };
@@ -150,6 +150,7 @@ impl Run {
 
     fn tell(&self, store: &Store, failed: Failed) {
         let stopped = failed.blame == Blame::Program;
+        measure::failed(&self.name);
         tracing::warn!(projection = self.name, error = %failed.reason, stopped, "projection failed");
         let failed: Arc<dyn Error + Send + Sync> = Arc::new(failed);
         store.runs(&self.name, Some(failed.clone()), stopped);
@@ -375,6 +376,15 @@ impl Node {
             shards = store.shards(Some(&name)).await?;
         }
         self.look(at, &shards, state);
+        let (behind, position) = {
+            let status = self.runs[at].report.borrow();
+            (status.lag() > 0, status.position)
+        };
+        let next = if behind { status::next(store, position).await? } else { None };
+        self.runs[at].report.send_modify(|status| {
+            status.next(next, store.now());
+            measure::place(&status.name, status.position, status.lag(), status.parked);
+        });
         let position = shards.iter().map(|(_, at)| at.position).min();
         if let Some(state) = state.filter(|state| state.built_at.is_none())
             && position.is_some_and(|position| position.0 >= state.target)

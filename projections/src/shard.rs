@@ -9,15 +9,16 @@ use eventstore_core::{
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
     failed::{Blame, Failed},
     follower::{Follower, Part},
     letters::{self, Parked, Waiting, retry_at},
-    reshard,
+    measure, reshard,
     status::{State, Status},
     stretch::{Stretch, id_at},
     tail::{After, Tail},
@@ -138,6 +139,7 @@ impl Work {
         // Only what stands on top: further down may be what is in the events, and that is nobody's business here.
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
         tracing::warn!(projection = shard, event, error = %failed.reason, "projection failed");
+        measure::failed(&self.shard.projection);
         let failed: Arc<dyn std::error::Error + Send + Sync> = Arc::new(failed);
         self.store.runs(&self.shard.projection, Some(failed.clone()), false);
         self.report.send_modify(|status| status.error = Some(failed));
@@ -331,6 +333,7 @@ impl Work {
         let now = self.store.as_ref().now();
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
         tracing::error!(projection = shard, event, error = %failed.reason, "an event and those behind it are parked");
+        measure::failed(&self.shard.projection);
         let certain = failed.blame == Blame::Row;
         let waiting = Waiting { error: failed.to_string(), retry_at: retry_at(0, certain, now), first: true };
         place.parked.park(key, waiting);
@@ -351,6 +354,7 @@ impl Work {
             Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at)),
             _ => {
                 transaction.rollback().await?;
+                measure::fenced(&self.shard);
                 tracing::info!(projection = %self.shard, epoch = self.epoch, "another node has taken it over");
                 Err(Halt::Lost)
             }
@@ -359,6 +363,31 @@ impl Work {
 
     /// Has events taken in and the checkpoint moved, or nothing.
     async fn commit(
+        &self,
+        place: &mut Place,
+        stretch: &Stretch,
+        places: std::ops::Range<usize>,
+        to: (Position, Option<Uuid>),
+    ) -> Result<(), Halt> {
+        let (start, events) = (Instant::now(), places.len());
+        let (projection, shard) = (&*self.shard.projection, &self.shard);
+        let span = tracing::debug_span!("batch", projection, %shard, events);
+        self.commit_batch(place, stretch, places, to).instrument(span).await?;
+        if place.position == to.0 {
+            measure::batch(&self.shard, events, start.elapsed());
+            let now = self.store.as_ref().now();
+            self.report.send_modify(|status| {
+                status.took(events);
+                if status.lag() == 0 {
+                    status.next(None, now);
+                }
+                measure::place(&status.name, status.position, status.lag(), status.parked);
+            });
+        }
+        Ok(())
+    }
+
+    async fn commit_batch(
         &self,
         place: &mut Place,
         stretch: &Stretch,
