@@ -158,9 +158,12 @@ impl Transaction for PgTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+        let fits = match &rows {
+            Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((table.name, table.version)),
+            Rows::Whole { .. } => self.fits,
+        };
         let found = tables::rows(&mut self.connection, &self.shared.sql, rows).await?;
-        self.fits = Some((table.name, table.version));
+        self.fits = fits;
         Ok(found)
     }
 
