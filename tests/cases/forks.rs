@@ -4,10 +4,9 @@ use std::error::Error;
 
 use eventstore::{Expected, Id, Position, Runner, State, StoreError};
 
-use super::{
-    World,
+use crate::{
     account::{AccountEvent::*, *},
-    balances::Balance,
+    cases::{World, balances::Balance},
 };
 
 /// That what follows it stops, says why, and writes nothing. `lose` takes the events after a position away.

@@ -21,7 +21,6 @@ pub mod balances;
 pub mod bank;
 pub mod campus;
 pub mod courses;
-pub mod forks;
 pub mod golden;
 pub mod histories;
 pub mod import;

@@ -4,6 +4,9 @@ use eventstore::sqlx::{self, AssertSqlSafe};
 
 use crate::{cases, server};
 
+#[path = "../cases/forks.rs"]
+mod lost;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Box<dyn std::error::Error>> {
     let store = server::fresh().await;
@@ -17,5 +20,5 @@ async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Box<dy
         );
         sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut server::connection().await).await.unwrap();
     };
-    cases::forks::a_log_that_lost_its_end_stops_what_follows_it(world, lose).await
+    lost::a_log_that_lost_its_end_stops_what_follows_it(world, lose).await
 }

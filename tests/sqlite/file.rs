@@ -395,5 +395,5 @@ async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Any> {
         let delete = format!("DELETE FROM eventstore_events WHERE position > {after}");
         sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut other(&path).await).await.unwrap();
     };
-    crate::cases::forks::a_log_that_lost_its_end_stops_what_follows_it(world, lose).await
+    crate::forks::a_log_that_lost_its_end_stops_what_follows_it(world, lose).await
 }
