@@ -98,10 +98,12 @@ async fn p6_shards_are_split_and_joined_under_load_and_each_event_counts_once() 
         Ok::<_, Any>((one, other))
     };
     let (changed, a, b) = futures::join!(change, write(0), write(3));
-    (a?, b?);
+    a?;
+    b?;
     let (one, other) = changed?;
     one.until(store.head().await?).await?;
-    (one.stop().await, other.stop().await);
+    one.stop().await;
+    other.stop().await;
     assert_eq!(tabled(store).await, folded(&*world.inner).await);
     Ok(())
 }
