@@ -148,6 +148,18 @@ pub enum StoreError {
         /// Why.
         reason: BoxError,
     },
+    /// The log is not the one that a projection has followed: a restored backup or a failover has lost its end. The rows
+    /// may hold what is not in the log any more: build them anew, under another version.
+    #[error(
+        "the log is not the one it has followed: event {event} is not at position {position} any more. The end of the \
+         log was lost, by a restored backup or a failover perhaps: build it anew, under another version"
+    )]
+    Forked {
+        /// How far it has come.
+        position: Position,
+        /// The event that was there.
+        event: Uuid,
+    },
     /// The tables of the log are older than this program, which may not, or must not, change them: apply the
     /// migrations that are missing first.
     #[error("the database lacks {}; whoever owns it must bring it there first", missing.join(", "))]

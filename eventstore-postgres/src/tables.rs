@@ -40,14 +40,21 @@ fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
 
 /// Runs in a transaction of the caller's.
 pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
+    let lacking = |there: &[(String, String, bool)]| match there {
+        [] => Ok(None),
+        there => lacks(table, there.iter().map(|(name, kind, _)| (&**name, &**kind))).map(Some),
+    };
+    // Mostly it is there: then nobody waits for those who make others.
+    if lacking(&columns(&mut *connection, sql, table).await?)?.is_some_and(|lacking| lacking.is_empty()) {
+        return Ok(());
+    }
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
-    let there = columns(&mut *connection, sql, table).await?;
     let define = |column: &Column| {
         let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
         format!("{} {}{collation}", quoted(column.name), sql_type(column.kind))
     };
-    if !there.is_empty() {
-        for column in lacks(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))? {
+    if let Some(lacking) = lacking(&columns(&mut *connection, sql, table).await?)? {
+        for column in lacking {
             let column = ("{column}", define(column));
             let add = sqlx::query(statement(include_str!("../sql/add_column.sql"), sql, table, &[column]));
             add.execute(&mut *connection).await.map_err(error::store)?;
@@ -59,16 +66,25 @@ pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Tab
     create.execute(&mut *connection).await.map(drop).map_err(error::store)
 }
 
+/// The columns that lack an index.
+async fn lacking<'a>(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    table: &'a Table,
+) -> Result<Vec<&'a Column>, StoreError> {
+    let there = columns(connection, sql, table).await?;
+    fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
+    let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
+    Ok(table.columns.iter().filter(|column| column.index && !indexed(column)).collect())
+}
+
 /// Runs in a transaction of the caller's.
 pub(crate) async fn index(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
-    if table.columns.iter().all(|column| !column.index) {
+    if table.columns.iter().all(|column| !column.index) || lacking(&mut *connection, sql, table).await?.is_empty() {
         return Ok(());
     }
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
-    let there = columns(&mut *connection, sql, table).await?;
-    fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
-    let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
-    for column in table.columns.iter().filter(|column| column.index && !indexed(column)) {
+    for column in lacking(&mut *connection, sql, table).await? {
         let column = ("{column}", quoted(column.name));
         let create = sqlx::query(statement(include_str!("../sql/create_index.sql"), sql, table, &[column]));
         create.execute(&mut *connection).await.map_err(error::store)?;

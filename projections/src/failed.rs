@@ -98,6 +98,7 @@ impl From<StoreError> for Failed {
             | E::NotBuilt { .. }
             | E::Building { .. }
             | E::Unreadable { .. }
+            | E::Forked { .. }
             | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Blame::Program,
             E::Row { .. } => Blame::Row,
             _ => Blame::World,
@@ -126,4 +127,10 @@ impl fmt::Display for Place {
     }
 }
 
-impl Error for Failed {}
+impl Error for Failed {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        // The rest is shown whole already; this one a program may want to know by its type.
+        let fork = self.reason.downcast_ref().filter(|error| matches!(error, StoreError::Forked { .. }));
+        fork.map(|error| error as _)
+    }
+}

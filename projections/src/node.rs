@@ -28,9 +28,10 @@ use crate::{
     control::{self, Row},
     failed::{Blame, Failed},
     follower::Follower,
-    requests,
+    measure, requests,
+    reshard::{self, RESHARDS, Wanted},
     shard::{Ended, Options, Work},
-    status::{State, Status},
+    status::{self, State, Status},
     tail::Tail,
     versions,
 };
@@ -149,6 +150,7 @@ impl Run {
 
     fn tell(&self, store: &Store, failed: Failed) {
         let stopped = failed.blame == Blame::Program;
+        measure::failed(&self.name);
         tracing::warn!(projection = self.name, error = %failed.reason, stopped, "projection failed");
         let failed: Arc<dyn Error + Send + Sync> = Arc::new(failed);
         store.runs(&self.name, Some(failed.clone()), stopped);
@@ -211,6 +213,10 @@ impl Node {
                 }
             }
         }
+        // All at once: none waits for another's last batch.
+        for running in self.runs.iter().flat_map(|run| run.shards.values()) {
+            running.stop.send_replace(true);
+        }
         for run in 0..self.runs.len() {
             self.halt(run).await;
             self.store.runs_no_more(&self.runs[run].name);
@@ -226,13 +232,14 @@ impl Node {
         let store = self.store.clone();
         let store = store.as_ref();
         if !self.begun {
-            for table in [NODES, control::PROJECTIONS, LETTERS, requests::REQUESTS] {
+            for table in [NODES, control::PROJECTIONS, LETTERS, requests::REQUESTS, RESHARDS] {
                 store.create(&table).await?;
             }
             control::write(store, &NODES, &self.id.to_string(), &self.beat).await?;
         }
         let nodes = self.living(store).await?;
         let states: BTreeMap<String, Row> = control::rows(store, &control::PROJECTIONS).await?;
+        let reshards: BTreeMap<String, Wanted> = control::rows(store, &RESHARDS).await?;
         for run in 0..self.runs.len() {
             let name = self.runs[run].name.clone();
             if self.runs[run].beside && states.get(&name).is_none_or(|state| state.state == "kept") {
@@ -240,6 +247,9 @@ impl Node {
                     self.halt(run).await;
                 }
                 continue;
+            }
+            if reshards.contains_key(&name) {
+                reshard::step(store, &name, None).await?;
             }
             let peers = nodes.values().filter(|beat| beat.projections.contains(&name)).count();
             let state = states.get(&name);
@@ -292,7 +302,10 @@ impl Node {
         self.seen.retain(|node, _| living.contains_key(node) || !dead.contains(&node.to_string()));
         if !dead.is_empty() {
             let changes = Changes { table: NODES, upserts: vec![], deletes: dead };
-            control::change(store, changes).await?;
+            // One that is frozen in the middle of a beat has its row locked: it is forgotten another time.
+            if let Ok(forgotten) = timeout(self.lease, control::change(store, changes)).await {
+                forgotten?;
+            }
         }
         Ok(living)
     }
@@ -363,6 +376,15 @@ impl Node {
             shards = store.shards(Some(&name)).await?;
         }
         self.look(at, &shards, state);
+        let (behind, position) = {
+            let status = self.runs[at].report.borrow();
+            (status.lag() > 0, status.position)
+        };
+        let next = if behind { status::next(store, position).await? } else { None };
+        self.runs[at].report.send_modify(|status| {
+            status.next(next, store.now());
+            measure::place(&status.name, status.position, status.lag(), status.parked);
+        });
         let position = shards.iter().map(|(_, at)| at.position).min();
         if let Some(state) = state.filter(|state| state.built_at.is_none())
             && position.is_some_and(|position| position.0 >= state.target)
@@ -506,14 +528,26 @@ impl Node {
         if released.is_empty() {
             return Ok(());
         }
+        // Somebody frozen may have locked them: then they are taken over when the lease is over.
+        timeout(self.lease, self.give_back(store, &name, released))
+            .await
+            .unwrap_or_else(|late| Err(StoreError::Busy(late.into())))
+    }
+
+    async fn give_back(
+        &self,
+        store: &dyn EventStore,
+        name: &str,
+        released: HashMap<Shard, u64>,
+    ) -> Result<(), StoreError> {
         let mut transaction = store.begin().await?;
-        let mut shards = transaction.lock_projection(&name).await?;
+        let mut shards = transaction.lock_projection(name).await?;
         for (shard, checkpoint) in &mut shards {
             if checkpoint.owner == Some(self.id) && released.get(shard) == Some(&checkpoint.epoch) {
                 (checkpoint.owner, checkpoint.epoch) = (None, checkpoint.epoch + 1);
             }
         }
-        transaction.put_shards(&name, shards).await?;
+        transaction.put_shards(name, shards).await?;
         transaction.commit().await
     }
 

@@ -17,7 +17,7 @@ use crate::{
     letters,
     node::{Beat, NODES},
     requests::{TryRun, What},
-    status::{State, Status},
+    status::{self, State, Status},
     versions,
 };
 
@@ -117,7 +117,11 @@ impl Projections {
             status.parked = keys.len();
             status
         };
-        Ok(projections.into_iter().map(status).collect())
+        let mut all: Vec<_> = projections.into_iter().map(status).collect();
+        for status in all.iter_mut().filter(|status| status.lag() > 0) {
+            status.next(status::next(store, status.position).await?, now);
+        }
+        Ok(all)
     }
 
     /// Whether a node that lives runs a projection.

@@ -3,19 +3,22 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use eventstore_core::{
-    DeadLetter, Events, Position, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp, Transaction,
+    Checkpoint, DeadLetter, Events, Position, Query, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp,
+    Transaction,
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
     failed::{Blame, Failed},
     follower::{Follower, Part},
     letters::{self, Parked, Waiting, retry_at},
+    measure, reshard,
     status::{State, Status},
     stretch::{Stretch, id_at},
     tail::{After, Tail},
@@ -24,6 +27,8 @@ use crate::{
 /// How long to wait after a first error of the world; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a shard that is held waits before it looks again.
+const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// The pauses after which an event that failed is tried again before its key is parked.
 const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
 
@@ -93,6 +98,8 @@ impl<F: Into<Failed>> From<F> for Halt {
 /// What a shard knows while it runs.
 struct Place {
     position: Position,
+    /// Where it stops, until shards have changed.
+    until: Option<Position>,
     parked: Parked,
     /// What is read of the log, while it is behind what the node has in memory.
     own: Option<Own>,
@@ -132,6 +139,7 @@ impl Work {
         // Only what stands on top: further down may be what is in the events, and that is nobody's business here.
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
         tracing::warn!(projection = shard, event, error = %failed.reason, "projection failed");
+        measure::failed(&self.shard.projection);
         let failed: Arc<dyn std::error::Error + Send + Sync> = Arc::new(failed);
         self.store.runs(&self.shard.projection, Some(failed.clone()), false);
         self.report.send_modify(|status| status.error = Some(failed));
@@ -174,6 +182,9 @@ impl Work {
             let key = key.to_owned();
             return self.retry(place, &key).await;
         }
+        if place.until.is_some_and(|until| until <= place.position) {
+            return self.held().await;
+        }
         let stretch = match self.tail.after(place.position) {
             After::Here(stretch) => {
                 place.own = None;
@@ -197,6 +208,10 @@ impl Work {
             }
             After::Gone => Arc::new(self.read(place).await?),
         };
+        let stretch = match place.until {
+            Some(until) if until < stretch.until => Arc::new(stretch.up_to(self.store.as_ref(), until).await?),
+            _ => stretch,
+        };
         self.through(place, &stretch).await
     }
 
@@ -208,16 +223,21 @@ impl Work {
         if let Some(event) = at.event
             && id_at(store, at.position).await? != Some(event)
         {
-            let position = at.position;
-            let why = format!(
-                "the log is not the one it has followed: event {event} is not at position {position} any more. The end \
-                 of the log was lost, by a restored backup or a failover perhaps: build it anew, under another version"
-            );
-            return Err(Failed::program(why).into());
+            return Err(StoreError::Forked { position: at.position, event }.into());
         }
         let parked = Parked::load(store, &self.shard).await?;
         self.report.send_modify(|status| status.parked = parked.len());
-        Ok(Place { position: at.position, parked, own: None })
+        // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
+        let until = reshard::until(store, &self.shard.projection).await?;
+        Ok(Place { position: at.position, until, parked, own: None })
+    }
+
+    /// Waits until shards have changed.
+    async fn held(&mut self) -> Result<(), Halt> {
+        self.unless_stopped(sleep(HELD_PAUSE)).await;
+        let shards = self.store.as_ref().shards(Some(&self.shard.projection)).await?;
+        let same = shards.iter().any(|(shard, at)| *shard == self.shard && at.epoch == self.epoch);
+        same.then_some(()).ok_or(Halt::Lost)
     }
 
     /// Reads on by itself.
@@ -313,6 +333,7 @@ impl Work {
         let now = self.store.as_ref().now();
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
         tracing::error!(projection = shard, event, error = %failed.reason, "an event and those behind it are parked");
+        measure::failed(&self.shard.projection);
         let certain = failed.blame == Blame::Row;
         let waiting = Waiting { error: failed.to_string(), retry_at: retry_at(0, certain, now), first: true };
         place.parked.park(key, waiting);
@@ -320,12 +341,20 @@ impl Work {
     }
 
     /// A transaction in which nobody else moves the shard; and where it stands.
-    async fn open(&self) -> Result<(Box<dyn Transaction>, Position), Halt> {
+    async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
-        match transaction.lock(&self.shard).await? {
-            Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at.position)),
+        let mut stop = self.stop.clone();
+        let locked = tokio::select! {
+            biased;
+            locked = transaction.lock(&self.shard) => locked?,
+            // Whoever has locked it may be frozen, and nothing is begun yet.
+            Ok(_) = stop.wait_for(|stop| *stop) => return Err(Halt::Lost),
+        };
+        match locked {
+            Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at)),
             _ => {
                 transaction.rollback().await?;
+                measure::fenced(&self.shard);
                 tracing::info!(projection = %self.shard, epoch = self.epoch, "another node has taken it over");
                 Err(Halt::Lost)
             }
@@ -340,16 +369,45 @@ impl Work {
         places: std::ops::Range<usize>,
         to: (Position, Option<Uuid>),
     ) -> Result<(), Halt> {
+        let (start, events) = (Instant::now(), places.len());
+        let (projection, shard) = (&*self.shard.projection, &self.shard);
+        let span = tracing::debug_span!("batch", projection, %shard, events);
+        self.commit_batch(place, stretch, places, to).instrument(span).await?;
+        if place.position == to.0 {
+            measure::batch(&self.shard, events, start.elapsed());
+            let now = self.store.as_ref().now();
+            self.report.send_modify(|status| {
+                status.took(events);
+                if status.lag() == 0 {
+                    status.next(None, now);
+                }
+                measure::place(&status.name, status.position, status.lag(), status.parked);
+            });
+        }
+        Ok(())
+    }
+
+    async fn commit_batch(
+        &self,
+        place: &mut Place,
+        stretch: &Stretch,
+        places: std::ops::Range<usize>,
+        to: (Position, Option<Uuid>),
+    ) -> Result<(), Halt> {
         let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: None };
         self.follower.deliver(&part).await?;
         let (mut transaction, at) = self.open().await?;
-        if at != place.position {
+        if at.position != place.position {
             // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all, or was
             // lost in a crash.
             transaction.rollback().await?;
-            place.own = place.own.take().filter(|_| at > place.position);
-            place.position = at;
+            place.own = place.own.take().filter(|_| at.position > place.position);
+            place.position = at.position;
             return Ok(());
+        }
+        if let Err(forked) = unforked(&mut *transaction, &at).await {
+            transaction.rollback().await?;
+            return Err(forked.into());
         }
         let waiting = match self.take(&mut transaction, &part).await {
             Ok(waiting) => waiting,
@@ -364,8 +422,9 @@ impl Work {
             transaction.write(letters::changes(&letters, &[])?).await?;
         }
         transaction.advance(&self.shard, to.0, to.1).await?;
-        if place.own.as_ref().is_some_and(|own| to.0 < own.head) {
-            // The next commit comes at once and finds out if this one was lost; the last one waits for all.
+        if letters.is_empty() && place.own.as_ref().is_some_and(|own| to.0 < own.head) {
+            // The next commit comes at once and finds out if this one was lost; the last one waits for all. Letters wait, too:
+            // that they are written is remembered.
             transaction.lazy();
         }
         transaction.commit().await?;
@@ -470,6 +529,17 @@ impl Work {
         }
         transaction.write(letters::changes(&[], letters)?).await?;
         Ok(transaction.commit().await?)
+    }
+}
+
+/// Fails if the log has lost what was taken in, also while this ran: another server may answer since the last batch.
+async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint) -> Result<(), StoreError> {
+    let Some(event) = at.event else { return Ok(()) };
+    let (position, after) = (at.position, Position(at.position.0.saturating_sub(1)));
+    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
+    match transaction.read(read).await?.events.first() {
+        Some(there) if there.id == event => Ok(()),
+        _ => Err(StoreError::Forked { position, event }),
     }
 }
 

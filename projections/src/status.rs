@@ -1,8 +1,10 @@
 //! How far a read model or projection has come, and what holds it up.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, sync::Arc, time::Duration};
 
-use eventstore_core::{Checkpoint, Position, Shard, StoreError};
+use eventstore_core::{Checkpoint, EventStore, Position, Query, Read, Shard, StoreError, Timestamp};
+use futures::TryStreamExt;
+use tokio::time::Instant;
 
 use crate::{control::Row, failed::Failed};
 
@@ -30,6 +32,11 @@ pub struct Status {
     pub parked: usize,
     /// Its shards, and who runs them.
     pub shards: Vec<(Shard, Checkpoint)>,
+    /// How old the oldest event is that it has not taken in; zero if there is none. As of the last look: a node looks five
+    /// times a lease.
+    pub lag_time: Duration,
+    /// How fast this node was, when it last took something in.
+    rate: Option<(f64, Instant)>,
 }
 
 /// What a projection is doing.
@@ -65,6 +72,8 @@ impl Status {
             stopped: false,
             parked: 0,
             shards: vec![],
+            lag_time: Duration::ZERO,
+            rate: None,
         }
     }
 
@@ -93,6 +102,22 @@ impl Status {
         self.head.0.saturating_sub(self.position.0)
     }
 
+    /// How many events a second this node takes in, about, over the last ten seconds; 0 if it is not run by this node.
+    pub fn rate(&self) -> f64 {
+        self.rate.map_or(0.0, |(rate, at)| rate * faded(at))
+    }
+
+    /// This node has taken in so many events.
+    pub(crate) fn took(&mut self, events: usize) {
+        self.rate = Some((self.rate() + events as f64 / RATED.as_secs_f64(), Instant::now()));
+    }
+
+    /// The event it is to take in next.
+    pub(crate) fn next(&mut self, recorded_at: Option<Timestamp>, now: Timestamp) {
+        let age = recorded_at.map(|then| now.as_micros().saturating_sub(then.as_micros()));
+        self.lag_time = Duration::from_micros(age.and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
+    }
+
     /// Takes in what is known of its shards.
     pub(crate) fn look(&mut self, shards: Vec<(Shard, Checkpoint)>) {
         self.shards = shards;
@@ -106,5 +131,36 @@ impl Status {
             at.position = to.max(at.position);
         }
         self.position = self.shards.iter().map(|(_, at)| at.position).min().unwrap_or_default();
+    }
+}
+
+/// Over how long speed is taken.
+const RATED: Duration = Duration::from_secs(10);
+
+fn faded(since: Instant) -> f64 {
+    (-since.elapsed().as_secs_f64() / RATED.as_secs_f64()).exp()
+}
+
+/// When the event after a position was recorded, if there is one.
+pub(crate) async fn next(store: &dyn EventStore, after: Position) -> Result<Option<Timestamp>, StoreError> {
+    let read = Read { query: Query::all(), after, limit: Some(1), ..Read::default() };
+    Ok(store.read(read).await?.events.try_next().await?.map(|event| event.recorded_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_is_that_of_the_last_seconds_and_fades() {
+        let mut status = Status::new("p".into());
+        assert_eq!(status.rate(), 0.0);
+        for _ in 0..1_000 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            status.took(50);
+        }
+        assert!((490.0..510.0).contains(&status.rate()), "{}", status.rate());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(status.rate() < 2.0);
     }
 }

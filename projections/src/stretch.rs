@@ -50,6 +50,12 @@ impl Stretch {
         Ok(Self::new(after, until, last, events))
     }
 
+    /// What there is of it up to a position.
+    pub(crate) async fn up_to(&self, store: &dyn EventStore, until: Position) -> Result<Self, StoreError> {
+        let events = self.events[..self.place_after(until)].to_vec();
+        Ok(Self::new(self.after, until, id_at(store, until).await?, events))
+    }
+
     /// About how much memory it takes.
     pub(crate) fn bytes(&self) -> usize {
         self.events.iter().map(|event| 300 + event.data.body.len()).sum()

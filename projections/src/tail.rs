@@ -18,6 +18,9 @@ const PAGE: usize = 1_000;
 /// How much of the end of the log is kept in memory. Who has fallen further behind reads for itself.
 const KEPT_STRETCHES: usize = 64;
 const KEPT_BYTES: usize = 32 << 20;
+/// How long to wait after a wake-up for nothing; twice as long after each further one.
+const SHORTEST_QUIET: Duration = Duration::from_millis(1);
+const LONGEST_QUIET: Duration = Duration::from_millis(64);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The end of the log, in memory.
@@ -89,10 +92,17 @@ impl Tail {
     /// Reads on for ever: what matches, from the end of the log at the start.
     pub(crate) async fn follow(&self, store: Store, query: Query) {
         let mut pause = Duration::from_millis(20);
+        let (mut last, mut quiet) = (Position(0), SHORTEST_QUIET);
         loop {
             match self.step(&store, &query).await {
                 Ok(Some(end)) => {
                     pause = Duration::from_millis(20);
+                    // Where the log has lost its end, the store may say for ever that there is more.
+                    quiet = if end == last { (quiet * 2).min(LONGEST_QUIET) } else { SHORTEST_QUIET };
+                    if end == last {
+                        sleep(quiet).await;
+                    }
+                    last = end;
                     store.as_ref().appended(end).await;
                 }
                 Ok(None) => {}
@@ -118,6 +128,13 @@ impl Tail {
         };
         let read = Read { query: query.clone(), after, limit: Some(PAGE), ..Read::default() };
         let Events { head, events } = store.read(read).await?;
+        if head < after {
+            // What has followed it so far must look where it is.
+            *self.ring() = Ring { stretches: VecDeque::new(), bytes: 0 };
+            let reason = format!("it ends at position {head}, and was read up to {after} before: it has lost its end");
+            self.state.send_modify(|state| state.end = None);
+            return Err(StoreError::Damaged(reason.into()));
+        }
         let events: Vec<_> = events.try_collect().await?;
         let full = events.len() == PAGE;
         let stretch = Stretch::read(store, after, head, full, events).await?;

@@ -28,6 +28,7 @@ pub mod mistakes;
 pub mod projections;
 pub mod rebuild;
 pub mod recipes;
+pub mod resharding;
 pub mod snapshots;
 pub mod time;
 pub mod toy;

@@ -585,10 +585,21 @@ async fn a_status_says_how_far_it_is() -> Result<(), Any> {
     runner.until(Position(1)).await?;
     let [Status { name, position, stopped, .. }] = &runner.status()[..] else { panic!("one") };
     assert_eq!((name.as_str(), *position, *stopped), ("balance@1", Position(1), false));
+    let status = &runner.status()[0];
+    assert_eq!((status.lag(), status.lag_time), (0, Duration::ZERO));
+    assert!(status.rate() > 0.0, "{}", status.rate());
     assert_eq!(
         world.inner.read(eventstore::Read { query: Query::all(), ..Default::default() }).await?.head,
         Position(1)
     );
+    let projections = eventstore::Projections::new(&world.store);
     runner.stop().await;
+    // Nobody takes in what comes now, and it grows old.
+    world.store.execute(Id::<Account>::from("y"), Open { owner: "y".into() }).await?;
+    world.noon().await;
+    world.store.execute(Id::<Account>::from("z"), Open { owner: "z".into() }).await?;
+    let status = &projections.status().await?[0];
+    assert_eq!((status.lag(), status.rate()), (2, 0.0));
+    assert!(status.lag_time >= Duration::from_millis(1), "{:?}", status.lag_time);
     Ok(())
 }

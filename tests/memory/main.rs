@@ -4,6 +4,7 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+mod metrics;
 
 use std::sync::Arc;
 

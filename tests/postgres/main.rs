@@ -8,13 +8,16 @@ mod cases;
 mod crash;
 mod doctor;
 mod faults;
+mod forks;
 mod ledger;
 mod migrations;
 mod operations;
 mod pooler;
+mod processes;
 mod roles;
 mod server;
 mod sessions;
+mod stress;
 mod wakeup;
 
 use std::sync::Arc;

@@ -380,3 +380,20 @@ async fn a_file_of_the_first_release_is_read_and_goes_on() -> Result<(), Any> {
     let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&path).await?);
     golden::read(&World::new(store, None, folder)).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let store = SqliteStore::open(path.clone()).await?;
+    let mut connection = other(&path).await;
+    for guard in ["eventstore_events_delete", "eventstore_tags_delete"] {
+        sqlx::raw_sql(AssertSqlSafe(format!("DROP TRIGGER {guard}"))).execute(&mut connection).await?;
+    }
+    let world = World::new(Arc::new(store), None, ());
+    let lose = async |after: Position| {
+        let delete = format!("DELETE FROM eventstore_events WHERE position > {after}");
+        sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut other(&path).await).await.unwrap();
+    };
+    crate::forks::a_log_that_lost_its_end_stops_what_follows_it(world, lose).await
+}

@@ -5,6 +5,8 @@
 #[path = "../cases/mod.rs"]
 mod cases;
 mod file;
+#[path = "../cases/forks.rs"]
+mod forks;
 mod ledger;
 
 use std::sync::Arc;

@@ -1,0 +1,202 @@
+//! Changes how many shards a projection has, while it runs.
+//!
+//! Shards that become one must stand at one position. Where they do not, all are held at the furthest position that any
+//! has come to: those behind run up to it, the others wait. Then new shards take the place of all, in one transaction.
+//! Whoever asked may die meanwhile: what was asked is in a table, and the nodes carry it out.
+
+use std::time::Duration;
+
+use eventstore_core::{
+    Changes, Checkpoint, Column, EventStore, Invalid, Kind, Position, Rows, SLOTS, Shard, StoreError, Table,
+    Transaction,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    operate::{PATIENCE, Projections},
+    status::State,
+};
+
+/// How long a node may take that was only just started, before there is none.
+const STARTING: Duration = Duration::from_secs(1);
+
+/// The table of what was asked and is not done, by the name of the projection.
+pub(crate) const RESHARDS: Table = Table {
+    name: "reshards",
+    version: 0,
+    beside: false,
+    columns: &[
+        Column { name: "shards", kind: Kind::Integer, index: false },
+        Column { name: "until", kind: Kind::Integer, index: false },
+    ],
+};
+
+/// How many shards it is to have, and where all of them stop until then.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    shards: u16,
+    pub(crate) until: Position,
+}
+
+impl Projections {
+    /// Changes how many shards a projection has, 1 to 1,024, while it runs: see [`Runner::shards`](crate::Runner::shards).
+    /// Each event is still taken in once. Returns when it has them.
+    ///
+    /// More of them are made at once. Fewer: the nodes that run it first bring those behind to where the furthest one
+    /// is, which meanwhile waits. If that takes longer than 30 seconds, or nobody can do it because the projection is
+    /// paused, has failed, or is run nowhere, it is [`StoreError::Behind`], and all is as before.
+    pub async fn reshard(&self, name: &str, shards: u16) -> Result<(), StoreError> {
+        if !(1..=SLOTS).contains(&shards) {
+            return Err(Invalid::Request(format!("{shards} shards: there can be 1 to {SLOTS}")).into());
+        }
+        let name = self.name(name).await?;
+        let store = self.store.as_ref();
+        store.create(&RESHARDS).await?;
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
+        let mut ended = step(store, &name, Some(shards)).await?;
+        self.poke();
+        while !ended {
+            let status = self.status().await?.into_iter().find(|status| status.name == name);
+            let Some(status) = status else { return Err(Self::otherwise(&name)) };
+            let why = match status.state {
+                State::Paused => "it is paused, and its shards are at different positions: resume it first".into(),
+                State::Failed => match &status.error {
+                    Some(error) => format!("it has failed, and its shards are at different positions: {error}"),
+                    None => "it has failed, and its shards are at different positions".into(),
+                },
+                State::Detached if start.elapsed() > STARTING => {
+                    "no node runs it, and its shards are at different positions: start one first".into()
+                }
+                _ if start.elapsed() > PATIENCE => "its shards have not come to one position in time".into(),
+                _ => String::new(),
+            };
+            if !why.is_empty() {
+                cancel(store, &name).await?;
+                self.poke();
+                let until = status.shards.iter().map(|(_, at)| at.position).max().unwrap_or_default();
+                let reason = Some(why.into());
+                return Err(StoreError::Behind { projection: name, at: status.position, until, reason });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+            ended = step(store, &name, None).await?;
+        }
+        self.poke();
+        let there = store.shards(Some(&name)).await?;
+        match there.iter().map(|(shard, _)| shard).eq(&Shard::parts(&name, shards)) {
+            true => Ok(()),
+            false => Err(Self::otherwise(&name)),
+        }
+    }
+
+    fn otherwise(name: &str) -> StoreError {
+        Invalid::Request(format!("somebody else has changed the shards of `{name}` meanwhile")).into()
+    }
+}
+
+/// Goes on with what was asked, now or before. Gives whether there is nothing left to do.
+pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option<u16>) -> Result<bool, StoreError> {
+    let mut transaction = store.begin().await?;
+    let mut shards = transaction.lock_projection(projection).await?;
+    let before = wanted(transaction.rows(row(projection)).await?)?;
+    let count = asked.or(before.map(|before| before.shards));
+    let Some(count) = count.filter(|_| !shards.is_empty()) else {
+        if before.is_some() {
+            forget(&mut *transaction, projection).await?;
+        }
+        transaction.commit().await?;
+        return Ok(true);
+    };
+    if let Some(new) = cut(projection, &shards, count) {
+        transaction.put_shards(projection, new).await?;
+        forget(&mut *transaction, projection).await?;
+        transaction.commit().await?;
+        return Ok(true);
+    }
+    let until = shards.iter().map(|(_, at)| at.position).max().unwrap_or_default();
+    let now = Wanted { shards: count, until };
+    if before == Some(now) {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
+    let refused = |source: serde_json::Error| StoreError::Row { table: RESHARDS.to_string(), source: source.into() };
+    let upserts = vec![(projection.into(), to_raw_value(&now).map_err(refused)?)];
+    transaction.write(Changes { table: RESHARDS, upserts, deletes: vec![] }).await?;
+    begin_again(&mut shards);
+    transaction.put_shards(projection, shards).await?;
+    transaction.commit().await?;
+    Ok(false)
+}
+
+/// Lets all shards run on as they are.
+async fn cancel(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
+    let mut transaction = store.begin().await?;
+    let mut shards = transaction.lock_projection(projection).await?;
+    forget(&mut *transaction, projection).await?;
+    begin_again(&mut shards);
+    transaction.put_shards(projection, shards).await?;
+    transaction.commit().await
+}
+
+async fn forget(transaction: &mut dyn Transaction, projection: &str) -> Result<(), StoreError> {
+    transaction.write(Changes { table: RESHARDS, upserts: vec![], deletes: vec![projection.into()] }).await
+}
+
+/// New epochs: whoever runs a shard notices, and looks where it is to stop.
+fn begin_again(shards: &mut [(Shard, Checkpoint)]) {
+    for (_, at) in shards {
+        at.epoch += 1;
+    }
+}
+
+/// So many shards in the place of these, owned by nobody yet; none if some that become one are not at one position.
+fn cut(projection: &str, from: &[(Shard, Checkpoint)], count: u16) -> Option<Vec<(Shard, Checkpoint)>> {
+    // Higher than any there was: a shard may have been there before, with the same slots.
+    let epoch = from.iter().map(|(_, at)| at.epoch).max()? + 1;
+    let new = |part: Shard| {
+        let meets = |shard: &Shard| shard.from_slot < part.to_slot && part.from_slot < shard.to_slot;
+        let mut of = from.iter().filter(|(shard, _)| meets(shard)).map(|(_, at)| *at);
+        let first = of.next()?;
+        let together = of.all(|at| at.position == first.position);
+        together.then_some((part, Checkpoint { epoch, owner: None, ..first }))
+    };
+    Shard::parts(projection, count).into_iter().map(new).collect()
+}
+
+fn row(projection: &str) -> Rows {
+    Rows::Keys { table: RESHARDS, keys: vec![projection.into()] }
+}
+
+fn wanted(rows: Vec<(String, Box<serde_json::value::RawValue>)>) -> Result<Option<Wanted>, StoreError> {
+    let read = |(_, row): &(_, Box<serde_json::value::RawValue>)| serde_json::from_str(row.get());
+    let refused = |source: serde_json::Error| StoreError::Row { table: RESHARDS.to_string(), source: source.into() };
+    rows.first().map(read).transpose().map_err(refused)
+}
+
+/// Where the shards of a projection are to stop, if they are.
+pub(crate) async fn until(store: &dyn EventStore, projection: &str) -> Result<Option<Position>, StoreError> {
+    Ok(wanted(store.rows(row(projection)).await?)?.map(|wanted| wanted.until))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(slots: std::ops::Range<u16>, position: u64, epoch: u64) -> (Shard, Checkpoint) {
+        (Shard::new("p", slots), Checkpoint { position: Position(position), epoch, ..Checkpoint::default() })
+    }
+
+    #[test]
+    fn p6_only_shards_at_one_position_become_one() {
+        let three = [at(0..341, 7, 4), at(341..682, 7, 9), at(682..1024, 5, 1)];
+        assert_eq!(cut("p", &three, 1), None);
+        assert_eq!(cut("p", &three, 2), None, "the second half would be of two positions");
+        let four = [at(0..256, 7, 4), at(256..512, 7, 9), at(512..768, 5, 1), at(768..1024, 5, 1)];
+        assert_eq!(cut("p", &four, 2), Some(vec![at(0..512, 7, 10), at(512..1024, 5, 10)]));
+        let eight = cut("p", &four, 8).expect("splitting needs nobody to move");
+        assert_eq!(eight.iter().map(|(_, at)| at.position.0).collect::<Vec<_>>(), [7, 7, 7, 7, 5, 5, 5, 5]);
+        assert_eq!(cut("p", &[], 3), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! A log that has lost its end: a backup was restored, or a replica took over that lacked the last events.
+
+use std::error::Error;
+
+use eventstore::{Expected, Id, Position, Runner, State, StoreError};
+
+use crate::{
+    account::{AccountEvent::*, *},
+    cases::{World, balances::Balance},
+};
+
+/// That what follows it stops, says why, and writes nothing. `lose` takes the events after a position away.
+pub async fn a_log_that_lost_its_end_stops_what_follows_it(
+    world: World,
+    lose: impl AsyncFn(Position),
+) -> Result<(), Box<dyn Error>> {
+    let store = &world.store;
+    let ids = ["ann", "bob", "cem"].map(Id::<Account>::from);
+    for (grown, running) in [(false, false), (true, false), (false, true), (true, true)] {
+        let base = store.head().await?;
+        for id in &ids {
+            store.append(id, Expected::Any, [Opened { owner: "x".into() }, Deposited { amount: 1 }]).await?;
+        }
+        let runner = Runner::new(store).read_model::<Balance>().start();
+        let head = store.head().await?;
+        runner.until(head).await?;
+        let rows = store.read_model::<Balance>().list().await?;
+        let checkpoint = world.inner.shards(Some("balance@1")).await?[0].1;
+        assert_eq!((checkpoint.position, checkpoint.event.is_some()), (head, true));
+        let runner = match running {
+            true => runner,
+            false => {
+                runner.stop().await;
+                lose(Position(head.0 - 2)).await;
+                Runner::new(store).read_model::<Balance>().start()
+            }
+        };
+        if running {
+            lose(Position(head.0 - 2)).await;
+        }
+        if grown {
+            // Others go on, as if nothing had been: the log is soon as long as it was, and longer.
+            for amount in 10..15 {
+                store.append(&ids[0], Expected::Any, [Deposited { amount }]).await?;
+            }
+        }
+        let stopped = runner.until(Position(head.0 + 1)).await;
+        let Err(StoreError::Stopped { projection, reason }) = stopped else { panic!("{stopped:?}") };
+        assert_eq!(projection, "balance@1");
+        let fork = reason.source().and_then(|source| source.downcast_ref::<StoreError>());
+        let Some(StoreError::Forked { position, event }) = fork else { panic!("{reason}") };
+        assert_eq!((*position, Some(*event)), (head, checkpoint.event), "grown: {grown}, running: {running}");
+        let why = format!("`balance@1` cannot run: the log is not the one it has followed: event {event} is not at");
+        let waiting = store.read_model::<Balance>().get(&ids[1]).after(Position(head.0 + 1)).await;
+        assert!(waiting.is_err_and(|error| error.to_string().starts_with(&why)), "whoever waits is told");
+        assert_eq!(store.read_model::<Balance>().list().await?, rows, "no row is written");
+        assert_eq!(runner.status()[0].state, State::Failed);
+        runner.stop().await;
+        let now = world.inner.shards(Some("balance@1")).await?[0].1;
+        assert_eq!((now.position, now.event), (checkpoint.position, checkpoint.event));
+        // For the next time: as if it had been built anew.
+        let mut transaction = world.inner.begin().await?;
+        transaction.lock_projection("balance@1").await?;
+        transaction.put_shards("balance@1", vec![]).await?;
+        transaction.commit().await?;
+        lose(base).await;
+    }
+    Ok(())
+}
