@@ -1,4 +1,4 @@
-//! Asks a read model: for rows as they are, as they were, and how they came to be.
+//! Asks a read model: for rows as they are, as they were, and how they came to be; from its table, or from the log.
 
 use std::{
     marker::PhantomData,
@@ -69,6 +69,27 @@ impl<M: ReadModel> ReadModels<M> {
     /// All rows as they were at an instant, as we know today: made of what had happened by then.
     pub fn occurred_by(&self, time: impl Into<SystemTime>) -> Self {
         self.with(|until| bound(&mut until.occurred_by, time.into().into()))
+    }
+
+    /// The rows folded from the log when they are read: they need no table and no `Runner`, and are never behind.
+    ///
+    /// One row reads the events of its stream or its tag; where a function says the keys, and for a list, it reads all
+    /// events the model hears of.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// let ann = Id::<Account>::from("ann");
+    /// store.execute(&ann, Deposit { amount: 100 }).await?;
+    /// let balance = store.read_model::<Balance>().live().get(&ann).await?;
+    /// assert_eq!(balance.map(|row| row.balance), Some(100));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn live(&self) -> Self {
+        self.with(|until| until.live = true)
     }
 
     /// One row.

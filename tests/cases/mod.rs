@@ -26,6 +26,7 @@ pub mod histories;
 pub mod import;
 pub mod mistakes;
 pub mod projections;
+pub mod reading;
 pub mod recipes;
 pub mod snapshots;
 pub mod time;
