@@ -14,7 +14,7 @@ pub use eventstore_core::{
 pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
-pub use eventstore_projections::{DeadLetters, Projection, Projections, Runner, Running, State, Status};
+pub use eventstore_projections::{DeadLetters, Inline, Projection, Projections, Runner, Running, State, Status};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;
@@ -33,7 +33,7 @@ mod aggregates {}
 /// `Balance::after(…)` need in tests.
 pub mod prelude {
     pub use crate::{
-        Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Project, Projection, ReadModel, Recorded, Row,
+        Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Inline, Project, Projection, ReadModel, Recorded, Row,
         Runner, Store, ensure, every,
         testing::{After, Given},
     };

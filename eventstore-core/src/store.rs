@@ -30,7 +30,7 @@ use crate::{
 
 /// An ordered, append-only log. Implemented by stores, used through [`Store`](crate::Store).
 #[async_trait]
-pub trait EventStore: Tables {
+pub trait EventStore: Tables + Any {
     /// The matching events, oldest first, or newest first if so asked.
     async fn read(&self, read: Read) -> Result<Events, StoreError>;
 

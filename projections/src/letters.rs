@@ -66,14 +66,19 @@ pub(crate) struct Waiting {
 impl Parked {
     /// What is parked of a shard.
     pub(crate) async fn load(store: &dyn EventStore, shard: &Shard) -> Result<Self, StoreError> {
-        let mut parked = Self::default();
         let letters = read(store.rows(wanted(&shard.projection, None, None)).await?)?;
+        Ok(Self::of(letters, shard))
+    }
+
+    /// What is parked of a shard, by the letters of its projection.
+    pub(crate) fn of(letters: Vec<DeadLetter>, shard: &Shard) -> Self {
+        let mut parked = Self::default();
         for letter in letters.into_iter().filter(|letter| letter.skipped.is_none() && shard.has(&letter.key)) {
             let waiting = Waiting { error: letter.error, retry_at: letter.retry_at, first: false };
             // The first one is the one that failed; the others wait for it.
             parked.keys.entry(letter.key).or_insert(waiting);
         }
-        Ok(parked)
+        parked
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {

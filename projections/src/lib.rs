@@ -4,6 +4,7 @@
 mod control;
 mod failed;
 mod follower;
+mod inline;
 mod letters;
 mod node;
 mod operate;
@@ -15,6 +16,7 @@ mod status;
 mod stretch;
 mod tail;
 
+pub use inline::Inline;
 pub use operate::{DeadLetters, Projections};
 pub use projection::Projection;
 pub use runner::{Runner, Running};

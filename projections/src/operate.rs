@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     control::{self, PROJECTIONS, Row},
     failed::Failed,
-    letters,
+    inline, letters,
     node::{Beat, NODES},
     status::{State, Status},
 };
@@ -36,7 +36,7 @@ pub struct Projections {
 impl Projections {
     /// Those of a store.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.clone(), poke: None }
+        Self { store: inline::beneath(store), poke: None }
     }
 
     pub(crate) fn here(store: &Store, poke: Arc<Notify>) -> Self {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     follower::Follower,
+    inline,
     node::{Node, Run},
     operate::Projections,
     projection::{Projection, Sql},
@@ -75,7 +76,7 @@ pub struct Runner {
 impl Runner {
     /// Nothing yet.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.clone(), followers: vec![], lease: LEASE }
+        Self { store: inline::beneath(store), followers: vec![], lease: LEASE }
     }
 
     /// Keeps the rows of a read model; its table is made if it is not there.

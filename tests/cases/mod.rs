@@ -24,6 +24,7 @@ pub mod courses;
 pub mod golden;
 pub mod histories;
 pub mod import;
+pub mod inline;
 pub mod mistakes;
 pub mod projections;
 pub mod reading;
