@@ -2,17 +2,21 @@
 
 use std::{
     any::Any,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use eventstore_core::{
     __private::LETTERS, Append, Changes, Checkpoint, DeadLetter, EventStore, Events, Invalid, NewEvent, Page, Position,
-    Query, Raw, Read, ReadModel, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, Table, Tables,
-    Timestamp, Transaction, Written, doctor::Report,
+    Query, Raw, Read, ReadModel, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table,
+    Tables, Timestamp, Transaction, Written, doctor::Report,
 };
 use serde_json::value::RawValue;
-use tokio::sync::OnceCell;
+use tokio::sync::{
+    OnceCell,
+    oneshot::{self, error::TryRecvError},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -28,6 +32,9 @@ use crate::{
 const BATCH: usize = 1_000;
 /// How many events recorded without it are taken in while others wait to append.
 const GAP: u64 = 1_000;
+/// How many appends, and how many of their events, are recorded together.
+const APPENDS: usize = 256;
+const EVENTS: usize = 10_000;
 
 /// Read models and projections that are kept in the transaction of each append.
 ///
@@ -100,8 +107,8 @@ fn with(store: &Store, follower: Arc<dyn Follower>) -> Store {
         Ok(there) => kept[there] = Arc::new(Kept { follower, name, free: Mutex::default() }),
         Err(place) => kept.insert(place, Arc::new(Kept { follower, name, free: Mutex::default() })),
     }
-    let inline = InlineStore { base, kept: kept.into(), ready: OnceCell::new(), turn: tokio::sync::Mutex::new(()) };
-    store.through(Arc::new(inline))
+    let (kept, ready) = (kept.into(), OnceCell::new());
+    store.through(Arc::new(InlineStore { base, kept, ready, turn: Default::default(), queue: Mutex::default() }))
 }
 
 /// The same store without what is kept with each append: for whoever takes in and mends what that cannot.
@@ -118,9 +125,13 @@ struct InlineStore {
     kept: Arc<[Arc<Kept>]>,
     /// Whether the tables are there, and have what was recorded before.
     ready: OnceCell<()>,
-    /// Appends of this process would only wait for each other, each with a connection.
+    /// Held by whoever records what is in the queue, for all.
     turn: tokio::sync::Mutex<()>,
+    queue: Mutex<VecDeque<Waiting>>,
 }
+
+/// An append, and who waits for its answer.
+type Waiting = (Append, oneshot::Sender<Result<Written, StoreError>>);
 
 /// What is kept with each append.
 struct Kept {
@@ -169,6 +180,75 @@ impl InlineStore {
             }
         }
         Ok(())
+    }
+
+    /// The appends that are recorded next.
+    fn batch(&self) -> Vec<Waiting> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut batch, mut events) = (vec![], 0);
+        while let Some((append, _)) = queue.front() {
+            events += append.events().count();
+            if batch.len() == APPENDS || !batch.is_empty() && events > EVENTS {
+                break;
+            }
+            batch.extend(queue.pop_front());
+        }
+        // Whoever has gone waits for no answer, and has nothing recorded.
+        batch.retain(|(_, answer)| !answer.is_closed());
+        batch
+    }
+
+    /// Records appends together, each for itself if that cannot be.
+    async fn record_all(&self, batch: Vec<Waiting>) {
+        let (appends, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let results = match self.record(&appends).await {
+            Ok(results) => results,
+            Err(error) if error.is_retryable() => {
+                let error = Arc::new(error);
+                appends.iter().map(|_| Err(shared(&error))).collect()
+            }
+            Err(error) if appends.len() == 1 => vec![Err(error)],
+            // One of them may be to blame: then not the others.
+            Err(_) => {
+                let mut results = vec![];
+                for append in appends {
+                    results.push(self.record(&[append]).await.and_then(|mut one| one.swap_remove(0)));
+                }
+                results
+            }
+        };
+        for (answer, result) in answers.into_iter().zip(results) {
+            // Whoever has gone needs no answer.
+            let _ = answer.send(result);
+        }
+    }
+
+    /// Records appends in one transaction, with their rows.
+    async fn record(&self, appends: &[Append]) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
+        let mut gap = GAP;
+        loop {
+            let mut transaction = self.open().await?;
+            match transaction.append_all(appends.to_vec(), gap).await {
+                Ok(Some(results)) => {
+                    transaction.commit().await?;
+                    return Ok(results);
+                }
+                Ok(None) => {
+                    transaction.inner.rollback().await?;
+                    self.catch_up().await?;
+                    // Others append as fast as this catches up: then they wait.
+                    gap = u64::MAX;
+                }
+                Err(error) => {
+                    transaction.inner.rollback().await?;
+                    if matches!(error, StoreError::Stopped { .. }) {
+                        // By itself, it is told with the event.
+                        self.catch_up().await?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
     }
 
     /// A transaction, without a look at what was recorded before.
@@ -273,6 +353,16 @@ impl Kept {
     }
 }
 
+/// The same error for all who wait.
+fn shared(error: &Arc<StoreError>) -> StoreError {
+    let again = Box::new(error.clone());
+    match **error {
+        StoreError::Busy(_) => StoreError::Busy(again),
+        StoreError::Unavailable(_) => StoreError::Unavailable(again),
+        _ => StoreError::Unknown(again),
+    }
+}
+
 /// How far all of it has come.
 fn behind(shards: &[(Shard, Checkpoint)]) -> Position {
     shards.iter().map(|(_, at)| at.position).min().unwrap_or_default()
@@ -293,8 +383,8 @@ async fn id_at(transaction: &mut dyn Transaction, position: Position) -> Result<
 }
 
 /// The events of an append as they are recorded.
-fn recorded(events: Vec<(eventstore_core::StreamId, NewEvent)>, written: &Written) -> Vec<Recorded<Raw>> {
-    let mut versions: std::collections::HashMap<_, _> = written.streams.iter().cloned().collect();
+fn recorded(events: Vec<(StreamId, NewEvent)>, written: &Written) -> Vec<Recorded<Raw>> {
+    let mut versions: HashMap<_, _> = written.streams.iter().cloned().collect();
     // From the last one backwards: what is known of each stream is where it ends.
     let events = events.into_iter().rev().zip((written.first.0..=written.last.0).rev());
     let mut recorded: Vec<_> = events
@@ -322,44 +412,52 @@ struct InlineTransaction {
 }
 
 impl InlineTransaction {
-    /// Appends and keeps the rows; or nothing, if more was recorded without them than so many events.
-    async fn append_within(&mut self, append: Append, gap: u64) -> Result<Option<Written>, StoreError> {
+    /// Appends and keeps the rows; or nothing, if more was recorded without them than so many events. What is refused is
+    /// refused for itself.
+    async fn append_all(
+        &mut self,
+        appends: Vec<Append>,
+        gap: u64,
+    ) -> Result<Option<Vec<Result<Written, StoreError>>>, StoreError> {
         let kept = self.kept.clone();
         let mut all = vec![];
         for kept in &*kept {
             all.push(kept.lock(&mut *self.inner).await?);
         }
-        let events = append.events().map(|(stream, event)| (stream.clone(), event.clone())).collect();
         self.unfinished = true;
-        let written = match self.inner.append(append).await {
-            Err(error) if error.is_refusal() => {
-                self.unfinished = false;
-                return Err(error);
+        let (mut results, mut new) = (vec![], vec![]);
+        for append in appends {
+            let events = append.events().map(|(stream, event)| (stream.clone(), event.clone())).collect();
+            let written = match self.inner.append(append).await {
+                Err(error) if !error.is_refusal() => return Err(error),
+                written => written,
+            };
+            if let Ok(written) = &written
+                && !written.replayed
+            {
+                new.extend(recorded(events, written));
             }
-            written => written?,
-        };
-        if written.replayed {
-            self.unfinished = false;
-            return Ok(Some(written));
+            results.push(written);
         }
-        let before = Position(written.first.0 - 1);
-        if all.iter().any(|shards| before.0.saturating_sub(behind(shards).0) > gap) {
-            return Ok(None);
-        }
-        let events = recorded(events, &written);
-        let last = events.last().map(|event| event.id);
-        let stretch = Stretch::new(before, written.last, last, events);
-        self.free.clear();
-        for (kept, mut shards) in kept.iter().zip(all) {
-            if behind(&shards) < before {
-                while kept.gap(&mut *self.inner, Some(before), BATCH).await? {}
-                shards = kept.lock(&mut *self.inner).await?;
+        // What was recorded before is in the rows already.
+        if let (Some(first), Some(last)) = (new.first(), new.last()) {
+            let (before, until, id) = (Position(first.position.0 - 1), last.position, Some(last.id));
+            if all.iter().any(|shards| before.0.saturating_sub(behind(shards).0) > gap) {
+                return Ok(None);
             }
-            let free = kept.take(&mut *self.inner, &mut shards, &stretch, Kept::refused).await?;
-            self.free.push((kept.clone(), free.then_some(written.last)));
+            let stretch = Stretch::new(before, until, id, new);
+            self.free.clear();
+            for (kept, mut shards) in kept.iter().zip(all) {
+                if behind(&shards) < before {
+                    while kept.gap(&mut *self.inner, Some(before), BATCH).await? {}
+                    shards = kept.lock(&mut *self.inner).await?;
+                }
+                let free = kept.take(&mut *self.inner, &mut shards, &stretch, Kept::refused).await?;
+                self.free.push((kept.clone(), free.then_some(until)));
+            }
         }
         self.unfinished = false;
-        Ok(Some(written))
+        Ok(Some(results))
     }
 
     async fn commit(self) -> Result<(), StoreError> {
@@ -380,28 +478,17 @@ impl EventStore for InlineStore {
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
         append.check()?;
         self.ready().await?;
-        let _turn = self.turn.lock().await;
-        let mut gap = GAP;
         loop {
-            let mut transaction = self.open().await?;
-            match transaction.append_within(append.clone(), gap).await {
-                Ok(Some(written)) => {
-                    transaction.commit().await?;
-                    return Ok(written);
-                }
-                Ok(None) => {
-                    transaction.inner.rollback().await?;
-                    self.catch_up().await?;
-                    // Others append as fast as this catches up: then they wait.
-                    gap = u64::MAX;
-                }
-                Err(error) => {
-                    transaction.inner.rollback().await?;
-                    if matches!(error, StoreError::Stopped { .. }) {
-                        // By itself, it is told with the event.
-                        self.catch_up().await?;
-                    }
-                    return Err(error);
+            let (answer, mut answered) = oneshot::channel();
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back((append.clone(), answer));
+            let _turn = self.turn.lock().await;
+            loop {
+                match answered.try_recv() {
+                    // Somebody who had the turn before has recorded it.
+                    Ok(result) => return result,
+                    // Or has gone away with it: the same again, which is recorded once.
+                    Err(TryRecvError::Closed) => break,
+                    Err(TryRecvError::Empty) => self.record_all(self.batch()).await,
                 }
             }
         }
@@ -489,7 +576,8 @@ impl Transaction for InlineTransaction {
         if self.unfinished {
             return Err(Invalid::unfinished().into());
         }
-        self.append_within(append, u64::MAX).await?.ok_or_else(|| Invalid::unfinished().into())
+        let results = self.append_all(vec![append], u64::MAX).await?;
+        results.and_then(|mut results| results.pop()).unwrap_or_else(|| Err(Invalid::unfinished().into()))
     }
 
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {

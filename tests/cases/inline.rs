@@ -1,6 +1,10 @@
 //! Read models kept in the transaction of each append: whoever reads after it sees it, and nobody counts twice.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
+};
 
 use eventstore::{
     Append, CommandError, Expected, Id, Inline, Position, ReadModel, Runner, Store, StoreError, StreamId, Write,
@@ -261,6 +265,59 @@ async fn p1_writers_with_and_without_inline_rows_and_runners_count_each_event_on
     let (ins, outs) = (2 * 3 * (0..20).sum::<i64>() + 1_000, 2 * 3 * 20);
     assert_eq!(stores[2].read_model::<Turnover>().get("all").await?, Some(Turnover { total: ins + outs }));
     Ok(())
+}
+
+#[tokio::test]
+async fn of_appends_recorded_together_only_the_one_that_is_to_blame_fails() -> Result<(), Any> {
+    let world = world().await;
+    let store = world.store.clone().with_inline::<Picky>();
+    let ids: Vec<_> = (0..30).map(|n| Id::<Account>::from(format!("A{n}"))).collect();
+    let all = ids.iter().enumerate().map(|(n, id)| {
+        let (amount, expected) = (if n == 17 { 13 } else { 1 }, if n == 20 { Expected::Exists } else { Expected::Any });
+        store.append(id, expected, [Deposited { amount }]).into_future()
+    });
+    let results = futures::future::join_all(all).await;
+    for (n, result) in results.iter().enumerate() {
+        match n {
+            17 => assert!(matches!(result, Err(StoreError::NotProjected { .. })), "{result:?}"),
+            20 => assert!(result.as_ref().is_err_and(StoreError::is_conflict), "{result:?}"),
+            _ => assert!(result.is_ok(), "{result:?}"),
+        }
+    }
+    assert_eq!(store.head().await?, Position(28));
+    assert_eq!(store.read_model::<Picky>().list().await?.len(), 28);
+    same_as_the_log::<Picky>(&store).await
+}
+
+#[tokio::test]
+async fn a8_an_inline_append_dropped_at_any_await_keeps_rows_and_log_together() -> Result<(), Any> {
+    let world = world().await;
+    let store = world.store.clone().with_inline::<Balance>();
+    let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    store.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
+    for polls in 1..30 {
+        // The first takes the others' appends with it, and is dropped after so many steps.
+        let mut dropped = store.append(&ann, Expected::Any, [Deposited { amount: 1 }]).into_future();
+        let mut kept = store.append(&bob, Expected::Any, [Deposited { amount: 1 }]).into_future();
+        let mut steps = 0;
+        let first = poll_fn(|context| {
+            let done = dropped.as_mut().poll(context).is_ready();
+            steps += 1;
+            match kept.as_mut().poll(context) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending if done || steps == polls => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        let first = first.await;
+        drop(dropped);
+        match first {
+            Some(result) => result?,
+            None => kept.await?,
+        };
+    }
+    assert_eq!(store.read_model::<Balance>().get(&bob).await?.map(|row| row.balance), Some(29));
+    same_as_the_log::<Balance>(&store).await
 }
 
 #[tokio::test]
