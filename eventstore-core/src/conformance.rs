@@ -27,8 +27,9 @@ use uuid::Uuid;
 
 use crate::{
     Append, Changes, Checkpoint, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind,
-    Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot,
-    StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written, event_id, limits,
+    Metadata, NewEvent, Order, Page, Position, Query, Raw, Read, Recorded, Rows, Shard, Store, StoreError,
+    StoredSnapshot, StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written, event_id,
+    limits,
 };
 
 /// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
@@ -486,7 +487,7 @@ pub async fn a2_an_operation_that_failed_in_a_transaction_is_never_half_recorded
     let half = vec![row("half", json!({ "text": "x" })), row("bad", json!({ "integer": "x" }))];
     transaction.write(changes(half)).await.unwrap_err();
     let kept = transaction.commit().await.is_ok();
-    let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], limit: None }).await;
+    let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], order: Order::default(), limit: None }).await;
     assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), &["before"][..usize::from(kept)]);
 }
 
@@ -1484,7 +1485,7 @@ pub async fn rows_are_what_was_written(store: Fresh) {
         "text": null, "integer": null, "real": null, "bool": null, "uuid": null, "time": null, "order": null,
     });
     write(&store, &[("full", full.clone()), ("empty", empty.clone()), ("it's", extreme.clone())], &[]).await;
-    let all = || Rows::Where { table: TABLE, equal: vec![], limit: None };
+    let all = || Rows::Where { table: TABLE, equal: vec![], order: Order::default(), limit: None };
     let found = rows(&store, all()).await;
     assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["empty", "full", "it's"]);
     let same = |found: &serde_json::Value, written: &serde_json::Value| {
@@ -1553,7 +1554,7 @@ pub async fn rows_no_database_can_hold_are_refused(store: Fresh) {
     }
     let escaped = json!({ "text": "\\u0000", "order": ["\\u0000"] });
     write(&store, &[("k", escaped.clone())], &[]).await;
-    let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], limit: None }).await;
+    let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], order: Order::default(), limit: None }).await;
     assert_eq!(found.len(), 1);
     assert_eq!((&found[0].1["text"], &found[0].1["order"]), (&escaped["text"], &escaped["order"]));
 }
@@ -1570,7 +1571,7 @@ pub async fn rows_are_found_by_their_columns(store: Fresh) {
     let column = |name: &str| TABLE.columns.iter().find(|column| column.name == name).unwrap();
     let find = async |equal: &[(&str, serde_json::Value)], limit| {
         let equal = equal.iter().map(|(name, value)| (column(name), value.clone())).collect();
-        let found = rows(&store, Rows::Where { table: TABLE, equal, limit }).await;
+        let found = rows(&store, Rows::Where { table: TABLE, equal, order: Order::default(), limit }).await;
         found.into_iter().map(|(key, _)| key).collect::<String>()
     };
     assert_eq!(find(&[("text", json!("x"))], None).await, "ace");
@@ -1631,7 +1632,12 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
         }
         let first = (&other.columns[0], json!(null));
         for equal in [vec![], vec![first]] {
-            refused(store.rows(Rows::Where { table: other, equal, limit: Some(0) }).await.map(drop));
+            refused(
+                store
+                    .rows(Rows::Where { table: other, equal, order: Order::default(), limit: Some(0) })
+                    .await
+                    .map(drop),
+            );
         }
         let mut transaction = store.begin().await.unwrap();
         let upserts = vec![("k".into(), to_raw_value(&json!({})).unwrap())];
@@ -1649,7 +1655,7 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
     transaction.write(Changes { table: same, upserts, deletes: vec![] }).await.unwrap();
     transaction.commit().await.unwrap();
     for table in [TABLE, same] {
-        let found = rows(&store, Rows::Where { table, equal: vec![], limit: None }).await;
+        let found = rows(&store, Rows::Where { table, equal: vec![], order: Order::default(), limit: None }).await;
         assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["k", "l"]);
         assert_eq!(
             (&found[0].1["integer"], &found[1].1["text"], &found[1].1["real"]),

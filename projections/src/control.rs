@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eventstore_core::{Changes, Column, EventStore, Kind, Rows, StoreError, Table, Timestamp};
+use eventstore_core::{Changes, Column, EventStore, Kind, Order, Rows, StoreError, Table, Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::to_raw_value;
 
@@ -36,7 +36,7 @@ pub(crate) async fn rows<T: DeserializeOwned>(
     store: &dyn EventStore,
     table: &Table,
 ) -> Result<BTreeMap<String, T>, StoreError> {
-    let rows = store.rows(Rows::Where { table: *table, equal: vec![], limit: None }).await?;
+    let rows = store.rows(Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }).await?;
     let read = |(key, row): (String, Box<serde_json::value::RawValue>)| {
         serde_json::from_str(row.get()).map(|row| (key, row)).map_err(refused(table))
     };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventstore_core::{__private::LETTERS, Changes, DeadLetter, EventStore, Rows, Shard, StoreError, Timestamp};
+use eventstore_core::{__private::LETTERS, Changes, DeadLetter, EventStore, Order, Rows, Shard, StoreError, Timestamp};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::failed::{Blame, Failed};
@@ -39,7 +39,7 @@ pub(crate) fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) 
     if let Some(key) = key {
         equal.push((&LETTERS.columns[1], key.into()));
     }
-    Rows::Where { table: LETTERS, equal, limit }
+    Rows::Where { table: LETTERS, equal, order: Order::default(), limit }
 }
 
 pub(crate) fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {

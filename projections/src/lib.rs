@@ -1,5 +1,5 @@
 //! What follows the log of [eventstore](https://docs.rs/eventstore): read models, and projections in SQL of one's own,
-//! each event counted exactly once.
+//! each event counted exactly once; and subscriptions, each event handed over at least once.
 
 mod control;
 mod failed;
@@ -14,6 +14,7 @@ mod runner;
 mod shard;
 mod status;
 mod stretch;
+mod subscription;
 mod tail;
 
 pub use inline::Inline;
@@ -21,3 +22,4 @@ pub use operate::{DeadLetters, Projections};
 pub use projection::Projection;
 pub use runner::{Runner, Running};
 pub use status::{State, Status};
+pub use subscription::Subscription;

@@ -156,6 +156,10 @@ impl Node {
         }
     }
 
+    pub(crate) fn tail(&self) -> Arc<Tail> {
+        self.tail.clone()
+    }
+
     pub(crate) fn id(&self) -> Uuid {
         self.id
     }

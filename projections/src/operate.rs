@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventstore_core::{
-    __private::LETTERS, Checkpoint, DeadLetter, Invalid, Position, Query, Read, Rows, Shard, Store, StoreError,
+    __private::LETTERS, Checkpoint, DeadLetter, Invalid, Order, Position, Query, Read, Rows, Shard, Store, StoreError,
 };
 use tokio::{
     sync::Notify,
@@ -74,7 +74,8 @@ impl Projections {
         let head = store.read(last).await?.head;
         let rows: BTreeMap<String, Row> = there(control::rows(store, &PROJECTIONS).await)?;
         let nodes: BTreeMap<String, Beat> = there(control::rows(store, &NODES).await)?;
-        let letters = store.rows(Rows::Where { table: LETTERS, equal: vec![], limit: None }).await;
+        let letters =
+            store.rows(Rows::Where { table: LETTERS, equal: vec![], order: Order::default(), limit: None }).await;
         let letters = letters::read(there(letters)?)?;
         let now = store.now();
         let living: Vec<_> = nodes.values().filter(|beat| beat.beat_at + GONE > now).collect();
@@ -260,7 +261,7 @@ impl DeadLetters {
 }
 
 /// What is in a table, also if it was never made.
-fn there<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
+pub(crate) fn there<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
     match found {
         Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
         found => found,

@@ -30,11 +30,13 @@ pub mod projections;
 pub mod reading;
 pub mod recipes;
 pub mod snapshots;
+pub mod subscriptions;
 pub mod time;
 pub mod toy;
 pub mod transactions;
 pub mod transfer;
 pub mod transfers;
+pub mod unreadable;
 
 /// A store with nothing in it, and the time it lives by.
 pub struct World {
