@@ -15,7 +15,8 @@ pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{
-    DeadLetters, Inline, Projection, Projections, Runner, Running, State, Status, Subscription,
+    Comparison, DeadLetters, Difference, Inline, Progress, Projection, Projections, Rebuild, Runner, Running, State,
+    Status, Subscription, TryRun,
 };
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;

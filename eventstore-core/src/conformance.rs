@@ -907,6 +907,7 @@ pub async fn c1_a_command_is_found_again(store: Fresh) {
 }
 
 const TABLE: Table = Table {
+    beside: false,
     name: "sample",
     version: 3,
     columns: &[

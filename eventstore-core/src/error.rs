@@ -96,6 +96,17 @@ pub enum StoreError {
         /// The table, `balance@1`.
         table: String,
     },
+    /// A read model is being built and not yet whole: it has not come to where the log ended when it began. Wait, or read
+    /// [after](crate::ReadModels) a position.
+    #[error("`{table}` is being built: at position {at} of {until}")]
+    Building {
+        /// The table, `balance@2`.
+        table: String,
+        /// How far it has come.
+        at: Position,
+        /// Where it is whole.
+        until: Position,
+    },
     /// A read model's table has other columns than the struct has fields: raise the model's version. If the table is
     /// somebody else's, name the model otherwise.
     #[error(

@@ -9,6 +9,7 @@ use crate::{
     doctor::Report,
     error::{Conflict, StoreError},
     limits,
+    projections::Built,
     runs::Runs,
     snapshot::Snapshots,
     store::{EventStore, Query, Read},
@@ -26,6 +27,7 @@ pub struct Store {
     source: Option<Arc<str>>,
     snapshots: Arc<Snapshots>,
     running: Arc<Runs>,
+    built: Arc<Built>,
 }
 
 impl<S: EventStore> From<S> for Store {
@@ -36,7 +38,7 @@ impl<S: EventStore> From<S> for Store {
 
 impl From<Arc<dyn EventStore>> for Store {
     fn from(inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: None, snapshots: Arc::default(), running: Arc::default() }
+        Self { inner, source: None, snapshots: Arc::default(), running: Arc::default(), built: Arc::default() }
     }
 }
 
@@ -160,11 +162,16 @@ impl Store {
 
     /// The same over another store: a transaction of this one.
     pub(crate) fn over(&self, inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: self.source.clone(), snapshots: Arc::default(), running: self.running.clone() }
+        let (source, running, built) = (self.source.clone(), self.running.clone(), self.built.clone());
+        Self { inner, source, snapshots: Arc::default(), running, built }
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
+    }
+
+    pub(crate) fn whole(&self) -> &Built {
+        &self.built
     }
 
     pub(crate) fn running(&self) -> &Runs {

@@ -16,6 +16,7 @@ use crate::{
 /// The table of dead letters.
 #[doc(hidden)]
 pub const LETTERS: Table = Table {
+    beside: false,
     name: "dead_letters",
     version: 0,
     columns: &[

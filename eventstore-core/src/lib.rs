@@ -23,6 +23,7 @@ pub mod limits;
 mod load;
 mod memory;
 mod metadata;
+mod projections;
 mod read;
 mod read_model;
 mod rows;
@@ -76,7 +77,9 @@ pub mod __private {
         encode::encode,
         error::Chain,
         letters::LETTERS,
+        projections::{PROJECTIONS, ProjectionRow},
         snapshot::shape,
+        table::BESIDE,
     };
 
     /// What is in all parts, one after the other; where there is less than `N`, the rest is `blank`.

@@ -26,7 +26,7 @@ use crate::{
     shard::{Checkpoint, Shard},
     store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamHead, StreamId, Version},
-    table::{Column, Table},
+    table::{BESIDE, Column, Table},
     timestamp::Timestamp,
 };
 
@@ -226,6 +226,10 @@ impl Inner {
         }
     }
 
+    fn named(&self, table: &str) -> Result<&MemoryTable, StoreError> {
+        self.tables.get(table).ok_or_else(|| StoreError::NotBuilt { table: table.into() })
+    }
+
     fn table(&self, wanted: &Table) -> Result<&MemoryTable, StoreError> {
         let table = wanted.to_string();
         match self.tables.get(&table) {
@@ -237,9 +241,11 @@ impl Inner {
 
     /// The rows as they are, but for those changed by an open transaction.
     fn rows(&self, rows: &Rows, changed: &Changed) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
-        let stored = &self.table(table)?.rows;
-        let changed = changed.get(&table.to_string());
+        let (name, stored) = match rows {
+            Rows::Keys { table, .. } | Rows::Where { table, .. } => (table.to_string(), self.table(table)?),
+            Rows::Whole { table, .. } => (table.clone(), self.named(table)?),
+        };
+        let (stored, changed) = (&stored.rows, changed.get(&name));
         let row = |key: &String| match changed.and_then(|changed| changed.get(key)) {
             Some(row) => row.as_ref(),
             None => stored.get(key),
@@ -253,6 +259,11 @@ impl Inner {
                 let found = keys.into_iter().filter_map(found).filter(wanted).collect();
                 let sorted = order.sort(found, |(_, row)| Ok(row.clone()))?;
                 sorted.into_iter().skip(order.skip).take(limit.unwrap_or(usize::MAX)).collect()
+            }
+            Rows::Whole { keys: only, after, limit, .. } => {
+                let keys: BTreeSet<_> = stored.keys().chain(changed.into_iter().flat_map(BTreeMap::keys)).collect();
+                let wanted = |key: &&String| *key > after && (only.is_empty() || only.contains(key));
+                keys.into_iter().filter(wanted).filter_map(found).take(*limit).collect()
             }
         })
     }
@@ -320,6 +331,7 @@ impl EventStore for MemoryStore {
         let transaction = MemoryTransaction {
             store: self.clone(),
             changed: HashMap::new(),
+            moved: vec![],
             checkpoints: self.inner().checkpoints.clone(),
             failed: false,
             _writer: writer,
@@ -369,6 +381,10 @@ impl Tables for MemoryStore {
         inner.table(table).map(drop)
     }
 
+    async fn index(&self, table: &Table) -> Result<(), StoreError> {
+        self.inner().table(table).map(drop)
+    }
+
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         self.inner().rows(&rows, &Changed::new())
     }
@@ -387,6 +403,8 @@ fn shards(all: &BTreeMap<Shard, Checkpoint>, projection: Option<&str>) -> Vec<(S
 struct MemoryTransaction {
     store: MemoryStore,
     changed: Changed,
+    /// Tables that change names, or go: the names they have then. Nobody sees it before the end.
+    moved: Vec<(String, Option<String>)>,
     checkpoints: BTreeMap<Shard, Checkpoint>,
     /// Whether an operation has failed. None can be half done: there is no await in any.
     failed: bool,
@@ -469,6 +487,26 @@ impl Transaction for MemoryTransaction {
         self.noting(put)
     }
 
+    async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
+        let beside = format!("{table}{BESIDE}");
+        let there = [table, &beside].map(|table| self.store.inner().named(table).map(drop));
+        let there = there.into_iter().collect::<Result<(), _>>();
+        self.noting(there)?;
+        self.moved.extend([(table.into(), Some(beside.clone())), (beside, Some(table.into()))]);
+        Ok(())
+    }
+
+    async fn publish(&mut self, _: &str, table: &str) -> Result<(), StoreError> {
+        // There is no SQL to read it by.
+        let there = self.store.inner().named(table).map(drop);
+        self.noting(there)
+    }
+
+    async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
+        self.moved.push((table.into(), None));
+        Ok(())
+    }
+
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         if let Some(checkpoint) = self.checkpoints.get_mut(shard).filter(|checkpoint| checkpoint.position < to) {
             (checkpoint.position, checkpoint.event) = (to, event);
@@ -497,6 +535,9 @@ impl Transaction for MemoryTransaction {
                 }
             }
             inner.checkpoints = checkpoints;
+            let moved: Vec<_> =
+                take(&mut self.moved).into_iter().map(|(from, to)| (inner.tables.remove(&from), to)).collect();
+            inner.tables.extend(moved.into_iter().filter_map(|(table, to)| to.zip(table)));
         }
         self.store.commit();
         Ok(())

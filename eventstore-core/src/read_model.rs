@@ -11,9 +11,9 @@ use serde_json::{Value as Json, value::RawValue};
 use crate::{
     encode,
     error::{BoxError, StoreError},
-    event::{Event, Raw, Recorded},
+    event::{Event, Raw, Recorded, Tag},
     invalid::Invalid,
-    store::Changes,
+    store::{Changes, Item, Query},
     table::{Column, Kind, Table},
 };
 
@@ -46,7 +46,7 @@ pub trait ReadModel: Project {
     /// The columns, besides the key.
     const COLUMNS: &'static [Column];
     /// The table of this version.
-    const TABLE: Table = Table { name: Self::NAME, version: Self::VERSION, columns: Self::COLUMNS };
+    const TABLE: Table = Table { name: Self::NAME, version: Self::VERSION, columns: Self::COLUMNS, beside: false };
 }
 
 fn column<M: ReadModel>(name: &str) -> Result<&'static Column, Invalid> {
@@ -134,6 +134,8 @@ impl<M> DerefMut for Row<M> {
 
 /// Folds events into rows: what the projection engine, questions about the past and tests have in common.
 pub struct RowFold<M> {
+    /// Where changes go.
+    table: Table,
     rows: HashMap<String, Row<M>>,
     /// The only key that matters, if not all do.
     only: Option<String>,
@@ -141,20 +143,36 @@ pub struct RowFold<M> {
     category: Option<String>,
 }
 
-impl<M> Default for RowFold<M> {
+impl<M: ReadModel> Default for RowFold<M> {
     fn default() -> Self {
-        Self { rows: HashMap::new(), only: None, category: None }
+        Self { table: M::TABLE, rows: HashMap::new(), only: None, category: None }
     }
 }
 
 impl<M: ReadModel> RowFold<M> {
+    /// Whose changes go to this table.
+    pub fn of(table: Table) -> Self {
+        Self { table, ..Self::default() }
+    }
+
     /// Folds one row and forgets the others.
-    pub(crate) fn only(key: &str) -> Self {
+    pub fn only(key: &str) -> Self {
         Self { only: Some(key.into()), ..Self::default() }
     }
 
+    /// The events that may concern a row: found by the stream or the tag where the keys come from there, else all.
+    pub fn events_of(key: &str) -> Query {
+        let mut item = Item::names(M::Event::NAMES);
+        match M::KEYS {
+            Keys::Stream => item.key = Some(key.into()),
+            Keys::Tag(name) => item.tags = vec![Tag::new(name, key)],
+            Keys::By(_) => {}
+        }
+        item.into()
+    }
+
     /// Takes an event into the rows it concerns, and tells of each event it is read as that concerns any.
-    pub(crate) fn apply(
+    pub fn apply(
         &mut self,
         raw: &Recorded<Raw>,
         mut each: impl FnMut(&Self, Recorded<M::Event>),
@@ -237,7 +255,7 @@ impl<M: ReadModel> RowFold<M> {
     pub fn changes(&mut self) -> Result<Changes, StoreError> {
         let mut rows: Vec<_> = self.rows.drain().map(|(_, row)| row).filter(|row| row.changed).collect();
         rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let mut changes = Changes { table: M::TABLE, upserts: vec![], deletes: vec![] };
+        let mut changes = Changes { table: self.table, upserts: vec![], deletes: vec![] };
         for row in rows {
             match row.get() {
                 Some(_) => changes.upserts.push((row.key, write_row(&row.row)?)),

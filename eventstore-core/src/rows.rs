@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     error::{BoxError, StoreError},
-    event::{Event, Raw, Recorded, Tag},
+    event::{Event, Raw, Recorded},
     handle::Store,
     invalid::Invalid,
     letters, limits,
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     runs::Run,
-    store::{Item, Order, Query, Read, Rows},
+    store::{Order, Query, Read, Rows},
     stream::{Position, Version},
 };
 
@@ -199,6 +199,8 @@ impl<M: ReadModel> Get<M> {
                 if let Some(letter) = letters::waiting(store.inner(), &M::TABLE, &key).await? {
                     return Err(StoreError::Parked { projection: letter.projection, key, reason: letter.error });
                 }
+            } else {
+                store.built(&M::TABLE).await?;
             }
             let found = store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key] }).await?;
             return found.first().map(|(_, row)| read_row(row)).transpose();
@@ -233,13 +235,7 @@ async fn one_row<M: ReadModel>(
     key: &str,
     until: Until,
 ) -> Result<BoxStream<'static, Result<Recorded<Raw>, StoreError>>, StoreError> {
-    let mut item = Item::names(M::Event::NAMES);
-    match M::KEYS {
-        Keys::Stream => item.key = Some(key.into()),
-        Keys::Tag(name) => item.tags = vec![Tag::new(name, key)],
-        Keys::By(_) => {}
-    }
-    let read = Read { query: item.into(), until: until.last(store).await?, ..Read::default() };
+    let read = Read { query: RowFold::<M>::events_of(key), until: until.last(store).await?, ..Read::default() };
     Ok(store.inner().read(read).await?.events)
 }
 
@@ -302,7 +298,10 @@ impl<M: ReadModel> List<M> {
         let equal = equal.collect::<Result<Vec<_>, _>>()?;
         order.by = by.map(read_model::ordered::<M>).transpose()?;
         if until == Until::default() {
-            wait::<M>(&store, after, None).await?;
+            match after {
+                Some(_) => wait::<M>(&store, after, None).await?,
+                None => store.built(&M::TABLE).await?,
+            }
             let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, order, limit }).await?;
             return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
         }

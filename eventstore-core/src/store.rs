@@ -89,9 +89,12 @@ pub trait EventStore: Tables + Any {
 /// Rows beside the log, and how far they have come.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
-    /// Makes a table if it is not there, and the indexes it lacks. One that has other columns, by name and kind, is
+    /// Makes a table if it is not there, without indexes. One that has other columns, by name and kind, is
     /// [`StoreError::Columns`], here and wherever it is read or written; their order is no matter.
     async fn create(&self, table: &Table) -> Result<(), StoreError>;
+
+    /// Makes the indexes a table lacks: once much has been written to it, for that is faster.
+    async fn index(&self, table: &Table) -> Result<(), StoreError>;
 
     /// The rows asked for, by key, each as the JSON object it was written as.
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
@@ -142,6 +145,16 @@ pub trait Transaction: Send {
 
     /// Writes and deletes rows, after [`Changes::check`].
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError>;
+
+    /// A table and the one [beside](Table::beside) it change names; both must be there.
+    async fn swap(&mut self, table: &str) -> Result<(), StoreError>;
+
+    /// Has readers of plain SQL find a table under a name from now on, a view, with the rights that whoever it showed
+    /// before had.
+    async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError>;
+
+    /// Removes a table, if it is there.
+    async fn remove(&mut self, table: &str) -> Result<(), StoreError>;
 
     /// Moves the checkpoint of a shard forward, to a position and the event there; one that is further already stays.
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError>;
@@ -570,6 +583,17 @@ pub enum Rows {
         order: Order,
         /// At most so many.
         limit: Option<usize>,
+    },
+    /// Those of whatever table, with all columns there are, in the order of their keys.
+    Whole {
+        /// The name of the table, `balance@1`.
+        table: String,
+        /// Only these keys, if there are any.
+        keys: Vec<String>,
+        /// Only those after this key.
+        after: String,
+        /// At most so many.
+        limit: usize,
     },
 }
 

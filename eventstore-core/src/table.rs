@@ -20,16 +20,23 @@ pub struct Table {
     pub version: u32,
     /// The columns besides the key.
     pub columns: &'static [Column],
+    /// Whether it is the one beside: built anew while the other is read, or kept for a way back.
+    pub beside: bool,
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.version {
-            0 => f.write_str(self.name),
-            version => write!(f, "{}@{version}", self.name),
+            0 => f.write_str(self.name)?,
+            version => write!(f, "{}@{version}", self.name)?,
         }
+        f.write_str(if self.beside { BESIDE } else { "" })
     }
 }
+
+/// What the name of a table has behind it that is built beside another.
+#[doc(hidden)]
+pub const BESIDE: &str = "~beside";
 
 /// A column of a read model, as the derive sees the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

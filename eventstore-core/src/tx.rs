@@ -201,6 +201,10 @@ impl Tables for TxStore {
         Err(Invalid::Request("tables are made outside of transactions".into()).into())
     }
 
+    async fn index(&self, table: &Table) -> Result<(), StoreError> {
+        self.create(table).await
+    }
+
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         within!(self, |open| open.rows(rows))
     }

@@ -504,6 +504,12 @@ impl Tables for PgStore {
         transaction.commit().await
     }
 
+    async fn index(&self, table: &Table) -> Result<(), StoreError> {
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        tables::index(transaction.connection(), &self.shared.sql, table).await?;
+        transaction.commit().await
+    }
+
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         tables::rows(&mut *self.connection().await?, &self.shared.sql, rows).await
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use eventstore_core::{Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table};
+use eventstore_core::{__private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table};
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
@@ -43,10 +43,7 @@ pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Tab
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
     let there = columns(&mut *connection, sql, table).await?;
     if !there.is_empty() {
-        fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
-        let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
-        let lacking = table.columns.iter().filter(|column| column.index && !indexed(column));
-        return index(connection, sql, table, lacking).await;
+        return fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)));
     }
     let columns = table.columns.iter().map(|column| {
         let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
@@ -54,17 +51,19 @@ pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Tab
     });
     let columns = ("{columns}", columns.collect::<Vec<_>>().join(", "));
     let create = sqlx::query(statement(include_str!("../sql/create_table.sql"), sql, table, &[columns]));
-    create.execute(&mut *connection).await.map_err(error::store)?;
-    index(connection, sql, table, table.columns.iter().filter(|column| column.index)).await
+    create.execute(&mut *connection).await.map(drop).map_err(error::store)
 }
 
-async fn index(
-    connection: &mut PgConnection,
-    sql: &Sql,
-    table: &Table,
-    columns: impl Iterator<Item = &Column>,
-) -> Result<(), StoreError> {
-    for column in columns {
+/// Runs in a transaction of the caller's.
+pub(crate) async fn index(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
+    if table.columns.iter().all(|column| !column.index) {
+        return Ok(());
+    }
+    sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
+    let there = columns(&mut *connection, sql, table).await?;
+    fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
+    let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
+    for column in table.columns.iter().filter(|column| column.index && !indexed(column)) {
         let column = ("{column}", quoted(column.name));
         let create = sqlx::query(statement(include_str!("../sql/create_index.sql"), sql, table, &[column]));
         create.execute(&mut *connection).await.map_err(error::store)?;
@@ -173,7 +172,10 @@ pub(crate) async fn rows(
     sql: &Sql,
     rows: Rows,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+    let table = match &rows {
+        Rows::Keys { table, .. } | Rows::Where { table, .. } => *table,
+        Rows::Whole { .. } => return whole(connection, sql, rows).await,
+    };
     let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
     // What there is besides is for the order only.
     let found: Result<Vec<(Option<String>, String)>, _> = match rows {
@@ -206,6 +208,7 @@ pub(crate) async fn rows(
             let query = query.bind(read::signed(order.skip as u64));
             values.into_iter().fold(query, |query, value| query.bind(value)).fetch_all(connection).await
         }
+        Rows::Whole { .. } => return Ok(vec![]),
     };
     let mut found = found.map_err(|error| error::row(&table.to_string(), error))?;
     let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), source: error.into() };
@@ -214,6 +217,81 @@ pub(crate) async fn rows(
     fits(&table, types.iter().map(|(name, kind)| (&**name, &**kind)))?;
     let rows = found.into_iter().filter_map(|(key, row)| Some((key?, row)));
     rows.map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
+}
+
+async fn whole(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    rows: Rows,
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let Rows::Whole { table, keys, after, limit } = rows else { return Ok(vec![]) };
+    let refused = |error: serde_json::Error| StoreError::Row { table: table.clone(), source: error.into() };
+    let all = sqlx::query_as(named(include_str!("../sql/rows_whole.sql"), sql, &[("{table}", &table)]));
+    let all = all.bind(after).bind((!keys.is_empty()).then_some(keys)).bind(read::signed(limit as u64));
+    let all: Vec<(String, String)> = all.fetch_all(connection).await.map_err(|error| error::row(&table, error))?;
+    all.into_iter().map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
+}
+
+/// A statement of `sql/`, with names put in, quoted.
+fn named(template: &str, sql: &Sql, names: &[(&str, &str)]) -> AssertSqlSafe<String> {
+    let text = template.replace("{tables}", &quoted(sql.tables()));
+    AssertSqlSafe(names.iter().fold(text, |text, (name, put)| text.replace(name, &quoted(put))))
+}
+
+/// Runs statements of `sql/`.
+async fn run(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    template: &str,
+    names: &[(&str, &str)],
+    table: &str,
+) -> Result<(), StoreError> {
+    let run = sqlx::raw_sql(named(template, sql, names)).execute(connection).await;
+    run.map(drop).map_err(|error| error::row(table, error))
+}
+
+/// A table and the one beside it change names.
+pub(crate) async fn swap(connection: &mut PgConnection, sql: &Sql, table: &str) -> Result<(), StoreError> {
+    let (beside, aside) = (format!("{table}{BESIDE}"), format!("{table}~aside"));
+    grant(connection, sql, table, &beside).await?;
+    let names = [("{table}", table), ("{beside}", &beside), ("{aside}", &aside)];
+    run(connection, sql, include_str!("../sql/swap.sql"), &names, table).await
+}
+
+/// Shows a table under a name.
+pub(crate) async fn publish(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    view: &str,
+    table: &str,
+) -> Result<(), StoreError> {
+    let grants = grants(connection, sql, view, view).await?;
+    let names = [("{view}", view), ("{table}", table)];
+    run(connection, sql, include_str!("../sql/publish.sql"), &names, table).await?;
+    give(connection, grants).await
+}
+
+pub(crate) async fn remove(connection: &mut PgConnection, sql: &Sql, table: &str) -> Result<(), StoreError> {
+    run(connection, sql, include_str!("../sql/remove_table.sql"), &[("{table}", table)], table).await
+}
+
+/// The statements that give the rights others have on one table on another.
+async fn grants(connection: &mut PgConnection, sql: &Sql, of: &str, on: &str) -> Result<Vec<String>, StoreError> {
+    let [of, on] = [of, on].map(|name| format!("{}.{}", quoted(sql.tables()), quoted(name)));
+    let grants = sqlx::query_scalar(include_str!("../sql/grants.sql")).bind(of).bind(on);
+    grants.fetch_all(connection).await.map_err(error::store)
+}
+
+async fn give(connection: &mut PgConnection, grants: Vec<String>) -> Result<(), StoreError> {
+    for grant in grants {
+        sqlx::raw_sql(AssertSqlSafe(grant)).execute(&mut *connection).await.map_err(error::store)?;
+    }
+    Ok(())
+}
+
+async fn grant(connection: &mut PgConnection, sql: &Sql, of: &str, on: &str) -> Result<(), StoreError> {
+    let grants = grants(connection, sql, of, on).await?;
+    give(connection, grants).await
 }
 
 /// A value as PostgreSQL reads it from text; none for null.

@@ -151,6 +151,24 @@ impl Transaction for PgTransaction {
         written
     }
 
+    async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
+        self.doubtful = true;
+        let swapped = tables::swap(&mut self.connection, &self.shared.sql, table).await;
+        self.doubtful = false;
+        swapped
+    }
+
+    async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError> {
+        self.doubtful = true;
+        let published = tables::publish(&mut self.connection, &self.shared.sql, name, table).await;
+        self.doubtful = false;
+        published
+    }
+
+    async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
+        tables::remove(&mut self.connection, &self.shared.sql, table).await
+    }
+
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         tables::advance(&mut self.connection, &self.shared.sql, shard, to, event).await
     }

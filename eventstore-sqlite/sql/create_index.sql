@@ -1,2 +1,2 @@
 -- A column that rows are looked for by.
-CREATE INDEX IF NOT EXISTS {index} ON {table} ({column})
+CREATE INDEX {index} ON {table} ({column})

@@ -248,6 +248,12 @@ impl Tables for SqliteStore {
         transaction.commit().await
     }
 
+    async fn index(&self, table: &Table) -> Result<(), StoreError> {
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        tables::index(transaction.connection()?, table).await?;
+        transaction.commit().await
+    }
+
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         tables::rows(&mut *self.reader().await?, rows).await
     }

@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use eventstore_core::{Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp};
+use eventstore_core::{
+    __private::BESIDE, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{
@@ -58,8 +60,18 @@ pub(crate) async fn create(connection: &mut SqliteConnection, table: &Table) -> 
         }
         there => there?,
     }
-    for column in table.columns.iter().filter(|column| column.index) {
-        let index = ("{index}", quoted(&format!("{table}.{}", column.name)));
+    Ok(())
+}
+
+/// Runs in a transaction of the caller's.
+pub(crate) async fn index(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+    built(connection, table).await?;
+    let there = sqlx::query_scalar(include_str!("../sql/indexed.sql")).bind(table.to_string());
+    let there: Vec<String> = there.fetch_all(&mut *connection).await.map_err(error::store)?;
+    let lacking = |column: &&Column| column.index && !there.iter().any(|name| name == column.name);
+    for column in table.columns.iter().filter(lacking) {
+        // Its name says nothing: tables change theirs, and indexes keep it.
+        let index = ("{index}", quoted(&format!("{}.{}.{}", table.name, column.name, Uuid::now_v7().simple())));
         let column = ("{column}", quoted(column.name));
         run(connection, statement(include_str!("../sql/create_index.sql"), table, &[index, column])).await?;
     }
@@ -141,7 +153,10 @@ pub(crate) async fn rows(
     connection: &mut SqliteConnection,
     rows: Rows,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+    let table = match &rows {
+        Rows::Keys { table, .. } | Rows::Where { table, .. } => *table,
+        Rows::Whole { .. } => return whole(connection, rows).await,
+    };
     built(connection, &table).await?;
     let columns = ("{columns}", names(table.columns));
     let found = match rows {
@@ -165,8 +180,10 @@ pub(crate) async fn rows(
             }
             query.fetch_all(connection).await
         }
+        Rows::Whole { .. } => return Ok(vec![]),
     };
-    found.map_err(error::store)?.iter().map(|row| object(&table, row)).collect()
+    let columns: Vec<_> = table.columns.iter().map(|column| (column.name, column.kind)).collect();
+    found.map_err(error::store)?.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
 }
 
 /// What is written after `ORDER BY`.
@@ -179,18 +196,72 @@ fn order_by(Order { by, descending, .. }: Order) -> String {
     format!("{value} {direction} NULLS LAST, key")
 }
 
-fn refused(table: &Table, error: serde_json::Error) -> StoreError {
+async fn whole(connection: &mut SqliteConnection, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let Rows::Whole { table, keys, after, limit } = rows else { return Ok(vec![]) };
+    let there = sqlx::query_as(include_str!("../sql/table.sql")).bind(&table);
+    let there: Vec<(String, String)> = there.fetch_all(&mut *connection).await.map_err(error::store)?;
+    if there.is_empty() {
+        return Err(StoreError::NotBuilt { table });
+    }
+    let columns = there.iter().filter(|(name, _)| name != "key");
+    let columns: Vec<_> = columns.map(|(name, declared)| (&**name, kind(declared))).collect();
+    let names = columns.iter().map(|(name, _)| quoted(name)).collect::<Vec<_>>().join(", ");
+    let sql = include_str!("../sql/rows_whole.sql").replace("{table}", &quoted(&table)).replace("{columns}", &names);
+    let keys = (!keys.is_empty()).then(|| serde_json::json!(keys).to_string());
+    let all = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(keys).bind(read::signed(limit as u64));
+    let all = all.fetch_all(connection).await.map_err(error::store)?;
+    all.iter().map(|row| object(&table, &columns, row)).collect()
+}
+
+fn kind(declared: &str) -> Kind {
+    let kinds = [Kind::Text, Kind::Integer, Kind::Real, Kind::Bool, Kind::Uuid, Kind::Time];
+    kinds.into_iter().find(|kind| sql_type(*kind) == declared).unwrap_or(Kind::Json)
+}
+
+/// Runs statements of `sql/`, with names put in, quoted.
+async fn named_tables(
+    connection: &mut SqliteConnection,
+    template: &str,
+    names: &[(&str, &str)],
+) -> Result<(), StoreError> {
+    let sql = names.iter().fold(template.to_owned(), |sql, (name, put)| sql.replace(name, &quoted(put)));
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(error::store)
+}
+
+/// A table and the one beside it change names.
+pub(crate) async fn swap(connection: &mut SqliteConnection, table: &str) -> Result<(), StoreError> {
+    let (beside, aside) = (format!("{table}{BESIDE}"), format!("{table}~aside"));
+    for table in [table, &beside] {
+        let there = sqlx::query(include_str!("../sql/table.sql")).bind(table.to_owned());
+        if there.fetch_all(&mut *connection).await.map_err(error::store)?.is_empty() {
+            return Err(StoreError::NotBuilt { table: table.into() });
+        }
+    }
+    let names = [("{table}", table), ("{beside}", &*beside), ("{aside}", &*aside)];
+    named_tables(connection, include_str!("../sql/swap.sql"), &names).await
+}
+
+/// Shows a table under a name.
+pub(crate) async fn publish(connection: &mut SqliteConnection, view: &str, table: &str) -> Result<(), StoreError> {
+    named_tables(connection, include_str!("../sql/publish.sql"), &[("{view}", view), ("{table}", table)]).await
+}
+
+pub(crate) async fn remove(connection: &mut SqliteConnection, table: &str) -> Result<(), StoreError> {
+    named_tables(connection, include_str!("../sql/remove_table.sql"), &[("{table}", table)]).await
+}
+
+fn refused(table: impl ToString, error: serde_json::Error) -> StoreError {
     StoreError::Row { table: table.to_string(), source: error.into() }
 }
 
 /// A row as the JSON object it was written as.
-fn object(table: &Table, row: &SqliteRow) -> Result<(String, Box<RawValue>), StoreError> {
+fn object(table: &str, columns: &[(&str, Kind)], row: &SqliteRow) -> Result<(String, Box<RawValue>), StoreError> {
     let key = row.try_get(0).map_err(error::store)?;
     let mut object = String::from("{");
-    for (column, n) in table.columns.iter().zip(1..) {
-        let value = value(row, n, column.kind)?;
+    for ((name, kind), n) in columns.iter().zip(1..) {
+        let value = value(row, n, *kind)?;
         let comma = if n > 1 { "," } else { "" };
-        object.push_str(&format!("{comma}{}:{}", serde_json::json!(column.name), value.as_deref().unwrap_or("null")));
+        object.push_str(&format!("{comma}{}:{}", serde_json::json!(name), value.as_deref().unwrap_or("null")));
     }
     object.push('}');
     RawValue::from_string(object).map(|row| (key, row)).map_err(|error| refused(table, error))

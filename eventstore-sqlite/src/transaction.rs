@@ -156,6 +156,24 @@ impl Transaction for SqliteTransaction {
         Ok(())
     }
 
+    async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
+        tables::swap(self.operate()?, table).await?;
+        self.unfinished -= 1;
+        Ok(())
+    }
+
+    async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError> {
+        tables::publish(self.operate()?, name, table).await?;
+        self.unfinished -= 1;
+        Ok(())
+    }
+
+    async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
+        tables::remove(self.operate()?, table).await?;
+        self.unfinished -= 1;
+        Ok(())
+    }
+
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         let now = self.shared.clock.now();
         tables::advance(self.operate()?, shard, to, event, now).await?;

@@ -2,29 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use eventstore_core::{Changes, Column, EventStore, Kind, Order, Rows, StoreError, Table, Timestamp};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+pub(crate) use eventstore_core::__private::{PROJECTIONS, ProjectionRow as Row};
+use eventstore_core::{Changes, EventStore, Order, Position, Rows, StoreError, Table, Transaction};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::to_raw_value;
-
-/// The table of what was said of projections, by name. One that is not there is active.
-pub(crate) const PROJECTIONS: Table = Table {
-    name: "projections",
-    version: 0,
-    columns: &[
-        Column { name: "state", kind: Kind::Text, index: false },
-        Column { name: "reason", kind: Kind::Text, index: false },
-        Column { name: "since", kind: Kind::Time, index: false },
-    ],
-};
-
-/// What was said of a projection.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Row {
-    /// `active`, `paused`, `failed`.
-    pub(crate) state: String,
-    pub(crate) reason: Option<String>,
-    pub(crate) since: Timestamp,
-}
 
 fn refused(table: &Table) -> impl Fn(serde_json::Error) -> StoreError {
     let table = table.to_string();
@@ -60,6 +41,32 @@ pub(crate) async fn change(store: &dyn EventStore, changes: Changes) -> Result<(
     transaction.commit().await
 }
 
+/// What is known of a projection, as a transaction sees it.
+pub(crate) async fn row(transaction: &mut dyn Transaction, projection: &str) -> Result<Option<Row>, StoreError> {
+    let rows = transaction.rows(Rows::Keys { table: PROJECTIONS, keys: vec![projection.into()] }).await?;
+    rows.first().map(|(_, row)| serde_json::from_str(row.get()).map_err(refused(&PROJECTIONS))).transpose()
+}
+
+/// Writes down what is known of a projection: in a transaction that has locked it.
+pub(crate) async fn put(transaction: &mut dyn Transaction, projection: &str, row: &Row) -> Result<(), StoreError> {
+    let row = to_raw_value(row).map_err(refused(&PROJECTIONS))?;
+    transaction.write(Changes { table: PROJECTIONS, upserts: vec![(projection.into(), row)], deletes: vec![] }).await
+}
+
+/// Changes what is known of a projection, and nobody else does meanwhile.
+pub(crate) async fn update(
+    store: &dyn EventStore,
+    projection: &str,
+    change: impl FnOnce(&mut Row) + Send,
+) -> Result<(), StoreError> {
+    let mut transaction = store.begin().await?;
+    transaction.lock_projection(projection).await?;
+    let mut known = row(&mut *transaction, projection).await?.unwrap_or_else(|| Row::new(store.now(), Position(0)));
+    change(&mut known);
+    put(&mut *transaction, projection, &known).await?;
+    transaction.commit().await
+}
+
 /// Says what a projection is to do.
 pub(crate) async fn set(
     store: &dyn EventStore,
@@ -67,6 +74,7 @@ pub(crate) async fn set(
     state: &str,
     reason: Option<&str>,
 ) -> Result<(), StoreError> {
+    let (state, now) = (state.to_owned(), store.now());
     let reason = reason.map(|reason| reason.replace('\0', "\\0"));
-    write(store, &PROJECTIONS, projection, &Row { state: state.into(), reason, since: store.now() }).await
+    update(store, projection, |row| (row.state, row.reason, row.since) = (state, reason, now)).await
 }

@@ -98,6 +98,7 @@ impl From<StoreError> for Failed {
             E::Stopped { .. }
             | E::Columns { .. }
             | E::NotBuilt { .. }
+            | E::Building { .. }
             | E::Unreadable { .. }
             | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Blame::Program,
             E::Row { .. } => Blame::Row,

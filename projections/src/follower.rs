@@ -1,9 +1,9 @@
 //! What a projection does with the events it gets: the part that differs from one to another.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
-use eventstore_core::{EventStore, Query, Raw, Recorded, Shard, Transaction};
+use eventstore_core::{Changes, EventStore, Query, Raw, Recorded, Shard, Table, Transaction};
 
 use crate::{failed::Failed, letters::Parked, stretch::Stretch};
 
@@ -15,6 +15,22 @@ pub(crate) trait Follower: Send + Sync {
 
     /// What it wants to hear of.
     fn query(&self) -> Query;
+
+    /// The table it keeps, if it is a declared read model.
+    fn table(&self) -> Option<Table> {
+        None
+    }
+
+    /// The same for the table beside, if it can be built again.
+    fn beside(&self) -> Option<Arc<dyn Follower>> {
+        None
+    }
+
+    /// One row, to be made anew from its events, if it keeps rows of its own.
+    fn row(&self, key: &str) -> Option<Box<dyn OneRow>> {
+        let _ = key;
+        None
+    }
 
     /// Comes before the first batch.
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed>;
@@ -28,6 +44,18 @@ pub(crate) trait Follower: Send + Sync {
     /// Takes in a part; the caller moves the checkpoint and commits. Gives the events that must wait, each with the
     /// parked key it waits for.
     async fn take(&self, transaction: &mut dyn Transaction, part: &Part<'_>) -> Result<Vec<(String, usize)>, Failed>;
+}
+
+/// A row that is made anew.
+pub(crate) trait OneRow: Send {
+    /// The events that may concern it.
+    fn query(&self) -> Query;
+
+    /// Takes in the next of them.
+    fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failed>;
+
+    /// What is to be written.
+    fn changes(&mut self) -> Result<Changes, Failed>;
 }
 
 /// Events to be taken in together, and which of their keys.

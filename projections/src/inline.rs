@@ -137,8 +137,15 @@ type Waiting = (Append, oneshot::Sender<Result<Written, StoreError>>);
 struct Kept {
     follower: Arc<dyn Follower>,
     name: String,
-    /// A position of the checkpoint at which no key is parked: to park one moves the checkpoint.
-    free: Mutex<Option<Position>>,
+    /// Where the shards were when no key of theirs was parked: to park one moves a checkpoint or changes an epoch.
+    free: Mutex<Option<Places>>,
+}
+
+/// Where shards are: position and epoch.
+type Places = Vec<(Shard, Position, u64)>;
+
+fn places(shards: &[(Shard, Checkpoint)]) -> Places {
+    shards.iter().map(|(shard, at)| (shard.clone(), at.position, at.epoch)).collect()
 }
 
 impl InlineStore {
@@ -150,7 +157,11 @@ impl InlineStore {
             for kept in &*self.kept {
                 kept.follower.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
             }
-            self.catch_up().await
+            self.catch_up().await?;
+            for table in self.kept.iter().filter_map(|kept| kept.follower.table()) {
+                base.index(&table).await?;
+            }
+            Ok(())
         });
         ready.await.copied()
     }
@@ -317,21 +328,22 @@ impl Kept {
         Ok(full)
     }
 
-    /// Takes a stretch in, and moves the checkpoints. Events of keys that are parked wait with them.
+    /// Takes a stretch in, and moves the checkpoints. Events of keys that are parked wait with them; if there are none, it
+    /// gives where the shards are then.
     async fn take(
         &self,
         transaction: &mut dyn Transaction,
         shards: &mut [(Shard, Checkpoint)],
         stretch: &Stretch,
         told: fn(&Self, Failed) -> StoreError,
-    ) -> Result<bool, StoreError> {
-        let free = *self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let parked = match shards.iter().all(|(_, at)| Some(at.position) == free) {
+    ) -> Result<Option<Places>, StoreError> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let parked = match free == Some(places(shards)) {
             true => vec![],
             false => letters::read(transaction.rows(letters::wanted(&self.name, None, None)).await?)?,
         };
         let mut waits = false;
-        for (shard, at) in shards {
+        for (shard, at) in shards.iter_mut() {
             let parked = Parked::of(parked.clone(), shard);
             waits |= parked.len() > 0;
             let places = stretch.place_after(at.position)..stretch.events.len();
@@ -349,7 +361,7 @@ impl Kept {
             transaction.advance(shard, stretch.until, stretch.last).await?;
             at.position = at.position.max(stretch.until);
         }
-        Ok(!waits)
+        Ok((!waits).then(|| places(shards)))
     }
 }
 
@@ -408,7 +420,7 @@ struct InlineTransaction {
     /// Whether an append may be in it without its rows.
     unfinished: bool,
     /// What is known once this is committed.
-    free: Vec<(Arc<Kept>, Option<Position>)>,
+    free: Vec<(Arc<Kept>, Option<Places>)>,
 }
 
 impl InlineTransaction {
@@ -453,7 +465,7 @@ impl InlineTransaction {
                     shards = kept.lock(&mut *self.inner).await?;
                 }
                 let free = kept.take(&mut *self.inner, &mut shards, &stretch, Kept::refused).await?;
-                self.free.push((kept.clone(), free.then_some(until)));
+                self.free.push((kept.clone(), free));
             }
         }
         self.unfinished = false;
@@ -554,6 +566,10 @@ impl Tables for InlineStore {
         self.base.create(table).await
     }
 
+    async fn index(&self, table: &Table) -> Result<(), StoreError> {
+        self.base.index(table).await
+    }
+
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         match self.base.rows(rows.clone()).await {
             Err(StoreError::NotBuilt { table }) if self.kept.iter().any(|kept| kept.name == table) => {
@@ -614,6 +630,18 @@ impl Transaction for InlineTransaction {
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
         self.inner.write(changes).await
+    }
+
+    async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
+        self.inner.swap(table).await
+    }
+
+    async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError> {
+        self.inner.publish(name, table).await
+    }
+
+    async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
+        self.inner.remove(table).await
     }
 
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {

@@ -13,8 +13,8 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::LETTERS, Changes, Checkpoint, Column, EventStore, Kind, Query, Shard, Store, StoreError, Table,
-    Timestamp,
+    __private::LETTERS, Changes, Checkpoint, Column, EventStore, Kind, Position, Query, Read, Shard, Store, StoreError,
+    Table, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -28,9 +28,11 @@ use crate::{
     control::{self, Row},
     failed::{Blame, Failed},
     follower::Follower,
+    requests,
     shard::{Ended, Options, Work},
     status::{State, Status},
     tail::Tail,
+    versions,
 };
 
 /// How many beats there are in a lease.
@@ -38,6 +40,7 @@ const BEATS: u32 = 5;
 
 /// The table of nodes.
 pub(crate) const NODES: Table = Table {
+    beside: false,
     name: "nodes",
     version: 0,
     columns: &[
@@ -67,7 +70,13 @@ pub(crate) struct Run {
     pub(crate) follower: Arc<dyn Follower>,
     pub(crate) options: Options,
     pub(crate) report: watch::Sender<Status>,
+    /// How many events it may take in in a second.
+    pace: watch::Sender<Option<u64>>,
+    /// Whether it is only run while somebody wants it.
+    beside: bool,
     prepared: bool,
+    /// Since when it is wanted, if it is beside another.
+    since: Option<Timestamp>,
     /// Since when it cannot run here: its code must be mended.
     dead: Option<Timestamp>,
     shards: HashMap<Shard, Running>,
@@ -115,12 +124,27 @@ pub(crate) struct Node {
     seen: HashMap<Uuid, (i64, Instant)>,
     ends: (mpsc::UnboundedSender<End>, mpsc::UnboundedReceiver<End>),
     begun: bool,
+    /// What was asked and is being done.
+    asked: HashSet<String>,
+    poke: Arc<Notify>,
 }
 
 impl Run {
     pub(crate) fn new(follower: Arc<dyn Follower>, options: Options, report: watch::Sender<Status>) -> Self {
-        let name = follower.name();
-        Self { name, follower, options, report, prepared: false, dead: None, shards: HashMap::new() }
+        let (name, beside) = (follower.name(), follower.table().is_some_and(|table| table.beside));
+        let pace = watch::Sender::new(None);
+        Self {
+            name,
+            follower,
+            options,
+            report,
+            pace,
+            beside,
+            prepared: false,
+            since: None,
+            dead: None,
+            shards: HashMap::new(),
+        }
     }
 
     fn tell(&self, store: &Store, failed: Failed) {
@@ -138,7 +162,7 @@ impl Run {
 }
 
 impl Node {
-    pub(crate) fn new(store: Store, lease: Duration, runs: Vec<Run>) -> Self {
+    pub(crate) fn new(store: Store, lease: Duration, runs: Vec<Run>, poke: Arc<Notify>) -> Self {
         let now = store.as_ref().now();
         let projections = runs.iter().map(|run| run.name.clone()).collect();
         let process = format!("{}, process {}", host(), std::process::id());
@@ -153,6 +177,8 @@ impl Node {
             seen: HashMap::new(),
             ends: mpsc::unbounded_channel(),
             begun: false,
+            asked: HashSet::new(),
+            poke,
         }
     }
 
@@ -165,7 +191,7 @@ impl Node {
     }
 
     /// Runs until it is asked to stop, then finishes the batches at hand.
-    pub(crate) async fn run(mut self, poke: Arc<Notify>, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let queries = self.runs.iter().flat_map(|run| run.follower.query().items);
         let query = Query { items: queries.collect() };
         let (tail, store) = (self.tail.clone(), self.store.clone());
@@ -177,7 +203,7 @@ impl Node {
             tokio::select! {
                 () = asked(&mut stop) => break,
                 Some(end) = self.ends.1.recv() => self.ended(end).await,
-                () = poke.notified() => {}
+                () = self.poke.notified() => {}
                 _ = beats.tick() => {}
             }
             if let Err(error) = self.turn().await {
@@ -204,7 +230,7 @@ impl Node {
         let store = self.store.clone();
         let store = store.as_ref();
         if !self.begun {
-            for table in [NODES, control::PROJECTIONS, LETTERS] {
+            for table in [NODES, control::PROJECTIONS, LETTERS, requests::REQUESTS] {
                 store.create(&table).await?;
             }
             control::write(store, &NODES, &self.id.to_string(), &self.beat).await?;
@@ -213,6 +239,12 @@ impl Node {
         let states: BTreeMap<String, Row> = control::rows(store, &control::PROJECTIONS).await?;
         for run in 0..self.runs.len() {
             let name = self.runs[run].name.clone();
+            if self.runs[run].beside && states.get(&name).is_none_or(|state| state.state == "kept") {
+                if !self.runs[run].shards.is_empty() {
+                    self.halt(run).await;
+                }
+                continue;
+            }
             let peers = nodes.values().filter(|beat| beat.projections.contains(&name)).count();
             let state = states.get(&name);
             // Whoever starts a program again wants it to be tried again.
@@ -223,6 +255,21 @@ impl Node {
             self.arrange(store, run, state, &nodes.keys().copied().collect(), peers.max(1)).await?;
         }
         self.begun = true;
+        self.answer(store).await
+    }
+
+    /// Does what was asked of what runs here.
+    async fn answer(&mut self, store: &dyn EventStore) -> Result<(), StoreError> {
+        let open = requests::open(store).await?;
+        self.asked.retain(|id| open.iter().any(|(open, _)| open == id));
+        for (id, request) in open {
+            let here =
+                |run: &&Run| run.name == request.projection && run.shards.keys().any(|shard| shard.has(&request.of));
+            let Some(run) = self.runs.iter().find(here) else { continue };
+            if self.asked.insert(id.clone()) {
+                tokio::spawn(requests::answer(self.store.clone(), run.follower.clone(), id, request));
+            }
+        }
         Ok(())
     }
 
@@ -270,8 +317,13 @@ impl Node {
         if run.dead.is_some() {
             return Ok(());
         }
+        // One that begins anew beside another has a table to be made.
+        let since = state.filter(|_| run.beside).map(|state| state.since);
+        if run.since != since {
+            (run.since, run.prepared) = (since, false);
+        }
         if !run.prepared {
-            match run.follower.prepare(store).await {
+            match prepare(store, &*run.follower, state).await {
                 Ok(()) => run.prepared = true,
                 Err(failed) if failed.blame == Blame::Program => {
                     self.die(at, failed).await;
@@ -314,7 +366,14 @@ impl Node {
             self.release(store, at, Some(&given)).await?;
             shards = store.shards(Some(&name)).await?;
         }
-        self.look(at, &shards);
+        self.look(at, &shards, state);
+        let position = shards.iter().map(|(_, at)| at.position).min();
+        if let Some(state) = state.filter(|state| state.built_at.is_none())
+            && position.is_some_and(|position| position.0 >= state.target)
+        {
+            let run = &self.runs[at];
+            versions::built(store, &*run.follower, !run.options.by_hand).await?;
+        }
         Ok(())
     }
 
@@ -347,7 +406,7 @@ impl Node {
     }
 
     /// Starts what is this node's and does not run, and stops what is not its own any more.
-    fn look(&mut self, at: usize, shards: &[(Shard, Checkpoint)]) {
+    fn look(&mut self, at: usize, shards: &[(Shard, Checkpoint)], state: Option<&Row>) {
         let run = &mut self.runs[at];
         let own: HashMap<_, _> =
             shards.iter().filter(|(_, at)| at.owner == Some(self.id)).map(|(shard, at)| (shard, at.epoch)).collect();
@@ -359,16 +418,15 @@ impl Node {
             stays
         });
         let head = self.tail.end();
+        run.pace.send_replace(state.and_then(|state| state.pace));
         run.report.send_modify(|status| {
+            if let Some(state) = state {
+                status.known(state);
+            }
             status.look(shards.to_vec());
             status.head = head.max(status.position);
             status.stopped = false;
-            if status.state != State::Active {
-                status.state = State::Booting;
-            }
-            if status.position >= status.head {
-                status.state = State::Active;
-            }
+            status.state = if status.position >= status.target { State::Active } else { State::Booting };
         });
         for (shard, epoch) in own {
             if run.shards.contains_key(shard) {
@@ -384,6 +442,8 @@ impl Node {
                 node: self.id,
                 epoch,
                 report: run.report.clone(),
+                poke: self.poke.clone(),
+                pace: run.pace.subscribe(),
                 stop: stopped,
             };
             let (ends, shard) = (self.ends.0.clone(), shard.clone());
@@ -469,6 +529,35 @@ impl Node {
             tracing::debug!(%error, "a node could not say that it leaves");
         }
     }
+}
+
+/// Comes before the first batch.
+async fn prepare(store: &dyn EventStore, follower: &dyn Follower, known: Option<&Row>) -> Result<(), Failed> {
+    if known.is_none() {
+        begin(store, &follower.name()).await?;
+    }
+    follower.prepare(store).await?;
+    if let Some(table) = follower.table()
+        && known.is_some_and(|known| known.built_at.is_some())
+    {
+        // Its struct may want one that it did not want when it was built.
+        store.index(&table).await?;
+    }
+    Ok(())
+}
+
+/// Writes down from where on it is whole: before there is a table that anybody could read.
+async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
+    let head = Read { query: Query::all(), limit: Some(0), ..Read::default() };
+    let head = store.read(head).await?.head;
+    let mut transaction = store.begin().await?;
+    let shards = transaction.lock_projection(name).await?;
+    if control::row(&mut *transaction, name).await?.is_none() {
+        // What was run before anything was written down about it is what it is.
+        let target = if shards.is_empty() { head } else { Position(0) };
+        control::put(&mut *transaction, name, &Row::new(store.now(), target)).await?;
+    }
+    transaction.commit().await
 }
 
 async fn asked(stop: &mut watch::Receiver<bool>) {

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventstore_core::{
-    __private::LETTERS, Checkpoint, DeadLetter, Invalid, Order, Position, Query, Read, Rows, Shard, Store, StoreError,
+    __private::{BESIDE, LETTERS},
+    Checkpoint, DeadLetter, Invalid, Order, Position, Query, Read, Rows, Shard, Store, StoreError,
 };
 use tokio::{
     sync::Notify,
@@ -15,11 +16,13 @@ use crate::{
     failed::Failed,
     inline, letters,
     node::{Beat, NODES},
+    requests::{TryRun, What},
     status::{State, Status},
+    versions,
 };
 
 /// How long to wait for a node to do what was asked of it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A node that has not beaten for so long, by its own clock, is taken for gone.
 const GONE: Duration = Duration::from_secs(10);
 
@@ -29,7 +32,7 @@ const GONE: Duration = Duration::from_secs(10);
 /// `balance@2`.
 #[derive(Clone)]
 pub struct Projections {
-    store: Store,
+    pub(crate) store: Store,
     poke: Option<Arc<Notify>>,
 }
 
@@ -43,18 +46,23 @@ impl Projections {
         Self { store: store.clone(), poke: Some(poke) }
     }
 
-    fn poke(&self) {
+    pub(crate) fn poke(&self) {
         if let Some(poke) = &self.poke {
             poke.notify_one();
         }
     }
 
     /// The full name.
-    async fn name(&self, name: &str) -> Result<String, StoreError> {
+    pub(crate) async fn name(&self, name: &str) -> Result<String, StoreError> {
         let store = self.store.as_ref();
         let shards = store.shards(None).await?;
         let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();
+        // Also those that nobody has begun to run yet.
+        let known: BTreeMap<String, Row> = there(control::rows(store, &PROJECTIONS).await)?;
+        names.extend(known.into_keys());
+        names.sort_unstable();
         names.dedup();
+        names.retain(|there| there == name || !there.ends_with(BESIDE));
         if names.iter().any(|there| there == name) {
             return Ok(name.into());
         }
@@ -79,7 +87,8 @@ impl Projections {
         let letters = letters::read(there(letters)?)?;
         let now = store.now();
         let living: Vec<_> = nodes.values().filter(|beat| beat.beat_at + GONE > now).collect();
-        let mut projections: BTreeMap<String, Vec<(Shard, Checkpoint)>> = BTreeMap::new();
+        let known = rows.keys().map(|name| (name.clone(), vec![]));
+        let mut projections: BTreeMap<String, Vec<(Shard, Checkpoint)>> = known.collect();
         for (shard, at) in store.shards(None).await? {
             projections.entry(shard.projection.clone()).or_default().push((shard, at));
         }
@@ -88,11 +97,15 @@ impl Projections {
             status.look(shards);
             status.head = head;
             let row = rows.get(&status.name);
+            row.into_iter().for_each(|row| status.known(row));
+            status.current =
+                row.is_some() && versions::current(&rows, versions::model(&status.name)) == Some(&*status.name);
             status.state = match row.map(|row| &*row.state) {
                 Some("paused") => State::Paused,
                 Some("failed") => State::Failed,
+                Some("kept") => State::Kept,
                 _ if !living.iter().any(|beat| beat.projections.contains(&status.name)) => State::Detached,
-                _ if status.position >= head => State::Active,
+                _ if status.position >= status.target => State::Active,
                 _ => State::Booting,
             };
             status.stopped = status.state == State::Failed;
@@ -106,6 +119,14 @@ impl Projections {
             status
         };
         Ok(projections.into_iter().map(status).collect())
+    }
+
+    /// Whether a node that lives runs a projection.
+    pub(crate) async fn lives(&self, name: &str) -> Result<bool, StoreError> {
+        let store = self.store.as_ref();
+        let nodes: BTreeMap<String, Beat> = there(control::rows(store, &NODES).await)?;
+        let now = store.now();
+        Ok(nodes.values().any(|beat| beat.beat_at + GONE > now && beat.projections.iter().any(|there| there == name)))
     }
 
     /// Stops a projection, on all nodes and at once: when this returns, nothing more is written by it. It stays so until it
@@ -214,6 +235,14 @@ impl DeadLetters {
         Ok(skipped)
     }
 
+    /// Shows what would happen if the events of a key were tried now, on the node that runs its shard, in a transaction
+    /// that is rolled back. What reaches outside of the database is left out.
+    pub async fn try_run(&self, key: &str) -> Result<TryRun, StoreError> {
+        let name = self.projections.name(&self.name).await?;
+        let tried = self.projections.ask(&name, key, What::Try).await?;
+        serde_json::from_value(tried).map_err(|error| StoreError::Damaged(error.into()))
+    }
+
     async fn waiting(&self, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
         let letters = self.of(name, Some(key)).await?;
         Ok(letters.into_iter().filter(|letter| letter.skipped.is_none()).collect())
@@ -268,7 +297,7 @@ pub(crate) fn there<T: Default>(found: Result<T, StoreError>) -> Result<T, Store
     }
 }
 
-fn list<T: AsRef<str>>(names: &[T]) -> String {
+pub(crate) fn list<T: AsRef<str>>(names: &[T]) -> String {
     match names {
         [] => "none".into(),
         names => names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", "),

@@ -2,30 +2,32 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Transaction,
+    Changes, Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Table,
+    Transaction,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
 
 use crate::{
     failed::{Failed, at},
-    follower::{Follower, Part, Turn},
+    follower::{Follower, OneRow, Part, Turn},
 };
 
 /// Keeps the rows of `M`.
 pub(crate) struct Folded<M> {
+    table: Table,
     /// Says which rows an event concerns; has none itself.
     keys: Mutex<RowFold<M>>,
 }
 
 impl<M: ReadModel> Default for Folded<M> {
     fn default() -> Self {
-        Self { keys: Mutex::default() }
+        Self { table: M::TABLE, keys: Mutex::default() }
     }
 }
 
@@ -42,17 +44,32 @@ impl<M: ReadModel> Folded<M> {
 #[async_trait]
 impl<M: ReadModel> Follower for Folded<M> {
     fn name(&self) -> String {
-        M::TABLE.to_string()
+        self.table.to_string()
+    }
+
+    fn table(&self) -> Option<Table> {
+        Some(self.table)
+    }
+
+    fn beside(&self) -> Option<Arc<dyn Follower>> {
+        (!self.table.beside).then(|| {
+            let table = Table { beside: true, ..self.table };
+            Arc::new(Self { table, keys: Mutex::default() }) as _
+        })
     }
 
     fn query(&self) -> Query {
         Query::names(M::Event::NAMES)
     }
 
+    fn row(&self, key: &str) -> Option<Box<dyn OneRow>> {
+        Some(Box::new(One::<M> { table: self.table, key: key.into(), rows: RowFold::only(key) }))
+    }
+
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {
         // The checkpoint first: once it has moved there is a table, and one made now would lack what is behind it.
         if store.checkpoint(&self.name()).await? > Position(0) {
-            let there = store.rows(Rows::Keys { table: M::TABLE, keys: vec![] }).await;
+            let there = store.rows(Rows::Keys { table: self.table, keys: vec![] }).await;
             there.map_err(|error| match error {
                 StoreError::NotBuilt { .. } => {
                     Failed::program("its table is gone and its checkpoint is not: raise its version")
@@ -60,7 +77,7 @@ impl<M: ReadModel> Follower for Folded<M> {
                 error => error.into(),
             })?;
         }
-        store.create(&M::TABLE).await?;
+        store.create(&self.table).await?;
         // Shows the first event there ever was: where keys come from streams, it says of which category.
         let first = Read { query: self.query(), limit: Some(1), ..Read::default() };
         if let Some(raw) = store.read(first).await?.events.try_next().await? {
@@ -109,9 +126,9 @@ impl<M: ReadModel> Follower for Folded<M> {
             return Ok(waiting);
         }
         let keys: BTreeSet<_> = turns.iter().map(|(key, ..)| key).collect();
-        let keys = Rows::Keys { table: M::TABLE, keys: keys.into_iter().cloned().collect() };
+        let keys = Rows::Keys { table: self.table, keys: keys.into_iter().cloned().collect() };
         let stored = transaction.rows(keys).await?;
-        let mut rows = RowFold::<M>::default();
+        let mut rows = RowFold::<M>::of(self.table);
         load(&mut rows, &stored)?;
         for (key, raw, event) in &turns {
             project(&mut rows, key, raw, event)?;
@@ -124,7 +141,29 @@ impl<M: ReadModel> Follower for Folded<M> {
     }
 }
 
-type One<'a, E> = (String, &'a Recorded<Raw>, &'a Recorded<E>);
+struct One<M> {
+    table: Table,
+    key: String,
+    rows: RowFold<M>,
+}
+
+impl<M: ReadModel> OneRow for One<M> {
+    fn query(&self) -> Query {
+        RowFold::<M>::events_of(&self.key)
+    }
+
+    fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failed> {
+        at(event, || self.rows.apply(event, |_, _| {}))
+    }
+
+    fn changes(&mut self) -> Result<Changes, Failed> {
+        let changes = Changes { table: self.table, ..self.rows.changes()? };
+        let gone = changes.upserts.is_empty();
+        Ok(Changes { deletes: if gone { vec![self.key.clone()] } else { vec![] }, ..changes })
+    }
+}
+
+type Turned<'a, E> = (String, &'a Recorded<Raw>, &'a Recorded<E>);
 
 fn load<M: ReadModel>(rows: &mut RowFold<M>, stored: &[(String, Box<RawValue>)]) -> Result<(), Failed> {
     let load = |(key, row): &(String, Box<RawValue>)| rows.load(key.clone(), row).map_err(|e| Failed::from(e).of(key));
@@ -145,7 +184,11 @@ fn project<M: ReadModel>(
 }
 
 /// Finds the event that made a row no table can hold: folds again, and looks at the row after each.
-fn blame<M: ReadModel>(stored: &[(String, Box<RawValue>)], turns: &[One<'_, M::Event>], error: StoreError) -> Failed {
+fn blame<M: ReadModel>(
+    stored: &[(String, Box<RawValue>)],
+    turns: &[Turned<'_, M::Event>],
+    error: StoreError,
+) -> Failed {
     let mut rows = RowFold::<M>::default();
     let mut look = || {
         load(&mut rows, stored)?;

@@ -114,10 +114,10 @@ impl Runner {
         self.last(|options| options.shards = shards)
     }
 
-    /// How many events of the one named last are taken in together at most: 1,000 unless said. More is faster when there
-    /// is much to catch up with, and takes more memory.
+    /// How many events of the one named last are taken in together at most. Unless said: 1,000, and 5,000 while there is
+    /// much to catch up with. More is faster then, and takes more memory.
     pub fn batch(self, events: usize) -> Self {
-        self.last(|options| options.batch = events.max(1))
+        self.last(|options| options.batch = Some(events.max(1)))
     }
 
     /// How many keys of the one named last may be parked behind events that cannot be taken in: 100 unless said. One more,
@@ -133,6 +133,12 @@ impl Runner {
         self.last(|options| options.park_unreadable = true)
     }
 
+    /// A new version of the read model named last is built and kept up to date, but readers of plain SQL are sent to it
+    /// by [`Projections::promote`] only. Unless said, they are sent to it as soon as it is whole.
+    pub fn promote_by_hand(self) -> Self {
+        self.last(|options| options.by_hand = true)
+    }
+
     /// How long this process may be silent before others take over what it runs: 3 seconds unless said. The same for all
     /// processes.
     pub fn lease(self, lease: Duration) -> Self {
@@ -143,6 +149,7 @@ impl Runner {
     pub fn start(self) -> Running {
         let (stop, stopped) = watch::channel(false);
         let (mut names, mut runs, mut reports) = (HashSet::new(), vec![], vec![]);
+        let mut besides = vec![];
         for (follower, options) in self.followers {
             let name = follower.name();
             if !names.insert(name.clone()) {
@@ -152,12 +159,18 @@ impl Runner {
             // From now on, whoever reads and waits for it is right to wait.
             self.store.runs(&name, None, false);
             let (report, status) = watch::channel(Status::new(name));
+            if let Some(beside) = follower.beside() {
+                let report = watch::channel(Status::new(beside.name())).0;
+                besides.push(Run::new(beside, options, report));
+            }
             runs.push(Run::new(follower, options, report));
             reports.push(status);
         }
-        let node = Node::new(self.store.clone(), self.lease, runs);
-        let (id, tail, poke) = (node.id(), node.tail(), Arc::new(Notify::new()));
-        let task = tokio::spawn(node.run(poke.clone(), stopped));
+        runs.append(&mut besides);
+        let poke = Arc::new(Notify::new());
+        let node = Node::new(self.store.clone(), self.lease, runs, poke.clone());
+        let (id, tail) = (node.id(), node.tail());
+        let task = tokio::spawn(node.run(stopped));
         let projections = Projections::here(&self.store, poke);
         Running { store: self.store, node: id, tail, reports, projections, stop, task }
     }

@@ -6,7 +6,10 @@ use eventstore_core::{
     DeadLetter, Events, Position, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp, Transaction,
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -27,19 +30,25 @@ const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(4
 /// How a projection is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// How many events are taken in together.
-    pub(crate) batch: usize,
+    /// How many events are taken in together; none: as many as is best.
+    pub(crate) batch: Option<usize>,
     /// How many shards a projection has that runs for the first time.
     pub(crate) shards: u16,
     /// How many keys may be parked before all of it stops.
     pub(crate) max_parked: usize,
     /// Whether events that cannot be read are parked; else they stop it.
     pub(crate) park_unreadable: bool,
+    /// Whether readers of plain SQL are sent to a new version by somebody, and not by itself once it is whole.
+    pub(crate) by_hand: bool,
 }
+
+/// How many events are taken in together, of those that are read for all and when there is much to catch up with.
+const BATCH: usize = 1_000;
+const LARGE_BATCH: usize = 5_000;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { batch: 1_000, shards: 1, max_parked: 100, park_unreadable: false }
+        Self { batch: None, shards: 1, max_parked: 100, park_unreadable: false, by_hand: false }
     }
 }
 
@@ -55,6 +64,10 @@ pub(crate) struct Work {
     pub(crate) epoch: u64,
     pub(crate) report: watch::Sender<Status>,
     pub(crate) stop: watch::Receiver<bool>,
+    /// Has the node look at everything.
+    pub(crate) poke: Arc<Notify>,
+    /// How many events all of the projection may take in in a second.
+    pub(crate) pace: watch::Receiver<Option<u64>>,
 }
 
 /// Why a shard is run no more.
@@ -135,8 +148,9 @@ impl Work {
             status.moved(&self.shard, place.position);
             status.head = self.tail.end().max(status.position);
             status.error = None;
-            if status.state == State::Booting && status.position >= self.tail.end() {
+            if status.state == State::Booting && status.position >= status.target {
                 status.state = State::Active;
+                self.poke.notify_one();
             }
         });
     }
@@ -219,13 +233,16 @@ impl Work {
                 none.insert(Own { head, events })
             }
         };
-        let (head, mut batch) = (own.head, Vec::with_capacity(self.options.batch));
-        while batch.len() < self.options.batch
+        let size = self.options.batch.unwrap_or(LARGE_BATCH);
+        // A second's worth at most.
+        let size = self.pace().map_or(size, |pace| size.min(pace as usize));
+        let (head, mut batch) = (own.head, Vec::with_capacity(size.min(BATCH)));
+        while batch.len() < size
             && let Some(event) = own.events.try_next().await?
         {
             batch.push(event);
         }
-        let full = batch.len() == self.options.batch;
+        let full = batch.len() == size;
         if !full {
             place.own = None;
         }
@@ -237,13 +254,22 @@ impl Work {
         let (mut end, mut tries) = (stretch.events.len(), 0);
         while place.position < stretch.until {
             let first = stretch.place_after(place.position);
+            let pace = self.pace();
+            // A second's worth at most.
+            end = pace.map_or(end, |pace| end.min(first + pace as usize)).max(first);
             let all = end >= stretch.events.len();
             let to = match end.checked_sub(1).map(|last| &stretch.events[last]) {
                 Some(last) if !all => (last.position, Some(last.id)),
                 _ => (stretch.until, stretch.last),
             };
             match self.commit(place, stretch, first..end, to).await {
-                Ok(()) => (end, tries) = (stretch.events.len(), 0),
+                Ok(()) => {
+                    if let Some(pace) = pace {
+                        let pause = Duration::from_secs_f64((end - first) as f64 / pace);
+                        self.unless_stopped(sleep(pause)).await;
+                    }
+                    (end, tries) = (stretch.events.len(), 0);
+                }
                 Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
                     let bad = failed.position().map(|position| stretch.place_after(position).saturating_sub(1));
                     match bad {
@@ -271,6 +297,12 @@ impl Work {
             }
         }
         Ok(())
+    }
+
+    /// How many events this shard may take in in a second.
+    fn pace(&self) -> Option<f64> {
+        let shards = self.report.borrow().shards.len().max(1);
+        self.pace.borrow().map(|pace| (pace as f64 / shards as f64).max(1.0))
     }
 
     /// From now on, events of this key wait.

@@ -4,7 +4,7 @@ use std::{error::Error, sync::Arc};
 
 use eventstore_core::{Checkpoint, Position, Shard, StoreError};
 
-use crate::failed::Failed;
+use crate::{control::Row, failed::Failed};
 
 /// How far one read model or projection has come, and what holds it up.
 #[derive(Clone, Debug)]
@@ -16,6 +16,10 @@ pub struct Status {
     pub position: Position,
     /// The end of the log, as far as this node has seen it.
     pub head: Position,
+    /// Where the log ended when it began: from there on it is whole, and is read.
+    pub target: Position,
+    /// Whether readers of plain SQL are sent to it: `"balance@current"`.
+    pub current: bool,
     /// What it is doing.
     pub state: State,
     /// What holds it up: the event it fails on, and why. It tries again, unless it is stopped.
@@ -44,6 +48,8 @@ pub enum State {
     Failed,
     /// No node that lives has its code.
     Detached,
+    /// It is there for a way back, and nobody runs it: see [`Projections::rollback`](crate::Projections::rollback).
+    Kept,
 }
 
 impl Status {
@@ -52,6 +58,8 @@ impl Status {
             name,
             position: Position(0),
             head: Position(0),
+            target: Position(0),
+            current: false,
             state: State::New,
             error: None,
             stopped: false,
@@ -73,6 +81,11 @@ impl Status {
             Some(reason) if self.stopped => StoreError::Stopped { projection, reason },
             reason => StoreError::Behind { projection, at: self.position, until, reason },
         }
+    }
+
+    /// Takes in what was written down about it.
+    pub(crate) fn known(&mut self, row: &Row) {
+        (self.target, self.current) = (Position(row.target), row.promoted_at.is_some());
     }
 
     /// How many events it is behind the end of the log.

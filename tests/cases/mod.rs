@@ -28,6 +28,7 @@ pub mod inline;
 pub mod mistakes;
 pub mod projections;
 pub mod reading;
+pub mod rebuild;
 pub mod recipes;
 pub mod snapshots;
 pub mod subscriptions;
@@ -187,6 +188,9 @@ impl Tables for Between {
     async fn create(&self, table: &Table) -> Result<(), StoreError> {
         self.inner.create(table).await
     }
+    async fn index(&self, table: &Table) -> Result<(), StoreError> {
+        self.inner.index(table).await
+    }
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         self.inner.rows(rows).await
     }
@@ -227,13 +231,22 @@ impl Transaction for Counted {
         self.inner.position_at(at).await
     }
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = &rows;
-        self.counts.lock().unwrap().reads_of_rows += usize::from(table.version > 0);
+        let of_a_model = matches!(&rows, Rows::Keys { table, .. } | Rows::Where { table, .. } if table.version > 0);
+        self.counts.lock().unwrap().reads_of_rows += usize::from(of_a_model);
         self.inner.rows(rows).await
     }
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
         self.counts.lock().unwrap().writes_of_rows += usize::from(changes.table.version > 0);
         self.inner.write(changes).await
+    }
+    async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
+        self.inner.swap(table).await
+    }
+    async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError> {
+        self.inner.publish(name, table).await
+    }
+    async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
+        self.inner.remove(table).await
     }
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         self.inner.advance(shard, to, event).await

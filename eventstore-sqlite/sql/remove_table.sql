@@ -1,0 +1,2 @@
+-- Removes a table.
+DROP TABLE IF EXISTS {table};

@@ -1,0 +1,262 @@
+//! What can be asked of a node from anywhere, and needs the code of a projection: the node that runs the shard of the key
+//! does it, and writes the answer down.
+
+use std::{sync::Arc, time::Duration};
+
+use eventstore_core::{
+    __private::LETTERS, Changes, Column, DeadLetter, EventStore, Invalid, Kind, Position, Raw, Read, Recorded, Rows,
+    Shard, Store, StoreError, Table, Timestamp, Transaction,
+};
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::{
+    control,
+    failed::Failed,
+    follower::{Follower, Part},
+    letters::{self, Parked},
+    operate::{PATIENCE, Projections, there},
+    stretch::Stretch,
+};
+
+/// How many events are read together while others wait.
+const PAGE: usize = 1_000;
+/// How long an answer waits for whoever has asked.
+const FORGOTTEN: Duration = Duration::from_secs(3_600);
+
+const fn column(name: &'static str, kind: Kind) -> Column {
+    Column { name, kind, index: false }
+}
+
+/// The table of what is asked, by a key of its own.
+pub(crate) const REQUESTS: Table = Table {
+    name: "requests",
+    version: 0,
+    columns: &[
+        column("projection", Kind::Text),
+        column("of", Kind::Text),
+        column("what", Kind::Json),
+        column("asked_at", Kind::Time),
+        column("answer", Kind::Json),
+        column("error", Kind::Text),
+    ],
+    beside: false,
+};
+
+/// Something asked of whoever runs a projection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub(crate) projection: String,
+    /// The key it is about.
+    pub(crate) of: String,
+    what: What,
+    asked_at: Timestamp,
+    answer: Option<Json>,
+    error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum What {
+    Rebuild,
+    Try,
+}
+
+/// What would happen if the events a key waits for were tried now: see
+/// [`DeadLetters::try_run`](crate::DeadLetters::try_run).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TryRun {
+    /// How many events wait.
+    pub waiting: usize,
+    /// How many of them could be taken in, one after the other.
+    pub taken: usize,
+    /// Why the next one could not be.
+    pub error: Option<String>,
+    /// The row as it is; none if there is none, or if it is a projection in SQL of one's own.
+    pub before: Option<Json>,
+    /// The row as it would be.
+    pub after: Option<Json>,
+}
+
+impl Request {
+    pub(crate) fn is_open(&self) -> bool {
+        self.answer.is_none() && self.error.is_none()
+    }
+}
+
+impl Projections {
+    /// Asks whoever runs the shard of a key, and waits for the answer.
+    pub(crate) async fn ask(&self, name: &str, of: &str, what: What) -> Result<Json, StoreError> {
+        let store = self.store.as_ref();
+        for table in [REQUESTS, LETTERS] {
+            store.create(&table).await?;
+        }
+        let (projection, of, asked_at) = (name.to_owned(), of.to_owned(), store.now());
+        let request = Request { projection, of, what, asked_at, answer: None, error: None };
+        let id = Uuid::now_v7().to_string();
+        control::write(store, &REQUESTS, &id, &request).await?;
+        self.poke();
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
+        let answer = loop {
+            let rows = store.rows(Rows::Keys { table: REQUESTS, keys: vec![id.clone()] }).await?;
+            let answered = rows.first().and_then(|(_, row)| serde_json::from_str::<Request>(row.get()).ok());
+            match answered {
+                Some(Request { error: Some(error), .. }) => {
+                    break Err(StoreError::Parked { projection: name.into(), key: request.of.clone(), reason: error });
+                }
+                Some(Request { answer: Some(answer), .. }) => break Ok(answer),
+                _ if start.elapsed() > PATIENCE => {
+                    let (at, until) = (store.checkpoint(name).await?, self.store.head().await?);
+                    let reason = Some("no node that runs it has answered".into());
+                    break Err(StoreError::Behind { projection: name.into(), at, until, reason });
+                }
+                _ => {}
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        };
+        control::change(store, Changes { table: REQUESTS, upserts: vec![], deletes: vec![id] }).await?;
+        answer
+    }
+
+    /// Makes one row of a read model anew, from all events of its key: one that somebody has spoiled, or that waits behind
+    /// an event which can now be taken in. What was skipped stays so. Returns when it is done; an event that cannot be
+    /// taken in is [`StoreError::Parked`], and the row is as it was.
+    pub async fn rebuild_key(&self, name: &str, key: &str) -> Result<(), StoreError> {
+        let name = self.name(name).await?;
+        if !name.contains('@') {
+            return Err(
+                Invalid::Request(format!("`{name}` is no declared read model: it has no rows of its own")).into()
+            );
+        }
+        self.ask(&name, key, What::Rebuild).await.map(drop)
+    }
+}
+
+/// What is asked and not yet answered.
+pub(crate) async fn open(store: &dyn EventStore) -> Result<Vec<(String, Request)>, StoreError> {
+    let all = control::rows::<Request>(store, &REQUESTS).await?;
+    let now = store.now();
+    let (forgotten, all): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(_, request)| request.asked_at + FORGOTTEN < now);
+    if !forgotten.is_empty() {
+        let deletes = forgotten.into_iter().map(|(id, _)| id).collect();
+        control::change(store, Changes { table: REQUESTS, upserts: vec![], deletes }).await?;
+    }
+    Ok(all.into_iter().filter(|(_, request)| request.is_open()).collect())
+}
+
+/// Does what was asked, and writes the answer down.
+pub(crate) async fn answer(store: Store, follower: Arc<dyn Follower>, id: String, mut request: Request) {
+    let done = match request.what {
+        What::Rebuild => rebuild_key(&store, &*follower, &request.of).await.map(|()| Json::Bool(true)),
+        What::Try => match try_run(&store, &*follower, &request.of).await {
+            Ok(tried) => serde_json::to_value(tried).map_err(|error| StoreError::Damaged(error.into()).into()),
+            Err(failed) => Err(failed),
+        },
+    };
+    match done {
+        Ok(answer) => request.answer = Some(answer),
+        Err(failed) => request.error = Some(failed.to_string().replace('\0', "\\0")),
+    }
+    if let Err(error) = control::write(store.as_ref(), &REQUESTS, &id, &request).await {
+        tracing::warn!(projection = request.projection, %error, "what was asked could not be answered");
+    }
+}
+
+/// Locks all of a projection, and finds the shard of a key.
+async fn lock(transaction: &mut dyn Transaction, name: &str, key: &str) -> Result<(Shard, Position), Failed> {
+    let mut shards = transaction.lock_projection(name).await?;
+    let place = shards.iter().position(|(shard, _)| shard.has(key));
+    let Some(place) = place else { return Err(Failed::program("it has no shards")) };
+    let (shard, at) = shards[place].clone();
+    // A new epoch: whoever runs it begins again, with what is there then.
+    shards[place].1.epoch += 1;
+    transaction.put_shards(name, shards).await?;
+    Ok((shard, at.position))
+}
+
+async fn letters_of(transaction: &mut dyn Transaction, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
+    letters::read(transaction.rows(letters::wanted(name, Some(key), None)).await?)
+}
+
+async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Result<(), Failed> {
+    let (name, store) = (follower.name(), store.as_ref());
+    let Some(mut row) = follower.row(key) else { return Err(Failed::program("it has no rows of its own")) };
+    let skipped: Vec<_> = there(store.rows(letters::wanted(&name, Some(key), None)).await)?;
+    let skipped: Vec<_> = letters::read(skipped)?.into_iter().filter(|letter| letter.skipped.is_some()).collect();
+    // Most of it while nobody waits; the rest while nobody else can take anything in.
+    let shards = store.shards(Some(&name)).await?;
+    let at = shards.iter().find(|(shard, _)| shard.has(key)).map(|(_, at)| at.position).unwrap_or_default();
+    let skips = |event: &Recorded<Raw>| skipped.iter().any(|letter| letter.event == event.id);
+    let read = Read { query: row.query(), until: Some(at), ..Read::default() };
+    let mut events = store.read(read).await?.events;
+    while let Some(event) = events.try_next().await? {
+        if !skips(&event) {
+            row.apply(&event)?;
+        }
+    }
+    let mut transaction = store.begin().await?;
+    let (_, until) = lock(&mut *transaction, &name, key).await?;
+    if until < at {
+        return Err(StoreError::Busy("it was begun anew meanwhile".into()).into());
+    }
+    let mut after = at;
+    loop {
+        let read = Read { query: row.query(), after, until: Some(until), limit: Some(PAGE), ..Read::default() };
+        let page = transaction.read(read).await?.events;
+        page.iter().filter(|event| !skips(event)).try_for_each(|event| row.apply(event))?;
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = last.position,
+            _ => break,
+        }
+    }
+    transaction.write(row.changes()?).await?;
+    let done = letters_of(&mut *transaction, &name, key).await?;
+    let done: Vec<_> = done.into_iter().filter(|letter| letter.skipped.is_none()).collect();
+    if !done.is_empty() {
+        transaction.write(letters::changes(&[], &done)?).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+async fn try_run(store: &Store, follower: &dyn Follower, key: &str) -> Result<TryRun, Failed> {
+    let (name, store) = (follower.name(), store.as_ref());
+    let mut transaction = store.begin().await?;
+    let (shard, _) = lock(&mut *transaction, &name, key).await?;
+    let waiting = letters_of(&mut *transaction, &name, key).await?;
+    let waiting: Vec<_> = waiting.into_iter().filter(|letter| letter.skipped.is_none()).collect();
+    let events = store.recorded(waiting.iter().map(|letter| letter.event).collect()).await?;
+    let before = row(&mut *transaction, follower, key).await?;
+    let stretch = Stretch::new(Position(0), Position(u64::MAX), None, events);
+    let (mut taken, mut error) = (0, None);
+    for place in 0..stretch.events.len() {
+        let (places, parked) = (place..place + 1, Parked::default());
+        let part = Part { stretch: &stretch, places, shard: &shard, parked: &parked, only: Some(key) };
+        match follower.take(&mut *transaction, &part).await {
+            Ok(_) => taken += 1,
+            Err(failed) => {
+                error = Some(failed.to_string());
+                break;
+            }
+        }
+    }
+    // After an error of the database nothing can be read any more.
+    let after = row(&mut *transaction, follower, key).await.unwrap_or_default();
+    transaction.rollback().await?;
+    Ok(TryRun { waiting: waiting.len(), taken, error, before, after })
+}
+
+async fn row(
+    transaction: &mut dyn Transaction,
+    follower: &dyn Follower,
+    key: &str,
+) -> Result<Option<Json>, StoreError> {
+    let Some(table) = follower.table() else { return Ok(None) };
+    let rows = transaction.rows(Rows::Keys { table, keys: vec![key.into()] }).await?;
+    Ok(rows.first().and_then(|(_, row)| serde_json::from_str(row.get()).ok()))
+}

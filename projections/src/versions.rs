@@ -1,0 +1,658 @@
+//! Versions of a read model, and the table that is built anew beside one that is read.
+//!
+//! A new version is a projection like any other, with a table and a checkpoint of its own. A table that is to be built
+//! again is built beside the one there is, under another name, by the same code; then the two change names. Readers of
+//! plain SQL find the current version under a name that stays, `"balance@current"`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    time::Duration,
+};
+
+use eventstore_core::{
+    __private::{BESIDE, LETTERS},
+    Changes, Checkpoint, EventStore, Invalid, Position, Rows, Shard, StoreError, Transaction,
+};
+use serde_json::{Map, Value as Json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    control::{self, PROJECTIONS, Row},
+    failed::Failed,
+    follower::Follower,
+    letters,
+    operate::{PATIENCE, Projections, list, there},
+};
+
+/// How often a node tries to send readers to a new version that is a step behind, before it does something else.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
+/// How many rows are compared at once.
+const PAGE: usize = 1_000;
+/// How many rows that differ are looked at again.
+const LOOKED_AT: usize = 10_000;
+/// How many of them are shown.
+const SHOWN: usize = 100;
+
+/// The read model of `balance@2` and of `balance@2~beside`.
+pub(crate) fn model(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(model, _)| model)
+}
+
+fn number(name: &str) -> u32 {
+    name.rsplit_once('@').and_then(|(_, version)| version.parse().ok()).unwrap_or_default()
+}
+
+/// The version readers of plain SQL are sent to.
+pub(crate) fn current<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> Option<&'a str> {
+    versions(rows, model).filter_map(|(name, row)| Some((row.promoted_at?, name))).max().map(|(_, name)| name)
+}
+
+/// The same; before there is one, the first that will be.
+fn current_or_first<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> Option<&'a str> {
+    let first = || versions(rows, model).map(|(name, _)| name).min_by_key(|name| number(name));
+    current(rows, model).or_else(first)
+}
+
+fn versions<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> impl Iterator<Item = (&'a str, &'a Row)> {
+    let versions = rows.iter().filter(move |(name, _)| name.contains('@') && self::model(name) == model);
+    versions.filter(|(name, _)| !name.ends_with(BESIDE)).map(|(name, row)| (&**name, row))
+}
+
+/// A read model or projection has come to where the log ended when it began.
+pub(crate) async fn built(store: &dyn EventStore, follower: &dyn Follower, promote: bool) -> Result<(), StoreError> {
+    let name = follower.name();
+    if let Some(table) = follower.table() {
+        store.index(&table).await?;
+        let rows = control::rows(store, &PROJECTIONS).await?;
+        let current = current(&rows, model(&name));
+        // The first one at once; then newer ones.
+        let first = current_or_first(&rows, model(&name)) == Some(&*name);
+        let newer = promote && current.is_none_or(|current| number(current) < table.version);
+        if !table.beside && (newer || first && current.is_none()) {
+            for _ in 0..TRIES {
+                match switch(store, current, &name).await {
+                    Ok(true) => return Ok(()),
+                    // It is a step behind the other, or somebody reads: again, at the next beat at the latest.
+                    Ok(false) => sleep(PAUSE).await,
+                    Err(StoreError::Busy(_)) => return Ok(()),
+                    Err(error) => {
+                        tracing::warn!(projection = name, %error, "readers of plain SQL are not sent to it");
+                        return now_built(store, &name).await;
+                    }
+                }
+            }
+            return Ok(());
+        }
+    }
+    now_built(store, &name).await
+}
+
+async fn now_built(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
+    let now = store.now();
+    control::update(store, name, |row| row.built_at = Some(now)).await
+}
+
+/// Sends readers to another version, or to the table beside; not if any row would be older than it was.
+async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Result<bool, StoreError> {
+    let base = to.strip_suffix(BESIDE);
+    let from = base.or(current.filter(|current| *current != to));
+    let mut transaction = store.begin().await?;
+    // Always in this order: no two wait for each other.
+    let mut names: Vec<_> = from.into_iter().chain([to]).collect();
+    names.sort_unstable();
+    let mut shards = BTreeMap::new();
+    for name in names {
+        shards.insert(name, transaction.lock_projection(name).await?);
+    }
+    let new = shards.remove(to).unwrap_or_default();
+    let old = from.and_then(|from| shards.remove(from)).unwrap_or_default();
+    if !reaches(&new, &old) {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
+    let (now, fresh) = (store.now(), || Row::new(store.now(), Position(0)));
+    let view = format!("{}@current", model(to));
+    let known = |row: Option<Row>| row.unwrap_or_else(fresh);
+    match base {
+        None => {
+            transaction.publish(&view, to).await?;
+            let row = known(control::row(&mut *transaction, to).await?);
+            let row = Row { built_at: row.built_at.or(Some(now)), promoted_at: Some(now), ..row };
+            control::put(&mut *transaction, to, &row).await?;
+        }
+        Some(base) => {
+            transaction.swap(base).await?;
+            if current == Some(base) {
+                transaction.publish(&view, base).await?;
+            }
+            let epoch = new.iter().chain(&old).map(|(_, at)| at.epoch).max().unwrap_or_default() + 1;
+            transaction.put_shards(base, renamed(base, epoch, new)).await?;
+            transaction.put_shards(to, renamed(to, epoch, old)).await?;
+            exchange_letters(&mut *transaction, base, to).await?;
+            let [here, beside] =
+                [control::row(&mut *transaction, base).await?, control::row(&mut *transaction, to).await?].map(known);
+            let (state, since) = ("kept".into(), now);
+            let kept = Row { state, since, reason: None, promoted_at: None, ..here.clone() };
+            // What was said of the name stays: whether it is paused.
+            let here = Row { built_at: beside.built_at.or(Some(now)), target: beside.target, ..here };
+            control::put(&mut *transaction, base, &here).await?;
+            control::put(&mut *transaction, to, &kept).await?;
+        }
+    }
+    transaction.commit().await?;
+    tracing::info!(projection = to, "readers are sent to it");
+    Ok(true)
+}
+
+type Shards = Vec<(Shard, Checkpoint)>;
+
+/// Whether every key has come as far in one as in the other.
+fn reaches(new: &Shards, old: &Shards) -> bool {
+    let before = |(a, at): &(Shard, Checkpoint), (b, other): &(Shard, Checkpoint)| {
+        a.from_slot < b.to_slot && b.from_slot < a.to_slot && at.position < other.position
+    };
+    !new.is_empty() && !new.iter().any(|new| old.iter().any(|old| before(new, old)))
+}
+
+/// The same under another name, and nobody's.
+fn renamed(name: &str, epoch: u64, shards: Shards) -> Shards {
+    let shards = shards.into_iter();
+    shards
+        .map(|(shard, at)| (Shard { projection: name.into(), ..shard }, Checkpoint { epoch, owner: None, ..at }))
+        .collect()
+}
+
+async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &str) -> Result<(), StoreError> {
+    let (mut old, mut new) = (vec![], vec![]);
+    for (from, to) in [(one, other), (other, one)] {
+        for letter in letters::read(transaction.rows(letters::wanted(from, None, None)).await?)? {
+            let mut letter_there = letter.clone();
+            letter_there.projection = to.into();
+            new.push(letter_there);
+            old.push(letter);
+        }
+    }
+    if old.is_empty() {
+        return Ok(());
+    }
+    transaction.write(letters::changes(&[], &old)?).await?;
+    transaction.write(letters::changes(&new, &[])?).await
+}
+
+impl Projections {
+    async fn known(&self) -> Result<BTreeMap<String, Row>, StoreError> {
+        let store = self.store.as_ref();
+        // Before any transaction: in one that is begun, a table that is not there would be its end.
+        for table in [PROJECTIONS, LETTERS] {
+            store.create(&table).await?;
+        }
+        control::rows(store, &PROJECTIONS).await
+    }
+
+    /// Has a read model built again from the first event, beside the one there is: that one is read and kept up to date
+    /// meanwhile. Once it is whole it follows the log as well; [`promote`](Self::promote) has the two change places.
+    ///
+    /// It is [throttled](Self::throttle) as the other is, until something else is said. A rebuild that is going on already goes on: restarts, other nodes and [`pause`](Self::pause) of
+    /// [`Rebuild::name`] do no harm.
+    pub async fn rebuild(&self, name: &str) -> Result<Rebuild, StoreError> {
+        let rows = self.known().await?;
+        let name = self.name(name).await?;
+        let name = name.strip_suffix(BESIDE).unwrap_or(&name);
+        if !name.contains('@') {
+            let why =
+                format!("`{name}` is no declared read model: give it another name, and it begins anew under that");
+            return Err(Invalid::Request(why).into());
+        }
+        let beside = format!("{name}{BESIDE}");
+        if rows.get(&beside).is_none_or(|row| row.state == "kept") {
+            self.begin(&beside, rows.get(name).and_then(|row| row.pace)).await?;
+        }
+        self.poke();
+        self.building(&beside).await
+    }
+
+    /// Begins a table beside another, in place of one that was kept.
+    async fn begin(&self, beside: &str, pace: Option<u64>) -> Result<(), StoreError> {
+        let store = self.store.as_ref();
+        let head = self.store.head().await?;
+        let mut transaction = store.begin().await?;
+        transaction.lock_projection(beside).await?;
+        self.clear(&mut *transaction, beside).await?;
+        let row = Row { pace, ..Row::new(store.now(), head) };
+        control::put(&mut *transaction, beside, &row).await?;
+        transaction.commit().await
+    }
+
+    /// Removes everything there is of a projection, but for what is known of it.
+    async fn clear(&self, transaction: &mut dyn Transaction, name: &str) -> Result<(), StoreError> {
+        transaction.put_shards(name, vec![]).await?;
+        transaction.remove(name).await?;
+        let letters = letters::read(transaction.rows(letters::wanted(name, None, None)).await?)?;
+        if !letters.is_empty() {
+            transaction.write(letters::changes(&[], &letters)?).await?;
+        }
+        Ok(())
+    }
+
+    /// What is being built under a name: a new version, `balance@2`, or with [`rebuild`](Self::rebuild).
+    pub async fn building(&self, name: &str) -> Result<Rebuild, StoreError> {
+        let rows = self.known().await?;
+        if !rows.contains_key(name) {
+            let names: Vec<_> = rows.keys().collect();
+            return Err(Invalid::Request(format!("nothing is built as `{name}`: there are {}", list(&names))).into());
+        }
+        let at = self.store.as_ref().checkpoint(name).await?;
+        Ok(Rebuild { projections: self.clone(), name: name.into(), since: (Instant::now(), at) })
+    }
+
+    /// How many events a projection may take in in a second, all its shards together: none, as many as it can. Also what
+    /// is rebuilt, so that it does not keep others from their work.
+    pub async fn throttle(&self, name: &str, events: Option<u64>) -> Result<(), StoreError> {
+        let (_, name) = (self.known().await?, self.name(name).await?);
+        control::update(self.store.as_ref(), &name, |row| row.pace = events.map(|events| events.max(1))).await?;
+        self.poke();
+        Ok(())
+    }
+
+    /// What `name` may stand for, of what is there beside the current version.
+    fn other(&self, rows: &BTreeMap<String, Row>, name: &str) -> Result<(Option<String>, String), StoreError> {
+        let current = current_or_first(rows, model(name));
+        let others = rows.iter().filter(|(other, row)| {
+            let newer = current.is_none_or(|current| number(other) > number(current)) && other.contains('@');
+            let beside =
+                current.is_some_and(|current| other.strip_suffix(BESIDE) == Some(current)) && row.state != "kept";
+            model(other) == model(name) && Some(&***other) != current && (newer && !other.ends_with(BESIDE) || beside)
+        });
+        let others: Vec<_> = others.map(|(other, _)| other).collect();
+        let pair = |other: &str| (current.map(str::to_owned), other.to_owned());
+        if rows.contains_key(name) && name.contains('@') && Some(name) != current {
+            return Ok(pair(name));
+        }
+        match others[..] {
+            [one] => Ok(pair(one)),
+            [] => Err(Invalid::Request(format!("nothing is built beside {}", list(&current.as_slice()))).into()),
+            _ => Err(Invalid::Request(format!("`{name}` may be any of {}: say which", list(&others))).into()),
+        }
+    }
+
+    /// Sends all readers to what was built, at once: a rebuilt table takes the place of the one it was built beside, and
+    /// plain SQL finds a new version under `"balance@current"`. What was read before is kept, for
+    /// [`rollback`](Self::rollback). No row is older afterwards than before.
+    ///
+    /// What is not whole yet is [`StoreError::Building`].
+    pub async fn promote(&self, name: &str) -> Result<(), StoreError> {
+        let rows = self.known().await?;
+        let (current, to) = self.other(&rows, name)?;
+        self.whole(&rows, &to).await?;
+        self.arrive(current.as_deref(), &to).await
+    }
+
+    async fn whole(&self, rows: &BTreeMap<String, Row>, name: &str) -> Result<(), StoreError> {
+        let Some(row) = rows.get(name).filter(|row| row.built_at.is_none()) else { return Ok(()) };
+        let (at, until) = (self.store.as_ref().checkpoint(name).await?, Position(row.target));
+        match at < until {
+            true => Err(StoreError::Building { table: name.into(), at, until }),
+            false => Ok(()),
+        }
+    }
+
+    /// Switches as soon as nothing is older in one than in the other.
+    async fn arrive(&self, current: Option<&str>, to: &str) -> Result<(), StoreError> {
+        let (start, mut busy) = (Instant::now(), None);
+        loop {
+            match switch(self.store.as_ref(), current, to).await {
+                Ok(true) => {
+                    self.poke();
+                    return Ok(());
+                }
+                Ok(false) => {}
+                Err(error @ StoreError::Busy(_)) => busy = Some(error),
+                Err(error) => return Err(error),
+            }
+            if start.elapsed() > PATIENCE {
+                let at = self.store.as_ref().checkpoint(to).await?;
+                let until = self.store.as_ref().checkpoint(to.strip_suffix(BESIDE).or(current).unwrap_or(to)).await?;
+                let reason = Some(busy.map_or_else(|| "it does not keep up with what is read now".into(), Into::into));
+                return Err(StoreError::Behind { projection: to.into(), at, until, reason });
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Sends readers back to what they read before the last [`promote`](Self::promote): the table that was replaced,
+    /// once it has taken in what was recorded since; or else the version before, which must still be run by somebody.
+    pub async fn rollback(&self, name: &str) -> Result<(), StoreError> {
+        let rows = self.known().await?;
+        let model = model(name);
+        let nothing = || Invalid::Request(format!("`{name}` has nothing to go back to"));
+        let now = current(&rows, model).ok_or_else(nothing)?;
+        let beside = format!("{now}{BESIDE}");
+        if rows.get(&beside).is_some_and(|row| row.state == "kept") {
+            let (head, at) = (self.store.head().await?, self.store.as_ref().now());
+            let again = |row: &mut Row| (row.state, row.since, row.target) = ("active".into(), at, head.0);
+            control::update(self.store.as_ref(), &beside, again).await?;
+            self.poke();
+            return self.arrive(Some(now), &beside).await;
+        }
+        let before = versions(&rows, model).filter(|(version, _)| *version != now);
+        let before = before.filter_map(|(version, row)| Some((row.promoted_at?, version))).max();
+        let (_, before) = before.ok_or_else(nothing)?;
+        self.arrive(Some(now), before).await
+    }
+
+    /// Removes what was built or kept beside the current version, for good: its table, its checkpoint and its dead letters.
+    /// The name must be a full one, [`Rebuild::name`] or `balance@1`; a version that somebody still runs stays.
+    pub async fn discard(&self, name: &str) -> Result<(), StoreError> {
+        let rows = self.known().await?;
+        let refused = |why: &str| Err(Invalid::Request(format!("`{name}` {why}")).into());
+        if !rows.contains_key(name) || !name.contains('@') {
+            return refused("is not the full name of what was built or kept");
+        }
+        if current_or_first(&rows, model(name)) == Some(name) {
+            return refused("is what readers are sent to");
+        }
+        if !name.ends_with(BESIDE) && self.lives(name).await? {
+            return refused("is run by a node that has its code");
+        }
+        let mut transaction = self.store.as_ref().begin().await?;
+        transaction.lock_projection(name).await?;
+        self.clear(&mut *transaction, name).await?;
+        transaction.write(Changes { table: PROJECTIONS, upserts: vec![], deletes: vec![name.into()] }).await?;
+        transaction.commit().await?;
+        self.poke();
+        Ok(())
+    }
+
+    /// Compares what was built with what is read, row by row, each at one moment of the log. Both are kept up to date
+    /// meanwhile; a row that never stands still in both is counted as moving.
+    ///
+    /// Two versions are compared in the columns they both have.
+    pub async fn compare(&self, name: &str) -> Result<Comparison, StoreError> {
+        let rows = self.known().await?;
+        let (current, other) = self.other(&rows, name)?;
+        let live = other.strip_suffix(BESIDE).map(str::to_owned).or(current);
+        let live = live.ok_or_else(|| Invalid::Request(format!("`{name}` has no current version to compare with")))?;
+        self.whole(&rows, &other).await?;
+        let mut comparison = Comparison { live, other, ..Comparison::default() };
+        let mut differ = comparison.all(self.store.as_ref()).await?;
+        let more = differ.split_off(differ.len().min(LOOKED_AT));
+        comparison.different += more.len() as u64;
+        comparison.settle(self.store.as_ref(), differ).await?;
+        Ok(comparison)
+    }
+}
+
+/// What is being built: a table beside another, or a new version.
+#[derive(Clone)]
+pub struct Rebuild {
+    projections: Projections,
+    name: String,
+    since: (Instant, Position),
+}
+
+/// How far something is that is being built.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// How far it has come.
+    pub position: Position,
+    /// Where it is whole.
+    pub target: Position,
+    /// Positions a second, since one has asked.
+    pub rate: f64,
+    /// How long it will take, at that rate.
+    pub left: Option<Duration>,
+}
+
+impl Progress {
+    /// Whether it is whole.
+    pub fn is_built(&self) -> bool {
+        self.position >= self.target
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { position, target, rate, left } = self;
+        let percent = position.0.min(target.0) as f64 / target.0.max(1) as f64 * 100.0;
+        match self.is_built() {
+            true => write!(f, "built, at position {position}"),
+            false => {
+                write!(f, "{percent:.1} %: position {position} of {target}, {rate:.0} events/s")?;
+                left.map_or(Ok(()), |left| write!(f, ", {} s left", left.as_secs() + 1))
+            }
+        }
+    }
+}
+
+impl Rebuild {
+    /// What it is called: to pause, throttle or discard it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How far it is.
+    pub async fn progress(&self) -> Result<Progress, StoreError> {
+        let store = self.projections.store.as_ref();
+        let row = self.row().await?;
+        let (position, target) = (store.checkpoint(&self.name).await?, Position(row.target));
+        // What is whole stays so, wherever its shards are just now.
+        let target = if row.built_at.is_some() { target.min(position) } else { target };
+        let (since, from) = self.since;
+        let rate = (position.0.saturating_sub(from.0)) as f64 / since.elapsed().as_secs_f64().max(1e-3);
+        let left = target.0.saturating_sub(position.0) as f64 / rate;
+        let left = Duration::try_from_secs_f64(left).ok();
+        Ok(Progress { position, target, rate, left })
+    }
+
+    async fn row(&self) -> Result<Row, StoreError> {
+        let mut rows: BTreeMap<String, Row> =
+            there(control::rows(self.projections.store.as_ref(), &PROJECTIONS).await)?;
+        let gone = || Invalid::Request(format!("`{}` was discarded, or took its place", self.name));
+        Ok(rows.remove(&self.name).ok_or_else(gone)?)
+    }
+
+    /// Returns when it is whole, however long that takes; fails if it cannot go on.
+    pub async fn wait(&self) -> Result<(), StoreError> {
+        let mut pause = Duration::from_millis(5);
+        while !self.progress().await?.is_built() {
+            let row = self.row().await?;
+            if row.state == "failed" {
+                let reason = Failed::program(row.reason.unwrap_or_default()).into();
+                return Err(StoreError::Stopped { projection: self.name.clone(), reason });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+}
+
+/// What was built, beside what is read: see [`Projections::compare`].
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// What is read.
+    pub live: String,
+    /// What was built.
+    pub other: String,
+    /// How many rows are the same.
+    pub same: u64,
+    /// How many differ.
+    pub different: u64,
+    /// How many rows events came for all the time, so that they could not be compared.
+    pub moving: u64,
+    /// The first hundred that differ.
+    pub differences: Vec<Difference>,
+    /// Columns that only one of the two has; they are not compared.
+    pub columns: Vec<String>,
+}
+
+/// A row that differs.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Difference {
+    /// The key.
+    pub key: String,
+    /// The row that is read, if it is there.
+    pub live: Option<Json>,
+    /// The row that was built.
+    pub other: Option<Json>,
+    /// Why it may: an event one of the two could not take in. Else their code differs, or somebody has changed a row.
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { live, other, same, different, moving, .. } = self;
+        write!(f, "{live} and {other}: {same} rows the same, {different} different")?;
+        if *moving > 0 {
+            write!(f, ", {moving} in motion")?;
+        }
+        if !self.columns.is_empty() {
+            write!(f, "; only one has {}", list(&self.columns))?;
+        }
+        for Difference { key, live, other, reason } in &self.differences {
+            let shown = |row: &Option<Json>| row.as_ref().map_or("no row".into(), Json::to_string);
+            write!(f, "\n{key}: {} | {}", shown(live), shown(other))?;
+            reason.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows of a table, page by page.
+struct Paged<'a> {
+    store: &'a dyn EventStore,
+    table: &'a str,
+    page: VecDeque<(String, Map<String, Json>)>,
+    after: Option<String>,
+}
+
+impl Paged<'_> {
+    async fn first(&mut self) -> Result<Option<&str>, StoreError> {
+        if self.page.is_empty()
+            && let Some(after) = self.after.take()
+        {
+            let rows = Rows::Whole { table: self.table.into(), keys: vec![], after, limit: PAGE };
+            self.page = read(self.store.rows(rows).await?)?;
+            self.after = self.page.back().filter(|_| self.page.len() == PAGE).map(|(key, _)| key.clone());
+        }
+        Ok(self.page.front().map(|(key, _)| &**key))
+    }
+}
+
+fn read<C: FromIterator<(String, Map<String, Json>)>>(
+    rows: Vec<(String, Box<serde_json::value::RawValue>)>,
+) -> Result<C, StoreError> {
+    let read = |(key, row): (String, Box<serde_json::value::RawValue>)| Ok((key, serde_json::from_str(row.get())?));
+    let rows: Result<C, serde_json::Error> = rows.into_iter().map(read).collect();
+    rows.map_err(|error| StoreError::Damaged(error.into()))
+}
+
+impl Comparison {
+    /// Whether every row is the same.
+    pub fn is_same(&self) -> bool {
+        self.different == 0 && self.moving == 0
+    }
+
+    /// Whether two rows are the same in the columns they both have.
+    fn equal(&self, a: &Map<String, Json>, b: &Map<String, Json>) -> bool {
+        a.iter().all(|(column, value)| b.get(column).is_none_or(|other| other == value))
+    }
+
+    /// Compares all rows as they are found, and gives the keys of those that differ.
+    async fn all(&mut self, store: &dyn EventStore) -> Result<Vec<String>, StoreError> {
+        let (live, other) = (self.live.clone(), self.other.clone());
+        let paged = |table| Paged { store, table, page: VecDeque::new(), after: Some(String::new()) };
+        let [mut live, mut other] = [&*live, &*other].map(paged);
+        let mut differ = vec![];
+        loop {
+            let (a, b) = (live.first().await?.map(str::to_owned), other.first().await?.map(str::to_owned));
+            let key = match (a, b) {
+                (None, None) => break Ok(differ),
+                (a, None) => a,
+                (None, b) => b,
+                (a, b) => a.min(b),
+            };
+            let next = |rows: &mut Paged<'_>| rows.page.pop_front_if(|(there, _)| Some(&*there) == key.as_ref());
+            match (next(&mut live), next(&mut other)) {
+                (Some((_, a)), Some((_, b))) => {
+                    if self.same == 0 && differ.is_empty() {
+                        let lacks = |a: &Map<String, Json>, b: &Map<String, Json>| {
+                            a.keys().filter(|column| !b.contains_key(*column)).cloned().collect::<Vec<_>>()
+                        };
+                        self.columns = [lacks(&a, &b), lacks(&b, &a)].concat();
+                    }
+                    match self.equal(&a, &b) {
+                        true => self.same += 1,
+                        false => differ.extend(key),
+                    }
+                }
+                _ => differ.extend(key),
+            }
+        }
+    }
+
+    /// Looks at rows again, with both tables at the same moment of the log.
+    async fn settle(&mut self, store: &dyn EventStore, mut keys: Vec<String>) -> Result<(), StoreError> {
+        let start = Instant::now();
+        while !keys.is_empty() {
+            let page: Vec<_> = keys.drain(..keys.len().min(PAGE)).collect();
+            let mut transaction = store.begin().await?;
+            let (mut names, mut shards) = ([&*self.live, &*self.other], BTreeMap::new());
+            names.sort_unstable();
+            for name in names {
+                shards.insert(name, transaction.lock_projection(name).await?);
+            }
+            let at = |name: &str, key: &str| {
+                shards[name].iter().find(|(shard, _)| shard.has(key)).map(|(_, at)| at.position)
+            };
+            let still = |key: &String| at(&self.live, key) == at(&self.other, key);
+            let (page, moving): (Vec<_>, Vec<_>) = page.into_iter().partition(still);
+            let mut rows = vec![];
+            for table in [&self.live, &self.other] {
+                let wanted =
+                    Rows::Whole { table: table.clone(), keys: page.clone(), after: String::new(), limit: PAGE };
+                let found = if page.is_empty() { vec![] } else { transaction.rows(wanted).await? };
+                rows.push(read::<BTreeMap<_, _>>(found)?);
+            }
+            let mut reasons = BTreeMap::new();
+            for name in [&self.live, &self.other] {
+                for letter in letters::read(transaction.rows(letters::wanted(name, None, None)).await?)? {
+                    reasons.entry(letter.key).or_insert(letter.error);
+                }
+            }
+            transaction.rollback().await?;
+            for key in page {
+                let [live, other] = [0, 1].map(|table: usize| rows[table].remove(&key));
+                let same = match (&live, &other) {
+                    (Some(live), Some(other)) => self.equal(live, other),
+                    (None, None) => continue,
+                    _ => false,
+                };
+                if same {
+                    self.same += 1;
+                    continue;
+                }
+                self.different += 1;
+                if self.differences.len() < SHOWN {
+                    let (live, other) = (live.map(Json::Object), other.map(Json::Object));
+                    let reason = reasons.get(&key).cloned();
+                    self.differences.push(Difference { key, live, other, reason });
+                }
+            }
+            if start.elapsed() > Duration::from_secs(5) {
+                self.moving = (keys.len() + moving.len()) as u64;
+                return Ok(());
+            }
+            if !moving.is_empty() {
+                sleep(PAUSE).await;
+            }
+            keys.extend(moving);
+        }
+        Ok(())
+    }
+}

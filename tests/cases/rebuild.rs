@@ -1,0 +1,371 @@
+//! Read models that are built again, and new versions of them: nobody notices.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use eventstore::{Changes, Id, Invalid, Position, Projections, Runner, Running, State, Store, StoreError, prelude::*};
+use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
+
+use super::{
+    World,
+    account::{AccountEvent::*, *},
+    balances::*,
+    world,
+};
+
+type Any = Box<dyn std::error::Error>;
+
+/// As [`Balance`], and how often something was deposited.
+#[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+#[read_model(name = "balance", version = 2)]
+struct Balance2 {
+    #[read_model(index)]
+    owner: String,
+    balance: i64,
+    deposits: i64,
+}
+
+impl Project for Balance2 {
+    type Event = AccountEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+        match &event.data {
+            Opened { owner } => row.owner = owner.clone(),
+            Deposited { amount } => (row.balance, row.deposits) = (row.balance + amount, row.deposits + 1),
+            Withdrawn { amount } => row.balance -= amount,
+            Closed => row.delete(),
+        }
+    }
+}
+
+async fn open(store: &Store, accounts: usize) -> Result<Vec<Id<Account>>, Any> {
+    let ids: Vec<_> = (0..accounts).map(|n| Id::<Account>::from(format!("A{n}"))).collect();
+    for id in &ids {
+        store.execute(id, Open { owner: format!("owner of {id}") }).await?;
+        store.execute(id, Deposit { amount: 10 }).await?;
+    }
+    Ok(ids)
+}
+
+/// Appends until it is told to stop.
+async fn keep_writing(store: &Store, ids: &[Id<Account>], writing: &AtomicBool) -> Result<(), Any> {
+    let mut n = 0;
+    while writing.load(Ordering::SeqCst) {
+        store.execute(&ids[n % ids.len()], Deposit { amount: n as i64 }).await?;
+        n += 1;
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+    Ok(())
+}
+
+/// Every row is the fold of its events: made anew from the log, by nobody who has written it.
+async fn equals_the_log<M: ReadModel + PartialEq + std::fmt::Debug>(
+    store: &Store,
+    running: &Running,
+) -> Result<(), Any> {
+    let head = store.head().await?;
+    running.until(head).await?;
+    let rows = store.read_model::<M>().list().after(head).await?;
+    assert_eq!(rows, store.read_model::<M>().at_position(head).list().await?);
+    assert!(!rows.is_empty());
+    Ok(())
+}
+
+/// Somebody spoils a row.
+async fn spoil(world: &World, key: &str) -> Result<(), Any> {
+    let row = to_raw_value(&Balance { owner: "a thief".into(), balance: 1_000_000 })?;
+    let mut transaction = world.inner.begin().await?;
+    transaction.write(Changes { table: Balance::TABLE, upserts: vec![(key.into(), row)], deletes: vec![] }).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// What plain SQL finds, if there is any.
+async fn by_sql(world: &World) -> Result<Option<Vec<String>>, Any> {
+    if world.inner.database().is::<()>() {
+        return Ok(None);
+    }
+    let whole =
+        eventstore::Rows::Whole { table: "balance@current".into(), keys: vec![], after: String::new(), limit: 1 };
+    let rows = world.inner.rows(whole).await?;
+    let row: serde_json::Map<_, _> = serde_json::from_str(rows[0].1.get())?;
+    Ok(Some(row.keys().cloned().collect()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_a_table_is_built_again_beside_the_one_that_is_read() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let ids = open(store, 30).await?;
+    let running = Runner::new(store).read_model::<Balance>().shards(3).lease(Duration::from_millis(300)).start();
+    running.until(store.head().await?).await?;
+    spoil(&world, "A3").await?;
+
+    let writing = AtomicBool::new(true);
+    let operate = async {
+        let rebuild = running.rebuild("balance").await?;
+        assert_eq!(rebuild.name(), "balance@1~beside");
+        rebuild.wait().await?;
+        assert!(rebuild.progress().await?.is_built());
+        assert_eq!(store.read_model::<Balance>().get("A3").await?.map(|row| row.owner), Some("a thief".into()));
+
+        let comparison = running.compare("balance").await?;
+        assert_eq!(comparison.same + comparison.different + comparison.moving, 30, "{comparison}");
+        assert!(comparison.differences.iter().all(|difference| difference.key == "A3"), "{comparison}");
+
+        running.promote("balance").await?;
+        assert_eq!(store.read_model::<Balance>().get("A3").await?.map(|row| row.owner), Some("owner of A3".into()));
+        writing.store(false, Ordering::SeqCst);
+        Ok::<_, Any>(())
+    };
+    let (written, operated) = tokio::join!(keep_writing(store, &ids, &writing), async {
+        let operated = operate.await;
+        writing.store(false, Ordering::SeqCst);
+        operated
+    });
+    (written?, operated?);
+    equals_the_log::<Balance>(store, &running).await?;
+
+    running.rebuild("balance").await?.wait().await?;
+    assert!(running.compare("balance").await?.is_same());
+    spoil(&world, "A3").await?;
+    let comparison = running.compare("balance").await?;
+    assert_eq!((comparison.same, comparison.different, comparison.moving), (29, 1, 0), "{comparison}");
+    assert_eq!(comparison.differences[0].key, "A3");
+    running.promote("balance").await?;
+    equals_the_log::<Balance>(store, &running).await?;
+
+    // The other one is kept, and brought up to date before anybody reads it again.
+    store.execute(&ids[5], Deposit { amount: 5 }).await?;
+    running.rollback("balance").await?;
+    assert_eq!(store.read_model::<Balance>().get("A3").await?.map(|row| row.owner), Some("a thief".into()));
+    let head = store.head().await?;
+    let mine = store.read_model::<Balance>().get(&ids[5]).after(head).await?;
+    assert_eq!(mine, store.read_model::<Balance>().get(&ids[5]).at_position(head).await?);
+    running.rollback("balance").await?;
+    equals_the_log::<Balance>(store, &running).await?;
+    running.discard("balance@1~beside").await?;
+    assert!(matches!(running.rollback("balance").await, Err(StoreError::Invalid(Invalid::Request(_)))));
+    let names: Vec<_> = Projections::new(store).status().await?.into_iter().map(|status| status.name).collect();
+    assert_eq!(names, ["balance@1"]);
+    running.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_a_new_version_is_read_once_it_is_whole() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let ids = open(store, 20).await?;
+    let old = Runner::new(store).read_model::<Balance>().lease(Duration::from_millis(300)).start();
+    old.until(store.head().await?).await?;
+
+    let (one, two) = (store.read_model::<Balance>(), store.read_model::<Balance2>());
+    let new =
+        || Runner::new(store).read_model::<Balance2>().promote_by_hand().lease(Duration::from_millis(300)).start();
+    let running = new();
+    // While it is being built it cannot be read, except for what is known to be in it.
+    let operator = Projections::new(store);
+    let rebuild = loop {
+        match operator.building("balance@2").await {
+            Ok(rebuild) => break rebuild,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    rebuild.wait().await?;
+    running.stop().await;
+    let running = new();
+    running.until(store.head().await?).await?;
+    let row = two.get(&ids[0]).await?.ok_or("a row")?;
+    assert_eq!((row.balance, row.deposits), (10, 1));
+    let status = loop {
+        let status = operator.status().await?;
+        if status.iter().any(|status| status.current) {
+            break status;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let current: Vec<_> = status.iter().filter(|status| status.current).map(|status| &*status.name).collect();
+    assert_eq!(current, ["balance@1"], "nobody has said otherwise");
+    if let Some(columns) = by_sql(&world).await? {
+        assert!(!columns.contains(&"deposits".to_owned()));
+    }
+    let comparison = operator.compare("balance").await?;
+    assert_eq!((comparison.same, comparison.is_same()), (20, true), "{comparison}");
+    assert_eq!(comparison.columns, ["deposits"]);
+
+    let writing = AtomicBool::new(true);
+    let (written, promoted) = tokio::join!(keep_writing(store, &ids, &writing), async {
+        let promoted = operator.promote("balance").await;
+        writing.store(false, Ordering::SeqCst);
+        promoted
+    });
+    (written?, promoted?);
+    if let Some(columns) = by_sql(&world).await? {
+        assert!(columns.contains(&"deposits".to_owned()));
+    }
+    // Both go on, each for those who have its code.
+    equals_the_log::<Balance>(store, &old).await?;
+    equals_the_log::<Balance2>(store, &running).await?;
+    assert_eq!(one.get(&ids[0]).await?.map(|row| row.balance), two.get(&ids[0]).await?.map(|row| row.balance));
+
+    operator.rollback("balance").await?;
+    if let Some(columns) = by_sql(&world).await? {
+        assert!(!columns.contains(&"deposits".to_owned()));
+    }
+    operator.promote("balance@2").await?;
+    assert!(operator.discard("balance@1").await.is_err(), "it is still run");
+    old.stop().await;
+    operator.discard("balance@1").await?;
+    assert!(matches!(one.get(&ids[0]).await, Err(StoreError::NotBuilt { .. })));
+    running.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_built_is_not_read_and_its_pace_is_kept() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let ids = open(store, 100).await?;
+    let runner = || Runner::new(store).read_model::<Balance>().batch(20).lease(Duration::from_millis(300));
+    let running = runner().start();
+    running.until(store.head().await?).await?;
+    running.throttle("balance", Some(50)).await?;
+    let rebuild = running.rebuild("balance").await?;
+    running.throttle("balance", None).await?;
+    // Whoever begins it again finds it going on; so does another process.
+    assert_eq!(running.rebuild("balance").await?.name(), rebuild.name());
+    let progress = rebuild.progress().await?;
+    assert!(!progress.is_built(), "{progress}");
+    assert!(matches!(running.promote("balance").await, Err(StoreError::Building { until: Position(200), .. })));
+    assert!(matches!(running.compare("balance").await, Err(StoreError::Building { .. })));
+    assert!(matches!(running.rebuild(rebuild.name()).await, Ok(_)));
+    running.pause(rebuild.name()).await?;
+    let paused = rebuild.progress().await?.position;
+    assert_eq!(rebuild.progress().await?.position, paused);
+    running.stop().await;
+
+    let running = runner().start();
+    let states = Projections::new(store).status().await?;
+    assert!(states.iter().any(|status| status.name == rebuild.name() && status.state == State::Paused));
+    running.throttle(rebuild.name(), None).await?;
+    running.resume(rebuild.name()).await?;
+    rebuild.wait().await?;
+    running.promote("balance").await?;
+    equals_the_log::<Balance>(store, &running).await?;
+    assert_eq!(store.read_model::<Balance>().list().filter("owner", "owner of A7").await?.len(), 1);
+    let _ = ids;
+
+    for (what, done) in [
+        ("no such", running.rebuild("nonsense").await.map(drop)),
+        ("nothing beside", running.promote("balance").await),
+        ("nothing beside", running.compare("balance").await.map(drop)),
+        ("the current one", running.discard("balance@1").await),
+        ("not a full name", running.discard("balance").await),
+        ("no such", running.building("balance@7").await.map(drop)),
+    ] {
+        assert!(matches!(done, Err(StoreError::Invalid(Invalid::Request(_)))), "{what}: {done:?}");
+    }
+    running.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_model_that_begins_on_an_old_log_is_not_read_before_it_is_whole() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let ids = open(store, 5).await?;
+    let balances = store.read_model::<Balance>();
+    assert!(matches!(balances.get(&ids[0]).await, Err(StoreError::NotBuilt { .. })));
+    let running = Runner::new(store).read_model::<Balance>().start();
+    loop {
+        match balances.get(&ids[0]).await {
+            Ok(row) => {
+                assert_eq!(row.map(|row| row.balance), Some(10), "whole from the first moment on");
+                break;
+            }
+            Err(StoreError::Building { until, .. }) => assert_eq!(until, Position(10)),
+            Err(StoreError::NotBuilt { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    }
+    running.stop().await;
+    Ok(())
+}
+
+static MENDED: AtomicBool = AtomicBool::new(false);
+
+/// Its code has a bug, until it is mended.
+#[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+struct Flaky {
+    sum: i64,
+}
+
+impl Project for Flaky {
+    type Event = AccountEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+        if let Deposited { amount } = event.data {
+            assert!(amount != 7 || MENDED.load(Ordering::SeqCst), "seven");
+            row.sum += amount;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_what_would_happen_is_shown_and_one_row_is_made_anew() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let ids = open(store, 3).await?;
+    let running = Runner::new(store)
+        .read_model::<Flaky>()
+        .read_model::<Balance>()
+        .shards(4)
+        .lease(Duration::from_millis(300))
+        .start();
+    running.until(store.head().await?).await?;
+
+    // A row that somebody has spoiled.
+    spoil(&world, "A1").await?;
+    running.rebuild_key("balance", "A1").await?;
+    assert_eq!(
+        store.read_model::<Balance>().get("A1").await?,
+        Some(Balance { owner: "owner of A1".into(), balance: 10 })
+    );
+    // One that should not be there.
+    spoil(&world, "nobody").await?;
+    running.rebuild_key("balance", "nobody").await?;
+    assert_eq!(store.read_model::<Balance>().get("nobody").await?, None);
+
+    for amount in [7, 5] {
+        store.execute(&ids[0], Deposit { amount }).await?;
+    }
+    running.until(store.head().await?).await?;
+    // From another process, without the code.
+    let letters = Projections::new(store).dead_letters("flaky");
+    let tried = letters.try_run("A0").await?;
+    assert_eq!((tried.waiting, tried.taken), (2, 0), "{tried:?}");
+    assert!(tried.error.as_ref().is_some_and(|error| error.contains("seven")), "{tried:?}");
+    let refused = running.rebuild_key("flaky", "A0").await;
+    assert!(matches!(&refused, Err(StoreError::Parked { reason, .. }) if reason.contains("seven")), "{refused:?}");
+    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 10 }));
+
+    MENDED.store(true, Ordering::SeqCst);
+    let tried = letters.try_run("A0").await?;
+    assert_eq!((tried.waiting, tried.taken, &tried.error), (2, 2, &None), "{tried:?}");
+    assert_eq!(tried.before, Some(serde_json::json!({ "sum": 10 })));
+    assert_eq!(tried.after, Some(serde_json::json!({ "sum": 22 })));
+    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 10 }), "nothing has happened");
+    assert_eq!(letters.list().await?.len(), 2);
+    running.rebuild_key("flaky", "A0").await?;
+    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 22 }));
+    assert_eq!(letters.list().await?, []);
+    store.execute(&ids[0], Deposit { amount: 7 }).await?;
+    equals_the_log::<Flaky>(store, &running).await?;
+    equals_the_log::<Balance>(store, &running).await?;
+    running.stop().await;
+    Ok(())
+}
