@@ -20,6 +20,7 @@ use tokio::sync::{
 use uuid::Uuid;
 
 use crate::{
+    control::PROJECTIONS,
     failed::{Blame, Failed},
     follower::{Follower, Part},
     letters::{self, Parked},
@@ -153,7 +154,10 @@ impl InlineStore {
     async fn ready(&self) -> Result<(), StoreError> {
         let ready = self.ready.get_or_try_init(async || {
             let base = &*self.base;
-            base.create(&LETTERS).await?;
+            // What is read within a transaction must be there, or it would be the transaction's end.
+            for table in [PROJECTIONS, LETTERS] {
+                base.create(&table).await?;
+            }
             for kept in &*self.kept {
                 kept.follower.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
             }
