@@ -1583,9 +1583,29 @@ pub async fn rows_are_found_by_their_columns(store: Fresh) {
     assert_eq!(find(&[("uuid", json!(Uuid::from_u128(1)))], None).await, "ace");
     assert_eq!(find(&[("time", json!(Timestamp::from_micros(0)))], None).await, "bdf");
     assert_eq!(find(&[("text", json!("'; --"))], None).await, "");
+    let order = async |by: &str, descending, skip, limit| {
+        let by = TABLE.columns.iter().find(|column| column.name == by);
+        let order = Order { by, descending, skip };
+        let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], order, limit }).await;
+        found.into_iter().map(|(key, _)| key).collect::<String>()
+    };
+    for (by, up, down) in [
+        ("", "abcdef", "fedcba"),
+        ("text", "acebdf", "bdface"),
+        ("real", "abcdef", "fedcba"),
+        ("bool", "abdecf", "cfabde"),
+        ("uuid", "bdface", "acebdf"),
+        ("time", "bdface", "acebdf"),
+    ] {
+        assert_eq!((order(by, false, 0, None).await, order(by, true, 0, None).await), (up.into(), down.into()), "{by}");
+        assert_eq!(order(by, true, 2, Some(3)).await, down[2..5], "{by}");
+        assert_eq!(order(by, false, 5, Some(3)).await, up[5..], "{by}");
+    }
     assert_eq!(find(&[("text", json!(null))], None).await, "");
     write(&store, &[("a", json!({ "integer": 1 }))], &[]).await;
     assert_eq!(find(&[("text", json!(null))], None).await, "a");
+    assert_eq!(order("text", false, 0, None).await, "cebdfa", "null is last");
+    assert_eq!(order("text", true, 0, None).await, "bdfcea", "in both directions");
     assert_eq!(find(&[], Some(0)).await, "");
 }
 
