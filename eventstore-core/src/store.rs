@@ -619,7 +619,7 @@ impl Order {
         let Some(column) = self.by else {
             return Ok(if self.descending { rows.into_iter().rev().collect() } else { rows });
         };
-        let keyed = rows.into_iter().map(|one| Ok((column.value(&*row(&one)?), one)));
+        let keyed = rows.into_iter().map(|one| Ok((column.value(&row(&one)?), one)));
         let mut keyed = keyed.collect::<Result<Vec<_>, StoreError>>()?;
         keyed.sort_by(|(a, _), (b, _)| column.compare(a, b, self.descending));
         Ok(keyed.into_iter().map(|(_, one)| one).collect())
