@@ -3,17 +3,21 @@
 //! `cargo run --release -p bench -- all`
 
 mod append;
+mod books;
 mod dcb;
 mod domain;
 mod import;
 mod latency;
 mod measure;
+mod memory;
 mod plain;
+mod read_model;
 mod replay;
 mod report;
 mod server;
 mod snapshot;
 mod streams;
+mod visible;
 
 use std::path::PathBuf;
 
@@ -30,6 +34,9 @@ struct Args {
     /// How many write at once.
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
     writers: Vec<usize>,
+    /// How many events there are in a log that is read from its begin to its end.
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
     /// Emulate a disk on which a flush takes a millisecond.
     #[arg(long)]
     slow_disk: bool,
@@ -42,6 +49,9 @@ struct Args {
     /// Put the tables into this page, between its marks, and the chart beside it.
     #[arg(long)]
     write: Option<PathBuf>,
+    /// Be the process whose memory is measured: catch up with a log at this URL.
+    #[arg(long, hide = true, value_names = ["URL", "SCHEMA"], num_args = 2)]
+    catch_up: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -62,6 +72,14 @@ enum What {
     Import,
     /// From an append to somebody who follows the log from another process.
     Latency,
+    /// From an append to the row of a read model that another process keeps.
+    Visible,
+    /// A declared read model that catches up with the whole log.
+    ReadModel,
+    /// Projections in SQL of one's own.
+    Projection,
+    /// The most memory it takes to catch up with a long log.
+    Memory,
     /// Everything.
     All,
 }
@@ -69,9 +87,12 @@ enum What {
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let args = Args::parse();
+    if let [url, schema] = &args.catch_up[..] {
+        return memory::catch_up(url, schema).await;
+    }
     let server = Server::start(args.slow_disk).map_err(|error| error.to_string())?;
     let (pairs, seconds) = if args.quick { (1, 0.3) } else { (5, 2.0) };
-    let (url, events) = (&*server.url, if args.quick { 20_000 } else { 1_000_000 });
+    let (url, events) = (&*server.url, if args.quick { args.events.min(20_000) } else { args.events });
     let circumstances = report::circumstances(url).await?;
     eprintln!("{circumstances}");
     let mut rows = vec![];
@@ -89,9 +110,13 @@ async fn main() -> Outcome<()> {
             What::Execute => streams::run_execute(&mut bench, url).await?,
             What::Load => streams::run_load(&mut bench, url).await?,
             What::Snapshot => snapshot::run(&mut bench, url).await?,
-            What::Replay => replay::run(&mut bench, url, events).await?,
-            What::Import => import::run(&mut bench, url, events / 5).await?,
+            What::Replay => replay::run(&mut bench, url, events as usize).await?,
+            What::Import => import::run(&mut bench, url, events as usize / 5).await?,
             What::Latency => latency::run(&mut bench, url).await?,
+            What::Visible => visible::run(&mut bench, url).await?,
+            What::ReadModel => read_model::run(&mut bench, url, events).await?,
+            What::Projection => read_model::run_projection(&mut bench, url, events).await?,
+            What::Memory => memory::run(&mut bench, url, events).await?,
             What::All => {}
         }
         rows.extend(bench.rows);
@@ -119,6 +144,10 @@ impl What {
             Self::Replay => "replay",
             Self::Import => "import",
             Self::Latency => "latency",
+            Self::Visible => "visible",
+            Self::ReadModel => "read model",
+            Self::Projection => "projection",
+            Self::Memory => "memory",
             Self::All => "all",
         }
     }

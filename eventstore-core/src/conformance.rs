@@ -90,6 +90,7 @@ macro_rules! conformance {
             rows_no_database_can_hold_are_refused
             rows_are_found_by_their_columns
             a_table_is_built_once
+            p4_a_table_and_the_one_beside_it_change_names_at_once
             a_table_with_other_columns_is_refused_wherever_it_is_used
         }
     };
@@ -1625,6 +1626,76 @@ pub async fn a_table_is_built_once(store: Fresh) {
     let next = Table { version: 4, ..other };
     store.create(&next).await.unwrap();
     assert!(store.rows(Rows::Keys { table: next, keys: vec!["k".into()] }).await.unwrap().is_empty());
+}
+
+pub async fn p4_a_table_and_the_one_beside_it_change_names_at_once(store: Fresh) {
+    let beside = Table { beside: true, ..TABLE };
+    let text = async |table: Table| {
+        let found = store.rows(Rows::Keys { table, keys: vec!["k".into()] }).await.unwrap();
+        found.first().map(|(_, row)| serde_json::from_str::<serde_json::Value>(row.get()).unwrap()["text"].clone())
+    };
+    let put = async |table: Table, text: &str| {
+        store.create(&table).await.unwrap();
+        let row = to_raw_value(&json!({ "text": text })).unwrap();
+        let mut transaction = store.begin().await.unwrap();
+        transaction.write(Changes { table, upserts: vec![("k".into(), row)], deletes: vec![] }).await.unwrap();
+        transaction.commit().await.unwrap();
+    };
+    put(TABLE, "old").await;
+    let mut transaction = store.begin().await.unwrap();
+    let swapped = transaction.swap("sample@3").await;
+    assert!(matches!(swapped, Err(StoreError::NotBuilt { .. })), "{swapped:?}");
+    drop(transaction);
+    put(beside, "new").await;
+    store.index(&beside).await.unwrap();
+    store.index(&TABLE).await.unwrap();
+
+    // Not before it is committed, and back again: statements that were prepared before find what is there now.
+    for (round, now) in [(0, "new"), (1, "old"), (2, "new")] {
+        let mut transaction = store.begin().await.unwrap();
+        transaction.swap("sample@3").await.unwrap();
+        transaction.publish("sample@current", "sample@3").await.unwrap();
+        match round {
+            0 => {
+                transaction.rollback().await.unwrap();
+                assert_eq!(text(TABLE).await, Some(json!("old")));
+                let mut transaction = store.begin().await.unwrap();
+                transaction.swap("sample@3").await.unwrap();
+                transaction.publish("sample@current", "sample@3").await.unwrap();
+                transaction.commit().await.unwrap();
+            }
+            _ => transaction.commit().await.unwrap(),
+        }
+        assert_eq!(text(TABLE).await, Some(json!(now)));
+        assert_ne!(text(beside).await, Some(json!(now)));
+        put(TABLE, now).await;
+    }
+
+    // Whoever does not know its columns reads it, too.
+    write(&store, &[("a", json!({ "integer": 1, "order": { "b": [null] } })), ("z", json!({ "bool": true }))], &[])
+        .await;
+    let whole = |keys: &[&str], after: &str, limit| Rows::Whole {
+        table: "sample@3".into(),
+        keys: keys.iter().map(|key| (*key).into()).collect(),
+        after: after.into(),
+        limit,
+    };
+    let keys = async |rows| store.rows(rows).await.unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(keys(whole(&[], "", 2)).await, ["a", "k"]);
+    assert_eq!(keys(whole(&[], "a", 5)).await, ["k", "z"]);
+    assert_eq!(keys(whole(&["z", "a", "y"], "", 5)).await, ["a", "z"]);
+    let rows = store.rows(whole(&["a"], "", 1)).await.unwrap();
+    let row: serde_json::Value = serde_json::from_str(rows[0].1.get()).unwrap();
+    assert_eq!((&row["integer"], &row["order"], row.get("key")), (&json!(1), &json!({ "b": [null] }), None));
+
+    let mut transaction = store.begin().await.unwrap();
+    transaction.remove("sample@3~beside").await.unwrap();
+    transaction.remove("nobodys@1").await.unwrap();
+    transaction.commit().await.unwrap();
+    let gone = store.rows(Rows::Keys { table: beside, keys: vec![] }).await;
+    assert!(matches!(gone, Err(StoreError::NotBuilt { table }) if table == "sample@3~beside"));
+    store.create(&beside).await.unwrap();
+    store.index(&beside).await.unwrap();
 }
 
 pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fresh) {

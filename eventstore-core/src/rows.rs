@@ -405,8 +405,7 @@ impl<M: ReadModel> Replay<M> {
 async fn wait<M: ReadModel>(store: &Store, after: Option<Position>, key: Option<&str>) -> Result<(), StoreError> {
     let Some(until) = after else { return Ok(()) };
     let projection = M::TABLE.to_string();
-    let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
-    let mut built = false;
+    let (start, mut built) = (Instant::now(), false);
     loop {
         let shards = store.inner().shards(Some(&projection)).await?;
         let shards = shards.iter().filter(|(shard, _)| key.is_none_or(|key| shard.has(key)));
@@ -426,7 +425,7 @@ async fn wait<M: ReadModel>(store: &Store, after: Option<Position>, key: Option<
             reason if start.elapsed() > PATIENCE => return Err(StoreError::Behind { projection, at, until, reason }),
             _ => {}
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(20));
+        // It takes an eighth longer than it must.
+        sleep((start.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(20))).await;
     }
 }

@@ -159,6 +159,10 @@ pub trait Transaction: Send {
     /// Moves the checkpoint of a shard forward, to a position and the event there; one that is further already stays.
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError>;
 
+    /// The commit need not wait until it is on disk, if that is faster and nothing was appended: for what is made of the
+    /// log and would be made again. A commit that does wait takes it along.
+    fn lazy(&mut self) {}
+
     /// The connection that runs it, for SQL of one's own: a `PgConnection`, a `SqliteConnection`.
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)>;
 

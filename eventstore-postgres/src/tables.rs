@@ -303,22 +303,28 @@ fn text(value: Json) -> Option<String> {
     }
 }
 
+/// Looks whether the table has the columns the program knows: for [`write`], unless [`rows`] has seen it in the same
+/// transaction.
+pub(crate) async fn check(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
+    let there = columns(connection, sql, table).await?;
+    fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))
+}
+
 pub(crate) async fn write(connection: &mut PgConnection, sql: &Sql, changes: Changes) -> Result<(), StoreError> {
-    let there = columns(&mut *connection, sql, &changes.table).await?;
-    fits(&changes.table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
     changes.check()?;
     let Changes { table, upserts, deletes } = changes;
     let refused = |error| error::row(&table.to_string(), error);
     if !upserts.is_empty() {
-        let (keys, rows): (Vec<String>, Vec<String>) =
-            upserts.into_iter().map(|(key, row)| (key, String::from(Box::<str>::from(row)))).unzip();
+        let rows = upserts.iter().map(|(_, row)| row.get()).collect::<Vec<_>>().join(",");
+        let keys: Vec<String> = upserts.into_iter().map(|(key, _)| key).collect();
+        let types = table.columns.iter().map(|column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
         let parts = [
             ("{columns}", list(table.columns, str::to_owned)),
-            ("{values}", list(table.columns, |column| format!("r.{column}"))),
+            ("{types}", types.collect::<Vec<_>>().join(", ")),
             ("{updates}", list(table.columns, |column| format!("{column} = excluded.{column}"))),
         ];
         let upsert = sqlx::query(statement(include_str!("../sql/upsert.sql"), sql, &table, &parts));
-        upsert.bind(keys).bind(rows).execute(&mut *connection).await.map_err(refused)?;
+        upsert.bind(keys).bind(format!("[{rows}]")).execute(&mut *connection).await.map_err(refused)?;
     }
     if !deletes.is_empty() {
         let delete = sqlx::query(statement(include_str!("../sql/delete.sql"), sql, &table, &[]));

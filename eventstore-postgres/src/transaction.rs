@@ -27,6 +27,10 @@ pub(crate) struct PgTransaction {
     doubtful: bool,
     /// The last position it has appended.
     appended: Option<Position>,
+    /// The table that was seen to have the columns the program knows. Having been read, nobody else changes them.
+    fits: Option<(&'static str, u32)>,
+    /// Whether its commit need not wait for the flush.
+    lazy: bool,
     /// Event types that are there once this is committed.
     new_types: Vec<(i32, String, String)>,
 }
@@ -36,7 +40,16 @@ impl PgTransaction {
         let connection = shared.pool.acquire().await.map_err(error::store)?;
         let (shared, new_types) = (shared.clone(), vec![]);
         // From here on whoever drops this future has the connection closed, begun or not.
-        let mut transaction = Self { connection, shared, over: false, doubtful: false, appended: None, new_types };
+        let mut transaction = Self {
+            connection,
+            shared,
+            over: false,
+            doubtful: false,
+            appended: None,
+            fits: None,
+            lazy: false,
+            new_types,
+        };
         transaction.run(transaction.shared.pooler.begin()).await?;
         Ok(transaction)
     }
@@ -65,7 +78,11 @@ impl PgTransaction {
             return Err(StoreError::Database("an operation of this transaction was dropped before its end".into()));
         }
         // A commit after an error rolls back without a word; another statement before it says so (25P02).
-        let committed = sqlx::raw_sql("SELECT 1; COMMIT").execute(&mut *self.connection).await;
+        let commit = match self.lazy && self.appended.is_none() {
+            true => "SET LOCAL synchronous_commit = off; COMMIT",
+            false => "SELECT 1; COMMIT",
+        };
+        let committed = sqlx::raw_sql(commit).execute(&mut *self.connection).await;
         match committed {
             Ok(_) => {}
             // Nobody knows whether the server got to the commit.
@@ -141,10 +158,16 @@ impl Transaction for PgTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        tables::rows(&mut self.connection, &self.shared.sql, rows).await
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+        let found = tables::rows(&mut self.connection, &self.shared.sql, rows).await?;
+        self.fits = Some((table.name, table.version));
+        Ok(found)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
+        if self.fits != Some((changes.table.name, changes.table.version)) {
+            tables::check(&mut self.connection, &self.shared.sql, &changes.table).await?;
+        }
         self.doubtful = true;
         let written = tables::write(&mut self.connection, &self.shared.sql, changes).await;
         self.doubtful = false;
@@ -173,7 +196,13 @@ impl Transaction for PgTransaction {
         tables::advance(&mut self.connection, &self.shared.sql, shard, to, event).await
     }
 
+    fn lazy(&mut self) {
+        self.lazy = true;
+    }
+
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        // Whoever has it may change a table.
+        self.fits = None;
         Some(&mut *self.connection)
     }
 

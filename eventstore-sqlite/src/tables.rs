@@ -175,8 +175,8 @@ pub(crate) async fn rows(
             let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
             let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));
             for (column, value) in equal {
-                let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(&table, error))?;
-                query = bind(query, column.kind, &value).map_err(|error| refused(&table, error))?;
+                let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
+                query = bind(query, column.kind, &value).map_err(|error| refused(table, error))?;
             }
             query.fetch_all(connection).await
         }
@@ -293,7 +293,7 @@ pub(crate) async fn write(connection: &mut SqliteConnection, changes: Changes) -
     let sql: std::sync::Arc<str> = sql.into();
     for (key, row) in upserts {
         let upsert = upsert(sqlx::query(AssertSqlSafe(sql.clone())).bind(key), &table, &row);
-        let upsert = upsert.map_err(|error| refused(&table, error))?;
+        let upsert = upsert.map_err(|error| refused(table, error))?;
         upsert.execute(&mut *connection).await.map_err(|error| error::row(&table.to_string(), error))?;
     }
     if !deletes.is_empty() {

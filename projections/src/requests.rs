@@ -24,6 +24,8 @@ use crate::{
 
 /// How many events are read together while others wait.
 const PAGE: usize = 1_000;
+/// How long it may take until a node that has just begun is known.
+const SOON: Duration = Duration::from_secs(2);
 /// How long an answer waits for whoever has asked.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
@@ -109,7 +111,7 @@ impl Projections {
                     break Err(StoreError::Parked { projection: name.into(), key: request.of.clone(), reason: error });
                 }
                 Some(Request { answer: Some(answer), .. }) => break Ok(answer),
-                _ if start.elapsed() > PATIENCE => {
+                _ if start.elapsed() > PATIENCE || start.elapsed() > SOON && !self.lives(name).await? => {
                     let (at, until) = (store.checkpoint(name).await?, self.store.head().await?);
                     let reason = Some("no node that runs it has answered".into());
                     break Err(StoreError::Behind { projection: name.into(), at, until, reason });

@@ -252,7 +252,7 @@ impl Work {
     /// Takes a stretch in: all of it at once if that can be, and around whatever cannot be taken in.
     async fn through(&mut self, place: &mut Place, stretch: &Stretch) -> Result<(), Halt> {
         let (mut end, mut tries) = (stretch.events.len(), 0);
-        while place.position < stretch.until {
+        while (stretch.after..stretch.until).contains(&place.position) {
             let first = stretch.place_after(place.position);
             let pace = self.pace();
             // A second's worth at most.
@@ -346,8 +346,10 @@ impl Work {
         self.deliver(&part).await?;
         let (mut transaction, at) = self.open().await?;
         if at != place.position {
-            // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all.
+            // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all, or was
+            // lost in a crash.
             transaction.rollback().await?;
+            place.own = place.own.take().filter(|_| at > place.position);
             place.position = at;
             return Ok(());
         }
@@ -364,6 +366,10 @@ impl Work {
             transaction.write(letters::changes(&letters, &[])?).await?;
         }
         transaction.advance(&self.shard, to.0, to.1).await?;
+        if place.own.as_ref().is_some_and(|own| to.0 < own.head) {
+            // The next commit comes at once and finds out if this one was lost; the last one waits for all.
+            transaction.lazy();
+        }
         transaction.commit().await?;
         for letter in letters {
             if let Some(waiting) = place.parked.get_mut(&letter.key) {

@@ -272,7 +272,7 @@ impl Projections {
         }
         match others[..] {
             [one] => Ok(pair(one)),
-            [] => Err(Invalid::Request(format!("nothing is built beside {}", list(&current.as_slice()))).into()),
+            [] => Err(Invalid::Request(format!("nothing is built beside {}", list(current.as_slice()))).into()),
             _ => Err(Invalid::Request(format!("`{name}` may be any of {}: say which", list(&others))).into()),
         }
     }

@@ -125,7 +125,8 @@ async fn p4_a_table_is_built_again_beside_the_one_that_is_read() -> Result<(), A
         writing.store(false, Ordering::SeqCst);
         operated
     });
-    (written?, operated?);
+    written?;
+    operated?;
     equals_the_log::<Balance>(store, &running).await?;
 
     running.rebuild("balance").await?.wait().await?;
@@ -202,7 +203,8 @@ async fn p4_a_new_version_is_read_once_it_is_whole() -> Result<(), Any> {
         writing.store(false, Ordering::SeqCst);
         promoted
     });
-    (written?, promoted?);
+    written?;
+    promoted?;
     if let Some(columns) = by_sql(&world).await? {
         assert!(columns.contains(&"deposits".to_owned()));
     }
@@ -367,5 +369,6 @@ async fn p3_what_would_happen_is_shown_and_one_row_is_made_anew() -> Result<(), 
     equals_the_log::<Flaky>(store, &running).await?;
     equals_the_log::<Balance>(store, &running).await?;
     running.stop().await;
+    assert!(matches!(letters.try_run("A0").await, Err(StoreError::Behind { .. })), "nobody is there to answer");
     Ok(())
 }

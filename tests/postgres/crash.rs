@@ -11,11 +11,13 @@ use std::{
 };
 
 use eventstore::{
-    Append, Condition, Durability, EventStore, Expected, Item, PgStore, Position, Query, Read, StreamId, Tag, Write,
-    event_id,
+    Append, Condition, Durability, EventStore, Expected, ImportEvent, Item, PgStore, Position, Query, Read, StreamId,
+    Tag, Write, event_id,
+    prelude::{Event, Project, ReadModel, Recorded, Row, Runner, Store},
     sqlx::{self, PgConnection},
 };
-use futures::{TryStreamExt, future::join_all};
+use futures::{TryStreamExt, future::join_all, stream};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -140,5 +142,55 @@ async fn a1_a_first_result_that_is_given_again_survives_a_crash_too() {
             let store = PgStore::connect(&url).await.unwrap();
             assert_eq!(store.find(command).await.unwrap().len(), 1, "{again}, {durability:?}");
         }
+    }
+}
+
+/// What a read model writes while it is behind need not be on disk at once: it is not ahead of its rows after a crash
+/// either, and what was lost is made again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_each_event_counts_once_through_a_crash_while_a_read_model_catches_up() {
+    const EVENTS: u64 = 20_000;
+    let (server, url) = Server::start();
+    let store: Store = PgStore::connect(&url).await.unwrap().into();
+    let events = (0..EVENTS).map(|n| {
+        let stream = StreamId::new("account", &(n % 100).to_string());
+        ImportEvent::new(stream, Uuid::now_v7(), &Counted::Once { with: n.to_string() })
+    });
+    store.import(stream::iter(events)).await.unwrap();
+    let running = Runner::new(&store).read_model::<Count>().batch(20).start();
+    while running.status()[0].position < Position(EVENTS / 4) {
+        tokio::task::yield_now().await;
+    }
+    server.script(&["crash"]);
+    running.until(Position(EVENTS)).await.unwrap();
+    let counts = store.read_model::<Count>().list().await.unwrap();
+    assert_eq!(counts.len(), 100);
+    for (key, row) in counts {
+        assert_eq!(row.events, EVENTS / 100, "{key}");
+    }
+    running.stop().await;
+    // The last batch waited for all before it.
+    server.script(&["crash"]);
+    let store: Store = PgStore::connect(&url).await.unwrap().into();
+    let there = store.read_model::<Count>().get("0").after(Position(EVENTS)).await.unwrap();
+    assert_eq!(there.map(|row| row.events), Some(EVENTS / 100));
+}
+
+#[derive(Event, Clone)]
+enum Counted {
+    Once { with: String },
+}
+
+#[derive(ReadModel, Default, Serialize, Deserialize)]
+struct Count {
+    events: u64,
+}
+
+impl Project for Count {
+    type Event = Counted;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<Counted>) {
+        let Counted::Once { with } = &event.data;
+        row.events += u64::from(!with.is_empty());
     }
 }
