@@ -158,7 +158,9 @@ impl Transaction for PgTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows;
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else {
+            return tables::rows(&mut self.connection, &self.shared.sql, rows).await;
+        };
         let found = tables::rows(&mut self.connection, &self.shared.sql, rows).await?;
         self.fits = Some((table.name, table.version));
         Ok(found)
