@@ -7,7 +7,7 @@ use crate::{
     error::StoreError,
     event::{Raw, Recorded},
     shard::Shard,
-    store::{Rows, Tables},
+    store::{Order, Rows, Tables},
     stream::{Position, StreamId, Version},
     table::{Column, Kind, Table},
     timestamp::Timestamp,
@@ -108,7 +108,7 @@ pub(crate) async fn waiting<T: Tables + ?Sized>(
     key: &str,
 ) -> Result<Option<DeadLetter>, StoreError> {
     let equal = vec![(&LETTERS.columns[0], table.to_string().into()), (&LETTERS.columns[1], key.into())];
-    let rows = match store.rows(Rows::Where { table: LETTERS, equal, limit: None }).await {
+    let rows = match store.rows(Rows::Where { table: LETTERS, equal, order: Order::default(), limit: None }).await {
         Err(StoreError::NotBuilt { .. }) => return Ok(None),
         rows => rows?,
     };

@@ -255,10 +255,12 @@ impl Inner {
         let found = |key: &String| row(key).map(|row| (key.clone(), row.clone()));
         Ok(match rows {
             Rows::Keys { keys, .. } => keys.iter().collect::<BTreeSet<_>>().into_iter().filter_map(found).collect(),
-            Rows::Where { equal, limit, .. } => {
+            Rows::Where { equal, order, limit, .. } => {
                 let keys: BTreeSet<_> = stored.keys().chain(changed.into_iter().flat_map(BTreeMap::keys)).collect();
                 let wanted = |(_, row): &(_, Box<RawValue>)| equal.iter().all(|(column, value)| column.has(row, value));
-                keys.into_iter().filter_map(found).filter(wanted).take(limit.unwrap_or(usize::MAX)).collect()
+                let found = keys.into_iter().filter_map(found).filter(wanted).collect();
+                let sorted = order.sort(found, |(_, row)| Ok(row.clone()))?;
+                sorted.into_iter().skip(order.skip).take(limit.unwrap_or(usize::MAX)).collect()
             }
             Rows::Whole { keys: only, after, limit, .. } => {
                 let keys: BTreeSet<_> = stored.keys().chain(changed.into_iter().flat_map(BTreeMap::keys)).collect();

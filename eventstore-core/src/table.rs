@@ -1,6 +1,6 @@
 //! What the table of a read model is like.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use serde_json::{Value as Json, value::RawValue};
 
@@ -101,8 +101,9 @@ impl Kind {
                 Err(_) => Err(text.into()),
             },
             (Kind::Time, Json::String(text)) => match text.parse::<Timestamp>() {
-                Ok(time) => Ok(time.to_string().into()),
-                Err(_) => Err(text.into()),
+                // PostgreSQL writes years before the first one otherwise.
+                Ok(time) if time >= Timestamp::YEAR_ONE => Ok(time.to_string().into()),
+                _ => Err(text.into()),
             },
             (_, value) => Err(value),
         }
@@ -112,9 +113,33 @@ impl Kind {
 impl Column {
     /// Whether a row has a value, in the form of [`Kind::compared`], in this column.
     pub(crate) fn has(&self, row: &RawValue, value: &Json) -> bool {
-        let row: Json = serde_json::from_str(row.get()).unwrap_or_default();
-        let found = row.get(self.name).cloned().unwrap_or_default();
-        self.kind.compared(found).is_ok_and(|found| found == *value)
+        self.value(row) == Some(value.clone())
+    }
+
+    /// What a row has in this column, in the form of [`Kind::compared`]; none if it can have no such form.
+    pub(crate) fn value(&self, row: &RawValue) -> Option<Json> {
+        let mut row: Json = serde_json::from_str(row.get()).unwrap_or_default();
+        self.kind.compared(row.get_mut(self.name).map(Json::take).unwrap_or_default()).ok()
+    }
+
+    /// Which of two values comes first: null last, whichever the direction.
+    pub(crate) fn compare(&self, a: &Option<Json>, b: &Option<Json>, descending: bool) -> Ordering {
+        let there = |value: &Option<Json>| value.clone().filter(|value| !value.is_null());
+        let (a, b) = match (there(a), there(b)) {
+            (Some(a), Some(b)) => (a, b),
+            (a, b) => return a.is_none().cmp(&b.is_none()),
+        };
+        let order = match self.kind {
+            Kind::Integer => a.as_i64().cmp(&b.as_i64()),
+            Kind::Real => a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal),
+            Kind::Bool => a.as_bool().cmp(&b.as_bool()),
+            Kind::Time => {
+                let time = |value: &Json| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+                time(&a).cmp(&time(&b))
+            }
+            _ => a.as_str().cmp(&b.as_str()),
+        };
+        if descending { order.reverse() } else { order }
     }
 }
 

@@ -209,12 +209,13 @@ pub(crate) async fn rows(
         Rows::Whole { .. } => return whole(connection, sql, rows).await,
     };
     let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
+    // What there is besides is for the order only.
     let found: Result<Vec<(Option<String>, String)>, _> = match rows {
         Rows::Keys { keys, .. } => {
             let statement = statement(include_str!("../sql/rows_by_key.sql"), sql, &table, &[columns]);
             sqlx::query_as(statement).bind(name(sql, &table)).bind(keys).fetch_all(connection).await
         }
-        Rows::Where { equal, limit, .. } => {
+        Rows::Where { equal, order, limit, .. } => {
             let mut values = vec![];
             let mut conditions = vec!["true".to_owned()];
             for (column, value) in equal {
@@ -224,12 +225,19 @@ pub(crate) async fn rows(
                     continue;
                 };
                 values.push(value);
-                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 2, sql_type(column.kind)));
+                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 3, sql_type(column.kind)));
             }
             let conditions = ("{conditions}", conditions.join(" AND "));
-            let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &[columns, conditions]);
+            let direction = if order.descending { "DESC" } else { "ASC" };
+            let by = match order.by {
+                Some(column) => format!("t.{} {direction} NULLS LAST, t.key", quoted(column.name)),
+                None => format!("t.key {direction}"),
+            };
+            let parts = [columns, conditions, ("{order}", by)];
+            let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &parts);
             let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
             let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit);
+            let query = query.bind(read::signed(order.skip as u64));
             values.into_iter().fold(query, |query, value| query.bind(value)).fetch_all(connection).await
         }
         Rows::Whole { .. } => return Ok(vec![]),

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use eventstore_core::{
-    __private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table, Timestamp,
+    __private::BESIDE, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
@@ -178,15 +178,16 @@ pub(crate) async fn rows(
             let sql = statement(include_str!("../sql/rows_by_key.sql"), &table, &[columns]);
             sqlx::query(AssertSqlSafe(sql)).bind(serde_json::json!(keys).to_string()).fetch_all(connection).await
         }
-        Rows::Where { equal, limit, .. } => {
+        Rows::Where { equal, order, limit, .. } => {
             let equals = equal.iter().enumerate();
             let mut conditions: Vec<_> =
-                equals.map(|(n, (column, _))| format!("{} IS ?{}", quoted(column.name), n + 2)).collect();
+                equals.map(|(n, (column, _))| format!("{} IS ?{}", quoted(column.name), n + 3)).collect();
             conditions.push("TRUE".into());
             let conditions = ("{conditions}", conditions.join(" AND "));
-            let sql = statement(include_str!("../sql/rows_where.sql"), &table, &[columns, conditions]);
+            let parts = [columns, conditions, ("{order}", order_by(order))];
+            let sql = statement(include_str!("../sql/rows_where.sql"), &table, &parts);
             let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
-            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit);
+            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));
             for (column, value) in equal {
                 let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
                 query = bind(query, column.kind, &value).map_err(|error| refused(table, error))?;
@@ -197,6 +198,16 @@ pub(crate) async fn rows(
     };
     let columns: Vec<_> = table.columns.iter().map(|column| (column.name, column.kind)).collect();
     found.map_err(error::store)?.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
+}
+
+/// What is written after `ORDER BY`.
+fn order_by(Order { by, descending, .. }: Order) -> String {
+    let direction = if descending { "DESC" } else { "ASC" };
+    let Some(column) = by else { return format!("key {direction}") };
+    let name = quoted(column.name);
+    // As text, a fraction of a second would come before the Z it is without.
+    let value = if column.kind == Kind::Time { format!("rtrim({name}, 'Z')") } else { name };
+    format!("{value} {direction} NULLS LAST, key")
 }
 
 async fn whole(connection: &mut SqliteConnection, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

@@ -184,6 +184,10 @@ impl Node {
         }
     }
 
+    pub(crate) fn tail(&self) -> Arc<Tail> {
+        self.tail.clone()
+    }
+
     pub(crate) fn id(&self) -> Uuid {
         self.id
     }
