@@ -4,7 +4,7 @@ pub use eventstore_core::{
     Aggregate, Append, AppendEvents, AppendTo, Appended, Boundary, BoxError, Changes, Checkpoint, Column, CommandError,
     Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve,
     Execute, Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded,
-    MemoryStore, Metadata, Moment, NewEvent, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel,
+    MemoryStore, Metadata, Moment, NewEvent, Order, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel,
     ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, SLOTS, Shard, Snapshot, SnapshotCounts,
     SnapshotDifference, SnapshotPolicy, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Tag,
     Tagged, Target, Timestamp, TimestampError, Transaction, Tx, Upcast, VerifiedSnapshots, Version, Write, Written,
@@ -15,8 +15,8 @@ pub use eventstore_macros::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{
-    Comparison, DeadLetters, Difference, Progress, Projection, Projections, Rebuild, Runner, Running, State, Status,
-    TryRun,
+    Comparison, DeadLetters, Difference, Inline, Progress, Projection, Projections, Rebuild, Runner, Running, State,
+    Status, Subscription, TryRun,
 };
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
@@ -36,8 +36,8 @@ mod aggregates {}
 /// `Balance::after(…)` need in tests.
 pub mod prelude {
     pub use crate::{
-        Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Project, Projection, ReadModel, Recorded, Row,
-        Runner, Store, ensure, every,
+        Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Inline, Project, Projection, ReadModel, Recorded,
+        Row, Runner, Store, Subscription, ensure, every,
         testing::{After, Given},
     };
 }

@@ -140,6 +140,15 @@ pub enum StoreError {
         /// The event, and why.
         reason: String,
     },
+    /// An inline read model or projection could not take in what was to be appended. Nothing was recorded: mend what it
+    /// does with the event, or do without the event.
+    #[error("`{projection}` is kept with each append and could not take it in: {}", Chain(&**reason))]
+    NotProjected {
+        /// The read model or projection, `balance@1`.
+        projection: String,
+        /// The event, and why.
+        reason: BoxError,
+    },
     /// A projection cannot go on until its code is mended.
     #[error("`{projection}` cannot run: {}", Chain(&**reason))]
     Stopped {

@@ -149,8 +149,15 @@ impl Store {
         &*self.inner
     }
 
-    pub(crate) fn shared(&self) -> Arc<dyn EventStore> {
+    #[doc(hidden)]
+    pub fn shared(&self) -> Arc<dyn EventStore> {
         self.inner.clone()
+    }
+
+    /// For an engine: the same over another store, which wraps this one.
+    #[doc(hidden)]
+    pub fn through(&self, inner: Arc<dyn EventStore>) -> Self {
+        Self { inner, ..self.clone() }
     }
 
     /// The same over another store: a transaction of this one.

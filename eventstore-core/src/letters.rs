@@ -7,7 +7,7 @@ use crate::{
     error::StoreError,
     event::{Raw, Recorded},
     shard::Shard,
-    store::{Rows, Tables},
+    store::{Order, Rows, Tables},
     stream::{Position, StreamId, Version},
     table::{Column, Kind, Table},
     timestamp::Timestamp,
@@ -20,18 +20,18 @@ pub const LETTERS: Table = Table {
     name: "dead_letters",
     version: 0,
     columns: &[
-        Column { name: "projection", kind: Kind::Text, index: true },
-        Column { name: "of", kind: Kind::Text, index: false },
-        Column { name: "position", kind: Kind::Integer, index: false },
-        Column { name: "event", kind: Kind::Uuid, index: false },
-        Column { name: "stream", kind: Kind::Text, index: false },
-        Column { name: "version", kind: Kind::Integer, index: false },
-        Column { name: "name", kind: Kind::Text, index: false },
-        Column { name: "error", kind: Kind::Text, index: false },
-        Column { name: "attempts", kind: Kind::Integer, index: false },
-        Column { name: "parked_at", kind: Kind::Time, index: false },
-        Column { name: "retry_at", kind: Kind::Time, index: false },
-        Column { name: "skipped", kind: Kind::Text, index: false },
+        Column { name: "projection", kind: Kind::Text, index: true, optional: false },
+        Column { name: "of", kind: Kind::Text, index: false, optional: false },
+        Column { name: "position", kind: Kind::Integer, index: false, optional: false },
+        Column { name: "event", kind: Kind::Uuid, index: false, optional: false },
+        Column { name: "stream", kind: Kind::Text, index: false, optional: false },
+        Column { name: "version", kind: Kind::Integer, index: false, optional: false },
+        Column { name: "name", kind: Kind::Text, index: false, optional: false },
+        Column { name: "error", kind: Kind::Text, index: false, optional: false },
+        Column { name: "attempts", kind: Kind::Integer, index: false, optional: false },
+        Column { name: "parked_at", kind: Kind::Time, index: false, optional: false },
+        Column { name: "retry_at", kind: Kind::Time, index: false, optional: false },
+        Column { name: "skipped", kind: Kind::Text, index: false, optional: false },
     ],
 };
 
@@ -108,7 +108,7 @@ pub(crate) async fn waiting<T: Tables + ?Sized>(
     key: &str,
 ) -> Result<Option<DeadLetter>, StoreError> {
     let equal = vec![(&LETTERS.columns[0], table.to_string().into()), (&LETTERS.columns[1], key.into())];
-    let rows = match store.rows(Rows::Where { table: LETTERS, equal, limit: None }).await {
+    let rows = match store.rows(Rows::Where { table: LETTERS, equal, order: Order::default(), limit: None }).await {
         Err(StoreError::NotBuilt { .. }) => return Ok(None),
         rows => rows?,
     };

@@ -57,8 +57,8 @@ pub use rows::{Get, List, Moment, ReadModels, Replay};
 pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
-    Append, Changes, Condition, EventStore, Events, Item, Page, Query, Read, Rows, StoredSnapshot, Tables, Transaction,
-    Write, Written,
+    Append, Changes, Condition, EventStore, Events, Item, Order, Page, Query, Read, Rows, StoredSnapshot, Tables,
+    Transaction, Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Table};

@@ -81,6 +81,8 @@ pub(crate) struct Until {
     pub(crate) position: Option<Position>,
     pub(crate) recorded_by: Option<Timestamp>,
     pub(crate) occurred_by: Option<Timestamp>,
+    /// Folded from the log, even if no moment is named.
+    pub(crate) live: bool,
 }
 
 impl Until {

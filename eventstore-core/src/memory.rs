@@ -62,11 +62,11 @@ struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// Whether it has just the columns of another, in whatever order.
-    fn fits(&self, table: &Table) -> bool {
-        let is_there =
-            |column: &Column| self.columns.iter().any(|old| (old.name, old.kind) == (column.name, column.kind));
-        self.columns.len() == table.columns.len() && table.columns.iter().all(is_there)
+    /// The columns to be added, if that makes it fit.
+    fn lacks(&self, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
+        let wanted = |name| table.columns.iter().find(|column| column.name == name);
+        let same = |old: &Column| wanted(old.name).is_none_or(|column| column.kind == old.kind);
+        table.lacks(&self.columns.iter().map(|old| (old.name, same(old))).collect::<Vec<_>>())
     }
 }
 
@@ -233,8 +233,10 @@ impl Inner {
     fn table(&self, wanted: &Table) -> Result<&MemoryTable, StoreError> {
         let table = wanted.to_string();
         match self.tables.get(&table) {
-            Some(there) if there.fits(wanted) => Ok(there),
-            Some(_) => Err(StoreError::Columns { table }),
+            Some(there) => match there.lacks(wanted)?[..] {
+                [] => Ok(there),
+                _ => Err(StoreError::Columns { table }),
+            },
             None => Err(StoreError::NotBuilt { table }),
         }
     }
@@ -253,10 +255,12 @@ impl Inner {
         let found = |key: &String| row(key).map(|row| (key.clone(), row.clone()));
         Ok(match rows {
             Rows::Keys { keys, .. } => keys.iter().collect::<BTreeSet<_>>().into_iter().filter_map(found).collect(),
-            Rows::Where { equal, limit, .. } => {
+            Rows::Where { equal, order, limit, .. } => {
                 let keys: BTreeSet<_> = stored.keys().chain(changed.into_iter().flat_map(BTreeMap::keys)).collect();
                 let wanted = |(_, row): &(_, Box<RawValue>)| equal.iter().all(|(column, value)| column.has(row, value));
-                keys.into_iter().filter_map(found).filter(wanted).take(limit.unwrap_or(usize::MAX)).collect()
+                let found = keys.into_iter().filter_map(found).filter(wanted).collect();
+                let sorted = order.sort(found, |(_, row)| Ok(row.clone()))?;
+                sorted.into_iter().skip(order.skip).take(limit.unwrap_or(usize::MAX)).collect()
             }
             Rows::Whole { keys: only, after, limit, .. } => {
                 let keys: BTreeSet<_> = stored.keys().chain(changed.into_iter().flat_map(BTreeMap::keys)).collect();
@@ -375,8 +379,12 @@ impl Tables for MemoryStore {
     async fn create(&self, table: &Table) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let new = || MemoryTable { columns: table.columns, rows: BTreeMap::new() };
-        inner.tables.entry(table.to_string()).or_insert_with(new);
-        inner.table(table).map(drop)
+        let there = inner.tables.entry(table.to_string()).or_insert_with(new);
+        if !there.lacks(table)?.is_empty() {
+            // All that are there are among them.
+            there.columns = table.columns;
+        }
+        Ok(())
     }
 
     async fn index(&self, table: &Table) -> Result<(), StoreError> {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 const fn column(name: &'static str, kind: Kind) -> Column {
-    Column { name, kind, index: false }
+    Column { name, kind, index: false, optional: false }
 }
 
 /// The table of what is known of projections, by name.

@@ -14,7 +14,7 @@ use crate::{
     event::{Event, Raw, Recorded, Tag},
     invalid::Invalid,
     store::{Changes, Item, Query},
-    table::{Column, Table},
+    table::{Column, Kind, Table},
 };
 
 /// What events do to a row.
@@ -49,10 +49,20 @@ pub trait ReadModel: Project {
     const TABLE: Table = Table { name: Self::NAME, version: Self::VERSION, columns: Self::COLUMNS, beside: false };
 }
 
+fn column<M: ReadModel>(name: &str) -> Result<&'static Column, Invalid> {
+    let column = M::COLUMNS.iter().find(|column| column.name == name);
+    column.ok_or_else(|| Invalid::Request(format!("`{}` has no column `{name}`", M::NAME)))
+}
+
+/// A column to order rows by, if there is such a column and it has an order.
+pub(crate) fn ordered<M: ReadModel>(name: &str) -> Result<&'static Column, Invalid> {
+    let refused = || Invalid::Request(format!("column `{name}` of `{}` is jsonb and has no order", M::NAME));
+    Some(column::<M>(name)?).filter(|column| column.kind != Kind::Json).ok_or_else(refused)
+}
+
 /// A column and a value to look for in it, if there is such a column and it can hold the value.
 pub(crate) fn equal<M: ReadModel>(name: &str, value: Json) -> Result<(&'static Column, Json), Invalid> {
-    let column = M::COLUMNS.iter().find(|column| column.name == name);
-    let column = column.ok_or_else(|| Invalid::Request(format!("`{}` has no column `{name}`", M::NAME)))?;
+    let column = column::<M>(name)?;
     let refused = |value| {
         let kind = column.kind;
         Invalid::Request(format!("column `{name}` of `{}` is {kind} and cannot be compared with {value}", M::NAME))
@@ -178,19 +188,10 @@ impl<M: ReadModel> RowFold<M> {
 
     /// The keys of the rows an event concerns, each once, in order.
     pub fn keys(&mut self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
-        let mut keys = match M::KEYS {
-            Keys::Stream => {
-                let category = raw.stream.category();
-                let first = self.category.get_or_insert_with(|| category.into());
-                if first != category {
-                    let reason =
-                        format!("its events are in streams of `{first}` and of `{category}`: say `keys` or `tag`");
-                    return Err(StoreError::Stopped { projection: M::TABLE.to_string(), reason: reason.into() });
-                }
-                vec![raw.stream.key().into()]
-            }
-            Keys::Tag(name) => raw.data.tags.iter().filter(|tag| tag.name == name).map(|tag| tag.key.clone()).collect(),
-            Keys::By(keys) => keys(event),
+        let mut keys = match (self.known(raw)?, M::KEYS) {
+            (Some(keys), _) => keys,
+            (None, Keys::By(keys)) => keys(event),
+            (None, _) => vec![],
         };
         keys.iter().try_for_each(|key| M::TABLE.check_key(key))?;
         if let Some(only) = &self.only {
@@ -199,6 +200,27 @@ impl<M: ReadModel> RowFold<M> {
         keys.sort_unstable();
         keys.dedup();
         Ok(keys)
+    }
+
+    /// The keys of the rows an event concerns that can be told before it is read: where no function says them.
+    pub fn known(&mut self, raw: &Recorded<Raw>) -> Result<Option<Vec<String>>, StoreError> {
+        Ok(match M::KEYS {
+            Keys::Stream => {
+                let category = raw.stream.category();
+                let first = self.category.get_or_insert_with(|| category.into());
+                if first != category {
+                    let reason =
+                        format!("its events are in streams of `{first}` and of `{category}`: say `keys` or `tag`");
+                    return Err(StoreError::Stopped { projection: M::TABLE.to_string(), reason: reason.into() });
+                }
+                Some(vec![raw.stream.key().into()])
+            }
+            Keys::Tag(name) => {
+                let tags = raw.data.tags.iter().filter(|tag| tag.name == name);
+                Some(tags.map(|tag| tag.key.clone()).collect())
+            }
+            Keys::By(_) => None,
+        })
     }
 
     /// Puts in a row that the table has.

@@ -1,4 +1,4 @@
-//! Asks a read model: for rows as they are, as they were, and how they came to be.
+//! Asks a read model: for rows as they are, as they were, and how they came to be; from its table, or from the log.
 
 use std::{
     marker::PhantomData,
@@ -22,7 +22,7 @@ use crate::{
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     runs::Run,
-    store::{Query, Read, Rows},
+    store::{Order, Query, Read, Rows},
     stream::{Position, Version},
 };
 
@@ -71,15 +71,45 @@ impl<M: ReadModel> ReadModels<M> {
         self.with(|until| bound(&mut until.occurred_by, time.into().into()))
     }
 
+    /// The rows folded from the log when they are read: they need no table and no `Runner`, and are never behind.
+    ///
+    /// One row reads the events of its stream or its tag; where a function says the keys, and for a list, it reads all
+    /// events the model hears of.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// let ann = Id::<Account>::from("ann");
+    /// store.execute(&ann, Deposit { amount: 100 }).await?;
+    /// let balance = store.read_model::<Balance>().live().get(&ann).await?;
+    /// assert_eq!(balance.map(|row| row.balance), Some(100));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn live(&self) -> Self {
+        self.with(|until| until.live = true)
+    }
+
     /// One row.
     pub fn get(&self, key: impl AsRef<str>) -> Get<M> {
         Get { store: self.store.clone(), key: key.as_ref().into(), after: None, until: self.until, of: PhantomData }
     }
 
-    /// All rows, or those that match, in the order of their keys.
+    /// All rows, or those that match; in the order of their keys, byte by byte, unless you say otherwise.
     pub fn list(&self) -> List<M> {
         let (store, until) = (self.store.clone(), self.until);
-        List { store, until, equal: vec![], limit: None, after: None, of: PhantomData }
+        List {
+            store,
+            until,
+            equal: vec![],
+            by: None,
+            order: Order::default(),
+            limit: None,
+            after: None,
+            of: PhantomData,
+        }
     }
 
     /// Every event that concerned a row, oldest first, each with the row it led to.
@@ -215,6 +245,8 @@ pub struct List<M> {
     store: Store,
     until: Until,
     equal: Vec<(&'static str, Json)>,
+    by: Option<&'static str>,
+    order: Order,
     limit: Option<usize>,
     after: Option<Position>,
     of: PhantomData<fn() -> M>,
@@ -224,6 +256,26 @@ impl<M: ReadModel> List<M> {
     /// Only rows with this value in this column.
     pub fn filter(mut self, column: &'static str, value: impl Into<Json>) -> Self {
         self.equal.push((column, value.into()));
+        self
+    }
+
+    /// In the order of a column, null last; rows with the same value in the order of their keys. An index on the column
+    /// makes it fast.
+    pub fn order_by(mut self, column: &'static str) -> Self {
+        self.by = Some(column);
+        self
+    }
+
+    /// The largest first, and null still last.
+    pub fn descending(mut self) -> Self {
+        self.order.descending = true;
+        self
+    }
+
+    /// Without so many of the first. What is skipped is read, and what is recorded between two pages moves rows from
+    /// one to the other: to go through all rows of a moment, say the same [`at_position`](ReadModels::at_position).
+    pub fn skip(mut self, rows: usize) -> Self {
+        self.order.skip = rows;
         self
     }
 
@@ -241,31 +293,30 @@ impl<M: ReadModel> List<M> {
     }
 
     async fn run(self) -> Result<Vec<(String, M)>, StoreError> {
-        let Self { store, until, equal, limit, after, .. } = self;
+        let Self { store, until, equal, by, mut order, limit, after, .. } = self;
         let equal = equal.into_iter().map(|(column, value)| read_model::equal::<M>(column, value));
         let equal = equal.collect::<Result<Vec<_>, _>>()?;
+        order.by = by.map(read_model::ordered::<M>).transpose()?;
         if until == Until::default() {
             match after {
                 Some(_) => wait::<M>(&store, after, None).await?,
                 None => store.built(&M::TABLE).await?,
             }
-            let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, limit }).await?;
+            let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, order, limit }).await?;
             return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
         }
         let mut replay = ReadModels::<M> { store, until, of: PhantomData }.replay();
         replay.finish().await?;
         let mut rows = vec![];
         for key in replay.rows.keys_in_order() {
-            if limit.is_some_and(|limit| rows.len() >= limit) {
-                break;
-            }
             let Some(row) = replay.rows.take(&key) else { continue };
             let written = if equal.is_empty() { None } else { Some(write_row(&row)?) };
             if written.is_none_or(|written| equal.iter().all(|(column, value)| column.has(&written, value))) {
                 rows.push((key, row));
             }
         }
-        Ok(rows)
+        let rows = order.sort(rows, |(_, row)| write_row(row))?;
+        Ok(rows.into_iter().skip(order.skip).take(limit.unwrap_or(usize::MAX)).collect())
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
 
 /// An ordered, append-only log. Implemented by stores, used through [`Store`](crate::Store).
 #[async_trait]
-pub trait EventStore: Tables {
+pub trait EventStore: Tables + Any {
     /// The matching events, oldest first, or newest first if so asked.
     async fn read(&self, read: Read) -> Result<Events, StoreError>;
 
@@ -577,12 +577,14 @@ pub enum Rows {
         /// The keys.
         keys: Vec<String>,
     },
-    /// Those with these values in these columns, in the order of their keys.
+    /// Those with these values in these columns.
     Where {
         /// The table.
         table: Table,
         /// Columns of the table, and the values asked for.
         equal: Vec<(&'static Column, Json)>,
+        /// Which come first.
+        order: Order,
         /// At most so many.
         limit: Option<usize>,
     },
@@ -597,6 +599,35 @@ pub enum Rows {
         /// At most so many.
         limit: usize,
     },
+}
+
+/// The order of rows, and where in it to begin.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Order {
+    /// By a column that is not `jsonb`, null last in both directions; rows with the same value by their keys, the first
+    /// one first. None: by their keys, byte by byte.
+    pub by: Option<&'static Column>,
+    /// The largest first.
+    pub descending: bool,
+    /// How many of the first are left out.
+    pub skip: usize,
+}
+
+impl Order {
+    /// Brings rows that come in the order of their keys into this one.
+    pub(crate) fn sort<T>(
+        self,
+        rows: Vec<T>,
+        row: impl Fn(&T) -> Result<Box<RawValue>, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let Some(column) = self.by else {
+            return Ok(if self.descending { rows.into_iter().rev().collect() } else { rows });
+        };
+        let keyed = rows.into_iter().map(|one| Ok((column.value(&row(&one)?), one)));
+        let mut keyed = keyed.collect::<Result<Vec<_>, StoreError>>()?;
+        keyed.sort_by(|(a, _), (b, _)| column.compare(a, b, self.descending));
+        Ok(keyed.into_iter().map(|(_, one)| one).collect())
+    }
 }
 
 /// Rows to be written and rows to be deleted.

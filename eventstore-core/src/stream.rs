@@ -286,7 +286,14 @@ pub struct Version(pub u64);
 
 /// A place in the whole log, counted from 1, without gaps.
 ///
-/// A position given back by an append is a token to read one's own writes with.
+/// A position given back by an append is a token to read one's own writes with. It goes to a client and back as text:
+///
+/// ```
+/// # use eventstore_core::Position;
+/// let token = Position(42).to_string();
+/// assert_eq!(token.parse::<Position>()?, Position(42));
+/// # Ok::<(), eventstore_core::Invalid>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(pub u64);
@@ -300,6 +307,16 @@ impl fmt::Display for Version {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl FromStr for Position {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let position = text.parse().ok().filter(|_| digits).map(Self);
+        position.ok_or_else(|| Invalid::name("position", text, "is no number of an event"))
     }
 }
 

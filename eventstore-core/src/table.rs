@@ -1,6 +1,6 @@
 //! What the table of a read model is like.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use serde_json::{Value as Json, value::RawValue};
 
@@ -47,6 +47,8 @@ pub struct Column {
     pub kind: Kind,
     /// Whether rows are looked for by it.
     pub index: bool,
+    /// Whether a row may be without it: an `Option`. It may be added to a table that is there.
+    pub optional: bool,
 }
 
 /// The type of a column. Any of them may be null.
@@ -99,8 +101,9 @@ impl Kind {
                 Err(_) => Err(text.into()),
             },
             (Kind::Time, Json::String(text)) => match text.parse::<Timestamp>() {
-                Ok(time) => Ok(time.to_string().into()),
-                Err(_) => Err(text.into()),
+                // PostgreSQL writes years before the first one otherwise.
+                Ok(time) if time >= Timestamp::YEAR_ONE => Ok(time.to_string().into()),
+                _ => Err(text.into()),
             },
             (_, value) => Err(value),
         }
@@ -110,13 +113,51 @@ impl Kind {
 impl Column {
     /// Whether a row has a value, in the form of [`Kind::compared`], in this column.
     pub(crate) fn has(&self, row: &RawValue, value: &Json) -> bool {
-        let row: Json = serde_json::from_str(row.get()).unwrap_or_default();
-        let found = row.get(self.name).cloned().unwrap_or_default();
-        self.kind.compared(found).is_ok_and(|found| found == *value)
+        self.value(row) == Some(value.clone())
+    }
+
+    /// What a row has in this column, in the form of [`Kind::compared`]; none if it can have no such form.
+    pub(crate) fn value(&self, row: &RawValue) -> Option<Json> {
+        let mut row: Json = serde_json::from_str(row.get()).unwrap_or_default();
+        self.kind.compared(row.get_mut(self.name).map(Json::take).unwrap_or_default()).ok()
+    }
+
+    /// Which of two values comes first: null last, whichever the direction.
+    pub(crate) fn compare(&self, a: &Option<Json>, b: &Option<Json>, descending: bool) -> Ordering {
+        let there = |value: &Option<Json>| value.clone().filter(|value| !value.is_null());
+        let (a, b) = match (there(a), there(b)) {
+            (Some(a), Some(b)) => (a, b),
+            (a, b) => return a.is_none().cmp(&b.is_none()),
+        };
+        let order = match self.kind {
+            Kind::Integer => a.as_i64().cmp(&b.as_i64()),
+            Kind::Real => a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal),
+            Kind::Bool => a.as_bool().cmp(&b.as_bool()),
+            Kind::Time => {
+                let time = |value: &Json| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+                time(&a).cmp(&time(&b))
+            }
+            _ => a.as_str().cmp(&b.as_str()),
+        };
+        if descending { order.reverse() } else { order }
     }
 }
 
 impl Table {
+    /// The columns that a table with these columns lacks, and that may be added to it: all others must be there. What
+    /// the table has besides is no matter, unless one may have been renamed.
+    #[doc(hidden)]
+    pub fn lacks(&self, there: &[(&str, bool)]) -> Result<Vec<&'static Column>, StoreError> {
+        let found = |column: &&Column| there.iter().find(|(name, _)| *name == column.name);
+        let (had, lacking): (Vec<_>, Vec<_>) = self.columns.iter().partition(|column| found(column).is_some());
+        let fit = had.iter().all(|column| found(column).is_some_and(|(_, same)| *same));
+        let addable = lacking.iter().all(|column| column.optional) && (lacking.is_empty() || had.len() == there.len());
+        match fit && addable {
+            true => Ok(lacking),
+            false => Err(StoreError::Columns { table: self.to_string() }),
+        }
+    }
+
     /// Refuses a key that cannot be one.
     pub(crate) fn check_key(&self, key: &str) -> Result<(), StoreError> {
         let refused = |source: Invalid| StoreError::Row { table: self.to_string(), source: source.into() };

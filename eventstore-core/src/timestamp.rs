@@ -27,6 +27,8 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// The earliest instant.
     pub const MIN: Self = Self(-210_863_520_000_000_000);
+    /// The first instant that every database reads as it is written in text.
+    pub(crate) const YEAR_ONE: Self = Self(-62_135_596_800_000_000);
     /// The latest instant.
     pub const MAX: Self = Self(253_402_207_200_000_000);
 

@@ -40,29 +40,30 @@ fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
 
 /// Runs in a transaction of the caller's.
 pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
+    let lacking = |there: &[(String, String, bool)]| match there {
+        [] => Ok(None),
+        there => lacks(table, there.iter().map(|(name, kind, _)| (&**name, &**kind))).map(Some),
+    };
     // Mostly it is there: then nobody waits for those who make others.
-    if is_there(&mut *connection, sql, table).await? {
+    if lacking(&columns(&mut *connection, sql, table).await?)?.is_some_and(|lacking| lacking.is_empty()) {
         return Ok(());
     }
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
-    if is_there(&mut *connection, sql, table).await? {
-        return Ok(());
-    }
-    let columns = table.columns.iter().map(|column| {
+    let define = |column: &Column| {
         let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
         format!("{} {}{collation}", quoted(column.name), sql_type(column.kind))
-    });
-    let columns = ("{columns}", columns.collect::<Vec<_>>().join(", "));
+    };
+    if let Some(lacking) = lacking(&columns(&mut *connection, sql, table).await?)? {
+        for column in lacking {
+            let column = ("{column}", define(column));
+            let add = sqlx::query(statement(include_str!("../sql/add_column.sql"), sql, table, &[column]));
+            add.execute(&mut *connection).await.map_err(error::store)?;
+        }
+        return Ok(());
+    }
+    let columns = ("{columns}", table.columns.iter().map(define).collect::<Vec<_>>().join(", "));
     let create = sqlx::query(statement(include_str!("../sql/create_table.sql"), sql, table, &[columns]));
     create.execute(&mut *connection).await.map(drop).map_err(error::store)
-}
-
-async fn is_there(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<bool, StoreError> {
-    let there = columns(connection, sql, table).await?;
-    if !there.is_empty() {
-        fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
-    }
-    Ok(!there.is_empty())
 }
 
 /// The columns that lack an index.
@@ -101,15 +102,26 @@ async fn columns(
     columns.fetch_all(connection).await.map_err(error::store)
 }
 
+/// The columns to be added to a table, if it is there and that makes it fit.
+fn lacks<'a>(
+    table: &Table,
+    there: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Vec<&'static Column>, StoreError> {
+    let (keys, there): (Vec<_>, Vec<_>) = there.partition(|(name, _)| *name == "key");
+    match keys[..] {
+        [] if there.is_empty() => return Err(StoreError::NotBuilt { table: table.to_string() }),
+        [(_, "text")] => {}
+        _ => return Err(StoreError::Columns { table: table.to_string() }),
+    }
+    let wanted = |name: &str| table.columns.iter().find(|column| column.name == name);
+    let same = |(name, kind): (&'a str, &str)| (name, wanted(name).is_none_or(|column| sql_type(column.kind) == kind));
+    table.lacks(&there.into_iter().map(same).collect::<Vec<_>>())
+}
+
 /// Refuses a table that is not there, or has other columns.
 fn fits<'a>(table: &Table, there: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), StoreError> {
-    let there: Vec<_> = there.collect();
-    let wanted = table.columns.iter().map(|column| (column.name, sql_type(column.kind)));
-    match there.len() {
-        0 => Err(StoreError::NotBuilt { table: table.to_string() }),
-        n if n == table.columns.len() + 1 && wanted.chain([("key", "text")]).all(|column| there.contains(&column)) => {
-            Ok(())
-        }
+    match lacks(table, there)?[..] {
+        [] => Ok(()),
         _ => Err(StoreError::Columns { table: table.to_string() }),
     }
 }
@@ -197,12 +209,13 @@ pub(crate) async fn rows(
         Rows::Whole { .. } => return whole(connection, sql, rows).await,
     };
     let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
+    // What there is besides is for the order only.
     let found: Result<Vec<(Option<String>, String)>, _> = match rows {
         Rows::Keys { keys, .. } => {
             let statement = statement(include_str!("../sql/rows_by_key.sql"), sql, &table, &[columns]);
             sqlx::query_as(statement).bind(name(sql, &table)).bind(keys).fetch_all(connection).await
         }
-        Rows::Where { equal, limit, .. } => {
+        Rows::Where { equal, order, limit, .. } => {
             let mut values = vec![];
             let mut conditions = vec!["true".to_owned()];
             for (column, value) in equal {
@@ -212,12 +225,19 @@ pub(crate) async fn rows(
                     continue;
                 };
                 values.push(value);
-                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 2, sql_type(column.kind)));
+                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 3, sql_type(column.kind)));
             }
             let conditions = ("{conditions}", conditions.join(" AND "));
-            let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &[columns, conditions]);
+            let direction = if order.descending { "DESC" } else { "ASC" };
+            let by = match order.by {
+                Some(column) => format!("t.{} {direction} NULLS LAST, t.key", quoted(column.name)),
+                None => format!("t.key {direction}"),
+            };
+            let parts = [columns, conditions, ("{order}", by)];
+            let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &parts);
             let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
             let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit);
+            let query = query.bind(read::signed(order.skip as u64));
             values.into_iter().fold(query, |query, value| query.bind(value)).fetch_all(connection).await
         }
         Rows::Whole { .. } => return Ok(vec![]),

@@ -28,7 +28,7 @@ pub(crate) struct PgTransaction {
     /// The last position it has appended.
     appended: Option<Position>,
     /// The table that was seen to have the columns the program knows. Having been read, nobody else changes them.
-    fits: Option<(&'static str, u32)>,
+    fits: Option<(&'static str, u32, bool)>,
     /// Whether its commit need not wait for the flush.
     lazy: bool,
     /// Event types that are there once this is committed.
@@ -158,17 +158,16 @@ impl Transaction for PgTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let fits = match &rows {
-            Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((table.name, table.version)),
-            Rows::Whole { .. } => self.fits,
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else {
+            return tables::rows(&mut self.connection, &self.shared.sql, rows).await;
         };
         let found = tables::rows(&mut self.connection, &self.shared.sql, rows).await?;
-        self.fits = fits;
+        self.fits = Some((table.name, table.version, table.beside));
         Ok(found)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        if self.fits != Some((changes.table.name, changes.table.version)) {
+        if self.fits != Some((changes.table.name, changes.table.version, changes.table.beside)) {
             tables::check(&mut self.connection, &self.shared.sql, &changes.table).await?;
         }
         self.doubtful = true;

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use eventstore_core::{
-    __private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table, Timestamp,
+    __private::BESIDE, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
@@ -52,15 +52,20 @@ fn names(columns: &[Column]) -> String {
 
 /// Runs in a transaction of the caller's.
 pub(crate) async fn create(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
-    match built(connection, table).await {
+    let define = |column: &Column| format!("{} {}", quoted(column.name), sql_type(column.kind));
+    match lacks(connection, table).await {
         Err(StoreError::NotBuilt { .. }) => {
-            let columns = list(table.columns, |_, column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
-            run(connection, statement(include_str!("../sql/create_table.sql"), table, &[("{columns}", columns)]))
-                .await?;
+            let columns = ("{columns}", list(table.columns, |_, column| define(column)));
+            run(connection, statement(include_str!("../sql/create_table.sql"), table, &[columns])).await
         }
-        there => there?,
+        lacking => {
+            for column in lacking? {
+                let column = ("{column}", define(column));
+                run(connection, statement(include_str!("../sql/add_column.sql"), table, &[column])).await?;
+            }
+            Ok(())
+        }
     }
-    Ok(())
 }
 
 /// Runs in a transaction of the caller's.
@@ -82,16 +87,25 @@ async fn run(connection: &mut SqliteConnection, sql: String) -> Result<(), Store
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(error::store)
 }
 
-/// Refuses a table that is not there, or has other columns.
-async fn built(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+/// The columns to be added to a table, if it is there and that makes it fit.
+async fn lacks(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
     let there = sqlx::query_as(include_str!("../sql/table.sql")).bind(table.to_string());
     let there: Vec<(String, String)> = there.fetch_all(connection).await.map_err(error::store)?;
-    let wanted = table.columns.iter().map(|column| (column.name, sql_type(column.kind)));
-    let mut wanted = wanted.chain([("key", "TEXT")]);
-    let is_there = |(name, kind)| there.iter().any(|column| column.0 == name && column.1 == kind);
-    match there.len() {
-        0 => Err(StoreError::NotBuilt { table: table.to_string() }),
-        n if n == table.columns.len() + 1 && wanted.all(is_there) => Ok(()),
+    let (keys, there): (Vec<_>, Vec<_>) = there.iter().partition(|(name, _)| name == "key");
+    match keys[..] {
+        [] if there.is_empty() => return Err(StoreError::NotBuilt { table: table.to_string() }),
+        [(_, kind)] if kind == "TEXT" => {}
+        _ => return Err(StoreError::Columns { table: table.to_string() }),
+    }
+    let wanted = |name: &str| table.columns.iter().find(|column| column.name == name);
+    let same = |(name, kind): &'_ (String, String)| wanted(name).is_none_or(|column| sql_type(column.kind) == *kind);
+    table.lacks(&there.into_iter().map(|column| (&*column.0, same(column))).collect::<Vec<_>>())
+}
+
+/// Refuses a table that is not there, or has other columns.
+async fn built(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
+    match lacks(connection, table).await?[..] {
+        [] => Ok(()),
         _ => Err(StoreError::Columns { table: table.to_string() }),
     }
 }
@@ -164,15 +178,16 @@ pub(crate) async fn rows(
             let sql = statement(include_str!("../sql/rows_by_key.sql"), &table, &[columns]);
             sqlx::query(AssertSqlSafe(sql)).bind(serde_json::json!(keys).to_string()).fetch_all(connection).await
         }
-        Rows::Where { equal, limit, .. } => {
+        Rows::Where { equal, order, limit, .. } => {
             let equals = equal.iter().enumerate();
             let mut conditions: Vec<_> =
-                equals.map(|(n, (column, _))| format!("{} IS ?{}", quoted(column.name), n + 2)).collect();
+                equals.map(|(n, (column, _))| format!("{} IS ?{}", quoted(column.name), n + 3)).collect();
             conditions.push("TRUE".into());
             let conditions = ("{conditions}", conditions.join(" AND "));
-            let sql = statement(include_str!("../sql/rows_where.sql"), &table, &[columns, conditions]);
+            let parts = [columns, conditions, ("{order}", order_by(order))];
+            let sql = statement(include_str!("../sql/rows_where.sql"), &table, &parts);
             let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
-            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit);
+            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));
             for (column, value) in equal {
                 let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
                 query = bind(query, column.kind, &value).map_err(|error| refused(table, error))?;
@@ -183,6 +198,16 @@ pub(crate) async fn rows(
     };
     let columns: Vec<_> = table.columns.iter().map(|column| (column.name, column.kind)).collect();
     found.map_err(error::store)?.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
+}
+
+/// What is written after `ORDER BY`.
+fn order_by(Order { by, descending, .. }: Order) -> String {
+    let direction = if descending { "DESC" } else { "ASC" };
+    let Some(column) = by else { return format!("key {direction}") };
+    let name = quoted(column.name);
+    // As text, a fraction of a second would come before the Z it is without.
+    let value = if column.kind == Kind::Time { format!("rtrim({name}, 'Z')") } else { name };
+    format!("{value} {direction} NULLS LAST, key")
 }
 
 async fn whole(connection: &mut SqliteConnection, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

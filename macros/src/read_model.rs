@@ -72,9 +72,9 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
                 const KEYS: #krate::Keys<<Self as #krate::Project>::Event> = #krate::Keys::#keys;
             }
         });
-        let columns = columns.iter().map(|Column { name, kind, index, .. }| {
+        let columns = columns.iter().map(|Column { name, kind, index, optional, .. }| {
             let kind = Ident::new(kind, Span::call_site());
-            quote!(#krate::Column { name: #name, kind: #krate::Kind::#kind, index: #index })
+            quote!(#krate::Column { name: #name, kind: #krate::Kind::#kind, index: #index, optional: #optional })
         });
         quote! {
             #[automatically_derived]
@@ -138,6 +138,7 @@ struct Column {
     span: Span,
     kind: &'static str,
     index: bool,
+    optional: bool,
 }
 
 fn columns(input: &DeriveInput, errors: &mut Errors) -> Vec<Column> {
@@ -209,7 +210,8 @@ fn column(field: &Field, errors: &mut Errors) -> Option<Column> {
         let hint = if said.is_some() { "" } else { ", unless you say what it is: `#[read_model(column = \"text\")]`" };
         errors.at(index, format!("a row cannot be looked up by this field, since its column is jsonb{hint}"));
     }
-    Some(Column { name, span, kind, index: index.is_some() })
+    let optional = matches!(bare(&field.ty), Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Option"));
+    Some(Column { name, span, kind, index: index.is_some(), optional })
 }
 
 /// Why a column must not be written so.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 pub(crate) use eventstore_core::__private::{PROJECTIONS, ProjectionRow as Row};
-use eventstore_core::{Changes, EventStore, Position, Rows, StoreError, Table, Transaction};
+use eventstore_core::{Changes, EventStore, Order, Position, Rows, StoreError, Table, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::to_raw_value;
 
@@ -17,7 +17,7 @@ pub(crate) async fn rows<T: DeserializeOwned>(
     store: &dyn EventStore,
     table: &Table,
 ) -> Result<BTreeMap<String, T>, StoreError> {
-    let rows = store.rows(Rows::Where { table: *table, equal: vec![], limit: None }).await?;
+    let rows = store.rows(Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }).await?;
     let read = |(key, row): (String, Box<serde_json::value::RawValue>)| {
         serde_json::from_str(row.get()).map(|row| (key, row)).map_err(refused(table))
     };

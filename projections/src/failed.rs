@@ -28,6 +28,8 @@ pub(crate) enum Blame {
     Event,
     /// An event that will fail again, for certain: set aside at once.
     Row,
+    /// An event that cannot be read: that stops everything, or it is set aside at once.
+    Unreadable,
     /// This program's code, whatever comes: it must be mended, and nothing goes on.
     Program,
 }

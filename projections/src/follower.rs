@@ -81,13 +81,45 @@ pub(crate) enum Turn {
 }
 
 impl Part<'_> {
-    pub(crate) fn turn(&self, key: &str) -> Turn {
+    /// The stream of an event, if all of it waits behind an event of that stream that could not be read.
+    pub(crate) fn stream_waits<'e>(&self, event: &'e Recorded<Raw>) -> Option<&'e str> {
+        let stream = event.stream.as_str();
+        (self.only.is_none() && self.parked.has(stream)).then_some(stream)
+    }
+
+    pub(crate) fn turn(&self, event: &Recorded<Raw>, key: &str) -> Turn {
         match self.only {
-            Some(only) if only == key => Turn::Now,
+            // A stream that waited waited with all keys of its events.
+            Some(only) if only == key || only == event.stream.as_str() => Turn::Now,
             Some(_) => Turn::NotHere,
             None if !self.shard.has(key) => Turn::NotHere,
             None if self.parked.has(key) => Turn::Waits,
             None => Turn::Now,
         }
+    }
+
+    /// An event that cannot be read, and the keys it is known to concern: those whose turn it is not yet wait; of another,
+    /// it is told. None: nobody knows, and its stream stands for them.
+    pub(crate) fn unreadable(
+        &self,
+        event: &Recorded<Raw>,
+        keys: Option<Vec<String>>,
+        failed: Failed,
+    ) -> Result<Vec<String>, Failed> {
+        let keys = match keys {
+            Some(keys) => keys,
+            // Another shard may have keys of it, too: then there is no order to wait in.
+            None if !self.shard.is_whole() => return Err(failed),
+            None => vec![event.stream.to_string()],
+        };
+        let mut waiting = vec![];
+        for key in keys {
+            match self.turn(event, &key) {
+                Turn::Now => return Err(failed.of(&key)),
+                Turn::Waits => waiting.push(key),
+                Turn::NotHere => {}
+            }
+        }
+        Ok(waiting)
     }
 }

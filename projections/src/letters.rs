@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventstore_core::{__private::LETTERS, Changes, DeadLetter, EventStore, Rows, Shard, StoreError, Timestamp};
+use eventstore_core::{__private::LETTERS, Changes, DeadLetter, EventStore, Order, Rows, Shard, StoreError, Timestamp};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::failed::{Blame, Failed};
@@ -39,7 +39,7 @@ pub(crate) fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) 
     if let Some(key) = key {
         equal.push((&LETTERS.columns[1], key.into()));
     }
-    Rows::Where { table: LETTERS, equal, limit }
+    Rows::Where { table: LETTERS, equal, order: Order::default(), limit }
 }
 
 pub(crate) fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {
@@ -66,14 +66,19 @@ pub(crate) struct Waiting {
 impl Parked {
     /// What is parked of a shard.
     pub(crate) async fn load(store: &dyn EventStore, shard: &Shard) -> Result<Self, StoreError> {
-        let mut parked = Self::default();
         let letters = read(store.rows(wanted(&shard.projection, None, None)).await?)?;
+        Ok(Self::of(letters, shard))
+    }
+
+    /// What is parked of a shard, by the letters of its projection.
+    pub(crate) fn of(letters: Vec<DeadLetter>, shard: &Shard) -> Self {
+        let mut parked = Self::default();
         for letter in letters.into_iter().filter(|letter| letter.skipped.is_none() && shard.has(&letter.key)) {
             let waiting = Waiting { error: letter.error, retry_at: letter.retry_at, first: false };
             // The first one is the one that failed; the others wait for it.
             parked.keys.entry(letter.key).or_insert(waiting);
         }
-        Ok(parked)
+        parked
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {

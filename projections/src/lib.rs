@@ -1,9 +1,10 @@
 //! What follows the log of [eventstore](https://docs.rs/eventstore): read models, and projections in SQL of one's own,
-//! each event counted exactly once.
+//! each event counted exactly once; and subscriptions, each event handed over at least once.
 
 mod control;
 mod failed;
 mod follower;
+mod inline;
 mod letters;
 mod measure;
 mod node;
@@ -16,12 +17,15 @@ mod runner;
 mod shard;
 mod status;
 mod stretch;
+mod subscription;
 mod tail;
 mod versions;
 
+pub use inline::Inline;
 pub use operate::{DeadLetters, Projections};
 pub use projection::Projection;
 pub use requests::TryRun;
 pub use runner::{Runner, Running};
 pub use status::{State, Status};
+pub use subscription::Subscription;
 pub use versions::{Comparison, Difference, Progress, Rebuild};

@@ -45,11 +45,11 @@ pub(crate) const NODES: Table = Table {
     name: "nodes",
     version: 0,
     columns: &[
-        Column { name: "beat", kind: Kind::Integer, index: false },
-        Column { name: "beat_at", kind: Kind::Time, index: false },
-        Column { name: "started_at", kind: Kind::Time, index: false },
-        Column { name: "process", kind: Kind::Text, index: false },
-        Column { name: "projections", kind: Kind::Json, index: false },
+        Column { name: "beat", kind: Kind::Integer, index: false, optional: false },
+        Column { name: "beat_at", kind: Kind::Time, index: false, optional: false },
+        Column { name: "started_at", kind: Kind::Time, index: false, optional: false },
+        Column { name: "process", kind: Kind::Text, index: false, optional: false },
+        Column { name: "projections", kind: Kind::Json, index: false, optional: false },
     ],
 };
 
@@ -182,6 +182,10 @@ impl Node {
             asked: HashSet::new(),
             poke,
         }
+    }
+
+    pub(crate) fn tail(&self) -> Arc<Tail> {
+        self.tail.clone()
     }
 
     pub(crate) fn id(&self) -> Uuid {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventstore_core::{
     __private::{BESIDE, LETTERS},
-    Checkpoint, DeadLetter, Invalid, Position, Query, Read, Rows, Shard, Store, StoreError,
+    Checkpoint, DeadLetter, Invalid, Order, Position, Query, Read, Rows, Shard, Store, StoreError,
 };
 use tokio::{
     sync::Notify,
@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     control::{self, PROJECTIONS, Row},
     failed::Failed,
-    letters,
+    inline, letters,
     node::{Beat, NODES},
     requests::{TryRun, What},
     status::{self, State, Status},
@@ -39,7 +39,7 @@ pub struct Projections {
 impl Projections {
     /// Those of a store.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.clone(), poke: None }
+        Self { store: inline::beneath(store), poke: None }
     }
 
     pub(crate) fn here(store: &Store, poke: Arc<Notify>) -> Self {
@@ -82,7 +82,8 @@ impl Projections {
         let head = store.read(last).await?.head;
         let rows: BTreeMap<String, Row> = there(control::rows(store, &PROJECTIONS).await)?;
         let nodes: BTreeMap<String, Beat> = there(control::rows(store, &NODES).await)?;
-        let letters = store.rows(Rows::Where { table: LETTERS, equal: vec![], limit: None }).await;
+        let letters =
+            store.rows(Rows::Where { table: LETTERS, equal: vec![], order: Order::default(), limit: None }).await;
         let letters = letters::read(there(letters)?)?;
         let now = store.now();
         let living: Vec<_> = nodes.values().filter(|beat| beat.beat_at + GONE > now).collect();

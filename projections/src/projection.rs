@@ -163,9 +163,21 @@ impl<'a, E: Event> Turns<'a, E> {
             if !E::NAMES.contains(&&*raw.data.name) {
                 continue;
             }
-            for event in decoded.at(part.stretch, place)? {
+            if let Some(stream) = part.stream_waits(raw) {
+                turns.waiting.push((stream.into(), place));
+                continue;
+            }
+            let events = match decoded.at(part.stretch, place) {
+                Ok(events) => events,
+                Err(failed) => {
+                    let keys = part.unreadable(raw, None, failed)?;
+                    turns.waiting.extend(keys.into_iter().map(|key| (key, place)));
+                    continue;
+                }
+            };
+            for event in events {
                 let key = at(raw, || Ok(key(event))).map_err(Failed::for_certain)?;
-                match part.turn(&key) {
+                match part.turn(raw, &key) {
                     Turn::Now => {
                         turns.events.push(event);
                         turns.of.push((key, place));

@@ -32,6 +32,10 @@ impl<M: ReadModel> Default for Folded<M> {
 }
 
 impl<M: ReadModel> Folded<M> {
+    fn known(&self, raw: &Recorded<Raw>) -> Result<Option<Vec<String>>, StoreError> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).known(raw)
+    }
+
     fn keys(&self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).keys(raw, event)
     }
@@ -92,11 +96,24 @@ impl<M: ReadModel> Follower for Folded<M> {
             if !M::Event::NAMES.contains(&&*raw.data.name) {
                 continue;
             }
-            for event in decoded.at(part.stretch, place)? {
+            if let Some(stream) = part.stream_waits(raw) {
+                waiting.push((stream.into(), place));
+                continue;
+            }
+            let events = match decoded.at(part.stretch, place) {
+                Ok(events) => events,
+                Err(failed) => {
+                    let keys = at(raw, || self.known(raw)).map_err(Failed::for_certain)?;
+                    let keys = part.unreadable(raw, keys, failed)?;
+                    waiting.extend(keys.into_iter().map(|key| (key, place)));
+                    continue;
+                }
+            };
+            for event in events {
                 // A key no store can hold, or that cannot be told: nobody knows which row would wait.
                 let keys = at(raw, || self.keys(raw, event)).map_err(Failed::for_certain)?;
                 for key in keys {
-                    match part.turn(&key) {
+                    match part.turn(raw, &key) {
                         Turn::Now => turns.push((key, raw, event)),
                         Turn::Waits => waiting.push((key, place)),
                         Turn::NotHere => {}

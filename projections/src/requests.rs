@@ -30,7 +30,7 @@ const SOON: Duration = Duration::from_secs(2);
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
 const fn column(name: &'static str, kind: Kind) -> Column {
-    Column { name, kind, index: false }
+    Column { name, kind, index: false, optional: false }
 }
 
 /// The table of what is asked, by a key of its own.

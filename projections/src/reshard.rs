@@ -28,8 +28,8 @@ pub(crate) const RESHARDS: Table = Table {
     version: 0,
     beside: false,
     columns: &[
-        Column { name: "shards", kind: Kind::Integer, index: false },
-        Column { name: "until", kind: Kind::Integer, index: false },
+        Column { name: "shards", kind: Kind::Integer, index: false, optional: false },
+        Column { name: "until", kind: Kind::Integer, index: false, optional: false },
     ],
 };
 

@@ -2,22 +2,25 @@
 
 use std::{collections::HashSet, ops::Deref, sync::Arc, time::Duration};
 
-use eventstore_core::{Position, ReadModel, Store, StoreError};
+use eventstore_core::{DeadLetter, Position, ReadModel, Store, StoreError};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 use uuid::Uuid;
 
 use crate::{
     follower::Follower,
+    inline, letters,
     node::{Node, Run},
-    operate::Projections,
+    operate::{Projections, there},
     projection::{Projection, Sql},
     read_model::Folded,
     shard::Options,
     status::Status,
+    subscription::{Delivered, Subscription},
+    tail::Tail,
 };
 
 /// How long a node may be silent before others take its shards over.
@@ -75,7 +78,7 @@ pub struct Runner {
 impl Runner {
     /// Nothing yet.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.clone(), followers: vec![], lease: LEASE }
+        Self { store: inline::beneath(store), followers: vec![], lease: LEASE }
     }
 
     /// Keeps the rows of a read model; its table is made if it is not there.
@@ -86,6 +89,11 @@ impl Runner {
     /// Runs a projection in the store's own database.
     pub fn projection<P: Projection>(self, projection: P) -> Self {
         self.with(Sql(projection))
+    }
+
+    /// Hands events to something outside of the store.
+    pub fn subscription<S: Subscription>(self, subscription: S) -> Self {
+        self.with(Delivered(subscription))
     }
 
     fn with(mut self, follower: impl Follower + 'static) -> Self {
@@ -116,6 +124,13 @@ impl Runner {
     /// and all of it stops.
     pub fn max_parked(self, keys: usize) -> Self {
         self.last(|options| options.max_parked = keys)
+    }
+
+    /// Parks events of the one named last that cannot be read, with those behind them, instead of stopping: for a read
+    /// model whose keys are those of its streams or tags, under the rows they concern; else under their stream, and with
+    /// one shard only. They are tried again when somebody says so, with a program that can read them.
+    pub fn park_unreadable(self) -> Self {
+        self.last(|options| options.park_unreadable = true)
     }
 
     /// A new version of the read model named last is built and kept up to date, but readers of plain SQL are sent to it
@@ -154,10 +169,10 @@ impl Runner {
         runs.append(&mut besides);
         let poke = Arc::new(Notify::new());
         let node = Node::new(self.store.clone(), self.lease, runs, poke.clone());
-        let id = node.id();
+        let (id, tail) = (node.id(), node.tail());
         let task = tokio::spawn(node.run(stopped));
         let projections = Projections::here(&self.store, poke);
-        Running { store: self.store, node: id, reports, projections, stop, task }
+        Running { store: self.store, node: id, tail, reports, projections, stop, task }
     }
 }
 
@@ -165,6 +180,7 @@ impl Runner {
 pub struct Running {
     store: Store,
     node: Uuid,
+    tail: Arc<Tail>,
     reports: Vec<watch::Receiver<Status>>,
     projections: Projections,
     stop: watch::Sender<bool>,
@@ -221,6 +237,51 @@ impl Running {
             }
             let _ = timeout(pause, report.changed()).await;
             pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// For tests: has everything taken in up to the end of the log, and all that is due to be tried again tried, and gives
+    /// the position. What did not arrive is an error that says why: [`StoreError::Parked`] for what waits behind an event
+    /// that could not be taken in, [`StoreError::Stopped`], [`StoreError::Behind`].
+    ///
+    /// What is due, the clock of the store says: on a store with a [`Clock`](eventstore_core::testing::Clock), advance it.
+    pub async fn settle(&self) -> Result<Position, StoreError> {
+        loop {
+            let head = self.store.head().await?;
+            self.until(head).await?;
+            let waiting = self.retried().await?;
+            // What ran may have appended.
+            if self.store.head().await? > head {
+                continue;
+            }
+            return match waiting {
+                Some(DeadLetter { projection, key, error: reason, .. }) => {
+                    Err(StoreError::Parked { projection, key, reason })
+                }
+                None => Ok(head),
+            };
+        }
+    }
+
+    /// Returns when nothing is due to be tried again, or nobody has for a while; with an event that waits, if any does.
+    async fn retried(&self) -> Result<Option<DeadLetter>, StoreError> {
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
+        loop {
+            let store = self.store.as_ref();
+            let mut waiting = vec![];
+            for status in self.status() {
+                let letters = store.rows(letters::wanted(&status.name, None, None)).await;
+                let letters = letters::read(there(letters)?)?;
+                waiting.extend(letters.into_iter().filter(|letter| letter.skipped.is_none()));
+            }
+            let now = store.now();
+            let due = waiting.iter().any(|letter| letter.retry_at.is_some_and(|at| at <= now));
+            if !due || start.elapsed() > PATIENCE {
+                return Ok(waiting.into_iter().next());
+            }
+            self.tail.nudge();
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
 

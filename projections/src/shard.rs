@@ -41,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) shards: u16,
     /// How many keys may be parked before all of it stops.
     pub(crate) max_parked: usize,
+    /// Whether events that cannot be read are parked; else they stop it.
+    pub(crate) park_unreadable: bool,
     /// Whether readers of plain SQL are sent to a new version by somebody, and not by itself once it is whole.
     pub(crate) by_hand: bool,
 }
@@ -51,7 +53,7 @@ const LARGE_BATCH: usize = 5_000;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { batch: None, shards: 1, max_parked: 100, by_hand: false }
+        Self { batch: None, shards: 1, max_parked: 100, park_unreadable: false, by_hand: false }
     }
 }
 
@@ -395,7 +397,7 @@ impl Work {
         to: (Position, Option<Uuid>),
     ) -> Result<(), Halt> {
         let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: None };
-        self.follower.deliver(&part).await?;
+        self.deliver(&part).await?;
         let (mut transaction, at) = self.open().await?;
         if at.position != place.position {
             // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all, or was
@@ -446,7 +448,22 @@ impl Work {
         part: &Part<'_>,
     ) -> Result<Vec<(String, usize)>, Failed> {
         let taken = AssertUnwindSafe(self.follower.take(&mut **transaction, part)).catch_unwind().await;
-        taken.unwrap_or_else(|panic| Err(Failed::panicked(&*panic)))
+        let taken = taken.unwrap_or_else(|panic| Err(Failed::panicked(&*panic)));
+        taken.map_err(|failed| self.by_policy(part, failed))
+    }
+
+    async fn deliver(&self, part: &Part<'_>) -> Result<(), Failed> {
+        self.follower.deliver(part).await.map_err(|failed| self.by_policy(part, failed))
+    }
+
+    /// What cannot be read stops it, or is parked: at once, and for good if it is tried again.
+    fn by_policy(&self, part: &Part<'_>, failed: Failed) -> Failed {
+        let parks = failed.key.is_some() && (self.options.park_unreadable || part.only.is_some());
+        match failed.blame {
+            Blame::Unreadable if parks => Failed { blame: Blame::Row, ..failed },
+            Blame::Unreadable => failed.for_certain(),
+            _ => failed,
+        }
     }
 
     /// A letter for each event that must wait.
@@ -521,7 +538,7 @@ impl Work {
         letters: &[DeadLetter],
     ) -> Result<(), Halt> {
         let part = Part { stretch, places, shard: &self.shard, parked: &Parked::default(), only: Some(key) };
-        self.follower.deliver(&part).await?;
+        self.deliver(&part).await?;
         let (mut transaction, _) = self.open().await?;
         if let Err(failed) = self.take(&mut transaction, &part).await {
             transaction.rollback().await?;

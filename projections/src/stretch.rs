@@ -10,7 +10,7 @@ use eventstore_core::{Event, EventStore, Position, Query, Raw, Read, Recorded, S
 use futures::TryStreamExt;
 use uuid::Uuid;
 
-use crate::failed::Failed;
+use crate::failed::{Blame, Failed};
 
 /// Every event that was asked for, of the log after one position and up to another.
 pub(crate) struct Stretch {
@@ -81,7 +81,8 @@ impl<E: Event> Decoded<E> {
         if let Some(events) = cell.get() {
             return Ok(events);
         }
-        let events = crate::failed::at(raw, || raw.decode().map_err(|source| StoreError::unreadable(raw, source)))?;
+        let events = crate::failed::at(raw, || raw.decode().map_err(|source| StoreError::unreadable(raw, source)));
+        let events = events.map_err(|failed| Failed { blame: Blame::Unreadable, ..failed })?;
         Ok(cell.get_or_init(|| events))
     }
 }

@@ -9,7 +9,10 @@ use std::{
 
 use eventstore_core::{Events, Position, Query, Read, Store, StoreError};
 use futures::TryStreamExt;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 
 use crate::{failed::Failed, stretch::Stretch};
 
@@ -27,6 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Tail {
     ring: Mutex<Ring>,
     state: watch::Sender<State>,
+    /// Somebody has moved the clock, or wants to know at once.
+    nudge: Notify,
 }
 
 struct Ring {
@@ -56,7 +61,7 @@ pub(crate) enum After {
 impl Tail {
     pub(crate) fn new() -> Self {
         let ring = Mutex::new(Ring { stretches: VecDeque::new(), bytes: 0 });
-        Self { ring, state: watch::Sender::new(State::default()) }
+        Self { ring, state: watch::Sender::new(State::default()), nudge: Notify::new() }
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -74,11 +79,20 @@ impl Tail {
         }
     }
 
-    /// Returns when there may be something after a position; fails if the log cannot be read.
+    /// Has all who wait look again.
+    pub(crate) fn nudge(&self) {
+        self.nudge.notify_waiters();
+    }
+
+    /// Returns when there may be something after a position, or one is to look again; fails if the log cannot be read.
     pub(crate) async fn wait(&self, position: Position) -> Result<(), Failed> {
         let mut state = self.state.subscribe();
         let there = |state: &State| state.failed.is_some() || state.end.is_none_or(|end| end > position);
-        match state.wait_for(there).await.map(|state| state.failed.clone()) {
+        let there = tokio::select! {
+            there = state.wait_for(there) => there,
+            () = self.nudge.notified() => return Ok(()),
+        };
+        match there.map(|state| state.failed.clone()) {
             Ok(Some(failed)) => Err(StoreError::Unavailable(failed.into()).into()),
             _ => Ok(()),
         }

@@ -24,17 +24,21 @@ pub mod courses;
 pub mod golden;
 pub mod histories;
 pub mod import;
+pub mod inline;
 pub mod mistakes;
 pub mod projections;
+pub mod reading;
 pub mod rebuild;
 pub mod recipes;
 pub mod resharding;
 pub mod snapshots;
+pub mod subscriptions;
 pub mod time;
 pub mod toy;
 pub mod transactions;
 pub mod transfer;
 pub mod transfers;
+pub mod unreadable;
 
 /// A store with nothing in it, and the time it lives by.
 pub struct World {

@@ -243,7 +243,7 @@ async fn what_is_being_built_is_not_read_and_its_pace_is_kept() -> Result<(), An
     assert!(!progress.is_built(), "{progress}");
     assert!(matches!(running.promote("balance").await, Err(StoreError::Building { until: Position(200), .. })));
     assert!(matches!(running.compare("balance").await, Err(StoreError::Building { .. })));
-    assert!(running.rebuild(rebuild.name()).await.is_ok());
+    assert_eq!(running.rebuild(rebuild.name()).await?.name(), rebuild.name());
     running.pause(rebuild.name()).await?;
     let paused = rebuild.progress().await?.position;
     assert_eq!(rebuild.progress().await?.position, paused);

@@ -5,6 +5,7 @@
 #[path = "../cases/mod.rs"]
 mod cases;
 mod metrics;
+mod patience;
 
 use std::sync::Arc;
 

@@ -145,8 +145,8 @@ async fn a1_a_first_result_that_is_given_again_survives_a_crash_too() {
     }
 }
 
-/// What a read model writes while it is behind need not be on disk at once: it is not ahead of its rows after a crash
-/// either, and what was lost is made again.
+/// What a read model writes while it is behind need not be on disk at once: what a crash takes of it, rows and checkpoint
+/// together, is made again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p1_each_event_counts_once_through_a_crash_while_a_read_model_catches_up() {
     const EVENTS: u64 = 20_000;
@@ -169,11 +169,6 @@ async fn p1_each_event_counts_once_through_a_crash_while_a_read_model_catches_up
         assert_eq!(row.events, EVENTS / 100, "{key}");
     }
     running.stop().await;
-    // The last batch waited for all before it.
-    server.script(&["crash"]);
-    let store: Store = PgStore::connect(&url).await.unwrap().into();
-    let there = store.read_model::<Count>().get("0").after(Position(EVENTS)).await.unwrap();
-    assert_eq!(there.map(|row| row.events), Some(EVENTS / 100));
 }
 
 #[derive(Event, Clone)]

@@ -1,7 +1,7 @@
 //! A projection in SQL of one's own, on PostgreSQL.
 
 use eventstore::{
-    BoxError, Id, Runner, StoreError,
+    BoxError, CommandError, Id, Runner, StoreError,
     prelude::*,
     sqlx::{self, AssertSqlSafe, PgConnection, Postgres, Sqlite, SqliteConnection},
 };
@@ -52,6 +52,29 @@ impl Projection for Ledger {
         sqlx::query(AssertSqlSafe(add)).bind(event.stream.key()).bind(cents).execute(db).await?;
         Ok(())
     }
+}
+
+#[tokio::test]
+async fn p1_an_inline_projection_in_sql_commits_with_the_append() -> Result<(), Box<dyn std::error::Error>> {
+    let world = world().await;
+    let ann = Id::<Account>::from("ann");
+    world.store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let table = format!("ledger_{}", server::schema());
+    let store = world.store.clone().with_inline_projection(Ledger::new(&table));
+    let pool: &sqlx::PgPool = world.inner.database().downcast_ref().expect("PostgreSQL");
+    let cents = format!("SELECT cents FROM {table} WHERE account = 'ann'");
+    for n in 1..=3_i64 {
+        store.execute(&ann, Deposit { amount: 10 }).await?;
+        let cents: i64 = sqlx::query_scalar(AssertSqlSafe(cents.clone())).fetch_one(pool).await?;
+        assert_eq!(10 * n, cents);
+    }
+    // The table is gone under it: nothing is recorded.
+    sqlx::query(AssertSqlSafe(format!("DROP TABLE {table}"))).execute(pool).await?;
+    let head = store.head().await?;
+    let refused = store.execute(&ann, Deposit { amount: 1 }).await;
+    assert!(matches!(refused, Err(CommandError::Store(StoreError::NotProjected { .. }))), "{refused:?}");
+    assert_eq!(store.head().await?, head);
+    Ok(())
 }
 
 #[tokio::test]

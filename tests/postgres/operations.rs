@@ -145,7 +145,7 @@ async fn x3_events_cannot_be_changed_deleted_or_truncated() -> Result<(), Any> {
 #[tokio::test]
 async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
     let store = server::fresh().await;
-    let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index }].leak();
+    let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index, optional: false }].leak();
     for (index, indexes) in [(false, 1), (true, 2), (true, 2), (false, 2)] {
         let table = Table { name: "owners", version: 1, columns: columns(index), beside: false };
         store.create(&table).await?;

@@ -238,7 +238,7 @@ async fn p1_a_table_that_was_dropped_is_not_filled_from_the_middle() -> Result<(
 async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
     let world = crate::world().await;
     let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
-    let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index }].leak();
+    let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index, optional: false }].leak();
     for (index, indexes) in [(false, 0), (true, 1), (true, 1), (false, 1)] {
         let table = Table { name: "owners", version: 1, columns: columns(index), beside: false };
         world.inner.create(&table).await?;

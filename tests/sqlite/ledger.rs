@@ -1,7 +1,7 @@
 //! A projection in SQL of one's own, on SQLite.
 
 use eventstore::{
-    BoxError, Id, Runner, StoreError,
+    BoxError, CommandError, Id, Runner, StoreError,
     prelude::*,
     sqlx::{self, PgConnection, Postgres, Sqlite, SqliteConnection},
 };
@@ -59,6 +59,23 @@ async fn p1_a_projection_in_sql_counts_each_event_once() -> Result<(), Box<dyn s
     let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
     let cents: i64 = sqlx::query_scalar("SELECT cents FROM ledger WHERE account = 'ann'").fetch_one(pool).await?;
     assert_eq!(cents, 150 - 15);
+    Ok(())
+}
+
+#[tokio::test]
+async fn p1_an_inline_projection_in_sql_commits_with_the_append() -> Result<(), Box<dyn std::error::Error>> {
+    let world = world().await;
+    let ann = Id::<Account>::from("ann");
+    world.store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let store = world.store.clone().with_inline_projection(Ledger);
+    let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
+    for n in 1..=3_i64 {
+        store.execute(&ann, Deposit { amount: 10 }).await?;
+        let cents: i64 = sqlx::query_scalar("SELECT cents FROM ledger WHERE account = 'ann'").fetch_one(pool).await?;
+        assert_eq!(10 * n, cents);
+    }
+    let elsewhere = world.store.clone().with_inline_projection(Elsewhere).execute(&ann, Deposit { amount: 1 }).await;
+    assert!(matches!(elsewhere, Err(CommandError::Store(StoreError::Stopped { .. }))), "{elsewhere:?}");
     Ok(())
 }
 

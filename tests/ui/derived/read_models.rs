@@ -82,27 +82,28 @@ impl PerDay {
 
 #[test]
 fn a_field_is_a_column_of_the_type_it_is_called_by() {
-    let column = |name, kind| Column { name, kind, index: false };
-    let indexed = |name, kind| Column { name, kind, index: true };
+    let column = |name, kind| Column { name, kind, index: false, optional: false };
+    let optional = |column| Column { optional: true, ..column };
+    let indexed = |name, kind| Column { name, kind, index: true, optional: false };
     assert_eq!(
         EveryKind::COLUMNS,
         [
             column("text", Kind::Text),
             column("letter", Kind::Text),
-            column("id", Kind::Text),
+            optional(column("id", Kind::Text)),
             column("cow", Kind::Text),
             column("boxed", Kind::Text),
-            indexed("number", Kind::Integer),
+            optional(indexed("number", Kind::Integer)),
             column("small", Kind::Integer),
             column("size", Kind::Integer),
             column("real", Kind::Real),
             column("yes", Kind::Bool),
-            column("at", Kind::Time),
+            optional(column("at", Kind::Time)),
             column("list", Kind::Json),
             column("map", Kind::Json),
             column("pair", Kind::Json),
             column("big", Kind::Json),
-            column("shared", Kind::Text),
+            optional(column("shared", Kind::Text)),
             column("type", Kind::Text),
             indexed("renamed", Kind::Integer),
             column("anything", Kind::Json),
@@ -122,7 +123,7 @@ fn a_table_is_called_by_its_type_in_version_one_unless_it_says_otherwise() {
     assert_eq!((EveryKind::NAME, EveryKind::VERSION), ("every_kind", 1));
     assert_eq!((PerRoom::NAME, PerRoom::VERSION), ("rooms", 3));
     assert_eq!(PerRoom::TABLE.to_string(), "rooms@3");
-    assert_eq!(Balance::COLUMNS[0], Column { name: "owner", kind: Kind::Text, index: true });
+    assert_eq!(Balance::COLUMNS[0], Column { name: "owner", kind: Kind::Text, index: true, optional: false });
 }
 
 #[test]

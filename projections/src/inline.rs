@@ -1,0 +1,666 @@
+//! Keeps read models in the transaction of each append, so that whoever reads after an append sees it.
+
+use std::{
+    any::Any,
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use eventstore_core::{
+    __private::LETTERS, Append, Changes, Checkpoint, DeadLetter, EventStore, Events, Invalid, NewEvent, Page, Position,
+    Query, Raw, Read, ReadModel, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table,
+    Tables, Timestamp, Transaction, Written, doctor::Report,
+};
+use serde_json::value::RawValue;
+use tokio::sync::{
+    OnceCell,
+    oneshot::{self, error::TryRecvError},
+};
+use uuid::Uuid;
+
+use crate::{
+    control::PROJECTIONS,
+    failed::{Blame, Failed},
+    follower::{Follower, Part},
+    letters::{self, Parked},
+    projection::{Projection, Sql},
+    read_model::Folded,
+    stretch::Stretch,
+};
+
+/// How many events that were recorded without it are taken in together.
+const BATCH: usize = 1_000;
+/// How many events recorded without it are taken in while others wait to append.
+const GAP: u64 = 1_000;
+/// How many appends, and how many of their events, are recorded together.
+const APPENDS: usize = 256;
+const EVENTS: usize = 10_000;
+
+/// Read models and projections that are kept in the transaction of each append.
+///
+/// Whatever the store that is given back appends, by a command or without, alone or in a transaction of one's own, is in
+/// their rows when it is recorded: `get` sees it at once, from any process. It costs every append: see the
+/// [guide](https://docs.rs/eventstore). An event they cannot take in is [`StoreError::NotProjected`], and is not
+/// recorded.
+///
+/// The name and the checkpoint are those a [`Runner`](crate::Runner) has, and one beside it does no harm: it takes in what
+/// is recorded without it. Without one, the next append does; what cannot be taken in then is
+/// [`StoreError::Stopped`], with the event.
+///
+/// ```
+/// # use eventstore::prelude::*;
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Event, Clone)]
+/// # enum AccountEvent { Deposited { amount: i64 } }
+/// # #[derive(Aggregate)]
+/// # struct Account;
+/// # impl Evolve for Account { type Event = AccountEvent; fn evolve(&mut self, _: AccountEvent) {} }
+/// # #[derive(Clone)]
+/// # struct Deposit { amount: i64 }
+/// # impl Decide<Deposit> for Account {
+/// #     fn decide(&self, Deposit { amount }: Deposit) -> Decision<Self> { Ok(vec![AccountEvent::Deposited { amount }]) }
+/// # }
+/// # #[derive(ReadModel, Serialize, Deserialize, Default)]
+/// # struct Balance { balance: i64 }
+/// # impl Project for Balance {
+/// #     type Event = AccountEvent;
+/// #     fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+/// #         let AccountEvent::Deposited { amount } = event.data;
+/// #         row.balance += amount;
+/// #     }
+/// # }
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = eventstore::connect("memory:").await?.with_inline::<Balance>();
+/// let ann = Id::<Account>::from("ann");
+/// store.execute(&ann, Deposit { amount: 100 }).await?;
+/// assert_eq!(store.read_model::<Balance>().get(&ann).await?.map(|row| row.balance), Some(100));
+/// # Ok(())
+/// # }
+/// ```
+pub trait Inline {
+    /// The same store, which keeps the rows of a read model with each append.
+    fn with_inline<M: ReadModel>(self) -> Self;
+
+    /// The same store, which runs a projection in SQL with each append.
+    fn with_inline_projection<P: Projection>(self, projection: P) -> Self;
+}
+
+impl Inline for Store {
+    fn with_inline<M: ReadModel>(self) -> Self {
+        with(&self, Arc::new(Folded::<M>::default()))
+    }
+
+    fn with_inline_projection<P: Projection>(self, projection: P) -> Self {
+        with(&self, Arc::new(Sql(projection)))
+    }
+}
+
+fn with(store: &Store, follower: Arc<dyn Follower>) -> Store {
+    let (base, mut kept) = match (store.as_ref() as &dyn Any).downcast_ref::<InlineStore>() {
+        Some(inline) => (inline.base.clone(), inline.kept.to_vec()),
+        None => (store.shared(), vec![]),
+    };
+    // Always locked in one order, so that no two appends wait for each other for ever.
+    let name = follower.name();
+    match kept.binary_search_by(|there| there.name.cmp(&name)) {
+        Ok(there) => kept[there] = Arc::new(Kept { follower, name, free: Mutex::default() }),
+        Err(place) => kept.insert(place, Arc::new(Kept { follower, name, free: Mutex::default() })),
+    }
+    let (kept, ready) = (kept.into(), OnceCell::new());
+    store.through(Arc::new(InlineStore { base, kept, ready, turn: Default::default(), queue: Mutex::default() }))
+}
+
+/// The same store without what is kept with each append: for whoever takes in and mends what that cannot.
+pub(crate) fn beneath(store: &Store) -> Store {
+    match (store.as_ref() as &dyn Any).downcast_ref::<InlineStore>() {
+        Some(inline) => store.through(inline.base.clone()),
+        None => store.clone(),
+    }
+}
+
+/// A store that keeps rows with each append.
+struct InlineStore {
+    base: Arc<dyn EventStore>,
+    kept: Arc<[Arc<Kept>]>,
+    /// Whether the tables are there, and have what was recorded before.
+    ready: OnceCell<()>,
+    /// Held by whoever records what is in the queue, for all.
+    turn: tokio::sync::Mutex<()>,
+    queue: Mutex<VecDeque<Waiting>>,
+}
+
+/// An append, and who waits for its answer.
+type Waiting = (Append, oneshot::Sender<Result<Written, StoreError>>);
+
+/// What is kept with each append.
+struct Kept {
+    follower: Arc<dyn Follower>,
+    name: String,
+    /// Where the shards were when no key of theirs was parked: to park one moves a checkpoint or changes an epoch.
+    free: Mutex<Option<Places>>,
+}
+
+/// Where shards are: position and epoch.
+type Places = Vec<(Shard, Position, u64)>;
+
+fn places(shards: &[(Shard, Checkpoint)]) -> Places {
+    shards.iter().map(|(shard, at)| (shard.clone(), at.position, at.epoch)).collect()
+}
+
+impl InlineStore {
+    /// Makes what is not there, and takes in what was recorded before.
+    async fn ready(&self) -> Result<(), StoreError> {
+        let ready = self.ready.get_or_try_init(async || {
+            let base = &*self.base;
+            // What is read within a transaction must be there, or it would be the transaction's end.
+            for table in [PROJECTIONS, LETTERS] {
+                base.create(&table).await?;
+            }
+            for kept in &*self.kept {
+                kept.follower.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
+            }
+            self.catch_up().await?;
+            for table in self.kept.iter().filter_map(|kept| kept.follower.table()) {
+                base.index(&table).await?;
+            }
+            Ok(())
+        });
+        ready.await.copied()
+    }
+
+    /// Takes in what was recorded without it, up to the end of the log, in transactions of its own.
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        for kept in &*self.kept {
+            let mut batch = BATCH;
+            loop {
+                let mut transaction = self.base.begin().await?;
+                match kept.gap(&mut *transaction, None, batch).await {
+                    Ok(more) => {
+                        transaction.commit().await?;
+                        if !more {
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        transaction.rollback().await?;
+                        // Fewer, until it is the one that is to blame.
+                        if batch == 1 || !matches!(error, StoreError::Stopped { .. }) {
+                            return Err(error);
+                        }
+                        batch /= 2;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The appends that are recorded next.
+    fn batch(&self) -> Vec<Waiting> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut batch, mut events) = (vec![], 0);
+        while let Some((append, _)) = queue.front() {
+            events += append.events().count();
+            if batch.len() == APPENDS || !batch.is_empty() && events > EVENTS {
+                break;
+            }
+            batch.extend(queue.pop_front());
+        }
+        // Whoever has gone waits for no answer, and has nothing recorded.
+        batch.retain(|(_, answer)| !answer.is_closed());
+        batch
+    }
+
+    /// Records appends together, each for itself if that cannot be.
+    async fn record_all(&self, batch: Vec<Waiting>) {
+        let (appends, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let results = match self.record(&appends).await {
+            Ok(results) => results,
+            Err(error) if error.is_retryable() => {
+                let error = Arc::new(error);
+                appends.iter().map(|_| Err(shared(&error))).collect()
+            }
+            Err(error) if appends.len() == 1 => vec![Err(error)],
+            // One of them may be to blame: then not the others.
+            Err(_) => {
+                let mut results = vec![];
+                for append in appends {
+                    results.push(self.record(&[append]).await.and_then(|mut one| one.swap_remove(0)));
+                }
+                results
+            }
+        };
+        for (answer, result) in answers.into_iter().zip(results) {
+            // Whoever has gone needs no answer.
+            let _ = answer.send(result);
+        }
+    }
+
+    /// Records appends in one transaction, with their rows.
+    async fn record(&self, appends: &[Append]) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
+        let mut gap = GAP;
+        loop {
+            let mut transaction = self.open().await?;
+            match transaction.append_all(appends.to_vec(), gap).await {
+                Ok(Some(results)) => {
+                    transaction.commit().await?;
+                    return Ok(results);
+                }
+                Ok(None) => {
+                    transaction.inner.rollback().await?;
+                    self.catch_up().await?;
+                    // Others append as fast as this catches up: then they wait.
+                    gap = u64::MAX;
+                }
+                Err(error) => {
+                    transaction.inner.rollback().await?;
+                    if matches!(error, StoreError::Stopped { .. }) {
+                        // By itself, it is told with the event.
+                        self.catch_up().await?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// A transaction, without a look at what was recorded before.
+    async fn open(&self) -> Result<InlineTransaction, StoreError> {
+        let (inner, kept) = (self.base.begin().await?, self.kept.clone());
+        Ok(InlineTransaction { inner, kept, unfinished: false, free: vec![] })
+    }
+}
+
+impl Kept {
+    /// It cannot go on, for an event that is recorded already or for the whole of it.
+    fn stopped(&self, failed: Failed) -> StoreError {
+        match failed.blame {
+            Blame::World => world(failed),
+            _ => StoreError::Stopped { projection: self.name.clone(), reason: failed.into() },
+        }
+    }
+
+    /// It cannot take in what is being appended.
+    fn refused(&self, failed: Failed) -> StoreError {
+        match failed.blame {
+            Blame::World => world(failed),
+            Blame::Program if failed.event.is_none() => self.stopped(failed),
+            _ => StoreError::NotProjected { projection: self.name.clone(), reason: failed.into() },
+        }
+    }
+
+    /// Its shards, locked; made if there are none yet.
+    async fn lock(&self, transaction: &mut dyn Transaction) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        let shards = transaction.lock_projection(&self.name).await?;
+        if !shards.is_empty() {
+            return Ok(shards);
+        }
+        let new = vec![(Shard::whole(&*self.name), Checkpoint::default())];
+        transaction.put_shards(&self.name, new.clone()).await?;
+        Ok(new)
+    }
+
+    /// Takes in the next events that were recorded without it, up to a position or to the end of the log. Says whether
+    /// there may be more.
+    async fn gap(
+        &self,
+        transaction: &mut dyn Transaction,
+        until: Option<Position>,
+        batch: usize,
+    ) -> Result<bool, StoreError> {
+        let mut shards = self.lock(transaction).await?;
+        let after = behind(&shards);
+        let read = Read { query: self.follower.query(), after, until, limit: Some(batch), ..Read::default() };
+        let Page { head, events } = transaction.read(read).await?;
+        let end = until.map_or(head, |until| until.min(head));
+        let full = events.len() == batch;
+        let to = match events.last() {
+            Some(last) if full => last.position,
+            _ => end.max(after),
+        };
+        if to == after {
+            return Ok(false);
+        }
+        let last = match events.last() {
+            Some(last) if last.position == to => Some(last.id),
+            _ => id_at(transaction, to).await?,
+        };
+        let stretch = Stretch::new(after, to, last, events);
+        self.take(transaction, &mut shards, &stretch, Self::stopped).await?;
+        Ok(full)
+    }
+
+    /// Takes a stretch in, and moves the checkpoints. Events of keys that are parked wait with them; if there are none, it
+    /// gives where the shards are then.
+    async fn take(
+        &self,
+        transaction: &mut dyn Transaction,
+        shards: &mut [(Shard, Checkpoint)],
+        stretch: &Stretch,
+        told: fn(&Self, Failed) -> StoreError,
+    ) -> Result<Option<Places>, StoreError> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let parked = match free == Some(places(shards)) {
+            true => vec![],
+            false => letters::read(transaction.rows(letters::wanted(&self.name, None, None)).await?)?,
+        };
+        let mut waits = false;
+        for (shard, at) in shards.iter_mut() {
+            let parked = Parked::of(parked.clone(), shard);
+            waits |= parked.len() > 0;
+            let places = stretch.place_after(at.position)..stretch.events.len();
+            let part = Part { stretch, places, shard, parked: &parked, only: None };
+            let waiting = self.follower.take(transaction, &part).await.map_err(|failed| told(self, failed))?;
+            let why = "it waits behind an event of its key";
+            let letter = |(key, place): &(String, usize)| {
+                let event = &stretch.events[*place];
+                DeadLetter::new(shard, key, event, why, event.recorded_at)
+            };
+            let waiting: Vec<_> = waiting.iter().map(letter).collect();
+            if !waiting.is_empty() {
+                transaction.write(letters::changes(&waiting, &[])?).await?;
+            }
+            transaction.advance(shard, stretch.until, stretch.last).await?;
+            at.position = at.position.max(stretch.until);
+        }
+        Ok((!waits).then(|| places(shards)))
+    }
+}
+
+/// The same error for all who wait.
+fn shared(error: &Arc<StoreError>) -> StoreError {
+    let again = Box::new(error.clone());
+    match **error {
+        StoreError::Busy(_) => StoreError::Busy(again),
+        StoreError::Unavailable(_) => StoreError::Unavailable(again),
+        _ => StoreError::Unknown(again),
+    }
+}
+
+/// How far all of it has come.
+fn behind(shards: &[(Shard, Checkpoint)]) -> Position {
+    shards.iter().map(|(_, at)| at.position).min().unwrap_or_default()
+}
+
+/// What the store has said.
+fn world(failed: Failed) -> StoreError {
+    match failed.reason.downcast() {
+        Ok(error) => *error,
+        Err(reason) => StoreError::Database(reason),
+    }
+}
+
+async fn id_at(transaction: &mut dyn Transaction, position: Position) -> Result<Option<Uuid>, StoreError> {
+    let after = Position(position.0.saturating_sub(1));
+    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
+    Ok(transaction.read(read).await?.events.pop().map(|event| event.id))
+}
+
+/// The events of an append as they are recorded.
+fn recorded(events: Vec<(StreamId, NewEvent)>, written: &Written) -> Vec<Recorded<Raw>> {
+    let mut versions: HashMap<_, _> = written.streams.iter().cloned().collect();
+    // From the last one backwards: what is known of each stream is where it ends.
+    let events = events.into_iter().rev().zip((written.first.0..=written.last.0).rev());
+    let mut recorded: Vec<_> = events
+        .map(|((stream, event), position)| {
+            let version = versions.get_mut(&stream).map_or_else(Default::default, |version| {
+                let this = *version;
+                version.0 -= 1;
+                this
+            });
+            event.recorded(stream, version, Position(position), written.recorded_at)
+        })
+        .collect();
+    recorded.reverse();
+    recorded
+}
+
+/// A transaction whose appends keep rows.
+struct InlineTransaction {
+    inner: Box<dyn Transaction>,
+    kept: Arc<[Arc<Kept>]>,
+    /// Whether an append may be in it without its rows.
+    unfinished: bool,
+    /// What is known once this is committed.
+    free: Vec<(Arc<Kept>, Option<Places>)>,
+}
+
+impl InlineTransaction {
+    /// Appends and keeps the rows; or nothing, if more was recorded without them than so many events. What is refused is
+    /// refused for itself.
+    async fn append_all(
+        &mut self,
+        appends: Vec<Append>,
+        gap: u64,
+    ) -> Result<Option<Vec<Result<Written, StoreError>>>, StoreError> {
+        let kept = self.kept.clone();
+        let mut all = vec![];
+        for kept in &*kept {
+            all.push(kept.lock(&mut *self.inner).await?);
+        }
+        self.unfinished = true;
+        let (mut results, mut new) = (vec![], vec![]);
+        for append in appends {
+            let events = append.events().map(|(stream, event)| (stream.clone(), event.clone())).collect();
+            let written = match self.inner.append(append).await {
+                Err(error) if !error.is_refusal() => return Err(error),
+                written => written,
+            };
+            if let Ok(written) = &written
+                && !written.replayed
+            {
+                new.extend(recorded(events, written));
+            }
+            results.push(written);
+        }
+        // What was recorded before is in the rows already.
+        if let (Some(first), Some(last)) = (new.first(), new.last()) {
+            let (before, until, id) = (Position(first.position.0 - 1), last.position, Some(last.id));
+            if all.iter().any(|shards| before.0.saturating_sub(behind(shards).0) > gap) {
+                return Ok(None);
+            }
+            let stretch = Stretch::new(before, until, id, new);
+            self.free.clear();
+            for (kept, mut shards) in kept.iter().zip(all) {
+                if behind(&shards) < before {
+                    while kept.gap(&mut *self.inner, Some(before), BATCH).await? {}
+                    shards = kept.lock(&mut *self.inner).await?;
+                }
+                let free = kept.take(&mut *self.inner, &mut shards, &stretch, Kept::refused).await?;
+                self.free.push((kept.clone(), free));
+            }
+        }
+        self.unfinished = false;
+        Ok(Some(results))
+    }
+
+    async fn commit(self) -> Result<(), StoreError> {
+        if self.unfinished {
+            self.inner.rollback().await?;
+            return Err(Invalid::unfinished().into());
+        }
+        self.inner.commit().await?;
+        for (kept, free) in self.free {
+            *kept.free.lock().unwrap_or_else(PoisonError::into_inner) = free;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl EventStore for InlineStore {
+    async fn append(&self, append: Append) -> Result<Written, StoreError> {
+        append.check()?;
+        self.ready().await?;
+        loop {
+            let (answer, mut answered) = oneshot::channel();
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back((append.clone(), answer));
+            let _turn = self.turn.lock().await;
+            loop {
+                match answered.try_recv() {
+                    // Somebody who had the turn before has recorded it.
+                    Ok(result) => return result,
+                    // Or has gone away with it: the same again, which is recorded once.
+                    Err(TryRecvError::Closed) => break,
+                    Err(TryRecvError::Empty) => self.record_all(self.batch()).await,
+                }
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+        self.ready().await?;
+        Ok(Box::new(self.open().await?))
+    }
+
+    async fn read(&self, read: Read) -> Result<Events, StoreError> {
+        self.base.read(read).await
+    }
+
+    async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        self.base.find(command).await
+    }
+
+    async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        self.base.recorded(ids).await
+    }
+
+    async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        self.base.streams(category, after, limit).await
+    }
+
+    async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
+        self.base.position_at(at).await
+    }
+
+    async fn appended(&self, after: Position) {
+        self.base.appended(after).await;
+    }
+
+    async fn doctor(&self) -> Result<Report, StoreError> {
+        self.base.doctor().await
+    }
+
+    async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
+        self.base.snapshot(boundary, kind).await
+    }
+
+    async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
+        self.base.keep_snapshot(snapshot, instead_of).await
+    }
+
+    async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
+        self.base.snapshots(kind, limit).await
+    }
+
+    fn now(&self) -> Timestamp {
+        self.base.now()
+    }
+
+    fn database(&self) -> &(dyn Any + Send + Sync) {
+        self.base.database()
+    }
+}
+
+#[async_trait]
+impl Tables for InlineStore {
+    async fn create(&self, table: &Table) -> Result<(), StoreError> {
+        self.base.create(table).await
+    }
+
+    async fn index(&self, table: &Table) -> Result<(), StoreError> {
+        self.base.index(table).await
+    }
+
+    async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        match self.base.rows(rows.clone()).await {
+            Err(StoreError::NotBuilt { table }) if self.kept.iter().any(|kept| kept.name == table) => {
+                self.ready().await?;
+                self.base.rows(rows).await
+            }
+            found => found,
+        }
+    }
+
+    async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        self.base.shards(projection).await
+    }
+}
+
+#[async_trait]
+impl Transaction for InlineTransaction {
+    async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
+        append.check()?;
+        if self.unfinished {
+            return Err(Invalid::unfinished().into());
+        }
+        let results = self.append_all(vec![append], u64::MAX).await?;
+        results.and_then(|mut results| results.pop()).unwrap_or_else(|| Err(Invalid::unfinished().into()))
+    }
+
+    async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
+        self.inner.lock(shard).await
+    }
+
+    async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        self.inner.lock_projection(projection).await
+    }
+
+    async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
+        self.inner.put_shards(projection, shards).await
+    }
+
+    async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
+        self.inner.read(read).await
+    }
+
+    async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        self.inner.find(command).await
+    }
+
+    async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
+        self.inner.streams(category, after, limit).await
+    }
+
+    async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
+        self.inner.position_at(at).await
+    }
+
+    async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        self.inner.rows(rows).await
+    }
+
+    async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
+        self.inner.write(changes).await
+    }
+
+    async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
+        self.inner.swap(table).await
+    }
+
+    async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError> {
+        self.inner.publish(name, table).await
+    }
+
+    async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
+        self.inner.remove(table).await
+    }
+
+    async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
+        self.inner.advance(shard, to, event).await
+    }
+
+    fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        self.inner.connection()
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        Self::commit(*self).await
+    }
+
+    async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
+        self.inner.rollback().await
+    }
+}

@@ -1,0 +1,91 @@
+//! Hands events to whatever is outside of the store.
+
+use std::panic::AssertUnwindSafe;
+
+use async_trait::async_trait;
+use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, Transaction};
+use futures::FutureExt;
+
+use crate::{
+    failed::Failed,
+    follower::{Follower, Part},
+    projection::Turns,
+};
+
+/// Hands events to something outside of the store: a search index, another service, a mailbox. On every store.
+///
+/// Each event is handed over at least once, and before the checkpoint passes it: after a crash, or when one of them
+/// fails, some come again. Their ids stay the same, so a receiver that remembers `event.id` counts each once.
+///
+/// ```
+/// use std::sync::Mutex;
+/// use eventstore::{BoxError, prelude::*};
+/// # #[derive(Event, Clone)]
+/// # enum AccountEvent { Deposited { amount: i64 } }
+///
+/// /// Stands for a client of something outside.
+/// struct Index(Mutex<Vec<String>>);
+///
+/// impl Subscription for Index {
+///     const NAME: &'static str = "index";
+///     type Event = AccountEvent;
+///
+///     async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
+///         let documents = events.iter().map(|event| format!("{}: {}", event.id, event.stream));
+///         self.0.lock().map_err(|_| "a client that panicked")?.extend(documents);
+///         Ok(())
+///     }
+/// }
+/// # let _ = Runner::subscription::<Index>;
+/// ```
+pub trait Subscription: Send + Sync + 'static {
+    /// The name of the checkpoint. A new name starts from the first event.
+    const NAME: &'static str;
+    /// What it hears of.
+    type Event: Event;
+
+    /// Hands over events that are next to each other in its order. If it fails, fewer are tried, down to the one that is
+    /// to blame, which is tried again and then parked with those behind it.
+    fn handle(&self, events: &[&Recorded<Self::Event>]) -> impl Future<Output = Result<(), BoxError>> + Send;
+
+    /// What is kept in order: events of one key are handed over one after the other, and wait if one of them cannot be.
+    /// The stream, unless you say otherwise. Pure: shards are cut by it.
+    fn key(event: &Recorded<Self::Event>) -> String {
+        event.stream.to_string()
+    }
+}
+
+/// Runs a subscription.
+pub(crate) struct Delivered<S>(pub(crate) S);
+
+#[async_trait]
+impl<S: Subscription> Follower for Delivered<S> {
+    fn name(&self) -> String {
+        S::NAME.into()
+    }
+
+    fn query(&self) -> Query {
+        Query::names(S::Event::NAMES)
+    }
+
+    async fn prepare(&self, _: &dyn EventStore) -> Result<(), Failed> {
+        Ok(())
+    }
+
+    async fn deliver(&self, part: &Part<'_>) -> Result<(), Failed> {
+        let decoded = part.stretch.decoded::<S::Event>();
+        let turns = Turns::of(part, &decoded, S::key)?;
+        if turns.events.is_empty() {
+            return Ok(());
+        }
+        let handled = AssertUnwindSafe(self.0.handle(&turns.events)).catch_unwind().await;
+        let handled = handled.map_err(|panic| Failed::panicked(&*panic));
+        let handled = handled.and_then(|handled| handled.map_err(Failed::theirs));
+        handled.map_err(|failed| turns.blame(part, failed))
+    }
+
+    async fn take(&self, _: &mut dyn Transaction, part: &Part<'_>) -> Result<Vec<(String, usize)>, Failed> {
+        let decoded = part.stretch.decoded::<S::Event>();
+        Ok(Turns::of(part, &decoded, S::key)?.waiting)
+    }
+}
