@@ -1754,7 +1754,10 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
     assert_eq!(found.iter().map(|(_, row)| row["more"].clone()).collect::<Vec<_>>(), [json!(null), json!("m")]);
     let fewer = with(&|columns| _ = columns.pop());
     store.create(&fewer).await.unwrap();
-    assert_eq!(rows(&store, Rows::Where { table: fewer, equal: vec![], order: Order::default(), limit: None }).await.len(), 2);
+    assert_eq!(
+        rows(&store, Rows::Where { table: fewer, equal: vec![], order: Order::default(), limit: None }).await.len(),
+        2
+    );
     let renamed = with(&|columns| {
         columns[6].name = "renamed";
         columns[6].optional = true;
