@@ -499,12 +499,23 @@ impl EventStore for PgStore {
 #[async_trait]
 impl Tables for PgStore {
     async fn create(&self, table: &Table) -> Result<(), StoreError> {
+        let built = tables::is_built(&mut *self.connection().await?, &self.shared.sql, table).await?;
+        if built {
+            return Ok(());
+        }
         let mut transaction = PgTransaction::begin(&self.shared).await?;
         tables::create(transaction.connection(), &self.shared.sql, table).await?;
         transaction.commit().await
     }
 
     async fn index(&self, table: &Table) -> Result<(), StoreError> {
+        if table.columns.iter().all(|column| !column.index) {
+            return Ok(());
+        }
+        let lacking = tables::lacking(&mut *self.connection().await?, &self.shared.sql, table).await?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
         let mut transaction = PgTransaction::begin(&self.shared).await?;
         tables::index(transaction.connection(), &self.shared.sql, table).await?;
         transaction.commit().await

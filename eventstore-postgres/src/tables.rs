@@ -38,22 +38,31 @@ fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
     columns.iter().map(|column| piece(&quoted(column.name))).collect::<Vec<_>>().join(", ")
 }
 
+/// The columns to be added to a table; none if there is no such table.
+async fn to_add(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    table: &Table,
+) -> Result<Option<Vec<&'static Column>>, StoreError> {
+    let there = columns(connection, sql, table).await?;
+    let there = (!there.is_empty()).then_some(there);
+    there.map(|there| lacks(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))).transpose()
+}
+
+/// Whether a table is there and fits: mostly, and then nobody waits for those who make others. Not in the transaction of
+/// [`create`]: a name that was not found is remembered, and would not be found in it after somebody else made the table.
+pub(crate) async fn is_built(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<bool, StoreError> {
+    Ok(to_add(connection, sql, table).await?.is_some_and(|lacking| lacking.is_empty()))
+}
+
 /// Runs in a transaction of the caller's.
 pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
-    let lacking = |there: &[(String, String, bool)]| match there {
-        [] => Ok(None),
-        there => lacks(table, there.iter().map(|(name, kind, _)| (&**name, &**kind))).map(Some),
-    };
-    // Mostly it is there: then nobody waits for those who make others.
-    if lacking(&columns(&mut *connection, sql, table).await?)?.is_some_and(|lacking| lacking.is_empty()) {
-        return Ok(());
-    }
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
     let define = |column: &Column| {
         let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
         format!("{} {}{collation}", quoted(column.name), sql_type(column.kind))
     };
-    if let Some(lacking) = lacking(&columns(&mut *connection, sql, table).await?)? {
+    if let Some(lacking) = to_add(&mut *connection, sql, table).await? {
         for column in lacking {
             let column = ("{column}", define(column));
             let add = sqlx::query(statement(include_str!("../sql/add_column.sql"), sql, table, &[column]));
@@ -67,7 +76,7 @@ pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Tab
 }
 
 /// The columns that lack an index.
-async fn lacking<'a>(
+pub(crate) async fn lacking<'a>(
     connection: &mut PgConnection,
     sql: &Sql,
     table: &'a Table,
@@ -80,9 +89,6 @@ async fn lacking<'a>(
 
 /// Runs in a transaction of the caller's.
 pub(crate) async fn index(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
-    if table.columns.iter().all(|column| !column.index) || lacking(&mut *connection, sql, table).await?.is_empty() {
-        return Ok(());
-    }
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
     for column in lacking(&mut *connection, sql, table).await? {
         let column = ("{column}", quoted(column.name));
