@@ -68,6 +68,9 @@ pub(crate) fn beginning() -> Checkpoint {
     Checkpoint { epoch: now.as_micros().unsigned_abs(), ..Checkpoint::default() }
 }
 
+/// How long one that is to stop waits for its shard, to write down what it has handed over.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// One shard that this node runs.
 pub(crate) struct Work {
     pub(crate) store: Store,
@@ -357,11 +360,17 @@ impl Work {
     async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut stop = self.stop.clone();
+        // Whoever has locked it may be frozen: once this is to stop, it waits for it no longer than that.
+        let late = async {
+            if stop.wait_for(|stop| *stop).await.is_err() {
+                pending::<()>().await;
+            }
+            sleep(GRACE).await;
+        };
         let locked = tokio::select! {
             biased;
             locked = transaction.lock(&self.shard) => locked?,
-            // Whoever has locked it may be frozen, and nothing is begun yet.
-            Ok(_) = stop.wait_for(|stop| *stop) => return Err(Halt::Lost),
+            () = late => return Err(Halt::Lost),
         };
         match locked {
             Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at)),
