@@ -1,6 +1,7 @@
 //! Runs one shard of a projection: takes in what the log has, a batch and its checkpoint in one transaction.
 
 use std::{
+    future::pending,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
