@@ -1,6 +1,6 @@
 //! Runs one shard of a projection: takes in what the log has, a batch and its checkpoint in one transaction.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use eventstore_core::{
     Checkpoint, DeadLetter, Events, Position, Query, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp,
@@ -27,6 +27,8 @@ use crate::{
 /// How long to wait after a first error of the world; twice as long after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a shard that is asked to stop waits for its lock, to finish what it has begun.
+const LAST_LOCK: Duration = Duration::from_secs(1);
 /// How long a shard that is held waits before it looks again.
 const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// The pauses after which an event that failed is tried again before its key is parked.
@@ -346,11 +348,18 @@ impl Work {
     async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut stop = self.stop.clone();
+        let late = async {
+            let asked = stop.wait_for(|stop| *stop).await.is_ok();
+            if !asked {
+                pending::<()>().await;
+            }
+            sleep(LAST_LOCK).await;
+        };
         let locked = tokio::select! {
             biased;
             locked = transaction.lock(&self.shard) => locked?,
-            // Whoever has locked it may be frozen, and nothing is begun yet.
-            Ok(_) = stop.wait_for(|stop| *stop) => return Err(Halt::Lost),
+            // Whoever has locked it may be frozen, and nothing is written yet.
+            () = late => return Err(Halt::Lost),
         };
         match locked {
             Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at)),
