@@ -26,6 +26,7 @@ use crate::{
     letters::{self, Parked},
     projection::{Projection, Sql},
     read_model::Folded,
+    shard::beginning,
     stretch::Stretch,
 };
 
@@ -297,7 +298,7 @@ impl Kept {
         if !shards.is_empty() {
             return Ok(shards);
         }
-        let new = vec![(Shard::whole(&*self.name), Checkpoint::default())];
+        let new = vec![(Shard::whole(&*self.name), beginning())];
         transaction.put_shards(&self.name, new.clone()).await?;
         Ok(new)
     }

@@ -30,7 +30,7 @@ use crate::{
     follower::Follower,
     measure, requests,
     reshard::{self, RESHARDS, Wanted},
-    shard::{Ended, Options, Work},
+    shard::{Ended, Options, Work, beginning},
     status::{self, State, Status},
     tail::Tail,
     versions,
@@ -410,9 +410,15 @@ impl Node {
         let run = &self.runs[at];
         let mut transaction = store.begin().await?;
         let mut shards = transaction.lock_projection(&run.name).await?;
+        // It may have been discarded, or have changed its place, since this node has looked.
+        if run.beside && control::row(&mut *transaction, &run.name).await?.is_none_or(|row| row.state == "kept") {
+            transaction.rollback().await?;
+            return Ok(vec![]);
+        }
         if shards.is_empty() {
             let parts = Shard::parts(&run.name, run.options.shards);
-            shards = parts.into_iter().map(|shard| (shard, Checkpoint::default())).collect();
+            let beginning = beginning();
+            shards = parts.into_iter().map(|shard| (shard, beginning)).collect();
         }
         let share = shards.len().div_ceil(peers);
         let mut own = shards.iter().filter(|(_, at)| at.owner == Some(self.id)).count();

@@ -1,6 +1,11 @@
 //! Runs one shard of a projection: takes in what the log has, a batch and its checkpoint in one transaction.
 
-use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use eventstore_core::{
     Checkpoint, DeadLetter, Events, Position, Query, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp,
@@ -57,6 +62,13 @@ impl Default for Options {
     fn default() -> Self {
         Self { batch: None, shards: 1, max_parked: 100, park_unreadable: false, by_hand: false }
     }
+}
+
+/// Where a shard begins. Its first epoch is one that no shard of its name has had: one that was removed, and is made
+/// again, is another.
+pub(crate) fn beginning() -> Checkpoint {
+    let now = Timestamp::from(SystemTime::now());
+    Checkpoint { epoch: now.as_micros().unsigned_abs(), ..Checkpoint::default() }
 }
 
 /// One shard that this node runs.

@@ -1,7 +1,10 @@
 //! Handing events to something outside: each at least once, before the checkpoint passes it, and in order.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +26,8 @@ pub struct Outside {
     got: Arc<Mutex<Vec<(Uuid, Position)>>>,
     /// Takes nothing while it has no permit.
     gate: Arc<Semaphore>,
+    /// How often something was handed to it.
+    calls: Arc<AtomicUsize>,
     /// How often it fails on a deposit of 13; panics, if of 14.
     failures: Arc<Mutex<u32>>,
 }
@@ -30,7 +35,7 @@ pub struct Outside {
 impl Outside {
     pub fn failing(failures: u32) -> Self {
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Self { got: Arc::default(), gate, failures: Arc::new(Mutex::new(failures)) }
+        Self { got: Arc::default(), gate, calls: Arc::default(), failures: Arc::new(Mutex::new(failures)) }
     }
 
     fn positions(&self) -> Vec<u64> {
@@ -43,6 +48,7 @@ impl Subscription for Outside {
     type Event = AccountEvent;
 
     async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
         let _permit = self.gate.acquire().await?;
         for event in events {
             if let Deposited { amount: amount @ (13 | 14) } = event.data {
@@ -101,18 +107,14 @@ async fn o3_events_are_handed_over_before_the_checkpoint_passes_them_and_a_stop_
     outside.gate = Arc::new(Semaphore::new(0));
     let runner = Runner::new(store).subscription(outside.clone()).start();
     let written = store.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
-    let waits = async || {
-        while world.inner.shards(Some("outside")).await.unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    waits().await;
+    while outside.calls.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(world.inner.checkpoint("outside").await?, Position(0));
     let mut stop = Box::pin(runner.stop());
     tokio::select! {
         () = &mut stop => panic!("it has not waited"),
-        () = waits() => {}
+        () = tokio::time::sleep(Duration::from_millis(50)) => {}
     }
     assert!((&mut stop).now_or_never().is_none());
     outside.gate.add_permits(1);
