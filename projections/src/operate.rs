@@ -199,6 +199,7 @@ impl DeadLetters {
         let first = self.waiting(&name, key).await?.into_iter().next().ok_or_else(|| self.nothing(&name, key))?;
         let mut due = first.clone();
         due.retry_at = Some(self.projections.store.as_ref().now());
+        // One that is gone was tried by itself meanwhile.
         self.due(&name, key, &[due]).await?;
         self.wait(&name, key, &first).await
     }
@@ -232,7 +233,9 @@ impl DeadLetters {
             next.retry_at = Some(self.projections.store.as_ref().now());
         }
         let changed: Vec<_> = [skipped.clone()].into_iter().chain(next.clone()).collect();
-        self.due(&name, key, &changed).await?;
+        if !self.due(&name, key, &changed).await? {
+            return Err(self.nothing(&name, key));
+        }
         if let Some(next) = next {
             self.wait(&name, key, &next).await?;
         }
@@ -256,12 +259,21 @@ impl DeadLetters {
         Invalid::Request(format!("no event of `{name}` waits for the key `{key}`")).into()
     }
 
-    /// Writes letters down, and has whoever runs the shard look at them.
-    async fn due(&self, name: &str, key: &str, letters: &[DeadLetter]) -> Result<(), StoreError> {
+    /// Writes down letters that still wait, and has whoever runs the shard look at them. Says whether the first one does:
+    /// whoever runs the shard may have taken it in since it was read, and it must not come back.
+    async fn due(&self, name: &str, key: &str, letters: &[DeadLetter]) -> Result<bool, StoreError> {
         let store = self.projections.store.as_ref();
         let mut transaction = store.begin().await?;
         let mut shards = transaction.lock_projection(name).await?;
-        transaction.write(letters::changes(letters, &[])?).await?;
+        let there = letters::read(transaction.rows(letters::wanted(name, Some(key), None)).await?)?;
+        let waits =
+            |letter: &&DeadLetter| there.iter().any(|there| there.event == letter.event && there.skipped.is_none());
+        let still: Vec<_> = letters.iter().filter(waits).cloned().collect();
+        if still.first().map(|letter| letter.event) != letters.first().map(|letter| letter.event) {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+        transaction.write(letters::changes(&still, &[])?).await?;
         // A new epoch: its node notices, and begins again.
         for (_, at) in shards.iter_mut().filter(|(shard, _)| shard.has(key)) {
             at.epoch += 1;
@@ -269,7 +281,7 @@ impl DeadLetters {
         transaction.put_shards(name, shards).await?;
         transaction.commit().await?;
         self.projections.poke();
-        Ok(())
+        Ok(true)
     }
 
     /// Returns when a letter is gone, and all behind it; or when it was tried once more.

@@ -108,6 +108,10 @@ async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Resu
     }
     let new = shards.remove(to).unwrap_or_default();
     let old = from.and_then(|from| shards.remove(from)).unwrap_or_default();
+    if base.is_some() && control::row(&mut *transaction, to).await?.is_none_or(|row| row.state == "kept") {
+        transaction.rollback().await?;
+        return Err(Invalid::Request(format!("`{to}` has taken its place already, or was discarded")).into());
+    }
     if !reaches(&new, &old) {
         transaction.rollback().await?;
         return Ok(false);
