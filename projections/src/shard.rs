@@ -115,6 +115,8 @@ impl<F: Into<Failed>> From<F> for Halt {
 /// What a shard knows while it runs.
 struct Place {
     position: Position,
+    /// How often the log had lost its end when it began.
+    lost: u64,
     /// Where it stops, until shards have changed.
     until: Option<Position>,
     parked: Parked,
@@ -188,6 +190,9 @@ impl Work {
     }
 
     async fn step(&mut self, place: &mut Option<Place>) -> Result<(), Halt> {
+        if place.as_ref().is_some_and(|place| place.lost != self.tail.lost()) {
+            *place = None;
+        }
         let place = match place {
             Some(place) => place,
             none => none.insert(self.begin().await?),
@@ -213,10 +218,10 @@ impl Work {
                 let due = place.parked.next().map(|(_, at)| until(now, at));
                 let tail = self.tail.clone();
                 let mut failed = Ok(());
-                let position = place.position;
+                let (position, lost) = (place.position, place.lost);
                 self.unless_stopped(async {
                     tokio::select! {
-                        there = tail.wait(position) => failed = there,
+                        there = tail.wait(position, lost) => failed = there,
                         () = sleep(due.unwrap_or_default()), if due.is_some() => {}
                     }
                 })
@@ -234,6 +239,7 @@ impl Work {
 
     /// Finds out where it is, and whether the log is the one it was.
     async fn begin(&self) -> Result<Place, Halt> {
+        let lost = self.tail.lost();
         let store = self.store.as_ref();
         let shards = store.shards(Some(&self.shard.projection)).await?;
         let at = shards.into_iter().find(|(shard, _)| *shard == self.shard).ok_or(Halt::Lost)?.1;
@@ -246,7 +252,7 @@ impl Work {
         self.report.send_modify(|status| status.parked = parked.len());
         // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
         let until = reshard::until(store, &self.shard.projection).await?;
-        Ok(Place { position: at.position, until, parked, own: None })
+        Ok(Place { position: at.position, until, lost, parked, own: None })
     }
 
     /// Waits until shards have changed.

@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) end: Option<Position>,
     /// Why it could not read on.
     failed: Option<Arc<dyn Error + Send + Sync>>,
+    /// How often it was seen that the log has lost its end.
+    lost: u64,
 }
 
 /// What there is after a position.
@@ -85,9 +87,10 @@ impl Tail {
     }
 
     /// Returns when there may be something after a position, or one is to look again; fails if the log cannot be read.
-    pub(crate) async fn wait(&self, position: Position) -> Result<(), Failed> {
+    pub(crate) async fn wait(&self, position: Position, lost: u64) -> Result<(), Failed> {
         let mut state = self.state.subscribe();
-        let there = |state: &State| state.failed.is_some() || state.end.is_none_or(|end| end > position);
+        let there =
+            |state: &State| state.failed.is_some() || state.lost != lost || state.end.is_none_or(|end| end > position);
         let there = tokio::select! {
             there = state.wait_for(there) => there,
             () = self.nudge.notified() => return Ok(()),
@@ -96,6 +99,11 @@ impl Tail {
             Ok(Some(failed)) => Err(StoreError::Unavailable(failed.into()).into()),
             _ => Ok(()),
         }
+    }
+
+    /// How often it was seen that the log has lost its end: whoever follows must then find out where it is.
+    pub(crate) fn lost(&self) -> u64 {
+        self.state.borrow().lost
     }
 
     /// Up to where it has read.
@@ -137,7 +145,7 @@ impl Tail {
         let Some(after) = self.state.borrow().end else {
             let last = Read { query: Query::all(), limit: Some(1), backwards: true, ..Read::default() };
             let head = store.read(last).await?.head;
-            self.state.send_modify(|state| *state = State { end: Some(head), failed: None });
+            self.state.send_modify(|state| (state.end, state.failed) = (Some(head), None));
             return Ok(Some(head));
         };
         let read = Read { query: query.clone(), after, limit: Some(PAGE), ..Read::default() };
@@ -146,7 +154,7 @@ impl Tail {
             // What has followed it so far must look where it is.
             *self.ring() = Ring { stretches: VecDeque::new(), bytes: 0 };
             let reason = format!("it ends at position {head}, and was read up to {after} before: it has lost its end");
-            self.state.send_modify(|state| state.end = None);
+            self.state.send_modify(|state| (state.end, state.lost) = (None, state.lost + 1));
             return Err(StoreError::Damaged(reason.into()));
         }
         let events: Vec<_> = events.try_collect().await?;
@@ -158,7 +166,7 @@ impl Tail {
         }
         self.state.send_if_modified(|state| {
             let news = until > after || state.failed.is_some();
-            *state = State { end: Some(until), failed: None };
+            (state.end, state.failed) = (Some(until), None);
             news
         });
         Ok((!full).then_some(until))

@@ -579,7 +579,8 @@ async fn p2_the_work_of_a_process_that_was_killed_is_taken_over_in_about_a_lease
     };
     let (took, ()) = futures::join!(kill, load(&scene, &over));
     println!("taken over after {took:?}, the lease is {LEASE:?}");
-    assert!(took.iter().all(|took| *took < LEASE * 20), "{took:?}");
+    // The machine may be busy with other things, but not each time.
+    assert!(took.iter().min().is_some_and(|least| *least < LEASE * 8), "{took:?}");
     scene.all_at(scene.store.head().await.unwrap(), Duration::from_secs(20)).await;
     scene.right().await;
     scene.right_now().await;
