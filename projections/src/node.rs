@@ -410,10 +410,11 @@ impl Node {
         let run = &self.runs[at];
         let mut transaction = store.begin().await?;
         let mut shards = transaction.lock_projection(&run.name).await?;
-        // It may have been discarded, or have changed its place, since this node has looked.
-        if run.beside && control::row(&mut *transaction, &run.name).await?.is_none_or(|row| row.state == "kept") {
+        // It may have been paused or discarded, or have changed its place, since this node has looked.
+        let known = control::row(&mut *transaction, &run.name).await?;
+        if known.as_ref().map_or(run.beside, |row| row.state != "active") {
             transaction.rollback().await?;
-            return Ok(vec![]);
+            return Ok(shards);
         }
         if shards.is_empty() {
             let parts = Shard::parts(&run.name, run.options.shards);

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use eventstore_core::{
-    Changes, Checkpoint, Column, EventStore, Invalid, Kind, Position, Rows, SLOTS, Shard, StoreError, Table,
+    Changes, Checkpoint, Column, EventStore, Invalid, Kind, Position, Rows, SLOTS, Shard, StoreError, Table, Timestamp,
     Transaction,
 };
 use serde::{Deserialize, Serialize};
@@ -30,14 +30,53 @@ pub(crate) const RESHARDS: Table = Table {
     columns: &[
         Column { name: "shards", kind: Kind::Integer, index: false, optional: false },
         Column { name: "until", kind: Kind::Integer, index: false, optional: false },
+        Column { name: "asked_at", kind: Kind::Time, index: false, optional: false },
     ],
 };
 
 /// How many shards it is to have, and where all of them stop until then.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Wanted {
+    /// 0: as many as there are. They are only to stop.
     shards: u16,
     pub(crate) until: Position,
+    asked_at: Timestamp,
+}
+
+/// How long shards that are only to stop do so, if nobody lets them go on: whoever wanted it may be gone.
+const HELD: Duration = Duration::from_secs(60);
+
+/// Has all shards of these projections stop at one position, the furthest that any has come to.
+pub(crate) async fn hold(store: &dyn EventStore, projections: &[&str]) -> Result<(), StoreError> {
+    store.create(&RESHARDS).await?;
+    let mut transaction = store.begin().await?;
+    let (mut names, mut all) = (projections.to_vec(), vec![]);
+    // Always in this order: no two wait for each other.
+    names.sort_unstable();
+    for name in names {
+        all.push((name, transaction.lock_projection(name).await?));
+    }
+    let until = all.iter().flat_map(|(_, shards)| shards).map(|(_, at)| at.position).max().unwrap_or_default();
+    for (name, mut shards) in all {
+        put(&mut *transaction, name, Wanted { shards: 0, until, asked_at: store.now() }).await?;
+        begin_again(&mut shards);
+        transaction.put_shards(name, shards).await?;
+    }
+    transaction.commit().await
+}
+
+/// Lets them go on.
+pub(crate) async fn let_go(store: &dyn EventStore, projections: &[&str]) -> Result<(), StoreError> {
+    for name in projections {
+        cancel(store, name).await?;
+    }
+    Ok(())
+}
+
+async fn put(transaction: &mut dyn Transaction, projection: &str, wanted: Wanted) -> Result<(), StoreError> {
+    let refused = |source: serde_json::Error| StoreError::Row { table: RESHARDS.to_string(), source: source.into() };
+    let upserts = vec![(projection.into(), to_raw_value(&wanted).map_err(refused)?)];
+    transaction.write(Changes { table: RESHARDS, upserts, deletes: vec![] }).await
 }
 
 impl Projections {
@@ -101,6 +140,13 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
     let mut transaction = store.begin().await?;
     let mut shards = transaction.lock_projection(projection).await?;
     let before = wanted(transaction.rows(row(projection)).await?)?;
+    if let (None, Some(Wanted { shards: 0, asked_at, .. })) = (asked, before) {
+        transaction.rollback().await?;
+        if asked_at + HELD < store.now() {
+            cancel(store, projection).await?;
+        }
+        return Ok(true);
+    }
     let count = asked.or(before.map(|before| before.shards));
     let Some(count) = count.filter(|_| !shards.is_empty()) else {
         if before.is_some() {
@@ -116,14 +162,11 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
         return Ok(true);
     }
     let until = shards.iter().map(|(_, at)| at.position).max().unwrap_or_default();
-    let now = Wanted { shards: count, until };
-    if before == Some(now) {
+    if before.is_some_and(|before| (before.shards, before.until) == (count, until)) {
         transaction.rollback().await?;
         return Ok(false);
     }
-    let refused = |source: serde_json::Error| StoreError::Row { table: RESHARDS.to_string(), source: source.into() };
-    let upserts = vec![(projection.into(), to_raw_value(&now).map_err(refused)?)];
-    transaction.write(Changes { table: RESHARDS, upserts, deletes: vec![] }).await?;
+    put(&mut *transaction, projection, Wanted { shards: count, until, asked_at: store.now() }).await?;
     begin_again(&mut shards);
     transaction.put_shards(projection, shards).await?;
     transaction.commit().await?;

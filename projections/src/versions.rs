@@ -23,11 +23,15 @@ use crate::{
     follower::Follower,
     letters,
     operate::{PATIENCE, Projections, list, there},
+    reshard,
 };
 
 /// How often a node tries to send readers to a new version that is a step behind, before it does something else.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long they need not wait for each other.
+const UNHELD: Duration = Duration::from_secs(1);
+const LONGEST_HELD: Duration = Duration::from_secs(10);
 /// How many rows are compared at once.
 const PAGE: usize = 1_000;
 /// How many rows that differ are looked at again.
@@ -302,26 +306,53 @@ impl Projections {
         }
     }
 
-    /// Switches as soon as nothing is older in one than in the other.
+    /// Switches as soon as nothing is older in one than in the other. Where events come so fast that it never is, both
+    /// stop at one position for a moment.
     async fn arrive(&self, current: Option<&str>, to: &str) -> Result<(), StoreError> {
-        let (start, mut busy) = (Instant::now(), None);
+        match self.switch(current, to, UNHELD).await {
+            Ok(true) => return Ok(()),
+            Ok(false) | Err(StoreError::Busy(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let from = to.strip_suffix(BESIDE).or(current.filter(|current| *current != to));
+        let names: Vec<_> = from.into_iter().chain([to]).collect();
+        if self.held(&names, self.switch(current, to, PATIENCE)).await? {
+            return Ok(());
+        }
+        let at = self.store.as_ref().checkpoint(to).await?;
+        let until = self.store.as_ref().checkpoint(from.unwrap_or(to)).await?;
+        let reason = Some("it does not come to where the other one is".into());
+        Err(StoreError::Behind { projection: to.into(), at, until, reason })
+    }
+
+    /// Does something while all shards of these projections stop at one position.
+    async fn held<T>(
+        &self,
+        names: &[&str],
+        what: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        reshard::hold(self.store.as_ref(), names).await?;
+        self.poke();
+        let done = what.await;
+        reshard::let_go(self.store.as_ref(), names).await?;
+        self.poke();
+        done
+    }
+
+    /// Tries to switch for so long, and says whether it did.
+    async fn switch(&self, current: Option<&str>, to: &str, patience: Duration) -> Result<bool, StoreError> {
+        let start = Instant::now();
         loop {
             match switch(self.store.as_ref(), current, to).await {
                 Ok(true) => {
                     self.poke();
-                    return Ok(());
+                    return Ok(true);
                 }
-                Ok(false) => {}
-                Err(error @ StoreError::Busy(_)) => busy = Some(error),
+                Ok(false) if start.elapsed() > patience => return Ok(false),
+                Err(error @ StoreError::Busy(_)) if start.elapsed() > patience => return Err(error),
+                Ok(false) | Err(StoreError::Busy(_)) => sleep(PAUSE).await,
                 Err(error) => return Err(error),
             }
-            if start.elapsed() > PATIENCE {
-                let at = self.store.as_ref().checkpoint(to).await?;
-                let until = self.store.as_ref().checkpoint(to.strip_suffix(BESIDE).or(current).unwrap_or(to)).await?;
-                let reason = Some(busy.map_or_else(|| "it does not keep up with what is read now".into(), Into::into));
-                return Err(StoreError::Behind { projection: to.into(), at, until, reason });
-            }
-            sleep(PAUSE).await;
         }
     }
 
@@ -370,7 +401,8 @@ impl Projections {
     }
 
     /// Compares what was built with what is read, row by row, each at one moment of the log. Both are kept up to date
-    /// meanwhile; a row that never stands still in both is counted as moving.
+    /// meanwhile; for rows that differ they may have to wait for each other for a moment. What could not be brought to one
+    /// moment in ten seconds, because nobody runs one of the two, is counted as moving.
     ///
     /// Two versions are compared in the columns they both have.
     pub async fn compare(&self, name: &str) -> Result<Comparison, StoreError> {
@@ -383,7 +415,14 @@ impl Projections {
         let mut differ = comparison.all(self.store.as_ref()).await?;
         let more = differ.split_off(differ.len().min(LOOKED_AT));
         comparison.different += more.len() as u64;
-        comparison.settle(self.store.as_ref(), differ).await?;
+        let mut moving = comparison.settle(self.store.as_ref(), differ, UNHELD).await?;
+        if !moving.is_empty() {
+            // Events come so fast that they never stand at the same position by chance.
+            let (live, other) = (comparison.live.clone(), comparison.other.clone());
+            let settle = comparison.settle(self.store.as_ref(), moving, LONGEST_HELD);
+            moving = self.held(&[&live, &other], settle).await?;
+        }
+        comparison.moving = moving.len() as u64;
         Ok(comparison)
     }
 }
@@ -486,7 +525,7 @@ pub struct Comparison {
     pub same: u64,
     /// How many differ.
     pub different: u64,
-    /// How many rows events came for all the time, so that they could not be compared.
+    /// How many rows could not be compared, because nobody brought both tables to one position.
     pub moving: u64,
     /// The first hundred that differ.
     pub differences: Vec<Difference>,
@@ -600,8 +639,13 @@ impl Comparison {
         }
     }
 
-    /// Looks at rows again, with both tables at the same moment of the log.
-    async fn settle(&mut self, store: &dyn EventStore, mut keys: Vec<String>) -> Result<(), StoreError> {
+    /// Looks at rows again, with both tables at the same moment of the log. Gives those that never were, in that time.
+    async fn settle(
+        &mut self,
+        store: &dyn EventStore,
+        mut keys: Vec<String>,
+        patience: Duration,
+    ) -> Result<Vec<String>, StoreError> {
         let start = Instant::now();
         while !keys.is_empty() {
             let page: Vec<_> = keys.drain(..keys.len().min(PAGE)).collect();
@@ -648,15 +692,15 @@ impl Comparison {
                     self.differences.push(Difference { key, live, other, reason });
                 }
             }
-            if start.elapsed() > Duration::from_secs(5) {
-                self.moving = (keys.len() + moving.len()) as u64;
-                return Ok(());
+            let wait = !moving.is_empty();
+            keys.extend(moving);
+            if start.elapsed() > patience {
+                break;
             }
-            if !moving.is_empty() {
+            if wait {
                 sleep(PAUSE).await;
             }
-            keys.extend(moving);
         }
-        Ok(())
+        Ok(keys)
     }
 }

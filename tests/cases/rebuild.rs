@@ -112,7 +112,7 @@ async fn p4_a_table_is_built_again_beside_the_one_that_is_read() -> Result<(), A
         assert_eq!(store.read_model::<Balance>().get("A3").await?.map(|row| row.owner), Some("a thief".into()));
 
         let comparison = running.compare("balance").await?;
-        assert_eq!(comparison.same + comparison.different + comparison.moving, 30, "{comparison}");
+        assert_eq!((comparison.same + comparison.different, comparison.moving), (30, 0), "{comparison}");
         assert!(comparison.differences.iter().all(|difference| difference.key == "A3"), "{comparison}");
 
         running.promote("balance").await?;
@@ -303,7 +303,7 @@ static MENDED: AtomicBool = AtomicBool::new(false);
 /// Its code has a bug, until it is mended.
 #[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
 struct Flaky {
-    sum: i64,
+    sum: f64,
 }
 
 impl Project for Flaky {
@@ -311,8 +311,8 @@ impl Project for Flaky {
 
     fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
         if let Deposited { amount } = event.data {
-            assert!(amount != 7 || MENDED.load(Ordering::SeqCst), "seven");
-            row.sum += amount;
+            // What no table can hold would fail again for certain: nobody tries it by himself.
+            row.sum += if amount != 7 || MENDED.load(Ordering::SeqCst) { amount as f64 } else { f64::NAN };
         }
     }
 }
@@ -350,20 +350,23 @@ async fn p3_what_would_happen_is_shown_and_one_row_is_made_anew() -> Result<(), 
     let letters = Projections::new(store).dead_letters("flaky");
     let tried = letters.try_run("A0").await?;
     assert_eq!((tried.waiting, tried.taken), (2, 0), "{tried:?}");
-    assert!(tried.error.as_ref().is_some_and(|error| error.contains("seven")), "{tried:?}");
+    assert!(tried.error.as_ref().is_some_and(|error| error.contains("row of `flaky@1`")), "{tried:?}");
     let refused = running.rebuild_key("flaky", "A0").await;
-    assert!(matches!(&refused, Err(StoreError::Parked { reason, .. }) if reason.contains("seven")), "{refused:?}");
-    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 10 }));
+    assert!(
+        matches!(&refused, Err(StoreError::Parked { reason, .. }) if reason.contains("row of `flaky@1`")),
+        "{refused:?}"
+    );
+    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 10.0 }));
 
     MENDED.store(true, Ordering::SeqCst);
     let tried = letters.try_run("A0").await?;
     assert_eq!((tried.waiting, tried.taken, &tried.error), (2, 2, &None), "{tried:?}");
-    assert_eq!(tried.before, Some(serde_json::json!({ "sum": 10 })));
-    assert_eq!(tried.after, Some(serde_json::json!({ "sum": 22 })));
-    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 10 }), "nothing has happened");
+    let sum = |row: Option<serde_json::Value>| row.and_then(|row| row["sum"].as_f64());
+    assert_eq!((sum(tried.before), sum(tried.after)), (Some(10.0), Some(22.0)));
+    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 10.0 }), "nothing has happened");
     assert_eq!(letters.list().await?.len(), 2);
     running.rebuild_key("flaky", "A0").await?;
-    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 22 }));
+    assert_eq!(store.read_model::<Flaky>().get("A0").await?, Some(Flaky { sum: 22.0 }));
     assert_eq!(letters.list().await?, []);
     store.execute(&ids[0], Deposit { amount: 7 }).await?;
     equals_the_log::<Flaky>(store, &running).await?;
