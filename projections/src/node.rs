@@ -28,7 +28,7 @@ use crate::{
     control::{self, Row},
     failed::{Blame, Failed},
     follower::Follower,
-    measure, requests,
+    measure, operate, requests,
     reshard::{self, RESHARDS, Wanted},
     shard::{Ended, Options, Work, beginning},
     status::{self, State, Status},
@@ -260,6 +260,9 @@ impl Node {
             // Whoever starts a program again wants it to be tried again.
             if !self.begun && state.is_some_and(|state| state.state == "failed") {
                 control::set(store, &name, "active", None).await?;
+            }
+            if !self.begun && self.runs[run].options.retry_at_start {
+                operate::due_again(store, &name).await?;
             }
             let state = state.filter(|state| self.begun || state.state != "failed");
             self.arrange(store, run, state, &nodes.keys().copied().collect(), peers.max(1)).await?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventstore_core::{
     __private::{BESIDE, LETTERS},
-    Checkpoint, DeadLetter, Invalid, Order, Position, Query, Read, Rows, Shard, Store, StoreError,
+    Checkpoint, DeadLetter, EventStore, Invalid, Order, Position, Query, Read, Rows, Shard, Store, StoreError,
 };
 use tokio::{
     sync::Notify,
@@ -214,6 +214,8 @@ impl DeadLetters {
             match self.retry(&letter.key).await {
                 Ok(()) => done += 1,
                 Err(StoreError::Parked { .. }) => left += 1,
+                // It was taken in by itself since it was listed.
+                Err(StoreError::Invalid(_)) => done += 1,
                 Err(error) => return Err(error),
             }
         }
@@ -303,6 +305,27 @@ impl DeadLetters {
             pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
+}
+
+/// Has whatever waits of a projection tried again now.
+pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
+    let mut transaction = store.begin().await?;
+    let mut shards = transaction.lock_projection(projection).await?;
+    let letters = letters::read(transaction.rows(letters::wanted(projection, None, None)).await?)?;
+    let mut first = BTreeMap::new();
+    for letter in letters.into_iter().filter(|letter| letter.skipped.is_none()) {
+        first.entry(letter.key.clone()).or_insert(letter);
+    }
+    let mut due: Vec<_> = first.into_values().collect();
+    if due.is_empty() {
+        return transaction.rollback().await;
+    }
+    due.iter_mut().for_each(|letter| letter.retry_at = Some(store.now()));
+    transaction.write(letters::changes(&due, &[])?).await?;
+    // A new epoch: whoever runs a shard notices, and begins again.
+    shards.iter_mut().for_each(|(_, at)| at.epoch += 1);
+    transaction.put_shards(projection, shards).await?;
+    transaction.commit().await
 }
 
 /// What is in a table, also if it was never made.

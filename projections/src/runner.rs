@@ -133,6 +133,12 @@ impl Runner {
         self.last(|options| options.park_unreadable = true)
     }
 
+    /// What the one named last could not take in is tried again, once, whenever a program starts: it may be a new release
+    /// that can.
+    pub fn retry_at_start(self) -> Self {
+        self.last(|options| options.retry_at_start = true)
+    }
+
     /// A new version of the read model named last is built and kept up to date, but readers of plain SQL are sent to it
     /// by [`Projections::promote`] only. Unless said, they are sent to it as soon as it is whole.
     pub fn promote_by_hand(self) -> Self {

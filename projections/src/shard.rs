@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) max_parked: usize,
     /// Whether events that cannot be read are parked; else they stop it.
     pub(crate) park_unreadable: bool,
+    /// Whether what waits is tried again when a program starts.
+    pub(crate) retry_at_start: bool,
     /// Whether readers of plain SQL are sent to a new version by somebody, and not by itself once it is whole.
     pub(crate) by_hand: bool,
 }
@@ -58,7 +60,7 @@ const LARGE_BATCH: usize = 5_000;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { batch: None, shards: 1, max_parked: 100, park_unreadable: false, by_hand: false }
+        Self { batch: None, shards: 1, max_parked: 100, park_unreadable: false, retry_at_start: false, by_hand: false }
     }
 }
 

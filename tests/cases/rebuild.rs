@@ -371,6 +371,19 @@ async fn p3_what_would_happen_is_shown_and_one_row_is_made_anew() -> Result<(), 
     store.execute(&ids[0], Deposit { amount: 7 }).await?;
     equals_the_log::<Flaky>(store, &running).await?;
     equals_the_log::<Balance>(store, &running).await?;
+
+    // A new release tries what the one before could not take in, if it is asked to.
+    MENDED.store(false, Ordering::SeqCst);
+    let waits = store.execute(&ids[1], Deposit { amount: 7 }).await?;
+    running.until(waits.position).await?;
+    assert_eq!(letters.list().await?.len(), 1);
+    running.stop().await;
+    MENDED.store(true, Ordering::SeqCst);
+    let running = Runner::new(store).read_model::<Flaky>().retry_at_start().lease(Duration::from_millis(300)).start();
+    while !letters.list().await?.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(store.read_model::<Flaky>().get("A1").after(waits.position).await?, Some(Flaky { sum: 17.0 }));
     running.stop().await;
     assert!(matches!(letters.try_run("A0").await, Err(StoreError::Behind { .. })), "nobody is there to answer");
     Ok(())
