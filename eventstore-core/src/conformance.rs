@@ -913,12 +913,12 @@ const TABLE: Table = Table {
     version: 3,
     columns: &[
         Column { name: "text", kind: Kind::Text, index: true, optional: false },
-        Column { name: "integer", kind: Kind::Integer, index: false, optional: false },
-        Column { name: "real", kind: Kind::Real, index: false, optional: false },
+        Column::new("integer", Kind::Integer),
+        Column::new("real", Kind::Real),
         Column { name: "bool", kind: Kind::Bool, index: true, optional: false },
-        Column { name: "uuid", kind: Kind::Uuid, index: false, optional: false },
-        Column { name: "time", kind: Kind::Time, index: false, optional: false },
-        Column { name: "order", kind: Kind::Json, index: false, optional: false },
+        Column::new("uuid", Kind::Uuid),
+        Column::new("time", Kind::Time),
+        Column::new("order", Kind::Json),
     ],
 };
 
@@ -1716,7 +1716,7 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
     let retyped = (0..TABLE.columns.len()).flat_map(|n| kinds.map(|kind| (n, kind)));
     let retyped = retyped.filter(|&(n, kind)| TABLE.columns[n].kind != kind);
     let mut others: Vec<_> = retyped.map(|(n, kind)| with(&|columns| columns[n].kind = kind)).collect();
-    others.push(with(&|columns| columns.push(Column { name: "new", kind: Kind::Text, index: false, optional: false })));
+    others.push(with(&|columns| columns.push(Column::new("new", Kind::Text))));
     others.push(with(&|columns| columns[2].name = "renamed"));
     for other in others {
         let refused = |result: Result<(), StoreError>| match result {

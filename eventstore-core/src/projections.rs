@@ -18,22 +18,18 @@ use crate::{
     timestamp::Timestamp,
 };
 
-const fn column(name: &'static str, kind: Kind) -> Column {
-    Column { name, kind, index: false, optional: false }
-}
-
 /// The table of what is known of projections, by name.
 pub const PROJECTIONS: Table = Table {
     name: "projections",
     version: 0,
     columns: &[
-        column("state", Kind::Text),
-        column("reason", Kind::Text),
-        column("since", Kind::Time),
-        column("target", Kind::Integer),
-        column("built_at", Kind::Time),
-        column("promoted_at", Kind::Time),
-        column("pace", Kind::Integer),
+        Column::new("state", Kind::Text),
+        Column::new("reason", Kind::Text),
+        Column::new("since", Kind::Time),
+        Column::new("target", Kind::Integer),
+        Column::new("built_at", Kind::Time),
+        Column::new("promoted_at", Kind::Time),
+        Column::new("pace", Kind::Integer),
     ],
     beside: false,
 };

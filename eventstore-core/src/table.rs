@@ -111,6 +111,11 @@ impl Kind {
 }
 
 impl Column {
+    /// One that every row has, and that rows are not looked for by.
+    pub const fn new(name: &'static str, kind: Kind) -> Self {
+        Self { name, kind, index: false, optional: false }
+    }
+
     /// Whether a row has a value, in the form of [`Kind::compared`], in this column.
     pub(crate) fn has(&self, row: &RawValue, value: &Json) -> bool {
         self.value(row) == Some(value.clone())

@@ -210,9 +210,9 @@ pub(crate) async fn rows(
     sql: &Sql,
     rows: Rows,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    let table = match &rows {
-        Rows::Keys { table, .. } | Rows::Where { table, .. } => *table,
-        Rows::Whole { .. } => return whole(connection, sql, rows).await,
+    let table = match rows {
+        Rows::Keys { table, .. } | Rows::Where { table, .. } => table,
+        Rows::Whole { table, keys, after, limit } => return whole(connection, sql, table, keys, after, limit).await,
     };
     let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
     // What there is besides is for the order only.
@@ -260,9 +260,11 @@ pub(crate) async fn rows(
 async fn whole(
     connection: &mut PgConnection,
     sql: &Sql,
-    rows: Rows,
+    table: String,
+    keys: Vec<String>,
+    after: String,
+    limit: usize,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    let Rows::Whole { table, keys, after, limit } = rows else { return Ok(vec![]) };
     let refused = |error: serde_json::Error| StoreError::Row { table: table.clone(), source: error.into() };
     let all = sqlx::query_as(named(include_str!("../sql/rows_whole.sql"), sql, &[("{table}", &table)]));
     let all = all.bind(after).bind((!keys.is_empty()).then_some(keys)).bind(read::signed(limit as u64));

@@ -167,9 +167,9 @@ pub(crate) async fn rows(
     connection: &mut SqliteConnection,
     rows: Rows,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    let table = match &rows {
-        Rows::Keys { table, .. } | Rows::Where { table, .. } => *table,
-        Rows::Whole { .. } => return whole(connection, rows).await,
+    let table = match rows {
+        Rows::Keys { table, .. } | Rows::Where { table, .. } => table,
+        Rows::Whole { table, keys, after, limit } => return whole(connection, table, keys, after, limit).await,
     };
     built(connection, &table).await?;
     let columns = ("{columns}", names(table.columns));
@@ -210,8 +210,13 @@ fn order_by(Order { by, descending, .. }: Order) -> String {
     format!("{value} {direction} NULLS LAST, key")
 }
 
-async fn whole(connection: &mut SqliteConnection, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    let Rows::Whole { table, keys, after, limit } = rows else { return Ok(vec![]) };
+async fn whole(
+    connection: &mut SqliteConnection,
+    table: String,
+    keys: Vec<String>,
+    after: String,
+    limit: usize,
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
     let there = sqlx::query_as(include_str!("../sql/table.sql")).bind(&table);
     let there: Vec<(String, String)> = there.fetch_all(&mut *connection).await.map_err(error::store)?;
     if there.is_empty() {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 pub(crate) use eventstore_core::__private::{PROJECTIONS, ProjectionRow as Row};
-use eventstore_core::{Changes, EventStore, Order, Position, Rows, StoreError, Table, Transaction};
+use eventstore_core::{Changes, Checkpoint, EventStore, Order, Position, Rows, Shard, StoreError, Table, Transaction};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 
 fn refused(table: &Table) -> impl Fn(serde_json::Error) -> StoreError {
     let table = table.to_string();
@@ -18,7 +18,7 @@ pub(crate) async fn rows<T: DeserializeOwned>(
     table: &Table,
 ) -> Result<BTreeMap<String, T>, StoreError> {
     let rows = store.rows(Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }).await?;
-    let read = |(key, row): (String, Box<serde_json::value::RawValue>)| {
+    let read = |(key, row): (String, Box<RawValue>)| {
         serde_json::from_str(row.get()).map(|row| (key, row)).map_err(refused(table))
     };
     rows.into_iter().map(read).collect()
@@ -31,8 +31,31 @@ pub(crate) async fn write<T: Serialize>(
     key: &str,
     row: &T,
 ) -> Result<(), StoreError> {
+    change(store, upsert(table, key, row)?).await
+}
+
+/// What writes one row.
+pub(crate) fn upsert<T: Serialize>(table: &Table, key: &str, row: &T) -> Result<Changes, StoreError> {
     let row = to_raw_value(row).map_err(refused(table))?;
-    change(store, Changes { table: *table, upserts: vec![(key.into(), row)], deletes: vec![] }).await
+    Ok(Changes { table: *table, upserts: vec![(key.into(), row)], deletes: vec![] })
+}
+
+/// What removes one row.
+pub(crate) fn delete(table: &Table, key: &str) -> Changes {
+    Changes { table: *table, upserts: vec![], deletes: vec![key.into()] }
+}
+
+/// What asks for one row.
+pub(crate) fn key(table: &Table, key: &str) -> Rows {
+    Rows::Keys { table: *table, keys: vec![key.into()] }
+}
+
+/// The row that was found.
+pub(crate) fn first<T: DeserializeOwned>(
+    table: &Table,
+    found: Vec<(String, Box<RawValue>)>,
+) -> Result<Option<T>, StoreError> {
+    found.first().map(|(_, row)| serde_json::from_str(row.get()).map_err(refused(table))).transpose()
 }
 
 pub(crate) async fn change(store: &dyn EventStore, changes: Changes) -> Result<(), StoreError> {
@@ -43,14 +66,25 @@ pub(crate) async fn change(store: &dyn EventStore, changes: Changes) -> Result<(
 
 /// What is known of a projection, as a transaction sees it.
 pub(crate) async fn row(transaction: &mut dyn Transaction, projection: &str) -> Result<Option<Row>, StoreError> {
-    let rows = transaction.rows(Rows::Keys { table: PROJECTIONS, keys: vec![projection.into()] }).await?;
-    rows.first().map(|(_, row)| serde_json::from_str(row.get()).map_err(refused(&PROJECTIONS))).transpose()
+    first(&PROJECTIONS, transaction.rows(key(&PROJECTIONS, projection)).await?)
 }
 
 /// Writes down what is known of a projection: in a transaction that has locked it.
 pub(crate) async fn put(transaction: &mut dyn Transaction, projection: &str, row: &Row) -> Result<(), StoreError> {
-    let row = to_raw_value(row).map_err(refused(&PROJECTIONS))?;
-    transaction.write(Changes { table: PROJECTIONS, upserts: vec![(projection.into(), row)], deletes: vec![] }).await
+    transaction.write(upsert(&PROJECTIONS, projection, row)?).await
+}
+
+/// Locks a projection, and has whoever runs these shards begin again with what is there then: their epochs are others.
+/// Gives the shards as they are now.
+pub(crate) async fn begin_again(
+    transaction: &mut dyn Transaction,
+    projection: &str,
+    which: impl Fn(&Shard) -> bool + Send,
+) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+    let mut shards = transaction.lock_projection(projection).await?;
+    shards.iter_mut().filter(|(shard, _)| which(shard)).for_each(|(_, at)| at.epoch += 1);
+    transaction.put_shards(projection, shards.clone()).await?;
+    Ok(shards)
 }
 
 /// Changes what is known of a projection, and nobody else does meanwhile.

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use eventstore_core::{
     __private::LETTERS, Append, Changes, Checkpoint, DeadLetter, EventStore, Events, Invalid, NewEvent, Page, Position,
-    Query, Raw, Read, ReadModel, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table,
+    Raw, Read, ReadModel, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table,
     Tables, Timestamp, Transaction, Written, doctor::Report,
 };
 use serde_json::value::RawValue;
@@ -27,7 +27,7 @@ use crate::{
     projection::{Projection, Sql},
     read_model::Folded,
     shard::beginning,
-    stretch::Stretch,
+    stretch::{Stretch, event_at, unforked},
 };
 
 /// How many events that were recorded without it are taken in together.
@@ -158,6 +158,7 @@ impl InlineStore {
             // What is read within a transaction must be there, or it would be the transaction's end.
             for table in [PROJECTIONS, LETTERS] {
                 base.create(&table).await?;
+                base.index(&table).await?;
             }
             for kept in &*self.kept {
                 kept.follower.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
@@ -292,9 +293,15 @@ impl Kept {
         }
     }
 
-    /// Its shards, locked; made if there are none yet.
+    /// Its shards, locked; made if there are none yet. Fails if the log is not the one they have followed.
     async fn lock(&self, transaction: &mut dyn Transaction) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         let shards = transaction.lock_projection(&self.name).await?;
+        let mut places: Vec<_> = shards.iter().map(|(_, at)| at).collect();
+        places.sort_by_key(|at| at.position);
+        places.dedup_by_key(|at| at.position);
+        for at in places {
+            unforked(transaction, at).await.map_err(|error| self.stopped(error.into()))?;
+        }
         if !shards.is_empty() {
             return Ok(shards);
         }
@@ -326,7 +333,7 @@ impl Kept {
         }
         let last = match events.last() {
             Some(last) if last.position == to => Some(last.id),
-            _ => id_at(transaction, to).await?,
+            _ => event_at(transaction, to).await?.map(|event| event.id),
         };
         let stretch = Stretch::new(after, to, last, events);
         self.take(transaction, &mut shards, &stretch, Self::stopped).await?;
@@ -354,10 +361,9 @@ impl Kept {
             let places = stretch.place_after(at.position)..stretch.events.len();
             let part = Part { stretch, places, shard, parked: &parked, only: None };
             let waiting = self.follower.take(transaction, &part).await.map_err(|failed| told(self, failed))?;
-            let why = "it waits behind an event of its key";
             let letter = |(key, place): &(String, usize)| {
                 let event = &stretch.events[*place];
-                DeadLetter::new(shard, key, event, why, event.recorded_at)
+                DeadLetter::new(shard, key, event, letters::BEHIND, event.recorded_at)
             };
             let waiting: Vec<_> = waiting.iter().map(letter).collect();
             if !waiting.is_empty() {
@@ -391,12 +397,6 @@ fn world(failed: Failed) -> StoreError {
         Ok(error) => *error,
         Err(reason) => StoreError::Database(reason),
     }
-}
-
-async fn id_at(transaction: &mut dyn Transaction, position: Position) -> Result<Option<Uuid>, StoreError> {
-    let after = Position(position.0.saturating_sub(1));
-    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
-    Ok(transaction.read(read).await?.events.pop().map(|event| event.id))
 }
 
 /// The events of an append as they are recorded.

@@ -12,6 +12,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 const RETRIES: u32 = 8;
 
+/// Why an event waits that is not the first one of its key.
+pub(crate) const BEHIND: &str = "it waits behind an event of its key";
+
 /// It failed once more.
 pub(crate) fn failed(letter: &mut DeadLetter, failed: &Failed, now: Timestamp) {
     letter.say(&failed.to_string());

@@ -1,6 +1,7 @@
 //! What follows the log of [eventstore](https://docs.rs/eventstore): read models, and projections in SQL of one's own,
 //! each event counted exactly once; and subscriptions, each event handed over at least once.
 
+mod compare;
 mod control;
 mod failed;
 mod follower;
@@ -21,6 +22,7 @@ mod subscription;
 mod tail;
 mod versions;
 
+pub use compare::{Comparison, Difference};
 pub use inline::Inline;
 pub use operate::{DeadLetters, Projections};
 pub use projection::Projection;
@@ -28,4 +30,4 @@ pub use requests::TryRun;
 pub use runner::{Runner, Running};
 pub use status::{State, Status};
 pub use subscription::Subscription;
-pub use versions::{Comparison, Difference, Progress, Rebuild};
+pub use versions::{Progress, Rebuild};

@@ -45,11 +45,11 @@ pub(crate) const NODES: Table = Table {
     name: "nodes",
     version: 0,
     columns: &[
-        Column { name: "beat", kind: Kind::Integer, index: false, optional: false },
-        Column { name: "beat_at", kind: Kind::Time, index: false, optional: false },
-        Column { name: "started_at", kind: Kind::Time, index: false, optional: false },
-        Column { name: "process", kind: Kind::Text, index: false, optional: false },
-        Column { name: "projections", kind: Kind::Json, index: false, optional: false },
+        Column::new("beat", Kind::Integer),
+        Column::new("beat_at", Kind::Time),
+        Column::new("started_at", Kind::Time),
+        Column::new("process", Kind::Text),
+        Column::new("projections", Kind::Json),
     ],
 };
 
@@ -238,6 +238,7 @@ impl Node {
         if !self.begun {
             for table in [NODES, control::PROJECTIONS, LETTERS, requests::REQUESTS, RESHARDS] {
                 store.create(&table).await?;
+                store.index(&table).await?;
             }
             control::write(store, &NODES, &self.id.to_string(), &self.beat).await?;
         }
@@ -264,6 +265,8 @@ impl Node {
             if !self.begun && self.runs[run].options.retry_at_start {
                 operate::due_again(store, &name).await?;
             }
+            let current = versions::current(&states, versions::model(&name)) == Some(&*name);
+            self.runs[run].report.send_modify(|status| status.current = current);
             let state = state.filter(|state| self.begun || state.state != "failed");
             self.arrange(store, run, state, &nodes.keys().copied().collect(), peers.max(1)).await?;
         }
@@ -453,7 +456,7 @@ impl Node {
         run.pace.send_replace(state.and_then(|state| state.pace));
         run.report.send_modify(|status| {
             if let Some(state) = state {
-                status.known(state);
+                status.target = Position(state.target);
             }
             status.look(shards.to_vec());
             status.head = head.max(status.position);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventstore_core::{
     __private::{BESIDE, LETTERS},
-    Checkpoint, DeadLetter, EventStore, Invalid, Order, Position, Query, Read, Rows, Shard, Store, StoreError,
+    Checkpoint, DeadLetter, EventStore, Invalid, Order, Position, Rows, Shard, Store, StoreError,
 };
 use tokio::{
     sync::Notify,
@@ -78,15 +78,13 @@ impl Projections {
     /// How they are, by name.
     pub async fn status(&self) -> Result<Vec<Status>, StoreError> {
         let store = self.store.as_ref();
-        let last = Read { query: Query::all(), limit: Some(1), backwards: true, ..Read::default() };
-        let head = store.read(last).await?.head;
+        let head = self.store.head().await?;
         let rows: BTreeMap<String, Row> = there(control::rows(store, &PROJECTIONS).await)?;
-        let nodes: BTreeMap<String, Beat> = there(control::rows(store, &NODES).await)?;
+        let living = self.living().await?;
         let letters =
             store.rows(Rows::Where { table: LETTERS, equal: vec![], order: Order::default(), limit: None }).await;
         let letters = letters::read(there(letters)?)?;
         let now = store.now();
-        let living: Vec<_> = nodes.values().filter(|beat| beat.beat_at + GONE > now).collect();
         let known = rows.keys().map(|name| (name.clone(), vec![]));
         let mut projections: BTreeMap<String, Vec<(Shard, Checkpoint)>> = known.collect();
         for (shard, at) in store.shards(None).await? {
@@ -97,9 +95,8 @@ impl Projections {
             status.look(shards);
             status.head = head;
             let row = rows.get(&status.name);
-            row.into_iter().for_each(|row| status.known(row));
-            status.current =
-                row.is_some() && versions::current(&rows, versions::model(&status.name)) == Some(&*status.name);
+            status.target = Position(row.map_or(0, |row| row.target));
+            status.current = versions::current(&rows, versions::model(&status.name)) == Some(&*status.name);
             status.state = match row.map(|row| &*row.state) {
                 Some("paused") => State::Paused,
                 Some("failed") => State::Failed,
@@ -125,12 +122,17 @@ impl Projections {
         Ok(all)
     }
 
-    /// Whether a node that lives runs a projection.
-    pub(crate) async fn lives(&self, name: &str) -> Result<bool, StoreError> {
+    /// The nodes that live, as far as the clock of this process can tell.
+    async fn living(&self) -> Result<Vec<Beat>, StoreError> {
         let store = self.store.as_ref();
         let nodes: BTreeMap<String, Beat> = there(control::rows(store, &NODES).await)?;
         let now = store.now();
-        Ok(nodes.values().any(|beat| beat.beat_at + GONE > now && beat.projections.iter().any(|there| there == name)))
+        Ok(nodes.into_values().filter(|beat| beat.beat_at + GONE > now).collect())
+    }
+
+    /// Whether a node that lives runs a projection.
+    pub(crate) async fn lives(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.living().await?.iter().any(|beat| beat.projections.iter().any(|there| there == name)))
     }
 
     /// Stops a projection, on all nodes and at once: when this returns, nothing more is written by it. It stays so until it
@@ -140,7 +142,7 @@ impl Projections {
         let store = self.store.as_ref();
         store.create(&PROJECTIONS).await?;
         control::set(store, &name, "paused", None).await?;
-        self.take_away(&name, |_| true).await
+        self.take_away(&name).await
     }
 
     /// Lets a projection that was paused, or that has failed, go on.
@@ -155,10 +157,10 @@ impl Projections {
 
     /// Ends what runs: the shards wait for somebody to take them, or are taken again by the same node, which then looks
     /// at everything anew.
-    async fn take_away(&self, name: &str, which: impl Fn(&Shard) -> bool) -> Result<(), StoreError> {
+    async fn take_away(&self, name: &str) -> Result<(), StoreError> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut shards = transaction.lock_projection(name).await?;
-        for (_, at) in shards.iter_mut().filter(|(shard, _)| which(shard)) {
+        for (_, at) in &mut shards {
             (at.owner, at.epoch) = (None, at.epoch + 1);
         }
         transaction.put_shards(name, shards).await?;
@@ -266,7 +268,7 @@ impl DeadLetters {
     async fn due(&self, name: &str, key: &str, letters: &[DeadLetter]) -> Result<bool, StoreError> {
         let store = self.projections.store.as_ref();
         let mut transaction = store.begin().await?;
-        let mut shards = transaction.lock_projection(name).await?;
+        control::begin_again(&mut *transaction, name, |shard| shard.has(key)).await?;
         let there = letters::read(transaction.rows(letters::wanted(name, Some(key), None)).await?)?;
         let waits =
             |letter: &&DeadLetter| there.iter().any(|there| there.event == letter.event && there.skipped.is_none());
@@ -276,11 +278,6 @@ impl DeadLetters {
             return Ok(false);
         }
         transaction.write(letters::changes(&still, &[])?).await?;
-        // A new epoch: its node notices, and begins again.
-        for (_, at) in shards.iter_mut().filter(|(shard, _)| shard.has(key)) {
-            at.epoch += 1;
-        }
-        transaction.put_shards(name, shards).await?;
         transaction.commit().await?;
         self.projections.poke();
         Ok(true)
@@ -310,7 +307,7 @@ impl DeadLetters {
 /// Has whatever waits of a projection tried again now.
 pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
-    let mut shards = transaction.lock_projection(projection).await?;
+    control::begin_again(&mut *transaction, projection, |_| true).await?;
     let letters = letters::read(transaction.rows(letters::wanted(projection, None, None)).await?)?;
     let mut first = BTreeMap::new();
     for letter in letters.into_iter().filter(|letter| letter.skipped.is_none()) {
@@ -322,9 +319,6 @@ pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Resul
     }
     due.iter_mut().for_each(|letter| letter.retry_at = Some(store.now()));
     transaction.write(letters::changes(&due, &[])?).await?;
-    // A new epoch: whoever runs a shard notices, and begins again.
-    shards.iter_mut().for_each(|(_, at)| at.epoch += 1);
-    transaction.put_shards(projection, shards).await?;
     transaction.commit().await
 }
 
@@ -340,5 +334,33 @@ pub(crate) fn list<T: AsRef<str>>(names: &[T]) -> String {
     match names {
         [] => "none".into(),
         names => names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::{MemoryStore, NewEvent, Raw, StreamId, Version};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn p3_a_letter_that_was_taken_in_meanwhile_does_not_come_back() -> Result<(), StoreError> {
+        let store = Store::from(MemoryStore::new());
+        store.as_ref().create(&LETTERS).await?;
+        let data = Raw { name: "x".into(), tags: vec![], body: vec![] };
+        let event = NewEvent { id: Uuid::now_v7(), schema: 1, occurred_at: None, metadata: Default::default(), data };
+        let now = store.as_ref().now();
+        let event = event.recorded(StreamId::new("a", "b"), Version(1), Position(1), now);
+        let letter = DeadLetter::new(&Shard::whole("p@1"), "b", &event, "why", now);
+        control::change(store.as_ref(), letters::changes(std::slice::from_ref(&letter), &[])?).await?;
+        let letters = Projections::new(&store).dead_letters("p@1");
+        // It is read, and then whoever runs the shard takes it in.
+        let read = letters.waiting("p@1", "b").await?;
+        assert!(letters.due("p@1", "b", &read).await?, "it waits still");
+        control::change(store.as_ref(), letters::changes(&[], &read)?).await?;
+        assert!(!letters.due("p@1", "b", &read).await?);
+        assert_eq!(letters.waiting("p@1", "b").await?, []);
+        Ok(())
     }
 }

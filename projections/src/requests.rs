@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use eventstore_core::{
-    __private::LETTERS, Changes, Column, DeadLetter, EventStore, Invalid, Kind, Position, Raw, Read, Recorded, Rows,
-    Shard, Store, StoreError, Table, Timestamp, Transaction,
+    __private::LETTERS, Changes, Checkpoint, Column, DeadLetter, EventStore, Invalid, Kind, Position, Raw, Read,
+    Recorded, Rows, Shard, Store, StoreError, Table, Timestamp, Transaction,
 };
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -29,21 +29,17 @@ const SOON: Duration = Duration::from_secs(2);
 /// How long an answer waits for whoever has asked.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
-const fn column(name: &'static str, kind: Kind) -> Column {
-    Column { name, kind, index: false, optional: false }
-}
-
 /// The table of what is asked, by a key of its own.
 pub(crate) const REQUESTS: Table = Table {
     name: "requests",
     version: 0,
     columns: &[
-        column("projection", Kind::Text),
-        column("of", Kind::Text),
-        column("what", Kind::Json),
-        column("asked_at", Kind::Time),
-        column("answer", Kind::Json),
-        column("error", Kind::Text),
+        Column::new("projection", Kind::Text),
+        Column::new("of", Kind::Text),
+        Column::new("what", Kind::Json),
+        Column::new("asked_at", Kind::Time),
+        Column::new("answer", Kind::Json),
+        Column::new("error", Kind::Text),
     ],
     beside: false,
 };
@@ -104,9 +100,7 @@ impl Projections {
         self.poke();
         let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
         let answer = loop {
-            let rows = store.rows(Rows::Keys { table: REQUESTS, keys: vec![id.clone()] }).await?;
-            let answered = rows.first().and_then(|(_, row)| serde_json::from_str::<Request>(row.get()).ok());
-            match answered {
+            match control::first(&REQUESTS, store.rows(control::key(&REQUESTS, &id)).await?)? {
                 Some(Request { error: Some(error), .. }) => {
                     break Err(StoreError::Parked { projection: name.into(), key: request.of.clone(), reason: error });
                 }
@@ -121,7 +115,7 @@ impl Projections {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         };
-        control::change(store, Changes { table: REQUESTS, upserts: vec![], deletes: vec![id] }).await?;
+        control::change(store, control::delete(&REQUESTS, &id)).await?;
         answer
     }
 
@@ -170,16 +164,10 @@ pub(crate) async fn answer(store: Store, follower: Arc<dyn Follower>, id: String
     }
 }
 
-/// Locks all of a projection, and finds the shard of a key.
-async fn lock(transaction: &mut dyn Transaction, name: &str, key: &str) -> Result<(Shard, Position), Failed> {
-    let mut shards = transaction.lock_projection(name).await?;
-    let place = shards.iter().position(|(shard, _)| shard.has(key));
-    let Some(place) = place else { return Err(Failed::program("it has no shards")) };
-    let (shard, at) = shards[place].clone();
-    // A new epoch: whoever runs it begins again, with what is there then.
-    shards[place].1.epoch += 1;
-    transaction.put_shards(name, shards).await?;
-    Ok((shard, at.position))
+/// The shard of a key, and how far it is.
+fn shard_of(shards: Vec<(Shard, Checkpoint)>, key: &str) -> Result<(Shard, Position), Failed> {
+    let shard = shards.into_iter().find(|(shard, _)| shard.has(key));
+    shard.map(|(shard, at)| (shard, at.position)).ok_or_else(|| Failed::program("it has no shards"))
 }
 
 async fn letters_of(transaction: &mut dyn Transaction, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
@@ -192,8 +180,7 @@ async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Resul
     let skipped: Vec<_> = there(store.rows(letters::wanted(&name, Some(key), None)).await)?;
     let skipped: Vec<_> = letters::read(skipped)?.into_iter().filter(|letter| letter.skipped.is_some()).collect();
     // Most of it while nobody waits; the rest while nobody else can take anything in.
-    let shards = store.shards(Some(&name)).await?;
-    let at = shards.iter().find(|(shard, _)| shard.has(key)).map(|(_, at)| at.position).unwrap_or_default();
+    let (_, at) = shard_of(store.shards(Some(&name)).await?, key)?;
     let skips = |event: &Recorded<Raw>| skipped.iter().any(|letter| letter.event == event.id);
     let read = Read { query: row.query(), until: Some(at), ..Read::default() };
     let mut events = store.read(read).await?.events;
@@ -203,7 +190,8 @@ async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Resul
         }
     }
     let mut transaction = store.begin().await?;
-    let (_, until) = lock(&mut *transaction, &name, key).await?;
+    let shards = control::begin_again(&mut *transaction, &name, |shard| shard.has(key)).await?;
+    let (_, until) = shard_of(shards, key)?;
     if until < at {
         return Err(StoreError::Busy("it was begun anew meanwhile".into()).into());
     }
@@ -229,7 +217,7 @@ async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Resul
 async fn try_run(store: &Store, follower: &dyn Follower, key: &str) -> Result<TryRun, Failed> {
     let (name, store) = (follower.name(), store.as_ref());
     let mut transaction = store.begin().await?;
-    let (shard, _) = lock(&mut *transaction, &name, key).await?;
+    let (shard, _) = shard_of(transaction.lock_projection(&name).await?, key)?;
     let waiting = letters_of(&mut *transaction, &name, key).await?;
     let waiting: Vec<_> = waiting.into_iter().filter(|letter| letter.skipped.is_none()).collect();
     let events = store.recorded(waiting.iter().map(|letter| letter.event).collect()).await?;

@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use eventstore_core::{
-    Changes, Checkpoint, Column, EventStore, Invalid, Kind, Position, Rows, SLOTS, Shard, StoreError, Table, Timestamp,
-    Transaction,
+    Checkpoint, Column, EventStore, Invalid, Kind, Position, SLOTS, Shard, StoreError, Table, Timestamp,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::to_raw_value;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    control,
     operate::{PATIENCE, Projections},
     status::State,
 };
@@ -28,9 +28,9 @@ pub(crate) const RESHARDS: Table = Table {
     version: 0,
     beside: false,
     columns: &[
-        Column { name: "shards", kind: Kind::Integer, index: false, optional: false },
-        Column { name: "until", kind: Kind::Integer, index: false, optional: false },
-        Column { name: "asked_at", kind: Kind::Time, index: false, optional: false },
+        Column::new("shards", Kind::Integer),
+        Column::new("until", Kind::Integer),
+        Column::new("asked_at", Kind::Time),
     ],
 };
 
@@ -57,10 +57,15 @@ pub(crate) async fn hold(store: &dyn EventStore, projections: &[&str]) -> Result
         all.push((name, transaction.lock_projection(name).await?));
     }
     let until = all.iter().flat_map(|(_, shards)| shards).map(|(_, at)| at.position).max().unwrap_or_default();
-    for (name, mut shards) in all {
-        put(&mut *transaction, name, Wanted { shards: 0, until, asked_at: store.now() }).await?;
-        begin_again(&mut shards);
-        transaction.put_shards(name, shards).await?;
+    for (name, _) in all {
+        let there = wanted(transaction.rows(control::key(&RESHARDS, name)).await?)?;
+        if there.is_some_and(|there| there.shards > 0) {
+            transaction.rollback().await?;
+            return Err(StoreError::Busy(format!("the shards of `{name}` are being changed").into()));
+        }
+        let hold = Wanted { shards: 0, until, asked_at: store.now() };
+        transaction.write(control::upsert(&RESHARDS, name, &hold)?).await?;
+        control::begin_again(&mut *transaction, name, |_| true).await?;
     }
     transaction.commit().await
 }
@@ -71,12 +76,6 @@ pub(crate) async fn let_go(store: &dyn EventStore, projections: &[&str]) -> Resu
         cancel(store, name).await?;
     }
     Ok(())
-}
-
-async fn put(transaction: &mut dyn Transaction, projection: &str, wanted: Wanted) -> Result<(), StoreError> {
-    let refused = |source: serde_json::Error| StoreError::Row { table: RESHARDS.to_string(), source: source.into() };
-    let upserts = vec![(projection.into(), to_raw_value(&wanted).map_err(refused)?)];
-    transaction.write(Changes { table: RESHARDS, upserts, deletes: vec![] }).await
 }
 
 impl Projections {
@@ -138,8 +137,8 @@ impl Projections {
 /// Goes on with what was asked, now or before. Gives whether there is nothing left to do.
 pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option<u16>) -> Result<bool, StoreError> {
     let mut transaction = store.begin().await?;
-    let mut shards = transaction.lock_projection(projection).await?;
-    let before = wanted(transaction.rows(row(projection)).await?)?;
+    let shards = transaction.lock_projection(projection).await?;
+    let before = wanted(transaction.rows(control::key(&RESHARDS, projection)).await?)?;
     if let (None, Some(Wanted { shards: 0, asked_at, .. })) = (asked, before) {
         transaction.rollback().await?;
         if asked_at + HELD < store.now() {
@@ -150,14 +149,14 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
     let count = asked.or(before.map(|before| before.shards));
     let Some(count) = count.filter(|_| !shards.is_empty()) else {
         if before.is_some() {
-            forget(&mut *transaction, projection).await?;
+            transaction.write(control::delete(&RESHARDS, projection)).await?;
         }
         transaction.commit().await?;
         return Ok(true);
     };
     if let Some(new) = cut(projection, &shards, count) {
         transaction.put_shards(projection, new).await?;
-        forget(&mut *transaction, projection).await?;
+        transaction.write(control::delete(&RESHARDS, projection)).await?;
         transaction.commit().await?;
         return Ok(true);
     }
@@ -166,9 +165,10 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
         transaction.rollback().await?;
         return Ok(false);
     }
-    put(&mut *transaction, projection, Wanted { shards: count, until, asked_at: store.now() }).await?;
-    begin_again(&mut shards);
-    transaction.put_shards(projection, shards).await?;
+    let now = Wanted { shards: count, until, asked_at: store.now() };
+    transaction.write(control::upsert(&RESHARDS, projection, &now)?).await?;
+    // Whoever runs a shard looks where it is to stop.
+    control::begin_again(&mut *transaction, projection, |_| true).await?;
     transaction.commit().await?;
     Ok(false)
 }
@@ -176,22 +176,9 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
 /// Lets all shards run on as they are.
 async fn cancel(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
-    let mut shards = transaction.lock_projection(projection).await?;
-    forget(&mut *transaction, projection).await?;
-    begin_again(&mut shards);
-    transaction.put_shards(projection, shards).await?;
+    control::begin_again(&mut *transaction, projection, |_| true).await?;
+    transaction.write(control::delete(&RESHARDS, projection)).await?;
     transaction.commit().await
-}
-
-async fn forget(transaction: &mut dyn Transaction, projection: &str) -> Result<(), StoreError> {
-    transaction.write(Changes { table: RESHARDS, upserts: vec![], deletes: vec![projection.into()] }).await
-}
-
-/// New epochs: whoever runs a shard notices, and looks where it is to stop.
-fn begin_again(shards: &mut [(Shard, Checkpoint)]) {
-    for (_, at) in shards {
-        at.epoch += 1;
-    }
 }
 
 /// So many shards in the place of these, owned by nobody yet; none if some that become one are not at one position.
@@ -208,19 +195,13 @@ fn cut(projection: &str, from: &[(Shard, Checkpoint)], count: u16) -> Option<Vec
     Shard::parts(projection, count).into_iter().map(new).collect()
 }
 
-fn row(projection: &str) -> Rows {
-    Rows::Keys { table: RESHARDS, keys: vec![projection.into()] }
-}
-
-fn wanted(rows: Vec<(String, Box<serde_json::value::RawValue>)>) -> Result<Option<Wanted>, StoreError> {
-    let read = |(_, row): &(_, Box<serde_json::value::RawValue>)| serde_json::from_str(row.get());
-    let refused = |source: serde_json::Error| StoreError::Row { table: RESHARDS.to_string(), source: source.into() };
-    rows.first().map(read).transpose().map_err(refused)
+fn wanted(found: Vec<(String, Box<RawValue>)>) -> Result<Option<Wanted>, StoreError> {
+    control::first(&RESHARDS, found)
 }
 
 /// Where the shards of a projection are to stop, if they are.
 pub(crate) async fn until(store: &dyn EventStore, projection: &str) -> Result<Option<Position>, StoreError> {
-    Ok(wanted(store.rows(row(projection)).await?)?.map(|wanted| wanted.until))
+    Ok(wanted(store.rows(control::key(&RESHARDS, projection)).await?)?.map(|wanted| wanted.until))
 }
 
 #[cfg(test)]

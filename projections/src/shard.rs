@@ -8,8 +8,7 @@ use std::{
 };
 
 use eventstore_core::{
-    Checkpoint, DeadLetter, Events, Position, Query, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp,
-    Transaction,
+    Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp, Transaction,
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
 use tokio::{
@@ -25,7 +24,7 @@ use crate::{
     letters::{self, Parked, Waiting, retry_at},
     measure, reshard,
     status::{State, Status},
-    stretch::{Stretch, id_at},
+    stretch::{Stretch, id_at, unforked},
     tail::{After, Tail},
 };
 
@@ -505,7 +504,7 @@ impl Work {
             // Of a key, the first one failed, the others wait for it.
             match of.first && first.insert(key.clone()) {
                 true => letter.retry_at = of.retry_at,
-                false => letter.error = "it waits behind an event of its key".into(),
+                false => letter.error = letters::BEHIND.into(),
             }
             Some(letter)
         };
@@ -575,17 +574,6 @@ impl Work {
         }
         transaction.write(letters::changes(&[], letters)?).await?;
         Ok(transaction.commit().await?)
-    }
-}
-
-/// Fails if the log has lost what was taken in, also while this ran: another server may answer since the last batch.
-async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint) -> Result<(), StoreError> {
-    let Some(event) = at.event else { return Ok(()) };
-    let (position, after) = (at.position, Position(at.position.0.saturating_sub(1)));
-    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
-    match transaction.read(read).await?.events.first() {
-        Some(there) if there.id == event => Ok(()),
-        _ => Err(StoreError::Forked { position, event }),
     }
 }
 

@@ -6,7 +6,7 @@ use eventstore_core::{Checkpoint, EventStore, Position, Query, Read, Shard, Stor
 use futures::TryStreamExt;
 use tokio::time::Instant;
 
-use crate::{control::Row, failed::Failed};
+use crate::failed::Failed;
 
 /// How far one read model or projection has come, and what holds it up.
 #[derive(Clone, Debug)]
@@ -90,11 +90,6 @@ impl Status {
             Some(reason) if self.stopped => StoreError::Stopped { projection, reason },
             reason => StoreError::Behind { projection, at: self.position, until, reason },
         }
-    }
-
-    /// Takes in what was written down about it.
-    pub(crate) fn known(&mut self, row: &Row) {
-        (self.target, self.current) = (Position(row.target), row.promoted_at.is_some());
     }
 
     /// How many events it is behind the end of the log.

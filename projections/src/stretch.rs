@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use eventstore_core::{Event, EventStore, Position, Query, Raw, Read, Recorded, StoreError};
+use eventstore_core::{Checkpoint, Event, EventStore, Position, Query, Raw, Read, Recorded, StoreError, Transaction};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
@@ -92,4 +92,23 @@ pub(crate) async fn id_at(store: &dyn EventStore, position: Position) -> Result<
     let after = Position(position.0.saturating_sub(1));
     let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
     Ok(store.read(read).await?.events.try_next().await?.map(|event| event.id))
+}
+
+/// The event at a position, as a transaction sees it.
+pub(crate) async fn event_at(
+    transaction: &mut dyn Transaction,
+    position: Position,
+) -> Result<Option<Recorded<Raw>>, StoreError> {
+    let after = Position(position.0.saturating_sub(1));
+    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
+    Ok(transaction.read(read).await?.events.pop())
+}
+
+/// Fails if the log has lost what was taken in, also while this ran: another server may answer since the last batch.
+pub(crate) async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint) -> Result<(), StoreError> {
+    let Some(event) = at.event else { return Ok(()) };
+    match event_at(transaction, at.position).await? {
+        Some(there) if there.id == event => Ok(()),
+        _ => Err(StoreError::Forked { position: at.position, event }),
+    }
 }

@@ -4,17 +4,12 @@
 //! again is built beside the one there is, under another name, by the same code; then the two change names. Readers of
 //! plain SQL find the current version under a name that stays, `"balance@current"`.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use eventstore_core::{
     __private::{BESIDE, LETTERS},
-    Changes, Checkpoint, EventStore, Invalid, Position, Rows, Shard, StoreError, Transaction,
+    Checkpoint, EventStore, Invalid, Position, Shard, StoreError, Transaction,
 };
-use serde_json::{Map, Value as Json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -28,16 +23,9 @@ use crate::{
 
 /// How often a node tries to send readers to a new version that is a step behind, before it does something else.
 const TRIES: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(10);
+pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 /// How long they need not wait for each other.
-const UNHELD: Duration = Duration::from_secs(1);
-const LONGEST_HELD: Duration = Duration::from_secs(10);
-/// How many rows are compared at once.
-const PAGE: usize = 1_000;
-/// How many rows that differ are looked at again.
-const LOOKED_AT: usize = 10_000;
-/// How many of them are shown.
-const SHOWN: usize = 100;
+pub(crate) const UNHELD: Duration = Duration::from_secs(1);
 
 /// The read model of `balance@2` and of `balance@2~beside`.
 pub(crate) fn model(name: &str) -> &str {
@@ -190,7 +178,7 @@ async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &
 }
 
 impl Projections {
-    async fn known(&self) -> Result<BTreeMap<String, Row>, StoreError> {
+    pub(crate) async fn known(&self) -> Result<BTreeMap<String, Row>, StoreError> {
         let store = self.store.as_ref();
         // Before any transaction: in one that is begun, a table that is not there would be its end.
         for table in [PROJECTIONS, LETTERS] {
@@ -202,8 +190,8 @@ impl Projections {
     /// Has a read model built again from the first event, beside the one there is: that one is read and kept up to date
     /// meanwhile. Once it is whole it follows the log as well; [`promote`](Self::promote) has the two change places.
     ///
-    /// It is [throttled](Self::throttle) as the other is, until something else is said. A rebuild that is going on already goes on: restarts, other nodes and [`pause`](Self::pause) of
-    /// [`Rebuild::name`] do no harm.
+    /// It is [throttled](Self::throttle) as the other is, until something else is said. A rebuild that is going on already
+    /// goes on: restarts, other nodes and [`pause`](Self::pause) of [`Rebuild::name`] do no harm.
     pub async fn rebuild(&self, name: &str) -> Result<Rebuild, StoreError> {
         let rows = self.known().await?;
         let name = self.name(name).await?;
@@ -214,19 +202,20 @@ impl Projections {
             return Err(Invalid::Request(why).into());
         }
         let beside = format!("{name}{BESIDE}");
-        if rows.get(&beside).is_none_or(|row| row.state == "kept") {
-            self.begin(&beside, rows.get(name).and_then(|row| row.pace)).await?;
-        }
+        self.begin(&beside, rows.get(name).and_then(|row| row.pace)).await?;
         self.poke();
         self.building(&beside).await
     }
 
-    /// Begins a table beside another, in place of one that was kept.
+    /// Begins a table beside another, in place of one that was kept; unless somebody has begun already.
     async fn begin(&self, beside: &str, pace: Option<u64>) -> Result<(), StoreError> {
         let store = self.store.as_ref();
         let head = self.store.head().await?;
         let mut transaction = store.begin().await?;
         transaction.lock_projection(beside).await?;
+        if control::row(&mut *transaction, beside).await?.is_some_and(|row| row.state != "kept") {
+            return transaction.rollback().await;
+        }
         self.clear(&mut *transaction, beside).await?;
         let row = Row { pace, ..Row::new(store.now(), head) };
         control::put(&mut *transaction, beside, &row).await?;
@@ -265,7 +254,11 @@ impl Projections {
     }
 
     /// What `name` may stand for, of what is there beside the current version.
-    fn other(&self, rows: &BTreeMap<String, Row>, name: &str) -> Result<(Option<String>, String), StoreError> {
+    pub(crate) fn other(
+        &self,
+        rows: &BTreeMap<String, Row>,
+        name: &str,
+    ) -> Result<(Option<String>, String), StoreError> {
         let current = current_or_first(rows, model(name));
         let others = rows.iter().filter(|(other, row)| {
             let newer = current.is_none_or(|current| number(other) > number(current)) && other.contains('@');
@@ -297,7 +290,7 @@ impl Projections {
         self.arrive(current.as_deref(), &to).await
     }
 
-    async fn whole(&self, rows: &BTreeMap<String, Row>, name: &str) -> Result<(), StoreError> {
+    pub(crate) async fn whole(&self, rows: &BTreeMap<String, Row>, name: &str) -> Result<(), StoreError> {
         let Some(row) = rows.get(name).filter(|row| row.built_at.is_none()) else { return Ok(()) };
         let (at, until) = (self.store.as_ref().checkpoint(name).await?, Position(row.target));
         match at < until {
@@ -315,18 +308,23 @@ impl Projections {
             Err(error) => return Err(error),
         }
         let from = to.strip_suffix(BESIDE).or(current.filter(|current| *current != to));
+        let behind = async |why: String| -> Result<(), StoreError> {
+            let at = self.store.as_ref().checkpoint(to).await?;
+            let until = self.store.as_ref().checkpoint(from.unwrap_or(to)).await?;
+            Err(StoreError::Behind { projection: to.into(), at, until, reason: Some(why.into()) })
+        };
+        if let Some(row) = self.known().await?.get(to).filter(|row| row.state != "active") {
+            return behind(format!("it is {}", row.state)).await;
+        }
         let names: Vec<_> = from.into_iter().chain([to]).collect();
         if self.held(&names, self.switch(current, to, PATIENCE)).await? {
             return Ok(());
         }
-        let at = self.store.as_ref().checkpoint(to).await?;
-        let until = self.store.as_ref().checkpoint(from.unwrap_or(to)).await?;
-        let reason = Some("it does not come to where the other one is".into());
-        Err(StoreError::Behind { projection: to.into(), at, until, reason })
+        behind("it does not come to where the other one is".into()).await
     }
 
     /// Does something while all shards of these projections stop at one position.
-    async fn held<T>(
+    pub(crate) async fn held<T>(
         &self,
         names: &[&str],
         what: impl Future<Output = Result<T, StoreError>>,
@@ -334,7 +332,10 @@ impl Projections {
         reshard::hold(self.store.as_ref(), names).await?;
         self.poke();
         let done = what.await;
-        reshard::let_go(self.store.as_ref(), names).await?;
+        // What was done is done: if they cannot be let go on, their nodes do it after a while.
+        if let Err(error) = reshard::let_go(self.store.as_ref(), names).await {
+            tracing::warn!(projections = list(names), %error, "they are held up for a while");
+        }
         self.poke();
         done
     }
@@ -366,7 +367,12 @@ impl Projections {
         let beside = format!("{now}{BESIDE}");
         if rows.get(&beside).is_some_and(|row| row.state == "kept") {
             let (head, at) = (self.store.head().await?, self.store.as_ref().now());
-            let again = |row: &mut Row| (row.state, row.since, row.target) = ("active".into(), at, head.0);
+            let again = |row: &mut Row| {
+                // Somebody else may have begun it in between.
+                if row.state == "kept" {
+                    (row.state, row.since, row.target) = ("active".into(), at, head.0);
+                }
+            };
             control::update(self.store.as_ref(), &beside, again).await?;
             self.poke();
             return self.arrive(Some(now), &beside).await;
@@ -393,37 +399,15 @@ impl Projections {
         }
         let mut transaction = self.store.as_ref().begin().await?;
         transaction.lock_projection(name).await?;
+        if control::row(&mut *transaction, name).await?.as_ref() != rows.get(name) {
+            transaction.rollback().await?;
+            return refused("was changed meanwhile");
+        }
         self.clear(&mut *transaction, name).await?;
-        transaction.write(Changes { table: PROJECTIONS, upserts: vec![], deletes: vec![name.into()] }).await?;
+        transaction.write(control::delete(&PROJECTIONS, name)).await?;
         transaction.commit().await?;
         self.poke();
         Ok(())
-    }
-
-    /// Compares what was built with what is read, row by row, each at one moment of the log. Both are kept up to date
-    /// meanwhile; for rows that differ they may have to wait for each other for a moment. What could not be brought to one
-    /// moment in ten seconds, because nobody runs one of the two, is counted as moving.
-    ///
-    /// Two versions are compared in the columns they both have.
-    pub async fn compare(&self, name: &str) -> Result<Comparison, StoreError> {
-        let rows = self.known().await?;
-        let (current, other) = self.other(&rows, name)?;
-        let live = other.strip_suffix(BESIDE).map(str::to_owned).or(current);
-        let live = live.ok_or_else(|| Invalid::Request(format!("`{name}` has no current version to compare with")))?;
-        self.whole(&rows, &other).await?;
-        let mut comparison = Comparison { live, other, ..Comparison::default() };
-        let mut differ = comparison.all(self.store.as_ref()).await?;
-        let more = differ.split_off(differ.len().min(LOOKED_AT));
-        comparison.different += more.len() as u64;
-        let mut moving = comparison.settle(self.store.as_ref(), differ, UNHELD).await?;
-        if !moving.is_empty() {
-            // Events come so fast that they never stand at the same position by chance.
-            let (live, other) = (comparison.live.clone(), comparison.other.clone());
-            let settle = comparison.settle(self.store.as_ref(), moving, LONGEST_HELD);
-            moving = self.held(&[&live, &other], settle).await?;
-        }
-        comparison.moving = moving.len() as u64;
-        Ok(comparison)
     }
 }
 
@@ -510,197 +494,5 @@ impl Rebuild {
             pause = (pause * 2).min(Duration::from_millis(200));
         }
         Ok(())
-    }
-}
-
-/// What was built, beside what is read: see [`Projections::compare`].
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Comparison {
-    /// What is read.
-    pub live: String,
-    /// What was built.
-    pub other: String,
-    /// How many rows are the same.
-    pub same: u64,
-    /// How many differ.
-    pub different: u64,
-    /// How many rows could not be compared, because nobody brought both tables to one position.
-    pub moving: u64,
-    /// The first hundred that differ.
-    pub differences: Vec<Difference>,
-    /// Columns that only one of the two has; they are not compared.
-    pub columns: Vec<String>,
-}
-
-/// A row that differs.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Difference {
-    /// The key.
-    pub key: String,
-    /// The row that is read, if it is there.
-    pub live: Option<Json>,
-    /// The row that was built.
-    pub other: Option<Json>,
-    /// Why it may: an event one of the two could not take in. Else their code differs, or somebody has changed a row.
-    pub reason: Option<String>,
-}
-
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { live, other, same, different, moving, .. } = self;
-        write!(f, "{live} and {other}: {same} rows the same, {different} different")?;
-        if *moving > 0 {
-            write!(f, ", {moving} in motion")?;
-        }
-        if !self.columns.is_empty() {
-            write!(f, "; only one has {}", list(&self.columns))?;
-        }
-        for Difference { key, live, other, reason } in &self.differences {
-            let shown = |row: &Option<Json>| row.as_ref().map_or("no row".into(), Json::to_string);
-            write!(f, "\n{key}: {} | {}", shown(live), shown(other))?;
-            reason.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
-        }
-        Ok(())
-    }
-}
-
-/// Rows of a table, page by page.
-struct Paged<'a> {
-    store: &'a dyn EventStore,
-    table: &'a str,
-    page: VecDeque<(String, Map<String, Json>)>,
-    after: Option<String>,
-}
-
-impl Paged<'_> {
-    async fn first(&mut self) -> Result<Option<&str>, StoreError> {
-        if self.page.is_empty()
-            && let Some(after) = self.after.take()
-        {
-            let rows = Rows::Whole { table: self.table.into(), keys: vec![], after, limit: PAGE };
-            self.page = read(self.store.rows(rows).await?)?;
-            self.after = self.page.back().filter(|_| self.page.len() == PAGE).map(|(key, _)| key.clone());
-        }
-        Ok(self.page.front().map(|(key, _)| &**key))
-    }
-}
-
-fn read<C: FromIterator<(String, Map<String, Json>)>>(
-    rows: Vec<(String, Box<serde_json::value::RawValue>)>,
-) -> Result<C, StoreError> {
-    let read = |(key, row): (String, Box<serde_json::value::RawValue>)| Ok((key, serde_json::from_str(row.get())?));
-    let rows: Result<C, serde_json::Error> = rows.into_iter().map(read).collect();
-    rows.map_err(|error| StoreError::Damaged(error.into()))
-}
-
-impl Comparison {
-    /// Whether every row is the same.
-    pub fn is_same(&self) -> bool {
-        self.different == 0 && self.moving == 0
-    }
-
-    /// Whether two rows are the same in the columns they both have.
-    fn equal(&self, a: &Map<String, Json>, b: &Map<String, Json>) -> bool {
-        a.iter().all(|(column, value)| b.get(column).is_none_or(|other| other == value))
-    }
-
-    /// Compares all rows as they are found, and gives the keys of those that differ.
-    async fn all(&mut self, store: &dyn EventStore) -> Result<Vec<String>, StoreError> {
-        let (live, other) = (self.live.clone(), self.other.clone());
-        let paged = |table| Paged { store, table, page: VecDeque::new(), after: Some(String::new()) };
-        let [mut live, mut other] = [&*live, &*other].map(paged);
-        let mut differ = vec![];
-        loop {
-            let (a, b) = (live.first().await?.map(str::to_owned), other.first().await?.map(str::to_owned));
-            let key = match (a, b) {
-                (None, None) => break Ok(differ),
-                (a, None) => a,
-                (None, b) => b,
-                (a, b) => a.min(b),
-            };
-            let next = |rows: &mut Paged<'_>| rows.page.pop_front_if(|(there, _)| Some(&*there) == key.as_ref());
-            match (next(&mut live), next(&mut other)) {
-                (Some((_, a)), Some((_, b))) => {
-                    if self.same == 0 && differ.is_empty() {
-                        let lacks = |a: &Map<String, Json>, b: &Map<String, Json>| {
-                            a.keys().filter(|column| !b.contains_key(*column)).cloned().collect::<Vec<_>>()
-                        };
-                        self.columns = [lacks(&a, &b), lacks(&b, &a)].concat();
-                    }
-                    match self.equal(&a, &b) {
-                        true => self.same += 1,
-                        false => differ.extend(key),
-                    }
-                }
-                _ => differ.extend(key),
-            }
-        }
-    }
-
-    /// Looks at rows again, with both tables at the same moment of the log. Gives those that never were, in that time.
-    async fn settle(
-        &mut self,
-        store: &dyn EventStore,
-        mut keys: Vec<String>,
-        patience: Duration,
-    ) -> Result<Vec<String>, StoreError> {
-        let start = Instant::now();
-        while !keys.is_empty() {
-            let page: Vec<_> = keys.drain(..keys.len().min(PAGE)).collect();
-            let mut transaction = store.begin().await?;
-            let (mut names, mut shards) = ([&*self.live, &*self.other], BTreeMap::new());
-            names.sort_unstable();
-            for name in names {
-                shards.insert(name, transaction.lock_projection(name).await?);
-            }
-            let at = |name: &str, key: &str| {
-                shards[name].iter().find(|(shard, _)| shard.has(key)).map(|(_, at)| at.position)
-            };
-            let still = |key: &String| at(&self.live, key) == at(&self.other, key);
-            let (page, moving): (Vec<_>, Vec<_>) = page.into_iter().partition(still);
-            let mut rows = vec![];
-            for table in [&self.live, &self.other] {
-                let wanted =
-                    Rows::Whole { table: table.clone(), keys: page.clone(), after: String::new(), limit: PAGE };
-                let found = if page.is_empty() { vec![] } else { transaction.rows(wanted).await? };
-                rows.push(read::<BTreeMap<_, _>>(found)?);
-            }
-            let mut reasons = BTreeMap::new();
-            for name in [&self.live, &self.other] {
-                for letter in letters::read(transaction.rows(letters::wanted(name, None, None)).await?)? {
-                    reasons.entry(letter.key).or_insert(letter.error);
-                }
-            }
-            transaction.rollback().await?;
-            for key in page {
-                let [live, other] = [0, 1].map(|table: usize| rows[table].remove(&key));
-                let same = match (&live, &other) {
-                    (Some(live), Some(other)) => self.equal(live, other),
-                    (None, None) => continue,
-                    _ => false,
-                };
-                if same {
-                    self.same += 1;
-                    continue;
-                }
-                self.different += 1;
-                if self.differences.len() < SHOWN {
-                    let (live, other) = (live.map(Json::Object), other.map(Json::Object));
-                    let reason = reasons.get(&key).cloned();
-                    self.differences.push(Difference { key, live, other, reason });
-                }
-            }
-            let wait = !moving.is_empty();
-            keys.extend(moving);
-            if start.elapsed() > patience {
-                break;
-            }
-            if wait {
-                sleep(PAUSE).await;
-            }
-        }
-        Ok(keys)
     }
 }

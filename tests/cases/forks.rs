@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use eventstore::{Expected, Id, Position, Runner, State, StoreError};
+use eventstore::{Expected, Id, Inline, Position, Runner, State, StoreError};
 
 use crate::{
     account::{AccountEvent::*, *},
@@ -64,6 +64,37 @@ pub async fn a_log_that_lost_its_end_stops_what_follows_it(
         transaction.put_shards("balance@1", vec![]).await?;
         transaction.commit().await?;
         lose(base).await;
+    }
+    inline(&world, lose).await
+}
+
+/// Rows that are kept with each append: none is recorded on a log that they have not followed.
+async fn inline(world: &World, lose: impl AsyncFn(Position)) -> Result<(), Box<dyn Error>> {
+    let ann = Id::<Account>::from("ann");
+    let store = world.store.clone().with_inline::<Balance>();
+    for (grown, restarted) in [(false, false), (true, false), (false, true), (true, true)] {
+        store.append(&ann, Expected::Any, [Deposited { amount: 1 }, Deposited { amount: 2 }]).await?;
+        let (head, rows) = (store.head().await?, store.read_model::<Balance>().list().await?);
+        lose(Position(head.0 - 1)).await;
+        if grown {
+            world.store.append(&ann, Expected::Any, [Deposited { amount: 10 }, Deposited { amount: 20 }]).await?;
+        }
+        let left = world.store.head().await?;
+        let store = match restarted {
+            true => world.store.clone().with_inline::<Balance>(),
+            false => store.clone(),
+        };
+        let refused = store.append(&ann, Expected::Any, [Deposited { amount: 100 }]).await;
+        let Err(StoreError::Stopped { projection, reason }) = refused else { panic!("{refused:?}") };
+        assert_eq!(projection, "balance@1");
+        let fork = reason.source().and_then(|source| source.downcast_ref::<StoreError>());
+        assert!(matches!(fork, Some(StoreError::Forked { position, .. }) if *position == head), "{reason}");
+        assert_eq!(world.store.head().await?, left, "nothing is recorded");
+        assert_eq!(world.store.read_model::<Balance>().list().await?, rows, "no row is written");
+        let mut transaction = world.inner.begin().await?;
+        transaction.lock_projection("balance@1").await?;
+        transaction.put_shards("balance@1", vec![]).await?;
+        transaction.commit().await?;
     }
     Ok(())
 }

@@ -441,8 +441,8 @@ async fn what_no_store_can_hold_stops_a_model_at_once_and_the_event_is_named() -
 async fn a_model_that_does_not_fit_its_table_is_stopped_at_once() -> Result<(), Any> {
     let world = world().await;
     let (store, ann) = (&world.store, Id::<Account>::from("ann"));
-    let columns = &[Column { name: "owner", kind: Kind::Text, index: false, optional: false }];
-    world.inner.create(&eventstore::Table { name: "balance", version: 1, columns, beside: false }).await?;
+    const COLUMNS: &[Column] = &[Column::new("owner", Kind::Text)];
+    world.inner.create(&eventstore::Table { name: "balance", version: 1, columns: COLUMNS, beside: false }).await?;
     let runner = Runner::new(store).read_model::<Balance>().read_model::<Turnover>().start();
     let opened = store.execute(&ann, Open { owner: "Ann".into() }).await?;
     let why = "`balance@1` has other columns than its read model: raise the version of the read model, or give it \

@@ -213,6 +213,14 @@ async fn p4_a_new_version_is_read_once_it_is_whole() -> Result<(), Any> {
     equals_the_log::<Balance2>(store, &running).await?;
     assert_eq!(one.get(&ids[0]).await?.map(|row| row.balance), two.get(&ids[0]).await?.map(|row| row.balance));
 
+    let current = async |running: &Running, is| {
+        while running.status()[0].current != is {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    current(&running, true).await;
+    current(&old, false).await;
+
     operator.rollback("balance").await?;
     if let Some(columns) = by_sql(&world).await? {
         assert!(!columns.contains(&"deposits".to_owned()));
@@ -255,10 +263,25 @@ async fn what_is_being_built_is_not_read_and_its_pace_is_kept() -> Result<(), An
     running.throttle(rebuild.name(), None).await?;
     running.resume(rebuild.name()).await?;
     rebuild.wait().await?;
+
+    // What is paused cannot come to where the other one is: nobody is sent to older rows.
+    running.pause(rebuild.name()).await?;
+    while !Projections::new(store).status().await?.iter().any(|status| status.state == State::Paused) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store.execute(&ids[7], Deposit { amount: 7 }).await?;
+    let head = store.head().await?;
+    let row = store.read_model::<Balance>().get(&ids[7]).after(head).await?;
+    let behind = running.promote("balance").await;
+    let Err(StoreError::Behind { projection, at, until, reason }) = behind else { panic!("{behind:?}") };
+    assert_eq!((&*projection, until), (rebuild.name(), head));
+    assert!(at < head && reason.is_some_and(|reason| reason.to_string().contains("paused")));
+    assert_eq!(store.read_model::<Balance>().get(&ids[7]).await?, row);
+
+    running.resume(rebuild.name()).await?;
     running.promote("balance").await?;
     equals_the_log::<Balance>(store, &running).await?;
     assert_eq!(store.read_model::<Balance>().list().filter("owner", "owner of A7").await?.len(), 1);
-    let _ = ids;
 
     for (what, done) in [
         ("no such", running.rebuild("nonsense").await.map(drop)),

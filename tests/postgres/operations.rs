@@ -3,8 +3,8 @@
 use std::{process::Command, sync::Arc, time::Duration};
 
 use eventstore::{
-    Append, Column, EventStore, Expected, Id, Kind, PgStore, Runner, Store, StoreError, StreamId, Table, Tables,
-    Transaction, Write,
+    Append, Column, EventStore, Expected, Id, Inline, Kind, PgStore, Runner, Store, StoreError, StreamId, Table,
+    Tables, Transaction, Write,
     sqlx::{self, AssertSqlSafe, PgConnection},
 };
 use futures::{TryStreamExt, future::join_all};
@@ -154,6 +154,27 @@ async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
         let count: i64 =
             sqlx::query_scalar(count).bind(store.schema()).fetch_one(&mut server::connection().await).await?;
         assert_eq!(count, indexes, "with that of the key");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn dead_letters_have_an_index_from_the_first_node_on() -> Result<(), Any> {
+    for inline in [false, true] {
+        let store = server::fresh().await;
+        let schema = store.schema().to_owned();
+        let store = Store::from(store);
+        if inline {
+            store.clone().with_inline::<Balance>().read_model::<Balance>().list().await?;
+        } else {
+            let running = Runner::new(&store).read_model::<Balance>().start();
+            running.until(store.head().await?).await?;
+            running.stop().await;
+        }
+        let count = "SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND tablename = 'dead_letters'
+                     AND indexdef LIKE '%(projection%'";
+        let count: i64 = sqlx::query_scalar(count).bind(schema).fetch_one(&mut server::connection().await).await?;
+        assert_eq!(count, 1, "inline: {inline}");
     }
     Ok(())
 }
