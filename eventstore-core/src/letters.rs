@@ -22,6 +22,7 @@ pub const LETTERS: Table = Table {
     columns: &[
         Column { name: "projection", kind: Kind::Text, index: true, optional: false },
         Column::new("of", Kind::Text),
+        Column::new("whole_stream", Kind::Bool),
         Column::new("position", Kind::Integer),
         Column::new("event", Kind::Uuid),
         Column::new("stream", Kind::Text),
@@ -44,6 +45,8 @@ pub struct DeadLetter {
     /// The key it waits for: of a row, or of whatever the projection keeps in order.
     #[serde(rename = "of")]
     pub key: String,
+    /// Whether nobody can tell which keys the event has: then the key is its stream, and all of that waits.
+    pub whole_stream: bool,
     /// Where the event is in the log.
     pub position: Position,
     /// Its id.
@@ -69,10 +72,18 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// For an engine: an event of a shard that waits.
     #[doc(hidden)]
-    pub fn new(shard: &Shard, key: &str, event: &Recorded<Raw>, error: &str, now: Timestamp) -> Self {
+    pub fn new(
+        shard: &Shard,
+        key: &str,
+        event: &Recorded<Raw>,
+        error: &str,
+        now: Timestamp,
+        whole_stream: bool,
+    ) -> Self {
         let mut letter = Self {
             projection: shard.projection.clone(),
             key: key.into(),
+            whole_stream,
             position: event.position,
             event: event.id,
             stream: event.stream.clone(),
@@ -91,7 +102,9 @@ impl DeadLetter {
     /// The key of its row: in the order of the log, and one for each key of an event.
     #[doc(hidden)]
     pub fn id(&self) -> String {
-        format!("{}/{:020}/{}", self.projection, self.position.0, Uuid::new_v5(&self.event, self.key.as_bytes()))
+        let key = Uuid::new_v5(&self.event, self.key.as_bytes());
+        let of = if self.whole_stream { "stream" } else { "key" };
+        format!("{}/{:020}/{of}/{key}", self.projection, self.position.0)
     }
 
     /// Says why. PostgreSQL has no U+0000 in any text.
@@ -113,5 +126,5 @@ pub(crate) async fn waiting<T: Tables + ?Sized>(
         rows => rows?,
     };
     let read = |(_, row): &(_, Box<serde_json::value::RawValue>)| serde_json::from_str::<DeadLetter>(row.get()).ok();
-    Ok(rows.iter().filter_map(read).find(|letter| letter.skipped.is_none()))
+    Ok(rows.iter().filter_map(read).find(|letter| letter.skipped.is_none() && !letter.whole_stream))
 }

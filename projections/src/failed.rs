@@ -9,12 +9,14 @@ use std::{
 
 use eventstore_core::{__private::Chain, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Version};
 
+use crate::letters::Queue;
+
 /// Why a shard could not go on. Shown whole: the event, and the reason with all that is below it.
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) event: Option<Place>,
-    /// The key whose row or turn it was, if that is known.
-    pub(crate) key: Option<String>,
+    /// Where it would wait, if that is known.
+    pub(crate) queue: Option<Queue>,
     pub(crate) reason: BoxError,
     pub(crate) blame: Blame,
 }
@@ -46,7 +48,7 @@ pub(crate) struct Place {
 impl Failed {
     /// What the user's code said or did: the world may be to blame.
     pub(crate) fn theirs(reason: impl Into<BoxError>) -> Self {
-        Self { event: None, key: None, reason: reason.into(), blame: Blame::Event }
+        Self { event: None, queue: None, reason: reason.into(), blame: Blame::Event }
     }
 
     /// What must be mended by whoever wrote the program.
@@ -75,7 +77,12 @@ impl Failed {
 
     /// The same, with the key it was about.
     pub(crate) fn of(self, key: &str) -> Self {
-        Self { key: Some(key.into()), ..self }
+        self.in_queue(Queue::Key(key.into()))
+    }
+
+    /// The same, with where it would wait.
+    pub(crate) fn in_queue(self, queue: Queue) -> Self {
+        Self { queue: Some(queue), ..self }
     }
 
     /// The position of the event it was about.
@@ -109,7 +116,7 @@ impl From<StoreError> for Failed {
             E::Stopped { reason, .. } => reason,
             error => error.into(),
         };
-        Self { event: None, key: None, reason, blame }
+        Self { event: None, queue: None, reason, blame }
     }
 }
 

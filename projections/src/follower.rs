@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use eventstore_core::{Changes, EventStore, Query, Raw, Recorded, Shard, Table, Transaction};
 use serde_json::value::RawValue;
 
-use crate::{failed::Failed, letters::Parked, stretch::Stretch};
+use crate::{
+    failed::Failed,
+    letters::{Parked, Queue},
+    stretch::Stretch,
+};
 
 /// Whatever takes events in.
 #[async_trait]
@@ -47,15 +51,14 @@ pub(crate) trait Follower: Send + Sync {
         Ok(())
     }
 
-    /// Takes in a part; the caller moves the checkpoint and commits. Gives the events that must wait, each with the
-    /// parked key it waits for. Rows that it has remembered it need not read; what it remembers of a transaction that was
+    /// Takes in a part; the caller moves the checkpoint and commits. Gives the events that must wait, and where. Rows that it has remembered it need not read; what it remembers of a transaction that was
     /// not committed must be forgotten.
     async fn take(
         &self,
         transaction: &mut dyn Transaction,
         part: &Part<'_>,
         remembered: Option<&mut Remembered>,
-    ) -> Result<Vec<(String, usize)>, Failed>;
+    ) -> Result<Vec<(Queue, usize)>, Failed>;
 }
 
 /// Rows a shard has written while it catches up, as they are in the table: nobody else writes them, unless he moves the
@@ -107,8 +110,8 @@ pub(crate) struct Part<'a> {
     pub(crate) places: Range<usize>,
     pub(crate) shard: &'a Shard,
     pub(crate) parked: &'a Parked,
-    /// Only this key, parked or not.
-    pub(crate) only: Option<&'a str>,
+    /// Only what waits here.
+    pub(crate) only: Option<&'a Queue>,
 }
 
 /// What is to be done for a key.
@@ -124,19 +127,20 @@ pub(crate) enum Turn {
 
 impl Part<'_> {
     /// The stream of an event, if all of it waits behind an event of that stream that could not be read.
-    pub(crate) fn stream_waits<'e>(&self, event: &'e Recorded<Raw>) -> Option<&'e str> {
+    pub(crate) fn stream_waits(&self, event: &Recorded<Raw>) -> Option<Queue> {
         let stream = event.stream.as_str();
-        (self.only.is_none() && self.parked.has(stream)).then_some(stream)
+        (self.only.is_none() && self.parked.has_stream(stream)).then(|| Queue::Stream(stream.into()))
     }
 
     pub(crate) fn turn(&self, event: &Recorded<Raw>, key: &str) -> Turn {
         match self.only {
+            Some(Queue::Key(only)) if only == key => Turn::Now,
+            Some(Queue::Key(_)) => Turn::NotHere,
             // A stream that waited waited with all keys of its events.
-            Some(only) if only == key || only == event.stream.as_str() => Turn::Now,
-            Some(_) => Turn::NotHere,
-            None if !self.shard.has(key) => Turn::NotHere,
-            None if self.parked.has(key) => Turn::Waits,
-            None => Turn::Now,
+            Some(Queue::Stream(only)) if only != event.stream.as_str() => Turn::NotHere,
+            _ if !self.shard.has(key) => Turn::NotHere,
+            _ if self.parked.has_key(key) => Turn::Waits,
+            _ => Turn::Now,
         }
     }
 
@@ -147,18 +151,19 @@ impl Part<'_> {
         event: &Recorded<Raw>,
         keys: Option<Vec<String>>,
         failed: Failed,
-    ) -> Result<Vec<String>, Failed> {
-        let keys = match keys {
-            Some(keys) => keys,
-            // Another shard may have keys of it, too: then there is no order to wait in.
-            None if !self.shard.is_whole() => return Err(failed),
-            None => vec![event.stream.to_string()],
+    ) -> Result<Vec<Queue>, Failed> {
+        let Some(keys) = keys else {
+            return Err(match self.shard.is_whole() {
+                true => failed.in_queue(Queue::Stream(event.stream.to_string())),
+                // Another shard may have keys of it, too: then there is no order to wait in.
+                false => failed,
+            });
         };
         let mut waiting = vec![];
         for key in keys {
             match self.turn(event, &key) {
                 Turn::Now => return Err(failed.of(&key)),
-                Turn::Waits => waiting.push(key),
+                Turn::Waits => waiting.push(Queue::Key(key)),
                 Turn::NotHere => {}
             }
         }

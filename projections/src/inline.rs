@@ -8,9 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Changes, Checkpoint, DeadLetter, EventStore, Events, Invalid, NewEvent, Page, Position,
-    Raw, Read, ReadModel, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table,
-    Tables, Timestamp, Transaction, Written, doctor::Report,
+    __private::LETTERS, Append, Changes, Checkpoint, EventStore, Events, Invalid, NewEvent, Page, Position, Raw, Read,
+    ReadModel, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
+    Timestamp, Transaction, Written, doctor::Report,
 };
 use serde_json::value::RawValue;
 use tokio::sync::{
@@ -23,7 +23,7 @@ use crate::{
     control::{self, PROJECTIONS, Row},
     failed::{Blame, Failed},
     follower::{Follower, Part},
-    letters::{self, Parked},
+    letters::{self, Parked, Queue},
     projection::{Projection, Sql},
     read_model::Folded,
     shard::beginning,
@@ -370,9 +370,9 @@ impl Kept {
             let places = stretch.place_after(at.position)..stretch.events.len();
             let part = Part { stretch, places, shard, parked: &parked, only: None };
             let waiting = self.follower.take(transaction, &part, None).await.map_err(|failed| told(self, failed))?;
-            let letter = |(key, place): &(String, usize)| {
+            let letter = |(queue, place): &(Queue, usize)| {
                 let event = &stretch.events[*place];
-                DeadLetter::new(shard, key, event, letters::BEHIND, event.recorded_at)
+                queue.letter(shard, event, letters::BEHIND, event.recorded_at)
             };
             let waiting: Vec<_> = waiting.iter().map(letter).collect();
             if !waiting.is_empty() {

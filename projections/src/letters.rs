@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventstore_core::{__private::LETTERS, Changes, DeadLetter, EventStore, Order, Rows, Shard, StoreError, Timestamp};
+use eventstore_core::{
+    __private::LETTERS, Changes, DeadLetter, EventStore, Order, Raw, Recorded, Rows, Shard, StoreError, Timestamp,
+};
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::failed::{Blame, Failed};
@@ -51,10 +53,42 @@ pub(crate) fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>
     letters.map_err(|source: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), source: source.into() })
 }
 
-/// The keys of a shard that wait, and what for.
+/// Where events wait, one behind the other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Queue {
+    /// Those of a key.
+    Key(String),
+    /// All of a stream, since nobody can tell which keys the first one has.
+    Stream(String),
+}
+
+impl Queue {
+    pub(crate) fn of(letter: &DeadLetter) -> Self {
+        match letter.whole_stream {
+            true => Self::Stream(letter.key.clone()),
+            false => Self::Key(letter.key.clone()),
+        }
+    }
+
+    /// What people call it.
+    pub(crate) fn key(&self) -> &str {
+        let (Self::Key(key) | Self::Stream(key)) = self;
+        key
+    }
+
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self, Self::Stream(_))
+    }
+
+    pub(crate) fn letter(&self, shard: &Shard, event: &Recorded<Raw>, error: &str, now: Timestamp) -> DeadLetter {
+        DeadLetter::new(shard, self.key(), event, error, now, self.is_stream())
+    }
+}
+
+/// What waits of a shard, and what for.
 #[derive(Default)]
 pub(crate) struct Parked {
-    keys: BTreeMap<String, Waiting>,
+    queues: BTreeMap<Queue, Waiting>,
 }
 
 pub(crate) struct Waiting {
@@ -76,37 +110,44 @@ impl Parked {
     /// What is parked of a shard, by the letters of its projection.
     pub(crate) fn of(letters: Vec<DeadLetter>, shard: &Shard) -> Self {
         let mut parked = Self::default();
-        for letter in letters.into_iter().filter(|letter| letter.skipped.is_none() && shard.has(&letter.key)) {
+        // A shard with a stream that waits as a whole is the only one.
+        let here = |letter: &DeadLetter| letter.skipped.is_none() && (letter.whole_stream || shard.has(&letter.key));
+        for letter in letters.into_iter().filter(here) {
+            let queue = Queue::of(&letter);
             let waiting = Waiting { error: letter.error, retry_at: letter.retry_at, first: false };
             // The first one is the one that failed; the others wait for it.
-            parked.keys.entry(letter.key).or_insert(waiting);
+            parked.queues.entry(queue).or_insert(waiting);
         }
         parked
     }
 
-    pub(crate) fn has(&self, key: &str) -> bool {
-        !self.keys.is_empty() && self.keys.contains_key(key)
+    pub(crate) fn has_key(&self, key: &str) -> bool {
+        !self.queues.is_empty() && self.queues.contains_key(&Queue::Key(key.into()))
+    }
+
+    pub(crate) fn has_stream(&self, stream: &str) -> bool {
+        !self.queues.is_empty() && self.queues.contains_key(&Queue::Stream(stream.into()))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.keys.len()
+        self.queues.len()
     }
 
-    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Waiting> {
-        self.keys.get_mut(key)
+    pub(crate) fn get_mut(&mut self, queue: &Queue) -> Option<&mut Waiting> {
+        self.queues.get_mut(queue)
     }
 
-    pub(crate) fn park(&mut self, key: &str, waiting: Waiting) {
-        self.keys.insert(key.into(), waiting);
+    pub(crate) fn park(&mut self, queue: Queue, waiting: Waiting) {
+        self.queues.insert(queue, waiting);
     }
 
-    pub(crate) fn free(&mut self, key: &str) {
-        self.keys.remove(key);
+    pub(crate) fn free(&mut self, queue: &Queue) {
+        self.queues.remove(queue);
     }
 
-    /// The key to be tried first, and when.
-    pub(crate) fn next(&self) -> Option<(&str, Timestamp)> {
-        let due = self.keys.iter().filter_map(|(key, waiting)| Some((&**key, waiting.retry_at?)));
+    /// What is to be tried first, and when.
+    pub(crate) fn next(&self) -> Option<(&Queue, Timestamp)> {
+        let due = self.queues.iter().filter_map(|(queue, waiting)| Some((queue, waiting.retry_at?)));
         due.min_by_key(|(_, at)| *at)
     }
 }

@@ -14,7 +14,8 @@ use tokio::{
 use crate::{
     control::{self, PROJECTIONS, Row},
     failed::Failed,
-    inline, letters,
+    inline,
+    letters::{self, Queue},
     node::{Beat, NODES},
     requests::{TryRun, What},
     status::{self, State, Status},
@@ -311,7 +312,7 @@ pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Resul
     let letters = letters::read(transaction.rows(letters::wanted(projection, None, None)).await?)?;
     let mut first = BTreeMap::new();
     for letter in letters.into_iter().filter(|letter| letter.skipped.is_none()) {
-        first.entry(letter.key.clone()).or_insert(letter);
+        first.entry(Queue::of(&letter)).or_insert(letter);
     }
     let mut due: Vec<_> = first.into_values().collect();
     if due.is_empty() {

@@ -10,6 +10,7 @@ use sqlx::{Database, Pool};
 use crate::{
     failed::{Failed, at},
     follower::{Follower, Part, Remembered, Turn},
+    letters::Queue,
     stretch::{Decoded, Stretch},
 };
 
@@ -137,7 +138,7 @@ impl<P: Projection> Follower for Sql<P> {
         transaction: &mut dyn Transaction,
         part: &Part<'_>,
         _: Option<&mut Remembered>,
-    ) -> Result<Vec<(String, usize)>, Failed> {
+    ) -> Result<Vec<(Queue, usize)>, Failed> {
         let decoded = part.stretch.decoded::<P::Event>();
         let turns = Turns::of(part, &decoded, P::key)?;
         if turns.events.is_empty() {
@@ -155,7 +156,7 @@ impl<P: Projection> Follower for Sql<P> {
 /// The events of a part whose turn it is, where each is taken in under one key.
 pub(crate) struct Turns<'a, E> {
     pub(crate) events: Vec<&'a Recorded<E>>,
-    pub(crate) waiting: Vec<(String, usize)>,
+    pub(crate) waiting: Vec<(Queue, usize)>,
     /// The key and the place of each.
     of: Vec<(String, usize)>,
 }
@@ -172,15 +173,15 @@ impl<'a, E: Event> Turns<'a, E> {
             if !E::NAMES.contains(&&*raw.data.name) {
                 continue;
             }
-            if let Some(stream) = part.stream_waits(raw) {
-                turns.waiting.push((stream.into(), place));
+            if let Some(queue) = part.stream_waits(raw) {
+                turns.waiting.push((queue, place));
                 continue;
             }
             let events = match decoded.at(part.stretch, place) {
                 Ok(events) => events,
                 Err(failed) => {
                     let keys = part.unreadable(raw, None, failed)?;
-                    turns.waiting.extend(keys.into_iter().map(|key| (key, place)));
+                    turns.waiting.extend(keys.into_iter().map(|queue| (queue, place)));
                     continue;
                 }
             };
@@ -191,7 +192,7 @@ impl<'a, E: Event> Turns<'a, E> {
                         turns.events.push(event);
                         turns.of.push((key, place));
                     }
-                    Turn::Waits => turns.waiting.push((key, place)),
+                    Turn::Waits => turns.waiting.push((Queue::Key(key), place)),
                     Turn::NotHere => {}
                 }
             }

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::{
     failed::{Failed, at},
     follower::{Follower, OneRow, Part, Remembered, Turn},
+    letters::Queue,
     stretch::Stretch,
 };
 
@@ -98,7 +99,7 @@ impl<M: ReadModel> Follower for Folded<M> {
         transaction: &mut dyn Transaction,
         part: &Part<'_>,
         remembered: Option<&mut Remembered>,
-    ) -> Result<Vec<(String, usize)>, Failed> {
+    ) -> Result<Vec<(Queue, usize)>, Failed> {
         let decoded = part.stretch.decoded::<M::Event>();
         let (mut turns, mut waiting) = (vec![], vec![]);
         for place in part.places.clone() {
@@ -106,8 +107,8 @@ impl<M: ReadModel> Follower for Folded<M> {
             if !M::Event::NAMES.contains(&&*raw.data.name) {
                 continue;
             }
-            if let Some(stream) = part.stream_waits(raw) {
-                waiting.push((stream.into(), place));
+            if let Some(queue) = part.stream_waits(raw) {
+                waiting.push((queue, place));
                 continue;
             }
             let events = match decoded.at(part.stretch, place) {
@@ -115,7 +116,7 @@ impl<M: ReadModel> Follower for Folded<M> {
                 Err(failed) => {
                     let keys = at(raw, || self.known(raw)).map_err(Failed::for_certain)?;
                     let keys = part.unreadable(raw, keys, failed)?;
-                    waiting.extend(keys.into_iter().map(|key| (key, place)));
+                    waiting.extend(keys.into_iter().map(|queue| (queue, place)));
                     continue;
                 }
             };
@@ -125,7 +126,7 @@ impl<M: ReadModel> Follower for Folded<M> {
                 for key in keys {
                     match part.turn(raw, &key) {
                         Turn::Now => turns.push((key, raw, event)),
-                        Turn::Waits => waiting.push((key, place)),
+                        Turn::Waits => waiting.push((Queue::Key(key), place)),
                         Turn::NotHere => {}
                     }
                 }

@@ -17,7 +17,7 @@ use crate::{
     control,
     failed::Failed,
     follower::{Follower, Part},
-    letters::{self, Parked},
+    letters::{self, Parked, Queue},
     operate::{PATIENCE, Projections, there},
     stretch::Stretch,
 };
@@ -207,7 +207,7 @@ async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Resul
     }
     transaction.write(row.changes()?).await?;
     let done = letters_of(&mut *transaction, &name, key).await?;
-    let done: Vec<_> = done.into_iter().filter(|letter| letter.skipped.is_none()).collect();
+    let done: Vec<_> = done.into_iter().filter(|letter| letter.skipped.is_none() && !letter.whole_stream).collect();
     if !done.is_empty() {
         transaction.write(letters::changes(&[], &done)?).await?;
     }
@@ -224,9 +224,10 @@ async fn try_run(store: &Store, follower: &dyn Follower, key: &str) -> Result<Tr
     let before = row(&mut *transaction, follower, key).await?;
     let stretch = Stretch::new(Position(0), Position(u64::MAX), None, events);
     let (mut taken, mut error) = (0, None);
-    for place in 0..stretch.events.len() {
-        let (places, parked) = (place..place + 1, Parked::default());
-        let part = Part { stretch: &stretch, places, shard: &shard, parked: &parked, only: Some(key) };
+    for letter in &waiting {
+        let Ok(place) = stretch.events.binary_search_by_key(&letter.position, |event| event.position) else { continue };
+        let (places, parked, queue) = (place..place + 1, Parked::default(), Queue::of(letter));
+        let part = Part { stretch: &stretch, places, shard: &shard, parked: &parked, only: Some(&queue) };
         match follower.take(&mut *transaction, &part, None).await {
             Ok(_) => taken += 1,
             Err(failed) => {

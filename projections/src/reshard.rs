@@ -4,7 +4,7 @@
 //! has come to: those behind run up to it, the others wait. Then new shards take the place of all, in one transaction.
 //! Whoever asked may die meanwhile: what was asked is in a table, and the nodes carry it out.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use eventstore_core::{
     Checkpoint, Column, EventStore, Invalid, Kind, Position, SLOTS, Shard, StoreError, Table, Timestamp,
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    control,
+    control, letters,
     operate::{PATIENCE, Projections},
     status::State,
 };
@@ -43,8 +43,11 @@ pub(crate) struct Wanted {
     asked_at: Timestamp,
 }
 
-/// How long shards that are only to stop do so, if nobody lets them go on: whoever wanted it may be gone.
-const HELD: Duration = Duration::from_secs(60);
+/// How long shards that are only to stop do so, if nobody lets them go on or says again that they are to stop: whoever
+/// wanted it may be gone.
+const HELD: Duration = Duration::from_secs(10);
+/// How often he says so.
+const SAYS_SO: Duration = Duration::from_secs(2);
 
 /// Has all shards of these projections stop at one position, the furthest that any has come to.
 pub(crate) async fn hold(store: &dyn EventStore, projections: &[&str]) -> Result<(), StoreError> {
@@ -66,6 +69,29 @@ pub(crate) async fn hold(store: &dyn EventStore, projections: &[&str]) -> Result
         let hold = Wanted { shards: 0, until, asked_at: store.now() };
         transaction.write(control::upsert(&RESHARDS, name, &hold)?).await?;
         control::begin_again(&mut *transaction, name, |_| true).await?;
+    }
+    transaction.commit().await
+}
+
+/// Goes on saying that they are to stop, for ever.
+pub(crate) async fn keep_held(store: &dyn EventStore, projections: &[&str]) -> Infallible {
+    loop {
+        sleep(SAYS_SO).await;
+        for name in projections {
+            if let Err(error) = say_again(store, name).await {
+                tracing::warn!(projection = name, %error, "it may not be held up any longer");
+            }
+        }
+    }
+}
+
+async fn say_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
+    let mut transaction = store.begin().await?;
+    transaction.lock_projection(projection).await?;
+    let there = wanted(transaction.rows(control::key(&RESHARDS, projection)).await?)?;
+    if let Some(hold) = there.filter(|there| there.shards == 0) {
+        let hold = Wanted { asked_at: store.now(), ..hold };
+        transaction.write(control::upsert(&RESHARDS, projection, &hold)?).await?;
     }
     transaction.commit().await
 }
@@ -155,6 +181,15 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
         return Ok(true);
     };
     if let Some(new) = cut(projection, &shards, count) {
+        let waiting = letters::read(transaction.rows(letters::wanted(projection, None, None)).await?)?;
+        if let Some(letter) = waiting.iter().find(|letter| letter.whole_stream && letter.skipped.is_none() && count > 1)
+        {
+            let why =
+                format!("all of stream `{}` waits, with whichever keys it has: retry or skip it first", letter.key);
+            transaction.rollback().await?;
+            cancel(store, projection).await?;
+            return Err(Invalid::Request(why).into());
+        }
         transaction.put_shards(projection, new).await?;
         transaction.write(control::delete(&RESHARDS, projection)).await?;
         transaction.commit().await?;

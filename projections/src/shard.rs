@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::{
     failed::{Blame, Failed},
     follower::{Follower, Part, Remembered},
-    letters::{self, Parked, Waiting, retry_at},
+    letters::{self, Parked, Queue, Waiting, retry_at},
     measure, reshard,
     status::{State, Status},
     stretch::{Stretch, id_at, unforked},
@@ -242,11 +242,11 @@ impl Work {
             none => none.insert(self.begin().await?),
         };
         let now = self.store.as_ref().now();
-        if let Some((key, at)) = place.parked.next()
+        if let Some((queue, at)) = place.parked.next()
             && at <= now
         {
-            let key = key.to_owned();
-            return self.retry(place, &key).await;
+            let queue = queue.clone();
+            return self.retry(place, &queue).await;
         }
         if place.until.is_some_and(|until| until <= place.position) {
             return self.held().await;
@@ -375,13 +375,13 @@ impl Work {
                         Some(bad) if bad > first => end = bad,
                         Some(_) if end > first + 1 => end = first + 1,
                         Some(_) => {
-                            let Some(key) = failed.key.clone() else { return Err(failed.for_certain().into()) };
+                            let Some(queue) = failed.queue.clone() else { return Err(failed.for_certain().into()) };
                             if failed.blame == Blame::Event && tries < TRIES.len() {
                                 self.tell(failed);
                                 self.unless_stopped(sleep(TRIES[tries])).await;
                                 tries += 1;
                             } else {
-                                self.park(place, &key, failed)?;
+                                self.park(place, queue, failed)?;
                             }
                         }
                         None if end > first + 1 => end = first + (end - first) / 2,
@@ -402,8 +402,8 @@ impl Work {
         pace(&self.report, &self.pace)
     }
 
-    /// From now on, events of this key wait.
-    fn park(&self, place: &mut Place, key: &str, failed: Failed) -> Result<(), Failed> {
+    /// From now on, events wait here.
+    fn park(&self, place: &mut Place, queue: Queue, failed: Failed) -> Result<(), Failed> {
         if place.parked.len() >= self.options.max_parked {
             let failed = failed.for_certain();
             let why = format!("{} keys are parked already, and more would be: {failed}", place.parked.len());
@@ -415,7 +415,7 @@ impl Work {
         measure::failed(&self.shard.projection);
         let certain = failed.blame == Blame::Row;
         let waiting = Waiting { error: failed.to_string(), retry_at: retry_at(0, certain, now), first: true };
-        place.parked.park(key, waiting);
+        place.parked.park(queue, waiting);
         Ok(())
     }
 
@@ -495,6 +495,19 @@ impl Work {
             transaction.rollback().await?;
             return Err(forked.into());
         }
+        // What was read may be of a log that has lost its end since, and the checkpoint with it.
+        let end = Checkpoint { position: to.0, event: to.1, ..at };
+        if let Err(error) = unforked(&mut *transaction, &end).await {
+            transaction.rollback().await?;
+            return Err(match error {
+                StoreError::Forked { .. } => {
+                    self.tail.forget();
+                    let reason = format!("what was read up to position {} is not in the log any more", to.0);
+                    StoreError::Damaged(reason.into()).into()
+                }
+                error => error.into(),
+            });
+        }
         // Until it is certain that they are in the table, nothing is known of the rows.
         let mut remembered = place.own.as_mut().map(|own| std::mem::take(&mut own.remembered));
         let waiting = match self.take(&mut transaction, &part, remembered.as_mut()).await {
@@ -520,7 +533,7 @@ impl Work {
             own.remembered = remembered;
         }
         for letter in letters {
-            if let Some(waiting) = place.parked.get_mut(&letter.key) {
+            if let Some(waiting) = place.parked.get_mut(&Queue::of(&letter)) {
                 waiting.first = false;
             }
         }
@@ -536,7 +549,7 @@ impl Work {
         transaction: &mut Box<dyn Transaction>,
         part: &Part<'_>,
         remembered: Option<&mut Remembered>,
-    ) -> Result<Vec<(String, usize)>, Failed> {
+    ) -> Result<Vec<(Queue, usize)>, Failed> {
         let taken = AssertUnwindSafe(self.follower.take(&mut **transaction, part, remembered)).catch_unwind().await;
         let taken = taken.unwrap_or_else(|panic| Err(Failed::panicked(&*panic)));
         taken.map_err(|failed| self.by_policy(part, failed))
@@ -548,7 +561,7 @@ impl Work {
 
     /// What cannot be read stops it, or is parked: at once, and for good if it is tried again.
     fn by_policy(&self, part: &Part<'_>, failed: Failed) -> Failed {
-        let parks = failed.key.is_some() && (self.options.park_unreadable || part.only.is_some());
+        let parks = failed.queue.is_some() && (self.options.park_unreadable || part.only.is_some());
         match failed.blame {
             Blame::Unreadable if parks => Failed { blame: Blame::Row, ..failed },
             Blame::Unreadable => failed.for_certain(),
@@ -557,14 +570,14 @@ impl Work {
     }
 
     /// A letter for each event that must wait.
-    fn letters(&self, place: &mut Place, stretch: &Stretch, waiting: &[(String, usize)]) -> Vec<DeadLetter> {
+    fn letters(&self, place: &mut Place, stretch: &Stretch, waiting: &[(Queue, usize)]) -> Vec<DeadLetter> {
         let now = self.store.as_ref().now();
         let mut first = std::collections::HashSet::new();
-        let letter = |(key, at): &(String, usize)| {
-            let of = place.parked.get_mut(key)?;
-            let mut letter = DeadLetter::new(&self.shard, key, &stretch.events[*at], &of.error, now);
+        let letter = |(queue, at): &(Queue, usize)| {
+            let of = place.parked.get_mut(queue)?;
+            let mut letter = queue.letter(&self.shard, &stretch.events[*at], &of.error, now);
             // Of a key, the first one failed, the others wait for it.
-            match of.first && first.insert(key.clone()) {
+            match of.first && first.insert(queue.clone()) {
                 true => letter.retry_at = of.retry_at,
                 false => letter.error = letters::BEHIND.into(),
             }
@@ -573,12 +586,13 @@ impl Work {
         waiting.iter().filter_map(letter).collect()
     }
 
-    /// Tries the events of a parked key again, in their order.
-    async fn retry(&self, place: &mut Place, key: &str) -> Result<(), Halt> {
+    /// Tries events that wait again, in their order.
+    async fn retry(&self, place: &mut Place, queue: &Queue) -> Result<(), Halt> {
         const TOGETHER: usize = 1_000;
         let store = self.store.as_ref();
-        let rows = store.rows(letters::wanted(&self.shard.projection, Some(key), None)).await?;
-        let waiting: Vec<_> = letters::read(rows)?.into_iter().filter(|letter| letter.skipped.is_none()).collect();
+        let rows = store.rows(letters::wanted(&self.shard.projection, Some(queue.key()), None)).await?;
+        let here = |letter: &DeadLetter| letter.skipped.is_none() && Queue::of(letter) == *queue;
+        let waiting: Vec<_> = letters::read(rows)?.into_iter().filter(here).collect();
         let more = waiting.len() > TOGETHER;
         let mut letters: Vec<_> = waiting.into_iter().take(TOGETHER).collect();
         let events = store.recorded(letters.iter().map(|letter| letter.event).collect()).await?;
@@ -586,7 +600,7 @@ impl Work {
         let mut end = letters.len();
         while !letters.is_empty() {
             let first = stretch.events.len() - letters.len();
-            match self.again(&stretch, first..first + end, key, &letters[..end]).await {
+            match self.again(place, &stretch, first..first + end, queue, &letters[..end]).await {
                 Ok(()) => {
                     letters.drain(..end);
                     end = letters.len();
@@ -604,7 +618,7 @@ impl Work {
                     let (mut transaction, _) = self.open().await?;
                     transaction.write(letters::changes(std::slice::from_ref(letter), &[])?).await?;
                     transaction.commit().await?;
-                    if let Some(waiting) = place.parked.get_mut(key) {
+                    if let Some(waiting) = place.parked.get_mut(queue) {
                         (waiting.retry_at, waiting.error) = (retry_at, failed.to_string());
                     }
                     return Ok(());
@@ -613,28 +627,33 @@ impl Work {
             }
         }
         if !more {
-            place.parked.free(key);
+            place.parked.free(queue);
             self.report.send_modify(|status| status.parked = place.parked.len());
         }
         Ok(())
     }
 
-    /// Takes in events of a parked key and removes their letters, or nothing.
+    /// Takes in events that waited and removes their letters, or nothing. Those of a stream may have to wait on, for a key.
     async fn again(
         &self,
+        place: &mut Place,
         stretch: &Stretch,
         places: std::ops::Range<usize>,
-        key: &str,
+        queue: &Queue,
         letters: &[DeadLetter],
     ) -> Result<(), Halt> {
-        let part = Part { stretch, places, shard: &self.shard, parked: &Parked::default(), only: Some(key) };
+        let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: Some(queue) };
         self.deliver(&part).await?;
         let (mut transaction, _) = self.open().await?;
-        if let Err(failed) = self.take(&mut transaction, &part, None).await {
-            transaction.rollback().await?;
-            return Err(failed.into());
-        }
-        transaction.write(letters::changes(&[], letters)?).await?;
+        let waiting = match self.take(&mut transaction, &part, None).await {
+            Ok(waiting) => waiting,
+            Err(failed) => {
+                transaction.rollback().await?;
+                return Err(failed.into());
+            }
+        };
+        let waiting = self.letters(place, stretch, &waiting);
+        transaction.write(letters::changes(&waiting, letters)?).await?;
         Ok(transaction.commit().await?)
     }
 }

@@ -9,6 +9,7 @@ use futures::FutureExt;
 use crate::{
     failed::Failed,
     follower::{Follower, Part, Remembered},
+    letters::Queue,
     projection::Turns,
     stretch::Stretch,
 };
@@ -94,7 +95,7 @@ impl<S: Subscription> Follower for Delivered<S> {
         _: &mut dyn Transaction,
         part: &Part<'_>,
         _: Option<&mut Remembered>,
-    ) -> Result<Vec<(String, usize)>, Failed> {
+    ) -> Result<Vec<(Queue, usize)>, Failed> {
         let decoded = part.stretch.decoded::<S::Event>();
         Ok(Turns::of(part, &decoded, S::key)?.waiting)
     }

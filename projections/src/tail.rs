@@ -139,6 +139,12 @@ impl Tail {
         }
     }
 
+    /// The log is not the one it was: what was read is forgotten, and whoever follows must find out where he is.
+    pub(crate) fn forget(&self) {
+        *self.ring() = Ring { stretches: VecDeque::new(), bytes: 0 };
+        self.state.send_modify(|state| (state.end, state.lost) = (None, state.lost + 1));
+    }
+
     /// Reads one stretch. Gives the end of the log, if it has come there.
     async fn step(&self, store: &Store, query: &Query) -> Result<Option<Position>, StoreError> {
         let store = store.as_ref();
@@ -151,10 +157,8 @@ impl Tail {
         let read = Read { query: query.clone(), after, limit: Some(PAGE), ..Read::default() };
         let Events { head, events } = store.read(read).await?;
         if head < after {
-            // What has followed it so far must look where it is.
-            *self.ring() = Ring { stretches: VecDeque::new(), bytes: 0 };
+            self.forget();
             let reason = format!("it ends at position {head}, and was read up to {after} before: it has lost its end");
-            self.state.send_modify(|state| (state.end, state.lost) = (None, state.lost + 1));
             return Err(StoreError::Damaged(reason.into()));
         }
         let events: Vec<_> = events.try_collect().await?;

@@ -331,7 +331,10 @@ impl Projections {
     ) -> Result<T, StoreError> {
         reshard::hold(self.store.as_ref(), names).await?;
         self.poke();
-        let done = what.await;
+        let done = tokio::select! {
+            done = what => done,
+            never = reshard::keep_held(self.store.as_ref(), names) => match never {},
+        };
         // What was done is done: if they cannot be let go on, their nodes do it after a while.
         if let Err(error) = reshard::let_go(self.store.as_ref(), names).await {
             tracing::warn!(projections = list(names), %error, "they are held up for a while");

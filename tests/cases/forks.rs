@@ -58,14 +58,18 @@ pub async fn a_log_that_lost_its_end_stops_what_follows_it(
         runner.stop().await;
         let now = world.inner.shards(Some("balance@1")).await?[0].1;
         assert_eq!((now.position, now.event), (checkpoint.position, checkpoint.event));
-        // For the next time: as if it had been built anew.
-        let mut transaction = world.inner.begin().await?;
-        transaction.lock_projection("balance@1").await?;
-        transaction.put_shards("balance@1", vec![]).await?;
-        transaction.commit().await?;
+        anew(&world, "balance@1").await?;
         lose(base).await;
     }
     inline(&world, lose).await
+}
+
+/// As if nobody had followed the log yet.
+async fn anew(world: &World, name: &str) -> Result<(), StoreError> {
+    let mut transaction = world.inner.begin().await?;
+    transaction.lock_projection(name).await?;
+    transaction.put_shards(name, vec![]).await?;
+    transaction.commit().await
 }
 
 /// Rows that are kept with each append: none is recorded on a log that they have not followed.
@@ -91,10 +95,7 @@ async fn inline(world: &World, lose: impl AsyncFn(Position)) -> Result<(), Box<d
         assert!(matches!(fork, Some(StoreError::Forked { position, .. }) if *position == head), "{reason}");
         assert_eq!(world.store.head().await?, left, "nothing is recorded");
         assert_eq!(world.store.read_model::<Balance>().list().await?, rows, "no row is written");
-        let mut transaction = world.inner.begin().await?;
-        transaction.lock_projection("balance@1").await?;
-        transaction.put_shards("balance@1", vec![]).await?;
-        transaction.commit().await?;
+        anew(world, "balance@1").await?;
     }
     Ok(())
 }
