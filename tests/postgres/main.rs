@@ -9,6 +9,7 @@ mod crash;
 mod doctor;
 mod faults;
 mod forks;
+mod interleavings;
 mod ledger;
 mod migrations;
 mod operations;
