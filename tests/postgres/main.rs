@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod batches;
+mod cancellation;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod crash;
@@ -23,6 +24,7 @@ mod wakeup;
 
 use std::sync::Arc;
 
+use cancellation::sweep;
 use cases::{World, account};
 use eventstore::EventStore;
 
