@@ -34,10 +34,7 @@ use eventstore::{
 };
 use futures::{FutureExt, TryStreamExt, future::BoxFuture, stream};
 use serde::{Deserialize, Serialize};
-use tokio::{
-    task::{coop::consume_budget, yield_now},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::{
@@ -62,21 +59,10 @@ pub struct Sweep {
     idle: Idle,
 }
 
-/// Polls so many times, and drops. A poll does one thing that may have to wait, and no more, also where it would not have
-/// had to: else what comes at once, as it does from a server on the same machine, is passed over.
+/// Polls so many times, and drops.
 pub async fn polled<F: Future>(times: usize, future: F) -> Option<F::Output> {
-    // How much a task may do before the runtime has it wait, counted from when it is polled.
-    yield_now().await;
-    let mut budget = 0;
-    while consume_budget().now_or_never().is_some() {
-        budget += 1;
-    }
-    yield_now().await;
     let (mut future, mut polls) = (pin!(future), 0);
     poll_fn(|context| {
-        for _ in 1..budget {
-            let _ = consume_budget().now_or_never();
-        }
         polls += 1;
         match future.as_mut().poll(context) {
             Poll::Ready(done) => Poll::Ready(Some(done)),

@@ -10,10 +10,13 @@ use std::{
 use eventstore::{
     Expected, Id, PgStore, StoreError, Version,
     doctor::Policy,
-    sqlx::{self, AssertSqlSafe, PgConnection},
+    sqlx::{self, AssertSqlSafe, PgConnection, postgres::PgConnectOptions},
 };
 use futures::FutureExt;
+use tempfile::TempDir;
 use tokio::{
+    io::copy_bidirectional,
+    net::{TcpStream, UnixListener, UnixStream},
     sync::Mutex,
     time::{sleep, timeout},
 };
@@ -30,21 +33,44 @@ use crate::{
 /// How long a dropped call may keep anything open.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Looks at the sessions of a name.
+/// Looks at the sessions of a name, and stands between them and the server: a server on the same machine may answer before
+/// a call has to wait for it, but not through somebody who must be polled first.
 #[derive(Clone)]
 struct Watch {
     name: String,
     connection: Arc<Mutex<PgConnection>>,
+    between: Arc<TempDir>,
 }
 
 impl Watch {
     async fn new(name: &str) -> Self {
-        Self { name: name.into(), connection: Arc::new(Mutex::new(server::connection().await)) }
+        let options: PgConnectOptions = server::url().parse().unwrap();
+        let port = options.get_port();
+        let host = options.get_socket().map_or(options.get_host().to_owned(), |folder| folder.display().to_string());
+        let between = tempfile::tempdir().unwrap();
+        let clients = UnixListener::bind(between.path().join(format!(".s.PGSQL.{port}"))).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = clients.accept().await {
+                let host = host.clone();
+                tokio::spawn(async move {
+                    // Whoever ends first is the end of both.
+                    if host.starts_with('/') {
+                        let mut server = UnixStream::connect(format!("{host}/.s.PGSQL.{port}")).await.unwrap();
+                        let _ = copy_bidirectional(&mut client, &mut server).await;
+                    } else {
+                        let mut server = TcpStream::connect((host, port)).await.unwrap();
+                        let _ = copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        let connection = Arc::new(Mutex::new(server::connection().await));
+        Self { name: name.into(), connection, between: Arc::new(between) }
     }
 
     /// A URL whose sessions have the name.
     fn url(&self) -> String {
-        server::url_with(&format!("application_name={}", self.name))
+        server::url_with(&format!("host={}&application_name={}", self.between.path().display(), self.name))
     }
 
     /// Comes back when no session is in a transaction, works, or holds a lock, and there is one at most.
