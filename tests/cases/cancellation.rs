@@ -29,8 +29,8 @@ use std::{
 };
 
 use eventstore::{
-    CommandError, Expected, Id, ImportEvent, Invalid, Position, Projections, Runner, Running, State, Store, StoreError,
-    Version, prelude::*,
+    CommandError, Expected, Id, ImportEvent, Invalid, Position, Projections, Rows, Runner, Running, State, Store,
+    StoreError, Version, prelude::*,
 };
 use futures::{FutureExt, TryStreamExt, future::BoxFuture, stream};
 use serde::{Deserialize, Serialize};
@@ -493,7 +493,7 @@ async fn run_by_another(sweep: &Sweep) -> Running {
 
 /// The rows are the fold of the log, and stay so.
 async fn follows(sweep: &Sweep, runner: &Running) {
-    let written = sweep.other.append(&account("more", 0), Expected::Any, [Deposited { amount: 1 }]).await.unwrap();
+    let written = sweep.other.append(account("more", 0), Expected::Any, [Deposited { amount: 1 }]).await.unwrap();
     timeout(Duration::from_secs(30), runner.until(written.last)).await.expect("it goes on").unwrap();
     let rows = sweep.other.read_model::<Balance>();
     assert_eq!(rows.list().after(written.last).await.unwrap(), rows.at_position(written.last).list().await.unwrap());
@@ -662,6 +662,42 @@ async fn a8_rebuilding_dropped_at_any_await_can_be_said_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a8_p4_a_promote_dropped_while_it_holds_others_up_lets_them_go_on() {
+    let sweep = crate::sweep().await;
+    let runner = run_by_another(&sweep).await;
+    runner.rebuild("balance").await.unwrap().wait().await.unwrap();
+    // It will not be where the other is for a long time.
+    runner.throttle("balance@1~beside", Some(1)).await.unwrap();
+    loop {
+        let deposits = (0..20).map(|amount| Deposited { amount });
+        let last = sweep.other.append(account("more", 0), Expected::Any, deposits).await.unwrap().last;
+        runner.until(last).await.unwrap();
+        if sweep.world.inner.checkpoint("balance@1~beside").await.unwrap().0 + 40 < last.0 {
+            break;
+        }
+    }
+    let held = async || {
+        let table = "reshards".into();
+        let all = Rows::Whole { table, keys: vec![], after: String::new(), limit: 1 };
+        sweep.other.as_ref().rows(all).await.is_ok_and(|rows| !rows.is_empty())
+    };
+    let projections = Projections::new(sweep.store());
+    {
+        let mut promote = pin!(projections.promote("balance"));
+        while !held().await {
+            assert!(polled(1, &mut promote).await.is_none(), "it had nothing to wait for");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    sweep.over("promote", 0).await;
+    let written = sweep.other.append(account("more", 0), Expected::Any, [Deposited { amount: 1 }]).await.unwrap();
+    let rows = sweep.other.read_model::<Balance>();
+    let list = timeout(Duration::from_secs(10), rows.list().after(written.last).into_future()).await;
+    assert_eq!(list.expect("it goes on").unwrap(), rows.at_position(written.last).list().await.unwrap());
+    runner.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a8_p3_seeing_to_dead_letters_dropped_at_any_await_loses_none() {
     let sweep = crate::sweep().await;
     let runner = run_by_another(&sweep).await;
@@ -673,7 +709,7 @@ async fn a8_p3_seeing_to_dead_letters_dropped_at_any_await_loses_none() {
     };
     let parked = async |key: &str| {
         let events = [Deposited { amount: 13 }, Deposited { amount: 1 }];
-        let written = sweep.other.append(&Id::<Account>::from(key.to_owned()), Expected::Any, events).await.unwrap();
+        let written = sweep.other.append(Id::<Account>::from(key.to_owned()), Expected::Any, events).await.unwrap();
         runner.until(written.last).await.unwrap();
     };
     parked("eve").await;
@@ -759,7 +795,7 @@ async fn a8_o3_waiting_for_a_runner_and_stopping_it_dropped_at_any_await_leave_i
         runner.subscription(outside.clone()).start()
     };
     let append = async || {
-        let append = store.append(&Id::<Account>::from("ann"), Expected::Any, [Deposited { amount: 1 }]);
+        let append = store.append(Id::<Account>::from("ann"), Expected::Any, [Deposited { amount: 1 }]);
         append.await.unwrap().last
     };
     let runner = start();
