@@ -8,7 +8,9 @@
 //!
 //!     EVENTSTORE_INTERLEAVINGS=10000 EVENTSTORE_INTERLEAVE_SEED=7 scripts/test orders_of_three_writers
 //!
-//! The tests `…_finds_the_naive_version` put something simpler in the place of what the store does, and see it found.
+//!     EVENTSTORE_INTERLEAVE_PAGES=2 scripts/test every_order_of_two_writers
+//!
+//! The tests `…_finds_the_naive_version…` put something simpler in the place of what the store does, and see it found.
 
 use std::{
     cell::{Cell, RefCell},
@@ -395,7 +397,7 @@ impl Scene {
         log.into_iter().map(event).collect()
     }
 
-    /// Looks whether what is recorded is what they say, and what was seen. `streams` had no events before.
+    /// Looks whether what is recorded is what they say, and what was seen. The streams had no events before.
     async fn right(&mut self, base: Position, log: &Log) -> Result<(), Wrong> {
         // S1: everything, once, in order, however far each had come.
         let recorded = self.recorded(base).await;
@@ -597,7 +599,6 @@ fn two_streams(play: &Play) -> [Append; 2] {
 #[tokio::test]
 async fn s1_s2_a3_in_every_order_of_two_writers_and_a_reader_nothing_is_skipped_and_nobody_waits_for_a_rollback() {
     let (mut scene, mut orders) = (Scene::new(3).await, 0);
-    // That one and two change places is another name for the same.
     for commits in [[true, true], [true, false], [false, true], [false, false]] {
         let play = |scene: &Scene, play: &Play| {
             // A stream has a name of its own in each play.
@@ -868,7 +869,7 @@ async fn p2_every_order_finds_the_naive_version_that_does_not_look_at_the_epoch(
 // Dice.
 
 /// Somebody who does this and that.
-struct Some {
+struct Somebody {
     turn: Turn,
     store: PgStore,
     log: Log,
@@ -877,7 +878,7 @@ struct Some {
     dice: Dice,
 }
 
-impl Some {
+impl Somebody {
     /// One to three events for one stream or two of the few there are, some of which are expected to be somewhere.
     fn append(&mut self) -> Append {
         let mut all = Append::default();
@@ -981,6 +982,9 @@ fn told(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().expect("a number"))
 }
 
+/// How many orders by dice there are, unless somebody says otherwise.
+const ORDERS: u64 = 300;
+
 /// So many orders, each by the dice of its number.
 async fn by_dice(scene: &mut Scene, seed: u64, orders: u64) -> Result<usize, Wrong> {
     let mut steps = 0;
@@ -995,7 +999,7 @@ async fn by_dice(scene: &mut Scene, seed: u64, orders: u64) -> Result<usize, Wro
             let (turn, store, log) = (Turn::default(), scene.stores[n].clone(), play.log.clone());
             let name = format!("{} {n}", if n < 3 { "writer" } else { "reader" });
             actors.push(if n < 3 {
-                let some = Some { turn: turn.clone(), store, log, play: number, dice: Dice(roll()) };
+                let some = Somebody { turn: turn.clone(), store, log, play: number, dice: Dice(roll()) };
                 Actor::new(&name, &turn, some.write())
             } else {
                 let pages = 1 + (roll() % 4) as usize;
@@ -1020,9 +1024,6 @@ async fn s1_s2_a2_a3_a4_a7_a13_hold_in_orders_of_three_writers_and_two_readers()
     let steps = by_dice(&mut scene, seed, orders).await.unwrap();
     println!("{steps} steps");
 }
-
-/// How many there are, unless somebody says otherwise.
-const ORDERS: u64 = 300;
 
 #[tokio::test]
 async fn a13_orders_by_dice_find_the_naive_version_that_looks_before_the_lock_only() {
