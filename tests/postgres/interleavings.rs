@@ -7,7 +7,6 @@
 //! call is stopped in the middle.
 //!
 //!     EVENTSTORE_INTERLEAVINGS=10000 EVENTSTORE_INTERLEAVE_SEED=7 scripts/test orders_of_three_writers
-//!
 //!     EVENTSTORE_INTERLEAVE_PAGES=2 scripts/test every_order_of_two_writers
 //!
 //! The tests `…_finds_the_naive_version…` put something simpler in the place of what the store does, and see it found.
