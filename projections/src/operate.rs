@@ -353,7 +353,7 @@ mod tests {
         let event = NewEvent { id: Uuid::now_v7(), schema: 1, occurred_at: None, metadata: Default::default(), data };
         let now = store.as_ref().now();
         let event = event.recorded(StreamId::new("a", "b"), Version(1), Position(1), now);
-        let letter = DeadLetter::new(&Shard::whole("p@1"), "b", &event, "why", now);
+        let letter = DeadLetter::new(&Shard::whole("p@1"), "b", &event, "why", now, false);
         control::change(store.as_ref(), letters::changes(std::slice::from_ref(&letter), &[])?).await?;
         let letters = Projections::new(&store).dead_letters("p@1");
         // It is read, and then whoever runs the shard takes it in.

@@ -4,10 +4,10 @@
 //! has come to: those behind run up to it, the others wait. Then new shards take the place of all, in one transaction.
 //! Whoever asked may die meanwhile: what was asked is in a table, and the nodes carry it out.
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
 use eventstore_core::{
-    Checkpoint, Column, EventStore, Invalid, Kind, Position, SLOTS, Shard, StoreError, Table, Timestamp,
+    Checkpoint, Column, EventStore, Invalid, Kind, Position, SLOTS, Shard, StoreError, Table, Timestamp, Transaction,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -43,17 +43,20 @@ pub(crate) struct Wanted {
     asked_at: Timestamp,
 }
 
-/// How long shards that are only to stop do so, if nobody lets them go on or says again that they are to stop: whoever
-/// wanted it may be gone.
-const HELD: Duration = Duration::from_secs(10);
-/// How often he says so.
-const SAYS_SO: Duration = Duration::from_secs(2);
+/// How long shards that are only to stop do so, if nobody lets them go on: whoever wanted it may have been killed. Longer
+/// than anybody waits for them.
+const HELD: Duration = Duration::from_secs(35);
 
-/// Has all shards of these projections stop at one position, the furthest that any has come to.
-pub(crate) async fn hold(store: &dyn EventStore, projections: &[&str]) -> Result<(), StoreError> {
+/// Has all shards of these projections stop at one position, the furthest that any has come to. `asked_at` is by what
+/// [`let_go`] knows it again.
+pub(crate) async fn hold(
+    store: &dyn EventStore,
+    projections: &[String],
+    asked_at: Timestamp,
+) -> Result<(), StoreError> {
     store.create(&RESHARDS).await?;
     let mut transaction = store.begin().await?;
-    let (mut names, mut all) = (projections.to_vec(), vec![]);
+    let (mut names, mut all) = (projections.iter().collect::<Vec<_>>(), vec![]);
     // Always in this order: no two wait for each other.
     names.sort_unstable();
     for name in names {
@@ -66,40 +69,28 @@ pub(crate) async fn hold(store: &dyn EventStore, projections: &[&str]) -> Result
             transaction.rollback().await?;
             return Err(StoreError::Busy(format!("the shards of `{name}` are being changed").into()));
         }
-        let hold = Wanted { shards: 0, until, asked_at: store.now() };
+        let hold = Wanted { shards: 0, until, asked_at };
         transaction.write(control::upsert(&RESHARDS, name, &hold)?).await?;
         control::begin_again(&mut *transaction, name, |_| true).await?;
     }
     transaction.commit().await
 }
 
-/// Goes on saying that they are to stop, for ever.
-pub(crate) async fn keep_held(store: &dyn EventStore, projections: &[&str]) -> Infallible {
-    loop {
-        sleep(SAYS_SO).await;
-        for name in projections {
-            if let Err(error) = say_again(store, name).await {
-                tracing::warn!(projection = name, %error, "it may not be held up any longer");
-            }
-        }
-    }
-}
-
-async fn say_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
-    let mut transaction = store.begin().await?;
-    transaction.lock_projection(projection).await?;
-    let there = wanted(transaction.rows(control::key(&RESHARDS, projection)).await?)?;
-    if let Some(hold) = there.filter(|there| there.shards == 0) {
-        let hold = Wanted { asked_at: store.now(), ..hold };
-        transaction.write(control::upsert(&RESHARDS, projection, &hold)?).await?;
-    }
-    transaction.commit().await
-}
-
-/// Lets them go on.
-pub(crate) async fn let_go(store: &dyn EventStore, projections: &[&str]) -> Result<(), StoreError> {
+/// Lets them go on, unless somebody has asked for something else since.
+pub(crate) async fn let_go(
+    store: &dyn EventStore,
+    projections: &[String],
+    asked_at: Timestamp,
+) -> Result<(), StoreError> {
     for name in projections {
-        cancel(store, name).await?;
+        let mut transaction = store.begin().await?;
+        transaction.lock_projection(name).await?;
+        let there = wanted(transaction.rows(control::key(&RESHARDS, name)).await?)?;
+        if there.is_some_and(|there| (there.shards, there.asked_at) == (0, asked_at)) {
+            go_on(transaction, name).await?;
+        } else {
+            transaction.rollback().await?;
+        }
     }
     Ok(())
 }
@@ -210,7 +201,10 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
 
 /// Lets all shards run on as they are.
 async fn cancel(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
-    let mut transaction = store.begin().await?;
+    go_on(store.begin().await?, projection).await
+}
+
+async fn go_on(mut transaction: Box<dyn Transaction>, projection: &str) -> Result<(), StoreError> {
     control::begin_again(&mut *transaction, projection, |_| true).await?;
     transaction.write(control::delete(&RESHARDS, projection)).await?;
     transaction.commit().await

@@ -8,9 +8,12 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use eventstore_core::{
     __private::{BESIDE, LETTERS},
-    Checkpoint, EventStore, Invalid, Position, Shard, StoreError, Transaction,
+    Checkpoint, EventStore, Invalid, Position, Shard, StoreError, Timestamp, Transaction,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
 
 use crate::{
     control::{self, PROJECTIONS, Row},
@@ -329,18 +332,25 @@ impl Projections {
         names: &[&str],
         what: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        reshard::hold(self.store.as_ref(), names).await?;
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut held = Held { projections: self.clone(), names, asked_at: self.store.as_ref().now() };
+        if let Err(error) = reshard::hold(self.store.as_ref(), &held.names, held.asked_at).await {
+            held.names.clear();
+            return Err(error);
+        }
         self.poke();
-        let done = tokio::select! {
-            done = what => done,
-            never = reshard::keep_held(self.store.as_ref(), names) => match never {},
-        };
-        // What was done is done: if they cannot be let go on, their nodes do it after a while.
-        if let Err(error) = reshard::let_go(self.store.as_ref(), names).await {
+        let done = what.await;
+        self.let_go(&held.names, held.asked_at).await;
+        held.names.clear();
+        done
+    }
+
+    /// What was done is done: if they cannot be let go on, their nodes do it after a while.
+    async fn let_go(&self, names: &[String], asked_at: Timestamp) {
+        if let Err(error) = reshard::let_go(self.store.as_ref(), names, asked_at).await {
             tracing::warn!(projections = list(names), %error, "they are held up for a while");
         }
         self.poke();
-        done
     }
 
     /// Tries to switch for so long, and says whether it did.
@@ -413,6 +423,25 @@ impl Projections {
         transaction.commit().await?;
         self.poke();
         Ok(())
+    }
+}
+
+/// Shards that stop at one position until whoever wanted it is done, or is gone.
+struct Held {
+    projections: Projections,
+    /// None once they are let go.
+    names: Vec<String>,
+    asked_at: Timestamp,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        // Without a runtime, their nodes do it after a while.
+        if let (false, Ok(runtime)) = (names.is_empty(), Handle::try_current()) {
+            let (projections, asked_at) = (self.projections.clone(), self.asked_at);
+            runtime.spawn(async move { projections.let_go(&names, asked_at).await });
+        }
     }
 }
 

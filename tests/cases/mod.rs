@@ -23,6 +23,7 @@ pub mod account;
 pub mod balances;
 pub mod bank;
 pub mod campus;
+pub mod cancellation;
 pub mod courses;
 pub mod golden;
 pub mod histories;

@@ -114,8 +114,8 @@ impl Decide<Add> for (Club, Club) {
 
 #[derive(Clone, Debug)]
 pub struct Add {
-    amount: i64,
-    club: Option<Id<Club>>,
+    pub amount: i64,
+    pub club: Option<Id<Club>>,
 }
 
 fn add(amount: i64) -> Add {

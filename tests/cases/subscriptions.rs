@@ -38,7 +38,7 @@ impl Outside {
         Self { got: Arc::default(), gate, calls: Arc::default(), failures: Arc::new(Mutex::new(failures)) }
     }
 
-    fn positions(&self) -> Vec<u64> {
+    pub fn positions(&self) -> Vec<u64> {
         self.got.lock().unwrap().iter().map(|(_, position)| position.0).collect()
     }
 }

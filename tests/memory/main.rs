@@ -22,3 +22,9 @@ async fn world() -> World {
     let clock = Clock::new();
     World::new(Arc::new(MemoryStore::with_clock(&clock)), Some(clock), ())
 }
+
+async fn sweep() -> cases::cancellation::Sweep {
+    let world = world().await;
+    let other = world.store.clone();
+    cases::cancellation::Sweep::new(world, other, Box::new(|| Box::pin(std::future::ready(()))))
+}

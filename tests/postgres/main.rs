@@ -3,12 +3,14 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod batches;
+mod cancellation;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod crash;
 mod doctor;
 mod faults;
 mod forks;
+mod interleavings;
 mod ledger;
 mod migrations;
 mod operations;
@@ -22,6 +24,7 @@ mod wakeup;
 
 use std::sync::Arc;
 
+use cancellation::sweep;
 use cases::{World, account};
 use eventstore::EventStore;
 

@@ -28,3 +28,9 @@ async fn world() -> World {
     let store = SqliteStore::with_clock(folder.path().join("log.db"), &clock).await.unwrap();
     World::new(Arc::new(store), Some(clock), folder)
 }
+
+async fn sweep() -> cases::cancellation::Sweep {
+    let world = world().await;
+    let other = world.store.clone();
+    cases::cancellation::Sweep::new(world, other, Box::new(|| Box::pin(std::future::ready(()))))
+}
