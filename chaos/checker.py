@@ -15,7 +15,7 @@ reported as well.
 
 import bisect
 import contextlib
-import csv
+import gc
 import glob
 import hashlib
 import io
@@ -235,13 +235,28 @@ def slot(key):
 # Reading the database
 # ---------------------------------------------------------------------------------------------------------------------
 
-LOOKED_AT = ("checkpoints", "dead_letters", "business", *MODELS, *(name + BESIDE for name in MODELS))
+ROWS = ("business", *MODELS, *(name + BESIDE for name in MODELS))
+LOOKED_AT = ("checkpoints", "dead_letters", "moves", *ROWS)
 SMALL = 400_000
 """Of a table of more bytes, a sixteenth of the keys is looked at, each time another one."""
 
 
 class Away(Exception):
     """The database cannot be reached, or not now."""
+
+
+# A table that a trigger on `checkpoints` writes, where there is one: who has moved what. One owner is one process.
+MOVES = f"""json_build_object(
+    'count', (SELECT count(*) FROM MOVES),
+    'by_two', (SELECT coalesce(json_agg(m), '[]') FROM (
+        SELECT projection, epoch, owner, array_agg(DISTINCT process) AS processes, min(n) AS first FROM MOVES
+         WHERE owner IS NOT NULL GROUP BY projection, epoch, owner HAVING count(DISTINCT process) > 1 LIMIT 20) AS m),
+    'two_owners', (SELECT coalesce(json_agg(m), '[]') FROM (
+        SELECT projection, from_slot, to_slot, epoch, array_agg(DISTINCT owner) AS owners, min(n) AS first FROM MOVES
+         WHERE owner IS NOT NULL GROUP BY projection, from_slot, to_slot, epoch HAVING count(DISTINCT owner) > 1
+         LIMIT 20) AS m),
+    'back', (SELECT coalesce(json_agg(m), '[]') FROM (
+        SELECT * FROM MOVES WHERE to_position < from_position AND projection NOT LIKE '%{BESIDE}' LIMIT 20) AS m))"""
 
 
 def literal(text):
@@ -314,11 +329,13 @@ class Postgres:
                 f"""'letters', (SELECT coalesce(json_agg(json_build_array(projection, of, position, event, skipped)
                     ORDER BY projection, of, position), '[]') FROM {places['dead_letters']})"""
             )
+        if "moves" in tables and not prefix:
+            parts.append(f"'moves', {MOVES.replace('MOVES', places['moves'])}")
         models = []
-        for name, (_, rows, columns) in tables.items():
-            if name in ("checkpoints", "dead_letters") or name == "business" and prefix:
+        for name, (_, size, columns) in tables.items():
+            if name not in ROWS or name == "business" and prefix:
                 continue
-            sample = sampled(rows, prefix)
+            sample = sampled(size, prefix)
             whose = name_of(table_key(columns))
             where = f"WHERE left(md5({whose}::text), 1) = {literal(sample)}" if sample else ""
             row = ", ".join(name_of(column) for column in columns)
@@ -385,7 +402,7 @@ class Sqlite:
                 'SELECT projection, "of", position, event, skipped FROM dead_letters ORDER BY projection, "of", position'
             ).fetchall()
         seen["models"] = {}
-        for name in there & set(LOOKED_AT) - {"dead_letters"}:
+        for name in there & set(ROWS):
             if name == "business" and prefix:
                 continue
             columns = [column[1] for column in db.execute(f"PRAGMA table_info({name_of(name)})")]
@@ -777,12 +794,18 @@ class Check:
         if not os.path.exists(path):
             return self.nothing("there is no faults.jsonl")
         for _, line in lines_of(path, self.report):
-            if line.get("fault") == "recovered":
-                recovered[str(line.get("what"))].append(line.get("ms") or 0)
-                continue
-            self.report.faults[line.get("fault")] += 1
-            if re.search("failover|promote|restore", f"{line.get('fault')} {line.get('what')}", re.I):
-                self.failovers.append(line["t"])
+            fault, what = str(line.get("fault")), str(line.get("what"))
+            if fault == "recovered":
+                if line.get("ms") is not None:
+                    recovered[what].append(line["ms"])
+            elif fault == "not recovered":
+                self.report.violation("liveness", "nothing was recorded for long after a fault", **line)
+            elif fault in ("failed", "ended"):
+                self.report.note(f"{fault}: {what}")
+            else:
+                self.report.faults[fault] += 1
+                if re.search("fail.?over|promote|restore", f"{fault} {what}", re.I):
+                    self.failovers.append(line["t"])
         if not self.report.faults:
             self.nothing("no fault was injected")
         self.report.recovered = {
@@ -831,6 +854,7 @@ class Check:
         self.reads()
         deliveries = self.read_deliveries()
         self.observations(deliveries)
+        self.moved()
         self.deliveries(deliveries)
         self.liveness()
 
@@ -1255,6 +1279,22 @@ class Check:
             if name not in shards and model_of(name) and not name.endswith(BESIDE) and table["rows"]:
                 report.violation("P1", "a table has rows and no checkpoint", table=name, where=where)
 
+    def moved(self):
+        """S5 and P2 by all that was ever moved, where it was written down."""
+        report, moves = self.report, self.last.get("moves")
+        if moves is None:
+            return
+        report.rules["P2 moves"] += moves["count"]
+        report.rules["S5 moves"] += moves["count"]
+        if not moves["count"]:
+            self.nothing("no checkpoint was moved")
+        for move in moves["by_two"]:
+            report.violation("P2", "two processes moved the shards of one node in one epoch", **move)
+        for move in moves["two_owners"]:
+            report.violation("P2", "two nodes had a shard in one epoch", **move)
+        for move in moves["back"]:
+            report.violation("S5", "a checkpoint was moved back", **move)
+
     def cover(self, projection, shards, where):
         """P6: each slot is in one shard."""
         self.report.rules["P6"] += 1
@@ -1622,7 +1662,10 @@ def same(read, fold):
 
 def check(folder, as_json=False, to=sys.stdout):
     report = Report()
+    # There are no cycles to be found, only time to be lost among millions of objects.
+    gc.disable()
     Check(folder, report).check()
+    gc.enable()
     text = json.dumps(report.json(), indent=1, ensure_ascii=False, default=str)
     with open(os.path.join(folder, "report.json"), "w", encoding="utf-8") as file:
         file.write(text + "\n")
@@ -2143,6 +2186,15 @@ class SelfTest(unittest.TestCase):
         made = self.whole()
         made.last["checkpoints"][0][5] -= 1
         self.broken(made, "P2")
+
+    def test_p2_s5_moves(self):
+        of = {"count": 9, "by_two": [], "two_owners": [], "back": []}
+        for name, promise in (("by_two", "P2"), ("two_owners", "P2"), ("back", "S5")):
+            made = self.whole()
+            made.last["moves"] = of
+            self.broken(made)
+            made.last["moves"] = {**of, name: [{"projection": "ledger", "epoch": 7}]}
+            self.broken(made, promise)
 
     def test_p3_not_all_are_parked(self):
         made = self.whole()
