@@ -1,0 +1,408 @@
+//! One run: a server, processes, faults for a while, then peace, and the checker.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use clap::ValueEnum;
+use eventstore::{
+    PgStore, Projections, SqliteStore, Store,
+    sqlx::{self, AssertSqlSafe, ConnectOptions, sqlite::SqliteConnectOptions},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    Error, domain,
+    log::{self, Lines, now},
+    nemesis::{Nemesis, PROJECTIONS},
+    processes::Process,
+    proxy::Proxy,
+    server::Cluster,
+    world::World,
+};
+
+/// What to run, and for how long.
+#[derive(clap::Args, Clone)]
+pub struct Options {
+    /// Which faults come, and in which order, follows from it; by the clock unless said.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How long there are faults, in minutes.
+    #[arg(long, conflicts_with = "seconds")]
+    pub minutes: Option<u64>,
+    /// How long there are faults, in seconds.
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    #[arg(long, value_enum, default_value_t = Log::Postgres)]
+    pub store: Log,
+    #[arg(long, value_enum, default_value_t = Profile::Smoke)]
+    pub profile: Profile,
+    /// A folder, not there yet, for everything the run leaves; else it is removed if nothing was found.
+    #[arg(long)]
+    pub keep: Option<PathBuf>,
+    /// How many worker processes.
+    #[arg(long)]
+    pub workers: Option<usize>,
+    /// How many events a second all clients together append at most.
+    #[arg(long, default_value_t = 1_500.0)]
+    pub rate: f64,
+    /// The program the workers are, if not this one: one with a bug planted.
+    #[arg(long, hide = true)]
+    pub worker: Option<PathBuf>,
+    /// The name of the bug that is planted in it.
+    #[arg(long, hide = true)]
+    pub mutant: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Log {
+    Postgres,
+    Sqlite,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub enum Profile {
+    /// A minute in all.
+    Smoke,
+    /// Ten minutes: at least 300 faults and 300,000 acknowledged events.
+    Gate,
+    /// Until told otherwise (ctrl-c).
+    Soak,
+}
+
+impl Options {
+    /// How long there are faults; none: until told otherwise.
+    pub fn length(&self) -> Option<Duration> {
+        let said = self.seconds.or(self.minutes.map(|minutes| 60 * minutes));
+        said.map(Duration::from_secs).or(match self.profile {
+            Profile::Smoke => Some(Duration::from_secs(35)),
+            Profile::Gate => Some(Duration::from_secs(600)),
+            Profile::Soak => None,
+        })
+    }
+}
+
+/// How long everything may take to come to the end of the log, once nothing is in the way.
+const SETTLES: Duration = Duration::from_secs(60);
+
+/// Whether nothing was found.
+pub async fn run(options: &Options) -> Result<bool, Error> {
+    let seed = options.seed.unwrap_or_else(|| now() % 1_000_000);
+    let folder = folder(options)?;
+    println!("seed {seed}, {:?}, {:?}, in {}", options.store, options.profile, folder.display());
+    let mut scene = Scene::new(options, &folder, seed).await?;
+    let ran = scene.run(options).await;
+    scene.end_processes().await;
+    let found = match ran {
+        Ok(()) => verdict(&folder).await,
+        Err(error) => Err(error),
+    };
+    scene.end().await;
+    if options.keep.is_none() && matches!(found, Ok(true)) {
+        std::fs::remove_dir_all(&folder)?;
+    } else {
+        println!("everything is in {}", folder.display());
+    }
+    found
+}
+
+/// Whether nothing is found in what a run has left.
+pub async fn check(folder: &Path) -> Result<bool, Error> {
+    let folder = folder.canonicalize()?;
+    let world = World::read(&folder)?;
+    if world.store == Log::Sqlite {
+        return verdict(&folder).await;
+    }
+    let cluster = Cluster::at(&folder).await?;
+    cluster.start().await?;
+    let found = verdict(&folder).await;
+    cluster.stop().await;
+    found
+}
+
+/// A new folder, where the server may be at home too.
+fn folder(options: &Options) -> Result<PathBuf, Error> {
+    let folder = match &options.keep {
+        Some(folder) => {
+            std::fs::create_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            folder.canonicalize()?
+        }
+        None => tempfile::Builder::new().prefix("chaos-").tempdir()?.keep(),
+    };
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))?;
+    // The path of a socket has 107 bytes at most.
+    if folder.as_os_str().len() > 80 {
+        return Err(format!("{} is too long a name for the folder of a socket", folder.display()).into());
+    }
+    for part in ["clients", "subscribers", "workers"] {
+        std::fs::create_dir(folder.join(part))?;
+    }
+    Ok(folder)
+}
+
+/// The checker, which shares no code with this.
+fn checker(what: &str, folder: &Path) -> Command {
+    let mut python = Command::new("python3");
+    python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("checker.py")).arg(what).arg(folder);
+    python.kill_on_drop(true).stdin(Stdio::null());
+    python
+}
+
+async fn verdict(folder: &Path) -> Result<bool, Error> {
+    match checker("check", folder).status().await?.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        code => Err(format!("the checker has ended with {code:?}").into()),
+    }
+}
+
+/// What `run.json` says.
+#[derive(Serialize)]
+struct Said {
+    seed: u64,
+    profile: String,
+    store: Log,
+    database: String,
+    schema: String,
+    started: u64,
+    faults_ended: Option<u64>,
+    ended: Option<u64>,
+    settled_ms: Option<u64>,
+    /// What was not at the end of the log in time, or not done.
+    unsettled: Vec<String>,
+    seats: usize,
+    mutant: Option<String>,
+}
+
+struct Scene {
+    world: World,
+    said: Said,
+    nemesis: Nemesis,
+    observer: Option<Child>,
+}
+
+impl Scene {
+    async fn new(options: &Options, folder: &Path, seed: u64) -> Result<Self, Error> {
+        let workers = options.workers.unwrap_or(if options.store == Log::Postgres { 4 } else { 2 });
+        let clients = 3;
+        let rate = options.rate / (workers * clients) as f64;
+        let (mut cluster, mut proxy) = (None, None);
+        let (url, database, schema) = match options.store {
+            Log::Postgres => {
+                let server = cluster.insert(Cluster::at(folder).await?);
+                server.create().await?;
+                let between = proxy.insert(Proxy::start(&server.server()).await?);
+                let url = format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", between.port);
+                let database = format!("host={} user=postgres dbname=postgres", server.server().display());
+                (url, database, "chaos".to_owned())
+            }
+            Log::Sqlite => {
+                let file = folder.join("log.db").display().to_string();
+                (file.clone(), file, String::new())
+            }
+        };
+        let (folder, store, lease_ms) = (folder.to_owned(), options.store, 1_000);
+        let world = World { folder: folder.clone(), store, url, schema: schema.clone(), seed, lease_ms, clients, rate };
+        world.write()?;
+        let store = prepare(&world, cluster.as_ref()).await?;
+        let program = options.worker.clone().map_or_else(std::env::current_exe, Ok)?;
+        let processes = (1..=workers).map(|n| Process::new(format!("w{n}"), &program, &folder)).collect();
+        let log = Lines::open(&folder.join("faults.jsonl"))?;
+        let nemesis = Nemesis::new(&world, options.profile, processes, cluster, proxy, store, log);
+        let said = Said {
+            seed,
+            profile: format!("{:?}", options.profile).to_lowercase(),
+            store: options.store,
+            database,
+            schema,
+            started: now(),
+            faults_ended: None,
+            ended: None,
+            settled_ms: None,
+            unsettled: vec![],
+            seats: domain::SEATS,
+            mutant: options.mutant.clone(),
+        };
+        let scene = Self { world, said, nemesis, observer: None };
+        scene.say()?;
+        Ok(scene)
+    }
+
+    fn say(&self) -> Result<(), Error> {
+        Ok(std::fs::write(self.world.folder.join("run.json"), serde_json::to_vec_pretty(&self.said)?)?)
+    }
+
+    async fn run(&mut self, options: &Options) -> Result<(), Error> {
+        for process in &mut self.nemesis.processes {
+            process.start()?;
+        }
+        self.begun().await?;
+        self.observer = Some(checker("observe", &self.world.folder).spawn()?);
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let heard = interrupted.clone();
+        tokio::spawn(async move {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                if heard.swap(true, Ordering::SeqCst) {
+                    std::process::exit(130);
+                }
+                eprintln!("no more faults; once more ends it at once");
+            }
+        });
+        let (begun, length) = (Instant::now(), options.length());
+        let over = || interrupted.load(Ordering::SeqCst) || length.is_some_and(|length| begun.elapsed() > length);
+        self.nemesis.run(over).await?;
+        self.nemesis.peace().await?;
+        self.said.faults_ended = Some(now());
+        self.settle().await;
+        self.said.ended = Some(now());
+        self.say()?;
+        println!(
+            "{} faults in {:?}, settled after {:?} ms",
+            self.nemesis.faults,
+            begun.elapsed(),
+            self.said.settled_ms
+        );
+        for unsettled in &self.said.unsettled {
+            println!("not settled: {unsettled}");
+        }
+        Ok(())
+    }
+
+    /// Returns when the workers append and project.
+    async fn begun(&self) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            let shards = self.nemesis.store.as_ref().shards(None).await?;
+            let runs = |name: &&str| shards.iter().any(|(shard, at)| shard.projection == **name && at.position.0 > 0);
+            if PROJECTIONS.iter().all(|name| runs(&name)) {
+                return Ok(());
+            }
+            if begun.elapsed() > SETTLES {
+                return Err("the workers have not begun within a minute: see their logs".into());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the clients have ended, and all have come to the end of the log.
+    async fn settle(&mut self) {
+        let begun = Instant::now();
+        let _ = std::fs::write(self.world.quiet(), "");
+        loop {
+            let _ = self.nemesis.tend().await;
+            self.said.unsettled = match timeout(Duration::from_secs(5), self.unsettled()).await {
+                Ok(Ok(unsettled)) => unsettled,
+                Ok(Err(error)) => vec![error.to_string()],
+                Err(_) => vec!["the store does not answer".into()],
+            };
+            if self.said.unsettled.is_empty() {
+                self.said.settled_ms = u64::try_from(begun.elapsed().as_millis()).ok();
+                return;
+            }
+            if begun.elapsed() > SETTLES {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What is not at the end of the log, or not done.
+    async fn unsettled(&self) -> Result<Vec<String>, Error> {
+        let mut left = vec![];
+        for process in &self.nemesis.processes {
+            if !self.world.quiet_of(&process.name).exists() {
+                left.push(format!("the clients of {} have not ended", process.name));
+            }
+        }
+        if !left.is_empty() {
+            return Ok(left);
+        }
+        let (store, projections) = (&self.nemesis.store, Projections::new(&self.nemesis.store));
+        let head = store.head().await?;
+        for name in PROJECTIONS {
+            let letters = projections.dead_letters(name);
+            let waiting = letters.list().await?.len();
+            if waiting > 0 {
+                left.push(format!("{waiting} events wait for {name}"));
+                let _ = timeout(Duration::from_secs(4), letters.retry_all()).await;
+            }
+        }
+        for (shard, at) in store.as_ref().shards(None).await? {
+            if at.position < head && PROJECTIONS.contains(&&*shard.projection) {
+                left.push(format!("{shard:?} is at {}, and not at {head}: run by {:?}", at.position, at.owner));
+            }
+        }
+        for process in &self.nemesis.processes {
+            let file = self.world.folder.join("subscribers").join(format!("{}-follower.jsonl", process.name));
+            let at = log::tail(&file)?.last().and_then(|line| line["position"].as_u64()).unwrap_or(0);
+            if at < head.0 {
+                left.push(format!("the follower of {} is at {at}, and not at {head}", process.name));
+            }
+        }
+        Ok(left)
+    }
+
+    async fn end_processes(&mut self) {
+        if let Some(mut observer) = self.observer.take() {
+            let _ = observer.kill().await;
+        }
+        let stops = self.nemesis.processes.iter_mut().map(async |process| {
+            let _ = process.thaw(true).await;
+            (process.name.clone(), process.stop(Duration::from_secs(15)).await)
+        });
+        for (name, stopped) in futures::future::join_all(stops).await {
+            if !matches!(stopped, Ok(true)) {
+                println!("{name} has not stopped within 15 seconds: {stopped:?}");
+            }
+        }
+    }
+
+    async fn end(&mut self) {
+        if let Some(cluster) = &self.nemesis.cluster {
+            cluster.stop().await;
+        }
+    }
+}
+
+/// The tables of a run, and the store past the proxy.
+async fn prepare(world: &World, cluster: Option<&Cluster>) -> Result<Store, Error> {
+    let business = format!("CREATE TABLE {} (op ", world.table("business"));
+    let Some(cluster) = cluster else {
+        let store = SqliteStore::open(Path::new(&world.url)).await?;
+        let options = SqliteConnectOptions::new().filename(&world.url);
+        let business = format!("{business} text PRIMARY KEY, amount bigint NOT NULL)");
+        sqlx::raw_sql(AssertSqlSafe(business)).execute(&mut options.connect().await?).await?;
+        return Ok(store.into());
+    };
+    let url =
+        format!("postgres://postgres@localhost/postgres?host={}&application_name=chaos", cluster.server().display());
+    let store = PgStore::options().schema(&world.schema).max_connections(4).connect(&url).await?;
+    // Writes down who has moved which shard, from where to where, under which epoch.
+    let tables = format!(
+        "{business} uuid PRIMARY KEY, amount bigint NOT NULL);
+         CREATE TABLE S.moves (n bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), projection text,
+             from_slot int, to_slot int, from_position bigint, to_position bigint, epoch bigint, owner uuid, process text);
+         CREATE FUNCTION S.moved() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO S.moves (projection, from_slot, to_slot, from_position, to_position, epoch, owner, process)
+             VALUES (new.projection, new.from_slot, new.to_slot, old.position, new.position, new.epoch, new.owner,
+                     current_setting('application_name'));
+             RETURN new;
+         END $$;
+         CREATE TRIGGER moved AFTER UPDATE OF position ON S.checkpoints FOR EACH ROW
+         WHEN (old.position <> new.position) EXECUTE FUNCTION S.moved()"
+    );
+    cluster.execute(&tables.replace("S.", &format!("{}.", world.schema))).await?;
+    Ok(store.into())
+}
