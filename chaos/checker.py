@@ -982,8 +982,7 @@ class Check:
                 )
 
     def together(self, op):
-        """A2: the events of one append stand together, in the order they were given. Several appends of one transaction do
-        not have to."""
+        """A2: the events of one append stand together, in the order they were given; of a transaction they need not."""
         log, report, present = self.log, self.report, op.present
         if op.kind == "transaction" or len(present) < 2:
             return
@@ -1035,8 +1034,8 @@ class Check:
         if not unsure:
             return report.violation("A4", "what was refused is in the log", **evidence)
         for refusal in rejected:
-            # Another client may ask, and be recorded, at the same time or afterwards; one client asks one thing at a time.
-            def over(other):
+            # Another client may ask, and be recorded, at the same time or afterwards; one asks one thing at a time.
+            def over(other, refusal=refusal):
                 if other.client == refusal.client:
                     return other.invoked < refusal.invoked
                 return other.over is not None and other.over < refusal.invoked
@@ -1153,7 +1152,7 @@ class Check:
 
     def business(self):
         """A2: a transaction's row and its events, both or neither."""
-        log, report = self.log, self.report
+        report = self.report
         transactions = [op for op in self.clients.ops.values() if op.kind == "transaction"]
         table = self.last["models"].get("business")
         if table is None:
@@ -1228,7 +1227,7 @@ class Check:
     # -- read models --------------------------------------------------------------------------------------------------
 
     def fold_models(self):
-        """For each model and key, the positions of its events, and the row after each; by the digits they are sampled by."""
+        """For each model and key, the positions of its events, and the row after each."""
         log, folds, self.samples = self.log, {}, {}
         for model in MODELS.values():
             keys, fold, of = model.keys, model.fold, {}
@@ -1478,7 +1477,7 @@ class Check:
     # -- loads and snapshots ------------------------------------------------------------------------------------------
 
     def reads(self):
-        """N1 and T1: what was read is the fold of that prefix; the state of now has all that was acknowledged before."""
+        """N1 and T1: what was read is the fold of its prefix; what is of now has all that was acknowledged before."""
         log, report = self.log, self.report
         highest = self.highest()
         for client, number, read in self.clients.reads:
@@ -1498,6 +1497,10 @@ class Check:
                 continue
             events, rule = log.of_stream(stream), "T1" if at is not None else "N1"
             report.rules[rule] += 1
+            last = self.log.by_position.get(at) if at is not None else None
+            if at is not None and (last is None or not self.begun_before(last, read["t"])):
+                # It asked for what was not there yet.
+                continue
             if at is not None:
                 count = bisect.bisect_right(events, at, key=lambda event: log.position[event])
                 if version is not None and version != count:

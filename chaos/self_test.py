@@ -1,6 +1,5 @@
 """Small runs that were made up, each with one promise broken, and some with none: `checker.py self-test`."""
 
-import hashlib
 import io
 import json
 import os
