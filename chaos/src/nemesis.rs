@@ -79,6 +79,8 @@ enum Fault {
     Rebuild,
     /// A projection is paused, and goes on.
     Pause,
+    /// Nothing more can be written to the disk of the server for a while.
+    DiskFull,
     /// The primary crashes, and the standby takes its place.
     FailOver,
 }
@@ -123,6 +125,7 @@ impl Fault {
             (Reshard, 3),
             (Rebuild, 2),
             (Pause, 1),
+            (DiskFull, 1),
             (FailOver, 1),
         ];
         let sqlite: &[(Self, usize)] =
@@ -193,7 +196,7 @@ impl Nemesis {
             let (one, two, three) = (self.dice.roll(1 << 32), self.dice.roll(1 << 32), self.dice.roll(1 << 32));
             let pause = Duration::from_millis(match self.profile {
                 Profile::Smoke => self.dice.roll(600),
-                Profile::Gate | Profile::Soak => self.dice.roll(1_400),
+                _ => self.dice.roll(1_400),
             });
             let begun = Instant::now();
             if let Err(error) = self.inflict(fault, one, two, three).await {
@@ -242,10 +245,21 @@ impl Nemesis {
             cluster.execute("ALTER ROLE postgres RESET ALL").await?;
         }
         eprintln!("reset {:?}", begun.elapsed());
+        let watch = self.cluster()?.connect().await?;
+        let watching = tokio::spawn(async move {
+            let mut watch = watch;
+            loop {
+                sleep(Duration::from_secs(1)).await;
+                let all: Vec<(String,)> = sqlx::query_as("SELECT concat_ws(' ', pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start, now() - state_change, left(regexp_replace(query, '\\s+', ' ', 'g'), 110)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'").fetch_all(&mut watch).await.unwrap_or_default();
+                for (one,) in all { eprintln!("   {one}"); }
+                eprintln!("   --");
+            }
+        });
         for name in PROJECTIONS {
-            let r = Projections::new(&self.store).resume(name).await;
+            let r: Result<(), _> = Projections::new(&self.store).resume(name).await;
             eprintln!("resume {name} {r:?} {:?}", begun.elapsed());
         }
+        watching.abort();
         self.tend().await
     }
 
@@ -337,8 +351,12 @@ impl Nemesis {
             BackendKill => {
                 let sessions = self.sessions(one, two % 2 == 0).await?;
                 let Some((pid, who)) = sessions.into_iter().next() else { return Ok(()) };
+                let mut witness = self.connect().await?;
                 signal(u32::try_from(pid)?, "KILL").await?;
                 self.say(&name, &who);
+                // All sessions end when the server notices.
+                let ended = async { while witness.ping().await.is_ok() {} };
+                timeout(Duration::from_secs(5), ended).await?;
                 self.recovered(fault).await?;
             }
             Restart => {
@@ -516,6 +534,14 @@ impl Nemesis {
                     sleep(Duration::from_millis(50)).await;
                 }
             }
+            DiskFull => {
+                let length = Duration::from_millis(500 + two % 2_000);
+                if !self.cluster()?.fill_disk(length).await? {
+                    return Ok(());
+                }
+                self.say(&name, &format!("{length:?}"));
+                self.recovered(fault).await?;
+            }
             FailOver => {
                 let Some(mut cluster) = self.cluster.take() else { return Ok(()) };
                 let done = self.fail_over(&mut cluster).await;
@@ -540,7 +566,7 @@ impl Nemesis {
         }
         // It is to be of use for a while.
         sleep(Duration::from_millis(self.dice.clone().roll(1_500))).await;
-        self.say(&FailOver.name(), "to the synchronous standby");
+        self.say(&FailOver.name(), "failover to the synchronous standby");
         cluster.fail_over().await?;
         if let Some(proxy) = &self.proxy {
             proxy.cut(false);

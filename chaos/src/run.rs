@@ -80,6 +80,8 @@ pub enum Profile {
     Gate,
     /// Until told otherwise (ctrl-c).
     Soak,
+    /// No faults but one: a failover that loses the end of the log. Whatever follows the log must say so, and stop.
+    Fork,
 }
 
 impl Options {
@@ -89,6 +91,7 @@ impl Options {
         said.map(Duration::from_secs).or(match self.profile {
             Profile::Smoke => Some(Duration::from_secs(35)),
             Profile::Gate => Some(Duration::from_secs(600)),
+            Profile::Fork => Some(Duration::from_secs(10)),
             Profile::Soak => None,
         })
     }
@@ -103,14 +106,18 @@ pub async fn run(options: &Options) -> Result<bool, Error> {
     let folder = folder(options)?;
     println!("seed {seed}, {:?}, {:?}, in {}", options.store, options.profile, folder.display());
     let mut scene = Scene::new(options, &folder, seed).await?;
-    let ran = scene.run(options).await;
+    let ran = match options.profile {
+        Profile::Fork => scene.fork(options).await,
+        _ => scene.run(options).await.map(|()| true),
+    };
     scene.end_processes().await;
     let found = match ran {
-        Ok(()) => verdict(&folder).await,
-        Err(error) => Err(error),
+        Ok(true) if options.profile != Profile::Fork => verdict(&folder).await,
+        ran => ran,
     };
-    scene.end().await;
-    if options.keep.is_none() && matches!(found, Ok(true)) {
+    let keep = options.keep.is_some() || !matches!(found, Ok(true));
+    scene.end(keep).await?;
+    if !keep {
         std::fs::remove_dir_all(&folder)?;
     } else {
         println!("everything is in {}", folder.display());
@@ -202,7 +209,11 @@ impl Scene {
         let (url, database, schema) = match options.store {
             Log::Postgres => {
                 let server = cluster.insert(Cluster::at(folder).await?);
-                server.create().await?;
+                // A disk in memory is one that may be filled.
+                let small = options.profile != Profile::Fork;
+                if !server.create(small).await? && small {
+                    println!("no disk can be filled here: `mount -t tmpfs` is not allowed");
+                }
                 let between = proxy.insert(Proxy::start(&server.server()).await?);
                 let url = format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", between.port);
                 let database = format!("host={} user=postgres dbname=postgres", server.server().display());
@@ -369,10 +380,67 @@ impl Scene {
         }
     }
 
-    async fn end(&mut self) {
-        if let Some(cluster) = &self.nemesis.cluster {
+    async fn end(&mut self, keep: bool) -> Result<(), Error> {
+        if let Some(cluster) = &mut self.nemesis.cluster {
             cluster.stop().await;
+            cluster.unmount(keep).await?;
         }
+        Ok(())
+    }
+
+    /// A failover to a standby that lacks the end of the log, which all have taken in by then: within ten seconds all say
+    /// that it was lost, and from the first moment on nobody writes.
+    async fn fork(&mut self, options: &Options) -> Result<bool, Error> {
+        for process in &mut self.nemesis.processes {
+            process.start()?;
+        }
+        self.begun().await?;
+        self.nemesis.cluster.as_mut().ok_or("only a server has a standby")?.follow(false).await?;
+        sleep(options.length().unwrap_or_default()).await;
+        let store = self.nemesis.store.clone();
+        let projections = Projections::new(&store);
+        let cluster = self.nemesis.cluster.as_mut().ok_or("only a server has a standby")?;
+        cluster.leave_behind().await?;
+        let seen = store.head().await?;
+        // What is recorded from here on is lost, after all have taken in some of it.
+        let past = seen.0 + 500;
+        loop {
+            let all = projections.status().await?;
+            let all = all.iter().filter(|status| PROJECTIONS.contains(&&*status.name));
+            if all.filter(|status| status.shards.iter().all(|(_, at)| at.position.0 > past)).count()
+                == PROJECTIONS.len()
+            {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        cluster.fall_back().await?;
+        if let Some(proxy) = &self.nemesis.proxy {
+            proxy.cut(false);
+        }
+        let begun = Instant::now();
+        let mut connection = cluster.connect().await?;
+        let lost = format!("SELECT coalesce(max(position), 0) FROM {}.events", self.world.schema);
+        let head: i64 = sqlx::query_scalar(AssertSqlSafe(lost)).fetch_one(&mut connection).await?;
+        let moves = format!("SELECT count(*) FROM {}.moves", self.world.schema);
+        let before: i64 = sqlx::query_scalar(AssertSqlSafe(moves.clone())).fetch_one(&mut connection).await?;
+        println!("the log ends at {head} now; it had gone beyond {past}");
+        let mut reported = vec![];
+        while begun.elapsed() < Duration::from_secs(10) && reported.len() < PROJECTIONS.len() {
+            for status in timeout(Duration::from_secs(5), projections.status()).await?.unwrap_or_default() {
+                let why = status.error.map(|error| error.to_string()).unwrap_or_default();
+                if status.stopped && why.contains("the end of the log was lost") && !reported.contains(&status.name) {
+                    println!("{} after {:?}: {why}", status.name, begun.elapsed());
+                    reported.push(status.name);
+                }
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        sleep(Duration::from_secs(2)).await;
+        let after: i64 = sqlx::query_scalar(AssertSqlSafe(moves)).fetch_one(&mut connection).await?;
+        let silent: Vec<_> = PROJECTIONS.iter().filter(|name| !reported.iter().any(|there| there == **name)).collect();
+        println!("not reported: {silent:?}; {} checkpoints moved after the fork", after - before);
+        Ok(silent.is_empty() && after == before)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::Error;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const OPTIONS: &str = "-c fsync=on -c full_page_writes=on -c max_connections=70 -c shared_buffers=256MB \
-    -c wal_level=replica -c max_wal_senders=6 -c wal_keep_size=1GB -c max_wal_size=4GB -c checkpoint_timeout=120s \
+    -c wal_level=replica -c max_wal_senders=6 -c wal_keep_size=256MB -c max_wal_size=1GB -c checkpoint_timeout=120s \
     -c hot_standby=on -c wal_retrieve_retry_interval=100ms -c idle_in_transaction_session_timeout=8s \
     -c log_min_messages=log -c log_min_error_statement=panic -c log_line_prefix='%m [%p] %a ' -c restart_after_crash=on -c listen_addresses=''";
 
@@ -32,6 +32,8 @@ pub struct Cluster {
     primary: char,
     /// Whether the other one follows.
     pub standby: bool,
+    /// Whether both are on a small disk of their own, in memory.
+    small: bool,
 }
 
 impl Cluster {
@@ -52,10 +54,17 @@ impl Cluster {
         };
         let there = std::fs::read_link(folder.join("server")).ok();
         let primary = if there.is_some_and(|there| there.ends_with("b")) { 'b' } else { 'a' };
-        Ok(Self { folder: folder.into(), bin, owner, primary, standby: false })
+        Ok(Self { folder: folder.into(), bin, owner, primary, standby: false, small: false })
     }
 
-    pub async fn create(&mut self) -> Result<(), Error> {
+    /// Makes the primary, and starts it: on a disk that can be filled, if that is wanted and allowed.
+    pub async fn create(&mut self, small: bool) -> Result<bool, Error> {
+        let disk = self.folder.join("pg");
+        std::fs::create_dir(&disk)?;
+        if small {
+            let disk = disk.display().to_string();
+            self.small = said("mount", &["-t", "tmpfs", "-o", "size=3g,mode=755", "tmpfs", &disk]).await.is_ok();
+        }
         for side in ['a', 'b'] {
             let folder = self.socket(side);
             std::fs::create_dir_all(&folder)?;
@@ -68,7 +77,8 @@ impl Cluster {
         self.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
             .await?;
         self.lead('a')?;
-        self.start().await
+        self.start().await?;
+        Ok(self.small)
     }
 
     /// Where the socket of a server is; its data is below.
@@ -146,6 +156,61 @@ impl Cluster {
                 let _ = self.pg_ctl(side, &["-m", "fast", "-t", "20", "stop"]).await;
             }
         }
+    }
+
+    /// Nothing more can be written for a while; false if there is no disk that may be filled.
+    pub async fn fill_disk(&self, length: Duration) -> Result<bool, Error> {
+        if !self.small {
+            return Ok(false);
+        }
+        let ballast = self.folder.join("pg/ballast");
+        let free = said("df", &["--output=avail", "-B1", &ballast.with_file_name("").display().to_string()]).await?;
+        let free = free.lines().last().unwrap_or("0").trim().to_owned();
+        said("fallocate", &["-l", &free, &ballast.display().to_string()]).await?;
+        sleep(length).await;
+        std::fs::remove_file(&ballast)?;
+        // If it could not write its log, it has crashed, and perhaps ended.
+        let begun = Instant::now();
+        while self.connect().await.is_err() {
+            if begun.elapsed() > Duration::from_secs(2) {
+                let _ = self.crash().await;
+                self.start().await?;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(true)
+    }
+
+    /// Gives the small disk back; what was on it stays, if it is wanted.
+    pub async fn unmount(&mut self, keep: bool) -> Result<(), Error> {
+        if !std::mem::take(&mut self.small) {
+            return Ok(());
+        }
+        let (pg, kept) = (self.folder.join("pg").display().to_string(), self.folder.join("pg.kept"));
+        if keep {
+            said("cp", &["-a", &pg, &kept.display().to_string()]).await?;
+        }
+        said("umount", &[&pg]).await?;
+        if keep {
+            std::fs::remove_dir(&pg)?;
+            std::fs::rename(kept, &pg)?;
+        }
+        Ok(())
+    }
+
+    /// The standby sees nothing more of the primary.
+    pub async fn leave_behind(&mut self) -> Result<(), Error> {
+        self.pg_ctl(self.other(), &["-m", "fast", "stop"]).await
+    }
+
+    /// The primary is gone for good, and what the standby has not seen with it.
+    pub async fn fall_back(&mut self) -> Result<(), Error> {
+        let (old, new) = (self.primary, self.other());
+        self.pg_ctl(old, &["-m", "immediate", "stop"]).await?;
+        self.standby = false;
+        self.launch(new).await?;
+        self.pg_ctl(new, &["promote"]).await?;
+        self.lead(new)
     }
 
     /// A connection to the primary, past the proxy.

@@ -502,8 +502,9 @@ impl Client {
             }
             4 => {
                 let version = Version(earlier.0 % 200);
+                at = Some(version.0);
                 let loaded = self.store.load(&account).at(version).await?;
-                ("load", whole(loaded, |state| serde_json::to_value(state)))
+                ("load_version", whole(loaded, |state| serde_json::to_value(state)))
             }
             5 => {
                 at = Some(earlier.0);
