@@ -174,7 +174,7 @@ impl Nemesis {
         Self { world, profile, processes, cluster, proxy, store, log, dice, asked: vec![], faults: 0 }
     }
 
-    fn say(&mut self, fault: &str, what: &str) {
+    pub fn say(&mut self, fault: &str, what: &str) {
         self.faults += 1;
         self.log.write(&json!({ "t": now(), "fault": fault, "what": what }));
     }
@@ -251,7 +251,9 @@ impl Nemesis {
             loop {
                 sleep(Duration::from_secs(1)).await;
                 let all: Vec<(String,)> = sqlx::query_as("SELECT concat_ws(' ', pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start, now() - state_change, left(regexp_replace(query, '\\s+', ' ', 'g'), 110)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'").fetch_all(&mut watch).await.unwrap_or_default();
-                for (one,) in all { eprintln!("   {one}"); }
+                for (one,) in all {
+                    eprintln!("   {one}");
+                }
                 eprintln!("   --");
             }
         });
