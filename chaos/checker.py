@@ -96,7 +96,7 @@ def turnover_keys(stream, kind, data):
     """By the end of the account's key, and by the amount: several streams in one row, and two rows an event."""
     if not is_account(stream) or kind not in ("deposited", "withdrawn", "poisoned"):
         return ()
-    return f"account-{Domain.key(stream)[-2:]}", f"amount-{field(data, 'amount', 0) % 97}"
+    return f"last-{Domain.key(stream)[-2:]}", f"amount-{field(data, 'amount', 0) % 97}"
 
 
 def sum_fold(row, kind, data):
@@ -558,6 +558,10 @@ COMMAND = re.compile(rb'"\$commandId":"([0-9a-fA-F-]{32,36})"')
 TIMELINE, WHEN = re.compile(rb'"timeline":"([0-9A-F]+)"'), re.compile(rb'"t":([0-9]{12,})')
 
 
+NOW = ("load", "snapshot", "head")
+"""Reads of what is there now; others are of what was there."""
+
+
 def meaning(data):
     """What JSON says; an event without fields is written as null."""
     return None if data == {} else data
@@ -804,8 +808,10 @@ class Check:
                     recovered[what].append(line["ms"])
             elif fault == "not recovered":
                 self.report.violation("liveness", "nothing was recorded for long after a fault", **line)
-            elif fault in ("failed", "ended"):
-                self.report.note(f"{fault}: {what}")
+            elif fault == "ended":
+                self.report.violation("liveness", "a worker has ended by itself", **line)
+            elif fault == "failed":
+                self.report.note(f"a fault failed: {what}")
             else:
                 self.report.faults[fault] += 1
                 if re.search("fail.?over|promote|restore", f"{fault} {what}", re.I):
@@ -1485,15 +1491,17 @@ class Check:
             version, state, began = read.get("version"), read.get("state"), read.get("began")
             report.rules[f"read {kind}"] += 1
             evidence = {"client": client, "line": number, "kind": kind, "stream": stream, "at": at, "version": version}
-            if kind == "head":
-                if began is not None and read["position"] < highest(began):
+            if kind in NOW and began is not None and read.get("position") is not None:
+                report.rules["A7 reads"] += 1
+                if read["position"] < highest(began):
                     report.violation(
                         "A7",
-                        "the end of the log was before what had been acknowledged",
+                        "a read was of a log that ended before what had been acknowledged",
                         **evidence,
                         read=read["position"],
                         acknowledged=highest(began),
                     )
+            if kind == "head":
                 continue
             events, rule = log.of_stream(stream), "T1" if at is not None else "N1"
             report.rules[rule] += 1
@@ -1513,7 +1521,7 @@ class Check:
                 if not self.lost_after(read["t"]):
                     report.violation(rule, "a state of more events than there are", **evidence, events=len(events))
                 continue
-            if kind in ("load", "snapshot") and began is not None:
+            if kind in NOW and began is not None:
                 times, versions = self.acknowledged.get(stream, ((), ()))
                 known = bisect.bisect_left(times, began)
                 report.rules["N1 fresh"] += 1
@@ -1764,7 +1772,8 @@ class Check:
         limit = self.run.get("settle_limit_ms", 10_000)
         report.rules["liveness"] += 1
         if settled is None:
-            report.violation("liveness", "not everything came to the end of the log after the faults", limit_ms=limit)
+            left = self.run.get("unsettled")
+            report.violation("liveness", "not everything came to the end of the log after the faults", left=left)
         elif settled > limit:
             report.violation(
                 "liveness",
