@@ -2,7 +2,8 @@
 """Says whether a run has kept what is promised, by what is in the tables and what the clients wrote down.
 
     checker.py observe DIR          while a run goes on: looks at checkpoints and rows, twice a second
-    checker.py check DIR [--json]   afterwards: everything; writes DIR/report.json; exits 1 if a promise was broken
+    checker.py check DIR [--json]   afterwards: everything; writes DIR/report.json; ends with 1 if a promise was
+                                    broken, with 2 if that cannot be said
     checker.py self-test            breaks each promise in a small made-up run, and expects to be told
 
 It shares no code with the framework: it knows the tables, what the clients wrote (`DIR/clients`, `DIR/subscribers`),
@@ -27,6 +28,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 import unittest
 from array import array
 from collections import Counter, defaultdict
@@ -807,9 +809,11 @@ class Check:
                 if line.get("ms") is not None:
                     recovered[what].append(line["ms"])
             elif fault == "not recovered":
-                self.report.violation("liveness", "nothing was recorded for long after a fault", **line)
+                self.report.violation(
+                    "liveness", "nothing was recorded for long after a fault", after=what, t=line["t"]
+                )
             elif fault == "ended":
-                self.report.violation("liveness", "a worker has ended by itself", **line)
+                self.report.violation("liveness", "a worker has ended by itself", worker=what, t=line["t"])
             elif fault == "failed":
                 self.report.note(f"a fault failed: {what}")
             else:
@@ -1822,7 +1826,12 @@ def main(arguments):
     if len(arguments) == 2 and arguments[0] == "observe":
         return observe(arguments[1])
     if len(arguments) in (2, 3) and arguments[0] == "check" and arguments[2:] in ([], ["--json"]):
-        return 1 if check(arguments[1], bool(arguments[2:])).violations else 0
+        try:
+            return 1 if check(arguments[1], bool(arguments[2:])).violations else 0
+        except Exception:
+            # Not 1: that a rule could not be applied is no violation, and no proof either.
+            traceback.print_exc()
+            return 2
     if arguments == ["self-test"]:
         import self_test
 
