@@ -1514,7 +1514,7 @@ class Check:
                 # It asked for what was not there yet.
                 continue
             if at is not None:
-                count = bisect.bisect_right(events, at, key=lambda event: log.position[event])
+                count = bisect.bisect_right(self.positions_of(stream), at)
                 if version is not None and version != count:
                     report.violation(rule, "a state as of a position has another version", **evidence, events=count)
                     continue
@@ -1589,6 +1589,12 @@ class Check:
                 versions.append(highest)
             found[stream] = ([over for over, _ in acknowledged], versions)
         return found
+
+    def positions_of(self, stream):
+        cached = self.__dict__.setdefault("_positions", {})
+        if stream not in cached:
+            cached[stream] = array("q", (self.log.position[event] for event in self.log.of_stream(stream)))
+        return cached[stream]
 
     def state(self, stream, version):
         cached = self.__dict__.setdefault("_states", {})
