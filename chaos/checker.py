@@ -497,13 +497,18 @@ SHOWN = 10
 
 class Report:
     def __init__(self):
-        self.violations, self.kinds, self.notes = [], Counter(), []
+        self.violations, self.notes = [], []
+        self.kinds, self.shown, self.told = Counter(), Counter(), set()
         self.checked, self.rules = Counter(), Counter()
         self.faults, self.recovered, self.settled_ms, self.run = Counter(), {}, None, {}
 
-    def violation(self, promise, what, **evidence):
+    def violation(self, promise, what, about=None, **evidence):
+        """The same about the same is shown once, or once more if it is still so at the end."""
         self.kinds[promise, what] += 1
-        if self.kinds[promise, what] <= SHOWN:
+        known = about is not None and (promise, what, about) in self.told
+        self.told.add((promise, what, about))
+        if not known and self.shown[promise, what] < SHOWN:
+            self.shown[promise, what] += 1
             self.violations.append({"id": promise, "what": what, "evidence": evidence})
 
     def note(self, text):
@@ -514,7 +519,7 @@ class Report:
         more = [
             {"id": promise, "what": what, "times": times}
             for (promise, what), times in self.kinds.items()
-            if times > SHOWN
+            if times > self.shown[promise, what]
         ]
         return {
             "violations": self.violations,
@@ -544,7 +549,7 @@ class Report:
             evidence = json.dumps(violation["evidence"], ensure_ascii=False, default=str)
             lines.append(f"BROKEN {violation['id']}: {violation['what']}: {evidence}")
         for (promise, what), times in self.kinds.items():
-            if times > SHOWN:
+            if times > self.shown[promise, what]:
                 lines.append(f"BROKEN {promise}: {what}: {times} times in all")
         lines.append("nothing was broken" if not self.violations else f"{sum(self.kinds.values())} violations")
         return "\n".join(lines)
@@ -1455,10 +1460,17 @@ class Check:
                     "until": until,
                     "where": where,
                 }
-                report.violation("P1", "a row is not the fold of its events", **evidence, columns=model.columns)
+                report.violation(
+                    "P1", "a row is not the fold of its events", self.about(projection, key, where), **evidence
+                )
         report.rules[f"P1 {model.name}"] += len(keys)
         for key, row in rows.items():
-            report.violation("P1", "a row that no event has made", model=projection, key=key, row=row, where=where)
+            evidence = {"model": projection, "key": key, "row": row, "where": where}
+            report.violation("P1", "a row that no event has made", self.about(projection, key, where), **evidence)
+
+    @staticmethod
+    def about(projection, key, where):
+        return projection, key, where == "the end"
 
     def parked(self, projection, key, positions, until, letters, where):
         """P3: what waits are all events of the key from the first one on, up to the checkpoint."""
@@ -1481,7 +1493,8 @@ class Check:
                 "parked": odd,
                 "where": where,
             }
-            report.violation("P3", "what is parked is not all that came after it", **evidence)
+            about = self.about(projection, key, where)
+            report.violation("P3", "what is parked is not all that came after it", about, **evidence)
         return min(until, first - 1), passed
 
     # -- loads and snapshots ------------------------------------------------------------------------------------------
