@@ -294,7 +294,7 @@ class SelfTest(unittest.TestCase):
         }
         self.assertEqual(rows["balance@1"], {"1": ("Ann", 55, 5), "2": ("", 2, 1)})
         self.assertEqual(rows["ledger"], {"1": (55, 5), "2": (25, 5)})
-        self.assertEqual(rows["turnover@1"]["account-2"], (25, 4))
+        self.assertEqual(rows["turnover@1"]["last-2"], (25, 4))
         self.assertEqual(rows["turnover@1"]["amount-5"], (0, 2))
 
     def test_a_run_that_breaks_nothing(self):
@@ -501,6 +501,11 @@ class SelfTest(unittest.TestCase):
         made.read("head", "account-1", None, None, position=12)
         self.broken(made.seal(), "A7")
 
+    def test_a7_a_load_of_an_old_log(self):
+        made = Made().everything()
+        made.read("load", "account-2", {"balance": 25, "events": 5}, 5, position=12)
+        self.broken(made.seal(), "A7")
+
     def test_a10_bytes(self):
         made = self.whole()
         made.log[0]["payload"] = b'{"owner":"Anne"}'
@@ -620,7 +625,7 @@ class SelfTest(unittest.TestCase):
 
     def test_p1_a_row_too_many_and_one_too_few(self):
         made = self.whole()
-        made.last["models"]["turnover@1"]["rows"].append(["account-99", 1, 1])
+        made.last["models"]["turnover@1"]["rows"].append(["last-99", 1, 1])
         self.broken(made, "P1")
         made = self.whole()
         made.last["models"]["turnover@1"]["rows"].pop()
@@ -688,6 +693,12 @@ class SelfTest(unittest.TestCase):
         made = self.whole()
         made.last = {**made.look(12), "models": {**made.rows(12), "business": made.last["models"]["business"]}}
         self.broken(made, "liveness")
+
+    def test_liveness_after_a_fault(self):
+        for fault, what in (("not recovered", "restart"), ("ended", "w1: signal 6")):
+            made = self.whole()
+            made.faults.append({"t": made.now(), "fault": fault, "what": what})
+            self.broken(made, "liveness")
 
     def test_what_was_not_looked_at_is_not_well(self):
         for name in ("faults", "observed"):
