@@ -288,6 +288,25 @@ impl Projection for Ledger {
         sqlx::query(self.add()).bind(event.stream.key().to_owned()).bind(event.data.sum()).execute(db).await?;
         taste(&event.data)
     }
+
+    async fn project_batch(&self, events: &[&Recorded<AccountEvent>], db: &mut PgConnection) -> Result<(), BoxError> {
+        if events.len() < 20 {
+            for event in events {
+                self.project(event, db).await?;
+            }
+            return Ok(());
+        }
+        let accounts: Vec<String> = events.iter().map(|event| event.stream.key().to_owned()).collect();
+        let sums: Vec<i64> = events.iter().map(|event| event.data.sum()).collect();
+        let add = AssertSqlSafe(format!(
+            "INSERT INTO {} AS l SELECT account, count(*), sum(sum)::bigint FROM unnest($1, $2) AS e (account, sum)
+              GROUP BY account ORDER BY account
+             ON CONFLICT (account) DO UPDATE SET events = l.events + excluded.events, sum = l.sum + excluded.sum",
+            self.table
+        ));
+        sqlx::query(add).bind(accounts).bind(sums).execute(db).await?;
+        events.iter().try_for_each(|event| taste(&event.data))
+    }
 }
 
 /// The same on SQLite.

@@ -4,16 +4,38 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
+    sync::OnceLock,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use rustix::time::ClockId;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-/// Microseconds since 1970, by the one clock of the machine.
+/// What the clock that is never set back lacks to the time of day.
+static OFFSET: OnceLock<u64> = OnceLock::new();
+
+fn monotonic() -> u64 {
+    let since = rustix::time::clock_gettime(ClockId::Monotonic);
+    u64::try_from(since.tv_sec * 1_000_000 + since.tv_nsec / 1_000).expect("since the start of the machine")
+}
+
+/// Microseconds since 1970, as the time of day was when the run began and as the monotonic clock has gone on since.
 pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    u64::try_from(since.as_micros()).expect("before the year 586524")
+    offset() + monotonic()
+}
+
+/// For the other processes of the run.
+pub fn offset() -> u64 {
+    *OFFSET.get_or_init(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        u64::try_from(since.as_micros()).expect("before the year 586524") - monotonic()
+    })
+}
+
+/// The same clock as in another process of the run.
+pub fn set_offset(offset: u64) {
+    let _ = OFFSET.set(offset);
 }
 
 /// A file of such lines, to be added to.

@@ -228,7 +228,6 @@ impl Nemesis {
 
     /// As if nothing had ever happened.
     pub async fn peace(&mut self) -> Result<(), Error> {
-        let begun = Instant::now();
         if let Some(proxy) = &self.proxy {
             proxy.calm();
         }
@@ -240,28 +239,18 @@ impl Nemesis {
             asked.abort();
             let _ = asked.await;
         }
-        eprintln!("aborted {:?}", begun.elapsed());
         if let Some(cluster) = &self.cluster {
             cluster.execute("ALTER ROLE postgres RESET ALL").await?;
         }
-        eprintln!("reset {:?}", begun.elapsed());
-        let watch = self.cluster()?.connect().await?;
-        let watching = tokio::spawn(async move {
-            let mut watch = watch;
-            loop {
-                sleep(Duration::from_secs(1)).await;
-                let all: Vec<(String,)> = sqlx::query_as("SELECT concat_ws(' ', pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start, now() - state_change, left(regexp_replace(query, '\\s+', ' ', 'g'), 110)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'").fetch_all(&mut watch).await.unwrap_or_default();
-                for (one,) in all {
-                    eprintln!("   {one}");
-                }
-                eprintln!("   --");
-            }
-        });
         for name in PROJECTIONS {
-            let r: Result<(), _> = Projections::new(&self.store).resume(name).await;
-            eprintln!("resume {name} {r:?} {:?}", begun.elapsed());
+            let begun = Instant::now();
+            if let Err(error) = Projections::new(&self.store).resume(name).await {
+                eprintln!("{name} cannot go on: {error}");
+            }
+            if begun.elapsed() > Duration::from_secs(2) {
+                eprintln!("to let {name} go on took {:?}", begun.elapsed());
+            }
         }
-        watching.abort();
         self.tend().await
     }
 

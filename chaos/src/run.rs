@@ -183,6 +183,8 @@ struct Said {
     store: Log,
     database: String,
     schema: String,
+    /// What is added to CLOCK_MONOTONIC, in microseconds: all times are made so, and never go back.
+    clock: u64,
     started: u64,
     faults_ended: Option<u64>,
     ended: Option<u64>,
@@ -224,8 +226,9 @@ impl Scene {
                 (file.clone(), file, String::new())
             }
         };
-        let (folder, store, lease_ms) = (folder.to_owned(), options.store, 1_000);
-        let world = World { folder: folder.clone(), store, url, schema: schema.clone(), seed, lease_ms, clients, rate };
+        let (folder, store, lease_ms, clock) = (folder.to_owned(), options.store, 1_000, log::offset());
+        let world =
+            World { folder: folder.clone(), store, url, schema: schema.clone(), seed, clock, lease_ms, clients, rate };
         world.write()?;
         let store = prepare(&world, cluster.as_ref()).await?;
         let program = options.worker.clone().map_or_else(std::env::current_exe, Ok)?;
@@ -238,6 +241,7 @@ impl Scene {
             store: options.store,
             database,
             schema,
+            clock,
             started: now(),
             faults_ended: None,
             ended: None,
@@ -252,7 +256,9 @@ impl Scene {
     }
 
     fn say(&self) -> Result<(), Error> {
-        Ok(std::fs::write(self.world.folder.join("run.json"), serde_json::to_vec_pretty(&self.said)?)?)
+        let (new, there) = (self.world.folder.join("run.json.new"), self.world.folder.join("run.json"));
+        std::fs::write(&new, serde_json::to_vec_pretty(&self.said)?)?;
+        Ok(std::fs::rename(new, there)?)
     }
 
     async fn run(&mut self, options: &Options) -> Result<(), Error> {
@@ -429,7 +435,13 @@ impl Scene {
             }
             println!("round {round}: the log ends at {head} now, and had gone beyond {past}");
             sleep(Duration::from_secs(4)).await;
-            for status in projections.status().await? {
+            let status = loop {
+                match projections.status().await {
+                    Err(error) if error.is_retryable() => sleep(Duration::from_millis(50)).await,
+                    status => break status?,
+                }
+            };
+            for status in status {
                 let why = status.error.map(|error| error.to_string()).unwrap_or_default();
                 if status.stopped {
                     let moved = format!("SELECT count(*) FROM {schema}.moves WHERE n > $1 AND projection = $2");

@@ -1,6 +1,7 @@
 //! A PostgreSQL cluster of the run's own, that keeps what it is given, and its standby.
 
 use std::{
+    io::Write,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Stdio,
@@ -165,9 +166,17 @@ impl Cluster {
         }
         let ballast = self.folder.join("pg/ballast");
         let free = said("df", &["--output=avail", "-B1", &ballast.with_file_name("").display().to_string()]).await?;
-        let free = free.lines().last().unwrap_or("0").trim().to_owned();
-        said("fallocate", &["-l", &free, &ballast.display().to_string()]).await?;
-        sleep(length).await;
+        let free: u64 = free.lines().last().unwrap_or("0").trim().parse()?;
+        // Whatever the server leaves meanwhile is taken too.
+        let most = free.saturating_sub(4 << 20).to_string();
+        said("fallocate", &["-l", &most, &ballast.display().to_string()]).await?;
+        let mut rest = std::fs::OpenOptions::new().append(true).open(&ballast)?;
+        let (begun, block) = (Instant::now(), [0; 4_096]);
+        while begun.elapsed() < length {
+            if rest.write_all(&block).is_err() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
         std::fs::remove_file(&ballast)?;
         // If it could not write its log, it has crashed, and perhaps ended.
         let begun = Instant::now();

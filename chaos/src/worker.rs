@@ -32,6 +32,7 @@ pub struct Options {
 /// Runs until its standard input ends.
 pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error> {
     let world = World::read(folder)?;
+    crate::log::set_offset(world.clock);
     domain::poisoned_in(folder);
     let _ = tracing::subscriber::set_global_default(Ears);
     std::panic::set_hook(Box::new(|panic| {
@@ -49,7 +50,7 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
         Log::Postgres => runner.projection(ledger),
         Log::Sqlite => runner.projection(FileLedger(ledger)),
     };
-    let runner = runner.shards(2).max_parked(1_000_000);
+    let runner = runner.shards(2).max_parked(1_000_000).batch(500);
     let running = runner.subscription(follow::Mailbox::open(folder, name, *run)?).shards(2).start();
     follow::follow(&store, folder, name, *run)?;
 

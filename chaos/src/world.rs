@@ -15,6 +15,8 @@ pub struct World {
     pub url: String,
     pub schema: String,
     pub seed: u64,
+    /// Of the clock of the run.
+    pub clock: u64,
     /// How long a worker may be silent.
     pub lease_ms: u64,
     /// How many clients a worker has.

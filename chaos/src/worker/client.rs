@@ -490,7 +490,7 @@ impl Client {
     async fn read_one(&mut self) -> Result<(), StoreError> {
         let (key, began) = (self.account(), now());
         let (account, plain) = (Id::<Account>::from(&*key), Id::<PlainAccount>::from(&*key));
-        let mut at = None;
+        let (mut at, mut at_version) = (None, None);
         let (kind, earlier) = (self.dice.roll(7), Position(1 + self.dice.roll(self.head.0)));
         let (kind, loaded) = match kind {
             0 | 1 => ("snapshot", whole(self.store.load(&account).await?, |state| serde_json::to_value(state))),
@@ -502,7 +502,7 @@ impl Client {
             }
             4 => {
                 let version = Version(earlier.0 % 200);
-                at = Some(version.0);
+                at_version = Some(version.0);
                 let loaded = self.store.load(&account).at(version).await?;
                 ("load_version", whole(loaded, |state| serde_json::to_value(state)))
             }
@@ -523,7 +523,7 @@ impl Client {
         self.head = self.head.max(position);
         self.lines.write(&json!({
             "t": now(), "op": Uuid::now_v7(), "phase": "read", "kind": kind, "stream": format!("account-{key}"),
-            "at": at, "began": began, "state": state, "version": version, "position": position.0,
+            "at": at, "at_version": at_version, "began": began, "state": state, "version": version, "position": position.0,
         }));
         Ok(())
     }
