@@ -1,6 +1,9 @@
 //! One run: a server, processes, faults for a while, then peace, and the checker.
 
-use std::{path::{Path, PathBuf}, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::ValueEnum;
 
