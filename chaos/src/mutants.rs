@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt, fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -185,7 +186,9 @@ impl Tree {
             if let Some(Mutant { patch, .. }) = mutant {
                 self.git(&["apply", &patch.display().to_string()]).await?;
             }
+            let begun = Instant::now();
             let program = self.build().await?;
+            eprintln!("{}: built in {} s", mutant.map_or("none", |mutant| &mutant.name), begun.elapsed().as_secs());
             let name = mutant.map(|mutant| &*mutant.name);
             let (mut seconds, mut seed) = (0, options.seed);
             while seconds < options.seconds {
@@ -228,6 +231,8 @@ struct Violation {
 /// One run: what was found, if anything was, and after how many seconds it ended.
 async fn run(program: &Path, name: Option<&str>, seed: u64, seconds: u64) -> Result<Option<(String, u64)>, Error> {
     let folder = TempDir::new()?;
+    // The server of the run may be another user's.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let left = folder.path().join("run");
     let mut run = Command::new(program);
     run.args(["run", "--profile", "smoke", "--seed", &seed.to_string(), "--seconds", &seconds.to_string(), "--keep"]);
