@@ -211,8 +211,11 @@ impl Tree {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--package", "chaos", "--config", PROFILE]).current_dir(&self.folder);
-        build.env("CARGO_TARGET_DIR", &self.target).env("CARGO_INCREMENTAL", "1").env("RUSTFLAGS", "-Awarnings");
-        self.done("cargo build", build.status().await?.success())?;
+        let built = build.env("CARGO_TARGET_DIR", &self.target).env("CARGO_INCREMENTAL", "1").output().await?;
+        if !built.status.success() {
+            eprint!("{}", String::from_utf8_lossy(&built.stderr));
+        }
+        self.done("cargo build", built.status.success())?;
         Ok(self.target.join("debug/chaos"))
     }
 }
