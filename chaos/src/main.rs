@@ -1,7 +1,15 @@
 //! Breaks whatever can break under eventstore, and has an independent checker say what that did.
 
+mod domain;
+mod log;
 mod mutants;
+mod nemesis;
+mod processes;
+mod proxy;
 mod run;
+mod server;
+mod worker;
+mod world;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -28,6 +36,9 @@ enum Command {
     },
     /// Plants bugs, one after the other, and says what catches each.
     Mutants(mutants::Options),
+    /// One of the processes of a run.
+    #[command(hide = true)]
+    Worker(worker::Options),
 }
 
 #[tokio::main]
@@ -36,6 +47,7 @@ async fn main() -> ExitCode {
         Command::Run(options) => run::run(&options).await,
         Command::Check { folder } => run::check(&folder).await,
         Command::Mutants(options) => mutants::mutants(&options).await,
+        Command::Worker(options) => worker::work(&options).await,
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

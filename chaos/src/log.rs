@@ -1,0 +1,67 @@
+//! Lines of JSON that survive a kill: each goes out in one write.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+use serde_json::Value as Json;
+
+/// Microseconds since 1970, by the one clock of the machine.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    u64::try_from(since.as_micros()).expect("before the year 586524")
+}
+
+/// A file of such lines, to be added to.
+pub struct Lines(File);
+
+impl Lines {
+    /// Opens it. A line that a kill has torn ends here, and is none.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        if file.seek(SeekFrom::End(0))? > 0 {
+            file.seek(SeekFrom::End(-1))?;
+            let mut last = [0];
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        }
+        Ok(Self(file))
+    }
+
+    /// Adds a line.
+    pub fn write(&self, line: &impl Serialize) {
+        self.write_all(std::slice::from_ref(line));
+    }
+
+    /// Adds lines, all in one write. What cannot be written down must not be done: then the process ends.
+    pub fn write_all(&self, lines: &[impl Serialize]) {
+        let mut bytes = vec![];
+        for line in lines {
+            serde_json::to_writer(&mut bytes, line).expect("JSON of our own");
+            bytes.push(b'\n');
+        }
+        if let Err(error) = (&self.0).write_all(&bytes) {
+            eprintln!("cannot write the log of a client: {error}");
+            std::process::abort();
+        }
+    }
+}
+
+/// The last lines of a file, of its last 256 KiB.
+pub fn tail(path: &Path) -> io::Result<Vec<Json>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        file => file?,
+    };
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(256 << 10)))?;
+    let mut bytes = vec![];
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
