@@ -20,7 +20,8 @@ pub async fn run(bench: &mut Bench, url: &str, events: u64) -> Outcome<()> {
     };
     let upserts = async || few.by_hand(ByHand::Upserts { batch: 500 }).await;
     bench.pair("against row upserts", "events/s", async || ours(1, 1_000).await, upserts).await?;
-    for (shards, batch) in [(1, 1_000), (1, 5_000), (2, 5_000)] {
+    // The last is what it does if nothing is said.
+    for (shards, batch) in [(1, 1_000), (1, 5_000), (2, 5_000), (1, 10_000)] {
         let folded = async || books.by_hand(ByHand::Folded { batch }).await;
         let case = format!("{shards} shards, batches of {batch}, against folded by hand");
         bench.pair(case, "events/s", async || ours(shards, batch).await, folded).await?;

@@ -1,9 +1,10 @@
 //! What a projection does with the events it gets: the part that differs from one to another.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{Changes, EventStore, Query, Raw, Recorded, Shard, Table, Transaction};
+use serde_json::value::RawValue;
 
 use crate::{failed::Failed, letters::Parked, stretch::Stretch};
 
@@ -35,6 +36,11 @@ pub(crate) trait Follower: Send + Sync {
     /// Comes before the first batch.
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed>;
 
+    /// Decodes events ahead of their turn. What cannot be decoded is told when it is taken in.
+    fn decode(&self, stretch: &Stretch, places: Range<usize>) {
+        let _ = (stretch, places);
+    }
+
     /// Takes in what happens outside of the transaction, before it is opened: it may happen again.
     async fn deliver(&self, part: &Part<'_>) -> Result<(), Failed> {
         let _ = part;
@@ -42,8 +48,44 @@ pub(crate) trait Follower: Send + Sync {
     }
 
     /// Takes in a part; the caller moves the checkpoint and commits. Gives the events that must wait, each with the
-    /// parked key it waits for.
-    async fn take(&self, transaction: &mut dyn Transaction, part: &Part<'_>) -> Result<Vec<(String, usize)>, Failed>;
+    /// parked key it waits for. Rows that it has remembered it need not read; what it remembers of a transaction that was
+    /// not committed must be forgotten.
+    async fn take(
+        &self,
+        transaction: &mut dyn Transaction,
+        part: &Part<'_>,
+        remembered: Option<&mut Remembered>,
+    ) -> Result<Vec<(String, usize)>, Failed>;
+}
+
+/// Rows a shard has written while it catches up, as they are in the table: nobody else writes them, unless he moves the
+/// checkpoint or changes the epoch.
+#[derive(Default)]
+pub(crate) struct Remembered {
+    rows: HashMap<String, Box<RawValue>>,
+    bytes: usize,
+}
+
+impl Remembered {
+    /// How much is remembered at most, as JSON.
+    const MOST: usize = 8 << 20;
+
+    pub(crate) fn take(&mut self, key: &str) -> Option<Box<RawValue>> {
+        let row = self.rows.remove(key)?;
+        self.bytes -= key.len() + row.get().len();
+        Some(row)
+    }
+
+    /// Remembers a row. If that would be too much, all others are forgotten.
+    pub(crate) fn put(&mut self, key: String, row: Box<RawValue>) {
+        let bytes = key.len() + row.get().len();
+        if self.bytes + bytes > Self::MOST {
+            *self = Self::default();
+        }
+        if bytes <= Self::MOST && self.rows.insert(key, row).is_none() {
+            self.bytes += bytes;
+        }
+    }
 }
 
 /// A row that is made anew.

@@ -360,7 +360,7 @@ impl Kept {
             waits |= parked.len() > 0;
             let places = stretch.place_after(at.position)..stretch.events.len();
             let part = Part { stretch, places, shard, parked: &parked, only: None };
-            let waiting = self.follower.take(transaction, &part).await.map_err(|failed| told(self, failed))?;
+            let waiting = self.follower.take(transaction, &part, None).await.map_err(|failed| told(self, failed))?;
             let letter = |(key, place): &(String, usize)| {
                 let event = &stretch.events[*place];
                 DeadLetter::new(shard, key, event, letters::BEHIND, event.recorded_at)

@@ -1,6 +1,6 @@
 //! A read model in the user's own SQL.
 
-use std::panic::AssertUnwindSafe;
+use std::{ops::Range, panic::AssertUnwindSafe};
 
 use async_trait::async_trait;
 use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, StoreError, Transaction};
@@ -9,8 +9,8 @@ use sqlx::{Database, Pool};
 
 use crate::{
     failed::{Failed, at},
-    follower::{Follower, Part, Turn},
-    stretch::Decoded,
+    follower::{Follower, Part, Remembered, Turn},
+    stretch::{Decoded, Stretch},
 };
 
 /// A read model in your own SQL.
@@ -128,7 +128,16 @@ impl<P: Projection> Follower for Sql<P> {
         Ok(transaction.commit().await?)
     }
 
-    async fn take(&self, transaction: &mut dyn Transaction, part: &Part<'_>) -> Result<Vec<(String, usize)>, Failed> {
+    fn decode(&self, stretch: &Stretch, places: Range<usize>) {
+        stretch.decoded::<P::Event>().decode(stretch, places);
+    }
+
+    async fn take(
+        &self,
+        transaction: &mut dyn Transaction,
+        part: &Part<'_>,
+        _: Option<&mut Remembered>,
+    ) -> Result<Vec<(String, usize)>, Failed> {
         let decoded = part.stretch.decoded::<P::Event>();
         let turns = Turns::of(part, &decoded, P::key)?;
         if turns.events.is_empty() {

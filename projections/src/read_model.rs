@@ -1,21 +1,22 @@
 //! Keeps the rows of a declared read model: for a batch of events one read, one fold in memory, one write.
 
 use std::{
-    collections::BTreeSet,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Changes, Event, EventStore, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError, Table,
-    Transaction,
+    Changes, Event, EventStore, Kind, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError,
+    Table, Transaction,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
 
 use crate::{
     failed::{Failed, at},
-    follower::{Follower, OneRow, Part, Turn},
+    follower::{Follower, OneRow, Part, Remembered, Turn},
+    stretch::Stretch,
 };
 
 /// Keeps the rows of `M`.
@@ -88,7 +89,16 @@ impl<M: ReadModel> Follower for Folded<M> {
         Ok(())
     }
 
-    async fn take(&self, transaction: &mut dyn Transaction, part: &Part<'_>) -> Result<Vec<(String, usize)>, Failed> {
+    fn decode(&self, stretch: &Stretch, places: Range<usize>) {
+        stretch.decoded::<M::Event>().decode(stretch, places);
+    }
+
+    async fn take(
+        &self,
+        transaction: &mut dyn Transaction,
+        part: &Part<'_>,
+        remembered: Option<&mut Remembered>,
+    ) -> Result<Vec<(String, usize)>, Failed> {
         let decoded = part.stretch.decoded::<M::Event>();
         let (mut turns, mut waiting) = (vec![], vec![]);
         for place in part.places.clone() {
@@ -125,20 +135,40 @@ impl<M: ReadModel> Follower for Folded<M> {
         if turns.is_empty() {
             return Ok(waiting);
         }
-        let keys: BTreeSet<_> = turns.iter().map(|(key, ..)| key).collect();
-        let keys = Rows::Keys { table: self.table, keys: keys.into_iter().cloned().collect() };
-        let stored = transaction.rows(keys).await?;
+        let mut keys: Vec<_> = turns.iter().map(|(key, ..)| key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let mut remembered = remembered.filter(|_| self.table.columns.iter().all(|column| is_exact(column.kind)));
+        let (mut stored, mut others) = (vec![], vec![]);
+        for key in keys {
+            match remembered.as_mut().and_then(|remembered| remembered.take(key)) {
+                Some(row) => stored.push((key.clone(), row)),
+                None => others.push(key.clone()),
+            }
+        }
+        if !others.is_empty() {
+            stored.extend(transaction.rows(Rows::Keys { table: self.table, keys: others }).await?);
+        }
         let mut rows = RowFold::<M>::of(self.table);
         load(&mut rows, &stored)?;
         for (key, raw, event) in &turns {
             project(&mut rows, key, raw, event)?;
         }
         let changes = rows.changes().map_err(|error| blame::<M>(&stored, &turns, error))?;
+        if let Some(remembered) = remembered {
+            // What has not changed is read again.
+            changes.upserts.iter().cloned().for_each(|(key, row)| remembered.put(key, row));
+        }
         if !(changes.upserts.is_empty() && changes.deletes.is_empty()) {
             transaction.write(changes).await?;
         }
         Ok(waiting)
     }
+}
+
+/// Whether what is read from a column is what was written, in every store and to the last digit.
+fn is_exact(kind: Kind) -> bool {
+    matches!(kind, Kind::Text | Kind::Integer | Kind::Bool | Kind::Uuid)
 }
 
 struct One<M> {

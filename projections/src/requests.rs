@@ -227,7 +227,7 @@ async fn try_run(store: &Store, follower: &dyn Follower, key: &str) -> Result<Tr
     for place in 0..stretch.events.len() {
         let (places, parked) = (place..place + 1, Parked::default());
         let part = Part { stretch: &stretch, places, shard: &shard, parked: &parked, only: Some(key) };
-        match follower.take(&mut *transaction, &part).await {
+        match follower.take(&mut *transaction, &part, None).await {
             Ok(_) => taken += 1,
             Err(failed) => {
                 error = Some(failed.to_string());

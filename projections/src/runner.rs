@@ -114,7 +114,7 @@ impl Runner {
         self.last(|options| options.shards = shards)
     }
 
-    /// How many events of the one named last are taken in together at most. Unless said: 1,000, and 5,000 while there is
+    /// How many events of the one named last are taken in together at most. Unless said: 1,000, and 10,000 while there is
     /// much to catch up with. More is faster then, and takes more memory.
     pub fn batch(self, events: usize) -> Self {
         self.last(|options| options.batch = Some(events.max(1)))

@@ -12,7 +12,8 @@ use eventstore_core::{
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
+    task::yield_now,
     time::{Instant, sleep},
 };
 use tracing::Instrument;
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     failed::{Blame, Failed},
-    follower::{Follower, Part},
+    follower::{Follower, Part, Remembered},
     letters::{self, Parked, Waiting, retry_at},
     measure, reshard,
     status::{State, Status},
@@ -55,7 +56,11 @@ pub(crate) struct Options {
 
 /// How many events are taken in together, of those that are read for all and when there is much to catch up with.
 const BATCH: usize = 1_000;
-const LARGE_BATCH: usize = 5_000;
+const LARGE_BATCH: usize = 10_000;
+/// How large what is read together may be.
+const LARGE_BYTES: usize = 8 << 20;
+/// How many events are decoded before others have their turn.
+const DECODED: usize = 250;
 
 impl Default for Options {
     fn default() -> Self {
@@ -125,10 +130,48 @@ struct Place {
     own: Option<Own>,
 }
 
-/// A reading of the log.
+/// A reading of the log, ahead of what is taken in.
 struct Own {
     head: Position,
+    stretches: mpsc::Receiver<Result<Stretch, StoreError>>,
+    /// What was written last. At the end of the log rows are read each time: who changes them by hand sees them taken as
+    /// they are.
+    remembered: Remembered,
+}
+
+/// Reads and decodes for one shard.
+struct Reading {
+    store: Store,
+    follower: Arc<dyn Follower>,
+    report: watch::Sender<Status>,
+    pace: watch::Receiver<Option<u64>>,
+    most: usize,
+    head: Position,
     events: BoxStream<'static, Result<Recorded<Raw>, StoreError>>,
+}
+
+impl Reading {
+    /// The next stretch, and whether there is more.
+    async fn next(&mut self, after: Position) -> Result<(Stretch, bool), StoreError> {
+        // A second's worth at most.
+        let size = pace(&self.report, &self.pace).map_or(self.most, |pace| self.most.min(pace as usize));
+        let (mut batch, mut bytes) = (Vec::with_capacity(size.min(BATCH)), 0);
+        while batch.len() < size
+            && bytes < LARGE_BYTES
+            && let Some(event) = self.events.try_next().await?
+        {
+            bytes += event.data.body.len();
+            batch.push(event);
+        }
+        let full = batch.len() == size || bytes >= LARGE_BYTES;
+        let stretch = Stretch::read(self.store.as_ref(), after, self.head, full, batch).await?;
+        let end = stretch.events.len();
+        for first in (0..end).step_by(DECODED) {
+            self.follower.decode(&stretch, first..end.min(first + DECODED));
+            yield_now().await;
+        }
+        Ok((stretch, full))
+    }
 }
 
 impl Work {
@@ -229,7 +272,10 @@ impl Work {
                 .await;
                 return Ok(failed?);
             }
-            After::Gone => Arc::new(self.read(place).await?),
+            After::Gone => match self.read(place).await? {
+                Some(stretch) => Arc::new(stretch),
+                None => return Ok(()),
+            },
         };
         let stretch = match place.until {
             Some(until) if until < stretch.until => Arc::new(stretch.up_to(self.store.as_ref(), until).await?),
@@ -264,31 +310,41 @@ impl Work {
         same.then_some(()).ok_or(Halt::Lost)
     }
 
-    /// Reads on by itself.
-    async fn read(&self, place: &mut Place) -> Result<Stretch, StoreError> {
-        let store = self.store.as_ref();
+    /// Reads on by itself; nothing if the reading has come to its end.
+    async fn read(&self, place: &mut Place) -> Result<Option<Stretch>, StoreError> {
         let own = match &mut place.own {
             Some(own) => own,
-            none => {
-                let read = Read { query: self.follower.query(), after: place.position, ..Read::default() };
-                let Events { head, events } = store.read(read).await?;
-                none.insert(Own { head, events })
-            }
+            none => none.insert(self.reading(place.position).await?),
         };
-        let size = self.options.batch.unwrap_or(LARGE_BATCH);
-        // A second's worth at most.
-        let size = self.pace().map_or(size, |pace| size.min(pace as usize));
-        let (head, mut batch) = (own.head, Vec::with_capacity(size.min(BATCH)));
-        while batch.len() < size
-            && let Some(event) = own.events.try_next().await?
-        {
-            batch.push(event);
-        }
-        let full = batch.len() == size;
-        if !full {
+        let stretch = own.stretches.recv().await.transpose()?;
+        if stretch.is_none() {
             place.own = None;
         }
-        Stretch::read(store, place.position, head, full, batch).await
+        Ok(stretch)
+    }
+
+    /// Reads from a position to where the log ends now, and decodes, while others are taken in.
+    async fn reading(&self, after: Position) -> Result<Own, StoreError> {
+        let read = Read { query: self.follower.query(), after, ..Read::default() };
+        let Events { head, events } = self.store.as_ref().read(read).await?;
+        let (store, follower) = (self.store.clone(), self.follower.clone());
+        let (report, pace, most) = (self.report.clone(), self.pace.clone(), self.options.batch.unwrap_or(LARGE_BATCH));
+        let mut reading = Reading { store, follower, report, pace, most, head, events };
+        let (send, stretches) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut after = Some(after);
+            while let Some(from) = after {
+                let next = tokio::select! {
+                    next = reading.next(from) => next,
+                    () = send.closed() => return,
+                };
+                after = next.as_ref().ok().and_then(|(stretch, full)| full.then_some(stretch.until));
+                if send.send(next.map(|(stretch, _)| stretch)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Own { head, stretches, remembered: Remembered::default() })
     }
 
     /// Takes a stretch in: all of it at once if that can be, and around whatever cannot be taken in.
@@ -343,8 +399,7 @@ impl Work {
 
     /// How many events this shard may take in in a second.
     fn pace(&self) -> Option<f64> {
-        let shards = self.report.borrow().shards.len().max(1);
-        self.pace.borrow().map(|pace| (pace as f64 / shards as f64).max(1.0))
+        pace(&self.report, &self.pace)
     }
 
     /// From now on, events of this key wait.
@@ -432,6 +487,7 @@ impl Work {
             // lost in a crash.
             transaction.rollback().await?;
             place.own = place.own.take().filter(|_| at.position > place.position);
+            place.own.iter_mut().for_each(|own| own.remembered = Remembered::default());
             place.position = at.position;
             return Ok(());
         }
@@ -439,7 +495,9 @@ impl Work {
             transaction.rollback().await?;
             return Err(forked.into());
         }
-        let waiting = match self.take(&mut transaction, &part).await {
+        // Until it is certain that they are in the table, nothing is known of the rows.
+        let mut remembered = place.own.as_mut().map(|own| std::mem::take(&mut own.remembered));
+        let waiting = match self.take(&mut transaction, &part, remembered.as_mut()).await {
             Ok(waiting) => waiting,
             Err(failed) => {
                 // If the connection is broken, it is not the event that is to blame.
@@ -458,6 +516,9 @@ impl Work {
             transaction.lazy();
         }
         transaction.commit().await?;
+        if let (Some(own), Some(remembered)) = (&mut place.own, remembered) {
+            own.remembered = remembered;
+        }
         for letter in letters {
             if let Some(waiting) = place.parked.get_mut(&letter.key) {
                 waiting.first = false;
@@ -474,8 +535,9 @@ impl Work {
         &self,
         transaction: &mut Box<dyn Transaction>,
         part: &Part<'_>,
+        remembered: Option<&mut Remembered>,
     ) -> Result<Vec<(String, usize)>, Failed> {
-        let taken = AssertUnwindSafe(self.follower.take(&mut **transaction, part)).catch_unwind().await;
+        let taken = AssertUnwindSafe(self.follower.take(&mut **transaction, part, remembered)).catch_unwind().await;
         let taken = taken.unwrap_or_else(|panic| Err(Failed::panicked(&*panic)));
         taken.map_err(|failed| self.by_policy(part, failed))
     }
@@ -568,13 +630,19 @@ impl Work {
         let part = Part { stretch, places, shard: &self.shard, parked: &Parked::default(), only: Some(key) };
         self.deliver(&part).await?;
         let (mut transaction, _) = self.open().await?;
-        if let Err(failed) = self.take(&mut transaction, &part).await {
+        if let Err(failed) = self.take(&mut transaction, &part, None).await {
             transaction.rollback().await?;
             return Err(failed.into());
         }
         transaction.write(letters::changes(&[], letters)?).await?;
         Ok(transaction.commit().await?)
     }
+}
+
+/// How many events one shard of those there are may take in in a second.
+fn pace(report: &watch::Sender<Status>, pace: &watch::Receiver<Option<u64>>) -> Option<f64> {
+    let shards = report.borrow().shards.len().max(1);
+    pace.borrow().map(|pace| (pace as f64 / shards as f64).max(1.0))
 }
 
 fn until(now: Timestamp, at: Timestamp) -> Duration {

@@ -3,6 +3,7 @@
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -75,6 +76,14 @@ impl Stretch {
 }
 
 impl<E: Event> Decoded<E> {
+    /// Reads those that were asked for, ahead of their turn.
+    pub(crate) fn decode(&self, stretch: &Stretch, places: Range<usize>) {
+        for place in places.filter(|place| E::NAMES.contains(&&*stretch.events[*place].data.name)) {
+            // What fails is told when it is asked for.
+            let _ = self.at(stretch, place);
+        }
+    }
+
     /// What the event at a place is read as: nothing, one event, or several.
     pub(crate) fn at(&self, stretch: &Stretch, place: usize) -> Result<&[Recorded<E>], Failed> {
         let (cell, raw) = (&self.0[place], &stretch.events[place]);

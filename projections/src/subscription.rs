@@ -1,6 +1,6 @@
 //! Hands events to whatever is outside of the store.
 
-use std::panic::AssertUnwindSafe;
+use std::{ops::Range, panic::AssertUnwindSafe};
 
 use async_trait::async_trait;
 use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, Transaction};
@@ -8,8 +8,9 @@ use futures::FutureExt;
 
 use crate::{
     failed::Failed,
-    follower::{Follower, Part},
+    follower::{Follower, Part, Remembered},
     projection::Turns,
+    stretch::Stretch,
 };
 
 /// Hands events to something outside of the store: a search index, another service, a mailbox. On every store.
@@ -84,7 +85,16 @@ impl<S: Subscription> Follower for Delivered<S> {
         handled.map_err(|failed| turns.blame(part, failed))
     }
 
-    async fn take(&self, _: &mut dyn Transaction, part: &Part<'_>) -> Result<Vec<(String, usize)>, Failed> {
+    fn decode(&self, stretch: &Stretch, places: Range<usize>) {
+        stretch.decoded::<S::Event>().decode(stretch, places);
+    }
+
+    async fn take(
+        &self,
+        _: &mut dyn Transaction,
+        part: &Part<'_>,
+        _: Option<&mut Remembered>,
+    ) -> Result<Vec<(String, usize)>, Failed> {
         let decoded = part.stretch.decoded::<S::Event>();
         Ok(Turns::of(part, &decoded, S::key)?.waiting)
     }

@@ -399,9 +399,11 @@ impl Projections {
         }
         let mut transaction = self.store.as_ref().begin().await?;
         transaction.lock_projection(name).await?;
-        if control::row(&mut *transaction, name).await?.as_ref() != rows.get(name) {
+        // Not another table that has got the name meanwhile, nor what readers were sent to.
+        let is = |row: Option<&Row>| row.map(|row| (row.state == "kept", row.promoted_at));
+        if is(control::row(&mut *transaction, name).await?.as_ref()) != is(rows.get(name)) {
             transaction.rollback().await?;
-            return refused("was changed meanwhile");
+            return refused("has changed places meanwhile");
         }
         self.clear(&mut *transaction, name).await?;
         transaction.write(control::delete(&PROJECTIONS, name)).await?;

@@ -2,7 +2,10 @@
 
 use std::{
     any::Any,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -85,6 +88,9 @@ pub struct Between {
     intruder: Mutex<Option<Intruder>>,
     after_read: Mutex<Option<Intruder>>,
     counts: Arc<Mutex<Counts>>,
+    /// Of so many commits one is not answered.
+    unanswered: Option<usize>,
+    commits: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -97,7 +103,8 @@ impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         let (intruder, after_read) = Default::default();
-        Self { inner: inner.clone(), gate, intruder, after_read, counts: Arc::default() }
+        let (counts, commits) = Default::default();
+        Self { inner: inner.clone(), gate, intruder, after_read, counts, unanswered: None, commits }
     }
 
     pub fn gated(self, gate: &Arc<Semaphore>) -> Self {
@@ -118,6 +125,11 @@ impl Between {
     ) -> Self {
         let intruder: Intruder = Box::new(move |store| Box::pin(intruder(store)));
         Self { after_read: Mutex::new(Some(intruder)), ..self }
+    }
+
+    /// Nobody hears of every so many-th commit, by turns of one that was done and of one that was not.
+    pub fn unanswered(self, every: usize) -> Self {
+        Self { unanswered: Some(every), ..self }
     }
 
     pub fn counts(&self) -> Arc<Mutex<Counts>> {
@@ -158,7 +170,8 @@ impl EventStore for Between {
         self.inner.appended(after).await
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        Ok(Box::new(Counted { inner: self.inner.begin().await?, counts: self.counts.clone() }))
+        let (inner, counts, commits) = (self.inner.begin().await?, self.counts.clone(), self.commits.clone());
+        Ok(Box::new(Counted { inner, counts, unanswered: self.unanswered, commits }))
     }
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.inner.doctor().await
@@ -203,6 +216,8 @@ impl Tables for Between {
 struct Counted {
     inner: Box<dyn Transaction>,
     counts: Arc<Mutex<Counts>>,
+    unanswered: Option<usize>,
+    commits: Arc<AtomicUsize>,
 }
 
 #[async_trait::async_trait]
@@ -256,7 +271,17 @@ impl Transaction for Counted {
         self.inner.connection()
     }
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        self.inner.commit().await
+        let before = self.commits.fetch_add(1, Ordering::SeqCst);
+        match self.unanswered {
+            Some(every) if before % every == every - 1 => {
+                match before / every % 2 {
+                    0 => self.inner.commit().await?,
+                    _ => self.inner.rollback().await?,
+                }
+                Err(StoreError::Unknown("nobody has heard".into()))
+            }
+            _ => self.inner.commit().await,
+        }
     }
     async fn rollback(self: Box<Self>) -> Result<(), StoreError> {
         self.inner.rollback().await
