@@ -512,6 +512,7 @@ class Report:
             self.violations.append({"id": promise, "what": what, "evidence": evidence})
 
     def note(self, text):
+        text = " ".join(text.split())
         if text not in self.notes:
             self.notes.append(text)
 
