@@ -512,6 +512,7 @@ class Report:
             self.violations.append({"id": promise, "what": what, "evidence": evidence})
 
     def note(self, text):
+        text = " ".join(text.split())
         if text not in self.notes:
             self.notes.append(text)
 
@@ -1520,8 +1521,11 @@ class Check:
                     )
             if kind == "head":
                 continue
-            events, rule = log.of_stream(stream), "T1" if at is not None else "N1"
+            events, rule = log.of_stream(stream), "N1" if at is None else "T1"
             report.rules[rule] += 1
+            asked = at if kind == "load_version" else None
+            if asked is not None:
+                at = None
             last = self.log.by_position.get(at) if at is not None else None
             if at is not None and (last is None or not self.begun_before(last, read["t"])):
                 # It asked for what was not there yet.
@@ -1538,16 +1542,17 @@ class Check:
                 if not self.lost_after(read["t"]):
                     report.violation(rule, "a state of more events than there are", **evidence, events=len(events))
                 continue
-            if kind in NOW and began is not None:
+            if asked is not None and version > asked:
+                report.violation(rule, "a state as of a version has another version", **evidence)
+                continue
+            if (kind in NOW or asked is not None) and began is not None:
                 times, versions = self.acknowledged.get(stream, ((), ()))
                 known = bisect.bisect_left(times, began)
+                known = versions[known - 1] if known else 0
                 report.rules["N1 fresh"] += 1
-                if known and versions[known - 1] > version:
+                if version < (known if asked is None else min(known, asked)):
                     report.violation(
-                        "N1",
-                        "a load does not have what was acknowledged before it",
-                        **evidence,
-                        acknowledged=versions[known - 1],
+                        rule, "a load does not have what was acknowledged before it", **evidence, acknowledged=known
                     )
             if not is_account(stream):
                 continue

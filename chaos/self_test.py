@@ -141,6 +141,8 @@ class Made:
         self.read("load_at", "account-1", {"open": True, "owner": "Ann", "balance": 70, "events": 3}, 3, at=4)
         self.read("row_at", "account-2", {"owner": None, "balance": 23, "events": 3}, None, at=8)
         self.read("row_at", "account-2", None, None, at=2)
+        self.read("load_version", "account-1", {"owner": "Ann", "balance": 70, "events": 3}, 3, at=3)
+        self.read("load_version", "account-1", {"owner": "Ann", "balance": 55, "events": 5}, 5, at=9)
         self.read("head", "account-2", None, None, position=13)
         return self
 
@@ -679,6 +681,10 @@ class SelfTest(unittest.TestCase):
         made = Made().everything()
         made.read("load_at", "account-1", {"balance": 65, "events": 4}, 4, at=4)
         self.broken(made.seal(), "T1")
+        for version, balance in ((2, 100), (4, 65)):
+            made = Made().everything()
+            made.read("load_version", "account-1", {"balance": balance, "events": version}, version, at=3)
+            self.broken(made.seal(), "T1")
         made = Made().everything()
         made.read("row_at", "account-2", {"owner": None, "balance": 12, "events": 2}, None, at=8)
         self.broken(made.seal(), "T1")
