@@ -307,7 +307,7 @@ class Postgres:
         """Checkpoints, dead letters and rows as of one moment; of large tables those whose keys hash to `prefix`."""
         wanted = ", ".join(literal(name) for name in LOOKED_AT)
         tables = self.run(
-            f"""SELECT json_build_array(n.nspname, c.relname, pg_relation_size(c.oid),
+            f"""SELECT json_build_array(n.nspname, c.relname, coalesce(pg_relation_size(c.oid), 0),
                                         array_agg(a.attname ORDER BY a.attnum))
                   FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
                   JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -479,7 +479,8 @@ def observe(folder, every=0.5):
                 to.write(json.dumps(seen, separators=(",", ":")) + "\n")
                 to.flush()
                 looks, said = looks + 1, None
-            except (Away, OSError, ValueError, KeyError) as error:
+            except Exception as error:
+                # Whatever it is, the next look may succeed; that there are too few of them, the check says.
                 if str(error) != said:
                     print(f"observe: {error}", file=sys.stderr, flush=True)
                 said = str(error)
@@ -565,6 +566,8 @@ COMMAND = re.compile(rb'"\$commandId":"([0-9a-fA-F-]{32,36})"')
 TIMELINE, WHEN = re.compile(rb'"timeline":"([0-9A-F]+)"'), re.compile(rb'"t":([0-9]{12,})')
 
 
+UNSEEN = 60_000_000
+"""After so many microseconds without an observation, somebody has not looked who should have."""
 NOW = ("load", "snapshot", "head")
 """Reads of what is there now; others are of what was there."""
 
@@ -1280,15 +1283,18 @@ class Check:
         else:
             looks = lines_of(path, self.report)
         self.owners, self.steady, self.verified = defaultdict(list), True, {}
-        clock = None
+        clock, last = None, self.run.get("started")
         for number, seen in looks:
             count += 1
+            self.unseen(last, seen["t"])
+            last = seen["t"]
             if clock and "mono" in seen and (seen["t"] - seen["mono"]) - clock < -2_000:
                 self.steady = False
                 self.report.note("the clock was set back during the run: nothing is compared by time")
             clock = seen["t"] - seen["mono"] if "mono" in seen else clock
             self.observation(seen, before, deliveries, f"observed.jsonl:{number}")
             before = seen
+        self.unseen(last, self.run.get("faults_ended"))
         self.report.checked["observations"] = count
         if not count:
             self.nothing("there are no observations: nothing was checked")
@@ -1299,6 +1305,10 @@ class Check:
             if name not in self.last["models"]:
                 self.nothing("there is no table of a read model", model=name)
         return count
+
+    def unseen(self, after, until):
+        if after and until and until - after > UNSEEN:
+            self.nothing("for a minute nothing was observed", after=after, until=until)
 
     def observation(self, seen, before, deliveries, where):
         report = self.report

@@ -733,6 +733,9 @@ class SelfTest(unittest.TestCase):
             made = self.whole()
             setattr(made, name, None)
             self.broken(made, "checked")
+        made = self.whole()
+        made.run.update(started=made.observed[0]["t"] - 9, faults_ended=made.observed[-1]["t"] + 60_000_001)
+        self.broken(made, "checked")
         for name in ("clients", "subscribers"):
             made = self.whole()
             setattr(made, name, {"c1": []})
