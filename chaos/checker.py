@@ -4,6 +4,7 @@
     checker.py observe DIR          while a run goes on: looks at checkpoints and rows, twice a second
     checker.py check DIR [--json]   afterwards: everything; writes DIR/report.json; ends with 1 if a promise was
                                     broken, with 2 if that cannot be said
+    checker.py write DIR DOCUMENT   puts what a check has come to between the marks of docs/proof.md
     checker.py self-test            breaks each promise in a small made-up run, and expects to be told
 
 It shares no code with the framework: it knows the tables, what the clients wrote (`DIR/clients`, `DIR/subscribers`),
@@ -517,14 +518,12 @@ class Report:
             self.notes.append(text)
 
     def json(self):
-        more = [
-            {"id": promise, "what": what, "times": times}
-            for (promise, what), times in self.kinds.items()
-            if times > self.shown[promise, what]
-        ]
+        broken = [{"id": promise, "what": what, "times": times} for (promise, what), times in self.kinds.items()]
+        started, ended = self.run.get("started"), self.run.get("faults_ended")
         return {
             "violations": self.violations,
-            "more": more,
+            "broken": broken,
+            "faults_seconds": round((ended - started) / 1e6) if started and ended else None,
             "checked": dict(self.checked),
             "rules": dict(sorted(self.rules.items())),
             "faults": dict(sorted(self.faults.items())),
@@ -1846,6 +1845,48 @@ def check(folder, as_json=False, to=sys.stdout):
     return report
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# write: a report for people, in a document
+# ---------------------------------------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
+
+
+def markdown(report):
+    def listed(counts):
+        return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+    seconds = report.get("faults_seconds")
+    faults = sum(report["faults"].values())
+    lasting = f" in {seconds:,} seconds" if seconds else ""
+    broken = sum(one["times"] for one in report["broken"])
+    said = "no promise was broken" if not broken else f"{broken} violations"
+    head = (
+        f"Seed {report['seed']}, profile {report['profile']}, {report['store']}: {faults:,} faults{lasting}, {said}. "
+    )
+    settled = report["settled_ms"]
+    head += f"Everything was at the end of the log {settled:,} ms after the last one." if settled is not None else ""
+    rows = [("checked", listed(report["checked"])), ("faults", listed(report["faults"]))]
+    if report["recovered_ms"]:
+        longest = {kind: f"{ms['longest']:,} ms" for kind, ms in report["recovered_ms"].items()}
+        rows.append(("longest until events were recorded again", ", ".join(f"{k} {ms}" for k, ms in longest.items())))
+    rows.append(("comparisons by rule", listed(report["rules"])))
+    rows += [(f"**broken: {one['id']}**", f"{one['what']}: {one['times']:,} times") for one in report["broken"]]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"{head}\n\n| | |\n|---|---|\n{table}\n"
+
+
+def write(folder, path):
+    """Puts what a run has come to between the marks of a document."""
+    with open(os.path.join(folder, "report.json"), encoding="utf-8") as file:
+        report = json.load(file)
+    with open(path, encoding="utf-8") as file:
+        before, rest = file.read().split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{before}{BEGIN}\n{markdown(report)}{END}{after}")
+
+
 def main(arguments):
     if len(arguments) == 2 and arguments[0] == "observe":
         return observe(arguments[1])
@@ -1856,6 +1897,9 @@ def main(arguments):
             # Not 1: that a rule could not be applied is no violation, and no proof either.
             traceback.print_exc()
             return 2
+    if len(arguments) == 3 and arguments[0] == "write":
+        write(*arguments[1:])
+        return 0
     if arguments == ["self-test"]:
         import self_test
 

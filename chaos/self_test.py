@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from checker import MODELS, check, escaped, slot, xxh3_64
+from checker import BEGIN, END, MODELS, check, escaped, slot, write, xxh3_64
 
 
 class Made:
@@ -262,6 +262,28 @@ class SelfTest(unittest.TestCase):
         report = made.found()
         self.assertEqual(sorted({one["id"] for one in report.violations}), sorted(promises), report.text())
         return report
+
+    def test_a_report_is_put_between_its_marks(self):
+        for made, said in (
+            (self.whole(), "no promise was broken"),
+            (self.whole(), "**broken: A2** | of a transaction"),
+        ):
+            if "A2" in said:
+                made.business.clear()
+            with tempfile.TemporaryDirectory() as folder:
+                made.write(folder)
+                check(folder, to=io.StringIO())
+                document = os.path.join(folder, "proof.md")
+                with open(document, "w", encoding="utf-8") as file:
+                    file.write(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+                write(folder, document)
+                with open(document, encoding="utf-8") as file:
+                    text = file.read()
+            self.assertTrue(
+                text.startswith(f"before\n{BEGIN}\nSeed 7, profile smoke") and text.endswith(f"{END}\nafter\n")
+            )
+            self.assertIn(said, text)
+            self.assertIn("| faults | kill 1 |", text)
 
     def test_xxh3_is_that_of_the_specification(self):
         golden = {
