@@ -8,10 +8,12 @@ use std::{
     fmt, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    pin::pin,
     process::Stdio,
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
@@ -38,6 +40,9 @@ pub struct Options {
     /// For how many seconds there are faults, all runs of a bug together.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// How many are built or run at the same time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
     /// Not the runs without a bug, which are to find nothing.
     #[arg(long)]
     no_honest: bool,
@@ -82,21 +87,31 @@ pub async fn mutants(options: &Options) -> Result<bool, Error> {
         let names: Vec<_> = all.iter().map(|mutant| &*mutant.name).collect();
         return Err(format!("there is no mutant `{unknown}`; there are {}", names.join(", ")).into());
     }
-    let wanted = |mutant: &Mutant| options.names.is_empty() || options.names.contains(&mutant.name);
+    let wanted = |mutant: &&Mutant| options.names.is_empty() || options.names.contains(&mutant.name);
+    let honest = (!options.no_honest).then_some(None);
     let tree = Tree::new().await?;
-    let mut good = true;
-    if !options.no_honest {
-        let seen = tree.see(None, options).await;
-        println!("| (none) | | | {seen} |");
-        good = matches!(seen, Seen::Nothing { .. });
-    }
-    let mut rows = BTreeMap::new();
-    for mutant in all.iter().filter(|mutant| wanted(mutant)) {
-        let seen = tree.see(Some(mutant), options).await;
+    // One is built after the other, while those before run.
+    let built = stream::iter(honest.into_iter().chain(all.iter().filter(wanted).map(Some)));
+    let built = built.then(async |mutant| (mutant, tree.plant(mutant).await));
+    let seen = built.map(async |(mutant, built)| {
+        let seen = match built {
+            Ok(program) => see(&program, mutant, options).await,
+            Err(error) => Err(error),
+        };
+        (mutant, seen.unwrap_or_else(|error| Seen::Failed(error.to_string())))
+    });
+    let mut seen = pin!(seen.buffer_unordered(options.jobs.max(1)));
+    let (mut good, mut rows) = (true, BTreeMap::new());
+    while let Some((mutant, seen)) = seen.next().await {
+        let Some(Mutant { name, breaks, expected, .. }) = mutant else {
+            println!("| none | | nothing | {seen} |");
+            good &= matches!(seen, Seen::Nothing { .. });
+            continue;
+        };
         good &= matches!(seen, Seen::Caught { .. });
-        let row = format!("| {} | {} | {} | {seen} |", mutant.name, mutant.breaks, mutant.expected);
+        let row = format!("| {name} | {breaks} | {expected} | {seen} |");
         println!("{row}");
-        rows.insert(mutant.name.clone(), row);
+        rows.insert(name.clone(), row);
         if options.write {
             write(&rows, &all)?;
         }
@@ -180,31 +195,18 @@ impl Tree {
         self.done(&format!("git {}", arguments.join(" ")), done.success())
     }
 
-    /// Plants a bug, or none, and runs what that makes until something is found.
-    async fn see(&self, mutant: Option<&Mutant>, options: &Options) -> Seen {
-        let tried = async {
-            if let Some(Mutant { patch, .. }) = mutant {
-                self.git(&["apply", &patch.display().to_string()]).await?;
-            }
-            let begun = Instant::now();
-            let program = self.build().await?;
-            eprintln!("{}: built in {} s", mutant.map_or("none", |mutant| &mutant.name), begun.elapsed().as_secs());
-            let name = mutant.map(|mutant| &*mutant.name);
-            let (mut seconds, mut seed) = (0, options.seed);
-            while seconds < options.seconds {
-                let faults = RUN.min(options.seconds - seconds);
-                if let Some((found, after)) = run(&program, name, seed, faults).await? {
-                    return Ok(Seen::Caught { found, seconds: seconds + after, seed });
-                }
-                (seconds, seed) = (seconds + faults, seed + 1);
-            }
-            Ok(Seen::Nothing { seconds })
-        };
-        let seen = tried.await.unwrap_or_else(|error: Error| Seen::Failed(error.to_string()));
-        match self.git(&["checkout", "--quiet", "--force", "."]).await {
-            Ok(()) => seen,
-            Err(error) => Seen::Failed(error.to_string()),
+    /// Builds the program with a bug, or none, and gives where it is.
+    async fn plant(&self, mutant: Option<&Mutant>) -> Result<PathBuf, Error> {
+        if let Some(Mutant { patch, .. }) = mutant {
+            self.git(&["apply", &patch.display().to_string()]).await?;
         }
+        let built = self.build().await;
+        self.git(&["checkout", "--quiet", "--force", "."]).await?;
+        let programs = self.target.join("planted");
+        fs::create_dir_all(&programs)?;
+        let program = programs.join(mutant.map_or("none", |mutant| &mutant.name));
+        fs::copy(built?, &program)?;
+        Ok(program)
     }
 
     async fn build(&self) -> Result<PathBuf, Error> {
@@ -218,6 +220,20 @@ impl Tree {
         self.done("cargo build", built.status.success())?;
         Ok(self.target.join("debug/chaos"))
     }
+}
+
+/// Runs a program until something is found.
+async fn see(program: &Path, mutant: Option<&Mutant>, options: &Options) -> Result<Seen, Error> {
+    let name = mutant.map(|mutant| &*mutant.name);
+    let (mut seconds, mut seed) = (0, options.seed);
+    while seconds < options.seconds {
+        let faults = RUN.min(options.seconds - seconds);
+        if let Some((found, after)) = run(program, name, seed, faults).await? {
+            return Ok(Seen::Caught { found, seconds: seconds + after, seed });
+        }
+        (seconds, seed) = (seconds + faults, seed + 1);
+    }
+    Ok(Seen::Nothing { seconds })
 }
 
 /// What is of interest in `report.json`.

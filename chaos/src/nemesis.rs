@@ -235,9 +235,12 @@ impl Nemesis {
             process.thaw(true).await?;
         }
         let _ = std::fs::remove_file(domain::poison(&self.world.folder));
-        for asked in std::mem::take(&mut self.asked) {
-            asked.abort();
-            let _ = asked.await;
+        // Somebody who puts a table in place and is gone in the middle of it holds its shards for a minute: not that.
+        for mut asked in std::mem::take(&mut self.asked) {
+            if timeout(RECOVERY, &mut asked).await.is_err() {
+                asked.abort();
+                let _ = asked.await;
+            }
         }
         if let Some(cluster) = &self.cluster {
             cluster.execute("ALTER ROLE postgres RESET ALL").await?;

@@ -32,6 +32,8 @@ impl Process {
         let mut command = Command::new(&self.program);
         command.arg("worker").arg(&self.folder).arg(&self.name).arg(self.starts.to_string());
         command.stdin(Stdio::piped()).stdout(said.try_clone()?).stderr(said).kill_on_drop(true);
+        // What a terminal sends is for the one that started it.
+        command.process_group(0);
         self.child = Some(command.spawn()?);
         self.starts += 1;
         Ok(())

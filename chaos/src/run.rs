@@ -163,7 +163,7 @@ fn folder(options: &Options) -> Result<PathBuf, Error> {
 fn checker(what: &str, folder: &Path) -> Command {
     let mut python = Command::new("python3");
     python.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("checker.py")).arg(what).arg(folder);
-    python.kill_on_drop(true).stdin(Stdio::null());
+    python.kill_on_drop(true).stdin(Stdio::null()).process_group(0);
     python
 }
 

@@ -78,8 +78,19 @@ impl Cluster {
         self.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
             .await?;
         self.lead('a')?;
+        self.watch()?;
         self.start().await?;
         Ok(self.small)
+    }
+
+    /// Ends the servers when this process has ended, however that came.
+    fn watch(&self) -> Result<(), Error> {
+        const WATCH: &str = "while kill -0 $0 2>/dev/null; do sleep 2; done
+            for server in \"$1\"/pg/*/data/postmaster.pid; do kill -QUIT $(head -n 1 \"$server\"); done 2>/dev/null";
+        let mut watch = Command::new("sh");
+        watch.args(["-c", WATCH, &std::process::id().to_string()]).arg(&self.folder).process_group(0);
+        watch.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        Ok(())
     }
 
     /// Where the socket of a server is; its data is below.
