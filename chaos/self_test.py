@@ -204,7 +204,7 @@ class Made:
             "models": self.rows(position, parked),
             "letters": letters,
         }
-        return {"t": self.now(), "mono": self.t, "server": "one", "timeline": "00000001", **seen, **more}
+        return {"t": self.now(), "server": "one", "timeline": "00000001", **seen, **more}
 
     def seal(self):
         for event in self.log:
