@@ -1,0 +1,597 @@
+//! One client: one operation after the other, each written down before it is asked for and when it is answered.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use eventstore::{
+    Appended, CommandError, Decider, Expected, Id, Position, Store, StoreError, StreamId, Tx, Version, Written,
+    event_id,
+    sqlx::{self, AssertSqlSafe, PgConnection, SqliteConnection},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use crate::{
+    domain::{Account, AccountEvent, Balance, Course, Deposit, PlainAccount, Reserve, Student, Withdraw},
+    log::{self, Lines, now},
+    run::Log,
+    world::{Dice, World},
+};
+
+/// How many accounts everybody writes to.
+const ACCOUNTS: u64 = 300;
+/// How often all processes try the same command at once.
+const TWINS: u64 = 250_000;
+
+/// What is to be appended to one stream.
+#[derive(Clone, Serialize, Deserialize)]
+struct Part {
+    stream: String,
+    /// `any`, `none`, `exists`, a version; null where a rule decides.
+    expected: Json,
+    events: Vec<Planned>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Planned {
+    id: Uuid,
+    #[serde(rename = "type")]
+    name: String,
+    data: Json,
+}
+
+/// An operation, as it is written down: with all that is needed to ask for it again, also after a kill.
+#[derive(Clone, Serialize, Deserialize)]
+struct Operation {
+    op: Uuid,
+    kind: String,
+    streams: Vec<Part>,
+    /// Of a dropped one: after how many polls, or microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    polls: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    micros: Option<u64>,
+    /// Of a command: `deposit`, `withdraw`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    course: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    student: Option<String>,
+    /// Of a transaction: what the row in `business` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount: Option<i64>,
+    /// Of a transaction: whether the row is written before the events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row_first: Option<bool>,
+}
+
+enum Outcome {
+    Stored {
+        first: u64,
+        last: u64,
+        streams: BTreeMap<String, u64>,
+        repeated: Option<bool>,
+        state: Json,
+    },
+    /// For good.
+    Rejected {
+        error: String,
+        why: &'static str,
+        conflict: Json,
+    },
+    /// The store says that this attempt has recorded nothing.
+    Refused(String),
+    Unknown(String),
+}
+
+impl From<Written> for Outcome {
+    fn from(written: Written) -> Self {
+        let streams = written.streams.into_iter().map(|(stream, version)| (stream.as_str().to_owned(), version.0));
+        let (first, last, repeated) = (written.first.0, written.last.0, Some(written.replayed));
+        Self::Stored { first, last, streams: streams.collect(), repeated, state: Json::Null }
+    }
+}
+
+impl From<StoreError> for Outcome {
+    fn from(error: StoreError) -> Self {
+        let text = said(&error);
+        match error {
+            StoreError::Conflict(conflict) => {
+                let expected = match conflict.expected {
+                    Expected::Any => json!("any"),
+                    Expected::Exists => json!("exists"),
+                    Expected::Version(version) => json!(version.0),
+                };
+                let (stream, actual) = (conflict.stream.as_str(), conflict.actual.0);
+                let conflict = json!({ "stream": stream, "expected": expected, "actual": actual });
+                Self::Rejected { error: text, why: "conflict", conflict }
+            }
+            StoreError::Duplicate { .. } | StoreError::Reused { .. } | StoreError::Invalid(_) => {
+                Self::Rejected { error: text, why: "invalid", conflict: Json::Null }
+            }
+            StoreError::Busy(_) | StoreError::Unavailable(_) => Self::Refused(text),
+            _ => Self::Unknown(text),
+        }
+    }
+}
+
+/// An error with all that is below it.
+fn said(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(error) = below {
+        text = format!("{text}: {error}");
+        below = error.source();
+    }
+    text
+}
+
+fn answered<S: Decider>(answer: Result<Appended<S>, CommandError<S::Error>>, state: impl Fn(&S) -> Json) -> Outcome {
+    match answer {
+        Ok(done) => {
+            let first = done.events.first().map_or(done.position.0, |event| event.position.0);
+            let version = done.events.last().map_or(done.version.0, |event| event.version.0);
+            let streams = [(done.stream.as_str().to_owned(), version)].into();
+            Outcome::Stored { first, last: done.position.0, streams, repeated: None, state: state(&done.state) }
+        }
+        Err(CommandError::Rejected(refusal)) => {
+            Outcome::Rejected { error: refusal.to_string(), why: "rule", conflict: Json::Null }
+        }
+        Err(CommandError::Conflict(conflict)) => StoreError::from(conflict).into(),
+        Err(CommandError::Store(error)) => error.into(),
+    }
+}
+
+/// One client, with its file.
+pub struct Client {
+    world: World,
+    store: Store,
+    lines: Lines,
+    dice: Dice,
+    /// What the one before was killed in the middle of.
+    left: Option<(Operation, u64)>,
+    /// How far it has seen.
+    head: Position,
+}
+
+impl Client {
+    pub fn open(world: &World, store: &Store, name: &str, run: u64) -> io::Result<Self> {
+        let path = world.folder.join("clients").join(format!("{name}.jsonl"));
+        let mut left = None;
+        for line in log::tail(&path)? {
+            match line["phase"].as_str() {
+                Some("invoked") => {
+                    let attempt = line["attempt"].as_u64().unwrap_or(1);
+                    left = serde_json::from_value::<Operation>(line).ok().map(|operation| (operation, attempt));
+                }
+                Some("stored" | "rejected" | "given up") => left = None,
+                _ => {}
+            }
+        }
+        let dice = Dice::named(world.seed, &format!("{name} {run}"));
+        let (world, store, lines) = (world.clone(), store.clone(), Lines::open(&path)?);
+        Ok(Self { world, store, lines, dice, left, head: Position(0) })
+    }
+
+    fn over(&self) -> bool {
+        self.world.quiet().exists()
+    }
+
+    /// One operation after the other, at its pace.
+    pub async fn run(mut self) {
+        if let Some((operation, attempts)) = self.left.take() {
+            self.settle(operation, attempts).await;
+        }
+        let mut due = Instant::now();
+        while !self.over() {
+            let Some(operation) = self.plan().await else {
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let events: usize = operation.streams.iter().map(|part| part.events.len()).sum();
+            self.settle(operation, 0).await;
+            due = due.max(Instant::now() - Duration::from_secs(2))
+                + Duration::from_secs_f64(events as f64 / self.world.rate);
+            tokio::time::sleep_until(due.into()).await;
+        }
+    }
+
+    /// The same commands as in all other processes, at the same moments.
+    pub async fn twin(mut self) {
+        if let Some((operation, attempts)) = self.left.take() {
+            self.settle(operation, attempts).await;
+        }
+        while !self.over() {
+            let tick = now() / TWINS + 1;
+            sleep(Duration::from_micros(tick * TWINS - now().min(tick * TWINS))).await;
+            let mut dice = Dice(self.world.seed ^ tick);
+            let (account, amount) = (format!("t{}", dice.roll(10)), 1 + dice.roll(100) as i64);
+            let (kind, event) = match dice.roll(3) {
+                0 => ("withdraw", AccountEvent::Withdrawn { amount }),
+                _ => ("deposit", AccountEvent::Deposited { amount }),
+            };
+            let op = Uuid::new_v5(&Uuid::from_u128(u128::from(self.world.seed)), &tick.to_be_bytes());
+            let mut operation = Operation::new("command", op);
+            operation.part(&account, Json::Null, [event]);
+            operation.command = Some(kind.into());
+            self.settle(operation, 0).await;
+        }
+    }
+
+    /// Asks until it is known.
+    async fn settle(&mut self, operation: Operation, attempts: u64) {
+        let (op, mut unsure) = (operation.op, attempts > 0);
+        for attempt in attempts + 1.. {
+            let mut line = serde_json::to_value(&operation).expect("JSON of our own");
+            line["t"] = json!(now());
+            line["phase"] = json!("invoked");
+            line["attempt"] = json!(attempt);
+            self.lines.write(&line);
+            let outcome = self.ask(&operation, attempt).await;
+            let t = now();
+            match outcome {
+                Outcome::Stored { first, last, streams, repeated, state } => {
+                    self.head = self.head.max(Position(last));
+                    return self.lines.write(&json!({
+                        "t": t, "op": op, "phase": "stored", "attempt": attempt, "first": first, "last": last,
+                        "streams": streams, "repeated": repeated, "state": state,
+                    }));
+                }
+                Outcome::Rejected { error, why, conflict } => {
+                    return self.lines.write(&json!({
+                        "t": t, "op": op, "phase": "rejected", "attempt": attempt, "error": error, "why": why,
+                        "conflict": conflict,
+                    }));
+                }
+                Outcome::Refused(error) => {
+                    let line = json!({ "t": t, "op": op, "phase": "refused", "attempt": attempt, "error": error });
+                    self.lines.write(&line);
+                    // Nothing was recorded, says the store: then nobody need ask again.
+                    if !unsure && self.dice.roll(3) == 0 {
+                        return self.lines.write(&json!({ "t": t, "op": op, "phase": "given up" }));
+                    }
+                }
+                Outcome::Unknown(error) => {
+                    unsure = true;
+                    let line = json!({ "t": t, "op": op, "phase": "unknown", "attempt": attempt, "error": error });
+                    self.lines.write(&line);
+                    // Some never ask again.
+                    if operation.kind == "dropped" && self.dice.roll(2) == 0 {
+                        return self.lines.write(&json!({ "t": t, "op": op, "phase": "given up" }));
+                    }
+                }
+            }
+            sleep(Duration::from_millis(5 + self.dice.roll(100))).await;
+        }
+    }
+
+    async fn ask(&mut self, operation: &Operation, attempt: u64) -> Outcome {
+        match &*operation.kind {
+            "command" => self.command(operation).await,
+            "reserve" => {
+                let course = Id::<Course>::from(operation.course.clone().unwrap_or_default());
+                let student = Id::<Student>::from(operation.student.clone().unwrap_or_default());
+                answered(self.store.execute((course, student), Reserve).command_id(operation.op).await, |_| Json::Null)
+            }
+            "transaction" => self.transaction(operation).await.map_or_else(|outcome| outcome, Outcome::from),
+            "dropped" if attempt == 1 => {
+                let asked = Box::pin(append(&self.store, operation));
+                let done = match (operation.polls, operation.micros) {
+                    (Some(polls), _) => polled(asked, polls).await,
+                    (None, micros) => timeout(Duration::from_micros(micros.unwrap_or(0)), asked).await.ok(),
+                };
+                match done {
+                    Some(done) => done.map_or_else(Outcome::from, Outcome::from),
+                    None => Outcome::Unknown("dropped".into()),
+                }
+            }
+            _ => append(&self.store, operation).await.map_or_else(Outcome::from, Outcome::from),
+        }
+    }
+
+    async fn command(&self, operation: &Operation) -> Outcome {
+        let part = &operation.streams[0];
+        let account = Id::<Account>::from(part.stream.trim_start_matches("account-"));
+        let amount = part.events[0].data["amount"].as_i64().unwrap_or(0);
+        let state = |account: &Account| json!({ "balance": account.balance, "events": account.events });
+        match operation.command.as_deref() {
+            Some("withdraw") => {
+                let command = self.store.execute(&account, Withdraw { amount }).retries(20).command_id(operation.op);
+                answered(command.await, state)
+            }
+            _ => {
+                let command = self.store.execute(&account, Deposit { amount }).retries(20).command_id(operation.op);
+                answered(command.await, state)
+            }
+        }
+    }
+
+    /// A row of one's own and events: both, or neither.
+    async fn transaction(&self, operation: &Operation) -> Result<Written, Outcome> {
+        let tx = self.store.begin().await?;
+        let row_first = operation.row_first.unwrap_or(true);
+        if row_first {
+            self.business(&tx, operation).await?;
+        }
+        let written = append(&tx, operation).await?;
+        if !row_first {
+            self.business(&tx, operation).await?;
+        }
+        tx.commit().await?;
+        Ok(written)
+    }
+
+    async fn business(&self, tx: &Tx, operation: &Operation) -> Result<(), Outcome> {
+        let insert = match self.world.store {
+            Log::Postgres => "VALUES ($1::uuid, $2)",
+            Log::Sqlite => "VALUES ($1, $2)",
+        };
+        let insert = format!("INSERT INTO {} {insert} ON CONFLICT (op) DO NOTHING", self.world.table("business"));
+        let (op, amount) = (operation.op.to_string(), operation.amount);
+        let done = match self.world.store {
+            Log::Postgres => {
+                let insert = sqlx::query(AssertSqlSafe(insert)).bind(op).bind(amount);
+                insert.execute(&mut *tx.connection::<PgConnection>().await?).await.map(drop)
+            }
+            Log::Sqlite => {
+                let insert = sqlx::query(AssertSqlSafe(insert)).bind(op).bind(amount);
+                insert.execute(&mut *tx.connection::<SqliteConnection>().await?).await.map(drop)
+            }
+        };
+        // Not committed yet, and never will be.
+        done.map_err(|error| Outcome::Refused(said(&error)))
+    }
+
+    /// What to do next; nothing, if what has to be known first cannot be read.
+    async fn plan(&mut self) -> Option<Operation> {
+        let op = Uuid::now_v7();
+        let account = self.account();
+        Some(match self.dice.roll(100) {
+            0..25 => {
+                let mut any = Operation::new("any", op);
+                any.part(&account, json!("any"), self.deposits(6));
+                any
+            }
+            25..42 => {
+                let loaded = self.store.load(Id::<Account>::from(&*account)).await.ok()?;
+                let mut exact = Operation::new("exact", op);
+                let events = match self.dice.roll(6) {
+                    0 if loaded.open && loaded.balance > 0 => {
+                        vec![AccountEvent::Withdrawn { amount: loaded.balance }, AccountEvent::Closed]
+                    }
+                    1 | 2 if !loaded.open => {
+                        let mut events = vec![self.opened()];
+                        events.append(&mut self.deposits(3));
+                        events
+                    }
+                    _ => self.deposits(5),
+                };
+                exact.part(&account, json!(loaded.version.0), events);
+                exact
+            }
+            42..50 => {
+                // All that come by at about the same time want to begin it.
+                let account = format!("n{}", now() / 400_000 * 3 + self.dice.roll(3));
+                let mut none = Operation::new("none", op);
+                let mut events = vec![self.opened()];
+                events.append(&mut self.deposits(2));
+                none.part(&account, json!("none"), events);
+                none
+            }
+            50..60 => {
+                let other = self.account();
+                let mut multi = Operation::new("multi", op);
+                if account == other {
+                    multi.part(&account, json!("any"), self.deposits(2));
+                } else if self.dice.roll(2) == 0 {
+                    let from = self.store.load(Id::<Account>::from(&*account)).await.ok()?;
+                    let to = self.store.load(Id::<PlainAccount>::from(&*other)).await.ok()?;
+                    let amount = 1 + self.dice.roll(from.balance.clamp(0, 500) as u64) as i64;
+                    let (amount, back) = if from.balance >= amount { (amount, false) } else { (amount, true) };
+                    let (withdrawn, deposited) =
+                        (AccountEvent::Withdrawn { amount }, AccountEvent::Deposited { amount });
+                    let first = if back { deposited.clone() } else { withdrawn };
+                    multi.part(&account, json!(from.version.0), [first]);
+                    multi.part(&other, json!(to.version.0), [deposited]);
+                } else {
+                    multi.part(&account, json!("any"), self.deposits(3));
+                    multi.part(&other, json!("any"), self.deposits(3));
+                    multi.part(&format!("m{}", op.simple()), json!("none"), [self.opened()]);
+                }
+                multi
+            }
+            60..72 => {
+                let course = (now() / 4_000_000 * 4 + self.dice.roll(4)).to_string();
+                let student = self.dice.roll(40).to_string();
+                let mut reserve = Operation::new("reserve", op);
+                reserve.streams.push(Part {
+                    stream: format!("course-{course}"),
+                    expected: Json::Null,
+                    events: vec![Planned {
+                        id: event_id(op, 0),
+                        name: "course.reserved".into(),
+                        data: json!({ "course": course, "student": student }),
+                    }],
+                });
+                (reserve.course, reserve.student) = (Some(course), Some(student));
+                reserve
+            }
+            72..84 => {
+                let amount = 1 + self.dice.roll(400) as i64;
+                let (command, event) = match self.dice.roll(3) {
+                    0 => ("deposit", AccountEvent::Deposited { amount }),
+                    _ => ("withdraw", AccountEvent::Withdrawn { amount }),
+                };
+                let mut decided = Operation::new("command", op);
+                decided.part(&account, Json::Null, [event]);
+                decided.command = Some(command.into());
+                decided
+            }
+            84..92 => {
+                let mut transaction = Operation::new("transaction", op);
+                transaction.part(&account, json!("any"), self.deposits(4));
+                transaction.amount = Some(self.dice.roll(1_000) as i64);
+                transaction.row_first = Some(self.dice.roll(2) == 0);
+                transaction
+            }
+            _ => {
+                let mut dropped = Operation::new("dropped", op);
+                dropped.part(&account, json!("any"), self.deposits(4));
+                if self.dice.roll(3) == 0 {
+                    dropped.polls = Some(1 + self.dice.roll(3));
+                } else {
+                    dropped.micros = Some(self.dice.roll(12_000));
+                }
+                dropped
+            }
+        })
+    }
+
+    fn account(&mut self) -> String {
+        self.dice.roll(ACCOUNTS).to_string()
+    }
+
+    fn opened(&mut self) -> AccountEvent {
+        const OWNERS: [&str; 5] = ["Ann", "Bärbel \"B\" O'Neill", "Çem\\n", "Дарья\u{0301}", "\u{1f600} \u{7f}\t|"];
+        AccountEvent::Opened { owner: OWNERS[self.dice.roll(OWNERS.len() as u64) as usize].into() }
+    }
+
+    /// 1 to `most`; now and then one that is poison.
+    fn deposits(&mut self, most: u64) -> Vec<AccountEvent> {
+        let events = 1 + self.dice.roll(most);
+        let mut deposit = |_| {
+            let amount = 1 + self.dice.roll(1_000) as i64;
+            if self.dice.roll(400) == 0 {
+                AccountEvent::Poisoned { amount }
+            } else {
+                AccountEvent::Deposited { amount }
+            }
+        };
+        (0..events).map(&mut deposit).collect()
+    }
+
+    /// Reads states, as they are and as they were.
+    pub async fn read(mut self) {
+        while !self.over() {
+            let _ = self.read_one().await;
+            sleep(Duration::from_millis(10 + self.dice.roll(30))).await;
+        }
+    }
+
+    async fn read_one(&mut self) -> Result<(), StoreError> {
+        let (key, began) = (self.account(), now());
+        let (account, plain) = (Id::<Account>::from(&*key), Id::<PlainAccount>::from(&*key));
+        let (mut at, mut at_version) = (None, None);
+        let (kind, earlier) = (self.dice.roll(7), Position(1 + self.dice.roll(self.head.0)));
+        let (kind, loaded) = match kind {
+            0 | 1 => ("snapshot", whole(self.store.load(&account).await?, |state| serde_json::to_value(state))),
+            2 => ("load", whole(self.store.load(&plain).await?, |state| serde_json::to_value(state))),
+            3 => {
+                at = Some(earlier.0);
+                let loaded = self.store.load(&account).at_position(earlier).await?;
+                ("load_at", whole(loaded, |state| serde_json::to_value(state)))
+            }
+            4 => {
+                let version = Version(earlier.0 % 200);
+                at_version = Some(version.0);
+                let loaded = self.store.load(&account).at(version).await?;
+                ("load_version", whole(loaded, |state| serde_json::to_value(state)))
+            }
+            5 => {
+                at = Some(earlier.0);
+                let row = self.store.read_model::<Balance>().get(&account).at_position(earlier);
+                // It panics where there is poison.
+                let Ok(row) = tokio::spawn(row.into_future()).await else { return Ok(()) };
+                let row = row?;
+                ("row_at", (json!(row), None, earlier))
+            }
+            _ => {
+                let head = self.store.head().await?;
+                ("head", (Json::Null, None, head))
+            }
+        };
+        let (state, version, position) = loaded;
+        self.head = self.head.max(position);
+        self.lines.write(&json!({
+            "t": now(), "op": Uuid::now_v7(), "phase": "read", "kind": kind, "stream": format!("account-{key}"),
+            "at": at, "at_version": at_version, "began": began, "state": state, "version": version, "position": position.0,
+        }));
+        Ok(())
+    }
+}
+
+type Seen = (Json, Option<u64>, Position);
+
+fn whole<S>(loaded: eventstore::Loaded<S>, state: impl Fn(&S) -> serde_json::Result<Json>) -> Seen {
+    (state(&loaded.state).expect("JSON of our own"), Some(loaded.version.0), loaded.position)
+}
+
+impl Operation {
+    fn new(kind: &str, op: Uuid) -> Self {
+        Self {
+            op,
+            kind: kind.into(),
+            streams: vec![],
+            polls: None,
+            micros: None,
+            command: None,
+            course: None,
+            student: None,
+            amount: None,
+            row_first: None,
+        }
+    }
+
+    fn part(&mut self, account: &str, expected: Json, events: impl IntoIterator<Item = AccountEvent>) {
+        let before: usize = self.streams.iter().map(|part| part.events.len()).sum();
+        let planned = events.into_iter().enumerate().map(|(n, event)| {
+            let (name, data) = event.planned();
+            let number = u32::try_from(before + n).expect("a few events");
+            Planned { id: event_id(self.op, number), name: name.into(), data }
+        });
+        let part = Part { stream: format!("account-{account}"), expected, events: planned.collect() };
+        self.streams.push(part);
+    }
+}
+
+/// Appends what is planned.
+async fn append(store: &Store, operation: &Operation) -> Result<Written, StoreError> {
+    let mut parts = operation.streams.iter().map(|part| {
+        let expected = match &part.expected {
+            Json::Number(version) => Expected::Version(Version(version.as_u64().unwrap_or(0))),
+            Json::String(word) if word == "none" => Expected::Version(Version(0)),
+            Json::String(word) if word == "exists" => Expected::Exists,
+            _ => Expected::Any,
+        };
+        let event = |planned: &Planned| AccountEvent::from_planned(&planned.name, &planned.data).expect("of our own");
+        let stream: StreamId = part.stream.parse().expect("of our own");
+        (stream, expected, part.events.iter().map(event).collect::<Vec<_>>())
+    });
+    let (stream, expected, events) = parts.next().expect("at least one");
+    let append = store.append(stream, expected, events);
+    let append = parts.fold(append, |append, (stream, expected, events)| append.and(stream, expected, events));
+    append.command_id(operation.op).await
+}
+
+/// Polls so many times, and then drops it.
+async fn polled<T>(mut future: Pin<Box<impl Future<Output = T>>>, polls: u64) -> Option<T> {
+    let mut left = polls;
+    poll_fn(|context| {
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
