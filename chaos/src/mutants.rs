@@ -21,7 +21,7 @@ use tokio::{process::Command, time::timeout};
 use crate::Error;
 
 /// How long faults last in one run, in seconds. Short runs with other seeds find more than a long one.
-const RUN: u64 = 12;
+const RUN: u64 = 10;
 /// How long one run may take in all; a bug may keep it from ending.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Quick to build, and not too slow to run: dependencies are built once.
