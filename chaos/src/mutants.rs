@@ -257,7 +257,9 @@ async fn run(program: &Path, name: Option<&str>, seed: u64, seconds: u64) -> Res
     run.args(["run", "--profile", "smoke", "--seed", &seed.to_string(), "--seconds", &seconds.to_string(), "--keep"]);
     run.arg(&left).args(name.into_iter().flat_map(|name| ["--mutant", name]));
     let start = Instant::now();
-    let mut run = run.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let said = folder.path().join("said");
+    let file = fs::File::create(&said)?;
+    let mut run = run.stdout(file.try_clone()?).stderr(file).kill_on_drop(true).spawn()?;
     let Ok(ended) = timeout(PATIENCE, run.wait()).await else {
         // By its name for it: so it has the time to end what it has started.
         let id = run.id().map(|id| id.to_string()).unwrap_or_default();
@@ -280,7 +282,12 @@ async fn run(program: &Path, name: Option<&str>, seed: u64, seconds: u64) -> Res
             let found: Vec<_> = counts.into_iter().map(|(id, count)| format!("{id} ×{count}")).collect();
             Ok((!found.is_empty()).then(|| (found.join(", "), start.elapsed().as_secs())))
         }
-        code => Err(format!("the run with seed {seed} failed ({code:?})").into()),
+        code => {
+            let said = fs::read(said)?;
+            let said = String::from_utf8_lossy(&said);
+            let last = said.lines().last().unwrap_or_default();
+            Err(format!("the run with seed {seed} ended with {code:?}: {last}").into())
+        }
     }
 }
 
