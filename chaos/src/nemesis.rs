@@ -343,7 +343,7 @@ impl Nemesis {
                 self.say(&name, &who.join(", "));
             }
             BackendKill => {
-                let sessions = self.sessions(one, two % 2 == 0).await?;
+                let sessions = self.sessions(one, two.is_multiple_of(2)).await?;
                 let Some((pid, who)) = sessions.into_iter().next() else { return Ok(()) };
                 let mut witness = self.connect().await?;
                 signal(u32::try_from(pid)?, "KILL").await?;
@@ -396,7 +396,7 @@ impl Nemesis {
                 }
                 sleep(length).await;
                 if fault == BlackHole {
-                    proxy.cut(three % 2 == 0);
+                    proxy.cut(three.is_multiple_of(2));
                 }
                 proxy.calm();
             }
@@ -406,7 +406,7 @@ impl Nemesis {
                     taken.push(connection);
                 }
                 // Whoever needs a new one now has none.
-                if let Some(proxy) = self.proxy.as_ref().filter(|_| two % 2 == 0) {
+                if let Some(proxy) = self.proxy.as_ref().filter(|_| two.is_multiple_of(2)) {
                     proxy.cut(false);
                 }
                 self.say(&name, &format!("{} taken", taken.len()));
@@ -471,9 +471,7 @@ impl Nemesis {
                 }
                 self.say(&name, odd);
                 sleep(Duration::from_millis(500 + three % 2_000)).await;
-                // In a session that may write.
-                let cluster = self.cluster()?;
-                cluster.execute("SET default_transaction_read_only = off; ALTER ROLE postgres RESET ALL").await?;
+                self.cluster()?.execute("ALTER ROLE postgres RESET ALL").await?;
                 if let Some(proxy) = &self.proxy {
                     proxy.cut(false);
                 }

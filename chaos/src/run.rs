@@ -302,8 +302,8 @@ impl Scene {
         let begun = Instant::now();
         loop {
             let shards = self.nemesis.store.as_ref().shards(None).await?;
-            let runs = |name: &&str| shards.iter().any(|(shard, at)| shard.projection == **name && at.position.0 > 0);
-            if PROJECTIONS.iter().all(|name| runs(&name)) {
+            let runs = |name: &str| shards.iter().any(|(shard, at)| shard.projection == name && at.position.0 > 0);
+            if PROJECTIONS.iter().all(|name| runs(name)) {
                 return Ok(());
             }
             if begun.elapsed() > SETTLES {

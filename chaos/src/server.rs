@@ -237,7 +237,8 @@ impl Cluster {
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let options = PgConnectOptions::new_without_pgpass().host(&self.server().display().to_string()).port(5432);
         let options = options.username("postgres").database("postgres").ssl_mode(PgSslMode::Disable);
-        options.application_name("chaos").connect().await
+        // Whatever the role's defaults are just now.
+        options.application_name("chaos").options([("default_transaction_read_only", "off")]).connect().await
     }
 
     /// One statement, as soon as the server takes it.
