@@ -179,10 +179,10 @@ impl Cluster {
         let free = said("df", &["--output=avail", "-B1", &ballast.with_file_name("").display().to_string()]).await?;
         let free: u64 = free.lines().last().unwrap_or("0").trim().parse()?;
         // Whatever the server leaves meanwhile is taken too.
-        let most = free.saturating_sub(4 << 20).to_string();
+        let most = free.saturating_sub(64 << 20).to_string();
         said("fallocate", &["-l", &most, &ballast.display().to_string()]).await?;
         let mut rest = std::fs::OpenOptions::new().append(true).open(&ballast)?;
-        let (begun, block) = (Instant::now(), [0; 4_096]);
+        let (begun, block) = (Instant::now(), [0; 65_536]);
         while begun.elapsed() < length {
             if rest.write_all(&block).is_err() {
                 sleep(Duration::from_millis(1)).await;
