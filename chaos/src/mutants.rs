@@ -20,8 +20,8 @@ use tokio::{process::Command, time::timeout};
 
 use crate::Error;
 
-/// How long faults last in one run, in seconds. Short runs with other seeds find more than a long one.
-const RUN: u64 = 10;
+/// How long there are faults in the first run of a bug, in seconds: most need no more. All that is left is for the second.
+const FIRST: u64 = 10;
 /// How long one run may take in all; a bug may keep it from ending.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Quick to build, and not too slow to run: dependencies are built once.
@@ -34,7 +34,7 @@ const MARKS: [&str; 2] = ["<!-- what was seen -->\n", "<!-- until here -->\n"];
 pub struct Options {
     /// All, unless some are named.
     names: Vec<String>,
-    /// The seed of the first run of each; further runs have the next ones.
+    /// The seed of the first run of each; the second has the next one.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// For how many seconds there are faults, all runs of a bug together.
@@ -227,7 +227,8 @@ async fn see(program: &Path, mutant: Option<&Mutant>, options: &Options) -> Resu
     let name = mutant.map(|mutant| &*mutant.name);
     let (mut seconds, mut seed) = (0, options.seed);
     while seconds < options.seconds {
-        let faults = RUN.min(options.seconds - seconds);
+        let left = options.seconds - seconds;
+        let faults = if seconds == 0 { FIRST.min(left) } else { left };
         if let Some((found, after)) = run(program, name, seed, faults).await? {
             return Ok(Seen::Caught { found, seconds: seconds + after, seed });
         }
