@@ -1,9 +1,10 @@
 //! Appends of one event to a new stream each: version checked, acknowledged when durable.
 
-use eventstore::{Durability, Expected, PgStore, Store, StreamId, Version};
+use eventstore::{Durability, Expected, Inline, PgStore, Store, StreamId, Version};
 use uuid::Uuid;
 
 use crate::{
+    books::Balance,
     domain::{Outcome, deposited},
     measure::{Bench, rate},
     plain,
@@ -36,6 +37,20 @@ pub async fn run(bench: &mut Bench, url: &str, writers: &[usize], durability: Du
         let ours = async || rate(vec![store.clone(); writers], seconds, append).await;
         let yardstick = async || rate(plain::connections(url, connections).await?, seconds, plain::insert).await;
         bench.pair(case, "appends/s", ours, yardstick).await?;
+    }
+    Ok(())
+}
+
+/// Appends that keep the rows of a read model in their own transaction, against those that do not.
+pub async fn run_inline(bench: &mut Bench, url: &str, writers: &[usize]) -> Outcome<()> {
+    let store = Store::from(PgStore::options().schema("inline").connect(url).await?);
+    let inline = store.clone().with_inline::<Balance>();
+    let seconds = bench.seconds;
+    for &writers in writers {
+        // What the yardstick appends is made up for by the first append of ours, before it is measured.
+        let ours = async || rate(vec![append(inline.clone()).await?; writers], seconds, append).await;
+        let yardstick = async || rate(vec![store.clone(); writers], seconds, append).await;
+        bench.pair(format!("{writers} at once, against none inline"), "appends/s", ours, yardstick).await?;
     }
     Ok(())
 }

@@ -70,6 +70,8 @@ enum What {
     Replay,
     /// Events that happened elsewhere.
     Import,
+    /// Appends that keep a read model inline.
+    Inline,
     /// From an append to somebody who follows the log from another process.
     Latency,
     /// From an append to the row of a read model that another process keeps.
@@ -112,6 +114,7 @@ async fn main() -> Outcome<()> {
             What::Snapshot => snapshot::run(&mut bench, url).await?,
             What::Replay => replay::run(&mut bench, url, events as usize).await?,
             What::Import => import::run(&mut bench, url, events as usize / 5).await?,
+            What::Inline => append::run_inline(&mut bench, url, &args.writers).await?,
             What::Latency => latency::run(&mut bench, url).await?,
             What::Visible => visible::run(&mut bench, url).await?,
             What::ReadModel => read_model::run(&mut bench, url, events).await?,
@@ -143,6 +146,7 @@ impl What {
             Self::Snapshot => "snapshot",
             Self::Replay => "replay",
             Self::Import => "import",
+            Self::Inline => "inline",
             Self::Latency => "latency",
             Self::Visible => "visible",
             Self::ReadModel => "read model",

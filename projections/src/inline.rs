@@ -20,7 +20,7 @@ use tokio::sync::{
 use uuid::Uuid;
 
 use crate::{
-    control::PROJECTIONS,
+    control::{self, PROJECTIONS, Row},
     failed::{Blame, Failed},
     follower::{Follower, Part},
     letters::{self, Parked},
@@ -28,6 +28,7 @@ use crate::{
     read_model::Folded,
     shard::beginning,
     stretch::{Stretch, event_at, unforked},
+    versions,
 };
 
 /// How many events that were recorded without it are taken in together.
@@ -164,8 +165,16 @@ impl InlineStore {
                 kept.follower.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
             }
             self.catch_up().await?;
-            for table in self.kept.iter().filter_map(|kept| kept.follower.table()) {
-                base.index(&table).await?;
+            let known = control::rows::<Row>(base, &PROJECTIONS).await?;
+            for kept in &*self.kept {
+                if let Some(table) = kept.follower.table() {
+                    base.index(&table).await?;
+                }
+                if known.get(&kept.name).is_none_or(|row| row.built_at.is_none()) {
+                    control::update(base, &kept.name, |_| {}).await?;
+                    // Sends plain SQL to the first version there is. To a newer one somebody sends it, or a `Runner`.
+                    versions::built(base, &*kept.follower, false).await?;
+                }
             }
             Ok(())
         });

@@ -19,7 +19,7 @@ use super::{
     account::{AccountEvent::*, *},
     balances::*,
     projections::{Owner, Ratio},
-    world,
+    rebuild, world,
 };
 
 type Any = Box<dyn std::error::Error>;
@@ -42,6 +42,9 @@ async fn p1_inline_rows_are_there_when_the_append_is() -> Result<(), Any> {
 
     store.execute(&ann, Open { owner: "Ann".into() }).await?;
     assert_eq!(balance(&ann).await?, Some(0));
+    if let Some(columns) = rebuild::by_sql(&world).await? {
+        assert_eq!(columns, ["balance", "owner"]);
+    }
     let written = store
         .append(&ann, Expected::Any, [Deposited { amount: 1 }, Deposited { amount: 2 }])
         .and(&bob, Expected::Any, [Opened { owner: "Bob".into() }, Deposited { amount: 4 }])

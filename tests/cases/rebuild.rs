@@ -82,8 +82,8 @@ async fn spoil(world: &World, key: &str) -> Result<(), Any> {
     Ok(transaction.commit().await?)
 }
 
-/// What plain SQL finds, if there is any.
-async fn by_sql(world: &World) -> Result<Option<Vec<String>>, Any> {
+/// The columns that plain SQL finds, if there is any.
+pub async fn by_sql(world: &World) -> Result<Option<Vec<String>>, Any> {
     if world.inner.database().is::<()>() {
         return Ok(None);
     }
