@@ -4,7 +4,7 @@
 //! what is committed, built there, and run until the checker finds something.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -57,6 +57,8 @@ struct Mutant {
     /// The promises it breaks, and what the checker may say of it.
     breaks: String,
     expected: String,
+    /// How it is run: `smoke`, unless its head says another.
+    profile: String,
     patch: PathBuf,
 }
 
@@ -88,23 +90,26 @@ pub async fn mutants(options: &Options) -> Result<bool, Error> {
         return Err(format!("there is no mutant `{unknown}`; there are {}", names.join(", ")).into());
     }
     let wanted = |mutant: &&Mutant| options.names.is_empty() || options.names.contains(&mutant.name);
-    let honest = (!options.no_honest).then_some(None);
+    let wanted: Vec<_> = all.iter().filter(wanted).collect();
+    let profiles: BTreeSet<_> = wanted.iter().map(|mutant| &*mutant.profile).collect();
+    let honest = profiles.into_iter().filter(|_| !options.no_honest).map(|profile| (None, profile));
+    let planted = wanted.into_iter().map(|mutant| (Some(mutant), &*mutant.profile));
     let tree = Tree::new().await?;
     // One is built after the other, while those before run.
-    let built = stream::iter(honest.into_iter().chain(all.iter().filter(wanted).map(Some)));
-    let built = built.then(async |mutant| (mutant, tree.plant(mutant).await));
-    let seen = built.map(async |(mutant, built)| {
+    let built = stream::iter(honest.chain(planted));
+    let built = built.then(async |(mutant, profile)| (mutant, profile, tree.plant(mutant).await));
+    let seen = built.map(async |(mutant, profile, built)| {
         let seen = match built {
-            Ok(program) => see(&program, mutant, options).await,
+            Ok(program) => see(&program, mutant, profile, options).await,
             Err(error) => Err(error),
         };
-        (mutant, seen.unwrap_or_else(|error| Seen::Failed(error.to_string())))
+        (mutant, profile, seen.unwrap_or_else(|error| Seen::Failed(error.to_string())))
     });
     let mut seen = pin!(seen.buffer_unordered(options.jobs.max(1)));
     let (mut good, mut rows) = (true, BTreeMap::new());
-    while let Some((mutant, seen)) = seen.next().await {
+    while let Some((mutant, profile, seen)) = seen.next().await {
         let Some(Mutant { name, breaks, expected, .. }) = mutant else {
-            println!("| none | | nothing | {seen} |");
+            println!("| none ({profile}) | | nothing | {seen} |");
             good &= matches!(seen, Seen::Nothing { .. });
             continue;
         };
@@ -133,11 +138,13 @@ fn all() -> Result<Vec<Mutant>, Error> {
         let text = fs::read_to_string(&patch)?;
         let said = |what: &str| {
             let head = text.lines().take_while(|line| !line.starts_with("diff "));
-            let line = head.filter_map(|line| line.strip_prefix(what)).next();
-            line.map(str::to_owned).ok_or_else(|| format!("the head of `{name}.patch` lacks `{what}`"))
+            head.filter_map(|line| line.strip_prefix(what)).next().map(str::to_owned)
         };
-        let (breaks, expected) = (said("Breaks: ")?, said("Caught by: ")?);
-        all.push(Mutant { name: name.into(), breaks, expected, patch: patch.clone() });
+        let lacks = |what: &str| format!("the head of `{name}.patch` lacks `{what}`");
+        let breaks = said("Breaks: ").ok_or_else(|| lacks("Breaks"))?;
+        let expected = said("Caught by: ").ok_or_else(|| lacks("Caught by"))?;
+        let profile = said("Profile: ").unwrap_or_else(|| "smoke".into());
+        all.push(Mutant { name: name.into(), breaks, expected, profile, patch: patch.clone() });
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
@@ -223,13 +230,13 @@ impl Tree {
 }
 
 /// Runs a program until something is found.
-async fn see(program: &Path, mutant: Option<&Mutant>, options: &Options) -> Result<Seen, Error> {
+async fn see(program: &Path, mutant: Option<&Mutant>, profile: &str, options: &Options) -> Result<Seen, Error> {
     let name = mutant.map(|mutant| &*mutant.name);
     let (mut seconds, mut seed) = (0, options.seed);
     while seconds < options.seconds {
         let left = options.seconds - seconds;
         let faults = if seconds == 0 { FIRST.min(left) } else { left };
-        if let Some((found, after)) = run(program, name, seed, faults).await? {
+        if let Some((found, after)) = run(program, name, profile, seed, faults).await? {
             return Ok(Seen::Caught { found, seconds: seconds + after, seed });
         }
         (seconds, seed) = (seconds + faults, seed + 1);
@@ -249,13 +256,19 @@ struct Violation {
 }
 
 /// One run: what was found, if anything was, and after how many seconds it ended.
-async fn run(program: &Path, name: Option<&str>, seed: u64, seconds: u64) -> Result<Option<(String, u64)>, Error> {
+async fn run(
+    program: &Path,
+    name: Option<&str>,
+    profile: &str,
+    seed: u64,
+    seconds: u64,
+) -> Result<Option<(String, u64)>, Error> {
     let folder = TempDir::new()?;
     // The server of the run may be another user's.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let left = folder.path().join("run");
     let mut run = Command::new(program);
-    run.args(["run", "--profile", "smoke", "--seed", &seed.to_string(), "--seconds", &seconds.to_string(), "--keep"]);
+    run.args(["run", "--profile", profile, "--seed", &seed.to_string(), "--seconds", &seconds.to_string(), "--keep"]);
     run.arg(&left).args(name.into_iter().flat_map(|name| ["--mutant", name]));
     let start = Instant::now();
     let said = folder.path().join("said");
