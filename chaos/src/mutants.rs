@@ -15,7 +15,6 @@ use std::{
 
 use futures::{StreamExt, stream};
 use serde::Deserialize;
-use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
 
 use crate::Error;
@@ -46,6 +45,9 @@ pub struct Options {
     /// Not the runs without a bug, which are to find nothing.
     #[arg(long)]
     no_honest: bool,
+    /// A folder, not there yet, for everything that the runs leave in which something was found.
+    #[arg(long)]
+    keep: Option<PathBuf>,
     /// Writes what was seen into the table of `chaos/mutants/README.md`.
     #[arg(long)]
     write: bool,
@@ -236,7 +238,7 @@ async fn see(program: &Path, mutant: Option<&Mutant>, profile: &str, options: &O
     while seconds < options.seconds {
         let left = options.seconds - seconds;
         let faults = if seconds == 0 { FIRST.min(left) } else { left };
-        if let Some((found, after)) = run(program, name, profile, seed, faults).await? {
+        if let Some((found, after)) = run(program, name, profile, seed, faults, options.keep.as_deref()).await? {
             return Ok(Seen::Caught { found, seconds: seconds + after, seed });
         }
         (seconds, seed) = (seconds + faults, seed + 1);
@@ -262,16 +264,34 @@ async fn run(
     profile: &str,
     seed: u64,
     seconds: u64,
+    keep: Option<&Path>,
 ) -> Result<Option<(String, u64)>, Error> {
-    let folder = TempDir::new()?;
+    let folder = tempfile::Builder::new().prefix("mutant-").tempdir()?;
     // The server of the run may be another user's.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let left = folder.path().join("run");
+    let found = run_in(&left, program, name, profile, seed, seconds).await?;
+    if let (Some(keep), Some(_)) = (keep, &found) {
+        fs::create_dir_all(keep)?;
+        fs::rename(folder.keep(), keep.join(format!("{}-{seed}", name.unwrap_or("none"))))?;
+    }
+    Ok(found)
+}
+
+/// The same, in a folder.
+async fn run_in(
+    left: &Path,
+    program: &Path,
+    name: Option<&str>,
+    profile: &str,
+    seed: u64,
+    seconds: u64,
+) -> Result<Option<(String, u64)>, Error> {
     let mut run = Command::new(program);
     run.args(["run", "--profile", profile, "--seed", &seed.to_string(), "--seconds", &seconds.to_string(), "--keep"]);
-    run.arg(&left).args(name.into_iter().flat_map(|name| ["--mutant", name]));
+    run.arg(left).args(name.into_iter().flat_map(|name| ["--mutant", name]));
     let start = Instant::now();
-    let said = folder.path().join("said");
+    let said = left.with_file_name("said");
     let file = fs::File::create(&said)?;
     let mut run = run.stdout(file.try_clone()?).stderr(file).kill_on_drop(true).spawn()?;
     let Ok(ended) = timeout(PATIENCE, run.wait()).await else {
