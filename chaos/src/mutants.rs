@@ -99,7 +99,7 @@ pub async fn mutants(options: &Options) -> Result<bool, Error> {
     let tree = Tree::new().await?;
     // One is built after the other, while those before run.
     let built = stream::iter(honest.chain(planted));
-    let built = built.then(async |(mutant, profile)| (mutant, profile, tree.plant(mutant).await));
+    let built = built.then(async |(mutant, profile)| (mutant, profile, tree.plant(mutant, profile).await));
     let seen = built.map(async |(mutant, profile, built)| {
         let seen = match built {
             Ok(program) => see(&program, mutant, profile, options).await,
@@ -205,7 +205,7 @@ impl Tree {
     }
 
     /// Builds the program with a bug, or none, and gives where it is.
-    async fn plant(&self, mutant: Option<&Mutant>) -> Result<PathBuf, Error> {
+    async fn plant(&self, mutant: Option<&Mutant>, profile: &str) -> Result<PathBuf, Error> {
         if let Some(Mutant { patch, .. }) = mutant {
             self.git(&["apply", &patch.display().to_string()]).await?;
         }
@@ -213,7 +213,8 @@ impl Tree {
         self.git(&["checkout", "--quiet", "--force", "."]).await?;
         let programs = self.target.join("planted");
         fs::create_dir_all(&programs)?;
-        let program = programs.join(mutant.map_or("none", |mutant| &mutant.name));
+        // Not where another one runs.
+        let program = programs.join(format!("{}-{profile}", mutant.map_or("none", |mutant| &mutant.name)));
         fs::copy(built?, &program)?;
         Ok(program)
     }
