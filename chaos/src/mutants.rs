@@ -302,8 +302,17 @@ async fn run_in(
         let _ = timeout(Duration::from_secs(20), run.wait()).await;
         return Ok(Some(("it did not end".into(), start.elapsed().as_secs())));
     };
-    match ended?.code() {
+    let code = ended?.code();
+    let said = fs::read(said)?;
+    let said = String::from_utf8_lossy(&said);
+    match code {
         Some(0) => Ok(None),
+        // Where the run itself has looked, and not the checker.
+        Some(1) if profile == "fork" => {
+            let wrong = said.lines().filter(|line| line.contains("are not the fold") && !line.starts_with("0 "));
+            let found: Vec<_> = wrong.filter_map(|line| line.split(" are ").next()).collect();
+            Ok(Some((format!("the run: {}", found.join(", ")), start.elapsed().as_secs())))
+        }
         Some(1) => {
             let report: Report = serde_json::from_slice(&fs::read(left.join("report.json"))?)?;
             let mut counts: Vec<(String, u64)> = vec![];
@@ -318,8 +327,6 @@ async fn run_in(
             Ok((!found.is_empty()).then(|| (found.join(", "), start.elapsed().as_secs())))
         }
         code => {
-            let said = fs::read(said)?;
-            let said = String::from_utf8_lossy(&said);
             let last = said.lines().last().unwrap_or_default();
             Err(format!("the run with seed {seed} ended with {code:?}: {last}").into())
         }
