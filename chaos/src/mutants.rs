@@ -4,7 +4,7 @@
 //! what is committed, built there, and run until the checker finds something.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -15,13 +15,12 @@ use std::{
 
 use futures::{StreamExt, stream};
 use serde::Deserialize;
-use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
 
 use crate::Error;
 
-/// How long faults last in one run, in seconds. Short runs with other seeds find more than a long one.
-const RUN: u64 = 12;
+/// How long there are faults in the first run of a bug, in seconds: most need no more. All that is left is for the second.
+const FIRST: u64 = 10;
 /// How long one run may take in all; a bug may keep it from ending.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Quick to build, and not too slow to run: dependencies are built once.
@@ -34,7 +33,7 @@ const MARKS: [&str; 2] = ["<!-- what was seen -->\n", "<!-- until here -->\n"];
 pub struct Options {
     /// All, unless some are named.
     names: Vec<String>,
-    /// The seed of the first run of each; further runs have the next ones.
+    /// The seed of the first run of each; the second has the next one.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// For how many seconds there are faults, all runs of a bug together.
@@ -46,6 +45,9 @@ pub struct Options {
     /// Not the runs without a bug, which are to find nothing.
     #[arg(long)]
     no_honest: bool,
+    /// A folder, not there yet, for everything that the runs leave in which something was found.
+    #[arg(long)]
+    keep: Option<PathBuf>,
     /// Writes what was seen into the table of `chaos/mutants/README.md`.
     #[arg(long)]
     write: bool,
@@ -57,6 +59,8 @@ struct Mutant {
     /// The promises it breaks, and what the checker may say of it.
     breaks: String,
     expected: String,
+    /// How it is run: `smoke`, unless its head says another.
+    profile: String,
     patch: PathBuf,
 }
 
@@ -88,23 +92,26 @@ pub async fn mutants(options: &Options) -> Result<bool, Error> {
         return Err(format!("there is no mutant `{unknown}`; there are {}", names.join(", ")).into());
     }
     let wanted = |mutant: &&Mutant| options.names.is_empty() || options.names.contains(&mutant.name);
-    let honest = (!options.no_honest).then_some(None);
+    let wanted: Vec<_> = all.iter().filter(wanted).collect();
+    let profiles: BTreeSet<_> = wanted.iter().map(|mutant| &*mutant.profile).collect();
+    let honest = profiles.into_iter().filter(|_| !options.no_honest).map(|profile| (None, profile));
+    let planted = wanted.into_iter().map(|mutant| (Some(mutant), &*mutant.profile));
     let tree = Tree::new().await?;
     // One is built after the other, while those before run.
-    let built = stream::iter(honest.into_iter().chain(all.iter().filter(wanted).map(Some)));
-    let built = built.then(async |mutant| (mutant, tree.plant(mutant).await));
-    let seen = built.map(async |(mutant, built)| {
+    let built = stream::iter(honest.chain(planted));
+    let built = built.then(async |(mutant, profile)| (mutant, profile, tree.plant(mutant, profile).await));
+    let seen = built.map(async |(mutant, profile, built)| {
         let seen = match built {
-            Ok(program) => see(&program, mutant, options).await,
+            Ok(program) => see(&program, mutant, profile, options).await,
             Err(error) => Err(error),
         };
-        (mutant, seen.unwrap_or_else(|error| Seen::Failed(error.to_string())))
+        (mutant, profile, seen.unwrap_or_else(|error| Seen::Failed(error.to_string())))
     });
     let mut seen = pin!(seen.buffer_unordered(options.jobs.max(1)));
     let (mut good, mut rows) = (true, BTreeMap::new());
-    while let Some((mutant, seen)) = seen.next().await {
+    while let Some((mutant, profile, seen)) = seen.next().await {
         let Some(Mutant { name, breaks, expected, .. }) = mutant else {
-            println!("| none | | nothing | {seen} |");
+            println!("| none ({profile}) | | nothing | {seen} |");
             good &= matches!(seen, Seen::Nothing { .. });
             continue;
         };
@@ -133,11 +140,13 @@ fn all() -> Result<Vec<Mutant>, Error> {
         let text = fs::read_to_string(&patch)?;
         let said = |what: &str| {
             let head = text.lines().take_while(|line| !line.starts_with("diff "));
-            let line = head.filter_map(|line| line.strip_prefix(what)).next();
-            line.map(str::to_owned).ok_or_else(|| format!("the head of `{name}.patch` lacks `{what}`"))
+            head.filter_map(|line| line.strip_prefix(what)).next().map(str::to_owned)
         };
-        let (breaks, expected) = (said("Breaks: ")?, said("Caught by: ")?);
-        all.push(Mutant { name: name.into(), breaks, expected, patch: patch.clone() });
+        let lacks = |what: &str| format!("the head of `{name}.patch` lacks `{what}`");
+        let breaks = said("Breaks: ").ok_or_else(|| lacks("Breaks"))?;
+        let expected = said("Caught by: ").ok_or_else(|| lacks("Caught by"))?;
+        let profile = said("Profile: ").unwrap_or_else(|| "smoke".into());
+        all.push(Mutant { name: name.into(), breaks, expected, profile, patch: patch.clone() });
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
@@ -196,7 +205,7 @@ impl Tree {
     }
 
     /// Builds the program with a bug, or none, and gives where it is.
-    async fn plant(&self, mutant: Option<&Mutant>) -> Result<PathBuf, Error> {
+    async fn plant(&self, mutant: Option<&Mutant>, profile: &str) -> Result<PathBuf, Error> {
         if let Some(Mutant { patch, .. }) = mutant {
             self.git(&["apply", &patch.display().to_string()]).await?;
         }
@@ -204,7 +213,8 @@ impl Tree {
         self.git(&["checkout", "--quiet", "--force", "."]).await?;
         let programs = self.target.join("planted");
         fs::create_dir_all(&programs)?;
-        let program = programs.join(mutant.map_or("none", |mutant| &mutant.name));
+        // Not where another one runs.
+        let program = programs.join(format!("{}-{profile}", mutant.map_or("none", |mutant| &mutant.name)));
         fs::copy(built?, &program)?;
         Ok(program)
     }
@@ -223,12 +233,13 @@ impl Tree {
 }
 
 /// Runs a program until something is found.
-async fn see(program: &Path, mutant: Option<&Mutant>, options: &Options) -> Result<Seen, Error> {
+async fn see(program: &Path, mutant: Option<&Mutant>, profile: &str, options: &Options) -> Result<Seen, Error> {
     let name = mutant.map(|mutant| &*mutant.name);
     let (mut seconds, mut seed) = (0, options.seed);
     while seconds < options.seconds {
-        let faults = RUN.min(options.seconds - seconds);
-        if let Some((found, after)) = run(program, name, seed, faults).await? {
+        let left = options.seconds - seconds;
+        let faults = if seconds == 0 { FIRST.min(left) } else { left };
+        if let Some((found, after)) = run(program, name, profile, seed, faults, options.keep.as_deref()).await? {
             return Ok(Seen::Caught { found, seconds: seconds + after, seed });
         }
         (seconds, seed) = (seconds + faults, seed + 1);
@@ -248,16 +259,42 @@ struct Violation {
 }
 
 /// One run: what was found, if anything was, and after how many seconds it ended.
-async fn run(program: &Path, name: Option<&str>, seed: u64, seconds: u64) -> Result<Option<(String, u64)>, Error> {
-    let folder = TempDir::new()?;
+async fn run(
+    program: &Path,
+    name: Option<&str>,
+    profile: &str,
+    seed: u64,
+    seconds: u64,
+    keep: Option<&Path>,
+) -> Result<Option<(String, u64)>, Error> {
+    let folder = tempfile::Builder::new().prefix("mutant-").tempdir()?;
     // The server of the run may be another user's.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let left = folder.path().join("run");
+    let found = run_in(&left, program, name, profile, seed, seconds).await?;
+    if let (Some(keep), Some(_)) = (keep, &found) {
+        fs::create_dir_all(keep)?;
+        fs::rename(folder.keep(), keep.join(format!("{}-{seed}", name.unwrap_or("none"))))?;
+    }
+    Ok(found)
+}
+
+/// The same, in a folder.
+async fn run_in(
+    left: &Path,
+    program: &Path,
+    name: Option<&str>,
+    profile: &str,
+    seed: u64,
+    seconds: u64,
+) -> Result<Option<(String, u64)>, Error> {
     let mut run = Command::new(program);
-    run.args(["run", "--profile", "smoke", "--seed", &seed.to_string(), "--seconds", &seconds.to_string(), "--keep"]);
-    run.arg(&left).args(name.into_iter().flat_map(|name| ["--mutant", name]));
+    run.args(["run", "--profile", profile, "--seed", &seed.to_string(), "--seconds", &seconds.to_string(), "--keep"]);
+    run.arg(left).args(name.into_iter().flat_map(|name| ["--mutant", name]));
     let start = Instant::now();
-    let mut run = run.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let said = left.with_file_name("said");
+    let file = fs::File::create(&said)?;
+    let mut run = run.stdout(file.try_clone()?).stderr(file).kill_on_drop(true).spawn()?;
     let Ok(ended) = timeout(PATIENCE, run.wait()).await else {
         // By its name for it: so it has the time to end what it has started.
         let id = run.id().map(|id| id.to_string()).unwrap_or_default();
@@ -265,8 +302,17 @@ async fn run(program: &Path, name: Option<&str>, seed: u64, seconds: u64) -> Res
         let _ = timeout(Duration::from_secs(20), run.wait()).await;
         return Ok(Some(("it did not end".into(), start.elapsed().as_secs())));
     };
-    match ended?.code() {
+    let code = ended?.code();
+    let said = fs::read(said)?;
+    let said = String::from_utf8_lossy(&said);
+    match code {
         Some(0) => Ok(None),
+        // Where the run itself has looked, and not the checker.
+        Some(1) if profile == "fork" => {
+            let wrong = said.lines().filter(|line| line.contains("are not the fold") && !line.starts_with("0 "));
+            let found: Vec<_> = wrong.filter_map(|line| line.split(" are ").next()).collect();
+            Ok(Some((format!("the run: {}", found.join(", ")), start.elapsed().as_secs())))
+        }
         Some(1) => {
             let report: Report = serde_json::from_slice(&fs::read(left.join("report.json"))?)?;
             let mut counts: Vec<(String, u64)> = vec![];
@@ -280,7 +326,10 @@ async fn run(program: &Path, name: Option<&str>, seed: u64, seconds: u64) -> Res
             let found: Vec<_> = counts.into_iter().map(|(id, count)| format!("{id} ×{count}")).collect();
             Ok((!found.is_empty()).then(|| (found.join(", "), start.elapsed().as_secs())))
         }
-        code => Err(format!("the run with seed {seed} failed ({code:?})").into()),
+        code => {
+            let last = said.lines().last().unwrap_or_default();
+            Err(format!("the run with seed {seed} ended with {code:?}: {last}").into())
+        }
     }
 }
 
