@@ -96,10 +96,10 @@ def balance_fold(row, kind, data):
 
 
 def turnover_keys(stream, kind, data):
-    """By the end of the account's key, and by the amount: several streams in one row, and two rows an event."""
+    """By the end of the account's key, called as a stream may be, and by the amount: several streams in one row."""
     if not is_account(stream) or kind not in ("deposited", "withdrawn", "poisoned"):
         return ()
-    return f"last-{Domain.key(stream)[-2:]}", f"amount-{field(data, 'amount', 0) % 97}"
+    return f"account-{Domain.key(stream)[-2:]}", f"amount-{field(data, 'amount', 0) % 97}"
 
 
 def sum_fold(row, kind, data):

@@ -318,7 +318,7 @@ class SelfTest(unittest.TestCase):
         }
         self.assertEqual(rows["balance@1"], {"1": ("Ann", 55, 5), "2": ("", 2, 1)})
         self.assertEqual(rows["ledger"], {"1": (55, 5), "2": (25, 5)})
-        self.assertEqual(rows["turnover@1"]["last-2"], (25, 4))
+        self.assertEqual(rows["turnover@1"]["account-2"], (25, 4))
         self.assertEqual(rows["turnover@1"]["amount-5"], (0, 2))
 
     def test_a_run_that_breaks_nothing(self):
@@ -649,7 +649,7 @@ class SelfTest(unittest.TestCase):
 
     def test_p1_a_row_too_many_and_one_too_few(self):
         made = self.whole()
-        made.last["models"]["turnover@1"]["rows"].append(["last-99", 1, 1])
+        made.last["models"]["turnover@1"]["rows"].append(["account-99", 1, 1])
         self.broken(made, "P1")
         made = self.whole()
         made.last["models"]["turnover@1"]["rows"].pop()

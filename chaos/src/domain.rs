@@ -230,7 +230,7 @@ pub struct Turnover {
     pub sum: i64,
 }
 
-/// By the last two characters of the account and by the amount: `last-17`, `amount-42`.
+/// By the last two characters of the account and by the amount: `account-17`, which may be a stream, and `amount-42`.
 fn spread(event: &Recorded<AccountEvent>) -> Vec<String> {
     let amount = match &event.data {
         Deposited { amount } | Withdrawn { amount } | Poisoned { amount } => amount,
@@ -238,7 +238,7 @@ fn spread(event: &Recorded<AccountEvent>) -> Vec<String> {
     };
     let account = event.stream.key();
     let last = &account[account.len().saturating_sub(2)..];
-    vec![format!("last-{last}"), format!("amount-{}", amount.rem_euclid(97))]
+    vec![format!("account-{last}"), format!("amount-{}", amount.rem_euclid(97))]
 }
 
 impl Project for Turnover {
