@@ -21,8 +21,8 @@ use crate::Error;
 
 /// How long there are faults in the first run of a bug, in seconds: most need no more. All that is left is for the second.
 const FIRST: u64 = 10;
-/// How long one run may take in all; a bug may keep it from ending.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long one run may take beside its faults, in seconds, and for each second of them: a bug may keep it from ending.
+const PATIENCE: (u64, u64) = (150, 8);
 /// Quick to build, and not too slow to run: dependencies are built once.
 const PROFILE: &str = "profile.dev.package.'*'.opt-level=1";
 /// Between these, the table of the README.
@@ -295,7 +295,7 @@ async fn run_in(
     let said = left.with_file_name("said");
     let file = fs::File::create(&said)?;
     let mut run = run.stdout(file.try_clone()?).stderr(file).kill_on_drop(true).spawn()?;
-    let Ok(ended) = timeout(PATIENCE, run.wait()).await else {
+    let Ok(ended) = timeout(Duration::from_secs(PATIENCE.0 + PATIENCE.1 * seconds), run.wait()).await else {
         // By its name for it: so it has the time to end what it has started.
         let id = run.id().map(|id| id.to_string()).unwrap_or_default();
         Command::new("kill").args(["-INT", &id]).status().await?;
