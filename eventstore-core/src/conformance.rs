@@ -65,6 +65,7 @@ macro_rules! conformance {
             s1_an_open_append_is_never_skipped
             s2_a_rolled_back_append_leaves_no_hole
             s5_a_checkpoint_never_goes_back
+            s6_a_checkpoint_moves_only_to_what_is_in_the_log
             p6_shards_are_split_joined_and_moved_one_by_one
             t1_an_instant_is_a_prefix_of_the_log
             c1_a_command_is_found_again
@@ -804,29 +805,56 @@ async fn lock(transaction: &mut dyn Transaction, projection: &str) -> (Shard, Po
     (shard, at.position)
 }
 
-async fn step(store: &Fresh, projection: &str, to: u64) -> Position {
-    let mut transaction = store.begin().await.unwrap();
-    let (shard, at) = lock(&mut *transaction, projection).await;
-    transaction.advance(&shard, Position(to), Some(Uuid::from_u128(to.into()))).await.unwrap();
-    transaction.commit().await.unwrap();
-    at
-}
-
 pub async fn s5_a_checkpoint_never_goes_back(store: Fresh) {
+    store.append(any(&stream("a"), [(); 9].map(|()| event("one")))).await.unwrap();
+    let ids: Vec<_> = whole(&store).await.iter().map(|event| event.id).collect();
+    let step = async |to: u64| {
+        let mut transaction = store.begin().await.unwrap();
+        let (shard, at) = lock(&mut *transaction, "p@1").await;
+        transaction.advance(&shard, Position(to), Some(ids[to as usize - 1])).await.unwrap();
+        transaction.commit().await.unwrap();
+        at
+    };
     assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(0));
-    assert_eq!(step(&store, "p@1", 7).await, Position(0));
-    assert_eq!(step(&store, "p@1", 3).await, Position(7));
+    assert_eq!(step(7).await, Position(0));
+    assert_eq!(step(3).await, Position(7));
     assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(7));
     assert_eq!(store.checkpoint("p@2").await.unwrap(), Position(0));
     let mut transaction = store.begin().await.unwrap();
     let (shard, _) = lock(&mut *transaction, "p@1").await;
-    let [nine, eight] = [9, 8].map(|n| (Position(n), Some(Uuid::from_u128(n.into()))));
+    let [nine, eight] = [9, 8].map(|n: usize| (Position(n as u64), Some(ids[n - 1])));
     transaction.advance(&shard, nine.0, nine.1).await.unwrap();
     transaction.advance(&shard, eight.0, eight.1).await.unwrap();
     assert_eq!(lock(&mut *transaction, "p@1").await.1, Position(9), "it sees what it has written");
     transaction.commit().await.unwrap();
     let at = Checkpoint { position: nine.0, event: nine.1, epoch: 0, owner: None };
     assert_eq!(store.shards(Some("p@1")).await.unwrap(), [(shard, at)]);
+}
+
+pub async fn s6_a_checkpoint_moves_only_to_what_is_in_the_log(store: Fresh) {
+    store.append(any(&stream("a"), [event("one"), event("two")])).await.unwrap();
+    let log = whole(&store).await;
+    let lost = Uuid::now_v7();
+    for (position, event) in [(1, lost), (1, log[1].id), (2, log[0].id), (3, lost)] {
+        let mut transaction = store.begin().await.unwrap();
+        let (shard, _) = lock(&mut *transaction, "p@1").await;
+        let moved = transaction.advance(&shard, Position(position), Some(event)).await;
+        assert!(
+            matches!(moved, Err(StoreError::Forked { position: Position(there), event: lost })
+            if (there, lost) == (position, event)),
+            "{moved:?}"
+        );
+        transaction.rollback().await.unwrap();
+    }
+    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(0));
+    // What the transaction has appended itself is there.
+    let mut transaction = store.begin().await.unwrap();
+    let (shard, _) = lock(&mut *transaction, "p@1").await;
+    let mine = event("three");
+    transaction.append(any(&stream("a"), [mine.clone()])).await.unwrap();
+    transaction.advance(&shard, Position(3), Some(mine.id)).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(3));
 }
 
 pub async fn p6_shards_are_split_joined_and_moved_one_by_one(store: Fresh) {

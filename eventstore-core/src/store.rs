@@ -156,7 +156,8 @@ pub trait Transaction: Send {
     /// Removes a table, if it is there.
     async fn remove(&mut self, table: &str) -> Result<(), StoreError>;
 
-    /// Moves the checkpoint of a shard forward, to a position and the event there; one that is further already stays.
+    /// Moves the checkpoint of a shard forward, to a position and the event there; one that is further already stays. An
+    /// event that is not there, in the log as this transaction sees it, is [`StoreError::Forked`].
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError>;
 
     /// The commit need not wait until it is on disk, if that is faster and nothing was appended: for what is made of the

@@ -115,9 +115,7 @@ impl Kind {
             (_, value) => Err(value),
         }
     }
-}
 
-impl Kind {
     /// Whether JSON is seen to be of this kind by how it is written. What is not may be of it all the same.
     fn plainly_holds(self, json: &str) -> bool {
         match self {

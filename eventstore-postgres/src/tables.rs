@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use eventstore_core::{__private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table};
 use serde_json::{Value as Json, value::RawValue};
-use sqlx::{AssertSqlSafe, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
@@ -202,7 +202,10 @@ pub(crate) async fn advance(
 ) -> Result<(), StoreError> {
     let advance = sqlx::query(sql.advance()).bind(projection).bind(i32::from(*from_slot)).bind(i32::from(*to_slot));
     let advance = advance.bind(read::signed(to.0)).bind(event);
-    advance.execute(connection).await.map(drop).map_err(error::store)
+    match (advance.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(error::store)?, event) {
+        (false, Some(event)) => Err(StoreError::Forked { position: to, event }),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) async fn rows(

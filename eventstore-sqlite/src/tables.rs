@@ -146,6 +146,12 @@ pub(crate) async fn advance(
     event: Option<Uuid>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    if let Some(event) = event {
+        let there = sqlx::query_scalar(include_str!("../sql/is_in_log.sql")).bind(read::signed(to.0)).bind(event);
+        if !there.fetch_one(&mut *connection).await.map_err(error::store)? {
+            return Err(StoreError::Forked { position: to, event });
+        }
+    }
     let advance = named(include_str!("../sql/advance.sql"), shard).bind(read::signed(to.0)).bind(event);
     advance.bind(now.as_micros()).execute(connection).await.map(drop).map_err(error::store)
 }

@@ -41,9 +41,7 @@ pub(crate) trait Follower: Send + Sync {
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed>;
 
     /// Decodes events ahead of their turn. What cannot be decoded is told when it is taken in.
-    fn decode(&self, stretch: &Stretch, places: Range<usize>) {
-        let _ = (stretch, places);
-    }
+    fn decode(&self, stretch: &Stretch, places: Range<usize>);
 
     /// Takes in what happens outside of the transaction, before it is opened: it may happen again.
     async fn deliver(&self, part: &Part<'_>) -> Result<(), Failed> {
@@ -51,8 +49,8 @@ pub(crate) trait Follower: Send + Sync {
         Ok(())
     }
 
-    /// Takes in a part; the caller moves the checkpoint and commits. Gives the events that must wait, and where. Rows that it has remembered it need not read; what it remembers of a transaction that was
-    /// not committed must be forgotten.
+    /// Takes in a part; the caller moves the checkpoint and commits. Gives the events that must wait, and where. Rows that
+    /// are remembered need not be read; what is remembered of a transaction that was not committed must be forgotten.
     async fn take(
         &self,
         transaction: &mut dyn Transaction,
@@ -81,11 +79,13 @@ impl Remembered {
 
     /// Remembers a row. If that would be too much, all others are forgotten.
     pub(crate) fn put(&mut self, key: String, row: Box<RawValue>) {
+        self.take(&key);
         let bytes = key.len() + row.get().len();
         if self.bytes + bytes > Self::MOST {
             *self = Self::default();
         }
-        if bytes <= Self::MOST && self.rows.insert(key, row).is_none() {
+        if bytes <= Self::MOST {
+            self.rows.insert(key, row);
             self.bytes += bytes;
         }
     }

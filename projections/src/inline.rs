@@ -27,7 +27,7 @@ use crate::{
     projection::{Projection, Sql},
     read_model::Folded,
     shard::beginning,
-    stretch::{Stretch, event_at, unforked},
+    stretch::{Stretch, id_within, unforked},
     versions,
 };
 
@@ -342,7 +342,7 @@ impl Kept {
         }
         let last = match events.last() {
             Some(last) if last.position == to => Some(last.id),
-            _ => event_at(transaction, to).await?.map(|event| event.id),
+            _ => id_within(transaction, to).await?,
         };
         let stretch = Stretch::new(after, to, last, events);
         self.take(transaction, &mut shards, &stretch, Self::stopped).await?;

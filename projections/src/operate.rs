@@ -1,10 +1,14 @@
 //! Operating projections from any process, also from one that does not have their code.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use eventstore_core::{
     __private::{BESIDE, LETTERS},
-    Checkpoint, DeadLetter, EventStore, Invalid, Order, Position, Rows, Shard, Store, StoreError,
+    Checkpoint, DeadLetter, EventStore, Invalid, Order, Position, Rows, Shard, Store, StoreError, Timestamp,
 };
 use tokio::{
     sync::Notify,
@@ -199,11 +203,10 @@ impl DeadLetters {
     /// the event that cannot be is [`StoreError::Parked`], and it and those behind it wait on.
     pub async fn retry(&self, key: &str) -> Result<(), StoreError> {
         let name = self.projections.name(&self.name).await?;
-        let first = self.waiting(&name, key).await?.into_iter().next().ok_or_else(|| self.nothing(&name, key))?;
-        let mut due = first.clone();
-        due.retry_at = Some(self.projections.store.as_ref().now());
+        let waiting = self.waiting(&name, key).await?;
+        let first = waiting.first().cloned().ok_or_else(|| self.nothing(&name, key))?;
         // One that is gone was tried by itself meanwhile.
-        self.due(&name, key, &[due]).await?;
+        self.due(&name, key, &first_now(waiting, self.projections.store.as_ref().now())).await?;
         self.wait(&name, key, &first).await
     }
 
@@ -305,20 +308,23 @@ impl DeadLetters {
     }
 }
 
+/// The first letters of those who wait, due at an instant.
+fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
+    let mut queues = HashSet::new();
+    letters.retain(|letter| letter.skipped.is_none() && queues.insert(Queue::of(letter)));
+    letters.iter_mut().for_each(|letter| letter.retry_at = Some(now));
+    letters
+}
+
 /// Has whatever waits of a projection tried again now.
 pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
     control::begin_again(&mut *transaction, projection, |_| true).await?;
     let letters = letters::read(transaction.rows(letters::wanted(projection, None, None)).await?)?;
-    let mut first = BTreeMap::new();
-    for letter in letters.into_iter().filter(|letter| letter.skipped.is_none()) {
-        first.entry(Queue::of(&letter)).or_insert(letter);
-    }
-    let mut due: Vec<_> = first.into_values().collect();
+    let due = first_now(letters, store.now());
     if due.is_empty() {
         return transaction.rollback().await;
     }
-    due.iter_mut().for_each(|letter| letter.retry_at = Some(store.now()));
     transaction.write(letters::changes(&due, &[])?).await?;
     transaction.commit().await
 }

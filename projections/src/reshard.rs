@@ -171,16 +171,18 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
         transaction.commit().await?;
         return Ok(true);
     };
-    if let Some(new) = cut(projection, &shards, count) {
+    if count > 1 {
         let waiting = letters::read(transaction.rows(letters::wanted(projection, None, None)).await?)?;
-        if let Some(letter) = waiting.iter().find(|letter| letter.whole_stream && letter.skipped.is_none() && count > 1)
-        {
-            let why =
-                format!("all of stream `{}` waits, with whichever keys it has: retry or skip it first", letter.key);
+        if let Some(letter) = waiting.iter().find(|letter| letter.whole_stream && letter.skipped.is_none()) {
             transaction.rollback().await?;
-            cancel(store, projection).await?;
+            if before.is_some() {
+                cancel(store, projection).await?;
+            }
+            let why = format!("all of stream `{}` waits, whichever keys it has: retry or skip it first", letter.key);
             return Err(Invalid::Request(why).into());
         }
+    }
+    if let Some(new) = cut(projection, &shards, count) {
         transaction.put_shards(projection, new).await?;
         transaction.write(control::delete(&RESHARDS, projection)).await?;
         transaction.commit().await?;

@@ -495,19 +495,6 @@ impl Work {
             transaction.rollback().await?;
             return Err(forked.into());
         }
-        // What was read may be of a log that has lost its end since, and the checkpoint with it.
-        let end = Checkpoint { position: to.0, event: to.1, ..at };
-        if let Err(error) = unforked(&mut *transaction, &end).await {
-            transaction.rollback().await?;
-            return Err(match error {
-                StoreError::Forked { .. } => {
-                    self.tail.forget();
-                    let reason = format!("what was read up to position {} is not in the log any more", to.0);
-                    StoreError::Damaged(reason.into()).into()
-                }
-                error => error.into(),
-            });
-        }
         // Until it is certain that they are in the table, nothing is known of the rows.
         let mut remembered = place.own.as_mut().map(|own| std::mem::take(&mut own.remembered));
         let waiting = match self.take(&mut transaction, &part, remembered.as_mut()).await {
@@ -522,7 +509,18 @@ impl Work {
         if !letters.is_empty() {
             transaction.write(letters::changes(&letters, &[])?).await?;
         }
-        transaction.advance(&self.shard, to.0, to.1).await?;
+        if let Err(error) = transaction.advance(&self.shard, to.0, to.1).await {
+            transaction.rollback().await?;
+            return Err(match error {
+                // The log has lost its end since this was read, and the checkpoint with it.
+                StoreError::Forked { .. } => {
+                    self.tail.forget();
+                    let reason = format!("what was read up to position {} is not in the log any more", to.0);
+                    StoreError::Damaged(reason.into()).into()
+                }
+                error => error.into(),
+            });
+        }
         if letters.is_empty() && place.own.as_ref().is_some_and(|own| to.0 < own.head) {
             // The next commit comes at once and finds out if this one was lost; the last one waits for all. Letters wait, too:
             // that they are written is remembered.

@@ -96,28 +96,30 @@ impl<E: Event> Decoded<E> {
     }
 }
 
-/// The id of the event at a position.
-pub(crate) async fn id_at(store: &dyn EventStore, position: Position) -> Result<Option<Uuid>, StoreError> {
+/// What asks for the event at a position.
+fn at(position: Position) -> Read {
     let after = Position(position.0.saturating_sub(1));
-    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
-    Ok(store.read(read).await?.events.try_next().await?.map(|event| event.id))
+    Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() }
 }
 
-/// The event at a position, as a transaction sees it.
-pub(crate) async fn event_at(
+/// The id of the event at a position.
+pub(crate) async fn id_at(store: &dyn EventStore, position: Position) -> Result<Option<Uuid>, StoreError> {
+    Ok(store.read(at(position)).await?.events.try_next().await?.map(|event| event.id))
+}
+
+/// The same, as a transaction sees it.
+pub(crate) async fn id_within(
     transaction: &mut dyn Transaction,
     position: Position,
-) -> Result<Option<Recorded<Raw>>, StoreError> {
-    let after = Position(position.0.saturating_sub(1));
-    let read = Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() };
-    Ok(transaction.read(read).await?.events.pop())
+) -> Result<Option<Uuid>, StoreError> {
+    Ok(transaction.read(at(position)).await?.events.pop().map(|event| event.id))
 }
 
 /// Fails if the log has lost what was taken in, also while this ran: another server may answer since the last batch.
 pub(crate) async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint) -> Result<(), StoreError> {
-    let Some(event) = at.event else { return Ok(()) };
-    match event_at(transaction, at.position).await? {
-        Some(there) if there.id == event => Ok(()),
-        _ => Err(StoreError::Forked { position: at.position, event }),
+    let Checkpoint { position, event: Some(event), .. } = *at else { return Ok(()) };
+    match id_within(transaction, position).await? {
+        Some(there) if there == event => Ok(()),
+        _ => Err(StoreError::Forked { position, event }),
     }
 }
