@@ -31,6 +31,11 @@ async fn world() -> World {
 
 async fn sweep() -> cases::cancellation::Sweep {
     let world = world().await;
-    let other = world.store.clone();
-    cases::cancellation::Sweep::new(world, other, Box::new(|| Box::pin(std::future::ready(()))))
+    let (other, inner) = (world.store.clone(), world.inner.clone());
+    // What was handed to the thread of a connection is done there, also if nobody waits for it: who writes next does.
+    let idle = move || {
+        let inner = inner.clone();
+        async move { inner.begin().await.unwrap().rollback().await.unwrap() }
+    };
+    cases::cancellation::Sweep::new(world, other, Box::new(move || Box::pin(idle())))
 }
