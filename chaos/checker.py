@@ -583,7 +583,7 @@ class Log:
 
     def __init__(self):
         self.position, self.version, self.stream, self.op = array("q"), array("q"), array("l"), array("q")
-        self.names, self.payloads, self.data, self.commands, self.ids = [], [], [], [], []
+        self.names, self.data, self.ids = [], [], []
         self.streams, self.stream_of, self.events_of = [], {}, []
         self.by_id, self.by_command, self.by_position = {}, defaultdict(list), {}
 
@@ -629,7 +629,6 @@ class Log:
             self.by_id.setdefault(id, event)
             self.by_position.setdefault(position, event)
             payload = bytes.fromhex(payload)
-            self.payloads.append(payload)
             try:
                 data = json.loads(payload)
             except ValueError:
@@ -701,14 +700,12 @@ def lines_of(path, report):
 
 class Clients:
     def __init__(self):
-        self.ops, self.reads, self.kinds, self.lines, self.files = {}, [], Counter(), 0, 0
+        self.ops, self.reads = {}, []
 
     def read(self, paths, report):
         for path in paths:
-            self.files += 1
             client, open_attempts = os.path.basename(path)[: -len(".jsonl")], {}
             for number, line in lines_of(path, report):
-                self.lines += 1
                 self.take(client, number, line, open_attempts, report)
         return self
 
@@ -1302,7 +1299,6 @@ class Check:
                 self.nothing("of a read model no row was checked", model=name)
             if name not in self.last["models"]:
                 self.nothing("there is no table of a read model", model=name)
-        return count
 
     def unseen(self, after, until):
         if after and until and until - after > UNSEEN:
@@ -1371,7 +1367,7 @@ class Check:
         # A step that only the next one waits for may be lost with the server, and its rows with it.
         crashed = before is not None and before.get("server") != seen.get("server")
         elsewhere = before is not None and before.get("timeline") != seen.get("timeline")
-        for start, end, position, event, epoch, owner in shards:
+        for start, end, position, _, epoch, _ in shards:
             report.rules["S5"] += 1
             evidence = {
                 "projection": projection,
@@ -1394,7 +1390,7 @@ class Check:
 
     def owned(self, projection, shards, seen, where):
         """P2: of one epoch, one owner."""
-        for start, end, position, _, epoch, owner in shards:
+        for start, end, _, _, epoch, owner in shards:
             if owner is None:
                 continue
             self.report.rules["P2"] += 1
@@ -1417,7 +1413,7 @@ class Check:
     def forked(self, projection, shards, seen, where):
         """S6: a checkpoint whose event is not in the log. Its rows are of a log that is no more."""
         log, report, forked = self.log, self.report, False
-        for start, end, position, event, epoch, owner in shards:
+        for start, end, position, event, *_ in shards:
             if event is None or position == 0:
                 continue
             report.rules["S6"] += 1

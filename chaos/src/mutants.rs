@@ -309,7 +309,9 @@ async fn run_in(
         Some(0) => Ok(None),
         // Where the run itself has looked, and not the checker.
         Some(1) if profile == "fork" => {
-            let wrong = said.lines().filter(|line| line.contains("are not the fold") && !line.starts_with("0 "));
+            let wrong = said.lines().filter(|line| {
+                line.contains("are not the fold") && !line.starts_with("0 ") || line.starts_with("not settled: ")
+            });
             let found: Vec<_> = wrong.filter_map(|line| line.split(" are ").next()).collect();
             Ok(Some((format!("the run: {}", found.join(", ")), start.elapsed().as_secs())))
         }

@@ -146,15 +146,15 @@ impl Fault {
 
 /// Whoever does it.
 pub struct Nemesis {
-    pub world: World,
-    pub profile: Profile,
+    world: World,
+    profile: Profile,
     pub processes: Vec<Process>,
     pub cluster: Option<Cluster>,
     pub proxy: Option<Proxy>,
     /// The store, past the proxy: for operating projections.
     pub store: Store,
-    pub log: Arc<Lines>,
-    pub dice: Dice,
+    log: Arc<Lines>,
+    dice: Dice,
     /// What goes on beside.
     asked: Vec<JoinHandle<()>>,
     pub faults: u64,

@@ -12,7 +12,10 @@ use eventstore::sqlx::{
     self, AssertSqlSafe, ConnectOptions, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
-use tokio::{process::Command, time::sleep};
+use tokio::{
+    process::{Child, Command},
+    time::sleep,
+};
 
 use crate::Error;
 
@@ -35,6 +38,8 @@ pub struct Cluster {
     pub standby: bool,
     /// Whether both are on a small disk of their own, in memory.
     small: bool,
+    /// Ends what this process leaves, if it cannot do so itself.
+    watch: Option<Child>,
 }
 
 impl Cluster {
@@ -55,11 +60,12 @@ impl Cluster {
         };
         let there = std::fs::read_link(folder.join("server")).ok();
         let primary = if there.is_some_and(|there| there.ends_with("b")) { 'b' } else { 'a' };
-        Ok(Self { folder: folder.into(), bin, owner, primary, standby: false, small: false })
+        Ok(Self { folder: folder.into(), bin, owner, primary, standby: false, small: false, watch: None })
     }
 
     /// Makes the primary, and starts it: on a disk that can be filled, if that is wanted and allowed.
     pub async fn create(&mut self, small: bool) -> Result<bool, Error> {
+        self.watch()?;
         let disk = self.folder.join("pg");
         std::fs::create_dir(&disk)?;
         if small {
@@ -78,18 +84,26 @@ impl Cluster {
         self.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
             .await?;
         self.lead('a')?;
-        self.watch()?;
         self.start().await?;
         Ok(self.small)
     }
 
-    /// Ends the servers when this process has ended, however that came.
-    fn watch(&self) -> Result<(), Error> {
-        const WATCH: &str = "while kill -0 $0 2>/dev/null; do sleep 2; done
-            for server in \"$1\"/pg/*/data/postmaster.pid; do kill -QUIT $(head -n 1 \"$server\"); done 2>/dev/null";
+    /// From now on the servers and the observer end with this process, however it ends. The small disk is given back then,
+    /// and what was on it is gone.
+    pub fn watch(&mut self) -> Result<(), Error> {
+        // Its input ends when nobody holds the other end of the pipe. A server that was just being started has its file
+        // a second later.
+        const WATCH: &str = "read _
+            touch \"$0/ended\"
+            for n in $(seq 120); do
+                sleep 1
+                for server in \"$0\"/pg/*/data/postmaster.pid; do kill -QUIT $(head -n 1 \"$server\"); done
+                umount \"$0/pg\"
+                ls \"$0\"/pg/*/data/postmaster.pid || mountpoint -q \"$0/pg\" || break
+            done";
         let mut watch = Command::new("sh");
-        watch.args(["-c", WATCH, &std::process::id().to_string()]).arg(&self.folder).process_group(0);
-        watch.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        watch.args(["-c", WATCH]).arg(&self.folder).process_group(0).current_dir("/");
+        self.watch = Some(watch.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         Ok(())
     }
 
@@ -161,13 +175,20 @@ impl Cluster {
         self.pg_ctl(self.primary, &["-m", "immediate", "stop"]).await
     }
 
-    /// Stops all there is, and forgives what cannot be stopped.
-    pub async fn stop(&self) {
+    /// Stops all there is, forgives what cannot be stopped, and gives the small disk back. What was on it stays, if it is
+    /// wanted.
+    pub async fn end(&mut self, keep: bool) -> Result<(), Error> {
         for side in [self.other(), self.primary] {
             if self.data(side).join("postmaster.pid").exists() {
                 let _ = self.pg_ctl(side, &["-m", "fast", "-t", "20", "stop"]).await;
             }
         }
+        self.unmount(keep).await?;
+        // Whoever starts a server in this folder from now on is no concern of it.
+        if let Some(mut watch) = self.watch.take() {
+            watch.kill().await?;
+        }
+        Ok(())
     }
 
     /// Nothing more can be written for a while; false if there is no disk that may be filled.
@@ -201,8 +222,7 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Gives the small disk back; what was on it stays, if it is wanted.
-    pub async fn unmount(&mut self, keep: bool) -> Result<(), Error> {
+    async fn unmount(&mut self, keep: bool) -> Result<(), Error> {
         if !std::mem::take(&mut self.small) {
             return Ok(());
         }
