@@ -237,7 +237,7 @@ def slot(key):
 # ---------------------------------------------------------------------------------------------------------------------
 
 ROWS = ("business", *MODELS, *(name + BESIDE for name in MODELS))
-LOOKED_AT = ("checkpoints", "dead_letters", "moves", *ROWS)
+LOOKED_AT = ("checkpoints", "dead_letters", "moves", "replaced", *ROWS)
 SMALL = 400_000
 """Of a table of more bytes, a sixteenth of the keys is looked at, each time another one."""
 
@@ -258,6 +258,12 @@ MOVES = f"""json_build_object(
          LIMIT 20) AS m),
     'back', (SELECT coalesce(json_agg(m), '[]') FROM (
         SELECT * FROM MOVES WHERE to_position < from_position AND projection NOT LIKE '%{BESIDE}' LIMIT 20) AS m))"""
+
+# The same of snapshots: those that took the place of one that was as new or newer, and of the same shape.
+REPLACED = """json_build_object(
+    'count', (SELECT count(*) FROM REPLACED),
+    'back', (SELECT coalesce(json_agg(r), '[]') FROM (
+        SELECT * FROM REPLACED WHERE same_shape AND to_position <= from_position ORDER BY n LIMIT 1000) AS r))"""
 
 
 def literal(text):
@@ -336,6 +342,8 @@ class Postgres:
             )
         if "moves" in tables and not prefix:
             parts.append(f"'moves', {MOVES.replace('MOVES', places['moves'])}")
+        if "replaced" in tables and not prefix:
+            parts.append(f"'replaced', {REPLACED.replace('REPLACED', places['replaced'])}")
         models = []
         for name, (_, size, columns) in tables.items():
             if name not in ROWS or name == "business" and prefix:
@@ -652,12 +660,12 @@ class Attempt:
     """One call. Its phase: pending (nothing was heard of it), stored, rejected (for good), refused (this call has
     recorded nothing, another may), unknown."""
 
-    __slots__ = ("client", "line", "invoked", "over", "phase", "answer", "state", "error", "why", "conflict")
+    __slots__ = ("client", "line", "invoked", "over", "phase", "answer", "repeated", "state", "error", "why", "conflict")
 
     def __init__(self, client, line, invoked):
         self.client, self.line, self.invoked = client, line, invoked
         self.over = self.answer = self.state = self.error = self.why = self.conflict = None
-        self.phase = "pending"
+        self.phase, self.repeated = "pending", False
 
     def unsure(self):
         return self.phase in ("pending", "unknown")
@@ -729,7 +737,7 @@ class Clients:
             attempt.why, attempt.conflict = line.get("why"), line.get("conflict")
             if phase == "stored":
                 attempt.answer = line.get("first"), line.get("last"), tuple(sorted((line.get("streams") or {}).items()))
-                attempt.state = line.get("state")
+                attempt.state, attempt.repeated = line.get("state"), bool(line.get("repeated"))
         elif phase != "given up":
             report.violation("checked", "a line says nothing", client=client, line=number, phase=phase)
 
@@ -874,6 +882,7 @@ class Check:
         deliveries = self.read_deliveries()
         self.observations(deliveries)
         self.moved()
+        self.replaced()
         self.deliveries(deliveries)
         self.liveness()
 
@@ -962,6 +971,13 @@ class Check:
                 self.together(op)
             for attempt in wrote:
                 self.answer(op, attempt)
+            # A transaction is committed once, by one client, and nobody asks again behind its back.
+            again = next((attempt for attempt in stored if attempt.repeated), None)
+            if again and op.kind == "transaction":
+                earlier = [attempt for attempt in op.attempts if attempt.invoked < again.invoked]
+                if not any(map(Attempt.unsure, earlier)) and not any(attempt in stored for attempt in earlier):
+                    what = "a transaction was recorded before, and each earlier call was said to have recorded nothing"
+                    report.violation("A6", what, **op.show())
             answers = {attempt.answer for attempt in wrote}
             if len(answers) > 1:
                 promise = "C1" if op.kind == "command" else "A5"
@@ -1107,10 +1123,17 @@ class Check:
             return
         self.report.rules["C2 refusals"] += 1
         low, high = self.versions_during(stream, attempt)
+        # One that is recorded, by another call of the same command, is answered as that one was, and not decided again.
+        own = [self.log.version[event] for event in op.present]
+        high = min([high, *(version - 1 for version in own)])
+        low = min(low, high)
         balances = [self.state(stream, version)["balance"] for version in range(low, high + 1)]
         if min(balances) >= data["amount"]:
             evidence = op.show(versions=(low, high), balances=balances[:20])
-            self.report.violation("C2", "a command was refused that no state of that time refuses", **evidence)
+            promise, what = "C2", "a command was refused that no state of that time refuses"
+            if own:
+                promise, what = "C1", "a command was refused that is in the log, and no state before it refuses"
+            self.report.violation(promise, what, **evidence)
 
     def sold_out(self, op, attempt):
         """A13: a seat is refused where all are taken, or the student has one."""
@@ -1348,6 +1371,19 @@ class Check:
             report.violation("P2", "two nodes had a shard in one epoch", **move)
         for move in moves["back"]:
             report.violation("S5", "a checkpoint was moved back", **move)
+
+    def replaced(self):
+        """N2: no snapshot takes the place of a newer one, unless that one is of events that are not in the log."""
+        report, replaced = self.report, self.last.get("replaced")
+        if replaced is None:
+            return
+        report.rules["N2"] += replaced["count"]
+        if not replaced["count"]:
+            self.nothing("no snapshot was replaced")
+        for one in replaced["back"]:
+            there = self.log.by_position.get(one["from_position"])
+            if there is not None and self.log.ids[there] == same_uuid(one["from_event"]):
+                report.violation("N2", "an older snapshot has taken the place of a newer one", **one)
 
     def cover(self, projection, shards, where):
         """P6: each slot is in one shard."""

@@ -562,6 +562,22 @@ class SelfTest(unittest.TestCase):
         ids = {one["id"] for one in made.found().violations}
         self.assertIn("A10", ids)
 
+    def test_a6_recorded_by_a_call_that_was_refused(self):
+        for phase, broken in (("refused", True), ("unknown", False)):
+            made = Made().everything()
+            op, events = made.id(), made.planned(("account-7", "deposited", {"amount": 1}))
+            made.invoke("c1", op, "transaction", events, amount=3)
+            made.append(op, events)
+            made.business.append([op, 3])
+            made.say("c1", op=op, phase=phase, error="the connection broke")
+            made.invoke("c1", op, "transaction", events, attempt=2, amount=3)
+            made.stored("c1", op, events, repeated=True)
+            made.seal()
+            if broken:
+                self.broken(made, "A6")
+            else:
+                self.assertEqual(made.found().violations, [])
+
     def test_a10_another_stream_type_or_amount(self):
         for change in ({"stream": "account-8"}, {"name": "account.poisoned"}):
             made = Made().everything()
@@ -683,6 +699,26 @@ class SelfTest(unittest.TestCase):
         made = self.whole()
         made.last["models"]["turnover@1"]["rows"].pop()
         self.broken(made, "P1")
+
+    def test_n2_an_older_snapshot_in_the_place_of_a_newer_one(self):
+        for event, broken in ((self.whole().log[4]["id"], True), ("0" * 32, False)):
+            made = self.whole()
+            one = {"boundary": "account-1", "same_shape": True, "from_position": 5, "to_position": 3}
+            made.last["replaced"] = {"count": 7, "back": [{**one, "from_event": event}]}
+            if broken:
+                self.broken(made, "N2")
+            else:
+                self.assertEqual(made.found().violations, [])
+
+    def test_c1_decided_again_though_it_is_recorded(self):
+        made = Made().everything()
+        op, events = made.id(), made.planned(("account-1", "withdrawn", {"amount": 40}))
+        made.invoke("c1", op, "command", events, None)
+        made.invoke("c2", op, "command", events, None)
+        made.append(op, events)
+        made.stored("c1", op, events, state={"balance": 15, "events": 6})
+        made.say("c2", op=op, phase="rejected", error="no", why="rule")
+        self.broken(made.seal(), "C1")
 
     def test_p1_rows_without_a_checkpoint(self):
         made = self.whole()

@@ -494,12 +494,34 @@ impl Nemesis {
             Reshard => {
                 let (projection, shards) = (PROJECTIONS[(two % 4) as usize], 1 + (three % 8) as u16);
                 self.say(&name, &format!("{projection} {shards}"));
+                // One of them is held where it is while the others go on: they are not at one position when they are cut.
+                let mut connection = match self.world.store {
+                    Log::Postgres => Some(self.connect().await?),
+                    Log::Sqlite => None,
+                };
+                let mut holding = None;
+                if let Some(connection) = &mut connection {
+                    let hold = format!(
+                        "SELECT FROM {}.checkpoints WHERE projection = $1 AND owner IS NOT NULL
+                          ORDER BY hashint4(from_slot + $2) LIMIT 1 FOR UPDATE",
+                        self.world.schema
+                    );
+                    let mut transaction = connection.begin().await?;
+                    let hold = sqlx::query(AssertSqlSafe(hold)).bind(projection).bind((one % 1_024) as i32);
+                    timeout(Duration::from_secs(3), hold.execute(&mut *transaction)).await??;
+                    sleep(Duration::from_millis(one % 400)).await;
+                    holding = Some(transaction);
+                }
                 let projections = Projections::new(&self.store);
                 let log = self.log.clone();
                 self.asked.push(tokio::spawn(async move {
                     let done = projections.reshard(projection, shards).await;
                     log.write(&json!({ "t": now(), "fault": "recovered", "what": format!("reshard {projection} {shards}: {}", came(done)) }));
                 }));
+                if let Some(holding) = holding {
+                    sleep(Duration::from_millis(20)).await;
+                    holding.rollback().await?;
+                }
             }
             Rebuild => {
                 let projection = PROJECTIONS[(two % 2) as usize];

@@ -4,10 +4,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -38,6 +35,9 @@ pub struct Options {
     /// Which faults come, and in which order, follows from it; by the clock unless said.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// How many runs, one after the other; each has the seed after that of the one before.
+    #[arg(long, default_value_t = 1, conflicts_with = "keep", value_parser = clap::value_parser!(u64).range(1..))]
+    pub runs: u64,
     /// How long there are faults, in minutes.
     #[arg(long, conflicts_with = "seconds")]
     pub minutes: Option<u64>,
@@ -100,9 +100,35 @@ impl Options {
 /// How long everything may take to come to the end of the log, once nothing is in the way.
 const SETTLES: Duration = Duration::from_secs(60);
 
+/// Somebody wants it to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// Whether nothing was found.
 pub async fn run(options: &Options) -> Result<bool, Error> {
-    let seed = options.seed.unwrap_or_else(|| now() % 1_000_000);
+    let first = options.seed.unwrap_or_else(|| now() % 1_000_000);
+    let (mut done, mut clean) = (0, 0);
+    tokio::spawn(async {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            eprintln!("no more faults; once more ends it at once");
+        }
+    });
+    for seed in first..first + options.runs {
+        clean += u64::from(run_one(options, seed).await?);
+        done += 1;
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            break;
+        }
+    }
+    if options.runs > 1 {
+        println!("{clean} of {done} runs, with the seeds {first} to {}, have found nothing", first + done - 1);
+    }
+    Ok(clean == done)
+}
+
+async fn run_one(options: &Options, seed: u64) -> Result<bool, Error> {
     let folder = folder(options)?;
     println!("seed {seed}, {:?}, {:?}, in {}", options.store, options.profile, folder.display());
     let mut scene = Scene::new(options, &folder, seed).await?;
@@ -201,12 +227,14 @@ struct Scene {
     said: Said,
     nemesis: Nemesis,
     observer: Option<Child>,
+    /// When all that waits was last asked to be tried again.
+    retried: Option<Instant>,
 }
 
 impl Scene {
     async fn new(options: &Options, folder: &Path, seed: u64) -> Result<Self, Error> {
         let workers = options.workers.unwrap_or(if options.store == Log::Postgres { 4 } else { 2 });
-        let clients = 3;
+        let clients = if options.profile == Profile::Smoke { 3 } else { 6 };
         let rate = options.rate / (workers * clients) as f64;
         let (mut cluster, mut proxy) = (None, None);
         let (url, database, schema) = match options.store {
@@ -251,7 +279,7 @@ impl Scene {
             seats: domain::SEATS,
             mutant: options.mutant.clone(),
         };
-        let scene = Self { world, said, nemesis, observer: None };
+        let scene = Self { world, said, nemesis, observer: None, retried: None };
         scene.say()?;
         Ok(scene)
     }
@@ -268,18 +296,8 @@ impl Scene {
         }
         self.begun().await?;
         self.observer = Some(checker("observe", &self.world.folder).spawn()?);
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let heard = interrupted.clone();
-        tokio::spawn(async move {
-            while tokio::signal::ctrl_c().await.is_ok() {
-                if heard.swap(true, Ordering::SeqCst) {
-                    std::process::exit(130);
-                }
-                eprintln!("no more faults; once more ends it at once");
-            }
-        });
         let (begun, length) = (Instant::now(), options.length());
-        let over = || interrupted.load(Ordering::SeqCst) || length.is_some_and(|length| begun.elapsed() > length);
+        let over = || INTERRUPTED.load(Ordering::SeqCst) || length.is_some_and(|length| begun.elapsed() > length);
         self.nemesis.run(over).await?;
         self.nemesis.peace().await?;
         self.said.faults_ended = Some(now());
@@ -332,12 +350,14 @@ impl Scene {
             if begun.elapsed() > SETTLES {
                 return;
             }
-            sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// What is not at the end of the log, or not done.
-    async fn unsettled(&self) -> Result<Vec<String>, Error> {
+    async fn unsettled(&mut self) -> Result<Vec<String>, Error> {
+        /// What waits is tried again so often: to ask for it is work, too.
+        const AGAIN: Duration = Duration::from_secs(2);
         let mut left = vec![];
         for process in &self.nemesis.processes {
             if !self.world.quiet_of(&process.name).exists() {
@@ -349,12 +369,16 @@ impl Scene {
         }
         let (store, projections) = (&self.nemesis.store, Projections::new(&self.nemesis.store));
         let head = store.head().await?;
+        let again = self.retried.is_none_or(|retried| retried.elapsed() > AGAIN);
         for name in PROJECTIONS {
             let letters = projections.dead_letters(name);
             let waiting = letters.list().await?.len();
             if waiting > 0 {
                 left.push(format!("{waiting} events wait for {name}"));
-                let _ = timeout(Duration::from_secs(4), letters.retry_all()).await;
+                if again {
+                    self.retried = Some(Instant::now());
+                    let _ = timeout(Duration::from_secs(4), letters.retry_all()).await;
+                }
             }
         }
         for (shard, at) in store.as_ref().shards(None).await? {
@@ -539,7 +563,7 @@ async fn prepare(world: &World, cluster: Option<&Cluster>) -> Result<Store, Erro
     let url =
         format!("postgres://postgres@localhost/postgres?host={}&application_name=chaos", cluster.server().display());
     let store = PgStore::options().schema(&world.schema).max_connections(4).connect(&url).await?;
-    // Writes down who has moved which shard, from where to where, under which epoch.
+    // Writes down who has moved which shard, from where to where, under which epoch; and which snapshots were replaced.
     let tables = format!(
         "{business} uuid PRIMARY KEY, amount bigint NOT NULL);
          CREATE TABLE S.moves (n bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), projection text,
@@ -551,7 +575,15 @@ async fn prepare(world: &World, cluster: Option<&Cluster>) -> Result<Store, Erro
              RETURN new;
          END $$;
          CREATE TRIGGER moved AFTER UPDATE OF position ON S.checkpoints FOR EACH ROW
-         WHEN (old.position <> new.position) EXECUTE FUNCTION S.moved()"
+         WHEN (old.position <> new.position) EXECUTE FUNCTION S.moved();
+         CREATE TABLE S.replaced (n bigserial PRIMARY KEY, boundary text, kind text, same_shape boolean,
+             from_position bigint, from_event uuid, to_position bigint);
+         CREATE FUNCTION S.replaced() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO S.replaced (boundary, kind, same_shape, from_position, from_event, to_position)
+             VALUES (new.boundary, new.kind, old.shape = new.shape, old.position, old.event_id, new.position);
+             RETURN new;
+         END $$;
+         CREATE TRIGGER replaced AFTER UPDATE ON S.snapshots FOR EACH ROW EXECUTE FUNCTION S.replaced()"
     );
     cluster.execute(&tables.replace("S.", &format!("{}.", world.schema))).await?;
     Ok(store.into())

@@ -209,6 +209,8 @@ impl Cluster {
                 sleep(Duration::from_millis(1)).await;
             }
         }
+        // An open file takes its place until it is closed.
+        drop(rest);
         std::fs::remove_file(&ballast)?;
         // If it could not write its log, it has crashed, and perhaps ended.
         let begun = Instant::now();

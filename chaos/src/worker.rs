@@ -51,7 +51,7 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
         Log::Sqlite => runner.projection(FileLedger(ledger)),
     };
     let runner = runner.shards(2).max_parked(1_000_000).batch(500);
-    let running = runner.subscription(follow::Mailbox::open(folder, name, *run)?).shards(2).start();
+    let running = runner.subscription(follow::Mailbox::open(&world, name, *run)?).shards(2).start();
     follow::follow(&store, folder, name, *run)?;
 
     let mut clients = tokio::task::JoinSet::new();
@@ -82,7 +82,8 @@ async fn open(world: &World, name: &str) -> Result<Store, StoreError> {
         let opened = match world.store {
             Log::Postgres => {
                 let url = format!("{}&application_name={name}", world.url);
-                let store = PgStore::options().schema(&world.schema).max_connections(8).connect(&url).await;
+                let options = PgStore::options().schema(&world.schema).max_connections(World::connections_of(name));
+                let store = options.connect(&url).await;
                 store.map(Store::from)
             }
             Log::Sqlite => SqliteStore::open(Path::new(&world.url)).await.map(Store::from),

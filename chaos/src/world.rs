@@ -42,6 +42,11 @@ impl World {
         }
     }
 
+    /// How many connections a worker may have. The second one has to get on with one for everything.
+    pub fn connections_of(worker: &str) -> u32 {
+        if worker == "w2" { 1 } else { 8 }
+    }
+
     /// Clients begin nothing new once it is there.
     pub fn quiet(&self) -> PathBuf {
         self.folder.join("quiet")

@@ -215,7 +215,8 @@ impl Client {
             sleep(Duration::from_micros(tick * TWINS - now().min(tick * TWINS))).await;
             let mut dice = Dice(self.world.seed ^ tick);
             let (account, amount) = (format!("t{}", dice.roll(10)), 1 + dice.roll(100) as i64);
-            let (kind, event) = match dice.roll(3) {
+            // There is mostly less left than was just taken: whoever decides once more, refuses.
+            let (kind, event) = match dice.roll(2) {
                 0 => ("withdraw", AccountEvent::Withdrawn { amount }),
                 _ => ("deposit", AccountEvent::Deposited { amount }),
             };

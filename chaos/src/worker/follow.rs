@@ -1,6 +1,11 @@
 //! Those who follow the log and write down what they are given: a plain reader, and a subscription.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use eventstore::{BoxError, Position, Recorded, Store, Subscription};
 use futures::StreamExt;
@@ -9,6 +14,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     domain::AccountEvent,
     log::{self, Lines, now},
+    world::{Dice, World},
 };
 
 /// How many events go into the file at once.
@@ -57,16 +63,20 @@ fn line<E>(subscription: &str, run: u64, event: &Recorded<E>) -> Json {
     })
 }
 
-/// A receiver outside of the store.
+/// A receiver outside of the store: it takes its time, and now and then it fails in the middle.
 pub struct Mailbox {
     lines: Lines,
     run: u64,
+    dice: Mutex<Dice>,
+    /// It does not fail any more once this is there.
+    quiet: PathBuf,
 }
 
 impl Mailbox {
-    pub fn open(folder: &Path, name: &str, run: u64) -> io::Result<Self> {
-        let lines = Lines::open(&folder.join("subscribers").join(format!("{name}-mailbox.jsonl")))?;
-        Ok(Self { lines, run })
+    pub fn open(world: &World, name: &str, run: u64) -> io::Result<Self> {
+        let lines = Lines::open(&world.folder.join("subscribers").join(format!("{name}-mailbox.jsonl")))?;
+        let dice = Mutex::new(Dice::named(world.seed, &format!("{name} mailbox {run}")));
+        Ok(Self { lines, run, dice, quiet: world.quiet() })
     }
 }
 
@@ -75,8 +85,15 @@ impl Subscription for Mailbox {
     type Event = AccountEvent;
 
     async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
-        let lines: Vec<_> = events.iter().map(|event| line(Self::NAME, self.run, event)).collect();
+        let (pause, fails) = {
+            let mut dice = self.dice.lock().unwrap_or_else(PoisonError::into_inner);
+            (Duration::from_millis(dice.roll(25)), dice.roll(30) == 0)
+        };
+        tokio::time::sleep(pause).await;
+        let fails = fails && !self.quiet.exists();
+        let taken = if fails { events.len() / 2 } else { events.len() };
+        let lines: Vec<_> = events[..taken].iter().map(|event| line(Self::NAME, self.run, event)).collect();
         lines.chunks(TOGETHER).for_each(|lines| self.lines.write_all(lines));
-        Ok(())
+        if fails { Err("the receiver is out of order".into()) } else { Ok(()) }
     }
 }
