@@ -135,8 +135,9 @@ impl Fault {
         // In a minute each comes once, about.
         let mut seen = vec![];
         let once = |fault: &Self| {
-            let first =
-                profile != Profile::Smoke || !seen.contains(fault) || matches!(fault, Kill | Freeze | LoseReplies);
+            let first = profile != Profile::Smoke
+                || !seen.contains(fault)
+                || matches!(fault, Kill | Freeze | LoseReplies | Reshard);
             seen.push(*fault);
             first
         };
@@ -368,18 +369,19 @@ impl Nemesis {
                 self.say(&name, "all");
             }
             LoseReplies => {
-                let replies = 1 + two % 8;
+                let (replies, commits) = (1 + two % 12, three.is_multiple_of(2));
                 let Some(proxy) = self.proxy.clone() else { return Ok(()) };
                 let before = proxy.lost();
-                proxy.lose_replies(replies);
+                proxy.lose_replies(replies, commits);
                 for _ in 0..100 {
                     if proxy.lost() >= before + replies {
                         break;
                     }
                     sleep(Duration::from_millis(5)).await;
                 }
-                proxy.lose_replies(0);
-                self.say(&name, &format!("{} lost", proxy.lost() - before));
+                proxy.lose_replies(0, false);
+                let of = if commits { " of commits" } else { "" };
+                self.say(&name, &format!("{} lost{of}", proxy.lost() - before));
             }
             Stall | BlackHole | Delay => {
                 let Some(proxy) = self.proxy.clone() else { return Ok(()) };
@@ -492,7 +494,7 @@ impl Nemesis {
                 self.retry();
             }
             Reshard => {
-                let (projection, shards) = (PROJECTIONS[(two % 4) as usize], 1 + (three % 8) as u16);
+                let (projection, shards) = (PROJECTIONS[(two % 4) as usize], [1, 2, 3, 8][(three % 4) as usize]);
                 self.say(&name, &format!("{projection} {shards}"));
                 // One of them is held where it is while the others go on: they are not at one position when they are cut.
                 let mut connection = match self.world.store {

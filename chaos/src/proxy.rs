@@ -42,6 +42,8 @@ pub struct Proxy {
     weather: Arc<watch::Sender<Weather>>,
     /// How many replies are still to be lost.
     lose: Arc<AtomicU64>,
+    /// Whether only those to commits are.
+    commits: Arc<AtomicBool>,
     /// How many were.
     lost: Arc<AtomicU64>,
 }
@@ -50,8 +52,14 @@ impl Proxy {
     /// Leads to the server whose socket is in a folder, which may become another one.
     pub async fn start(server: &Path) -> Result<Self, Error> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let (weather, lose, lost) = (Arc::new(watch::Sender::default()), Arc::default(), Arc::default());
-        let proxy = Self { port: listener.local_addr()?.port(), weather, lose, lost };
+        let port = listener.local_addr()?.port();
+        let proxy = Self {
+            port,
+            weather: Arc::new(watch::Sender::default()),
+            lose: Arc::default(),
+            commits: Arc::default(),
+            lost: Arc::default(),
+        };
         let (there, server) = (proxy.clone(), server.join(".s.PGSQL.5432"));
         tokio::spawn(async move {
             loop {
@@ -69,8 +77,9 @@ impl Proxy {
         self.weather.send_modify(|weather| (weather.cuts, weather.half) = (weather.cuts + 1, half));
     }
 
-    /// Lets so many appends or commits reach the server, and cuts their connections before the reply.
-    pub fn lose_replies(&self, replies: u64) {
+    /// Lets so many appends or commits, or only commits, reach the server, and cuts their connections before the reply.
+    pub fn lose_replies(&self, replies: u64, commits: bool) {
+        self.commits.store(commits, Ordering::SeqCst);
         self.lose.store(replies, Ordering::SeqCst);
     }
 
@@ -91,7 +100,7 @@ impl Proxy {
     /// As if there were none.
     pub fn calm(&self) {
         self.weather.send_modify(|weather| (weather.black, weather.delay) = (false, Duration::ZERO));
-        self.lose_replies(0);
+        self.lose_replies(0, false);
     }
 
     async fn between(self, client: TcpStream, server: PathBuf) {
@@ -103,7 +112,8 @@ impl Proxy {
         let (mut from_server, mut to_server) = server.into_split();
         let asked = AtomicBool::new(false);
         let up = self.pump(&mut from_client, &mut to_server, |bytes| {
-            asked.store(bytes.len() > LONG || bytes.windows(6).any(|word| word == b"COMMIT"), Ordering::SeqCst);
+            let append = bytes.len() > LONG && !self.commits.load(Ordering::SeqCst);
+            asked.store(append || bytes.windows(6).any(|word| word == b"COMMIT"), Ordering::SeqCst);
             false
         });
         let down = self.pump(&mut from_server, &mut to_client, |_| {

@@ -357,12 +357,12 @@ impl Client {
         let op = Uuid::now_v7();
         let account = self.account();
         Some(match self.dice.roll(100) {
-            0..25 => {
+            0..21 => {
                 let mut any = Operation::new("any", op);
                 any.part(&account, json!("any"), self.deposits(6));
                 any
             }
-            25..42 => {
+            21..38 => {
                 let loaded = self.store.load(Id::<Account>::from(&*account)).await.ok()?;
                 let mut exact = Operation::new("exact", op);
                 let events = match self.dice.roll(6) {
@@ -379,7 +379,7 @@ impl Client {
                 exact.part(&account, json!(loaded.version.0), events);
                 exact
             }
-            42..50 => {
+            38..46 => {
                 // All that come by at about the same time want to begin it.
                 let account = format!("n{}", now() / 400_000 * 3 + self.dice.roll(3));
                 let mut none = Operation::new("none", op);
@@ -388,7 +388,7 @@ impl Client {
                 none.part(&account, json!("none"), events);
                 none
             }
-            50..60 => {
+            46..56 => {
                 let other = self.account();
                 let mut multi = Operation::new("multi", op);
                 if account == other {
@@ -410,7 +410,7 @@ impl Client {
                 }
                 multi
             }
-            60..72 => {
+            56..68 => {
                 let course = (now() / 4_000_000 * 4 + self.dice.roll(4)).to_string();
                 let student = self.dice.roll(40).to_string();
                 let mut reserve = Operation::new("reserve", op);
@@ -426,7 +426,7 @@ impl Client {
                 (reserve.course, reserve.student) = (Some(course), Some(student));
                 reserve
             }
-            72..84 => {
+            68..80 => {
                 let amount = 1 + self.dice.roll(400) as i64;
                 let (command, event) = match self.dice.roll(3) {
                     0 => ("deposit", AccountEvent::Deposited { amount }),
@@ -437,7 +437,7 @@ impl Client {
                 decided.command = Some(command.into());
                 decided
             }
-            84..92 => {
+            80..92 => {
                 let mut transaction = Operation::new("transaction", op);
                 transaction.part(&account, json!("any"), self.deposits(4));
                 transaction.amount = Some(self.dice.roll(1_000) as i64);
