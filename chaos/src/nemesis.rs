@@ -494,36 +494,22 @@ impl Nemesis {
                 self.retry();
             }
             Reshard => {
-                let (projection, shards) = (PROJECTIONS[(two % 4) as usize], [1, 2, 3, 8][(three % 4) as usize]);
-                self.say(&name, &format!("{projection} {shards}"));
-                // One of them is held where it is while the others go on: they are not at one position when they are cut.
-                let mut connection = match self.world.store {
-                    Log::Postgres => Some(self.connect().await?),
+                let (projection, few) = (PROJECTIONS[(two % 4) as usize], 1 + (three % 3) as u16);
+                self.say(&name, &format!("{projection} 8, and then {few}"));
+                let holder = match self.world.store {
+                    Log::Postgres => Some((self.connect().await?, self.world.schema.clone())),
                     Log::Sqlite => None,
                 };
-                let mut holding = None;
-                if let Some(connection) = &mut connection {
-                    let hold = format!(
-                        "SELECT FROM {}.checkpoints WHERE projection = $1 AND owner IS NOT NULL
-                          ORDER BY hashint4(from_slot + $2) LIMIT 1 FOR UPDATE",
-                        self.world.schema
-                    );
-                    let mut transaction = connection.begin().await?;
-                    let hold = sqlx::query(AssertSqlSafe(hold)).bind(projection).bind((one % 1_024) as i32);
-                    timeout(Duration::from_secs(3), hold.execute(&mut *transaction)).await??;
-                    sleep(Duration::from_millis(one % 400)).await;
-                    holding = Some(transaction);
-                }
-                let projections = Projections::new(&self.store);
-                let log = self.log.clone();
+                let (projections, log) = (Projections::new(&self.store), self.log.clone());
                 self.asked.push(tokio::spawn(async move {
-                    let done = projections.reshard(projection, shards).await;
-                    log.write(&json!({ "t": now(), "fault": "recovered", "what": format!("reshard {projection} {shards}: {}", came(done)) }));
+                    let mut done = projections.reshard(projection, 8).await;
+                    if done.is_ok() {
+                        sleep(Duration::from_millis(200 + one % 500)).await;
+                        done = join(&projections, projection, few, holder).await;
+                    }
+                    let what = format!("reshard {projection}: {}", came(done));
+                    log.write(&json!({ "t": now(), "fault": "recovered", "what": what }));
                 }));
-                if let Some(holding) = holding {
-                    sleep(Duration::from_millis(20)).await;
-                    holding.rollback().await?;
-                }
             }
             Rebuild => {
                 let projection = PROJECTIONS[(two % 2) as usize];
@@ -615,6 +601,33 @@ macro_rules! again {
             }
         }
     };
+}
+
+/// Makes a few shards of many. One of them is held where it is, if it can be, and the others go on: they are at different
+/// positions when they are to become one.
+async fn join(
+    projections: &Projections,
+    projection: &str,
+    few: u16,
+    holder: Option<(PgConnection, String)>,
+) -> Result<(), StoreError> {
+    let Some((mut connection, schema)) = holder else { return projections.reshard(projection, few).await };
+    let hold = format!("SELECT FROM {schema}.checkpoints WHERE projection = $1 ORDER BY from_slot LIMIT 1 FOR UPDATE");
+    let hold = sqlx::query(AssertSqlSafe(hold)).bind(projection);
+    let holding = async {
+        let mut holding = connection.begin().await?;
+        hold.execute(&mut *holding).await?;
+        Ok::<_, sqlx::Error>(holding)
+    };
+    let holding = timeout(Duration::from_secs(3), holding).await;
+    sleep(Duration::from_millis(400)).await;
+    let let_go = async {
+        sleep(Duration::from_millis(20)).await;
+        if let Ok(Ok(holding)) = holding {
+            let _ = holding.rollback().await;
+        }
+    };
+    tokio::join!(projections.reshard(projection, few), let_go).0
 }
 
 /// Builds a table again beside the one there is, and puts it in its place.
