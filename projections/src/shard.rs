@@ -8,7 +8,8 @@ use std::{
 };
 
 use eventstore_core::{
-    Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Shard, Store, StoreError, Timestamp, Transaction,
+    __private::LETTERS, Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Store, StoreError,
+    Timestamp, Transaction,
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
 use tokio::{
@@ -484,12 +485,12 @@ impl Work {
         let (mut transaction, at) = self.open().await?;
         if at.position != place.position {
             // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all, or was
-            // lost in a crash.
+            // lost in a crash. Such a commit may also have parked something.
             transaction.rollback().await?;
             place.own = place.own.take().filter(|_| at.position > place.position);
             place.own.iter_mut().for_each(|own| own.remembered = Remembered::default());
             place.position = at.position;
-            return Ok(());
+            return self.look_again(place).await;
         }
         if let Err(forked) = unforked(&mut *transaction, &at).await {
             transaction.rollback().await?;
@@ -599,10 +600,11 @@ impl Work {
         while !letters.is_empty() {
             let first = stretch.events.len() - letters.len();
             match self.again(place, &stretch, first..first + end, queue, &letters[..end]).await {
-                Ok(()) => {
+                Ok(true) => {
                     letters.drain(..end);
                     end = letters.len();
                 }
+                Ok(false) => return self.look_again(place).await,
                 Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
                     if end > 1 {
                         let bad = failed.position().map(|bad| stretch.place_after(bad).saturating_sub(first + 1));
@@ -613,8 +615,11 @@ impl Work {
                     let letter = &mut letters[0];
                     letters::failed(letter, &failed, now);
                     let retry_at = letter.retry_at;
-                    let (mut transaction, _) = self.open().await?;
-                    transaction.write(letters::changes(std::slice::from_ref(letter), &[])?).await?;
+                    let letter = std::slice::from_ref(&*letter);
+                    let Some(mut transaction) = self.open_for(letter).await? else {
+                        return self.look_again(place).await;
+                    };
+                    transaction.write(letters::changes(letter, &[])?).await?;
                     transaction.commit().await?;
                     if let Some(waiting) = place.parked.get_mut(queue) {
                         (waiting.retry_at, waiting.error) = (retry_at, failed.to_string());
@@ -631,7 +636,27 @@ impl Work {
         Ok(())
     }
 
+    /// A transaction in which nobody else moves the shard, if these letters are still there: a commit whose answer was lost
+    /// may have been done after all, and have taken in what they are of.
+    async fn open_for(&self, letters: &[DeadLetter]) -> Result<Option<Box<dyn Transaction>>, Halt> {
+        let (mut transaction, _) = self.open().await?;
+        let there = Rows::Keys { table: LETTERS, keys: letters.iter().map(DeadLetter::id).collect() };
+        if transaction.rows(there).await?.len() == letters.len() {
+            return Ok(Some(transaction));
+        }
+        transaction.rollback().await?;
+        Ok(None)
+    }
+
+    /// Finds out what waits now.
+    async fn look_again(&self, place: &mut Place) -> Result<(), Halt> {
+        place.parked = Parked::load(self.store.as_ref(), &self.shard).await?;
+        self.report.send_modify(|status| status.parked = place.parked.len());
+        Ok(())
+    }
+
     /// Takes in events that waited and removes their letters, or nothing. Those of a stream may have to wait on, for a key.
+    /// Says whether the letters were still there.
     async fn again(
         &self,
         place: &mut Place,
@@ -639,10 +664,10 @@ impl Work {
         places: std::ops::Range<usize>,
         queue: &Queue,
         letters: &[DeadLetter],
-    ) -> Result<(), Halt> {
+    ) -> Result<bool, Halt> {
         let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: Some(queue) };
         self.deliver(&part).await?;
-        let (mut transaction, _) = self.open().await?;
+        let Some(mut transaction) = self.open_for(letters).await? else { return Ok(false) };
         let waiting = match self.take(&mut transaction, &part, None).await {
             Ok(waiting) => waiting,
             Err(failed) => {
@@ -652,7 +677,8 @@ impl Work {
         };
         let waiting = self.letters(place, stretch, &waiting);
         transaction.write(letters::changes(&waiting, letters)?).await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        Ok(true)
     }
 }
 

@@ -4,14 +4,14 @@ use std::{
     any::Any,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use eventstore::{
     Append, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard, Store,
-    StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
     testing::Clock,
 };
 use futures::future::BoxFuture;
@@ -29,6 +29,7 @@ pub mod golden;
 pub mod histories;
 pub mod import;
 pub mod inline;
+pub mod late;
 pub mod mistakes;
 pub mod projections;
 pub mod reading;
@@ -92,6 +93,8 @@ pub struct Between {
     /// Of so many commits one is not answered.
     unanswered: Option<usize>,
     commits: Arc<AtomicUsize>,
+    /// Commits are not answered, and done later.
+    late: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -104,8 +107,8 @@ impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         let (intruder, after_read) = Default::default();
-        let (counts, commits) = Default::default();
-        Self { inner: inner.clone(), gate, intruder, after_read, counts, unanswered: None, commits }
+        let (counts, commits, late) = Default::default();
+        Self { inner: inner.clone(), gate, intruder, after_read, counts, unanswered: None, commits, late }
     }
 
     pub fn gated(self, gate: &Arc<Semaphore>) -> Self {
@@ -135,6 +138,11 @@ impl Between {
 
     pub fn counts(&self) -> Arc<Mutex<Counts>> {
         self.counts.clone()
+    }
+
+    /// While it is set, nobody hears of a commit, and each is done only after a while.
+    pub fn late(&self) -> Arc<AtomicBool> {
+        self.late.clone()
     }
 }
 
@@ -172,7 +180,7 @@ impl EventStore for Between {
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         let (inner, counts, commits) = (self.inner.begin().await?, self.counts.clone(), self.commits.clone());
-        Ok(Box::new(Counted { inner, counts, unanswered: self.unanswered, commits }))
+        Ok(Box::new(Counted { inner, counts, unanswered: self.unanswered, commits, late: self.late.clone() }))
     }
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.inner.doctor().await
@@ -182,6 +190,21 @@ impl EventStore for Between {
             return Err(StoreError::Unavailable("closed".into()));
         }
         self.inner.snapshot(boundary, kind).await
+    }
+    async fn read_from_snapshot(
+        &self,
+        stream: &StreamId,
+        kind: &str,
+    ) -> Result<(Option<StoredSnapshot>, Events), StoreError> {
+        if self.gate.is_closed() {
+            return Err(StoreError::Unavailable("closed".into()));
+        }
+        let found = self.inner.read_from_snapshot(stream, kind).await;
+        let intruder = self.after_read.lock().unwrap().take();
+        if let Some(intruder) = intruder {
+            intruder(self.inner.clone().into()).await;
+        }
+        found
     }
     async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
         let _permit = self.gate.acquire().await.map_err(|closed| StoreError::Unavailable(closed.into()))?;
@@ -219,6 +242,7 @@ struct Counted {
     counts: Arc<Mutex<Counts>>,
     unanswered: Option<usize>,
     commits: Arc<AtomicUsize>,
+    late: Arc<AtomicBool>,
 }
 
 #[async_trait::async_trait]
@@ -272,6 +296,13 @@ impl Transaction for Counted {
         self.inner.connection()
     }
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        if self.late.load(Ordering::SeqCst) {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                self.inner.commit().await
+            });
+            return Err(StoreError::Unknown("nobody has heard yet".into()));
+        }
         let before = self.commits.fetch_add(1, Ordering::SeqCst);
         match self.unanswered {
             Some(every) if before % every == every - 1 => {
