@@ -71,6 +71,7 @@ macro_rules! conformance {
             c1_a_command_is_found_again
             n1_a_snapshot_is_read_as_it_was_kept
             n1_a_snapshot_that_did_not_fit_is_replaced
+            n1_a_stream_is_read_from_its_snapshot_on
             n2_an_older_snapshot_never_replaces_a_newer_one
             n2_of_snapshots_kept_at_once_the_newest_stays
             the_latest_snapshots_of_a_kind_come_first
@@ -1007,6 +1008,50 @@ pub async fn n1_a_snapshot_is_read_as_it_was_kept(store: Fresh) {
         let found = store.snapshot(&kept.boundary, &kept.kind).await.unwrap();
         assert_eq!(found, Some(kept));
     }
+}
+
+pub async fn n1_a_stream_is_read_from_its_snapshot_on(store: Fresh) {
+    const EVENTS: u64 = 2_345;
+    let (a, b) = (stream("a"), stream("b"));
+    let read = async |stream: &StreamId, kind: &str| {
+        let (snapshot, Events { head, events }) = store.read_from_snapshot(stream, kind).await.unwrap();
+        let events: Vec<_> = events.try_collect().await.unwrap();
+        (snapshot, head.0, events)
+    };
+    // What a state, and a snapshot of it, are made of.
+    let said = |event: &Recorded<Raw>| {
+        let Recorded { id, stream, version, position, recorded_at, schema, data, .. } = event.clone();
+        (id, stream, version, position, recorded_at, schema, data.name, data.body)
+    };
+    assert_eq!(read(&a, "Thing").await, (None, 0, vec![]));
+    for n in 0..EVENTS / 335 {
+        let names = ["Opened", "Lent", "Returned"];
+        let events = (0..335).map(|at| tagged(names[((n + at) % 3) as usize], &[("book", "1")]));
+        store.append(any(&a, events)).await.unwrap();
+        store.append(any(&b, [event("Opened")])).await.unwrap();
+    }
+    let all: Vec<_> = whole(&store).await.into_iter().filter(|event| event.stream == a).collect();
+    let head = EVENTS + EVENTS / 335;
+    assert_eq!(all.len() as u64, EVENTS);
+    let expect = async |kind: &str, snapshot: Option<&StoredSnapshot>, from: u64| {
+        let (found, seen, events) = read(&a, kind).await;
+        assert_eq!((found.as_ref(), seen), (snapshot, head));
+        let expected: Vec<_> = all.iter().filter(|event| event.version.0 >= from).map(said).collect();
+        assert_eq!(events.iter().map(said).collect::<Vec<_>>(), expected, "{kind}");
+    };
+    expect("Thing", None, 1).await;
+    for version in [1, 7, 1_344, EVENTS - 1, EVENTS, EVENTS + 1] {
+        let kind = format!("Thing{version}");
+        let kept = snapshot(a.as_str(), &kind, version);
+        assert!(store.keep_snapshot(kept.clone(), None).await.unwrap());
+        // Whether it fits is for others to see.
+        expect(&kind, Some(&kept), version).await;
+        expect("Thing", None, 1).await;
+    }
+    // That of another stream, or of a tag, is not this one's.
+    assert!(store.keep_snapshot(snapshot("thing-b", "Thing", 3), None).await.unwrap());
+    assert!(store.keep_snapshot(snapshot("thing:a", "Thing", 3), None).await.unwrap());
+    expect("Thing", None, 1).await;
 }
 
 pub async fn n1_a_snapshot_that_did_not_fit_is_replaced(store: Fresh) {

@@ -17,9 +17,9 @@ use crate::{
     event::{Raw, Recorded},
     handle::Store,
     invalid::Invalid,
-    snapshot::{Begun, Last, Unfit},
+    snapshot::{Begun, Last, Policy, Unfit},
     store::{Events, Query, Read, StoredSnapshot},
-    stream::{Position, Version},
+    stream::{Position, StreamId, Version},
     target::{Boundary, Part, Target},
     timestamp::Timestamp,
 };
@@ -227,6 +227,13 @@ impl<S: Decider> Fold<S> {
         let began = Instant::now();
         let mut read = until.read(store, boundary).await?;
         let mut fold = Self::blank(boundary);
+        if let ([Part::Stream(stream)], Some(policy)) = (&boundary.parts[..], S::snapshots(0))
+            && until == Until::default()
+        {
+            fold.read_stream(store, boundary, read, stream, policy).await?;
+            fold.took = began.elapsed();
+            return Ok(fold);
+        }
         let mut snapshots = vec![];
         // The parts without a snapshot, which one read makes.
         let mut others = vec![];
@@ -262,6 +269,38 @@ impl<S: Decider> Fold<S> {
         let all: Vec<_> = (0..boundary.parts.len()).collect();
         fold.begin(store, boundary, until, read, &all).await?;
         Ok(fold)
+    }
+
+    /// Makes the state of one stream, as it is now: its snapshot and what comes after it are one read.
+    async fn read_stream(
+        &mut self,
+        store: &Store,
+        boundary: &Boundary,
+        read: Read,
+        stream: &StreamId,
+        policy: Policy,
+    ) -> Result<(), StoreError> {
+        match store.inner().read_from_snapshot(stream, policy.kind).await {
+            Ok((None, Events { head, events })) => {
+                self.loaded.position = head;
+                return self.take_in_all(boundary, &[0], Until::default(), events).await;
+            }
+            Ok((Some(stored), events)) => {
+                let went_on = match policy.fits(&stored) {
+                    Ok(()) => self.go_on_with(boundary, Until::default(), 0, &stored, events).await?,
+                    unfit => unfit,
+                };
+                match went_on {
+                    Ok(()) => {
+                        store.snapshots().used();
+                        return Ok(());
+                    }
+                    Err(why) => self.stands[0].begun.ignore(store, &stored, &why),
+                }
+            }
+            Err(error) => store.snapshots().ignored(stream.as_str(), policy.kind, &Unfit::Unreadable(error)),
+        }
+        self.begin(store, boundary, Until::default(), read, &[0]).await
     }
 
     /// The snapshot that a part may begin at, as far as can be told without the log.
@@ -322,15 +361,27 @@ impl<S: Decider> Fold<S> {
         stored: &StoredSnapshot,
     ) -> Result<Result<(), Unfit>, StoreError> {
         let mut read = Read { query: boundary.parts[part].item().into(), ..read.clone() };
-        let stream = matches!(boundary.parts[part], Part::Stream(_));
-        if stream {
+        if matches!(boundary.parts[part], Part::Stream(_)) {
             let before = stored.version.0.saturating_sub(1);
             read.after_version = Version(before);
             read.limit = read.limit.map(|limit| limit.saturating_sub(usize::try_from(before).unwrap_or(usize::MAX)));
         } else {
             read.after = Position(stored.position.0.saturating_sub(1));
         }
-        let Events { head, mut events } = store.inner().read(read).await?;
+        let events = store.inner().read(read).await?;
+        self.go_on_with(boundary, until, part, stored, events).await
+    }
+
+    /// The same, with what was read.
+    async fn go_on_with(
+        &mut self,
+        boundary: &Boundary,
+        until: Until,
+        part: usize,
+        stored: &StoredSnapshot,
+        Events { head, mut events }: Events,
+    ) -> Result<Result<(), Unfit>, StoreError> {
+        let stream = matches!(boundary.parts[part], Part::Stream(_));
         let Some(event) = events.try_next().await? else { return Ok(Err(Unfit::OtherHistory)) };
         let last = Last::of(&event);
         if !last.ends(stored) || (stream && event.version != stored.version) {

@@ -76,6 +76,20 @@ pub trait EventStore: Tables + Any {
     /// shape, of an earlier position, or with the checksum `instead_of`. Any other stays.
     async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError>;
 
+    /// The snapshot of a kind kept for a stream, as it was written, and the stream's events from its last one on; all of
+    /// them, if there is none. The events may be as bare as they may be for [`bare`](Read::bare), but for their ids,
+    /// positions and instants of recording.
+    async fn read_from_snapshot(
+        &self,
+        stream: &StreamId,
+        kind: &str,
+    ) -> Result<(Option<StoredSnapshot>, Events), StoreError> {
+        let stored = self.snapshot(stream.as_str(), kind).await?;
+        let after_version = Version(stored.as_ref().map_or(0, |stored| stored.version.0.saturating_sub(1)));
+        let read = Read { query: Query::of(stream), after_version, ..Read::default() };
+        Ok((stored, self.read(read).await?))
+    }
+
     /// The boundaries that have a snapshot of a kind, the latest position first, at most so many.
     async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError>;
 

@@ -3,8 +3,8 @@
 use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, StoreError, StreamHead, StreamId,
-    Tag, Timestamp, Version, event_id,
+    EventError, Item, Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, StoreError, StoredSnapshot,
+    StreamHead, StreamId, Tag, Timestamp, Version, event_id,
 };
 use futures::TryStreamExt;
 use sqlx::{
@@ -37,11 +37,11 @@ pub(crate) async fn page(
         && read.query == Query::of(&stream)
     {
         let query = || bare_query(shared, read, &stream);
-        let mut page = fetch(connection, shared, new, query, Some(&stream)).await?;
+        let mut page = fetch(connection, shared, new, query, Layout::Bare(&stream)).await?.page;
         page.events.sort_by_key(|event| event.version);
         return Ok(page);
     }
-    let mut page = fetch(connection, shared, new, || query(shared, read), None).await?;
+    let mut page = fetch(connection, shared, new, || query(shared, read), Layout::Whole).await?.page;
     // They come in order. No statement says so: that would have the server hold all of a page back, to sort it.
     if read.backwards {
         page.events.sort_by_key(|event| Reverse(event.position));
@@ -49,6 +49,37 @@ pub(crate) async fn page(
         page.events.sort_by_key(|event| event.position);
     }
     Ok(page)
+}
+
+/// What one statement reads.
+#[derive(Clone, Copy)]
+pub(crate) enum Asked<'a> {
+    /// A page: the `limit` is its size.
+    Page(&'a Read),
+    /// The snapshot of a stream and a kind, and a page of the events from its last one on, or of all.
+    FromSnapshot(&'a StreamId, &'a str, usize),
+}
+
+impl Asked<'_> {
+    pub(crate) async fn read(
+        self,
+        connection: &mut PgConnection,
+        shared: &Shared,
+        new: &mut NewTypes,
+    ) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
+        let (stream, kind, limit) = match self {
+            Self::Page(read) => return Ok((None, page(connection, shared, read, new).await?)),
+            Self::FromSnapshot(stream, kind, limit) => (stream, kind, signed(limit as u64)),
+        };
+        let query = || {
+            let query = sqlx::query(shared.sql.events_from_snapshot()).bind(stream.as_str().to_owned());
+            query.bind(kind).bind(limit)
+        };
+        let layout = Layout::FromSnapshot(stream, kind);
+        let Found { mut page, snapshot } = fetch(connection, shared, new, query, layout).await?;
+        page.events.sort_by_key(|event| event.version);
+        Ok((snapshot, page))
+    }
 }
 
 fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
@@ -117,8 +148,8 @@ pub(crate) async fn of_ids(
     ids: &[Uuid],
     new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
-    let mut events =
-        fetch(connection, shared, new, || sqlx::query(shared.sql.events_of_ids()).bind(ids), None).await?.events;
+    let query = || sqlx::query(shared.sql.events_of_ids()).bind(ids);
+    let mut events = fetch(connection, shared, new, query, Layout::Whole).await?.page.events;
     events.sort_by_key(|event| event.position);
     Ok(events)
 }
@@ -135,7 +166,7 @@ pub(crate) async fn of_command(
     loop {
         let (first, skip) = (event_id(command, 0), signed(found.len() as u64));
         let query = || sqlx::query(shared.sql.events_of_command()).bind(first).bind(skip).bind(signed(PAGE as u64));
-        let page = fetch(connection, shared, new, query, None).await?.events;
+        let page = fetch(connection, shared, new, query, Layout::Whole).await?.page.events;
         let numbers = u32::try_from(found.len()).map_err(error::damaged)?..;
         let own = page.into_iter().zip(numbers).take_while(|(event, n)| event.id == event_id(command, *n));
         let before = found.len();
@@ -183,18 +214,32 @@ pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
     u64::try_from(position).map(Position).map_err(error::damaged)
 }
 
+/// What the rows of a statement are.
+#[derive(Clone, Copy)]
+enum Layout<'a> {
+    Whole,
+    Bare(&'a StreamId),
+    FromSnapshot(&'a StreamId, &'a str),
+}
+
+/// What they have said.
+#[derive(Default)]
+struct Found {
+    page: Page,
+    snapshot: Option<StoredSnapshot>,
+}
+
 /// Runs one of the statements that begin with `events`; again as long as it shows a type of event that is new here.
-/// With a stream, it is the bare one.
 async fn fetch<'q>(
     connection: &mut PgConnection,
     shared: &Shared,
     new: &mut NewTypes,
     query: impl Fn() -> Statement<'q>,
-    bare: Option<&StreamId>,
-) -> Result<Page, StoreError> {
+    layout: Layout<'_>,
+) -> Result<Found, StoreError> {
     loop {
-        let unknown = match fetch_known(connection, shared, new, query(), bare).await? {
-            Ok(page) => return Ok(page),
+        let unknown = match fetch_known(connection, shared, new, query(), layout).await? {
+            Ok(found) => return Ok(found),
             Err(unknown) => unknown,
         };
         *new = sqlx::query_as(shared.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
@@ -212,23 +257,37 @@ async fn fetch_known(
     shared: &Shared,
     new: &NewTypes,
     query: Statement<'_>,
-    bare: Option<&StreamId>,
-) -> Result<Result<Page, i32>, StoreError> {
+    layout: Layout<'_>,
+) -> Result<Result<Found, i32>, StoreError> {
     let new = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
     let mut names = Names { shared, new, last: None };
     let mut rows = connection.fetch_many(query);
-    let mut page = Page::default();
+    let Found { mut page, mut snapshot } = Found::default();
     let mut unknown = None;
     while let Some(row) = rows.try_next().await.map_err(error::store)? {
         let Either::Right(row) = row else { continue };
         let columns = Columns(&row);
-        let taken = match bare {
-            None => take(&columns, &mut names, &mut page)?,
-            Some(stream) => take_bare(&columns, stream, &mut names, &mut page)?,
+        let taken = match layout {
+            Layout::Whole => take(&columns, &mut names, &mut page)?,
+            Layout::Bare(stream) => take_bare(&columns, stream, &mut names, &mut page)?,
+            Layout::FromSnapshot(stream, kind) => match columns.get::<Option<i64>>(4)? {
+                Some(place) if columns.get::<Option<i32>>(1)?.is_none() => {
+                    snapshot = Some(kept(&columns, stream, kind, position(place)?)?);
+                    Ok(())
+                }
+                place => {
+                    let taken = take_bare(&columns, stream, &mut names, &mut page)?;
+                    if let (Some(place), Ok(()), Some(event)) = (place, taken, page.events.last_mut()) {
+                        (event.position, event.id) = (position(place)?, columns.get(5)?);
+                        event.recorded_at = columns.get::<Instant>(6)?.0;
+                    }
+                    taken
+                }
+            },
         };
         unknown = taken.err().or(unknown);
     }
-    Ok(unknown.map_or(Ok(page), Err))
+    Ok(unknown.map_or(Ok(Found { page, snapshot }), Err))
 }
 
 /// The names of event types.
@@ -283,6 +342,26 @@ fn take_bare(
     let (schema, body) = (columns.get::<i32>(2)?.cast_unsigned(), columns.get::<&[u8]>(3)?.to_vec());
     page.events.push(Recorded::bare(stream.clone(), Version(version.unsigned_abs()), name, schema, body));
     Ok(Ok(()))
+}
+
+/// A snapshot that stands among the rows.
+fn kept(
+    columns: &Columns<'_>,
+    stream: &StreamId,
+    kind: &str,
+    position: Position,
+) -> Result<StoredSnapshot, StoreError> {
+    Ok(StoredSnapshot {
+        boundary: stream.as_str().into(),
+        kind: kind.into(),
+        shape: columns.get::<i64>(8)?.cast_unsigned(),
+        version: Version(columns.get::<i64>(0)?.unsigned_abs()),
+        position,
+        recorded_at: columns.get::<Instant>(6)?.0,
+        event: columns.get(5)?,
+        checksum: columns.get::<i64>(7)?.cast_unsigned(),
+        state: columns.get(3)?,
+    })
 }
 
 fn event(

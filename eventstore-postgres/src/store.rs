@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Raw, Read, Recorded, Rows,
-    Shard, StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written,
+    Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Query, Raw, Read, Recorded,
+    Rows, Shard, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -30,7 +30,7 @@ use crate::{
     lines::{Line, Lines},
     migrate::{self, Migrations},
     notify::Notify,
-    read,
+    read::{self, Asked},
     session::{Pooler, Session},
     shared::Shared,
     snapshots,
@@ -307,13 +307,13 @@ impl PgStore {
         Session::free(&self.shared).await
     }
 
-    async fn page(&self, read: &Read) -> Result<Page, StoreError> {
+    async fn page(&self, asked: Asked<'_>) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
         let mut new = vec![];
         let mut page = if self.shared.pooler == Pooler::Forgetful {
-            read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await
+            asked.read(&mut *self.connection().await?, &self.shared, &mut new).await
         } else {
             let mut line = Line::free(&self.shared).await.map_err(error::store)?;
-            let page = read::page(&mut line, &self.shared, read, &mut new).await;
+            let page = asked.read(&mut line, &self.shared, &mut new).await;
             if page.is_ok() {
                 line.keep();
             }
@@ -321,10 +321,20 @@ impl PgStore {
         };
         if let Err(StoreError::Unavailable(_)) = page {
             // A connection of the pool had broken unnoticed, in a restart of the server perhaps.
-            page = read::page(&mut *self.connection().await?, &self.shared, read, &mut new).await;
+            page = asked.read(&mut *self.connection().await?, &self.shared, &mut new).await;
         }
         self.shared.types.learn(new);
         page
+    }
+
+    /// The events that come after a page that was read.
+    fn paged(&self, head: Position, page: Read, limit: Option<usize>, first: Vec<Recorded<Raw>>) -> Events {
+        let store = self.clone();
+        let next = move |read: Read| {
+            let store = store.clone();
+            async move { Ok(store.page(Asked::Page(&read)).await?.1.events) }
+        };
+        Events::paged(head, page, limit, first, next)
     }
 
     /// One statement that is a transaction of its own, unless the session's defaults forbid it.
@@ -370,14 +380,19 @@ impl EventStore for PgStore {
         read.check()?;
         let limit = read.limit;
         let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
-        let first = self.page(&page).await?;
+        let (_, first) = self.page(Asked::Page(&page)).await?;
         let head = page.until.map_or(first.head, |until| until.min(first.head));
-        let store = self.clone();
-        let next = move |read: Read| {
-            let store = store.clone();
-            async move { Ok(store.page(&read).await?.events) }
-        };
-        Ok(Events::paged(head, page, limit, first.events, next))
+        Ok(self.paged(head, page, limit, first.events))
+    }
+
+    async fn read_from_snapshot(
+        &self,
+        stream: &StreamId,
+        kind: &str,
+    ) -> Result<(Option<StoredSnapshot>, Events), StoreError> {
+        let (stored, first) = self.page(Asked::FromSnapshot(stream, kind, PAGE)).await?;
+        let read = Read { query: Query::of(stream), limit: Some(PAGE), ..Read::default() };
+        Ok((stored, self.paged(first.head, read, None, first.events)))
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {

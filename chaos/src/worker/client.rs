@@ -359,7 +359,7 @@ impl Client {
         Some(match self.dice.roll(100) {
             0..21 => {
                 let mut any = Operation::new("any", op);
-                any.part(&account, json!("any"), self.deposits(6));
+                any.part(&account, json!("any"), self.deposits(9));
                 any
             }
             21..38 => {
@@ -374,7 +374,7 @@ impl Client {
                         events.append(&mut self.deposits(3));
                         events
                     }
-                    _ => self.deposits(5),
+                    _ => self.deposits(8),
                 };
                 exact.part(&account, json!(loaded.version.0), events);
                 exact
@@ -439,14 +439,14 @@ impl Client {
             }
             80..92 => {
                 let mut transaction = Operation::new("transaction", op);
-                transaction.part(&account, json!("any"), self.deposits(4));
+                transaction.part(&account, json!("any"), self.deposits(6));
                 transaction.amount = Some(self.dice.roll(1_000) as i64);
                 transaction.row_first = Some(self.dice.roll(2) == 0);
                 transaction
             }
             _ => {
                 let mut dropped = Operation::new("dropped", op);
-                dropped.part(&account, json!("any"), self.deposits(4));
+                dropped.part(&account, json!("any"), self.deposits(6));
                 if self.dice.roll(3) == 0 {
                     dropped.polls = Some(1 + self.dice.roll(3));
                 } else {
