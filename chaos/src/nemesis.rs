@@ -52,7 +52,8 @@ enum Fault {
     Cut,
     /// The same, and the server does not hear of it at once.
     HalfCut,
-    /// Connections are cut after an append or commit has reached the server, before its reply comes back.
+    /// Connections are cut after an append or commit has reached the server, before its reply comes back; or a commit
+    /// reaches it only after its connection was cut.
     LoseReplies,
     /// Nothing comes through for a while, and then everything.
     Stall,
@@ -369,10 +370,10 @@ impl Nemesis {
                 self.say(&name, "all");
             }
             LoseReplies => {
-                let (replies, commits) = (1 + two % 12, three.is_multiple_of(2));
+                let (replies, late) = (1 + two % 12, three.is_multiple_of(2));
                 let Some(proxy) = self.proxy.clone() else { return Ok(()) };
                 let before = proxy.lost();
-                proxy.lose_replies(replies, commits);
+                proxy.lose_replies(replies, late);
                 for _ in 0..100 {
                     if proxy.lost() >= before + replies {
                         break;
@@ -380,8 +381,8 @@ impl Nemesis {
                     sleep(Duration::from_millis(5)).await;
                 }
                 proxy.lose_replies(0, false);
-                let of = if commits { " of commits" } else { "" };
-                self.say(&name, &format!("{} lost{of}", proxy.lost() - before));
+                let what = if late { "commits came late" } else { "lost" };
+                self.say(&name, &format!("{} {what}", proxy.lost() - before));
             }
             Stall | BlackHole | Delay => {
                 let Some(proxy) = self.proxy.clone() else { return Ok(()) };

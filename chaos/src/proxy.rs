@@ -33,6 +33,8 @@ struct Weather {
 
 /// How long a server does not hear that its client is gone.
 const UNHEARD: Duration = Duration::from_secs(2);
+/// How long a commit is under way whose client is gone.
+const UNDER_WAY: Duration = Duration::from_millis(300);
 /// What is asked of the server is longer than this if it is an append.
 const LONG: usize = 250;
 
@@ -42,8 +44,8 @@ pub struct Proxy {
     weather: Arc<watch::Sender<Weather>>,
     /// How many replies are still to be lost.
     lose: Arc<AtomicU64>,
-    /// Whether only those to commits are.
-    commits: Arc<AtomicBool>,
+    /// Whether only those to commits are, and the commits come late.
+    late: Arc<AtomicBool>,
     /// How many were.
     lost: Arc<AtomicU64>,
 }
@@ -57,7 +59,7 @@ impl Proxy {
             port,
             weather: Arc::new(watch::Sender::default()),
             lose: Arc::default(),
-            commits: Arc::default(),
+            late: Arc::default(),
             lost: Arc::default(),
         };
         let (there, server) = (proxy.clone(), server.join(".s.PGSQL.5432"));
@@ -77,9 +79,10 @@ impl Proxy {
         self.weather.send_modify(|weather| (weather.cuts, weather.half) = (weather.cuts + 1, half));
     }
 
-    /// Lets so many appends or commits, or only commits, reach the server, and cuts their connections before the reply.
-    pub fn lose_replies(&self, replies: u64, commits: bool) {
-        self.commits.store(commits, Ordering::SeqCst);
+    /// Lets so many appends or commits reach the server, and cuts their connections before the reply. If `late`, it is
+    /// commits alone, and they reach the server only some time after their connections were cut.
+    pub fn lose_replies(&self, replies: u64, late: bool) {
+        self.late.store(late, Ordering::SeqCst);
         self.lose.store(replies, Ordering::SeqCst);
     }
 
@@ -112,48 +115,56 @@ impl Proxy {
         let (mut from_server, mut to_server) = server.into_split();
         let asked = AtomicBool::new(false);
         let up = self.pump(&mut from_client, &mut to_server, |bytes| {
-            let append = bytes.len() > LONG && !self.commits.load(Ordering::SeqCst);
-            asked.store(append || bytes.windows(6).any(|word| word == b"COMMIT"), Ordering::SeqCst);
-            false
+            let commit = bytes.windows(6).any(|word| word == b"COMMIT");
+            asked.store(commit || bytes.len() > LONG, Ordering::SeqCst);
+            commit && self.late.load(Ordering::SeqCst) && self.loses()
         });
         let down = self.pump(&mut from_server, &mut to_client, |_| {
-            let lose = asked.load(Ordering::SeqCst)
-                && self.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-            self.lost.fetch_add(u64::from(lose), Ordering::SeqCst);
-            lose
+            asked.load(Ordering::SeqCst) && !self.late.load(Ordering::SeqCst) && self.loses()
         });
-        let half = tokio::select! {
-            () = up => false,
-            () = down => false,
-            cut = weather.wait_for(|weather| weather.cuts > cuts) => cut.is_ok_and(|weather| weather.half),
+        let (half, late) = tokio::select! {
+            late = up => (false, late),
+            _ = down => (false, None),
+            cut = weather.wait_for(|weather| weather.cuts > cuts) => (cut.is_ok_and(|weather| weather.half), None),
         };
         drop((from_client, to_client));
-        if half {
+        if let Some(commit) = &late {
+            sleep(UNDER_WAY).await;
+            let _ = to_server.write_all(commit).await;
+        }
+        if half || late.is_some() {
             sleep(UNHEARD).await;
         }
     }
 
-    /// Hands bytes on until either side ends, or they are to be lost.
+    /// Whether this one is to be lost.
+    fn loses(&self) -> bool {
+        let lose = self.lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        self.lost.fetch_add(u64::from(lose), Ordering::SeqCst);
+        lose
+    }
+
+    /// Hands bytes on until either side ends, or they are to be lost: then it gives them.
     async fn pump(
         &self,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
         mut lose: impl FnMut(&[u8]) -> bool,
-    ) {
+    ) -> Option<Vec<u8>> {
         let mut weather = self.weather.subscribe();
         let mut bytes = vec![0; 64 << 10];
         loop {
-            let Ok(read @ 1..) = from.read(&mut bytes).await else { return };
+            let Ok(read @ 1..) = from.read(&mut bytes).await else { return None };
             let delay = weather.borrow().delay;
             if !delay.is_zero() {
                 sleep(delay).await;
             }
-            if weather.wait_for(|weather| !weather.black).await.is_err() || lose(&bytes[..read]) {
-                return;
+            weather.wait_for(|weather| !weather.black).await.ok()?;
+            if lose(&bytes[..read]) {
+                bytes.truncate(read);
+                return Some(bytes);
             }
-            if to.write_all(&bytes[..read]).await.is_err() {
-                return;
-            }
+            to.write_all(&bytes[..read]).await.ok()?;
         }
     }
 }
