@@ -262,32 +262,19 @@ async fn fetch_known(
     let new = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
     let mut names = Names { shared, new, last: None };
     let mut rows = connection.fetch_many(query);
-    let Found { mut page, mut snapshot } = Found::default();
+    let mut found = Found::default();
     let mut unknown = None;
     while let Some(row) = rows.try_next().await.map_err(error::store)? {
         let Either::Right(row) = row else { continue };
         let columns = Columns(&row);
         let taken = match layout {
-            Layout::Whole => take(&columns, &mut names, &mut page)?,
-            Layout::Bare(stream) => take_bare(&columns, stream, &mut names, &mut page)?,
-            Layout::FromSnapshot(stream, kind) => match columns.get::<Option<i64>>(4)? {
-                Some(place) if columns.get::<Option<i32>>(1)?.is_none() => {
-                    snapshot = Some(kept(&columns, stream, kind, position(place)?)?);
-                    Ok(())
-                }
-                place => {
-                    let taken = take_bare(&columns, stream, &mut names, &mut page)?;
-                    if let (Some(place), Ok(()), Some(event)) = (place, taken, page.events.last_mut()) {
-                        (event.position, event.id) = (position(place)?, columns.get(5)?);
-                        event.recorded_at = columns.get::<Instant>(6)?.0;
-                    }
-                    taken
-                }
-            },
+            Layout::Whole => take(&columns, &mut names, &mut found.page)?,
+            Layout::Bare(stream) => take_bare(&columns, stream, &mut names, &mut found.page)?,
+            Layout::FromSnapshot(stream, kind) => take_after_snapshot(&columns, stream, kind, &mut names, &mut found)?,
         };
         unknown = taken.err().or(unknown);
     }
-    Ok(unknown.map_or(Ok(Found { page, snapshot }), Err))
+    Ok(unknown.map_or(Ok(found), Err))
 }
 
 /// The names of event types.
@@ -344,24 +331,35 @@ fn take_bare(
     Ok(Ok(()))
 }
 
-/// A snapshot that stands among the rows.
-fn kept(
+/// The same, with the place, id and instant of an event behind it: with a place and without a type it is the snapshot.
+fn take_after_snapshot(
     columns: &Columns<'_>,
     stream: &StreamId,
     kind: &str,
-    position: Position,
-) -> Result<StoredSnapshot, StoreError> {
-    Ok(StoredSnapshot {
-        boundary: stream.as_str().into(),
-        kind: kind.into(),
-        shape: columns.get::<i64>(8)?.cast_unsigned(),
-        version: Version(columns.get::<i64>(0)?.unsigned_abs()),
-        position,
-        recorded_at: columns.get::<Instant>(6)?.0,
-        event: columns.get(5)?,
-        checksum: columns.get::<i64>(7)?.cast_unsigned(),
-        state: columns.get(3)?,
-    })
+    names: &mut Names<'_>,
+    found: &mut Found,
+) -> Result<Result<(), i32>, StoreError> {
+    let Some(place) = columns.get(4)? else { return take_bare(columns, stream, names, &mut found.page) };
+    let (place, id, recorded_at) = (position(place)?, columns.get(5)?, columns.get::<Instant>(6)?.0);
+    if columns.get::<Option<i32>>(1)?.is_none() {
+        found.snapshot = Some(StoredSnapshot {
+            boundary: stream.as_str().into(),
+            kind: kind.into(),
+            shape: columns.get::<i64>(8)?.cast_unsigned(),
+            version: Version(columns.get::<i64>(0)?.unsigned_abs()),
+            position: place,
+            recorded_at,
+            event: id,
+            checksum: columns.get::<i64>(7)?.cast_unsigned(),
+            state: columns.get(3)?,
+        });
+        return Ok(Ok(()));
+    }
+    let taken = take_bare(columns, stream, names, &mut found.page)?;
+    if let (Ok(()), Some(event)) = (taken, found.page.events.last_mut()) {
+        (event.position, event.id, event.recorded_at) = (place, id, recorded_at);
+    }
+    Ok(taken)
 }
 
 fn event(
