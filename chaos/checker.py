@@ -790,12 +790,18 @@ class Check:
         self.clients.read(clients, report)
         log, ops = self.log, self.clients.ops
         attempts = [attempt for op in ops.values() for attempt in op.attempts]
-        acknowledged = sum(1 for op in ops.values() if any(attempt.phase == "stored" for attempt in op.attempts))
-        unknown = sum(1 for attempt in attempts if attempt.unsure())
+        stored = [op for op in ops.values() if any(attempt.phase == "stored" for attempt in op.attempts)]
         report.checked.update(
-            events=len(log), ops=len(ops), acknowledged=acknowledged, unknown=unknown, reads=len(self.clients.reads)
+            {
+                "events": len(log),
+                "acknowledged events": sum(len(op.events) for op in stored),
+                "ops": len(ops),
+                "acknowledged ops": len(stored),
+                "unknown answers": sum(map(Attempt.unsure, attempts)),
+                "reads": len(self.clients.reads),
+            }
         )
-        for name in ("events", "ops", "acknowledged", "reads"):
+        for name in ("events", "ops", "acknowledged ops", "reads"):
             if not report.checked[name]:
                 self.nothing(f"there are no {name}: nothing was checked", clients=len(clients))
         return True
