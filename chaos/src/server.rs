@@ -232,7 +232,14 @@ impl Cluster {
         if keep {
             said("cp", &["-a", &pg, &kept.display().to_string()]).await?;
         }
-        said("umount", &[&pg]).await?;
+        // A process of the server may still be on its way out.
+        let begun = Instant::now();
+        while let Err(error) = said("umount", &[&pg]).await {
+            if begun.elapsed() > Duration::from_secs(10) {
+                return Err(error);
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
         if keep {
             std::fs::remove_dir(&pg)?;
             std::fs::rename(kept, &pg)?;

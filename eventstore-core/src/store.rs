@@ -400,6 +400,8 @@ where
     }
 }
 
+/// What pages grow to.
+const LARGE_PAGE: usize = 4_000;
 /// What the bodies of a page may take, if those before say how large they are.
 const PAGE_BYTES: usize = 8 << 20;
 
@@ -419,6 +421,8 @@ impl Pages {
         if self.left == 0 || events.len() < self.read.limit? {
             return None;
         }
+        // Whoever reads on reads much: then a page is large, so that little is asked for it.
+        self.page = self.page.saturating_mul(2).min(LARGE_PAGE).max(self.page);
         // Large events come in small pages, so that memory stays bounded.
         let bytes: usize = events.iter().map(|event| event.data.body.len()).sum();
         let fit = events.len().saturating_mul(PAGE_BYTES) / bytes.max(1);
@@ -708,7 +712,7 @@ mod tests {
         (after.0 + 1..=until).take(limit).map(event).collect()
     }
 
-    /// 25 events in pages of 10; how many pages were asked for, and how many are being fetched.
+    /// 35 events in pages of 10, 20 and 5; how many pages were asked for, and how many are being fetched.
     fn paged(fails: bool) -> (Events, Arc<[AtomicUsize; 2]>) {
         let counts: Arc<[AtomicUsize; 2]> = Arc::default();
         let counted = counts.clone();
@@ -722,11 +726,11 @@ mod tests {
                 if fails && asked == 0 {
                     return Err(StoreError::Unavailable("no connection".into()));
                 }
-                Ok(log(read.after, 25, read.limit.unwrap_or(usize::MAX)))
+                Ok(log(read.after, 35, read.limit.unwrap_or(usize::MAX)))
             }
         };
         let read = Read { query: Query::all(), limit: Some(10), ..Read::default() };
-        (Events::paged(Position(25), read, None, log(Position(0), 25, 10), fetch), counts)
+        (Events::paged(Position(35), read, None, log(Position(0), 35, 10), fetch), counts)
     }
 
     /// Until whoever is at work is done.
@@ -740,7 +744,7 @@ mod tests {
     async fn s10_one_page_is_fetched_ahead_and_no_more() {
         let (Events { mut events, .. }, counts) = paged(false);
         assert_eq!(counts[0].load(SeqCst), 0, "nobody has asked for anything yet");
-        for (asked, taken) in [(1, 10), (2, 10), (2, 5)] {
+        for (asked, taken) in [(1, 10), (2, 20), (2, 5)] {
             for _ in 0..taken {
                 assert!(events.try_next().await.expect("an event").is_some());
                 settle().await;
@@ -755,7 +759,7 @@ mod tests {
         let (Events { mut events, .. }, counts) = paged(true);
         events.try_next().await.expect("an event");
         settle().await;
-        assert_eq!(events.count().await, 24);
+        assert_eq!(events.count().await, 34);
         assert_eq!(counts[0].load(SeqCst), 3);
         // Who waits for it while it fails is told.
         let (Events { events, .. }, _) = paged(true);
