@@ -370,17 +370,18 @@ impl Nemesis {
                 self.say(&name, "all");
             }
             LoseReplies => {
-                let (replies, late) = (1 + two % 12, three.is_multiple_of(2));
+                let (replies, late) = (1 + two % 16, three.is_multiple_of(2));
                 let Some(proxy) = self.proxy.clone() else { return Ok(()) };
                 let before = proxy.lost();
-                proxy.lose_replies(replies, late);
-                for _ in 0..100 {
-                    if proxy.lost() >= before + replies {
-                        break;
-                    }
-                    sleep(Duration::from_millis(5)).await;
+                let flag = domain::poison(&self.world.folder);
+                // Commits that park something, and then those that take it in.
+                if late && !std::fs::exists(&flag)? {
+                    std::fs::write(&flag, "")?;
+                    lose_replies(&proxy, replies, late).await;
+                    std::fs::remove_file(&flag)?;
+                    self.retry();
                 }
-                proxy.lose_replies(0, false);
+                lose_replies(&proxy, replies, late).await;
                 let what = if late { "commits came late" } else { "lost" };
                 self.say(&name, &format!("{} {what}", proxy.lost() - before));
             }
@@ -586,6 +587,19 @@ impl Nemesis {
             }
         }));
     }
+}
+
+/// Loses some replies, if so many come within half a second.
+async fn lose_replies(proxy: &Proxy, replies: u64, late: bool) {
+    let before = proxy.lost();
+    proxy.lose_replies(replies, late);
+    for _ in 0..100 {
+        if proxy.lost() >= before + replies {
+            break;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    proxy.lose_replies(0, false);
 }
 
 fn came(done: Result<(), StoreError>) -> String {

@@ -524,9 +524,9 @@ const WRONG: [(&str, &str); 3] = [
         "balance@1",
         "WITH e AS (SELECT position, split_part(stream, '-', 2) AS key, name, (convert_from(payload, 'UTF8')::json ->> 'amount')::bigint AS amount
                      FROM S.events JOIN S.event_types USING (type_key) WHERE name ^@ 'account.'),
+              closed AS (SELECT key, max(position) AS at FROM e WHERE name = 'account.closed' GROUP BY key),
               f AS (SELECT key, count(*) AS n, sum(CASE name WHEN 'account.withdrawn' THEN -amount ELSE amount END) AS s
-                      FROM e WHERE position > coalesce((SELECT max(position) FROM e AS c WHERE c.key = e.key AND c.name = 'account.closed'), 0)
-                     GROUP BY key)
+                      FROM e LEFT JOIN closed USING (key) WHERE position > coalesce(at, 0) GROUP BY key)
          SELECT concat_ws(' ', coalesce(f.key, t.key), f.n, t.events, f.s, t.balance) FROM f FULL JOIN S.\"balance@1\" AS t ON t.key = f.key
           WHERE (f.n, coalesce(f.s, 0)) IS DISTINCT FROM (t.events, t.balance::numeric)",
     ),

@@ -128,9 +128,12 @@ impl AppendEvents {
             written => written?,
         };
         // A store answers also for the first events of a longer append; what was appended then was something else.
-        if written.replayed && self.store.inner().find(metadata.command_id).await?.len() != count {
-            let (event, command) = (event_id(metadata.command_id, 0), metadata.command_id);
-            return Err(StoreError::Duplicate { event, command });
+        if written.replayed {
+            let found = self.store.inner().find(metadata.command_id).await.map_err(StoreError::though_recorded)?;
+            if found.len() != count {
+                let (event, command) = (event_id(metadata.command_id, 0), metadata.command_id);
+                return Err(StoreError::Duplicate { event, command });
+            }
         }
         Ok(written)
     }

@@ -231,6 +231,12 @@ impl StoreError {
         matches!(self, Self::Conflict(_) | Self::Duplicate { .. } | Self::Reused { .. } | Self::Invalid(_))
     }
 
+    /// What an error is told as by a call that has found its events recorded, by itself perhaps, and cannot give the answer:
+    /// that it may succeed later must not be taken for a refusal, so it is [`Unknown`](Self::Unknown).
+    pub fn though_recorded(self) -> Self {
+        if self.is_retryable() { Self::Unknown(self.into()) } else { self }
+    }
+
     /// An event of a log that cannot be read.
     pub fn unreadable(event: &Recorded<Raw>, source: EventError) -> Self {
         Self::Unreadable { stream: event.stream.clone(), version: event.version, source }

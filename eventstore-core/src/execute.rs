@@ -216,7 +216,9 @@ impl<S: Decider> Execute<S> {
         if written.replayed {
             let command = metadata.command_id;
             let first = raws[0].id;
-            return self.recall(command).await?.ok_or(StoreError::Duplicate { event: first, command });
+            // By this call perhaps, whose first answer was lost.
+            let recalled = self.recall(command).await.map_err(StoreError::though_recorded)?;
+            return recalled.ok_or(StoreError::Duplicate { event: first, command });
         }
         place(&mut raws, &written, self.cause.occurred_at);
         fold.recorded(&self.boundary, &raws);

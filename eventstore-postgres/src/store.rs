@@ -412,7 +412,8 @@ impl EventStore for PgStore {
             match self.append_once(&append).await {
                 Ok(written) => {
                     if written.replayed {
-                        self.flush().await?;
+                        // It is recorded, by this call perhaps.
+                        self.flush().await.map_err(StoreError::though_recorded)?;
                     }
                     self.shared.recorded(written.last);
                     return Ok(written);

@@ -8,6 +8,7 @@ use std::{
 use eventstore::{Expected, Id, Projections, Runner, Store, Version, prelude::*};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::{
     Between, World,
@@ -109,5 +110,34 @@ async fn p1_p3_what_waited_and_was_taken_in_by_a_late_commit_counts_once() -> Re
     assert_eq!(store.read_model::<Retried>().get(&ann).await?, Some(Retried { events: 4, sum: 1_114 }));
     assert_eq!(letters.list().await?, []);
     runner.stop().await;
+    Ok(())
+}
+
+/// Recorded, and the answer cannot be given: whoever is told of a refusal would do it again under another name.
+#[tokio::test]
+async fn a6_what_is_recorded_and_cannot_be_answered_is_unknown() -> Result<(), Any> {
+    let world = world().await;
+    let (ann, command) = (Id::<Account>::from("ann"), Uuid::now_v7());
+    let deposit = async |store: &Store, executes: bool| match executes {
+        true => store.execute(&ann, Deposit { amount: 5 }).command_id(command).await.map(drop).map_err(Any::from),
+        false => {
+            let append = store.append(&ann, Expected::Any, [Deposited { amount: 5 }]).command_id(command);
+            append.await.map(drop).map_err(Any::from)
+        }
+    };
+    world.store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    for executes in [true, false] {
+        let between = Between::new(&world.inner);
+        let (lost, ann) = (between.lost(), ann.clone());
+        let store = Store::from(between.let_in(move |store| async move {
+            let deposit = store.execute(&ann, Deposit { amount: 5 }).command_id(command).await;
+            deposit.expect("the first attempt, whose answer is lost");
+            lost.store(true, Ordering::SeqCst);
+        }));
+        let error = deposit(&store, executes).await.expect_err("it cannot be answered").to_string();
+        assert!(error.contains("unknown"), "{error}");
+    }
+    let ann = world.store.load(&ann).await?;
+    assert_eq!((ann.version, ann.balance), (Version(2), 5));
     Ok(())
 }

@@ -95,6 +95,8 @@ pub struct Between {
     commits: Arc<AtomicUsize>,
     /// Commits are not answered, and done later.
     late: Arc<AtomicBool>,
+    /// What a command has caused cannot be found.
+    lost: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -107,8 +109,8 @@ impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         let (intruder, after_read) = Default::default();
-        let (counts, commits, late) = Default::default();
-        Self { inner: inner.clone(), gate, intruder, after_read, counts, unanswered: None, commits, late }
+        let (counts, commits, late, lost) = Default::default();
+        Self { inner: inner.clone(), gate, intruder, after_read, counts, unanswered: None, commits, late, lost }
     }
 
     pub fn gated(self, gate: &Arc<Semaphore>) -> Self {
@@ -140,6 +142,11 @@ impl Between {
         self.counts.clone()
     }
 
+    /// While it is set, nobody can find what a command has caused.
+    pub fn lost(&self) -> Arc<AtomicBool> {
+        self.lost.clone()
+    }
+
     /// While it is set, nobody hears of a commit, and each is done only after a while.
     pub fn late(&self) -> Arc<AtomicBool> {
         self.late.clone()
@@ -164,6 +171,9 @@ impl EventStore for Between {
         self.inner.append(append).await
     }
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("not now".into()));
+        }
         self.inner.find(command).await
     }
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
