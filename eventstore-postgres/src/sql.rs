@@ -45,8 +45,9 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 }
 
 statements! {
-    append append_one append_batch flush types type_keys head events events_bare events_from_snapshot events_of_stream events_of_types
-    events_matching events_of_command events_of_ids streams
+    append append_one append_batch flush types type_keys head
+    events events_bare events_from_snapshot events_of_stream events_of_types events_matching events_of_command events_of_ids
+    streams
     position_at events_backwards events_of_stream_backwards events_matching_backwards
     shards lock_shard lock_projection lock_shards remove_shards put_shards advance
     table lock_tables

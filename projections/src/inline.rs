@@ -557,6 +557,14 @@ impl EventStore for InlineStore {
         self.base.snapshot(boundary, kind).await
     }
 
+    async fn read_from_snapshot(
+        &self,
+        stream: &StreamId,
+        kind: &str,
+    ) -> Result<(Option<StoredSnapshot>, Events), StoreError> {
+        self.base.read_from_snapshot(stream, kind).await
+    }
+
     async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
         self.base.keep_snapshot(snapshot, instead_of).await
     }
