@@ -18,7 +18,7 @@ use eventstore_core::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
@@ -127,6 +127,7 @@ pub(crate) struct Node {
     begun: bool,
     /// What was asked and is being done.
     asked: HashSet<String>,
+    answering: Arc<Semaphore>,
     poke: Arc<Notify>,
 }
 
@@ -180,6 +181,7 @@ impl Node {
             ends: mpsc::unbounded_channel(),
             begun: false,
             asked: HashSet::new(),
+            answering: Arc::new(Semaphore::new(requests::ANSWERING)),
             poke,
         }
     }
@@ -283,7 +285,8 @@ impl Node {
                 |run: &&Run| run.name == request.projection && run.shards.keys().any(|shard| shard.has(&request.of));
             let Some(run) = self.runs.iter().find(here) else { continue };
             if self.asked.insert(id.clone()) {
-                tokio::spawn(requests::answer(self.store.clone(), run.follower.clone(), id, request));
+                let (store, follower, answering) = (self.store.clone(), run.follower.clone(), self.answering.clone());
+                tokio::spawn(requests::answer(store, follower, id, request, answering));
             }
         }
         Ok(())

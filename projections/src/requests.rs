@@ -1,7 +1,7 @@
 //! What can be asked of a node from anywhere, and needs the code of a projection: the node that runs the shard of the key
 //! does it, and writes the answer down.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventstore_core::{
     __private::LETTERS, Changes, Checkpoint, Column, DeadLetter, EventStore, Invalid, Kind, Position, Raw, Read,
@@ -10,7 +10,10 @@ use eventstore_core::{
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -26,6 +29,8 @@ use crate::{
 const PAGE: usize = 1_000;
 /// How long it may take until a node that has just begun is known.
 const SOON: Duration = Duration::from_secs(2);
+/// How many questions a node answers at the same time: its shards need connections, too.
+pub(crate) const ANSWERING: usize = 2;
 /// How long an answer waits for whoever has asked.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
@@ -147,7 +152,14 @@ pub(crate) async fn open(store: &dyn EventStore) -> Result<Vec<(String, Request)
 }
 
 /// Does what was asked, and writes the answer down.
-pub(crate) async fn answer(store: Store, follower: Arc<dyn Follower>, id: String, mut request: Request) {
+pub(crate) async fn answer(
+    store: Store,
+    follower: Arc<dyn Follower>,
+    id: String,
+    mut request: Request,
+    answering: Arc<Semaphore>,
+) {
+    let Ok(_turn) = answering.acquire().await else { return };
     let done = match request.what {
         What::Rebuild => rebuild_key(&store, &*follower, &request.of).await.map(|()| Json::Bool(true)),
         What::Try => match try_run(&store, &*follower, &request.of).await {
@@ -216,11 +228,16 @@ async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Resul
 
 async fn try_run(store: &Store, follower: &dyn Follower, key: &str) -> Result<TryRun, Failed> {
     let (name, store) = (follower.name(), store.as_ref());
+    // Read before anybody is held up: whoever is in a transaction asks for no other connection.
+    let waiting = there(store.rows(letters::wanted(&name, Some(key), None)).await)?;
+    let events = letters::read(waiting)?.into_iter().map(|letter| letter.event).collect();
+    let events = store.recorded(events).await?;
     let mut transaction = store.begin().await?;
     let (shard, _) = shard_of(transaction.lock_projection(&name).await?, key)?;
-    let waiting = letters_of(&mut *transaction, &name, key).await?;
-    let waiting: Vec<_> = waiting.into_iter().filter(|letter| letter.skipped.is_none()).collect();
-    let events = store.recorded(waiting.iter().map(|letter| letter.event).collect()).await?;
+    let mut waiting = letters_of(&mut *transaction, &name, key).await?;
+    // What has come since is behind those that were there.
+    let read: HashSet<_> = events.iter().map(|event| event.id).collect();
+    waiting.retain(|letter| letter.skipped.is_none() && read.contains(&letter.event));
     let before = row(&mut *transaction, follower, key).await?;
     let stretch = Stretch::new(Position(0), Position(u64::MAX), None, events);
     let (mut taken, mut error) = (0, None);

@@ -338,6 +338,24 @@ async fn a8_p3_seeing_to_dead_letters_dropped_at_any_await_loses_none() {
     runner.stop().await;
 }
 
+/// What is asked is answered over the connections there are: a node of one connection answers, and whoever is in a
+/// transaction waits for no other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_what_is_asked_of_a_node_needs_one_connection() {
+    let sweep = crate::sweep().await;
+    let runner = Runner::new(sweep.store()).read_model::<Wary>().max_parked(100).start();
+    let events = [Deposited { amount: 13 }, Deposited { amount: 1 }];
+    let written = sweep.other.append(Id::<Account>::from("eve"), Expected::Any, events).await.unwrap();
+    runner.until(written.last).await.unwrap();
+    let letters = Projections::new(&sweep.other).dead_letters("wary");
+    let key = letters.list().await.unwrap()[0].key.clone();
+    let asked = (0..12).map(|_| letters.try_run(&key));
+    let tried = timeout(SOON, futures::future::try_join_all(asked)).await.expect("it is answered").unwrap();
+    assert!(tried.iter().all(|tried| (tried.waiting, tried.taken) == (2, 0)), "{tried:?}");
+    timeout(SOON, runner.rebuild_key("wary", "ann")).await.expect("it is answered").unwrap();
+    runner.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a8_o3_waiting_for_a_runner_and_stopping_it_dropped_at_any_await_leave_it_whole() {
     let sweep = crate::sweep().await;
