@@ -7,8 +7,9 @@
 use std::{
     collections::{HashSet, VecDeque},
     hash::{BuildHasher, RandomState},
-    mem::{replace, take},
+    mem::take,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use eventstore_core::{StoreError, StreamId, Written};
@@ -29,6 +30,13 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// With so many waiting for one call, another is made meanwhile: the server reads it while it flushes the first.
 const ANOTHER: usize = 64;
+
+/// How many flushes may be under way: what is recorded while the server waits to begin one, it flushes with it.
+const FLUSHES: usize = 4;
+
+/// Which part of the time that a call has taken may go into waiting for those it has woken; and how long at most.
+const LINGER: u32 = 16;
+const LINGER_MOST: Duration = Duration::from_millis(1);
 
 /// What an acknowledged append has gone through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,10 +66,14 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// How many calls are under way.
     busy: usize,
+    /// How many will wait, if all who were told something come again.
+    expected: usize,
+    /// How long it took lately until a batch was on disk.
+    took: Duration,
     /// Recorded, and to be told when it is on disk.
     unflushed: Vec<(oneshot::Sender<Reply>, Reply)>,
-    /// Whether somebody waits for the disk.
-    flushing: bool,
+    /// How many wait for the disk on behalf of others.
+    flushing: usize,
 }
 
 /// An append in the queue.
@@ -104,7 +116,7 @@ impl Writer {
     pub(crate) async fn append(shared: &Arc<Shared>, append: &Arc<Checked>) -> Reply {
         match shared.writer.admit(shared, append) {
             Ok(Admitted::AtOnce(turn)) => {
-                let mut replies = turn.call(std::slice::from_ref(append)).await;
+                let mut replies = turn.call(std::slice::from_ref(append), false).await;
                 recorded(shared, &replies);
                 replies.pop().unwrap_or(Reply::NotRecorded)
             }
@@ -118,7 +130,7 @@ impl Writer {
         // Here, where nothing has been counted yet: it panics outside of a runtime.
         let runtime = Handle::current();
         let mut state = self.state();
-        if state.busy == 0 && state.waiting.is_empty() {
+        if state.busy == 0 && state.waiting.is_empty() && state.expected <= 1 {
             state.busy += 1;
             drop(state);
             return Ok(Admitted::AtOnce(Turn { shared: shared.clone(), runtime, task: false }));
@@ -146,6 +158,20 @@ struct Turn {
     task: bool,
 }
 
+impl Writer {
+    /// Tells the callers what has become of a call, or of a flush; who has gone does not want to know.
+    fn tell(&self, since: Instant, replies: impl IntoIterator<Item = (oneshot::Sender<Reply>, Reply)>) {
+        let replies: Vec<_> = replies.into_iter().collect();
+        let mut state = self.state();
+        state.expected = state.waiting.len() + replies.len();
+        state.took = since.elapsed();
+        drop(state);
+        for (caller, reply) in replies {
+            let _ = caller.send(reply);
+        }
+    }
+}
+
 impl Turn {
     /// Batch after batch until nobody waits, on a task of its own: no caller's end is the end of others.
     fn follow(mut self) {
@@ -156,15 +182,15 @@ impl Turn {
 
     async fn run(mut self) {
         loop {
-            // Those whom the last batch has woken come first, so that they are in the next.
-            yield_now().await;
+            self.gather().await;
             let batch = take_batch(&mut self.shared.writer.state().waiting);
             if batch.is_empty() {
                 break;
             }
             let (appends, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.append, one.reply)).unzip();
-            let replies = self.call(&appends).await;
-            let pipelined = appends.len() > 1 && self.shared.writer.is_pipelined();
+            let start = Instant::now();
+            let pipelined = self.shared.writer.is_pipelined();
+            let replies = self.call(&appends, pipelined).await;
             if !pipelined {
                 recorded(&self.shared, &replies);
             }
@@ -172,32 +198,49 @@ impl Turn {
             if pipelined {
                 self.flush(replies);
             } else {
-                tell(replies);
+                self.shared.writer.tell(start, replies);
             }
         }
         self.task = false;
+    }
+
+    /// Lets those come first whom the last batch has woken, so that they are in the next one and not in the one after:
+    /// else they and those who wait now would take turns, in batches of half the size. It does not wait for long: they may
+    /// have nothing more to append.
+    async fn gather(&self) {
+        let start = Instant::now();
+        loop {
+            yield_now().await;
+            let state = self.shared.writer.state();
+            let all = state.waiting.len() >= state.expected.min(BATCH_APPENDS);
+            if all || start.elapsed() > (state.took / LINGER).min(LINGER_MOST) {
+                return;
+            }
+        }
     }
 
     /// Tells the callers when it is on disk; the next call is made meanwhile.
     fn flush(&self, replies: impl Iterator<Item = (oneshot::Sender<Reply>, Reply)>) {
         let mut state = self.shared.writer.state();
         state.unflushed.extend(replies);
-        if !replace(&mut state.flushing, true) {
+        if state.flushing < FLUSHES {
+            state.flushing += 1;
+            drop(state);
             self.runtime.spawn(Flush { shared: self.shared.clone(), over: false }.run());
         }
     }
 
-    /// One call for all of these, and a reply for each.
-    async fn call(&self, appends: &[Arc<Checked>]) -> Vec<Reply> {
+    /// One call for all of these, and a reply for each. Pipelined, it does not wait for the disk.
+    async fn call(&self, appends: &[Arc<Checked>], pipelined: bool) -> Vec<Reply> {
         let Ok(mut line) = Line::free(&self.shared).await else {
             return appends.iter().map(|_| Reply::NotRecorded).collect();
         };
         // Dropped in the middle, the line is closed: the next call gets one that is not waiting for an answer.
         let recorded = match appends {
-            [append] if append.is_plain() => {
+            [append] if !pipelined && append.is_plain() => {
                 lean::append_one(&mut line, &self.shared, append).await.map(|one| vec![one])
             }
-            [append] => match append.record(&mut line, &self.shared, &mut vec![]).await {
+            [append] if !pipelined => match append.record(&mut line, &self.shared, &mut vec![]).await {
                 // Whether what was recorded before is on disk, the careful way sees to.
                 Ok(written) => Ok(vec![Some(written).filter(|written| !written.replayed)]),
                 Err(Failed::Broken(error)) => Err(error),
@@ -208,7 +251,7 @@ impl Turn {
             },
             appends => {
                 let appends: Vec<_> = appends.iter().map(|append| &**append).collect();
-                lean::append_batch(&mut line, &self.shared, &appends, self.shared.writer.is_pipelined()).await
+                lean::append_batch(&mut line, &self.shared, &appends, pipelined).await
             }
         };
         match recorded {
@@ -240,7 +283,11 @@ impl Drop for Turn {
             let lost = take(&mut state.waiting);
             drop(state);
             drop(lost);
-        } else if !state.waiting.is_empty() && state.busy == 0 {
+            return;
+        }
+        // Whoever has called at once may come again.
+        state.expected = state.waiting.len() + 1;
+        if !state.waiting.is_empty() && state.busy == 0 {
             state.busy += 1;
             drop(state);
             Self { shared: self.shared.clone(), runtime: self.runtime.clone(), task: false }.follow();
@@ -259,13 +306,14 @@ impl Flush {
     fn waiting(&mut self) -> Option<Vec<(oneshot::Sender<Reply>, Reply)>> {
         let mut state = self.shared.writer.state();
         self.over = state.unflushed.is_empty();
-        state.flushing = !self.over;
+        state.flushing -= usize::from(self.over);
         (!self.over).then(|| take(&mut state.unflushed))
     }
 
     /// Flush after flush, until nobody waits for one. One is enough for all that was recorded before it began.
     async fn run(mut self) {
         while let Some(waiting) = self.waiting() {
+            let start = Instant::now();
             let flushed = match Line::free(&self.shared).await {
                 Ok(mut line) => {
                     let flushed = lean::flush(&mut line, &self.shared).await;
@@ -278,9 +326,9 @@ impl Flush {
             };
             if flushed.is_ok() {
                 recorded(&self.shared, waiting.iter().map(|(_, reply)| reply));
-                tell(waiting);
+                self.shared.writer.tell(start, waiting);
             } else {
-                tell(waiting.into_iter().map(|(caller, _)| (caller, Reply::Lost)));
+                self.shared.writer.tell(start, waiting.into_iter().map(|(caller, _)| (caller, Reply::Lost)));
             }
         }
     }
@@ -293,7 +341,7 @@ impl Drop for Flush {
         }
         // The runtime has ended: those who wait notice that their places are gone.
         let mut state = self.shared.writer.state();
-        state.flushing = false;
+        state.flushing -= 1;
         let lost = take(&mut state.unflushed);
         drop(state);
         drop(lost);
@@ -308,13 +356,6 @@ fn recorded<'a>(shared: &Arc<Shared>, replies: impl IntoIterator<Item = &'a Repl
     });
     if let Some(last) = last.max() {
         shared.recorded(last);
-    }
-}
-
-/// Tells the callers; who has gone does not want to know.
-fn tell(replies: impl IntoIterator<Item = (oneshot::Sender<Reply>, Reply)>) {
-    for (caller, reply) in replies {
-        let _ = caller.send(reply);
     }
 }
 
