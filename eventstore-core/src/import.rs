@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How much goes into one append: so much that its flush costs little, so little that others need not wait long.
-const BATCH_EVENTS: usize = 1_000;
+const BATCH_EVENTS: usize = 4_000;
 const BATCH_BYTES: usize = 4 << 20;
 
 impl Store {
@@ -28,7 +28,7 @@ impl Store {
     /// left as it is; so an import that was interrupted is simply started again, and two at once do no harm. An id that
     /// is there with something else is a [`Duplicate`](StoreError::Duplicate).
     ///
-    /// They are appended a thousand together, the next being made while the last are written, so memory stays bounded.
+    /// They are appended up to 4,000 together, the next being made while the last are written, so memory stays bounded.
     /// An error, of the source or of the store, ends the import; what came before it may have been recorded. To show
     /// progress, [`inspect`](futures::StreamExt::inspect) the source.
     ///

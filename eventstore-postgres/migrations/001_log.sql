@@ -245,6 +245,7 @@ END $$;
 --   status 2  an event matches the condition: that at `version` of `stream`
 --   status 3  an event id is taken: `event_id`; `first_position` is where the first id is, if it is anywhere
 --
+-- p_look: look for the ids before anything is written. Else one that is taken breaks its constraint.
 -- w_*: a stream to write to, each once; expected -1: anything, -2: any event, else exactly this version.
 -- e_*: an event, in the order of the log: its stream (a place in w_*), its number among those of its stream, both from 1;
 --      e_tags are arrays written as text.
@@ -255,7 +256,7 @@ CREATE FUNCTION {schema}.append(
     e_stream int[], e_number int[], e_id uuid[], e_type int[], e_schema int[], e_occurred timestamptz[],
     e_tags text[], e_metadata bytea[], e_payload bytea[],
     u_stream text[], u_version bigint[],
-    c_after bigint, c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[])
+    c_after bigint, c_names text[], c_tags text[], t_key int[], t_category text[], t_name text[], p_look boolean)
 RETURNS TABLE (status int, versions bigint[], stream text, version bigint, first_position bigint,
                recorded_at timestamptz, event_id uuid)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -282,15 +283,6 @@ BEGIN
     head := coalesce(head, 0);
     recorded_now := greatest(clock_timestamp(), recorded_now);
 
-    -- One by one: a plan made while the log is young would look for all of them at once by reading all of it.
-    SELECT n.id INTO taken FROM unnest(e_id) AS n (id)
-     WHERE (SELECT true FROM {schema}.events AS e WHERE e.event_id = n.id) LIMIT 1;
-    IF FOUND THEN
-        RETURN QUERY SELECT 3, NULL::bigint[], NULL::text, NULL::bigint,
-                            (SELECT e.position FROM {schema}.events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz, taken;
-        RETURN;
-    END IF;
-
     SELECT array_agg(coalesce(last.version, 0) ORDER BY w.i) INTO befores
       FROM unnest(w_stream) WITH ORDINALITY AS w (stream, i)
       LEFT JOIN LATERAL (SELECT e.version FROM {schema}.events AS e
@@ -307,16 +299,29 @@ BEGIN
          WHERE coalesce(last.version, 0) <> u.expected
          ORDER BY u.i LIMIT 1;
     END IF;
-    IF bad_stream IS NOT NULL THEN
-        RETURN QUERY SELECT 1, NULL::bigint[], bad_stream, bad_version, NULL::bigint, NULL::timestamptz, NULL::uuid;
-        RETURN;
-    END IF;
 
     -- The short part: what was appended while we waited.
     IF c_after IS NOT NULL AND in_the_way IS NULL AND head > head_before_lock THEN
         SELECT place INTO in_the_way
           FROM {schema}.matching(c_names, c_tags, any_category, any_category,
                                  greatest(c_after, head_before_lock), head, 1) AS place;
+    END IF;
+
+    -- What is in the way may be these events themselves. One by one: a plan made while the log is young would look for
+    -- all of them at once by reading all of it.
+    IF p_look OR bad_stream IS NOT NULL OR in_the_way IS NOT NULL THEN
+        SELECT n.id INTO taken FROM unnest(e_id) AS n (id)
+         WHERE (SELECT true FROM {schema}.events AS e WHERE e.event_id = n.id) LIMIT 1;
+        IF FOUND THEN
+            RETURN QUERY SELECT 3, NULL::bigint[], NULL::text, NULL::bigint,
+                                (SELECT e.position FROM {schema}.events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz,
+                                taken;
+            RETURN;
+        END IF;
+    END IF;
+    IF bad_stream IS NOT NULL THEN
+        RETURN QUERY SELECT 1, NULL::bigint[], bad_stream, bad_version, NULL::bigint, NULL::timestamptz, NULL::uuid;
+        RETURN;
     END IF;
     IF in_the_way IS NOT NULL THEN
         RETURN QUERY SELECT 2, NULL::bigint[], e.stream, e.version, e.position, NULL::timestamptz, NULL::uuid

@@ -20,8 +20,10 @@ pub(crate) struct Checked {
     pub(crate) append: Append,
     /// Of each event, in order.
     pub(crate) metadata: Vec<Vec<u8>>,
-    /// The keys of their types, if this process knows all of them, and the lean functions may be called.
+    /// The keys of their types, if this process knows all of them.
     pub(crate) types: Option<Vec<i32>>,
+    /// Whether it names each stream once, as the lean functions want it.
+    pub(crate) lean: bool,
 }
 
 /// The event types of an append, each once, so that the server can see that they are what they were.
@@ -99,11 +101,9 @@ impl FromRow<'_, PgRow> for Answer {
 impl Checked {
     pub(crate) fn new(append: Append, known: &EventTypes) -> Result<Self, StoreError> {
         let metadata = append.check()?;
-        // The lean functions take each stream once.
         let lean = append.writes.len() == 1 || append.streams().len() == append.writes.len();
         let types = known.known(append.events().map(|(stream, event)| (stream.category(), &*event.data.name)));
-        let types = types.filter(|_| lean);
-        Ok(Self { append, metadata, types })
+        Ok(Self { append, metadata, types, lean })
     }
 
     /// Whether it goes to one stream, and asks for nothing else.
@@ -116,17 +116,19 @@ impl Checked {
         self.append.writes.len() + self.append.unchanged.len()
     }
 
-    /// Calls the function. `new_types` are event types nobody knew before; they are there once this is committed.
+    /// Calls the function. `new_types` are event types nobody knew before; they are there once this is committed. Without
+    /// a `look` at the ids first, one that is taken breaks its constraint, and the transaction.
     pub(crate) async fn record(
         &self,
         connection: &mut PgConnection,
         shared: &Shared,
         new_types: &mut Vec<(i32, String, String)>,
+        look: bool,
     ) -> Result<Written, Failed> {
         let Self { append, .. } = self;
         let types: Vec<_> = append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
         let types = shared.types.keys(connection, &shared.sql, &types, new_types).await?;
-        let answer = self.call(connection, shared, types).await?;
+        let answer = self.call(connection, shared, types, look).await?;
         match (answer.status, answer) {
             (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
                 let first = read::position(first)?;
@@ -172,6 +174,7 @@ impl Checked {
         connection: &mut PgConnection,
         shared: &Shared,
         types: Vec<i32>,
+        look: bool,
     ) -> Result<Answer, sqlx::Error> {
         let Append { unchanged, condition, .. } = &self.append;
         let streams = self.append.streams();
@@ -207,6 +210,7 @@ impl Checked {
             .bind(each_type.keys)
             .bind(each_type.categories)
             .bind(each_type.names)
+            .bind(look)
             .fetch_one(connection)
             .await
     }

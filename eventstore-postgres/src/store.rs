@@ -342,7 +342,7 @@ impl PgStore {
         if !self.shared.odd_sessions.load(Ordering::Relaxed) {
             let mut types = vec![];
             let mut connection = self.connection().await?;
-            let written = append.record(&mut connection, &self.shared, &mut types).await;
+            let written = append.record(&mut connection, &self.shared, &mut types, true).await;
             self.shared.types.learn(types);
             match written {
                 // Another isolation level than READ COMMITTED (our own code), or read-only.

@@ -64,7 +64,7 @@ impl PgTransaction {
 
     pub(crate) async fn record(&mut self, append: &Checked) -> Result<Written, Failed> {
         self.doubtful = true;
-        let written = append.record(&mut self.connection, &self.shared, &mut self.new_types).await;
+        let written = append.record(&mut self.connection, &self.shared, &mut self.new_types, true).await;
         self.doubtful = false;
         let written = written?;
         if !written.replayed {

@@ -148,17 +148,7 @@ impl Writer {
         }
         Ok(Admitted::Queued(answer))
     }
-}
 
-/// The right to make calls. Whoever still waits when it ends is seen to by the next.
-struct Turn {
-    shared: Arc<Shared>,
-    runtime: Handle,
-    /// Whether this is a task of its own, which ends before its time only if its runtime does.
-    task: bool,
-}
-
-impl Writer {
     /// Tells the callers what has become of a call, or of a flush; who has gone does not want to know.
     fn tell(&self, since: Instant, replies: impl IntoIterator<Item = (oneshot::Sender<Reply>, Reply)>) {
         let replies: Vec<_> = replies.into_iter().collect();
@@ -170,6 +160,14 @@ impl Writer {
             let _ = caller.send(reply);
         }
     }
+}
+
+/// The right to make calls. Whoever still waits when it ends is seen to by the next.
+struct Turn {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    /// Whether this is a task of its own, which ends before its time only if its runtime does.
+    task: bool,
 }
 
 impl Turn {
@@ -240,15 +238,17 @@ impl Turn {
             [append] if !pipelined && append.is_plain() => {
                 lean::append_one(&mut line, &self.shared, append).await.map(|one| vec![one])
             }
-            [append] if !pipelined => match append.record(&mut line, &self.shared, &mut vec![]).await {
-                // Whether what was recorded before is on disk, the careful way sees to.
-                Ok(written) => Ok(vec![Some(written).filter(|written| !written.replayed)]),
-                Err(Failed::Broken(error)) => Err(error),
-                Err(Failed::Refused(error)) => {
-                    line.keep();
-                    return vec![Reply::Refused(error)];
+            [append] if !pipelined || !append.lean => {
+                match append.record(&mut line, &self.shared, &mut vec![], false).await {
+                    // Whether what was recorded before is on disk, the careful way sees to.
+                    Ok(written) => Ok(vec![Some(written).filter(|written| !written.replayed)]),
+                    Err(Failed::Broken(error)) => Err(error),
+                    Err(Failed::Refused(error)) => {
+                        line.keep();
+                        return vec![Reply::Refused(error)];
+                    }
                 }
-            },
+            }
             appends => {
                 let appends: Vec<_> = appends.iter().map(|append| &**append).collect();
                 lean::append_batch(&mut line, &self.shared, &appends, pipelined).await
@@ -407,13 +407,15 @@ impl Batch {
     }
 
     /// Whether nothing about it depends on what the others do.
-    fn admits(&self, append: &Checked) -> bool {
-        let append = &append.append;
+    fn admits(&self, checked: &Checked) -> bool {
+        let append = &checked.append;
         let new = |stream| {
             let hash = self.hash(stream);
             !self.written.contains(&hash) && !self.unchanged.contains(&hash)
         };
-        append.writes.iter().all(|write| new(&write.stream))
+        // One that is not lean goes by itself.
+        (self.taken.is_empty() || checked.lean && self.taken[0].append.lean)
+            && append.writes.iter().all(|write| new(&write.stream))
             && append.unchanged.iter().all(|(stream, _)| !self.written.contains(&self.hash(stream)))
             && append.events().all(|(_, event)| !self.ids.contains(&event.id))
             && append.condition.as_ref().is_none_or(|condition| {

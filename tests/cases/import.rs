@@ -139,13 +139,13 @@ async fn an_import_ends_with_the_error_of_its_source() -> Result<(), Any> {
         }
     }
     let world = world().await;
-    let lines = (0..2_000).map(|n| if n == 1_700 { Err(Failed::Line(n)) } else { Ok(entry(n)?) });
+    let lines = (0..8_000).map(|n| if n == 6_700 { Err(Failed::Line(n)) } else { Ok(entry(n)?) });
     let result = world.store.import(stream::iter(lines)).await;
-    assert!(matches!(result, Err(Failed::Line(1_700))), "{result:?}");
-    assert_eq!(log(&world.store).await?.len(), 1_000, "a batch that was on its way is recorded");
+    assert!(matches!(result, Err(Failed::Line(6_700))), "{result:?}");
+    assert_eq!(log(&world.store).await?.len(), 4_000, "a batch that was on its way is recorded");
     // And started again without that line.
-    let result = world.store.import(entries(0, 2_000)).await?;
-    assert_eq!((result.recorded, result.known), (1_000, 1_000));
+    let result = world.store.import(entries(0, 8_000)).await?;
+    assert_eq!((result.recorded, result.known), (4_000, 4_000));
     Ok(())
 }
 

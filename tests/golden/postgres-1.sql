@@ -25,10 +25,10 @@ CREATE SCHEMA eventstore_golden;
 
 
 --
--- Name: append(text[], bigint[], integer[], integer[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], text[], bigint[], bigint, text[], text[], integer[], text[], text[]); Type: FUNCTION; Schema: eventstore_golden; Owner: -
+-- Name: append(text[], bigint[], integer[], integer[], uuid[], integer[], integer[], timestamp with time zone[], text[], bytea[], bytea[], text[], bigint[], bigint, text[], text[], integer[], text[], text[], boolean); Type: FUNCTION; Schema: eventstore_golden; Owner: -
 --
 
-CREATE FUNCTION eventstore_golden.append(w_stream text[], w_expected bigint[], e_stream integer[], e_number integer[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], u_stream text[], u_version bigint[], c_after bigint, c_names text[], c_tags text[], t_key integer[], t_category text[], t_name text[]) RETURNS TABLE(status integer, versions bigint[], stream text, version bigint, first_position bigint, recorded_at timestamp with time zone, event_id uuid)
+CREATE FUNCTION eventstore_golden.append(w_stream text[], w_expected bigint[], e_stream integer[], e_number integer[], e_id uuid[], e_type integer[], e_schema integer[], e_occurred timestamp with time zone[], e_tags text[], e_metadata bytea[], e_payload bytea[], u_stream text[], u_version bigint[], c_after bigint, c_names text[], c_tags text[], t_key integer[], t_category text[], t_name text[], p_look boolean) RETURNS TABLE(status integer, versions bigint[], stream text, version bigint, first_position bigint, recorded_at timestamp with time zone, event_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -57,15 +57,6 @@ BEGIN
     head := coalesce(head, 0);
     recorded_now := greatest(clock_timestamp(), recorded_now);
 
-    -- One by one: a plan made while the log is young would look for all of them at once by reading all of it.
-    SELECT n.id INTO taken FROM unnest(e_id) AS n (id)
-     WHERE (SELECT true FROM "eventstore_golden".events AS e WHERE e.event_id = n.id) LIMIT 1;
-    IF FOUND THEN
-        RETURN QUERY SELECT 3, NULL::bigint[], NULL::text, NULL::bigint,
-                            (SELECT e.position FROM "eventstore_golden".events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz, taken;
-        RETURN;
-    END IF;
-
     SELECT array_agg(coalesce(last.version, 0) ORDER BY w.i) INTO befores
       FROM unnest(w_stream) WITH ORDINALITY AS w (stream, i)
       LEFT JOIN LATERAL (SELECT e.version FROM "eventstore_golden".events AS e
@@ -82,16 +73,29 @@ BEGIN
          WHERE coalesce(last.version, 0) <> u.expected
          ORDER BY u.i LIMIT 1;
     END IF;
-    IF bad_stream IS NOT NULL THEN
-        RETURN QUERY SELECT 1, NULL::bigint[], bad_stream, bad_version, NULL::bigint, NULL::timestamptz, NULL::uuid;
-        RETURN;
-    END IF;
 
     -- The short part: what was appended while we waited.
     IF c_after IS NOT NULL AND in_the_way IS NULL AND head > head_before_lock THEN
         SELECT place INTO in_the_way
           FROM "eventstore_golden".matching(c_names, c_tags, any_category, any_category,
                                  greatest(c_after, head_before_lock), head, 1) AS place;
+    END IF;
+
+    -- What is in the way may be these events themselves. One by one: a plan made while the log is young would look for
+    -- all of them at once by reading all of it.
+    IF p_look OR bad_stream IS NOT NULL OR in_the_way IS NOT NULL THEN
+        SELECT n.id INTO taken FROM unnest(e_id) AS n (id)
+         WHERE (SELECT true FROM "eventstore_golden".events AS e WHERE e.event_id = n.id) LIMIT 1;
+        IF FOUND THEN
+            RETURN QUERY SELECT 3, NULL::bigint[], NULL::text, NULL::bigint,
+                                (SELECT e.position FROM "eventstore_golden".events AS e WHERE e.event_id = e_id[1]), NULL::timestamptz,
+                                taken;
+            RETURN;
+        END IF;
+    END IF;
+    IF bad_stream IS NOT NULL THEN
+        RETURN QUERY SELECT 1, NULL::bigint[], bad_stream, bad_version, NULL::bigint, NULL::timestamptz, NULL::uuid;
+        RETURN;
     END IF;
     IF in_the_way IS NOT NULL THEN
         RETURN QUERY SELECT 2, NULL::bigint[], e.stream, e.version, e.position, NULL::timestamptz, NULL::uuid
@@ -687,6 +691,24 @@ CREATE TABLE eventstore_golden.reshards (
 
 
 --
+-- Name: snapshots; Type: TABLE; Schema: eventstore_golden; Owner: -
+--
+
+CREATE TABLE eventstore_golden.snapshots (
+    shape bigint NOT NULL,
+    version bigint NOT NULL,
+    "position" bigint NOT NULL,
+    recorded_at timestamp with time zone NOT NULL,
+    checksum bigint NOT NULL,
+    event_id uuid NOT NULL,
+    boundary text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL COLLATE pg_catalog."C",
+    state bytea NOT NULL
+)
+WITH (fillfactor='50');
+
+
+--
 -- Data for Name: balance@1; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
@@ -698,8 +720,8 @@ INSERT INTO eventstore_golden."balance@1" VALUES ('bob', 'Bob', 5);
 -- Data for Name: checkpoints; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 0, 1024, 9, '01920000-0000-7000-8000-000000000008', 1795292945124284, NULL, '2026-11-21 20:29:05.14855+00');
-INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 0, 1024, 9, '01920000-0000-7000-8000-000000000008', 1795292945138139, NULL, '2026-11-21 20:29:05.150182+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('balance@1', 0, 1024, 9, '01920000-0000-7000-8000-000000000008', 1795313518490036, NULL, '2026-11-22 02:11:58.533234+00');
+INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 0, 1024, 9, '01920000-0000-7000-8000-000000000008', 1795313518519108, NULL, '2026-11-22 02:11:58.534672+00');
 
 
 --
@@ -712,7 +734,7 @@ INSERT INTO eventstore_golden.checkpoints VALUES ('enrolled@1', 0, 1024, 9, '019
 -- Data for Name: enrolled@1; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-21 20:29:05.061927+00', '["rust"]');
+INSERT INTO eventstore_golden."enrolled@1" VALUES ('ann', 1, 'rust', '2026-11-22 02:11:58.423157+00', '["rust"]');
 
 
 --
@@ -732,22 +754,23 @@ INSERT INTO eventstore_golden.event_types OVERRIDING SYSTEM VALUE VALUES (7, 'od
 -- Data for Name: events; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-21 20:29:04.982312+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
-INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-21 20:29:04.982312+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
-INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-21 20:29:04.982312+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
-INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-21 20:29:05.009009+00', '2026-11-21 20:29:05.009009+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2239323036303437312d663865362d356531632d386433312d333036663531613632323061227d', '\x7b22616d6f756e74223a3130307d');
-INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-21 20:29:05.023573+00', '2026-11-21 20:29:05.023573+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2235303062393264302d356461612d356363382d623037642d313064363639343330616335227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
-INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-21 20:29:05.026848+00', '2026-11-21 20:29:05.026848+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2266396134656137392d356434322d356630662d613636312d656636373535343830613864227d', '\x7b2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-21 20:29:05.061927+00', '2026-11-21 20:29:05.061927+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2232646262646639372d663361352d353334322d396566342d613938376234616631613838227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
-INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-21 20:29:05.064447+00', '2026-11-21 20:29:05.064447+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
-INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-21 20:29:05.064447+00', '2026-11-21 20:29:05.064447+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
+INSERT INTO eventstore_golden.events VALUES (1, 1, '2026-11-22 02:11:58.35118+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-98d4-da122034fe5a', 2, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22416e6e205c22c39f5c22227d');
+INSERT INTO eventstore_golden.events VALUES (2, 1, '2026-11-22 02:11:58.35118+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-94f5-4b3aa6c2e33e', 2, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b226f776e6572223a22426f62227d');
+INSERT INTO eventstore_golden.events VALUES (3, 2, '2026-11-22 02:11:58.35118+00', '2001-09-09 01:46:40.000001+00', '01920000-0000-7000-82fc-5e9350ff5ce1', 1, 1, 'account-bob', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303031222c2224636f7272656c6174696f6e4964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303032222c22246163746f72223a22696d706f72746572222c2224736f75726365223a22676f6c64656e222c226c697374223a5b312c6e756c6c2c7b2264656570223a302e317d5d7d', '\x7b22616d6f756e74223a357d');
+INSERT INTO eventstore_golden.events VALUES (4, 2, '2026-11-22 02:11:58.371793+00', '2026-11-22 02:11:58.371793+00', '01920000-0000-7000-a565-f7040cb7c5d6', 1, 1, 'account-ann', '{}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303033222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2239323036303437312d663865362d356531632d386433312d333036663531613632323061227d', '\x7b22616d6f756e74223a3130307d');
+INSERT INTO eventstore_golden.events VALUES (5, 1, '2026-11-22 02:11:58.393483+00', '2026-11-22 02:11:58.393483+00', '01920000-0000-7000-b038-a4c25405916a', 3, 1, 'course-rust', '{course:rust}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303034222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2235303062393264302d356461612d356363382d623037642d313064363639343330616335227d', '\x7b22636f75727365223a2272757374222c227365617473223a327d');
+INSERT INTO eventstore_golden.events VALUES (6, 1, '2026-11-22 02:11:58.398228+00', '2026-11-22 02:11:58.398228+00', '01920000-0000-7000-b9f7-7989eca99467', 4, 1, 'student-ann', '{student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303035222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2266396134656137392d356434322d356630662d613636312d656636373535343830613864227d', '\x7b2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (7, 2, '2026-11-22 02:11:58.423157+00', '2026-11-22 02:11:58.423157+00', '01920000-0000-7000-9963-eb84c84483c1', 5, 1, 'course-rust', '{course:rust,student:ann}', '\x7b2224636f6d6d616e644964223a2230313932303030302d303030302d373030302d383030302d303030303030303030303036222c2224736f75726365223a22676f6c64656e222c222472657175657374223a2232646262646639372d663361352d353334322d396566342d613938376234616631613838227d', '\x7b22636f75727365223a2272757374222c2273747564656e74223a22616e6e227d');
+INSERT INTO eventstore_golden.events VALUES (8, 1, '2026-11-22 02:11:58.426062+00', '2026-11-22 02:11:58.426062+00', '01920000-0000-7000-8000-000000000007', 6, 7, 'odd-it''s/"here"', '{"about:{x,\"y\"\\}",second:ключ}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x00ff225c27');
+INSERT INTO eventstore_golden.events VALUES (9, 2, '2026-11-22 02:11:58.426062+00', '2026-11-22 02:11:58.426062+00', '01920000-0000-7000-8000-000000000008', 7, 1, 'odd-it''s/"here"', '{}', '\x7b2224636f6d6d616e644964223a2230303030303030302d303030302d303030302d303030302d303030303030303030303030227d', '\x7b226e756c223a225c7530303030227d');
 
 
 --
 -- Data for Name: migrations; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.migrations VALUES (1, '0e15e08d-7a20-5ec3-a575-d0f49137643d', '2026-11-21 20:29:04.959823+00');
+INSERT INTO eventstore_golden.migrations VALUES (1, 'e2ba06d2-ba27-577b-863e-03d3a1585d1f', '2026-11-22 02:11:58.328056+00');
+INSERT INTO eventstore_golden.migrations VALUES (2, '7f8637a8-f4b4-5db7-9381-e628fd968e67', '2026-11-22 02:11:58.33102+00');
 
 
 --
@@ -760,8 +783,8 @@ INSERT INTO eventstore_golden.migrations VALUES (1, '0e15e08d-7a20-5ec3-a575-d0f
 -- Data for Name: projections; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
-INSERT INTO eventstore_golden.projections VALUES ('balance@1', 'active', NULL, '2026-11-21 20:29:05.113115+00', 9, NULL, NULL, NULL);
-INSERT INTO eventstore_golden.projections VALUES ('enrolled@1', 'active', NULL, '2026-11-21 20:29:05.130382+00', 9, NULL, NULL, NULL);
+INSERT INTO eventstore_golden.projections VALUES ('balance@1', 'active', NULL, '2026-11-22 02:11:58.4744+00', 9, NULL, NULL, NULL);
+INSERT INTO eventstore_golden.projections VALUES ('enrolled@1', 'active', NULL, '2026-11-22 02:11:58.493533+00', 9, NULL, NULL, NULL);
 
 
 --
@@ -772,6 +795,12 @@ INSERT INTO eventstore_golden.projections VALUES ('enrolled@1', 'active', NULL, 
 
 --
 -- Data for Name: reshards; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
+--
+
+
+
+--
+-- Data for Name: snapshots; Type: TABLE DATA; Schema: eventstore_golden; Owner: -
 --
 
 
@@ -893,6 +922,14 @@ ALTER TABLE ONLY eventstore_golden.requests
 
 ALTER TABLE ONLY eventstore_golden.reshards
     ADD CONSTRAINT reshards_pkey PRIMARY KEY (key);
+
+
+--
+-- Name: snapshots snapshots_pk; Type: CONSTRAINT; Schema: eventstore_golden; Owner: -
+--
+
+ALTER TABLE ONLY eventstore_golden.snapshots
+    ADD CONSTRAINT snapshots_pk PRIMARY KEY (boundary, kind);
 
 
 --
