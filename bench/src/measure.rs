@@ -15,9 +15,9 @@ use serde::Serialize;
 use crate::domain::Outcome;
 
 /// What a pair of measurements came to.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Row {
-    pub bench: &'static str,
+    pub bench: String,
     pub case: String,
     /// The median of ours.
     pub ours: f64,
@@ -27,7 +27,7 @@ pub struct Row {
     pub ratio: f64,
     /// The least and the greatest of these ratios.
     pub spread: (f64, f64),
-    pub unit: &'static str,
+    pub unit: String,
 }
 
 /// How to measure, and what has been measured.
@@ -75,13 +75,13 @@ impl Bench {
         }
         let spread = (min(&ratios), -min(&ratios.iter().map(|ratio| -ratio).collect::<Vec<_>>()));
         let row = Row {
-            bench: self.name,
+            bench: self.name.into(),
             case,
             ours: median(mine),
             yardstick: median(theirs),
             ratio: median(ratios),
             spread,
-            unit,
+            unit: unit.into(),
         };
         println!("{row}");
         self.rows.push(row);

@@ -29,13 +29,14 @@ pub async fn circumstances(url: &str) -> Outcome<String> {
     Ok(format!("{cores} cores {model}; PostgreSQL {version} on the same machine, by a socket, {settings}"))
 }
 
-/// Puts the tables and the chart of a part into a page.
+/// Puts the tables and the chart of a part into a page; what was not measured this time stays.
 pub fn write(page: &Path, part: &Part, circumstances: &str, rows: &[Row]) -> Outcome<()> {
     let Part { name, measured, yardstick } = part;
     let (begin, end) = (format!("<!-- {name}: begin -->"), format!("<!-- {name}: end -->"));
     let text = std::fs::read_to_string(page)?;
     let (before, rest) = text.split_once(&begin).ok_or("the page has no mark for the begin")?;
-    let (_, after) = rest.split_once(&end).ok_or("the page has no mark for the end")?;
+    let (there, after) = rest.split_once(&end).ok_or("the page has no mark for the end")?;
+    let rows = &together(written(there), rows);
     let chart = page.with_file_name(format!("{name}.svg"));
     std::fs::write(&chart, svg(rows))?;
     let chart = chart.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -43,7 +44,7 @@ pub fn write(page: &Path, part: &Part, circumstances: &str, rows: &[Row]) -> Out
     let mut bench = "";
     for row in rows {
         if row.bench != bench {
-            bench = row.bench;
+            bench = &row.bench;
             write!(
                 tables,
                 "\n| {bench} | {measured} | {yardstick} | | ratio | spread |\n|---|---:|---:|---|---:|---|\n"
@@ -59,6 +60,46 @@ pub fn write(page: &Path, part: &Part, circumstances: &str, rows: &[Row]) -> Out
     }
     std::fs::write(page, format!("{before}{tables}{end}{after}"))?;
     Ok(())
+}
+
+/// The rows of tables that were written before.
+fn written(tables: &str) -> Vec<Row> {
+    let mut rows = vec![];
+    let mut bench = "";
+    for line in tables.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let [_, case, ours, yardstick, unit, ratio, spread, _] = cells[..] else { continue };
+        if unit.is_empty() {
+            bench = case;
+        }
+        let number = |text: &str| text.replace(',', "").trim_matches(['*', ' ', '×']).parse().ok();
+        let spread = spread.split_once('–').and_then(|(least, most)| Some((number(least)?, number(most)?)));
+        let (Some(ours), Some(yardstick), Some(ratio), Some(spread)) =
+            (number(ours), number(yardstick), number(ratio), spread)
+        else {
+            continue;
+        };
+        rows.push(Row { bench: bench.into(), case: case.into(), ours, yardstick, ratio, spread, unit: unit.into() });
+    }
+    rows
+}
+
+/// What was measured now, each bench in the place of its last measurement.
+fn together(mut before: Vec<Row>, now: &[Row]) -> Vec<Row> {
+    let mut rows = vec![];
+    let mut new: Vec<_> = now.to_vec();
+    while !before.is_empty() {
+        let row = before.remove(0);
+        if !now.iter().any(|now| now.bench == row.bench) {
+            rows.push(row);
+            continue;
+        }
+        let (same, others) = new.into_iter().partition(|new| new.bench == row.bench);
+        rows.extend::<Vec<_>>(same);
+        new = others;
+    }
+    rows.extend(new);
+    rows
 }
 
 /// Three digits that count, thousands apart.

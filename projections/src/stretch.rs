@@ -51,6 +51,13 @@ impl Stretch {
         Ok(Self::new(after, until, last, events))
     }
 
+    /// Several, one behind the other without a gap, as one.
+    pub(crate) fn joined(all: &[Arc<Self>]) -> Self {
+        let after = all.first().map_or(Position(0), |first| first.after);
+        let (until, last) = all.last().map_or((after, None), |last| (last.until, last.last));
+        Self::new(after, until, last, all.iter().flat_map(|stretch| stretch.events.iter().cloned()).collect())
+    }
+
     /// What there is of it up to a position.
     pub(crate) async fn up_to(&self, store: &dyn EventStore, until: Position) -> Result<Self, StoreError> {
         let events = self.events[..self.place_after(until)].to_vec();

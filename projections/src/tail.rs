@@ -73,12 +73,26 @@ impl Tail {
     pub(crate) fn after(&self, position: Position) -> After {
         let ring = self.ring();
         let place = ring.stretches.partition_point(|stretch| stretch.until <= position);
+        let (mut here, mut events) = (vec![], 0);
         match ring.stretches.get(place) {
-            Some(stretch) if stretch.after <= position => After::Here(stretch.clone()),
-            Some(_) => After::Gone,
-            None if self.state.borrow().end.is_some_and(|end| end <= position) => After::NotYet,
-            None => After::Gone,
+            Some(stretch) if stretch.after <= position => {
+                // All that has come since: one short stretch after another, each with a flush of its own, somebody who is
+                // behind would stay behind.
+                here.extend(ring.stretches.range(place..).take_while(|stretch| {
+                    events += stretch.events.len();
+                    events <= PAGE
+                }));
+                if here.len() < 2 {
+                    return After::Here(stretch.clone());
+                }
+            }
+            Some(_) => return After::Gone,
+            None if self.state.borrow().end.is_some_and(|end| end <= position) => return After::NotYet,
+            None => return After::Gone,
         }
+        let here: Vec<_> = here.into_iter().cloned().collect();
+        drop(ring);
+        After::Here(Arc::new(Stretch::joined(&here)))
     }
 
     /// Has all who wait look again.
@@ -184,5 +198,48 @@ impl Tail {
             let Some(old) = ring.stretches.pop_front() else { return };
             ring.bytes -= old.bytes();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::{NewEvent, Raw, Recorded, StreamId, Timestamp, Version};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn stretch(after: u64, until: u64) -> Arc<Stretch> {
+        let event = |position| -> Recorded<_> {
+            let data = Raw { name: "happened".into(), tags: vec![], body: vec![] };
+            let event =
+                NewEvent { id: Uuid::now_v7(), schema: 1, occurred_at: None, metadata: Default::default(), data };
+            event.recorded(StreamId::new("a", "b"), Version(position), Position(position), Timestamp::from_micros(0))
+        };
+        let events: Vec<_> = (after + 1..=until).map(event).collect();
+        let last = events.last().map(|event| event.id);
+        Arc::new(Stretch::new(Position(after), Position(until), last, events))
+    }
+
+    #[test]
+    fn who_is_behind_is_given_what_has_come_since_in_one_piece() {
+        let tail = Tail::new();
+        for (after, until) in [(10, 12), (12, 13), (13, 20), (20, 900), (900, 1_900), (1_900, 1_901)] {
+            tail.push(stretch(after, until));
+        }
+        let here = |position| match tail.after(Position(position)) {
+            After::Here(stretch) => stretch,
+            _ => panic!("it is in memory"),
+        };
+        let place = |stretch: &Stretch| (stretch.after.0, stretch.until.0, stretch.events.len());
+        // As many as one reading has at most.
+        assert_eq!(place(&here(10)), (10, 900, 890));
+        assert_eq!(here(10).last, here(10).events.last().map(|event| event.id));
+        assert!(here(10).events.is_sorted_by_key(|event| event.position));
+        // In the middle of one.
+        assert_eq!(place(&here(15)), (13, 900, 887));
+        // One alone is the one that all have: decoded once.
+        assert_eq!(place(&here(900)), (900, 1_900, 1_000));
+        assert!(Arc::ptr_eq(&here(900), &here(1_000)) && Arc::ptr_eq(&here(1_900), &here(1_900)));
+        assert!(matches!(tail.after(Position(9)), After::Gone));
     }
 }
