@@ -39,43 +39,6 @@ async fn o1_many_nodes_may_start_at_once() -> Result<(), Any> {
     Ok(())
 }
 
-/// The statistics of a log that was never analyzed say that it is empty: sorting all of it looks cheap, for each page.
-#[tokio::test]
-async fn a_log_that_was_never_analyzed_is_read_in_its_order() -> Result<(), Any> {
-    const EVENTS: i64 = 60_000;
-    let (schema, mut admin) = (server::schema(), server::connection().await);
-    let store = async || PgStore::options().schema(schema.clone()).connect(server::url()).await.map(Store::from);
-    let written = store().await?;
-    run(&mut admin, format!("ALTER TABLE {schema}.events SET (autovacuum_enabled = off)")).await?;
-    for n in 0..EVENTS / 1_000 {
-        let deposits = (0..1_000).map(|amount| AccountEvent::Deposited { amount });
-        written.append(Id::<Account>::from(n.to_string()), Expected::Any, deposits).await?;
-    }
-    drop(written);
-    // What a session has looked at is counted when it ends.
-    let sessions_end = async |admin: &mut PgConnection, scans: i64| -> Result<(i64, i64), sqlx::Error> {
-        let stats = "SELECT coalesce(idx_scan, 0) AS scans, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
-                       FROM pg_stat_user_tables WHERE schemaname = $1 AND relname = 'events'";
-        let (mut before, start) = ((0, 0), std::time::Instant::now());
-        loop {
-            let now: (i64, i64) = sqlx::query_as(stats).bind(&schema).fetch_one(&mut *admin).await?;
-            if now.0 > scans && now == before || start.elapsed() > Duration::from_secs(20) {
-                return Ok(now);
-            }
-            before = now;
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    };
-    let (scans, before) = sessions_end(&mut admin, 0).await?;
-    let read = store().await?;
-    let events = read.read().events::<AccountEvent>().try_fold(0, async |count, _| Ok(count + 1)).await?;
-    assert_eq!(events, EVENTS);
-    drop(read);
-    let (_, after) = sessions_end(&mut admin, scans).await?;
-    assert!((EVENTS..4 * EVENTS).contains(&(after - before)), "{} rows were looked at", after - before);
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o2_one_connection_is_enough_for_everything_at_once() -> Result<(), Any> {
     let (schema, mut admin) = (server::schema(), server::connection().await);
