@@ -1,8 +1,9 @@
 //! Group commit: appends that wait at the same moment share one call, one lock and one flush.
 //!
 //! Whoever comes while nobody appends calls at once, in one round trip. Whoever comes while somebody does waits in a
-//! queue, and all who wait are the next batch: the busier it is, the larger the batches, and no timer is needed. What a
-//! call does not record goes the careful way, by itself: an append that fails never touches its neighbours.
+//! queue, and all who wait are the next batch, with those the last one has woken, if they come again within a small part
+//! of the time it took: the busier it is, the larger the batches. What a call does not record goes the careful way, by
+//! itself: an append that fails never touches its neighbours.
 
 use std::{
     collections::{HashSet, VecDeque},
