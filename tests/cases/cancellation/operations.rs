@@ -341,7 +341,7 @@ async fn a8_p3_seeing_to_dead_letters_dropped_at_any_await_loses_none() {
 /// What is asked is answered over the connections there are: a node of one connection answers, and whoever is in a
 /// transaction waits for no other one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p3_what_is_asked_of_a_node_needs_one_connection() {
+async fn o2_p3_what_is_asked_of_a_node_needs_one_connection() {
     let sweep = crate::sweep().await;
     let runner = Runner::new(sweep.store()).read_model::<Wary>().max_parked(100).start();
     let events = [Deposited { amount: 13 }, Deposited { amount: 1 }];
