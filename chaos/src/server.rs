@@ -22,8 +22,10 @@ use crate::Error;
 /// How long the server may take to do anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Nobody flushes the log in the background: what was not waited for is lost with the server.
 const OPTIONS: &str = "-c fsync=on -c full_page_writes=on -c max_connections=70 -c shared_buffers=256MB \
     -c wal_level=replica -c max_wal_senders=6 -c wal_keep_size=256MB -c max_wal_size=1GB -c checkpoint_timeout=120s \
+    -c wal_writer_delay=10s -c wal_writer_flush_after=1GB \
     -c hot_standby=on -c wal_retrieve_retry_interval=100ms -c idle_in_transaction_session_timeout=8s \
     -c log_min_messages=log -c log_min_error_statement=panic -c log_line_prefix='%m [%p] %a ' -c restart_after_crash=on -c listen_addresses=''";
 
