@@ -57,7 +57,7 @@ pub use rows::{Get, List, Moment, ReadModels, Replay};
 pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
-    Append, Changes, Condition, EventStore, Events, Item, Order, Page, Query, Read, Rows, StoredSnapshot, Tables,
+    Append, Changes, Condition, EventStore, Events, Item, Order, Page, Query, Read, Rows, Step, StoredSnapshot, Tables,
     Transaction, Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};

@@ -28,6 +28,8 @@ use crate::{
 
 /// How long a read waits for its read model to come to a position.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits before it looks whether there is anything to wait for: mostly, it is there before.
+const SOON: Duration = Duration::from_millis(20);
 
 impl Store {
     /// The rows of a read model, which a `Runner` keeps.
@@ -408,13 +410,14 @@ async fn wait<M: ReadModel>(store: &Store, after: Option<Position>, key: Option<
     let (start, mut built) = (Instant::now(), false);
     loop {
         let shards = store.inner().shards(Some(&projection)).await?;
+        let never = shards.is_empty();
         let shards = shards.iter().filter(|(shard, _)| key.is_none_or(|key| shard.has(key)));
         let at = shards.map(|(_, at)| at.position).min().unwrap_or_default();
         if at >= until {
             return Ok(());
         }
         let run = store.run(&projection);
-        if run.is_none() && !built {
+        if run.is_none() && !built && (never || start.elapsed() > SOON) {
             // Nobody here runs it: then somebody else must have built it, or the wait would be in vain.
             store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![] }).await?;
             built = true;

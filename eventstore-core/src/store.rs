@@ -63,6 +63,34 @@ pub trait EventStore: Tables + Any {
     /// rolled back.
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
 
+    /// Writes rows, and moves a shard that has taken in what they are made of; or neither, and says whether it did. It
+    /// does neither where the shard is not as it is said to be, or where an event that is named is not in the log. Of what
+    /// else goes wrong, a transaction says more.
+    async fn step(&self, step: Step) -> Result<bool, StoreError> {
+        let Step { shard, from, to, changes, lazy } = step;
+        let mut transaction = self.begin().await?;
+        let mut stands = transaction.lock(&shard).await? == Some(from);
+        for (position, event) in [(from.position, from.event), to] {
+            if let (true, Some(event)) = (stands, event) {
+                let there = transaction.read(Read::at(position)).await?.events;
+                stands = there.first().is_some_and(|there| there.id == event);
+            }
+        }
+        if !stands {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+        if !changes.is_empty() {
+            transaction.write(changes).await?;
+        }
+        transaction.advance(&shard, to.0, to.1).await?;
+        if lazy {
+            transaction.lazy();
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
     /// Looks at the database and says what makes it an unsafe or a slow place for a log. Changes nothing; may take a
     /// while where everything is read. A store that has nothing to say of itself says nothing.
     async fn doctor(&self) -> Result<Report, StoreError> {
@@ -296,6 +324,12 @@ pub struct Read {
 }
 
 impl Read {
+    /// The event at a position.
+    pub fn at(position: Position) -> Self {
+        let after = Position(position.0.saturating_sub(1));
+        Self { query: Query::all(), after, until: Some(position), limit: Some(1), ..Self::default() }
+    }
+
     /// Refuses what no store can answer. Every store calls it first.
     pub fn check(&self) -> Result<(), Invalid> {
         if (self.after_version > Version(0) || self.until_version.is_some()) && self.query.stream().is_none() {
@@ -661,11 +695,31 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Whether there is nothing to be done.
+    pub fn is_empty(&self) -> bool {
+        self.upserts.is_empty() && self.deletes.is_empty()
+    }
+
     /// Refuses rows that not every store could hold, by [`StoreError::Row`]. Every store calls it first.
     pub fn check(&self) -> Result<(), StoreError> {
         self.upserts.iter().try_for_each(|(key, row)| self.table.check(key, row))?;
         self.deletes.iter().try_for_each(|key| self.table.check_key(key))
     }
+}
+
+/// A step of a shard: what has come of the events after one place and up to another.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The shard.
+    pub shard: Shard,
+    /// Where it must be, and whose it must be.
+    pub from: Checkpoint,
+    /// Where it goes: a position, and the event there.
+    pub to: (Position, Option<Uuid>),
+    /// What is written with it.
+    pub changes: Changes,
+    /// As [`Transaction::lazy`].
+    pub lazy: bool,
 }
 
 /// A state as it was kept, with the place of the last event in it.

@@ -49,7 +49,7 @@ statements! {
     events events_bare events_from_snapshot events_of_stream events_of_types events_matching events_of_command events_of_ids
     streams
     position_at events_backwards events_of_stream_backwards events_matching_backwards
-    shards lock_shard lock_projection lock_shards remove_shards put_shards advance
+    shards lock_shard lock_projection lock_shards remove_shards put_shards advance step
     table lock_tables
     snapshot keep snapshots
     create_schema create_tables_schema lock_migrations migrations migrated applied apply

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use eventstore_core::{
     Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Query, Raw, Read, Recorded,
-    Rows, Shard, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written,
+    Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -467,6 +467,17 @@ impl EventStore for PgStore {
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         read::position_at(&mut *self.connection().await?, &self.shared, at).await
+    }
+
+    async fn step(&self, step: Step) -> Result<bool, StoreError> {
+        let Shared { pooler, odd_sessions, .. } = &*self.shared;
+        if *pooler != Pooler::Forgetful && !odd_sessions.load(Ordering::Relaxed) {
+            return tables::step(&mut *self.connection().await?, self.sql(), step).await;
+        }
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        let done = tables::step(transaction.connection(), self.sql(), step).await?;
+        transaction.commit().await?;
+        Ok(done)
     }
 
     async fn appended(&self, after: Position) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use eventstore_core::{__private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, StoreError, Table};
+use eventstore_core::{__private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table};
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
 use uuid::Uuid;
@@ -353,21 +353,60 @@ pub(crate) async fn check(connection: &mut PgConnection, sql: &Sql, table: &Tabl
     fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))
 }
 
+/// What a statement that writes rows of a table has in its places.
+fn parts(table: &Table) -> [(&'static str, String); 3] {
+    let types = table.columns.iter().map(|column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
+    [
+        ("{columns}", list(table.columns, str::to_owned)),
+        ("{types}", types.collect::<Vec<_>>().join(", ")),
+        ("{updates}", list(table.columns, |column| format!("{column} = excluded.{column}"))),
+    ]
+}
+
+/// Keys, and a JSON array of their rows.
+fn keys_and_rows(upserts: Vec<(String, Box<RawValue>)>) -> (Vec<String>, String) {
+    let rows = upserts.iter().map(|(_, row)| row.get()).collect::<Vec<_>>().join(",");
+    (upserts.into_iter().map(|(key, _)| key).collect(), format!("[{rows}]"))
+}
+
+/// Makes a step of a shard, if it can be done at once.
+pub(crate) async fn step(connection: &mut PgConnection, sql: &Sql, step: Step) -> Result<bool, StoreError> {
+    step.changes.check()?;
+    let Step { shard, from, to, changes: Changes { table, upserts, deletes }, lazy } = step;
+    let mut changes = String::new();
+    if !upserts.is_empty() {
+        changes.push_str(include_str!("../sql/step_upsert.sql"));
+    }
+    if !deletes.is_empty() {
+        changes.push_str(include_str!("../sql/step_delete.sql"));
+    }
+    let template = sql.step().0.replace("{changes}", &changes);
+    let (keys, rows) = keys_and_rows(upserts);
+    let step = sqlx::query(statement(&template, sql, &table, &parts(&table)))
+        .bind(&shard.projection)
+        .bind(i32::from(shard.from_slot))
+        .bind(i32::from(shard.to_slot))
+        .bind(read::signed(from.position.0))
+        .bind(from.event)
+        .bind(read::signed(from.epoch))
+        .bind(from.owner)
+        .bind(read::signed(to.0.0))
+        .bind(to.1)
+        .bind(lazy)
+        .bind(keys)
+        .bind(rows)
+        .bind(deletes);
+    step.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(|error| error::row(&table.to_string(), error))
+}
+
 pub(crate) async fn write(connection: &mut PgConnection, sql: &Sql, changes: Changes) -> Result<(), StoreError> {
     changes.check()?;
     let Changes { table, upserts, deletes } = changes;
     let refused = |error| error::row(&table.to_string(), error);
     if !upserts.is_empty() {
-        let rows = upserts.iter().map(|(_, row)| row.get()).collect::<Vec<_>>().join(",");
-        let keys: Vec<String> = upserts.into_iter().map(|(key, _)| key).collect();
-        let types = table.columns.iter().map(|column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
-        let parts = [
-            ("{columns}", list(table.columns, str::to_owned)),
-            ("{types}", types.collect::<Vec<_>>().join(", ")),
-            ("{updates}", list(table.columns, |column| format!("{column} = excluded.{column}"))),
-        ];
-        let upsert = sqlx::query(statement(include_str!("../sql/upsert.sql"), sql, &table, &parts));
-        upsert.bind(keys).bind(format!("[{rows}]")).execute(&mut *connection).await.map_err(refused)?;
+        let (keys, rows) = keys_and_rows(upserts);
+        let upsert = sqlx::query(statement(include_str!("../sql/upsert.sql"), sql, &table, &parts(&table)));
+        upsert.bind(keys).bind(rows).execute(&mut *connection).await.map_err(refused)?;
     }
     if !deletes.is_empty() {
         let delete = sqlx::query(statement(include_str!("../sql/delete.sql"), sql, &table, &[]));

@@ -57,6 +57,18 @@ pub(crate) trait Follower: Send + Sync {
         part: &Part<'_>,
         remembered: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failed>;
+
+    /// What [`take`](Self::take) would write, if that is rows and no more, and none of the events must wait. Nothing keeps
+    /// others from moving the shard meanwhile, so what goes wrong here may be their doing.
+    async fn fold(
+        &self,
+        store: &dyn EventStore,
+        part: &Part<'_>,
+        remembered: Option<&mut Remembered>,
+    ) -> Result<Option<Changes>, Failed> {
+        let _ = (store, part, remembered);
+        Ok(None)
+    }
 }
 
 /// Rows a shard has written while it catches up, as they are in the table: nobody else writes them, unless he moves the

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use eventstore_core::{
     __private::LETTERS, Append, Changes, Checkpoint, EventStore, Events, Invalid, NewEvent, Page, Position, Raw, Read,
-    ReadModel, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
+    ReadModel, Recorded, Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
     Timestamp, Transaction, Written, doctor::Report,
 };
 use serde_json::value::RawValue;
@@ -547,6 +547,10 @@ impl EventStore for InlineStore {
 
     async fn appended(&self, after: Position) {
         self.base.appended(after).await;
+    }
+
+    async fn step(&self, step: Step) -> Result<bool, StoreError> {
+        self.base.step(step).await
     }
 
     async fn doctor(&self) -> Result<Report, StoreError> {

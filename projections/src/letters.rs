@@ -129,6 +129,10 @@ impl Parked {
         !self.queues.is_empty() && self.queues.contains_key(&Queue::Stream(stream.into()))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.queues.len()
     }

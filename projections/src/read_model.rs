@@ -17,7 +17,7 @@ use crate::{
     failed::{Failed, at},
     follower::{Follower, OneRow, Part, Remembered, Turn},
     letters::Queue,
-    stretch::Stretch,
+    stretch::{Decoded, Stretch},
 };
 
 /// Keeps the rows of `M`.
@@ -98,9 +98,49 @@ impl<M: ReadModel> Follower for Folded<M> {
         &self,
         transaction: &mut dyn Transaction,
         part: &Part<'_>,
-        remembered: Option<&mut Remembered>,
+        mut remembered: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failed> {
         let decoded = part.stretch.decoded::<M::Event>();
+        let (turns, waiting) = self.turns(part, &decoded)?;
+        let (mut stored, others) = self.remembered(&turns, remembered.as_deref_mut());
+        if !others.is_empty() {
+            stored.extend(transaction.rows(Rows::Keys { table: self.table, keys: others }).await?);
+        }
+        let changes = self.changes(&turns, &stored, remembered)?;
+        if !changes.is_empty() {
+            transaction.write(changes).await?;
+        }
+        Ok(waiting)
+    }
+
+    async fn fold(
+        &self,
+        store: &dyn EventStore,
+        part: &Part<'_>,
+        mut remembered: Option<&mut Remembered>,
+    ) -> Result<Option<Changes>, Failed> {
+        let decoded = part.stretch.decoded::<M::Event>();
+        let (turns, waiting) = self.turns(part, &decoded)?;
+        if !waiting.is_empty() {
+            return Ok(None);
+        }
+        let (mut stored, others) = self.remembered(&turns, remembered.as_deref_mut());
+        if !others.is_empty() {
+            stored.extend(store.rows(Rows::Keys { table: self.table, keys: others }).await?);
+        }
+        self.changes(&turns, &stored, remembered).map(Some)
+    }
+}
+
+type Keyed = Vec<(String, Box<RawValue>)>;
+
+impl<M: ReadModel> Folded<M> {
+    /// Which events concern which rows, and which must wait.
+    fn turns<'a>(
+        &self,
+        part: &Part<'a>,
+        decoded: &'a Decoded<M::Event>,
+    ) -> Result<(Vec<Turned<'a, M::Event>>, Vec<(Queue, usize)>), Failed> {
         let (mut turns, mut waiting) = (vec![], vec![]);
         for place in part.places.clone() {
             let raw = &part.stretch.events[place];
@@ -133,13 +173,19 @@ impl<M: ReadModel> Follower for Folded<M> {
             }
         }
         waiting.dedup();
-        if turns.is_empty() {
-            return Ok(waiting);
-        }
+        Ok((turns, waiting))
+    }
+
+    /// The rows that are remembered, and the keys of the others.
+    fn remembered(
+        &self,
+        turns: &[Turned<'_, M::Event>],
+        remembered: Option<&mut Remembered>,
+    ) -> (Keyed, Vec<String>) {
         let mut keys: Vec<_> = turns.iter().map(|(key, ..)| key).collect();
         keys.sort_unstable();
         keys.dedup();
-        let mut remembered = remembered.filter(|_| self.table.columns.iter().all(|column| is_exact(column.kind)));
+        let mut remembered = remembered.filter(|_| self.is_exact());
         let (mut stored, mut others) = (vec![], vec![]);
         for key in keys {
             match remembered.as_mut().and_then(|remembered| remembered.take(key)) {
@@ -147,29 +193,34 @@ impl<M: ReadModel> Follower for Folded<M> {
                 None => others.push(key.clone()),
             }
         }
-        if !others.is_empty() {
-            stored.extend(transaction.rows(Rows::Keys { table: self.table, keys: others }).await?);
-        }
+        (stored, others)
+    }
+
+    /// What comes of rows as they are stored, and remembers it.
+    fn changes(
+        &self,
+        turns: &[Turned<'_, M::Event>],
+        stored: &[(String, Box<RawValue>)],
+        remembered: Option<&mut Remembered>,
+    ) -> Result<Changes, Failed> {
         let mut rows = RowFold::<M>::of(self.table);
-        load(&mut rows, &stored)?;
-        for (key, raw, event) in &turns {
+        load(&mut rows, stored)?;
+        for (key, raw, event) in turns {
             project(&mut rows, key, raw, event)?;
         }
-        let changes = rows.changes().map_err(|error| blame::<M>(&stored, &turns, error))?;
-        if let Some(remembered) = remembered {
+        let changes = rows.changes().map_err(|error| blame::<M>(stored, turns, error))?;
+        if let Some(remembered) = remembered.filter(|_| self.is_exact()) {
             // What has not changed is read again.
             changes.upserts.iter().cloned().for_each(|(key, row)| remembered.put(key, row));
         }
-        if !(changes.upserts.is_empty() && changes.deletes.is_empty()) {
-            transaction.write(changes).await?;
-        }
-        Ok(waiting)
+        Ok(changes)
     }
-}
 
-/// Whether what is read from a column is what was written, in every store and to the last digit.
-fn is_exact(kind: Kind) -> bool {
-    matches!(kind, Kind::Text | Kind::Integer | Kind::Bool | Kind::Uuid)
+    /// Whether what is read from the table is what was written, in every store and to the last digit.
+    fn is_exact(&self) -> bool {
+        let exact = |kind| matches!(kind, Kind::Text | Kind::Integer | Kind::Bool | Kind::Uuid);
+        self.table.columns.iter().all(|column| exact(column.kind))
+    }
 }
 
 struct One<M> {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::LETTERS, Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Store, StoreError,
+    __private::LETTERS, Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Step, Store, StoreError,
     Timestamp, Transaction,
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
@@ -122,6 +122,8 @@ impl<F: Into<Failed>> From<F> for Halt {
 /// What a shard knows while it runs.
 struct Place {
     position: Position,
+    /// The event there.
+    event: Option<Uuid>,
     /// How often the log had lost its end when it began.
     lost: u64,
     /// Where it stops, until shards have changed.
@@ -129,6 +131,14 @@ struct Place {
     parked: Parked,
     /// What is read of the log, while it is behind what the node has in memory.
     own: Option<Own>,
+}
+
+impl Place {
+    /// Whether another commit comes at once behind one that ends at a position: it finds out if that was lost, so that need
+    /// not wait for the disk. The last one waits for all.
+    fn is_followed(&self, to: Position) -> bool {
+        self.own.as_ref().is_some_and(|own| to < own.head)
+    }
 }
 
 /// A reading of the log, ahead of what is taken in.
@@ -300,7 +310,7 @@ impl Work {
         self.report.send_modify(|status| status.parked = parked.len());
         // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
         let until = reshard::until(store, &self.shard.projection).await?;
-        Ok(Place { position: at.position, until, lost, parked, own: None })
+        Ok(Place { position: at.position, event: at.event, until, lost, parked, own: None })
     }
 
     /// Waits until shards have changed.
@@ -480,6 +490,10 @@ impl Work {
         places: std::ops::Range<usize>,
         to: (Position, Option<Uuid>),
     ) -> Result<(), Halt> {
+        if self.step_over(place, stretch, places.clone(), to).await {
+            self.took(place, to);
+            return Ok(());
+        }
         let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: None };
         self.deliver(&part).await?;
         let (mut transaction, at) = self.open().await?;
@@ -489,7 +503,7 @@ impl Work {
             transaction.rollback().await?;
             place.own = place.own.take().filter(|_| at.position > place.position);
             place.own.iter_mut().for_each(|own| own.remembered = Remembered::default());
-            place.position = at.position;
+            (place.position, place.event) = (at.position, at.event);
             return self.look_again(place).await;
         }
         if let Err(forked) = unforked(&mut *transaction, &at).await {
@@ -522,9 +536,8 @@ impl Work {
                 error => error.into(),
             });
         }
-        if letters.is_empty() && place.own.as_ref().is_some_and(|own| to.0 < own.head) {
-            // The next commit comes at once and finds out if this one was lost; the last one waits for all. Letters wait, too:
-            // that they are written is remembered.
+        if letters.is_empty() && place.is_followed(to.0) {
+            // Letters wait for the disk: that they are written is remembered.
             transaction.lazy();
         }
         transaction.commit().await?;
@@ -536,11 +549,42 @@ impl Work {
                 waiting.first = false;
             }
         }
-        place.position = to.0;
+        self.took(place, to);
+        Ok(())
+    }
+
+    /// The same in one statement, where that can be: nothing is parked, and rows are all there is to write. What it cannot do,
+    /// for whatever reason, is for a transaction to do, or to say why.
+    async fn step_over(
+        &self,
+        place: &mut Place,
+        stretch: &Stretch,
+        places: std::ops::Range<usize>,
+        to: (Position, Option<Uuid>),
+    ) -> bool {
+        if !place.parked.is_empty() {
+            return false;
+        }
+        let mut remembered = place.own.as_mut().map(|own| std::mem::take(&mut own.remembered));
+        let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: None };
+        let folded = self.follower.fold(self.store.as_ref(), &part, remembered.as_mut());
+        let Ok(Ok(Some(changes))) = AssertUnwindSafe(folded).catch_unwind().await else { return false };
+        let Place { position, event, .. } = *place;
+        let from = Checkpoint { position, event, epoch: self.epoch, owner: Some(self.node) };
+        let step = Step { shard: self.shard.clone(), from, to, changes, lazy: place.is_followed(to.0) };
+        let done = matches!(self.store.as_ref().step(step).await, Ok(true));
+        if let (true, Some(own), Some(remembered)) = (done, &mut place.own, remembered) {
+            own.remembered = remembered;
+        }
+        done
+    }
+
+    /// Takes note that the shard has moved.
+    fn took(&self, place: &mut Place, (position, event): (Position, Option<Uuid>)) {
+        (place.position, place.event) = (position, event);
         self.moved(place);
         self.report
             .send_if_modified(|status| std::mem::replace(&mut status.parked, place.parked.len()) != place.parked.len());
-        Ok(())
     }
 
     async fn take(

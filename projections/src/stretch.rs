@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use eventstore_core::{Checkpoint, Event, EventStore, Position, Query, Raw, Read, Recorded, StoreError, Transaction};
+use eventstore_core::{Checkpoint, Event, EventStore, Position, Raw, Read, Recorded, StoreError, Transaction};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
@@ -103,15 +103,9 @@ impl<E: Event> Decoded<E> {
     }
 }
 
-/// What asks for the event at a position.
-fn at(position: Position) -> Read {
-    let after = Position(position.0.saturating_sub(1));
-    Read { query: Query::all(), after, until: Some(position), limit: Some(1), ..Read::default() }
-}
-
 /// The id of the event at a position.
 pub(crate) async fn id_at(store: &dyn EventStore, position: Position) -> Result<Option<Uuid>, StoreError> {
-    Ok(store.read(at(position)).await?.events.try_next().await?.map(|event| event.id))
+    Ok(store.read(Read::at(position)).await?.events.try_next().await?.map(|event| event.id))
 }
 
 /// The same, as a transaction sees it.
@@ -119,7 +113,7 @@ pub(crate) async fn id_within(
     transaction: &mut dyn Transaction,
     position: Position,
 ) -> Result<Option<Uuid>, StoreError> {
-    Ok(transaction.read(at(position)).await?.events.pop().map(|event| event.id))
+    Ok(transaction.read(Read::at(position)).await?.events.pop().map(|event| event.id))
 }
 
 /// Fails if the log has lost what was taken in, also while this ran: another server may answer since the last batch.

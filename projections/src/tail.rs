@@ -128,18 +128,23 @@ impl Tail {
     /// Reads on for ever: what matches, from the end of the log at the start.
     pub(crate) async fn follow(&self, store: Store, query: Query) {
         let mut pause = Duration::from_millis(20);
-        let (mut last, mut quiet) = (Position(0), SHORTEST_QUIET);
+        let (mut last, mut quiet, mut woken) = (Position(0), SHORTEST_QUIET, false);
         loop {
             match self.step(&store, &query).await {
                 Ok(Some(end)) => {
                     pause = Duration::from_millis(20);
-                    // Where the log has lost its end, the store may say for ever that there is more.
-                    quiet = if end == last { (quiet * 2).min(LONGEST_QUIET) } else { SHORTEST_QUIET };
-                    if end == last {
-                        sleep(quiet).await;
+                    if end > last {
+                        // Where something has just come, more may have that nobody has told of yet.
+                        (last, quiet, woken) = (end, SHORTEST_QUIET, false);
+                        continue;
                     }
-                    last = end;
+                    if woken {
+                        // For nothing. Where the log has lost its end, the store may say for ever that there is more.
+                        sleep(quiet).await;
+                        quiet = (quiet * 2).min(LONGEST_QUIET);
+                    }
                     store.as_ref().appended(end).await;
+                    woken = true;
                 }
                 Ok(None) => {}
                 Err(error) => {

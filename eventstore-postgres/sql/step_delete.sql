@@ -1,0 +1,3 @@
+, deleted AS (
+    DELETE FROM {table} WHERE key = ANY ($13) AND (SELECT so FROM stands)
+)
