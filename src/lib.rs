@@ -6,9 +6,9 @@ pub use eventstore_core::{
     Execute, Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded,
     MemoryStore, Metadata, Moment, NewEvent, Order, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel,
     ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, SLOTS, Shard, Snapshot, SnapshotCounts,
-    SnapshotDifference, SnapshotPolicy, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Tag,
-    Tagged, Target, Timestamp, TimestampError, Transaction, Tx, Upcast, VerifiedSnapshots, Version, Write, Written,
-    doctor, ensure, event_id, every, limits, slot, testing,
+    SnapshotDifference, SnapshotPolicy, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
+    Tag, Tagged, Target, Timestamp, TimestampError, Transaction, Tx, Upcast, VerifiedSnapshots, Version, Write,
+    Written, doctor, ensure, event_id, every, limits, slot, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_macros::{Aggregate, Event, ReadModel};

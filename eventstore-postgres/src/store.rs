@@ -12,7 +12,8 @@ use std::{
 use async_trait::async_trait;
 use eventstore_core::{
     Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Query, Raw, Read, Recorded,
-    Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written,
+    Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction,
+    Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use eventstore_core::{__private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table};
+use eventstore_core::{
+    __private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table,
+};
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
 use uuid::Uuid;
@@ -396,7 +398,10 @@ pub(crate) async fn step(connection: &mut PgConnection, sql: &Sql, step: Step) -
         .bind(keys)
         .bind(rows)
         .bind(deletes);
-    step.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(|error| error::row(&table.to_string(), error))
+    step.fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| error::row(&table.to_string(), error))
 }
 
 pub(crate) async fn write(connection: &mut PgConnection, sql: &Sql, changes: Changes) -> Result<(), StoreError> {

@@ -177,11 +177,7 @@ impl<M: ReadModel> Folded<M> {
     }
 
     /// The rows that are remembered, and the keys of the others.
-    fn remembered(
-        &self,
-        turns: &[Turned<'_, M::Event>],
-        remembered: Option<&mut Remembered>,
-    ) -> (Keyed, Vec<String>) {
+    fn remembered(&self, turns: &[Turned<'_, M::Event>], remembered: Option<&mut Remembered>) -> (Keyed, Vec<String>) {
         let mut keys: Vec<_> = turns.iter().map(|(key, ..)| key).collect();
         keys.sort_unstable();
         keys.dedup();

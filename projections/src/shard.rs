@@ -8,8 +8,8 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::LETTERS, Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Step, Store, StoreError,
-    Timestamp, Transaction,
+    __private::LETTERS, Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Step, Store,
+    StoreError, Timestamp, Transaction,
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
 use tokio::{
