@@ -2,6 +2,7 @@
 //! cost a round trip for every load and every append.
 
 use std::{
+    collections::VecDeque,
     ops::{Deref, DerefMut},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,7 +16,8 @@ use crate::{session::Pooler, shared::Shared};
 
 /// Connections of the store's own.
 pub(crate) struct Lines {
-    idle: Mutex<Vec<PgConnection>>,
+    /// The one that was used last is used next: what its session has in its caches is worth much.
+    idle: Mutex<VecDeque<PgConnection>>,
     open: AtomicUsize,
     /// How many there may be.
     limit: usize,
@@ -31,7 +33,7 @@ impl Lines {
         self.limit
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
+    fn idle(&self) -> MutexGuard<'_, VecDeque<PgConnection>> {
         // Nothing that can panic happens while it is held.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,6 +56,8 @@ pub(crate) enum Line {
 pub(crate) struct Counted {
     shared: Arc<Shared>,
     closes: bool,
+    /// Whether it is used for what is no part of an append or a load.
+    beside: bool,
 }
 
 impl Drop for Counted {
@@ -67,8 +71,20 @@ impl Drop for Counted {
 impl Line {
     /// A connection of the store's own, if one is idle or may be opened, else one of the pool.
     pub(crate) async fn free(shared: &Arc<Shared>) -> Result<Self, sqlx::Error> {
-        let counted = || Counted { shared: shared.clone(), closes: true };
-        let idle = shared.lines.idle().pop();
+        Self::take(shared, false).await
+    }
+
+    /// The same for what is done beside appends and loads: the one that was used longest ago, and it stays that.
+    pub(crate) async fn beside(shared: &Arc<Shared>) -> Result<Self, sqlx::Error> {
+        Self::take(shared, true).await
+    }
+
+    async fn take(shared: &Arc<Shared>, beside: bool) -> Result<Self, sqlx::Error> {
+        let counted = || Counted { shared: shared.clone(), closes: true, beside };
+        let idle = match beside {
+            true => shared.lines.idle().pop_front(),
+            false => shared.lines.idle().pop_back(),
+        };
         if let Some(connection) = idle {
             return Ok(Self::Own(connection, counted()));
         }
@@ -88,7 +104,11 @@ impl Line {
     pub(crate) fn keep(self) {
         if let Self::Own(connection, mut counted) = self {
             counted.closes = false;
-            counted.shared.lines.idle().push(connection);
+            let mut idle = counted.shared.lines.idle();
+            match counted.beside {
+                true => idle.push_front(connection),
+                false => idle.push_back(connection),
+            }
         }
     }
 }

@@ -189,7 +189,7 @@ impl Telling {
     }
 
     async fn tell(&self, last: Position) -> Result<(), sqlx::Error> {
-        let mut line = Line::free(&self.shared).await?;
+        let mut line = Line::beside(&self.shared).await?;
         sqlx::raw_sql(statement(&self.shared.notify.channel, last)).execute(&mut *line).await?;
         line.keep();
         Ok(())
