@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     Append, Changes, Checkpoint, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind,
-    Metadata, NewEvent, Order, Page, Position, Query, Raw, Read, Recorded, Rows, Shard, Store, StoreError,
+    Metadata, NewEvent, Order, Page, Position, Query, Raw, Read, Recorded, Rows, Shard, Step, Store, StoreError,
     StoredSnapshot, StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written, event_id,
     limits,
 };
@@ -77,6 +77,8 @@ macro_rules! conformance {
             the_latest_snapshots_of_a_kind_come_first
             p1_rows_checkpoint_and_events_commit_together
             p1_one_at_a_time_moves_a_checkpoint
+            p2_a_step_is_made_from_where_the_shard_is_or_not_at_all
+            p2_of_steps_from_the_same_place_one_is_made
             a_log_is_read_by_stream_category_key_name_and_tag
             a_read_is_bounded_by_its_head
             a_long_read_comes_in_pages_and_stops_at_its_limit
@@ -1149,6 +1151,84 @@ pub async fn p1_one_at_a_time_moves_a_checkpoint(store: Fresh) {
     });
     join_all(workers).await.into_iter().for_each(|worker| worker.unwrap());
     assert_eq!(store.checkpoint("p").await.unwrap(), Position(60), "two saw the same checkpoint");
+}
+
+/// A shard that somebody has, at the first of three events, with the rows `k` and `gone`.
+async fn shard_at_one(store: &Fresh) -> (Step, Vec<Uuid>) {
+    store.create(&TABLE).await.unwrap();
+    store.append(any(&stream("a"), ["one", "two", "three"].map(event))).await.unwrap();
+    let ids: Vec<_> = whole(store).await.iter().map(|event| event.id).collect();
+    let (shard, owner) = (Shard::whole("p"), Some(Uuid::from_u128(7)));
+    let from = Checkpoint { position: Position(1), event: Some(ids[0]), epoch: 4, owner };
+    let mut transaction = store.begin().await.unwrap();
+    transaction.lock_projection("p").await.unwrap();
+    transaction.put_shards("p", vec![(shard.clone(), from)]).await.unwrap();
+    let row = |text: &str| to_raw_value(&json!({ "text": text })).unwrap();
+    let upserts = vec![("k".into(), row("first")), ("gone".into(), row("first"))];
+    transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await.unwrap();
+    transaction.commit().await.unwrap();
+    let upserts = vec![("k".into(), row("second")), ("new".into(), row("second"))];
+    let changes = Changes { table: TABLE, upserts, deletes: vec!["gone".into()] };
+    (Step { shard, from, to: (Position(3), Some(ids[2])), changes, lazy: false }, ids)
+}
+
+pub async fn p2_a_step_is_made_from_where_the_shard_is_or_not_at_all(store: Fresh) {
+    let (step, ids) = shard_at_one(&store).await;
+    let rows = async || {
+        let keys = ["gone", "k", "new"].map(Into::into).to_vec();
+        let rows = rows(&store, Rows::Keys { table: TABLE, keys }).await;
+        rows.into_iter().map(|(key, row)| format!("{key} {}", row["text"])).collect::<Vec<_>>()
+    };
+    let (from, other) = (step.from, Some(Uuid::from_u128(8)));
+    let elsewhere = [
+        Step { from: Checkpoint { position: Position(2), event: Some(ids[1]), ..from }, ..step.clone() },
+        Step { from: Checkpoint { position: Position(0), event: None, ..from }, ..step.clone() },
+        Step { from: Checkpoint { event: other, ..from }, ..step.clone() },
+        Step { from: Checkpoint { event: None, ..from }, ..step.clone() },
+        Step { from: Checkpoint { epoch: 3, ..from }, ..step.clone() },
+        Step { from: Checkpoint { epoch: 5, ..from }, ..step.clone() },
+        Step { from: Checkpoint { owner: other, ..from }, ..step.clone() },
+        Step { from: Checkpoint { owner: None, ..from }, ..step.clone() },
+        Step { shard: Shard::whole("q"), ..step.clone() },
+        Step { shard: Shard::new("p", 0..512), ..step.clone() },
+        // What was read is not in the log any more.
+        Step { to: (Position(3), other), ..step.clone() },
+        Step { to: (Position(4), Some(ids[2])), ..step.clone() },
+    ];
+    for step in elsewhere {
+        assert!(!store.step(step.clone()).await.unwrap(), "{step:?}");
+        assert_eq!(rows().await, ["gone \"first\"", "k \"first\""], "{step:?}");
+        assert_eq!(store.shards(Some("p")).await.unwrap(), [(Shard::whole("p"), from)], "{step:?}");
+    }
+    assert!(store.step(step.clone()).await.unwrap());
+    assert_eq!(rows().await, ["k \"second\"", "new \"second\""]);
+    let there = Checkpoint { position: Position(3), event: Some(ids[2]), ..from };
+    assert_eq!(store.shards(Some("p")).await.unwrap(), [(Shard::whole("p"), there)]);
+    assert!(!store.step(step.clone()).await.unwrap(), "it is not there any more");
+    // Nothing to be written, and one row that is not there to be deleted; neither with an event nor waiting for the disk.
+    let nothing = Changes { table: TABLE, upserts: vec![], deletes: vec![] };
+    let onward = Step { from: there, to: (Position(5), None), changes: nothing, lazy: true, ..step };
+    assert!(store.step(onward.clone()).await.unwrap());
+    let from = Checkpoint { position: Position(5), event: None, ..there };
+    let changes = Changes { table: TABLE, upserts: vec![], deletes: vec!["nobody".into()] };
+    assert!(store.step(Step { from, to: (Position(6), None), changes, ..onward }).await.unwrap());
+    assert_eq!(store.checkpoint("p").await.unwrap(), Position(6));
+    assert_eq!(rows().await, ["k \"second\"", "new \"second\""]);
+}
+
+pub async fn p2_of_steps_from_the_same_place_one_is_made(store: Fresh) {
+    let (step, _) = shard_at_one(&store).await;
+    for n in 0..20 {
+        let from = Checkpoint { position: Position(1 + n), event: None, ..step.from };
+        let from = if n == 0 { step.from } else { from };
+        let steps = (0..6).map(|_| {
+            let (store, step) = (store.clone(), Step { from, to: (Position(2 + n), None), ..step.clone() });
+            tokio::spawn(async move { store.step(step).await })
+        });
+        let made = join_all(steps).await.into_iter().map(|made| matches!(made.unwrap(), Ok(true)));
+        assert_eq!(made.filter(|made| *made).count(), 1, "from position {}", from.position);
+    }
+    assert_eq!(store.checkpoint("p").await.unwrap(), Position(21));
 }
 
 pub async fn a_log_is_read_by_stream_category_key_name_and_tag(store: Fresh) {

@@ -338,11 +338,9 @@ impl<S: Decider> Fold<S> {
         parts: &[usize],
     ) -> Result<(), StoreError> {
         let query = Query { items: parts.iter().map(|&part| boundary.parts[part].item()).collect() };
-        // A snapshot says where its last event is, and what had occurred by an instant is seen by the events' own.
-        let bare = match parts {
-            [part] => matches!(boundary.parts[*part], Part::Stream(_)) && S::snapshots(*part).is_none(),
-            _ => false,
-        };
+        // A snapshot says where its last event is, what had occurred by an instant is seen by the events' own, and several
+        // parts are to end at the same position.
+        let bare = matches!(boundary.parts[..], [Part::Stream(_)]) && S::snapshots(0).is_none();
         let bare = bare && until.occurred_by.is_none();
         let Events { head, events } = store.inner().read(Read { query, bare, ..read }).await?;
         self.loaded.position = head;

@@ -105,7 +105,7 @@ pub trait EventStore: Tables + Any {
     async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError>;
 
     /// The snapshot of a kind kept for a stream, as it was written, and the stream's events from its last one on; all of
-    /// them, if there is none. The events may be as bare as they may be for [`bare`](Read::bare), but for their ids,
+    /// them, if there is none. The events and the head may be as bare as they may be for [`bare`](Read::bare), but for the ids,
     /// positions and instants of recording.
     async fn read_from_snapshot(
         &self,
@@ -319,7 +319,8 @@ pub struct Read {
     /// At most so many, of those that come first.
     pub limit: Option<usize>,
     /// Only what a state is made of. Where the query is for all events of one stream, a store may leave out of each what is
-    /// not its stream, version, name, schema or body ([`Recorded::bare`]), which is faster.
+    /// not its stream, version, name, schema or body ([`Recorded::bare`]), and may say of the head no more than up to where
+    /// there is nothing else of that stream, which is faster.
     pub bare: bool,
 }
 

@@ -1,13 +1,9 @@
--- A state that was kept and what came after it, in one snapshot of the database: the head, as a row without a position;
--- the snapshot of stream $1 and kind $2, as one without a type; and the first $3 events of the stream from its last one on,
--- or of all, with no more of each than its state and the next snapshot need.
+-- A state that was kept and what came after it, in one snapshot of the database: the snapshot of stream $1 and kind $2, as a
+-- row without a type; and the first $3 events of the stream from its last one on, or of all, with no more of each than its
+-- state and the next snapshot need.
 WITH kept AS MATERIALIZED (SELECT * FROM {schema}.snapshots WHERE boundary = $1 AND kind = $2)
-SELECT coalesce(max(position), 0) AS version, NULL::int AS type_key, NULL::int AS schema, NULL::bytea AS payload,
-       NULL::bigint AS position, NULL::uuid AS event_id, NULL::timestamptz AS recorded_at, NULL::bigint AS checksum,
-       NULL::bigint AS shape
-  FROM {schema}.events
- UNION ALL
-SELECT version, NULL, NULL, state, position, event_id, recorded_at, checksum, shape FROM kept
+SELECT version, NULL::int AS type_key, NULL::int AS schema, state AS payload, position, event_id, recorded_at, checksum, shape
+  FROM kept
  UNION ALL
 (SELECT version, type_key, schema, payload, position, event_id, recorded_at, NULL, NULL
    FROM {schema}.events

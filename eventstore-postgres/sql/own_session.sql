@@ -4,4 +4,4 @@ SET plan_cache_mode = force_generic_plan;
 SET enable_seqscan = off;
 SET jit = off;
 SET search_path = pg_catalog, pg_temp;
-SET lock_timeout = '10s'
+SELECT set_config('lock_timeout', '10s', false) WHERE current_setting('lock_timeout') = '0'

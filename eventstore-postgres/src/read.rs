@@ -24,11 +24,13 @@ pub(crate) type NewTypes = Vec<(i32, String, String)>;
 
 type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-/// The page a read asks for: its `limit` is the size of the page.
+/// The page a read asks for: its `limit` is the size of the page. The log is known to go as far as `known`, to whatever
+/// snapshot of the database the connection may have.
 pub(crate) async fn page(
     connection: &mut PgConnection,
     shared: &Shared,
     read: &Read,
+    known: Position,
     new: &mut NewTypes,
 ) -> Result<Page, StoreError> {
     if read.bare
@@ -39,6 +41,7 @@ pub(crate) async fn page(
         let query = || bare_query(shared, read, &stream);
         let mut page = fetch(connection, shared, new, query, Layout::Bare(&stream)).await?.page;
         page.events.sort_by_key(|event| event.version);
+        page.head = head_of(connection, shared, known, &page, read.limit).await?;
         return Ok(page);
     }
     let mut page = fetch(connection, shared, new, || query(shared, read), Layout::Whole).await?.page;
@@ -67,8 +70,9 @@ impl Asked<'_> {
         shared: &Shared,
         new: &mut NewTypes,
     ) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
+        let known = *shared.head.borrow();
         let (stream, kind, limit) = match self {
-            Self::Page(read) => return Ok((None, page(connection, shared, read, new).await?)),
+            Self::Page(read) => return Ok((None, page(connection, shared, read, known, new).await?)),
             Self::FromSnapshot(stream, kind, limit) => (stream, kind, signed(limit as u64)),
         };
         let query = || {
@@ -78,8 +82,26 @@ impl Asked<'_> {
         let layout = Layout::FromSnapshot(stream, kind);
         let Found { mut page, snapshot } = fetch(connection, shared, new, query, layout).await?;
         page.events.sort_by_key(|event| event.version);
+        page.head = head_of(connection, shared, known, &page, usize::try_from(limit).ok()).await?;
         Ok((snapshot, page))
     }
+}
+
+/// Up to where there is no more of a stream than a page of it: up to where it was known, before the page was read, that the
+/// log goes, for all of that was read; and up to the last event. To ask where the log ends takes a quarter as long as to read
+/// ten events. What comes behind a whole page must be known to be there.
+async fn head_of(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    known: Position,
+    page: &Page,
+    limit: Option<usize>,
+) -> Result<Position, StoreError> {
+    if limit.is_none_or(|limit| page.events.len() < limit) {
+        return Ok(page.events.last().map_or(known, |last| last.position.max(known)));
+    }
+    let head = sqlx::query_scalar(shared.sql.head()).fetch_one(connection).await.map_err(error::store)?;
+    position(head)
 }
 
 fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
@@ -138,7 +160,7 @@ pub(crate) async fn events(
     new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
     let read = Read { query: Query::all(), after, until: Some(until), ..Read::default() };
-    Ok(page(connection, shared, &read, new).await?.events)
+    Ok(page(connection, shared, &read, Position(0), new).await?.events)
 }
 
 /// The events with these ids.
@@ -310,28 +332,26 @@ fn take(columns: &Columns<'_>, names: &mut Names<'_>, page: &mut Page) -> Result
     Ok(Ok(()))
 }
 
-/// The same for a bare row: version, type, schema, body. Without a type, the version is the head.
+/// The same for a bare row: version, type, schema, body, position.
 fn take_bare(
     columns: &Columns<'_>,
     stream: &StreamId,
     names: &mut Names<'_>,
     page: &mut Page,
 ) -> Result<Result<(), i32>, StoreError> {
-    let version: i64 = columns.get(0)?;
-    let Some(key) = columns.get(1)? else {
-        page.head = position(version)?;
-        return Ok(Ok(()));
-    };
-    let name = match names.name(key) {
+    let name = match names.name(columns.get(1)?) {
         Ok(name) => name,
         Err(unknown) => return Ok(Err(unknown)),
     };
+    let version = Version(columns.get::<i64>(0)?.unsigned_abs());
     let (schema, body) = (columns.get::<i32>(2)?.cast_unsigned(), columns.get::<&[u8]>(3)?.to_vec());
-    page.events.push(Recorded::bare(stream.clone(), Version(version.unsigned_abs()), name, schema, body));
+    let mut event = Recorded::bare(stream.clone(), version, name, schema, body);
+    event.position = position(columns.get(4)?)?;
+    page.events.push(event);
     Ok(Ok(()))
 }
 
-/// The same, with the place, id and instant of an event behind it: with a place and without a type it is the snapshot.
+/// The same, with the id and the instant of the event behind it: without a type it is the snapshot.
 fn take_after_snapshot(
     columns: &Columns<'_>,
     stream: &StreamId,
@@ -339,15 +359,14 @@ fn take_after_snapshot(
     names: &mut Names<'_>,
     found: &mut Found,
 ) -> Result<Result<(), i32>, StoreError> {
-    let Some(place) = columns.get(4)? else { return take_bare(columns, stream, names, &mut found.page) };
-    let (place, id, recorded_at) = (position(place)?, columns.get(5)?, columns.get::<Instant>(6)?.0);
+    let (id, recorded_at) = (columns.get(5)?, columns.get::<Instant>(6)?.0);
     if columns.get::<Option<i32>>(1)?.is_none() {
         found.snapshot = Some(StoredSnapshot {
             boundary: stream.as_str().into(),
             kind: kind.into(),
             shape: columns.get::<i64>(8)?.cast_unsigned(),
             version: Version(columns.get::<i64>(0)?.unsigned_abs()),
-            position: place,
+            position: position(columns.get(4)?)?,
             recorded_at,
             event: id,
             checksum: columns.get::<i64>(7)?.cast_unsigned(),
@@ -357,7 +376,7 @@ fn take_after_snapshot(
     }
     let taken = take_bare(columns, stream, names, &mut found.page)?;
     if let (Ok(()), Some(event)) = (taken, found.page.events.last_mut()) {
-        (event.position, event.id, event.recorded_at) = (place, id, recorded_at);
+        (event.id, event.recorded_at) = (id, recorded_at);
     }
     Ok(taken)
 }

@@ -142,7 +142,8 @@ impl Transaction for PgTransaction {
     }
 
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
-        read::page(&mut self.connection, &self.shared, &read, &mut self.new_types).await
+        // What others know of the log may be newer than what this sees.
+        read::page(&mut self.connection, &self.shared, &read, Position(0), &mut self.new_types).await
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {

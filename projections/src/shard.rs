@@ -129,6 +129,8 @@ struct Place {
     /// Where it stops, until shards have changed.
     until: Option<Position>,
     parked: Parked,
+    /// Whether something of what is taken in now has failed: it is tried in a transaction only, else each try would be two.
+    failed: bool,
     /// What is read of the log, while it is behind what the node has in memory.
     own: Option<Own>,
 }
@@ -310,7 +312,7 @@ impl Work {
         self.report.send_modify(|status| status.parked = parked.len());
         // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
         let until = reshard::until(store, &self.shard.projection).await?;
-        Ok(Place { position: at.position, event: at.event, until, lost, parked, own: None })
+        Ok(Place { position: at.position, event: at.event, until, lost, parked, failed: false, own: None })
     }
 
     /// Waits until shards have changed.
@@ -361,6 +363,7 @@ impl Work {
     /// Takes a stretch in: all of it at once if that can be, and around whatever cannot be taken in.
     async fn through(&mut self, place: &mut Place, stretch: &Stretch) -> Result<(), Halt> {
         let (mut end, mut tries) = (stretch.events.len(), 0);
+        place.failed = false;
         while (stretch.after..stretch.until).contains(&place.position) {
             let first = stretch.place_after(place.position);
             let pace = self.pace();
@@ -380,6 +383,7 @@ impl Work {
                     (end, tries) = (stretch.events.len(), 0);
                 }
                 Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
+                    place.failed = true;
                     let bad = failed.position().map(|position| stretch.place_after(position).saturating_sub(1));
                     match bad {
                         // What is before it first; then it alone.
@@ -553,7 +557,7 @@ impl Work {
         Ok(())
     }
 
-    /// The same in one statement, where that can be: nothing is parked, and rows are all there is to write. What it cannot do,
+    /// The same in one statement, where that can be: nothing has failed, and rows are all there is to write. What it cannot do,
     /// for whatever reason, is for a transaction to do, or to say why.
     async fn step_over(
         &self,
@@ -562,7 +566,7 @@ impl Work {
         places: std::ops::Range<usize>,
         to: (Position, Option<Uuid>),
     ) -> bool {
-        if !place.parked.is_empty() {
+        if place.failed || !place.parked.is_empty() {
             return false;
         }
         let mut remembered = place.own.as_mut().map(|own| std::mem::take(&mut own.remembered));

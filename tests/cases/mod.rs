@@ -240,6 +240,8 @@ impl Tables for Between {
         self.inner.index(table).await
     }
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        let of_a_model = matches!(&rows, Rows::Keys { table, keys } if table.version > 0 && !keys.is_empty());
+        self.counts.lock().unwrap().reads_of_rows += usize::from(of_a_model);
         self.inner.rows(rows).await
     }
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {

@@ -54,6 +54,39 @@ async fn a9_sessions_may_have_any_defaults() -> Result<(), Any> {
     Ok(())
 }
 
+#[tokio::test]
+async fn t1_a_state_is_that_of_its_position_whatever_a_process_knows_of_the_log() -> Result<(), Any> {
+    let schema = server::schema();
+    let open = async || -> Result<Store, StoreError> {
+        Ok(PgStore::options().schema(&schema).connect(server::url()).await?.into())
+    };
+    let (store, ann, bob) = (open().await?, Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    let deposits = |n: i64| (0..n).map(|_| AccountEvent::Deposited { amount: 1 });
+    let other = open().await?;
+    // More than a page of it, and as much as is a page.
+    for (key, events) in [("short", 3), ("page", 1_000), ("long", 2_500)] {
+        let id = Id::<Account>::from(key);
+        store.append(&id, Expected::Any, deposits(events)).await?;
+        store.append(&ann, Expected::Any, deposits(1)).await?;
+        // One that has just begun, one that has not looked since the log was empty, one that has appended all.
+        for reader in [&open().await?, &other, &store] {
+            let loaded = reader.load(&id).await?;
+            assert_eq!((loaded.version, loaded.balance), (Version(events as u64), events), "{key}");
+            let nobody = reader.load(&bob).await?;
+            assert_eq!(nobody.version, Version(0));
+            // More comes, of this one and of others: what it was then is what it was.
+            let again = reader.load(&id).at_position(loaded.position).await?;
+            assert_eq!(again, loaded, "{key}");
+            assert!(reader.load(&bob).at_position(nobody.position).await?.version == Version(0));
+        }
+        let before = other.load(&id).await?;
+        store.append(&id, Expected::Any, deposits(1)).await?;
+        assert_eq!(other.load(&id).at_position(before.position).await?, before, "{key}");
+        assert_eq!(other.load(&id).await?.version, Version(events as u64 + 1), "{key}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o2_one_connection_is_enough_to_read_and_append_at_once() -> Result<(), Any> {
     let store = PgStore::options().schema(server::schema()).max_connections(1).connect(server::url()).await?;
