@@ -1554,7 +1554,7 @@ class Check:
             version, state, began = read.get("version"), read.get("state"), read.get("began")
             report.rules[f"read {kind}"] += 1
             evidence = {"client": client, "line": number, "kind": kind, "stream": stream, "at": at, "version": version}
-            if kind in NOW and began is not None and read.get("position") is not None:
+            if kind == "head" and began is not None and read.get("position") is not None:
                 report.rules["A7 reads"] += 1
                 if read["position"] < highest(began):
                     report.violation(
@@ -1587,6 +1587,12 @@ class Check:
                 if not self.lost_after(read["t"]):
                     report.violation(rule, "a state of more events than there are", **evidence, events=len(events))
                 continue
+            place = read.get("position")
+            if kind in NOW and place is not None and not self.lost_after(read["t"]):
+                report.rules["T1 now"] += 1
+                count = bisect.bisect_right(self.positions_of(stream), place)
+                if version != count:
+                    report.violation("T1", "a state is not that of its position", **evidence, place=place, events=count)
             if asked is not None and version > asked:
                 report.violation(rule, "a state as of a version has another version", **evidence)
                 continue

@@ -551,10 +551,10 @@ class SelfTest(unittest.TestCase):
         made.read("head", "account-1", None, None, position=12)
         self.broken(made.seal(), "A7")
 
-    def test_a7_a_load_of_an_old_log(self):
+    def test_t1_a_load_of_another_position(self):
         made = Made().everything()
         made.read("load", "account-2", {"balance": 25, "events": 5}, 5, position=12)
-        self.broken(made.seal(), "A7")
+        self.broken(made.seal(), "T1")
 
     def test_a10_bytes(self):
         made = self.whole()
