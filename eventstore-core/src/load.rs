@@ -103,7 +103,8 @@ impl Until {
             return Err(Invalid::Request("a version is a place in one stream: use `at_position` here".into()).into());
         }
         let limit = self.version.map(|Version(version)| usize::try_from(version).unwrap_or(usize::MAX));
-        let read = Read { query: boundary.query(), until: self.last(store).await?, limit, ..Read::default() };
+        let (until, until_version) = (self.last(store).await?, self.version);
+        let read = Read { query: boundary.query(), until, until_version, limit, ..Read::default() };
         read.check()?;
         Ok(read)
     }

@@ -41,7 +41,7 @@ pub(crate) async fn page(
         let query = || bare_query(shared, read, &stream);
         let mut page = fetch(connection, shared, new, query, Layout::Bare(&stream)).await?.page;
         page.events.sort_by_key(|event| event.version);
-        page.head = head_of(connection, shared, known, &page, read.limit).await?;
+        page.head = head_of(connection, shared, known, &page, read.limit, read.until_version).await?;
         return Ok(page);
     }
     let mut page = fetch(connection, shared, new, || query(shared, read), Layout::Whole).await?.page;
@@ -82,7 +82,7 @@ impl Asked<'_> {
         let layout = Layout::FromSnapshot(stream, kind);
         let Found { mut page, snapshot } = fetch(connection, shared, new, query, layout).await?;
         page.events.sort_by_key(|event| event.version);
-        page.head = head_of(connection, shared, known, &page, usize::try_from(limit).ok()).await?;
+        page.head = head_of(connection, shared, known, &page, usize::try_from(limit).ok(), None).await?;
         Ok((snapshot, page))
     }
 }
@@ -96,9 +96,12 @@ async fn head_of(
     known: Position,
     page: &Page,
     limit: Option<usize>,
+    until: Option<Version>,
 ) -> Result<Position, StoreError> {
-    if limit.is_none_or(|limit| page.events.len() < limit) {
-        return Ok(page.events.last().map_or(known, |last| last.position.max(known)));
+    let last = page.events.last();
+    let whole = limit.is_some_and(|limit| page.events.len() >= limit);
+    if !whole || last.is_some_and(|last| Some(last.version) == until) {
+        return Ok(last.map_or(known, |last| last.position.max(known)));
     }
     let head = sqlx::query_scalar(shared.sql.head()).fetch_one(connection).await.map_err(error::store)?;
     position(head)
