@@ -40,6 +40,9 @@ struct Args {
     /// Emulate a disk on which a flush takes a millisecond.
     #[arg(long)]
     slow_disk: bool,
+    /// How often each is measured, by turns with its yardstick.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
     /// Few and short measurements: whether it runs, not how fast.
     #[arg(long)]
     quick: bool,
@@ -93,7 +96,7 @@ async fn main() -> Outcome<()> {
         return memory::catch_up(url, schema).await;
     }
     let server = Server::start(args.slow_disk).map_err(|error| error.to_string())?;
-    let (pairs, seconds) = if args.quick { (1, 0.3) } else { (5, 2.0) };
+    let (pairs, seconds) = if args.quick { (1, 0.3) } else { (args.pairs.max(1), 2.0) };
     let (url, events) = (&*server.url, if args.quick { args.events.min(20_000) } else { args.events });
     let circumstances = report::circumstances(url).await?;
     eprintln!("{circumstances}");

@@ -366,7 +366,7 @@ impl Kept {
         let mut waits = false;
         for (shard, at) in shards.iter_mut() {
             let parked = Parked::of(parked.clone(), shard);
-            waits |= parked.len() > 0;
+            waits |= !parked.is_empty();
             let places = stretch.place_after(at.position)..stretch.events.len();
             let part = Part { stretch, places, shard, parked: &parked, only: None };
             let waiting = self.follower.take(transaction, &part, None).await.map_err(|failed| told(self, failed))?;

@@ -132,7 +132,11 @@ impl<M: ReadModel> Follower for Folded<M> {
     }
 }
 
+/// Rows by their keys.
 type Keyed = Vec<(String, Box<RawValue>)>;
+
+/// Where events wait, and which: their places in the stretch.
+type Waiting = Vec<(Queue, usize)>;
 
 impl<M: ReadModel> Folded<M> {
     /// Which events concern which rows, and which must wait.
@@ -140,7 +144,7 @@ impl<M: ReadModel> Folded<M> {
         &self,
         part: &Part<'a>,
         decoded: &'a Decoded<M::Event>,
-    ) -> Result<(Vec<Turned<'a, M::Event>>, Vec<(Queue, usize)>), Failed> {
+    ) -> Result<(Turns<'a, M::Event>, Waiting), Failed> {
         let (mut turns, mut waiting) = (vec![], vec![]);
         for place in part.places.clone() {
             let raw = &part.stretch.events[place];
@@ -242,6 +246,7 @@ impl<M: ReadModel> OneRow for One<M> {
 }
 
 type Turned<'a, E> = (String, &'a Recorded<Raw>, &'a Recorded<E>);
+type Turns<'a, E> = Vec<Turned<'a, E>>;
 
 fn load<M: ReadModel>(rows: &mut RowFold<M>, stored: &[(String, Box<RawValue>)]) -> Result<(), Failed> {
     let load = |(key, row): &(String, Box<RawValue>)| rows.load(key.clone(), row).map_err(|e| Failed::from(e).of(key));
