@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo run --example dead_letters                                    # SQLite, in a temporary folder
-//! DATABASE_URL=postgres://localhost/bank cargo run --example dead_letters
+//! DATABASE_URL=postgres://localhost/bank cargo run --features postgres --example dead_letters
 //! ```
 
 use std::{

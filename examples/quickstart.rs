@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --example quickstart                                       # SQLite, in a temporary folder
-//! DATABASE_URL=postgres://localhost/bank cargo run --example quickstart
+//! DATABASE_URL=postgres://localhost/bank cargo run --features postgres --example quickstart
 //! ```
 
 use std::{env, error::Error};

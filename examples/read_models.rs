@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo run --example read_models                                     # SQLite, in a temporary folder
-//! DATABASE_URL=postgres://localhost/shop cargo run --example read_models
+//! DATABASE_URL=postgres://localhost/shop cargo run --features postgres --example read_models
 //! ```
 
 use std::{env, error::Error};

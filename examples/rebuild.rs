@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo run --release --example rebuild                               # SQLite, in a temporary folder
-//! DATABASE_URL=postgres://localhost/bank cargo run --release --example rebuild
+//! DATABASE_URL=postgres://localhost/bank cargo run --release --features postgres --example rebuild
 //! ```
 
 use std::{

@@ -11,7 +11,7 @@ pub use eventstore_core::{
     Written, doctor, ensure, event_id, every, limits, slot, testing,
 };
 #[cfg(feature = "macros")]
-pub use eventstore_macros::{Aggregate, Event, ReadModel};
+pub use eventstore_derive::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{

@@ -53,5 +53,5 @@ fn is_stored_as<E: Event + std::fmt::Debug + PartialEq>(event: E, name: &str, bo
 
 #[test]
 fn a_mistake_gets_one_message_that_says_what_to_type() {
-    trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+    trybuild::TestCases::new().compile_fail("ui/*.rs");
 }

@@ -38,7 +38,7 @@ impl Server {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
         let mut command = Command::new(script);
         // The log writer of the server does not get round to what a commit did not wait for.
         command.env("TMPDIR", self.folder.path()).env("POSTGRES_OPTIONS", "-c fsync=on -c wal_writer_delay=10s");

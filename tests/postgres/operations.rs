@@ -196,7 +196,7 @@ async fn the_log_is_shown_to_people_as_json_whatever_is_in_it() -> Result<(), An
     Ok(())
 }
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/postgres-1.sql");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/postgres-1.sql");
 /// The schema the golden dump was taken from.
 const DUMPED: &str = "eventstore_golden";
 

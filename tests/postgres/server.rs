@@ -51,7 +51,7 @@ pub fn program(name: &str) -> PathBuf {
 
 /// What a script says.
 pub fn script(name: &str, arguments: &[&str]) -> String {
-    let script = format!("{}/scripts/{name}", env!("CARGO_MANIFEST_DIR"));
+    let script = format!("{}/../scripts/{name}", env!("CARGO_MANIFEST_DIR"));
     let run = Command::new(&script).args(arguments).output();
     let run = run.unwrap_or_else(|error| panic!("cannot run {script}: {error}"));
     let (said, why) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));

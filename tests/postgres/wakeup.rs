@@ -272,7 +272,7 @@ async fn s8_no_transaction_that_appends_tells_anybody() -> Result<(), Any> {
     for (name, source) in functions {
         assert!(!source.to_lowercase().contains("notify"), "{name}");
     }
-    let statements = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/eventstore-postgres/sql"))?;
+    let statements = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../eventstore-postgres/sql"))?;
     let mut telling = vec![];
     for file in statements {
         let file = file?;

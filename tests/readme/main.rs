@@ -24,7 +24,7 @@ fn the_program_is_what_the_readme_says() {
     let (bank, end) = bank.rsplit_once("    Ok(())\n}").expect("`main` ends so");
     let program = format!("{bank}{read_model}    Ok(())\n}}{end}\n{rules}");
     if program != include_str!("program.rs") {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/readme/program.rs");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("readme/program.rs");
         fs::write(path, program).expect("the file is there");
         panic!("tests/readme/program.rs was behind the README, and is written anew: run again");
     }

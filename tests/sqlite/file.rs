@@ -361,7 +361,7 @@ async fn a_database_of_a_newer_program_is_refused() -> Result<(), Any> {
     Ok(())
 }
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/sqlite-1.db");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/sqlite-1.db");
 
 #[tokio::test]
 async fn a_file_of_the_first_release_is_read_and_goes_on() -> Result<(), Any> {

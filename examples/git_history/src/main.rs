@@ -2,12 +2,12 @@
 //! back from a read model as of that commit's position in the log.
 //!
 //! ```sh
-//! cargo run --release --example git_history -- import .          # this repository, into git_history.db
-//! cargo run --release --example git_history -- tree HEAD-ID      # what `git ls-tree -r` says, from the log
-//! cargo run --release --example git_history -- at 2026-11-21T12:00:00Z
-//! cargo run --release --example git_history -- log README.md
-//! cargo run --release --example git_history -- hot
-//! cargo run --release --example git_history -- verify --every 10 # compares with git itself
+//! cargo run --release -p git_history -- import .          # this repository, into git_history.db
+//! cargo run --release -p git_history -- tree HEAD-ID      # what `git ls-tree -r` says, from the log
+//! cargo run --release -p git_history -- at 2026-11-21T12:00:00Z
+//! cargo run --release -p git_history -- log README.md
+//! cargo run --release -p git_history -- hot
+//! cargo run --release -p git_history -- verify --every 10 # compares with git itself
 //! ```
 //!
 //! With `--store postgres://…` all of it runs on PostgreSQL.
