@@ -195,6 +195,16 @@ impl StreamId {
         &self.name
     }
 
+    /// The stream of a stored event, as a store has its name. A name without a dash, which no append of this library
+    /// makes, becomes `?-{name}`, which no append takes; then the reason comes with it, for
+    /// [`Recorded::damaged`](crate::Recorded::damaged).
+    pub fn stored(name: &str) -> (Self, Option<Invalid>) {
+        match name.parse() {
+            Ok(stream) => (stream, None),
+            Err(why) => (Self::new("?", name), Some(why)),
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         limits::plain("category", self.category())?;
         limits::name("key", self.key())
