@@ -27,6 +27,7 @@ mod metadata;
 mod projections;
 mod read;
 mod read_model;
+mod release;
 mod rows;
 mod runs;
 mod shard;
@@ -80,6 +81,7 @@ pub mod __private {
         error::Chain,
         letters::LETTERS,
         projections::{PROJECTIONS, ProjectionRow},
+        release::is_at_least,
         snapshot::shape,
         table::BESIDE,
     };
