@@ -469,7 +469,8 @@ async fn o1_a_file_that_can_only_be_read_says_which_migrations_are_missing() -> 
     sqlx::query("PRAGMA journal_mode = WAL").execute(&mut other(&path).await).await?;
     let refused = eventstore::connect(&format!("sqlite://{}?mode=ro", path.display())).await.err();
     let Some(StoreError::Unmigrated { missing }) = refused else { panic!("{refused:?}") };
-    assert_eq!(missing.first().map(|step| &**step), Some("migration 004_log"), "{missing:?}");
+    assert_eq!(missing.first().map(|step| &**step), Some("migration 002_snapshots"), "{missing:?}");
+    assert!(missing.contains(&"migration 004_log".into()), "{missing:?}");
     Ok(())
 }
 
