@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Query, Raw, Read, Recorded,
-    Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction,
-    Written,
+    Append, BoxError, Checkpoint, EventStore, Events, Expected, Identity, Invalid, Page, Position, Prefix, Query, Raw,
+    Read, Recorded, Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp,
+    Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -467,7 +467,35 @@ impl EventStore for PgStore {
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
-        read::position_at(&mut *self.connection().await?, &self.shared, at).await
+        Ok(self.prefix_at(at).await?.position)
+    }
+
+    async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
+        let prefix = if self.shared.pooler == Pooler::Forgetful {
+            read::prefix_at(&mut *self.connection().await?, &self.shared, at).await
+        } else {
+            let mut line = Line::free(&self.shared).await.map_err(error::store)?;
+            let prefix = read::prefix_at(&mut line, &self.shared, at).await;
+            if prefix.is_ok() {
+                line.keep();
+            }
+            prefix
+        };
+        match prefix {
+            // Sessions begin at another isolation level (our own code); or a connection had broken unnoticed.
+            Err(error) if error::is(&error, &["ES001"]) || error::lost(&error) => {
+                let mut transaction = PgTransaction::begin(&self.shared).await?;
+                let prefix = read::prefix_at(transaction.connection(), &self.shared, at).await;
+                let prefix = prefix.map_err(error::store)?;
+                transaction.rollback().await?;
+                Ok(prefix)
+            }
+            prefix => prefix.map_err(error::store),
+        }
+    }
+
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        read::identity(&mut *self.connection().await?, &self.shared).await
     }
 
     async fn step(&self, step: Step) -> Result<bool, StoreError> {

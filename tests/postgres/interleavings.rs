@@ -196,10 +196,10 @@ impl Choices {
     }
 }
 
-const MIGRATION: &str = include_str!("../../eventstore-postgres/migrations/001_log.sql");
-const LOCK: &str = "PERFORM pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4);";
+const MIGRATION: &str = include_str!("../../eventstore-postgres/migrations/003_trust.sql");
+const LOCK: &str = "PERFORM {schema}.lock_appends();";
 const GATES: &str = "PERFORM {schema}.gate(1);
-    PERFORM pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4);
+    PERFORM {schema}.lock_appends();
     PERFORM {schema}.gate(2);";
 
 /// The gates: 10 times the number of the actor, and which.
@@ -208,10 +208,9 @@ const BEHIND: i32 = 2;
 
 /// A function of the migrations, with something else in some places.
 fn function(name: &str, changes: &[(&str, &str)]) -> String {
-    let start = MIGRATION.find(&format!("CREATE FUNCTION {{schema}}.{name}(")).expect("a function");
+    let start = MIGRATION.find(&format!("CREATE OR REPLACE FUNCTION {{schema}}.{name}(")).expect("a function");
     let length = MIGRATION[start..].find("END $$;").expect("its end") + "END $$;".len();
-    let text = MIGRATION[start..][..length].replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION");
-    changes.iter().fold(text, |text, (there, instead)| {
+    changes.iter().fold(MIGRATION[start..][..length].to_owned(), |text, (there, instead)| {
         assert!(text.contains(there), "`{name}` has no `{there}`");
         text.replace(there, instead)
     })

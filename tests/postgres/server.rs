@@ -77,7 +77,7 @@ pub async fn connection() -> PgConnection {
 /// Comes back when so many sessions wait for the append lock of a log.
 pub async fn waiting_for_the_lock(schema: &str, sessions: i64) {
     let mut connection = connection().await;
-    let waiting =
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = $1::regnamespace::oid";
-    while sqlx::query_scalar::<_, i64>(waiting).bind(schema).fetch_one(&mut connection).await.unwrap() < sessions {}
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = to_regclass($1)";
+    let lock = format!("{schema}.append_lock");
+    while sqlx::query_scalar::<_, i64>(waiting).bind(&lock).fetch_one(&mut connection).await.unwrap() < sessions {}
 }
