@@ -319,6 +319,11 @@ impl Recorded<Raw> {
         self
     }
 
+    /// Whether it is [damaged](Self::damaged).
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damage.is_some()
+    }
+
     /// Reads the body as an `E`: one event, or as many as its upcast makes of it, all at the same place.
     pub fn decode<E: Event>(&self) -> Result<Vec<Recorded<E>>, EventError> {
         let mut events = Vec::with_capacity(1);

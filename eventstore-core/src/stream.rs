@@ -201,8 +201,16 @@ impl StreamId {
     pub fn stored(name: &str) -> (Self, Option<Invalid>) {
         match name.parse() {
             Ok(stream) => (stream, None),
-            Err(why) => (Self::new("?", name), Some(why)),
+            Err(why) => (Self::new(Self::BROKEN, name), Some(why)),
         }
+    }
+
+    /// The category of a stored name that has none.
+    const BROKEN: &str = "?";
+
+    /// Whether its category and its key can be told.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.category() != Self::BROKEN
     }
 
     pub(crate) fn check(&self) -> Result<(), Invalid> {

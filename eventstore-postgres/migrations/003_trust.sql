@@ -24,7 +24,12 @@ INSERT INTO {schema}.identity DEFAULT VALUES;
 -- The lock of appends. It is a table, because a table has an owner: an advisory lock can be taken by every role that may
 -- connect. Others than the owner may have SELECT on it, which allows ACCESS SHARE only, so that pg_dump can be run by them.
 CREATE TABLE {schema}.append_lock ();
-REVOKE ALL ON {schema}.append_lock, {schema}.identity FROM PUBLIC;
+
+-- The locks of projections, which an append takes where it keeps rows: a row each, for the same reason.
+CREATE TABLE {schema}.projection_locks (
+    projection text COLLATE "C" NOT NULL CONSTRAINT projection_locks_pk PRIMARY KEY
+);
+REVOKE ALL ON {schema}.identity, {schema}.append_lock, {schema}.projection_locks FROM PUBLIC;
 
 -- Takes the lock of appends, which is held until the commit is visible to all. SHARE UPDATE EXCLUSIVE conflicts with
 -- itself, and is below the modes for which PostgreSQL searches the locks of all sessions.

@@ -140,6 +140,11 @@ pub(crate) async fn missing(connection: &mut PgConnection, sql: &Sql) -> Result<
     Ok(STEPS.iter().skip(applied).map(|step| format!("migration {}", step.name)).collect())
 }
 
+/// Whether just the steps of this release are applied.
+pub(crate) async fn is_of_this_release(connection: &mut PgConnection, sql: &Sql) -> Result<bool, StoreError> {
+    Ok(applied(connection, sql).await?.len() == STEPS.len())
+}
+
 /// Runs in a transaction of the caller's; a step that fails leaves nothing behind.
 pub(crate) async fn migrate(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
     let lock = sqlx::query(sql.lock_migrations()).bind(sql.schema());

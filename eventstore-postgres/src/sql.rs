@@ -54,7 +54,8 @@ statements! {
     snapshot keep snapshots
     create_schema create_tables_schema lock_migrations migrations add_works_from migrated applied apply
     migrations_begin migrations_check
-    doctor_server doctor_log doctor_sample
+    foreign_functions tables_of note create_note put_note lock_note
+    doctor_server doctor_log doctor_guard doctor_functions doctor_grants doctor_sample doctor_stamps
     roles
 }
 

@@ -27,7 +27,9 @@ use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    doctor, error, lean,
+    claim, doctor, error,
+    functions::{Function, functions},
+    lean,
     lines::{Line, Lines},
     migrate::{self, Migrations},
     notify::Notify,
@@ -123,6 +125,7 @@ impl PgOptions {
     pub async fn connect(self, url: &str) -> Result<PgStore, StoreError> {
         let store = self.open(url).await?;
         store.prepare(self.migrate).await?;
+        claim::own_tables(&store).await?;
         store.look(self.doctor).await?;
         Ok(store)
     }
@@ -165,6 +168,18 @@ impl PgOptions {
             .into_iter()
             .fold(sql.roles().0.to_string(), |script, duty| script.replace(&format!("{{{duty}}}"), &role(duty)));
         Ok(script)
+    }
+
+    /// The SQL that makes the functions of the log anew, for a person to read and `psql` to run as the owner: after its
+    /// schema was renamed or copied, since their sources name it, or after they were replaced.
+    pub fn functions_sql(&self) -> Result<String, StoreError> {
+        let sql = self.sql()?;
+        let make = |function: Function| {
+            let statement = function.statement.replacen("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1);
+            format!("{};\n\n", statement.replace("{schema}", &sql.quoted_schema()))
+        };
+        let functions: String = functions().into_values().map(make).collect();
+        Ok(format!("BEGIN;\n\n{functions}COMMIT;\n"))
     }
 
     fn sql(&self) -> Result<Sql, Invalid> {
@@ -269,6 +284,8 @@ impl PgStore {
     /// Brings the schema to this version, or says what is missing.
     async fn prepare(&self, allowed: bool) -> Result<(), StoreError> {
         let sql = self.sql();
+        claim::own_functions(&mut *self.connection().await?, sql).await?;
+        claim::vacant(&mut *self.connection().await?, sql).await?;
         let mut missing = migrate::missing(&mut *self.connection().await?, sql).await?;
         let tables = migrate::exists(&mut *self.connection().await?, sql.tables()).await?;
         if !tables && sql.tables() != sql.schema() {
@@ -299,7 +316,7 @@ impl PgStore {
         &self.shared.sql
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 

@@ -118,9 +118,9 @@ pub(crate) async fn id_within(
 
 /// Fails if the log has lost what was taken in, also while this ran: another server may answer since the last batch.
 pub(crate) async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint) -> Result<(), StoreError> {
-    let Checkpoint { position, event: event @ Some(_), .. } = *at else { return Ok(()) };
+    let Checkpoint { position, event: Some(event), .. } = *at else { return Ok(()) };
     match id_within(transaction, position).await? {
-        there if there == event => Ok(()),
-        _ => Err(StoreError::Forked { position, event }),
+        Some(there) if there == event => Ok(()),
+        _ => Err(StoreError::Forked { position, event: Some(event) }),
     }
 }

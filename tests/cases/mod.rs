@@ -27,6 +27,7 @@ pub mod cancellation;
 pub mod courses;
 pub mod golden;
 pub mod histories;
+pub mod identity;
 pub mod import;
 pub mod inline;
 pub mod late;

@@ -21,6 +21,7 @@ use crate::{
         campus::{Course, OpenCourse},
         golden,
     },
+    damaged,
 };
 
 type Any = Box<dyn std::error::Error>;
@@ -283,6 +284,25 @@ async fn the_doctor_says_whether_the_file_is_a_safe_place() -> Result<(), Any> {
     let report = SqliteStore::open(&broken).await?.doctor().await?;
     assert_eq!(report.get("integrity").map(|finding| finding.severity), Some(Severity::Danger), "{report}");
     Ok(())
+}
+
+#[tokio::test]
+async fn p8_an_event_that_breaks_the_rules_stops_what_hears_of_it_and_nothing_else() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let world = World::new(Arc::new(SqliteStore::open(&path).await?), None, ());
+    let insert = async |stream: &str, name: Option<&str>, tags: &str, metadata: &[u8]| {
+        let insert = "INSERT INTO eventstore_events
+                      SELECT max(position) + 1, (SELECT count(*) + 1 FROM eventstore_events WHERE stream = ?1),
+                             max(recorded_at), max(recorded_at),
+                             coalesce((SELECT type_key FROM eventstore_types WHERE name = ?2), 999), 1, randomblob(16), ?1,
+                             ?3, ?4, CAST('{\"amount\":1000}' AS BLOB)
+                        FROM eventstore_events";
+        let tags = if tags.is_empty() { "[]".to_owned() } else { format!("[\"{tags}\"]") };
+        let insert = sqlx::query(insert).bind(stream).bind(name).bind(tags).bind(metadata);
+        insert.execute(&mut other(&path).await).await.map(drop)
+    };
+    damaged::events_that_break_the_rules(&world, insert).await
 }
 
 #[tokio::test]
