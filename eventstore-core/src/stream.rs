@@ -304,7 +304,8 @@ pub struct Version(pub u64);
 
 /// A place in the whole log, counted from 1, without gaps.
 ///
-/// A position given back by an append is a token to read one's own writes with. It goes to a client and back as text:
+/// A position given back by an append is what to read one's own writes with. Within one log it goes to a client and back
+/// as text; a [`Token`](crate::Token) also says which log it is of.
 ///
 /// ```
 /// # use eventstore_core::Position;

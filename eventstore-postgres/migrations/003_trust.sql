@@ -291,7 +291,8 @@ END $$;
 -- write to the same stream, and no condition may ask for what another one appends: the caller sees to that.
 --
 -- w_*: a stream of the append numbered w_append (from 1, ascending), which must be as w_expected; w_events is ignored.
--- e_*: an event: its stream (a place in w_*, from 1); e_number and e_place are ignored: an append's events come in order.
+-- e_*: an event: its stream (a place in w_*, from 1). The events of an append come stream by stream, as w_* has them, and
+--      of each stream in order; e_number and e_place are ignored.
 -- c_*: an item of the condition of an append, as in `append`. p_pipelined: do not wait for the disk; the caller does.
 CREATE OR REPLACE FUNCTION {schema}.append_batch(
     w_append int[], w_stream text[], w_expected bigint[], w_events int[],
@@ -361,9 +362,10 @@ BEGIN
         SELECT w.append, w.append <> ALL (refused) AND bool_and(
                    CASE w.expected WHEN -1 THEN true WHEN -2 THEN w.before > 0 ELSE w.before = w.expected END) AS recorded
           FROM writes AS w GROUP BY w.append),
-    numbered AS MATERIALIZED (                           -- those that are recorded, so that positions have no gap
-        SELECT n, w.append, w.stream, w.before + row_number() OVER (PARTITION BY w.i ORDER BY n) AS version,
-               head + row_number() OVER (ORDER BY w.append, n) AS position
+    -- Those that are recorded, so that positions have no gap. Both numbers in one order, which is sorted once.
+    numbered AS MATERIALIZED (
+        SELECT n, w.append, w.stream, w.before + row_number() OVER (PARTITION BY w.append, w.i ORDER BY n) AS version,
+               head + row_number() OVER (ORDER BY w.append, w.i, n) AS position
           FROM generate_series(1, cardinality(e_id)) AS n
           JOIN writes AS w ON w.i = e_write[n]
           JOIN appends AS a ON a.append = w.append AND a.recorded),

@@ -24,7 +24,7 @@ pub(crate) async fn own_functions(connection: &mut PgConnection, sql: &Sql) -> R
 
 /// Refuses a schema to make a log in that has the rows of another one. Before anything is made.
 pub(crate) async fn vacant(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
-    let (noted, is_log): (bool, bool) =
+    let (noted, is_log, _): (bool, bool, bool) =
         sqlx::query_as(sql.tables_of()).fetch_one(connection).await.map_err(error::store)?;
     match sql.tables() == sql.schema() && noted && !is_log {
         true => Err(refused(sql, "it has the rows of another log")),
@@ -37,7 +37,7 @@ pub(crate) async fn vacant(connection: &mut PgConnection, sql: &Sql) -> Result<(
 pub(crate) async fn own_tables(store: &PgStore) -> Result<(), StoreError> {
     let (sql, shared) = (store.sql(), store.shared());
     let apart = sql.tables() != sql.schema();
-    let (noted, is_log): (bool, bool) =
+    let (noted, is_log, writes): (bool, bool, bool) =
         sqlx::query_as(sql.tables_of()).fetch_one(&mut *store.connection().await?).await.map_err(error::store)?;
     if apart && is_log {
         return Err(refused(sql, "it is the schema of another log"));
@@ -58,8 +58,11 @@ pub(crate) async fn own_tables(store: &PgStore) -> Result<(), StoreError> {
     if !apart {
         return Err(refused(sql, "it has the rows of another log"));
     }
+    if !writes {
+        return Ok(());
+    }
     match note(store, &identity).await {
-        // No right to write there, a session that only reads, or a replica.
+        // No right to write there, or a session that only reads.
         Err(StoreError::Database(error))
             if error.downcast_ref().is_some_and(|why| error::is(why, &["42501", "25006"])) =>
         {
