@@ -691,11 +691,15 @@ async fn x8_a_program_whose_rights_are_older_than_its_log_says_so() -> Result<()
 // T3: instants.
 
 #[tokio::test]
-async fn t3_a_session_at_another_isolation_level_gets_the_same_answer() -> Result<(), Any> {
+async fn t3_a_session_with_other_defaults_gets_the_same_answer() -> Result<(), Any> {
     let ann = Id::<Account>::from("ann");
-    for isolation in ["repeatable%20read", "serializable"] {
+    for odd in [
+        "options[default_transaction_isolation]=repeatable%20read",
+        "options[default_transaction_isolation]=serializable",
+        "options[default_transaction_read_only]=on",
+    ] {
         let store = server::fresh().await;
-        let url = server::url_with(&format!("options[default_transaction_isolation]={isolation}"));
+        let (url, what) = (server::url_with(odd), odd);
         let odd = Store::from(PgStore::options().schema(store.schema()).connect(&url).await?);
         let plain = Store::from(store.clone());
         plain.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
@@ -709,7 +713,7 @@ async fn t3_a_session_at_another_isolation_level_gets_the_same_answer() -> Resul
         server::waiting_for_the_lock(store.schema(), 1).await;
         tx.commit().await?;
         let loaded = asked.await??;
-        assert_eq!((loaded.balance, loaded.settled), (3, true), "{isolation}");
+        assert_eq!((loaded.balance, loaded.settled), (3, true), "{what}");
     }
     Ok(())
 }
