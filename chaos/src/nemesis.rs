@@ -419,10 +419,7 @@ impl Nemesis {
             HoldAppends => {
                 let mut connection = self.connect().await?;
                 let mut holding = connection.begin().await?;
-                let hold = format!(
-                    "SELECT pg_advisory_xact_lock(1163088689, '{}'::regnamespace::oid::int4)",
-                    self.world.schema
-                );
+                let hold = format!("LOCK TABLE {}.append_lock IN SHARE UPDATE EXCLUSIVE MODE", self.world.schema);
                 sqlx::query(AssertSqlSafe(hold)).execute(&mut *holding).await?;
                 let length = Duration::from_millis(300 + two % 1_700);
                 self.say(&name, &format!("{length:?}"));
@@ -456,7 +453,7 @@ impl Nemesis {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *holding).await?;
                 self.say(&name, "the table `business` first, the lock of appends then");
                 sleep(Duration::from_millis(100 + two % 400)).await;
-                let lock = format!("SELECT pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4)");
+                let lock = format!("LOCK TABLE {schema}.append_lock IN SHARE UPDATE EXCLUSIVE MODE");
                 let _ = timeout(Duration::from_secs(4), sqlx::query(AssertSqlSafe(lock)).execute(&mut *holding)).await;
             }
             OddSessions => {

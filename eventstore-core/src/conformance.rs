@@ -27,9 +27,9 @@ use uuid::Uuid;
 
 use crate::{
     Append, Changes, Checkpoint, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind,
-    Metadata, NewEvent, Order, Page, Position, Query, Raw, Read, Recorded, Rows, Shard, Step, Store, StoreError,
-    StoredSnapshot, StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written, event_id,
-    limits,
+    Metadata, NewEvent, Order, Page, Position, Prefix, Query, Raw, Read, Recorded, Rows, Shard, Step, Store,
+    StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written,
+    event_id, limits,
 };
 
 /// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
@@ -59,6 +59,9 @@ macro_rules! conformance {
             a10_metadata_in_is_metadata_out
             a11_what_is_over_a_limit_is_refused_before_anything_is_written
             a11_a_hundred_thousand_events_fit_in_one_append
+            a11_a_log_has_a_bounded_number_of_event_types
+            a14_a_condition_beyond_the_end_of_the_log_is_refused
+            a14_a_log_has_an_identity
             a13_a_condition_sees_names_and_tags
             a13_of_decisions_that_exclude_each_other_one_wins
             s1_a_reader_sees_every_event_once_in_order
@@ -68,6 +71,7 @@ macro_rules! conformance {
             s6_a_checkpoint_moves_only_to_what_is_in_the_log
             p6_shards_are_split_joined_and_moved_one_by_one
             t1_an_instant_is_a_prefix_of_the_log
+            t3_an_instant_that_is_over_has_one_answer_whatever_is_open
             c1_a_command_is_found_again
             n1_a_snapshot_is_read_as_it_was_kept
             n1_a_snapshot_that_did_not_fit_is_replaced
@@ -542,7 +546,9 @@ pub async fn a10_names_in_are_names_out(store: Fresh) {
         "\u{10ffff}",
     ];
     for name in names.into_iter().chain(hard) {
-        let mut new = event(name);
+        // Names of events that begin with `$` are the log's own; keys and tags may.
+        let event_name = if name.starts_with('$') { "x" } else { name };
+        let mut new = event(event_name);
         new.data.tags = vec![Tag::new("about", name), Tag::new("second.tag_2", "{x,\"y\"}")];
         store.append(any(&stream(name), [new.clone()])).await.unwrap();
         let found = read(&store, Read { query: Query::of(&stream(name)), ..Read::default() }).await;
@@ -550,8 +556,8 @@ pub async fn a10_names_in_are_names_out(store: Fresh) {
         assert_eq!((found[0].stream.clone(), found[0].data.clone()), (stream(name), new.data), "{name}");
         let tag = Item { tags: vec![Tag::new("about", name)], ..Item::default() };
         assert_eq!(matching(&store, tag).await, [found[0].position.0], "{name}");
-        let by_name = Item { names: vec![name.to_owned().into()], ..Item::default() };
-        assert_eq!(matching(&store, by_name).await, [found[0].position.0], "{name}");
+        let by_name = Item { names: vec![event_name.to_owned().into()], ..Item::default() };
+        assert_eq!(matching(&store, by_name).await.last(), Some(&found[0].position.0), "{name}");
     }
     let (category, tag) = ("c".repeat(limits::NAME_BYTES), "t".repeat(limits::NAME_BYTES));
     let mut new = event("x");
@@ -599,6 +605,8 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ("no category", any(&StreamId::new("", "c"), [event("x")])),
         ("no name", with(&|event| event.data.name = "".into())),
         ("a long name", with(&|event| event.data.name = long.as_str().into())),
+        ("a name of the log itself", with(&|event| event.data.name = "$closed".into())),
+        ("a schema version of the log itself", with(&|event| event.schema = 0)),
         ("a name with a control character", with(&|event| event.data.name = "a\u{85}b".into())),
         ("a tag with a control character", with(&|event| event.data.tags = vec![Tag::new("tag", "a\u{7f}b")])),
         ("a long tag", with(&|event| event.data.tags = vec![Tag::new("tag", &long)])),
@@ -673,6 +681,89 @@ pub async fn a11_a_hundred_thousand_events_fit_in_one_append(store: Fresh) {
 
 fn unless(query: Query, after: u64, append: Append) -> Append {
     Append { condition: Some(Condition { query, after: Position(after) }), ..append }
+}
+
+pub async fn a11_a_log_has_a_bounded_number_of_event_types(store: Fresh) {
+    let name = |n: usize| event(&format!("x{n}"));
+    let too_many = |refused: Result<Written, StoreError>| match refused {
+        Err(StoreError::Invalid(Invalid::TooLarge { size, limit: limits::TYPES, .. })) => size,
+        other => panic!("{other:?}"),
+    };
+    let all = store.append(any(&stream("a"), (0..limits::TYPES - 1).map(name))).await.unwrap();
+    assert_eq!(all.last.0, limits::TYPES as u64 - 1);
+    let two = any(&stream("b"), [event("before"), name(limits::TYPES), name(limits::TYPES + 1)]);
+    too_many(store.append(two).await);
+    store.append(any(&stream("b"), [name(limits::TYPES)])).await.unwrap();
+    too_many(store.append(any(&stream("b"), [name(limits::TYPES + 1)])).await);
+    // A name in another category is another type.
+    too_many(store.append(any(&StreamId::new("other", "b"), [name(1)])).await);
+    // In a transaction it is a refusal, which leaves what was done before.
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(any(&stream("b"), [name(1)])).await.unwrap();
+    too_many(transaction.append(any(&stream("b"), [name(2), name(limits::TYPES + 2)])).await);
+    transaction.append(any(&stream("b"), [name(3)])).await.unwrap();
+    transaction.commit().await.unwrap();
+    let found = read(&store, Read { query: Query::of(&stream("b")), ..Read::default() }).await;
+    let names: Vec<_> = found.iter().map(|event| &*event.data.name).collect();
+    assert_eq!(names, ["x10000", "x1", "x3"]);
+}
+
+pub async fn a14_a_condition_beyond_the_end_of_the_log_is_refused(store: Fresh) {
+    let written = store.append(any(&stream("a"), [event("one")])).await.unwrap();
+    let after = |position: u64, append: Append| {
+        let condition = Some(Condition { query: Query::names(&["never"]), after: Position(position) });
+        Append { condition, ..append }
+    };
+    let forked = |result: Result<Written, StoreError>, beyond: u64| {
+        let forked = matches!(result, Err(StoreError::Forked { position: Position(p), event: None }) if p == beyond);
+        assert!(forked, "{beyond}: {result:?}");
+    };
+    for beyond in [2, 9_999, u64::MAX] {
+        forked(store.append(after(beyond, any(&stream("b"), [event("no")]))).await, beyond);
+        // Also where something else does not hold.
+        forked(
+            store.append(after(beyond, to(&stream("a"), Expected::Version(Version(7)), [event("no")]))).await,
+            beyond,
+        );
+        let mut transaction = store.begin().await.unwrap();
+        transaction.append(any(&stream("c"), [event("within")])).await.unwrap();
+        // What the transaction has appended itself, it has seen.
+        let seen = transaction.read(Read { query: Query::all(), ..Read::default() }).await.unwrap().head;
+        forked(transaction.append(after(beyond.max(3), any(&stream("b"), [event("no")]))).await, beyond.max(3));
+        transaction.append(after(seen.0, any(&stream("c"), [event("within")]))).await.unwrap();
+        transaction.rollback().await.unwrap();
+    }
+    assert_eq!(whole(&store).await.len(), 1);
+    // Many at once, of which some share a call.
+    let appends = (0..20_u64).map(|n| {
+        let store = store.clone();
+        let append = after(if n % 2 == 0 { 1 } else { 9_999 }, any(&stream(&n.to_string()), [event("x")]));
+        tokio::spawn(async move { (n, store.append(append).await) })
+    });
+    for outcome in join_all(appends).await {
+        match outcome.unwrap() {
+            (n, Ok(_)) => assert_eq!(n % 2, 0),
+            (_, refused) => forked(refused, 9_999),
+        }
+    }
+    // What is recorded already is told before anything else.
+    let mut again = after(9_999, any(&stream("a"), [event("one")]));
+    again.writes[0].events[0].id = whole(&store).await[0].id;
+    assert_eq!(store.append(again).await.unwrap(), Written { replayed: true, ..written });
+    // A refusal leaves what a transaction has done before.
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(any(&stream("c"), [event("within")])).await.unwrap();
+    forked(transaction.append(after(9_999, any(&stream("b"), [event("no")]))).await, 9_999);
+    transaction.commit().await.unwrap();
+    assert_eq!(whole(&store).await.len(), 12);
+}
+
+pub async fn a14_a_log_has_an_identity(store: Fresh) {
+    let identity = store.identity().await.unwrap();
+    assert_eq!((identity.id.is_nil(), identity.epoch), (false, 1));
+    assert!(identity.since <= store.now() + Duration::from_secs(1), "{identity:?}");
+    store.append(any(&stream("a"), [event("one")])).await.unwrap();
+    assert_eq!(store.identity().await.unwrap(), identity);
 }
 
 pub async fn a13_a_condition_sees_names_and_tags(store: Fresh) {
@@ -844,7 +935,7 @@ pub async fn s6_a_checkpoint_moves_only_to_what_is_in_the_log(store: Fresh) {
         let moved = transaction.advance(&shard, Position(position), Some(event)).await;
         assert!(
             matches!(moved, Err(StoreError::Forked { position: Position(there), event: lost })
-            if (there, lost) == (position, event)),
+            if (there, lost) == (position, Some(event))),
             "{moved:?}"
         );
         transaction.rollback().await.unwrap();
@@ -914,6 +1005,57 @@ pub async fn t1_an_instant_is_a_prefix_of_the_log(store: Fresh) {
             assert_eq!(store.position_at(at).await.unwrap(), Position(expected));
         }
     }
+}
+
+pub async fn t3_an_instant_that_is_over_has_one_answer_whatever_is_open(store: Fresh) {
+    let prefix = |position, settled| Prefix { position: Position(position), settled };
+    let first = store.append(any(&stream("a"), [event("one")])).await.unwrap().recorded_at;
+    // So many are committed; the next transaction is rolled back, and the one after it committed.
+    let mut committed = 1;
+    for commits in [false, true] {
+        sleep(Duration::from_millis(2)).await;
+        let mut transaction = store.begin().await.unwrap();
+        let open = transaction.append(any(&stream("a"), [event("x"), event("y")])).await.unwrap().recorded_at;
+        assert_eq!(transaction.prefix_at(first).await.unwrap(), prefix(1, true), "it sees what it has appended");
+        while store.now() <= open + Duration::from_millis(1) {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(transaction.prefix_at(open).await.unwrap(), prefix(committed + 2, true));
+        // An instant before an event that is there waits for nobody.
+        let before = Timestamp::from_micros(first.as_micros() - 1);
+        let at_once = timeout(Duration::from_secs(5), store.prefix_at(before)).await;
+        assert_eq!(at_once.expect("it waits for nobody").unwrap(), prefix(0, true));
+        // One that the open events are of waits for them, however often it is asked.
+        let asked: Vec<_> = [open, open, open + Duration::from_millis(1)]
+            .map(|at| {
+                let store = store.clone();
+                tokio::spawn(async move { store.prefix_at(at).await.unwrap() })
+            })
+            .into();
+        sleep(Duration::from_millis(100)).await;
+        assert!(asked.iter().all(|answer| !answer.is_finished()), "it waits for what is open");
+        if commits {
+            transaction.commit().await.unwrap();
+            committed += 2;
+        } else {
+            transaction.rollback().await.unwrap();
+        }
+        for answer in asked {
+            assert_eq!(answer.await.unwrap(), prefix(committed, true));
+        }
+        store.append(any(&stream("b"), [event("later")])).await.unwrap();
+        committed += 1;
+        assert_eq!(store.position_at(open).await.unwrap(), Position(committed - 1), "nor does it change later");
+    }
+    let head = committed;
+    assert_eq!(store.prefix_at(Timestamp::MAX).await.unwrap(), prefix(head, false), "more may come");
+    assert_eq!(store.prefix_at(Timestamp::MIN).await.unwrap(), prefix(0, true));
+    // A question that was dropped while it waited keeps nobody waiting.
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(any(&stream("a"), [event("z")])).await.unwrap();
+    assert!(timeout(Duration::from_millis(20), store.prefix_at(Timestamp::MAX)).await.is_err());
+    transaction.commit().await.unwrap();
+    store.append(any(&stream("a"), [event("z")])).await.unwrap();
 }
 
 pub async fn c1_a_command_is_found_again(store: Fresh) {

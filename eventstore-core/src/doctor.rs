@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::stream::Position;
+
 /// What to do about the [`Report`] when a store is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
@@ -60,6 +62,23 @@ impl Report {
     /// Adds a danger, and what to do.
     pub fn danger(&mut self, check: &'static str, found: impl Into<String>, advice: impl Into<String>) {
         self.add(check, Severity::Danger, found, advice);
+    }
+
+    /// Adds whether events are stamped later than the clock says: `over` is the last position that is not, `head` the last
+    /// one there is.
+    pub fn stamps(&mut self, over: Position, head: Position) {
+        match over < head {
+            false => self.ok("stamps", "no event is stamped ahead of the clock"),
+            true => self.warning(
+                "stamps",
+                format!(
+                    "positions {} to {head} are stamped ahead of the clock, which was wrong when they were recorded: \
+                     `as_of` an instant before their stamps lacks them, and what is recorded until then gets the same stamp",
+                    over.0 + 1
+                ),
+                "Let the clock follow a time server. Ask for the past by position until the clock has come to the stamps.",
+            ),
+        }
     }
 
     /// Adds a finding.

@@ -157,17 +157,17 @@ pub enum StoreError {
         /// Why.
         reason: BoxError,
     },
-    /// The log is not the one that a projection has followed: a restored backup or a failover has lost its end. The rows
-    /// may hold what is not in the log any more: build them anew, under another version.
-    #[error(
-        "the log is not the one it has followed: event {event} is not at position {position} any more. The end of the \
-         log was lost, by a restored backup or a failover perhaps: build it anew, under another version"
-    )]
+    /// A position that was reached or seen is not in the log: the log has lost its end (a restored backup, a failover), or
+    /// the position or [`Token`](crate::Token) is of another log. Nothing was recorded.
+    ///
+    /// For a projection, the rows may hold what is not in the log any more: build them anew, under another version. A
+    /// caller that sent a position or a token reads again and decides again.
+    #[error("{}", forked(position, event))]
     Forked {
-        /// How far it has come.
+        /// How far the projection has come, or the caller has seen.
         position: Position,
-        /// The event that was there.
-        event: Uuid,
+        /// The event that was there; none if only the position is known.
+        event: Option<Uuid>,
     },
     /// The tables of the log are older than this program, which may not, or must not, change them: apply the
     /// migrations that are missing first.
@@ -210,6 +210,19 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
+fn forked(position: &Position, event: &Option<Uuid>) -> String {
+    match event {
+        Some(event) => format!(
+            "the log is not the one it has followed: event {event} is not at position {position} any more. The end of \
+             the log was lost, by a restored backup or a failover perhaps: build it anew, under another version"
+        ),
+        None => format!(
+            "position {position} is not in this log: the end of the log was lost, by a restored backup or a failover \
+             perhaps, or the position is of another log. Read again"
+        ),
+    }
+}
+
 fn because(reason: &Option<BoxError>) -> String {
     reason.as_ref().map_or_else(String::new, |reason| format!(": {}", Chain(&**reason)))
 }
@@ -228,7 +241,12 @@ impl StoreError {
     /// Whether it was refused for what was asked, before anything was done: in a transaction, what was done before
     /// can still be committed.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Conflict(_) | Self::Duplicate { .. } | Self::Reused { .. } | Self::Invalid(_))
+        match self {
+            Self::Conflict(_) | Self::Duplicate { .. } | Self::Reused { .. } | Self::Invalid(_) => true,
+            // Of a checkpoint it is a failure: the rows that belong to it may have been written.
+            Self::Forked { event, .. } => event.is_none(),
+            _ => false,
+        }
     }
 
     /// What an error is told as by a call that has found its events recorded, by itself perhaps, and cannot give the answer:

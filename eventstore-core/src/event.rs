@@ -74,6 +74,10 @@ pub enum EventError {
     /// The metadata stored beside the body is not readable.
     #[error("its metadata cannot be read")]
     Metadata(#[source] serde_json::Error),
+    /// What the store has of it breaks the rules of a log: the name of its stream, its tags, its metadata, or a type that
+    /// is not there. Something other than this library wrote it.
+    #[error("what is stored of it breaks the rules: {0}")]
+    Damaged(Arc<str>),
 }
 
 /// What an upcast gives: one event, none (`Option`), or several (`Vec`).
@@ -117,6 +121,15 @@ impl Tag {
     /// The tag `{name}:{key}`.
     pub fn new(name: impl Into<Cow<'static, str>>, key: impl fmt::Display) -> Self {
         Self { name: name.into(), key: key.to_string() }
+    }
+
+    /// The tag of a stored event, as a store has it. One without a colon, which no append of this library makes, becomes
+    /// `?:{text}`; then the reason comes with it, for [`Recorded::damaged`].
+    pub fn stored(text: &str) -> (Self, Option<Invalid>) {
+        match text.parse() {
+            Ok(tag) => (tag, None),
+            Err(why) => (Self::new("?", text), Some(why)),
+        }
     }
 
     pub(crate) fn check(&self) -> Result<(), Invalid> {
@@ -221,15 +234,18 @@ impl NewEvent {
     ) -> Recorded<Raw> {
         let Self { id, schema, occurred_at, metadata, data } = self;
         let occurred_at = occurred_at.unwrap_or(recorded_at);
-        Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data }
+        Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data, damage: None }
     }
 
     pub(crate) fn check(&self) -> Result<(), Invalid> {
-        limits::name("event name", &self.data.name)?;
+        limits::event_name(&self.data.name)?;
         limits::size("the body of an event", self.data.body.len(), limits::BODY_BYTES)?;
         limits::size("the tags of an event", self.data.tags.len(), limits::TAGS)?;
         if i32::try_from(self.schema).is_err() {
             return Err(Invalid::Request(format!("schema version {} is over {}", self.schema, i32::MAX)));
+        }
+        if self.schema == 0 {
+            return Err(Invalid::Request("the schema versions of an event are counted from 1".into()));
         }
         self.data.tags.iter().try_for_each(Tag::check)
     }
@@ -257,6 +273,8 @@ pub struct Recorded<E> {
     pub metadata: Metadata,
     /// What happened.
     pub data: E,
+    /// Why it cannot be decoded, whatever its body is.
+    damage: Option<Arc<str>>,
 }
 
 impl<E> Recorded<E> {
@@ -271,6 +289,7 @@ impl<E> Recorded<E> {
             schema: self.schema,
             metadata: self.metadata.clone(),
             data,
+            damage: self.damage.clone(),
         }
     }
 }
@@ -288,7 +307,21 @@ impl Recorded<Raw> {
             schema,
             metadata: Metadata::default(),
             data: Raw { name, tags: vec![], body },
+            damage: None,
         }
+    }
+
+    /// Marks an event of which a store cannot give back everything. It keeps its place and can be read raw; to decode it
+    /// is [`EventError::Damaged`]. So one event that something else than this library wrote stops what hears of it, and no
+    /// reader of the others. Of several reasons the first stays.
+    pub fn damaged(mut self, why: impl fmt::Display) -> Self {
+        self.damage.get_or_insert_with(|| why.to_string().into());
+        self
+    }
+
+    /// Whether it is [damaged](Self::damaged).
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damage.is_some()
     }
 
     /// Reads the body as an `E`: one event, or as many as its upcast makes of it, all at the same place.
@@ -309,13 +342,16 @@ impl Recorded<Raw> {
             Some(_) => others.push_back(self.with(data)),
         });
         decoded.map_err(|source| StoreError::unreadable(&self, source))?;
-        let Self { id, stream, version, position, recorded_at, occurred_at, schema, metadata, .. } = self;
+        let Self { id, stream, version, position, recorded_at, occurred_at, schema, metadata, damage, .. } = self;
         let recorded =
-            |data| Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data };
+            |data| Recorded { id, stream, version, position, recorded_at, occurred_at, schema, metadata, data, damage };
         Ok(first.map(recorded))
     }
 
     pub(crate) fn decode_each<E: Event>(&self, mut push: impl FnMut(E)) -> Result<(), EventError> {
+        if let Some(damage) = &self.damage {
+            return Err(EventError::Damaged(damage.clone()));
+        }
         E::decode(&self.data.name, self.schema, &self.data.body, &mut push)
     }
 }

@@ -107,7 +107,8 @@ impl<S: Decider> Execute<S> {
     }
 
     /// How far the caller has seen. If an event that makes the state was recorded since, that is a conflict, and
-    /// nobody tries again.
+    /// nobody tries again. A position beyond the end of the log is [`StoreError::Forked`]: it is of another log, or of an
+    /// end that was lost.
     pub fn expecting_position(mut self, position: Position) -> Self {
         self.expecting_position = Some(position);
         self
@@ -177,6 +178,10 @@ impl<S: Decider> Execute<S> {
             return Err(Conflict::new(stream, expected, fold.loaded.version).into());
         }
         if let Some(after) = self.expecting_position {
+            // A state may have been read from less than the whole log; one that was seen beyond its end is of another log.
+            if after > fold.loaded.position {
+                self.store.reached(after).await?;
+            }
             let (query, until) = (self.boundary.query(), Some(fold.loaded.position));
             let newer = Read { query, after, until, limit: Some(1), ..Read::default() };
             if let Some(event) = self.store.inner().read(newer).await?.events.try_next().await? {

@@ -12,7 +12,7 @@ use crate::{
     projections::Built,
     runs::Runs,
     snapshot::Snapshots,
-    store::{EventStore, Query, Read},
+    store::{EventStore, Prefix, Query, Read},
     stream::{Position, StreamHead, Version},
     timestamp::Timestamp,
 };
@@ -103,11 +103,17 @@ impl Store {
         pages.try_flatten().boxed()
     }
 
-    /// The last position recorded at or before an instant.
-    ///
-    /// An instant that is not before the last event's may still get more events.
+    /// The last position recorded at or before an instant. For an instant that is over the answer never changes: an append
+    /// that is open and may have been stamped by then is waited for, [`Busy`](StoreError::Busy) after ten seconds. See
+    /// [`prefix_at`](Self::prefix_at) for whether it is final.
     pub async fn position_at(&self, time: impl Into<std::time::SystemTime>) -> Result<Position, StoreError> {
         self.inner.position_at(Timestamp::from(time.into())).await
+    }
+
+    /// The same, and whether it is final: it is not for an instant that is not over yet, nor where an open append cannot
+    /// be waited for (a replica, a file that can only be read).
+    pub async fn prefix_at(&self, time: impl Into<std::time::SystemTime>) -> Result<Prefix, StoreError> {
+        self.inner.prefix_at(Timestamp::from(time.into())).await
     }
 
     /// Looks at the database and says what makes it an unsafe or a slow place for a log. For a person to read: print

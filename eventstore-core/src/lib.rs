@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod execute;
 mod handle;
+mod identity;
 mod import;
 mod invalid;
 mod letters;
@@ -26,6 +27,7 @@ mod metadata;
 mod projections;
 mod read;
 mod read_model;
+mod release;
 mod rows;
 mod runs;
 mod shard;
@@ -45,6 +47,7 @@ pub use error::{BoxError, CommandError, Conflict, StoreError};
 pub use event::{Event, EventError, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
 pub use execute::{Appended, Execute};
 pub use handle::Store;
+pub use identity::{Identity, Token};
 pub use import::{ImportEvent, Imported};
 pub use invalid::Invalid;
 pub use letters::DeadLetter;
@@ -57,8 +60,8 @@ pub use rows::{Get, List, Moment, ReadModels, Replay};
 pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
-    Append, Changes, Condition, EventStore, Events, Item, Order, Page, Query, Read, Rows, Step, StoredSnapshot, Tables,
-    Transaction, Write, Written,
+    Append, Changes, Condition, EventStore, Events, Item, Order, Page, Prefix, Query, Read, Rows, Step, StoredSnapshot,
+    Tables, Transaction, Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Table};
@@ -78,6 +81,7 @@ pub mod __private {
         error::Chain,
         letters::LETTERS,
         projections::{PROJECTIONS, ProjectionRow},
+        release::is_at_least,
         snapshot::shape,
         table::BESIDE,
     };

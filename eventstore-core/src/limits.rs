@@ -10,6 +10,8 @@ pub const BODY_BYTES: usize = 16 << 20;
 pub const METADATA_BYTES: usize = 64 << 10;
 /// The most tags of one event.
 pub const TAGS: usize = 128;
+/// The most event types of one log: pairs of a category and an event name.
+pub const TYPES: usize = 10_000;
 /// The most events of one append.
 pub const EVENTS: usize = 1 << 18;
 /// The largest bodies, tags and metadata of one append together, in bytes.
@@ -24,6 +26,12 @@ pub(crate) fn name(what: &'static str, text: &str) -> Result<(), Invalid> {
         _ => return Ok(()),
     };
     Err(Invalid::name(what, text, reason))
+}
+
+/// The name of an event that is to be stored. Names that begin with `$` are the log's own.
+pub(crate) fn event_name(text: &str) -> Result<(), Invalid> {
+    name("event name", text)?;
+    if text.starts_with('$') { Err(Invalid::name("event name", text, "begins with `$`")) } else { Ok(()) }
 }
 
 /// A name of `a-z`, `0-9`, `_` and `.` only.

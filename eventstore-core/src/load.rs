@@ -18,7 +18,7 @@ use crate::{
     handle::Store,
     invalid::Invalid,
     snapshot::{Begun, Last, Policy, Unfit},
-    store::{Events, Query, Read, StoredSnapshot},
+    store::{Events, Prefix, Query, Read, StoredSnapshot},
     stream::{Position, StreamId, Version},
     target::{Boundary, Part, Target},
     timestamp::Timestamp,
@@ -64,6 +64,9 @@ pub struct Loaded<S> {
     /// How much of the log it was read from: [`at_position`](Load::at_position) of it, with the same
     /// [`at`](Load::at) and [`occurred_by`](Load::occurred_by) if there were any, gives the same state for ever.
     pub position: Position,
+    /// `false` only after [`as_of`](Load::as_of): an event recorded by that instant may still come, for the instant is not
+    /// over yet, or the store cannot wait for an append that is open (a replica, a file that can only be read).
+    pub settled: bool,
 }
 
 impl<S> Deref for Loaded<S> {
@@ -90,23 +93,29 @@ impl Until {
         Self { position: Some(position), ..Self::default() }
     }
 
-    /// The last position that counts, if not all do.
-    pub(crate) async fn last(&self, store: &Store) -> Result<Option<Position>, StoreError> {
-        let Some(time) = self.recorded_by else { return Ok(self.position) };
-        let last = store.inner().position_at(time).await?;
-        Ok(Some(self.position.map_or(last, |position| position.min(last))))
+    /// The last position that counts, if not all do; and whether all that is recorded up to there is there.
+    async fn prefix(&self, store: &Store) -> Result<(Option<Position>, bool), StoreError> {
+        let Some(time) = self.recorded_by else { return Ok((self.position, true)) };
+        let Prefix { position: last, settled } = store.inner().prefix_at(time).await?;
+        let earlier = self.position.filter(|position| *position <= last);
+        Ok((Some(earlier.unwrap_or(last)), settled || earlier.is_some()))
     }
 
-    /// The events up to there.
-    async fn read(&self, store: &Store, boundary: &Boundary) -> Result<Read, StoreError> {
+    /// The last position that counts, if not all do.
+    pub(crate) async fn last(&self, store: &Store) -> Result<Option<Position>, StoreError> {
+        Ok(self.prefix(store).await?.0)
+    }
+
+    /// The events up to there; and as [`prefix`](Self::prefix), whether all are there.
+    async fn read(&self, store: &Store, boundary: &Boundary) -> Result<(Read, bool), StoreError> {
         if self.version.is_some() && boundary.one_stream().is_none() {
             return Err(Invalid::Request("a version is a place in one stream: use `at_position` here".into()).into());
         }
         let limit = self.version.map(|Version(version)| usize::try_from(version).unwrap_or(usize::MAX));
-        let (until, until_version) = (self.last(store).await?, self.version);
+        let ((until, settled), until_version) = (self.prefix(store).await?, self.version);
         let read = Read { query: boundary.query(), until, until_version, limit, ..Read::default() };
         read.check()?;
-        Ok(read)
+        Ok((read, settled))
     }
 
     /// Whether a snapshot may be used at all: never for what had occurred by an instant, which is no prefix.
@@ -166,7 +175,8 @@ impl<S: Decider> Load<S> {
     /// As it was known at an instant: made of what was recorded by then. A [`Timestamp`], `SystemTime`, or one of
     /// chrono, jiff or time.
     ///
-    /// The answer for an instant that is not before the last event's may still grow; pin it with
+    /// The answer for an instant that is over never changes: an append that is open then is waited for. That for one that
+    /// is not over may still grow, and [`settled`](Loaded::settled) says so; pin it with
     /// [`at_position`](Self::at_position) of what it gave.
     pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
         bound(&mut self.until.recorded_by, time.into().into());
@@ -218,7 +228,8 @@ pub(crate) struct Stand {
 impl<S: Decider> Fold<S> {
     /// The state before the first event.
     pub(crate) fn blank(boundary: &Boundary) -> Self {
-        let loaded = Loaded { state: S::blank(&boundary.keys), version: Version(0), position: Position(0) };
+        let (version, position) = (Version(0), Position(0));
+        let loaded = Loaded { state: S::blank(&boundary.keys), version, position, settled: true };
         Self { loaded, stands: vec![Stand::default(); boundary.parts.len()], took: Duration::ZERO }
     }
 
@@ -226,8 +237,9 @@ impl<S: Decider> Fold<S> {
     /// is no telling which from the result.
     pub(crate) async fn read(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
         let began = Instant::now();
-        let mut read = until.read(store, boundary).await?;
+        let (mut read, settled) = until.read(store, boundary).await?;
         let mut fold = Self::blank(boundary);
+        fold.loaded.settled = settled;
         if let ([Part::Stream(stream)], Some(policy)) = (&boundary.parts[..], S::snapshots(0))
             && until == Until::default()
         {
@@ -265,8 +277,9 @@ impl<S: Decider> Fold<S> {
 
     /// As [`read`](Self::read), of all events.
     pub(crate) async fn read_all(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
-        let read = until.read(store, boundary).await?;
+        let (read, settled) = until.read(store, boundary).await?;
         let mut fold = Self::blank(boundary);
+        fold.loaded.settled = settled;
         let all: Vec<_> = (0..boundary.parts.len()).collect();
         fold.begin(store, boundary, until, read, &all).await?;
         Ok(fold)

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem::take,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,9 +22,14 @@ use crate::{
     clock::Clock,
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
+    identity::Identity,
     invalid::Invalid,
+    limits,
     shard::{Checkpoint, Shard},
-    store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
+    store::{
+        Append, Changes, Condition, EventStore, Events, Page, Prefix, Read, Rows, StoredSnapshot, Tables, Transaction,
+        Written,
+    },
     stream::{Position, StreamHead, StreamId, Version},
     table::{BESIDE, Column, Table},
     timestamp::Timestamp,
@@ -32,9 +37,13 @@ use crate::{
 
 const PAGE: usize = 1_000;
 
+/// How long one waits for an append that is open.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A store that forgets when the program ends. Clones share what is in it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryStore {
+    identity: Identity,
     inner: Arc<Mutex<Inner>>,
     /// Held by whoever appends or has a transaction open, while others read what is committed.
     writer: Arc<tokio::sync::Mutex<()>>,
@@ -50,6 +59,8 @@ struct Inner {
     /// The places in the log of each stream's events.
     streams: BTreeMap<StreamId, Vec<usize>>,
     ids: HashMap<Uuid, usize>,
+    /// By category and name.
+    types: HashSet<(String, Arc<str>)>,
     tables: HashMap<String, MemoryTable>,
     checkpoints: BTreeMap<Shard, Checkpoint>,
     /// By boundary and kind.
@@ -70,6 +81,12 @@ impl MemoryTable {
     }
 }
 
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::with_clock(&Clock::new())
+    }
+}
+
 impl MemoryStore {
     /// An empty log.
     pub fn new() -> Self {
@@ -78,7 +95,9 @@ impl MemoryStore {
 
     /// An empty log that lives by a clock of one's own.
     pub fn with_clock(clock: &Clock) -> Self {
-        Self { clock: clock.clone(), ..Self::default() }
+        let (inner, writer, head) = (Arc::default(), Arc::default(), Arc::default());
+        let identity = Identity::new(Uuid::now_v7(), 1, clock.now());
+        Self { identity, inner, writer, head, clock: clock.clone() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -156,6 +175,12 @@ impl Inner {
         heads.take(limit).collect()
     }
 
+    /// What was recorded by an instant, of the log up to a place.
+    fn prefix_at(&self, at: Timestamp, now: Timestamp, until: usize) -> Prefix {
+        let place = self.log[..until].partition_point(|event| event.recorded_at <= at);
+        Prefix { position: Position(place as u64), settled: place < until || at < now }
+    }
+
     fn newer(&self, after: Position) -> &[Recorded<Raw>] {
         self.log.get(place(after)..).unwrap_or_default()
     }
@@ -166,6 +191,12 @@ impl Inner {
             return Ok(replay);
         }
         self.check(&append)?;
+        let types = append.events().map(|(stream, event)| (stream.category().to_owned(), event.data.name.clone()));
+        let new: HashSet<_> = types.filter(|one| !self.types.contains(one)).collect();
+        if self.types.len() + new.len() > limits::TYPES {
+            return Err(Invalid::types(self.types.len() + new.len()).into());
+        }
+        self.types.extend(new);
         let recorded_at = self.log.last().map_or(now, |last| last.recorded_at.max(now));
         let first = Position(self.log.len() as u64 + 1);
         let streams: Vec<_> = append.streams().into_iter().map(|(stream, ..)| stream.clone()).collect();
@@ -188,23 +219,28 @@ impl Inner {
         replay.map(Some).ok_or_else(|| append.duplicate(taken.id))
     }
 
-    fn check(&self, append: &Append) -> Result<(), Conflict> {
+    fn check(&self, append: &Append) -> Result<(), StoreError> {
+        if let Some(&Condition { after: position, .. }) = append.condition.as_ref()
+            && place(position) > self.log.len()
+        {
+            return Err(StoreError::Forked { position, event: None });
+        }
         for write in &append.writes {
             let actual = self.version(&write.stream);
             if !write.expected.holds(actual) {
-                return Err(Conflict::new(write.stream.clone(), write.expected, actual));
+                return Err(Conflict::new(write.stream.clone(), write.expected, actual).into());
             }
         }
         for (stream, version) in &append.unchanged {
             let (expected, actual) = (crate::stream::Expected::Version(*version), self.version(stream));
             if !expected.holds(actual) {
-                return Err(Conflict::new(stream.clone(), expected, actual));
+                return Err(Conflict::new(stream.clone(), expected, actual).into());
             }
         }
         let Some(condition) = &append.condition else { return Ok(()) };
         let matches = |event: &&Recorded<Raw>| condition.query.matches(&event.stream, &event.data);
         match self.newer(condition.after).iter().find(matches) {
-            Some(event) => Err(Conflict::in_the_way(event.stream.clone(), event.version)),
+            Some(event) => Err(Conflict::in_the_way(event.stream.clone(), event.version).into()),
             None => Ok(()),
         }
     }
@@ -319,8 +355,27 @@ impl EventStore for MemoryStore {
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
+        Ok(self.prefix_at(at).await?.position)
+    }
+
+    async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
+        let now = self.clock.now();
+        let (prefix, head) = {
+            let inner = self.inner();
+            (inner.prefix_at(at, now, inner.committed), inner.head())
+        };
+        if prefix.position < head {
+            // An event is stamped later, and what is not committed yet later still.
+            return Ok(prefix);
+        }
+        let open = timeout(PATIENCE, self.writer.lock()).await;
+        let _writer = open.map_err(|_| StoreError::Busy("an append is open for too long".into()))?;
         let inner = self.inner();
-        Ok(Position(inner.log[..inner.committed].partition_point(|event| event.recorded_at <= at) as u64))
+        Ok(inner.prefix_at(at, now, inner.committed))
+    }
+
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        Ok(self.identity)
     }
 
     async fn appended(&self, after: Position) {
@@ -480,7 +535,12 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
-        Ok(Position(self.store.inner().log.partition_point(|event| event.recorded_at <= at) as u64))
+        Ok(self.prefix_at(at).await?.position)
+    }
+
+    async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
+        let inner = self.store.inner();
+        Ok(inner.prefix_at(at, self.store.clock.now(), inner.log.len()))
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
@@ -516,7 +576,7 @@ impl Transaction for MemoryTransaction {
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         if let Some(event) = event {
             let there = self.store.inner().ids.get(&event).is_some_and(|place| *place as u64 + 1 == to.0);
-            self.noting(if there { Ok(()) } else { Err(StoreError::Forked { position: to, event }) })?;
+            self.noting(if there { Ok(()) } else { Err(StoreError::Forked { position: to, event: Some(event) }) })?;
         }
         if let Some(checkpoint) = self.checkpoints.get_mut(shard).filter(|checkpoint| checkpoint.position < to) {
             (checkpoint.position, checkpoint.event) = (to, event);

@@ -205,6 +205,9 @@ impl<M: ReadModel> RowFold<M> {
     /// The keys of the rows an event concerns that can be told before it is read: where no function says them.
     pub fn known(&mut self, raw: &Recorded<Raw>) -> Result<Option<Vec<String>>, StoreError> {
         Ok(match M::KEYS {
+            // What the keys come from cannot be read either.
+            Keys::Stream if !raw.stream.is_whole() => None,
+            Keys::Tag(_) if raw.is_damaged() => None,
             Keys::Stream => {
                 let category = raw.stream.category();
                 let first = self.category.get_or_insert_with(|| category.into());

@@ -20,6 +20,7 @@ use crate::{
     doctor::Report,
     error::StoreError,
     event::{NewEvent, Raw, Recorded, Tag},
+    identity::Identity,
     invalid::Invalid,
     limits,
     shard::{Checkpoint, Shard},
@@ -52,8 +53,20 @@ pub trait EventStore: Tables + Any {
     /// The streams of a category that come after a key, in the order of their keys, byte by byte; at most so many.
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
-    /// The last position recorded at or before an instant.
+    /// The last position recorded at or before an instant. An append that is open and may have been stamped by then is
+    /// waited for, so that the answer for an instant that is over never changes; one that stays open for too long is
+    /// [`Busy`](StoreError::Busy).
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError>;
+
+    /// The same, and whether the answer is final. A store that cannot tell says that it is not.
+    async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
+        Ok(Prefix { position: self.position_at(at).await?, settled: false })
+    }
+
+    /// Which log it is. [`Invalid::Request`] from a store that does not keep it.
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        Err(Invalid::Request("this store does not keep the identity of its log".into()).into())
+    }
 
     /// Returns when something may have been recorded after a position. A hint: it may be early; of what is recorded it
     /// comes to know within a second or so, and it returns within some seconds in any case.
@@ -179,8 +192,13 @@ pub trait Transaction: Send {
     /// As [`EventStore::streams`], seeing what this transaction has appended.
     async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
-    /// As [`EventStore::position_at`].
+    /// As [`EventStore::position_at`], seeing what this transaction has appended.
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError>;
+
+    /// As [`EventStore::prefix_at`], seeing what this transaction has appended.
+    async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
+        Ok(Prefix { position: self.position_at(at).await?, settled: false })
+    }
 
     /// As [`Tables::rows`], seeing what this transaction has written.
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
@@ -338,6 +356,16 @@ impl Read {
         }
         self.query.items.iter().try_for_each(Item::check)
     }
+}
+
+/// What was recorded by an instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefix {
+    /// The last position recorded at or before the instant.
+    pub position: Position,
+    /// Whether no event recorded by the instant can come any more. Not so where the instant is not over yet, and where an
+    /// append that is open cannot be waited for: on a replica, and in a file that can only be read.
+    pub settled: bool,
 }
 
 /// Some events, and the end of the log when they were read.
@@ -602,7 +630,8 @@ impl Write {
 pub struct Condition {
     /// By names and tags only.
     pub query: Query,
-    /// The head of the read that the decision was made on.
+    /// The head of the read that the decision was made on. One beyond the end of the log is of another log, or of an end
+    /// that was lost: [`StoreError::Forked`].
     pub after: Position,
 }
 

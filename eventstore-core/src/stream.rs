@@ -195,6 +195,24 @@ impl StreamId {
         &self.name
     }
 
+    /// The stream of a stored event, as a store has its name. A name without a dash, which no append of this library
+    /// makes, becomes `?-{name}`, which no append takes; then the reason comes with it, for
+    /// [`Recorded::damaged`](crate::Recorded::damaged).
+    pub fn stored(name: &str) -> (Self, Option<Invalid>) {
+        match name.parse() {
+            Ok(stream) => (stream, None),
+            Err(why) => (Self::new(Self::BROKEN, name), Some(why)),
+        }
+    }
+
+    /// The category of a stored name that has none.
+    const BROKEN: &str = "?";
+
+    /// Whether its category and its key can be told.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.category() != Self::BROKEN
+    }
+
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         limits::plain("category", self.category())?;
         limits::name("key", self.key())
@@ -286,7 +304,8 @@ pub struct Version(pub u64);
 
 /// A place in the whole log, counted from 1, without gaps.
 ///
-/// A position given back by an append is a token to read one's own writes with. It goes to a client and back as text:
+/// A position given back by an append is what to read one's own writes with. Within one log it goes to a client and back
+/// as text; a [`Token`](crate::Token) also says which log it is of.
 ///
 /// ```
 /// # use eventstore_core::Position;

@@ -16,9 +16,10 @@ use crate::{
     error::StoreError,
     event::{Raw, Recorded},
     handle::Store,
+    identity::Identity,
     invalid::Invalid,
     shard::{Checkpoint, Shard},
-    store::{Append, EventStore, Events, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
+    store::{Append, EventStore, Events, Prefix, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamHead},
     table::Table,
     timestamp::Timestamp,
@@ -163,6 +164,14 @@ impl EventStore for TxStore {
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         within!(self, |open| open.position_at(at))
+    }
+
+    async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
+        within!(self, |open| open.prefix_at(at))
+    }
+
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        self.outer.identity().await
     }
 
     async fn appended(&self, after: Position) {

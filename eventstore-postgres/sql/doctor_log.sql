@@ -1,12 +1,7 @@
--- The table of events: how it is kept, how it is guarded, and what this role may do with it. No row: it is not there.
+-- The table of events: how it is kept, and what this role may do with it. No row: it is not there.
 SELECT c.relpersistence = 'p' AS logged,
        NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions)
                     WHERE option_name = 'autovacuum_enabled' AND NOT option_value::boolean) AS autovacuum,
-       -- Triggers that always fire, before any UPDATE (16), DELETE (8) and TRUNCATE (32), once a statement.
-       coalesce((SELECT bit_or(t.tgtype::int) & 56 = 56 FROM pg_catalog.pg_trigger AS t
-                   JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
-                  WHERE t.tgrelid = c.oid AND t.tgenabled = 'A' AND t.tgqual IS NULL AND t.tgtype::int & 3 = 2
-                    AND f.proname = 'append_only' AND f.pronamespace = c.relnamespace), false) AS guarded,
        pg_get_userbyid(c.relowner)::text AS owner,
        pg_has_role(c.relowner, 'MEMBER') AS owns,
        has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS reads,

@@ -61,9 +61,11 @@ BEGIN
     END LOOP;
 END $$;
 
--- Everything of the log may be read.
+-- Everything of the log may be read, and so be dumped.
 REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC, {app}, {reader};
 GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {app}, {reader};
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM PUBLIC, {app}, {reader};
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {app}, {reader};
 GRANT SELECT ON ALL TABLES IN SCHEMA {tables} TO {reader};
 ALTER DEFAULT PRIVILEGES FOR ROLE {app} IN SCHEMA {tables} GRANT SELECT ON TABLES TO {reader};
 
@@ -75,7 +77,7 @@ DO $$
 DECLARE
     one text;
 BEGIN
-    FOREACH one IN ARRAY ARRAY['checkpoints', 'snapshots'] LOOP
+    FOREACH one IN ARRAY ARRAY['checkpoints', 'snapshots', 'projection_locks'] LOOP
         IF to_regclass('{schema}.' || one) IS NOT NULL THEN
             EXECUTE format('GRANT INSERT, UPDATE, DELETE ON {schema}.%I TO {app}', one);
         END IF;

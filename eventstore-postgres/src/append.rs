@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use eventstore_core::{Append, Conflict, Expected, NewEvent, Position, StoreError, StreamId, Version, Written};
+use eventstore_core::{
+    Append, Conflict, Expected, Invalid, NewEvent, Position, StoreError, StreamId, Version, Written,
+};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
@@ -128,6 +130,7 @@ impl Checked {
         let Self { append, .. } = self;
         let types: Vec<_> = append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
         let types = shared.types.keys(connection, &shared.sql, &types, new_types).await?;
+        let types = types.map_err(|size| StoreError::from(Invalid::types(size)))?;
         let answer = self.call(connection, shared, types, look).await?;
         match (answer.status, answer) {
             (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
@@ -142,7 +145,7 @@ impl Checked {
                 Err(StoreError::from(self.unexpected(&stream, Version(version.unsigned_abs()))?).into())
             }
             (2, Answer { stream: Some(stream), version: Some(version), .. }) => {
-                let stream = stream.parse().map_err(error::damaged)?;
+                let (stream, _) = StreamId::stored(&stream);
                 Err(StoreError::from(Conflict::in_the_way(stream, Version(version.unsigned_abs()))).into())
             }
             (3, Answer { event_id: Some(taken), first_position, .. }) => {
@@ -151,6 +154,10 @@ impl Checked {
                 let until = Position(first.0 - 1 + append.events().count() as u64);
                 let recorded = read::events(connection, shared, Position(first.0 - 1), until, new_types).await?;
                 append.replay(&recorded).ok_or_else(duplicate)
+            }
+            (4, _) => {
+                let position = append.condition.as_ref().map_or_else(Position::default, |condition| condition.after);
+                Err(StoreError::Forked { position, event: None }.into())
             }
             (status, _) => Err(StoreError::Schema(format!("its function answers {status}")).into()),
         }
@@ -178,14 +185,9 @@ impl Checked {
     ) -> Result<Answer, sqlx::Error> {
         let Append { unchanged, condition, .. } = &self.append;
         let streams = self.append.streams();
-        let places: HashMap<_, _> = streams.iter().zip(0..).map(|((stream, ..), place)| (*stream, place)).collect();
-        let mut numbers = vec![0; streams.len()];
-        let place = |(stream, _): (&StreamId, &NewEvent)| {
-            let place: usize = places[stream];
-            numbers[place] += 1;
-            (i32::try_from(place + 1).unwrap_or(i32::MAX), numbers[place])
-        };
-        let (e_stream, e_number): (Vec<i32>, Vec<i32>) = self.append.events().map(place).unzip();
+        let places: HashMap<_, usize> = streams.iter().zip(0..).map(|((stream, ..), place)| (*stream, place)).collect();
+        let place = |(stream, _): (&StreamId, &NewEvent)| i32::try_from(places[stream] + 1).unwrap_or(i32::MAX);
+        let e_stream: Vec<i32> = self.append.events().map(place).collect();
         let mut each_type = Types::default();
         each_type.add(&self.append, &types);
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
@@ -194,7 +196,6 @@ impl Checked {
             .bind(streams.iter().map(|(stream, ..)| stream.as_str()).collect::<Vec<_>>())
             .bind(streams.iter().map(|(_, is, _)| expected(*is)).collect::<Vec<_>>())
             .bind(e_stream)
-            .bind(e_number)
             .bind(events.iter().map(|event| event.id).collect::<Vec<_>>())
             .bind(types)
             .bind(events.iter().map(|event| event.schema.cast_signed()).collect::<Vec<_>>())

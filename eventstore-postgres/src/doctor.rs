@@ -6,9 +6,17 @@ use eventstore_core::{
     StoreError, Timestamp,
     doctor::{Report, Severity},
 };
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{PgConnection, Row, postgres::PgRow};
 
-use crate::{error, migrate, session::Pooler, store::PgStore, types::Instant};
+use crate::{
+    error,
+    functions::functions,
+    migrate, read,
+    session::Pooler,
+    sql::Sql,
+    store::PgStore,
+    types::{Instant, array},
+};
 
 /// The oldest release it is tried on.
 const TRIED: i32 = 15;
@@ -36,10 +44,20 @@ pub(crate) async fn examine(store: &PgStore) -> Result<Report, StoreError> {
         return Ok(report);
     };
     let log = Log::new(&log).map_err(error::store)?;
-    log.guard(&mut report, store.schema());
+    let guard = sqlx::query_scalar(store.sql().doctor_guard()).fetch_all(&mut *connection).await;
+    guard_of(&mut report, &guard.map_err(error::store)?);
+    log.table(&mut report, store.schema());
     log.rights(&mut report, &server, store.schema());
+    let granted = sqlx::query_scalar(store.sql().doctor_grants()).fetch_all(&mut *connection).await;
+    grants(&mut report, &granted.map_err(error::store)?);
     if !log.reads {
         return Ok(report);
+    }
+    match migrate::is_of_this_release(&mut connection, store.sql()).await {
+        Ok(true) => functions_of(&mut report, store.sql(), &mut connection).await?,
+        Ok(false) => report.ok("functions", "those of another release"),
+        Err(StoreError::Schema(_)) => {}
+        Err(error) => return Err(error),
     }
     match migrate::missing(&mut connection, store.sql()).await {
         Ok(missing) if missing.is_empty() => report.ok("migrations", "all are applied"),
@@ -48,8 +66,60 @@ pub(crate) async fn examine(store: &PgStore) -> Result<Report, StoreError> {
         Err(error) => return Err(error),
     }
     let sample = sqlx::query_as(store.sql().doctor_sample()).fetch_one(&mut *connection).await;
-    positions(&mut report, sample.map_err(error::store)?);
+    let sample = sample.map_err(error::store)?;
+    positions(&mut report, sample);
+    // Asked after the head: what is appended meanwhile is stamped ahead of nothing.
+    let over =
+        sqlx::query_scalar(store.sql().doctor_stamps()).bind(CLOCK.as_secs_f64()).fetch_one(&mut *connection).await;
+    report.stamps(read::position(over.map_err(error::store)?)?, read::position(sample.0)?);
     Ok(report)
+}
+
+/// What guards the events.
+fn guard_of(report: &mut Report, wrong: &[String]) {
+    match wrong.is_empty() {
+        true => report.ok("guard", "UPDATE, DELETE and TRUNCATE of events are refused, to the owner too"),
+        false => report.danger(
+            "guard",
+            wrong.join("; "),
+            "Find out who changed it, and what was changed in the log: compare with a backup. Make it again as the \
+             migrations do.",
+        ),
+    }
+}
+
+/// What the functions of the log do.
+async fn functions_of(report: &mut Report, sql: &Sql, connection: &mut PgConnection) -> Result<(), StoreError> {
+    let functions = functions();
+    let put = |text: &str| text.replace("{schema}", &sql.quoted_schema());
+    let wrong = sqlx::query_scalar(sql.doctor_functions())
+        .bind(functions.keys().copied().collect::<Vec<_>>())
+        .bind(functions.values().map(|function| put(function.body)).collect::<Vec<_>>())
+        .bind(functions.values().map(|function| function.definer).collect::<Vec<_>>())
+        .bind(functions.values().map(|function| array(&function.settings)).collect::<Vec<_>>());
+    let wrong: Vec<String> = wrong.fetch_all(connection).await.map_err(error::store)?;
+    match wrong.is_empty() {
+        true => report.ok("functions", "those of the migrations"),
+        false => report.danger(
+            "functions",
+            wrong.join("; "),
+            "Find out who replaced them, and what was appended since; make them anew with the script of \
+             `PgOptions::functions_sql`.",
+        ),
+    }
+    Ok(())
+}
+
+/// What others than the owner may do.
+fn grants(report: &mut Report, granted: &[String]) {
+    match granted.is_empty() {
+        true => report.ok("grants", "nobody else may do more than read, and append by the functions"),
+        false => report.warning(
+            "grants",
+            granted.join("; "),
+            "REVOKE it: who may write to the tables of the log can change them or hold up every append.",
+        ),
+    }
 }
 
 /// Tells what is not as it should be.
@@ -262,7 +332,6 @@ fn clock(report: &mut Report, (before, after): (Timestamp, Timestamp), server: T
 struct Log {
     logged: bool,
     autovacuum: bool,
-    guarded: bool,
     owner: String,
     owns: bool,
     reads: bool,
@@ -275,7 +344,6 @@ impl Log {
         Ok(Self {
             logged: row.try_get("logged")?,
             autovacuum: row.try_get("autovacuum")?,
-            guarded: row.try_get("guarded")?,
             owner: row.try_get("owner")?,
             owns: row.try_get("owns")?,
             reads: row.try_get("reads")?,
@@ -284,18 +352,7 @@ impl Log {
         })
     }
 
-    fn guard(&self, report: &mut Report, schema: &str) {
-        match self.guarded {
-            true => report.ok("guard", "UPDATE, DELETE and TRUNCATE of events are refused, to the owner too"),
-            false => report.danger(
-                "guard",
-                "the triggers that refuse UPDATE, DELETE and TRUNCATE of events are gone or switched off",
-                format!(
-                    "ALTER TABLE {schema}.events ENABLE ALWAYS TRIGGER append_only, ENABLE ALWAYS TRIGGER \
-                     append_only_truncate; and find out who did it, and what was changed."
-                ),
-            ),
-        }
+    fn table(&self, report: &mut Report, schema: &str) {
         if !self.logged {
             let advice = format!("ALTER TABLE {schema}.events SET LOGGED.");
             report.danger("table", "events is an unlogged table: a crash of the server empties it", advice);

@@ -69,17 +69,14 @@ pub(crate) async fn append_batch(
     let mut types = Types::default();
     for (checked, number) in appends.iter().zip(1_i32..) {
         let append = &checked.append;
-        let mut place = 0;
         for write in &append.writes {
-            writes.push(number, write.stream.as_str(), expected(write.expected), write.events.len());
-            let first = place;
+            writes.push(number, write.stream.as_str(), expected(write.expected));
             for event in &write.events {
-                place += 1;
-                events.push(writes.stream.len(), place - first, place, event);
+                events.push(writes.stream.len(), event);
             }
         }
         for (stream, version) in &append.unchanged {
-            writes.push(number, stream.as_str(), read::signed(version.0), 0);
+            writes.push(number, stream.as_str(), read::signed(version.0));
         }
         let keys = checked.types.as_deref().unwrap_or_default();
         types.add(append, keys);
@@ -98,10 +95,7 @@ pub(crate) async fn append_batch(
         .bind(writes.append)
         .bind(writes.stream)
         .bind(writes.expected)
-        .bind(writes.events)
         .bind(events.write)
-        .bind(events.number)
-        .bind(events.place)
         .bind(events.id)
         .bind(events.types)
         .bind(events.schema)
@@ -149,23 +143,19 @@ struct Writes<'a> {
     append: Vec<i32>,
     stream: Vec<&'a str>,
     expected: Vec<i64>,
-    events: Vec<i32>,
 }
 
 impl<'a> Writes<'a> {
-    fn push(&mut self, append: i32, stream: &'a str, expected: i64, events: usize) {
+    fn push(&mut self, append: i32, stream: &'a str, expected: i64) {
         self.append.push(append);
         self.stream.push(stream);
         self.expected.push(expected);
-        self.events.push(i32::try_from(events).unwrap_or(i32::MAX));
     }
 }
 
 #[derive(Default)]
 struct Events<'a> {
     write: Vec<i32>,
-    number: Vec<i32>,
-    place: Vec<i32>,
     id: Vec<uuid::Uuid>,
     types: Vec<i32>,
     schema: Vec<i32>,
@@ -176,10 +166,8 @@ struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    fn push(&mut self, write: usize, number: i32, place: i32, event: &'a NewEvent) {
+    fn push(&mut self, write: usize, event: &'a NewEvent) {
         self.write.push(i32::try_from(write).unwrap_or(i32::MAX));
-        self.number.push(number);
-        self.place.push(place);
         self.id.push(event.id);
         self.schema.push(event.schema.cast_signed());
         self.occurred_at.push(event.occurred_at.map(Instant));

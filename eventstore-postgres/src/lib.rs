@@ -14,8 +14,10 @@
 //! ```
 
 mod append;
+mod claim;
 mod doctor;
 mod error;
+mod functions;
 mod lean;
 mod lines;
 mod migrate;

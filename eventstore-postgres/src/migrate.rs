@@ -2,26 +2,29 @@
 
 use std::fmt;
 
-use eventstore_core::{StoreError, Timestamp};
+use eventstore_core::{__private::is_at_least, StoreError, Timestamp};
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use crate::{error, sql::Sql, store::PgStore, types::Instant};
 
 /// One step, `{schema}` still in it.
-struct Step {
+pub(crate) struct Step {
     name: &'static str,
-    sql: &'static str,
+    pub(crate) sql: &'static str,
+    /// The oldest release that works with a database that has it.
+    works_from: &'static str,
 }
 
 macro_rules! step {
-    ($name:literal) => {
-        Step { name: $name, sql: include_str!(concat!("../migrations/", $name, ".sql")) }
+    ($name:literal, $works_from:literal) => {
+        Step { name: $name, sql: include_str!(concat!("../migrations/", $name, ".sql")), works_from: $works_from }
     };
 }
 
 /// All steps ever released, in order. Steps are added, never edited.
-const STEPS: &[Step] = &[step!("001_log"), step!("002_snapshots")];
+pub(crate) const STEPS: &[Step] =
+    &[step!("001_log", "0.1.0"), step!("002_snapshots", "0.1.0"), step!("003_trust", "0.2.0")];
 
 impl Step {
     fn checksum(&self) -> Uuid {
@@ -102,7 +105,7 @@ impl fmt::Display for Migrations {
 
 /// What brings a schema in which so many steps were applied to this version; empty if that is all of them.
 pub(crate) fn script(sql: &Sql, applied: usize) -> String {
-    if applied == STEPS.len() {
+    if applied >= STEPS.len() {
         return String::new();
     }
     let tables = (sql.tables() != sql.schema()).then(|| sql.create_tables_schema().0);
@@ -118,10 +121,13 @@ pub(crate) fn script(sql: &Sql, applied: usize) -> String {
     add(&sql.lock_migrations().0.replace("$1", &quoted(sql.schema())));
     add(&sql.create_schema().0);
     add(&sql.migrations().0);
+    add(&sql.add_works_from().0);
     add(&with_numbers(&sql.migrations_check().0));
     for (step, version) in STEPS.iter().zip(1..).skip(applied) {
         add(step.text(sql).trim_end().trim_end_matches(';'));
-        add(&sql.apply().0.replace("$1", &version.to_string()).replace("$2", &quoted(&step.checksum().to_string())));
+        let apply = sql.apply().0.replace("$1", &version.to_string());
+        let apply = apply.replace("$2", &quoted(&step.checksum().to_string())).replace("$3", &quoted(step.works_from));
+        add(&apply);
     }
     tables.iter().for_each(|create| add(create));
     add("COMMIT");
@@ -134,6 +140,11 @@ pub(crate) async fn missing(connection: &mut PgConnection, sql: &Sql) -> Result<
     Ok(STEPS.iter().skip(applied).map(|step| format!("migration {}", step.name)).collect())
 }
 
+/// Whether just the steps of this release are applied.
+pub(crate) async fn is_of_this_release(connection: &mut PgConnection, sql: &Sql) -> Result<bool, StoreError> {
+    Ok(applied(connection, sql).await?.len() == STEPS.len())
+}
+
 /// Runs in a transaction of the caller's; a step that fails leaves nothing behind.
 pub(crate) async fn migrate(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
     let lock = sqlx::query(sql.lock_migrations()).bind(sql.schema());
@@ -143,10 +154,11 @@ pub(crate) async fn migrate(connection: &mut PgConnection, sql: &Sql) -> Result<
         sqlx::query(sql.create_schema()).execute(&mut *connection).await.map_err(error::store)?;
     }
     sqlx::query(sql.migrations()).execute(&mut *connection).await.map_err(error::store)?;
+    sqlx::query(sql.add_works_from()).execute(&mut *connection).await.map_err(error::store)?;
     let applied = applied(connection, sql).await?.len();
     for (step, version) in STEPS.iter().zip(1_i32..).skip(applied) {
         sqlx::raw_sql(AssertSqlSafe(step.text(sql))).execute(&mut *connection).await.map_err(error::store)?;
-        let apply = sqlx::query(sql.apply()).bind(version).bind(step.checksum());
+        let apply = sqlx::query(sql.apply()).bind(version).bind(step.checksum()).bind(step.works_from);
         apply.execute(&mut *connection).await.map_err(error::store)?;
     }
     if !exists(connection, sql.tables()).await? {
@@ -160,22 +172,27 @@ pub(crate) async fn exists(connection: &mut PgConnection, schema: &str) -> Resul
     exists.fetch_one(connection).await.map_err(error::store)
 }
 
-/// When each step was applied, if they are those of this program.
+/// When each step was applied, if they are those of this program, or say that it works with them.
 async fn applied(connection: &mut PgConnection, sql: &Sql) -> Result<Vec<Timestamp>, StoreError> {
     let migrated: bool = sqlx::query_scalar(sql.migrated()).fetch_one(&mut *connection).await.map_err(error::store)?;
     if !migrated {
         return Ok(vec![]);
     }
-    let applied: Vec<(i32, Uuid, Instant)> =
+    let applied: Vec<(i32, Uuid, Instant, Option<String>)> =
         sqlx::query_as(sql.applied()).fetch_all(connection).await.map_err(error::store)?;
-    for ((version, checksum, _), expected) in applied.iter().zip(1..) {
+    for ((version, checksum, _, works_from), expected) in applied.iter().zip(1..) {
         match STEPS.get(expected - 1) {
             Some(step) if usize::try_from(*version) == Ok(expected) && *checksum == step.checksum() => {}
             Some(_) => return Err(StoreError::Schema(format!("migration {version} is not the one it was"))),
-            None => return Err(StoreError::Schema(format!("it has migration {version}, made by a newer program"))),
+            None if works_from.as_deref().is_some_and(is_at_least) => {}
+            None => {
+                let from = works_from.as_deref().unwrap_or("a later release");
+                let why = format!("it has migration {version}, which this release does not know: it needs {from}");
+                return Err(StoreError::Schema(why));
+            }
         }
     }
-    Ok(applied.into_iter().map(|(_, _, at)| at.0).collect())
+    Ok(applied.into_iter().map(|(_, _, at, _)| at.0).collect())
 }
 
 #[cfg(test)]
@@ -185,6 +202,6 @@ mod tests {
     #[test]
     fn released_steps_are_never_edited() {
         let checksums: Vec<_> = STEPS.iter().map(|step| step.checksum().to_string()).collect();
-        assert_eq!(checksums, ["e2ba06d2-ba27-577b-863e-03d3a1585d1f", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
+        assert_eq!(checksums[..2], ["e2ba06d2-ba27-577b-863e-03d3a1585d1f", "7f8637a8-f4b4-5db7-9381-e628fd968e67"]);
     }
 }

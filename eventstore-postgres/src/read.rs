@@ -1,10 +1,14 @@
 //! Reads events: by position, by stream, or by what a query asks for.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Page, Position, Query, Raw, Read, Recorded, StoreError, StoredSnapshot,
-    StreamHead, StreamId, Tag, Timestamp, Version, event_id,
+    EventError, Identity, Item, Metadata, NewEvent, Page, Position, Prefix, Query, Raw, Read, Recorded, StoreError,
+    StoredSnapshot, StreamHead, StreamId, Tag, Timestamp, Version, event_id,
 };
 use futures::TryStreamExt;
 use sqlx::{
@@ -221,13 +225,23 @@ pub(crate) async fn streams(
     page.into_iter().map(head).collect()
 }
 
-pub(crate) async fn position_at(
+/// What was recorded by an instant. At READ COMMITTED only: else the error is `ES001`, where what is open is waited for.
+pub(crate) async fn prefix_at(
     connection: &mut PgConnection,
     shared: &Shared,
     at: Timestamp,
-) -> Result<Position, StoreError> {
-    let found = sqlx::query_scalar(shared.sql.position_at()).bind(Instant(at));
-    position(found.fetch_one(connection).await.map_err(error::store)?)
+) -> Result<Prefix, sqlx::Error> {
+    let found = sqlx::query_as(shared.sql.position_at()).bind(Instant(at)).fetch_one(connection).await;
+    let (found, settled): (i64, bool) = found?;
+    Ok(Prefix { position: Position(found.unsigned_abs()), settled })
+}
+
+/// Which log it is.
+pub(crate) async fn identity(connection: &mut PgConnection, shared: &Shared) -> Result<Identity, StoreError> {
+    let stored = sqlx::query_as(shared.sql.identity()).fetch_optional(connection).await.map_err(error::store)?;
+    let stored: Option<(Uuid, i64, Instant)> = stored;
+    let (id, epoch, since) = stored.ok_or_else(|| error::damaged("the identity of the log is gone"))?;
+    Ok(Identity::new(id, epoch.unsigned_abs(), since.0))
 }
 
 /// PostgreSQL's integers have a sign: what is larger than they can say is as good as the largest.
@@ -262,16 +276,18 @@ async fn fetch<'q>(
     query: impl Fn() -> Statement<'q>,
     layout: Layout<'_>,
 ) -> Result<Found, StoreError> {
+    // Types of events that are not in the log.
+    let mut missing = HashSet::new();
     loop {
-        let unknown = match fetch_known(connection, shared, new, query(), layout).await? {
+        let unknown = match fetch_known(connection, shared, new, &missing, query(), layout).await? {
             Ok(found) => return Ok(found),
             Err(unknown) => unknown,
         };
         *new = sqlx::query_as(shared.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
-        // A type is there before its first event, so a list that is read later has it. The next page may show another,
-        // which was added since.
+        // A type is there before its first event, so a list that is read later has it, or it is nowhere. The next page may
+        // show another, which was added since.
         if new.iter().all(|(key, ..)| *key != unknown) {
-            return Err(error::damaged("it has events of a type that it does not have"));
+            missing.insert(unknown);
         }
     }
 }
@@ -281,11 +297,12 @@ async fn fetch_known(
     connection: &mut PgConnection,
     shared: &Shared,
     new: &NewTypes,
+    missing: &HashSet<i32>,
     query: Statement<'_>,
     layout: Layout<'_>,
 ) -> Result<Result<Found, i32>, StoreError> {
     let new = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
-    let mut names = Names { shared, new, last: None };
+    let mut names = Names { shared, new, missing, last: None };
     let mut rows = connection.fetch_many(query);
     let mut found = Found::default();
     let mut unknown = None;
@@ -306,6 +323,8 @@ async fn fetch_known(
 struct Names<'a> {
     shared: &'a Shared,
     new: HashMap<i32, Arc<str>>,
+    /// Types that are not in the log.
+    missing: &'a HashSet<i32>,
     /// Neighbours are often of one type.
     last: Option<(i32, Arc<str>)>,
 }
@@ -316,9 +335,19 @@ impl Names<'_> {
         if let Some((_, name)) = self.last.as_ref().filter(|(last, _)| *last == key) {
             return Ok(name.clone());
         }
-        let name = self.new.get(&key).cloned().or_else(|| self.shared.types.name(key)).ok_or(key)?;
+        let name = self.new.get(&key).cloned().or_else(|| self.shared.types.name(key));
+        let name = match name {
+            Some(name) => name,
+            None if self.missing.contains(&key) => format!("?{key}").into(),
+            None => return Err(key),
+        };
         self.last = Some((key, name.clone()));
         Ok(name)
+    }
+
+    /// The event, marked if its type is not in the log.
+    fn mark(&self, key: i32, event: Recorded<Raw>) -> Recorded<Raw> {
+        if self.missing.contains(&key) { event.damaged("its type is not in the log") } else { event }
     }
 }
 
@@ -327,11 +356,13 @@ fn take(columns: &Columns<'_>, names: &mut Names<'_>, page: &mut Page) -> Result
     page.head = position(columns.get(0)?)?;
     // A row without a place only says where the head is.
     let Some(place) = columns.get(1)? else { return Ok(Ok(())) };
-    let name = match names.name(columns.get(6)?) {
+    let key = columns.get(6)?;
+    let name = match names.name(key) {
         Ok(name) => name,
         Err(unknown) => return Ok(Err(unknown)),
     };
-    page.events.push(event(columns, position(place)?, name, page.events.last())?);
+    let event = event(columns, position(place)?, name, page.events.last())?;
+    page.events.push(names.mark(key, event));
     Ok(Ok(()))
 }
 
@@ -342,7 +373,8 @@ fn take_bare(
     names: &mut Names<'_>,
     page: &mut Page,
 ) -> Result<Result<(), i32>, StoreError> {
-    let name = match names.name(columns.get(1)?) {
+    let key = columns.get(1)?;
+    let name = match names.name(key) {
         Ok(name) => name,
         Err(unknown) => return Ok(Err(unknown)),
     };
@@ -350,7 +382,7 @@ fn take_bare(
     let (schema, body) = (columns.get::<i32>(2)?.cast_unsigned(), columns.get::<&[u8]>(3)?.to_vec());
     let mut event = Recorded::bare(stream.clone(), version, name, schema, body);
     event.position = position(columns.get(4)?)?;
-    page.events.push(event);
+    page.events.push(names.mark(key, event));
     Ok(Ok(()))
 }
 
@@ -396,19 +428,44 @@ fn event(
     let schema = columns.get::<i32>(7)?.cast_unsigned();
     let stream: &str = columns.get(8)?;
     // Neighbours are often of one stream.
-    let stream = match before {
-        Some(before) if before.stream.as_str() == stream => before.stream.clone(),
-        _ => stream.parse().map_err(error::damaged)?,
+    let (stream, no_stream) = match before {
+        Some(before) if before.stream.as_str() == stream => (before.stream.clone(), None),
+        _ => StreamId::stored(stream),
     };
-    let tags: Vec<String> = columns.get(9)?;
-    let tags = tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Tag>, _>>().map_err(error::damaged)?;
-    let metadata = Metadata::from_json(columns.get(10)?).map_err(|error| {
-        let (stream, source) = (stream.clone(), EventError::Metadata(error));
-        StoreError::Unreadable { stream, version, source }
-    })?;
+    let (tags, no_tags) = tags(columns);
+    let (metadata, no_metadata) = match Metadata::from_json(columns.get(10)?) {
+        Ok(metadata) => (metadata, None),
+        Err(error) => (Metadata::default(), Some(EventError::Metadata(error))),
+    };
     let body = columns.get::<&[u8]>(11)?.to_vec();
     let new = NewEvent { id, schema, occurred_at: Some(occurred_at), metadata, data: Raw { name, tags, body } };
-    Ok(new.recorded(stream, version, position, recorded_at))
+    let mut event = new.recorded(stream, version, position, recorded_at);
+    if let Some(why) = no_stream {
+        event = event.damaged(why);
+    }
+    if let Some(why) = no_tags {
+        event = event.damaged(why);
+    }
+    if let Some(why) = no_metadata {
+        event = event.damaged(why);
+    }
+    Ok(event)
+}
+
+/// The tags of an event, as far as they can be read, and why not all can.
+fn tags(columns: &Columns<'_>) -> (Vec<Tag>, Option<String>) {
+    match columns.0.try_get_unchecked::<Vec<Option<String>>, _>(9) {
+        Ok(tags) => {
+            let tag = |tag: &Option<String>| match tag {
+                Some(tag) => Tag::stored(tag),
+                None => Tag::stored(""),
+            };
+            let (tags, wrong): (Vec<_>, Vec<_>) = tags.iter().map(tag).unzip();
+            (tags, wrong.into_iter().flatten().next().map(|wrong| wrong.to_string()))
+        }
+        // Of several dimensions, or not counted from 1.
+        Err(_) => (vec![], Some("its tags are no list".into())),
+    }
 }
 
 /// The columns of a row of a statement of ours: their types need not be compared for each row again.

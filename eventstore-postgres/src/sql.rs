@@ -48,13 +48,14 @@ statements! {
     append append_one append_batch flush types type_keys head
     events events_bare events_from_snapshot events_of_stream events_of_types events_matching events_of_command events_of_ids
     streams
-    position_at events_backwards events_of_stream_backwards events_matching_backwards
+    position_at identity events_backwards events_of_stream_backwards events_matching_backwards
     shards lock_shard lock_projection lock_shards remove_shards put_shards advance step
     table lock_tables
     snapshot keep snapshots
-    create_schema create_tables_schema lock_migrations migrations migrated applied apply
+    create_schema create_tables_schema lock_migrations migrations add_works_from migrated applied apply
     migrations_begin migrations_check
-    doctor_server doctor_log doctor_sample
+    foreign_functions tables_of note create_note put_note lock_note
+    doctor_server doctor_log doctor_guard doctor_functions doctor_grants doctor_sample doctor_stamps
     roles
 }
 

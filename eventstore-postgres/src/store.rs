@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Query, Raw, Read, Recorded,
-    Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction,
-    Written,
+    Append, BoxError, Checkpoint, EventStore, Events, Expected, Identity, Invalid, Page, Position, Prefix, Query, Raw,
+    Read, Recorded, Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp,
+    Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -27,7 +27,9 @@ use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    doctor, error, lean,
+    claim, doctor, error,
+    functions::{Function, functions},
+    lean,
     lines::{Line, Lines},
     migrate::{self, Migrations},
     notify::Notify,
@@ -123,6 +125,7 @@ impl PgOptions {
     pub async fn connect(self, url: &str) -> Result<PgStore, StoreError> {
         let store = self.open(url).await?;
         store.prepare(self.migrate).await?;
+        claim::own_tables(&store).await?;
         store.look(self.doctor).await?;
         Ok(store)
     }
@@ -165,6 +168,18 @@ impl PgOptions {
             .into_iter()
             .fold(sql.roles().0.to_string(), |script, duty| script.replace(&format!("{{{duty}}}"), &role(duty)));
         Ok(script)
+    }
+
+    /// The SQL that makes the functions of the log anew, for a person to read and `psql` to run as the owner: after its
+    /// schema was renamed or copied, since their sources name it, or after they were replaced.
+    pub fn functions_sql(&self) -> Result<String, StoreError> {
+        let sql = self.sql()?;
+        let make = |function: Function| {
+            let statement = function.statement.replacen("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1);
+            format!("{};\n\n", statement.replace("{schema}", &sql.quoted_schema()))
+        };
+        let functions: String = functions().into_values().map(make).collect();
+        Ok(format!("BEGIN;\n\n{functions}COMMIT;\n"))
     }
 
     fn sql(&self) -> Result<Sql, Invalid> {
@@ -269,6 +284,8 @@ impl PgStore {
     /// Brings the schema to this version, or says what is missing.
     async fn prepare(&self, allowed: bool) -> Result<(), StoreError> {
         let sql = self.sql();
+        claim::own_functions(&mut *self.connection().await?, sql).await?;
+        claim::vacant(&mut *self.connection().await?, sql).await?;
         let mut missing = migrate::missing(&mut *self.connection().await?, sql).await?;
         let tables = migrate::exists(&mut *self.connection().await?, sql.tables()).await?;
         if !tables && sql.tables() != sql.schema() {
@@ -299,7 +316,7 @@ impl PgStore {
         &self.shared.sql
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
@@ -467,7 +484,35 @@ impl EventStore for PgStore {
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
-        read::position_at(&mut *self.connection().await?, &self.shared, at).await
+        Ok(self.prefix_at(at).await?.position)
+    }
+
+    async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
+        let prefix = if self.shared.pooler == Pooler::Forgetful {
+            read::prefix_at(&mut *self.connection().await?, &self.shared, at).await
+        } else {
+            let mut line = Line::free(&self.shared).await.map_err(error::store)?;
+            let prefix = read::prefix_at(&mut line, &self.shared, at).await;
+            if prefix.is_ok() {
+                line.keep();
+            }
+            prefix
+        };
+        match prefix {
+            // Sessions begin at another isolation level (our own code); or a connection had broken unnoticed.
+            Err(error) if error::is(&error, &["ES001"]) || error::lost(&error) => {
+                let mut transaction = PgTransaction::begin(&self.shared).await?;
+                let prefix = read::prefix_at(transaction.connection(), &self.shared, at).await;
+                let prefix = prefix.map_err(error::store)?;
+                transaction.rollback().await?;
+                Ok(prefix)
+            }
+            prefix => prefix.map_err(error::store),
+        }
+    }
+
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        read::identity(&mut *self.connection().await?, &self.shared).await
     }
 
     async fn step(&self, step: Step) -> Result<bool, StoreError> {

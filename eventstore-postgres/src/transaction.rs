@@ -4,8 +4,8 @@ use std::{any::Any, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead, Timestamp,
-    Transaction, Written,
+    Append, Changes, Checkpoint, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead,
+    Timestamp, Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, Postgres, pool::PoolConnection};
@@ -155,7 +155,11 @@ impl Transaction for PgTransaction {
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
-        read::position_at(&mut self.connection, &self.shared, at).await
+        Ok(self.prefix_at(at).await?.position)
+    }
+
+    async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
+        read::prefix_at(&mut self.connection, &self.shared, at).await.map_err(error::store)
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use eventstore_core::{BoxError, Item, Timestamp};
+use eventstore_core::{BoxError, Item, Timestamp, limits};
 use sqlx::{
     Decode, Encode, PgConnection, Postgres, Row, Type,
     encode::IsNull,
@@ -111,14 +111,15 @@ impl EventTypes {
         }
     }
 
-    /// The keys of event types, given out by the server where they are new.
+    /// The keys of event types, given out by the server where they are new; or how many there would be, if the log would
+    /// have too many.
     pub(crate) async fn keys(
         &self,
         connection: &mut PgConnection,
         sql: &Sql,
         types: &[(&str, &str)],
         new: &mut Vec<(i32, String, String)>,
-    ) -> Result<Vec<i32>, sqlx::Error> {
+    ) -> Result<Result<Vec<i32>, usize>, sqlx::Error> {
         let known: Vec<_> = types.iter().map(|(category, name)| self.key(category, name)).collect();
         let mut unknown: Vec<_> =
             types.iter().zip(&known).filter(|(_, key)| key.is_none()).map(|(one, _)| *one).collect();
@@ -132,7 +133,8 @@ impl EventTypes {
         let learned: HashMap<_, _> = new.iter().map(|(key, category, name)| ((&**category, &**name), *key)).collect();
         // What was known is kept: another connection may have had it forgotten meanwhile.
         let key = |(one, known): (&(&str, &str), Option<i32>)| known.or_else(|| learned.get(one).copied());
-        types.iter().zip(known).map(|one| key(one).ok_or(sqlx::Error::RowNotFound)).collect()
+        let keys: Option<_> = types.iter().zip(known).map(key).collect();
+        Ok(keys.ok_or(limits::TYPES + 1))
     }
 
     /// Forgets everything if a new connection leads to another server, or one that was started again: one that took

@@ -1,6 +1,7 @@
 -- The events with these ids, a JSON array of hexadecimal texts.
-SELECT e.position, e.version, e.recorded_at, e.occurred_at, e.event_id, t.name, e.schema, e.stream, e.tags, e.metadata, e.payload
+SELECT e.position, e.version, e.recorded_at, e.occurred_at, e.event_id, coalesce(t.name, '?' || e.type_key), e.schema, e.stream, e.tags, e.metadata, e.payload,
+       t.name IS NULL
   FROM eventstore_events AS e
-  JOIN eventstore_types AS t USING (type_key)
+  LEFT JOIN eventstore_types AS t USING (type_key)
  WHERE e.event_id IN (SELECT unhex(value) FROM json_each(?1))
  ORDER BY e.position

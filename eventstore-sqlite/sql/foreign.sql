@@ -1,5 +1,6 @@
 -- A table or view with a name of ours, before any of ours was made; or our list of migrations, if it is not like ours.
 SELECT name FROM sqlite_schema
  WHERE type IN ('table', 'view') AND name GLOB 'eventstore_*'
-   AND (SELECT group_concat(name) FROM pragma_table_info('eventstore_migrations')) IS NOT 'version,checksum,applied_at'
+   AND NOT coalesce((SELECT group_concat(name) FROM pragma_table_info('eventstore_migrations'))
+                    GLOB 'version,checksum,applied_at*', false)
  ORDER BY name LIMIT 1

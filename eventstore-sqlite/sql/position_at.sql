@@ -1,5 +1,5 @@
--- The last position recorded at or before an instant: a binary search, for positions have no gaps and time never
--- goes back along them.
+-- The last position recorded at or before an instant, and the last one there is: a binary search, for positions have no
+-- gaps and time never goes back along them.
 WITH RECURSIVE search (low, high) AS (
     SELECT 0, coalesce(max(position), 0) FROM eventstore_events
     UNION ALL
@@ -8,4 +8,4 @@ WITH RECURSIVE search (low, high) AS (
       JOIN eventstore_events AS middle ON middle.position = (low + high + 1) / 2
      WHERE low < high
 )
-SELECT low FROM search WHERE low = high
+SELECT low, (SELECT coalesce(max(position), 0) FROM eventstore_events) FROM search WHERE low = high

@@ -1,9 +1,10 @@
 //! Records an append, inside a transaction that holds the write lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use eventstore_core::{
-    Append, Conflict, Expected, NewEvent, Position, Read, StoreError, StreamId, Timestamp, Version, Written,
+    Append, Condition, Conflict, Expected, Invalid, NewEvent, Position, Read, StoreError, StreamId, Timestamp, Version,
+    Written, limits,
 };
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
@@ -32,13 +33,13 @@ impl Checked {
         let recorded_at = recorded_at.map_or(now, |last| last.max(now));
         let mut streams = expected(connection, &append, head).await?;
         let places: HashMap<_, _> = append.streams().into_iter().map(|(stream, ..)| stream).zip(0..).collect();
-        let mut types = HashMap::new();
+        let types = type_keys(connection, &append).await?;
         let mut position = head;
         for (write, metadata) in append.writes.iter().zip(split(&append, metadata)) {
             let (_, version) = &mut streams[places[&write.stream]];
             for (event, metadata) in write.events.iter().zip(metadata) {
                 (version.0, position.0) = (version.0 + 1, position.0 + 1);
-                let type_key = type_key(connection, &mut types, write.stream.category(), &event.data.name).await?;
+                let type_key = types[&(write.stream.category(), &*event.data.name)];
                 let place = Place { stream: &write.stream, version: *version, position, type_key, recorded_at };
                 insert(connection, event, place, metadata).await?;
             }
@@ -84,6 +85,11 @@ async fn expected(
     append: &Append,
     head: Position,
 ) -> Result<Vec<(StreamId, Version)>, StoreError> {
+    if let Some(&Condition { after: position, .. }) = append.condition.as_ref()
+        && position > head
+    {
+        return Err(StoreError::Forked { position, event: None });
+    }
     let mut streams = Vec::with_capacity(append.writes.len());
     for (stream, expected, _) in append.streams() {
         let actual = version(connection, stream).await?;
@@ -118,26 +124,37 @@ async fn version(connection: &mut SqliteConnection, stream: &StreamId) -> Result
     Ok(Version(version.unsigned_abs()))
 }
 
-/// The key of an event type, given out at first use.
-async fn type_key<'a>(
+/// The keys of the event types of an append, by category and name. Those that are new are added: all, or none if the log
+/// would have too many.
+async fn type_keys<'a>(
     connection: &mut SqliteConnection,
-    types: &mut HashMap<(&'a str, &'a str), i64>,
-    category: &'a str,
-    name: &'a str,
-) -> Result<i64, StoreError> {
-    if let Some(&key) = types.get(&(category, name)) {
-        return Ok(key);
-    }
-    let known = sqlx::query_scalar(include_str!("../sql/type_key.sql")).bind(category).bind(name);
-    let key = match known.fetch_optional(&mut *connection).await.map_err(error::store)? {
-        Some(key) => key,
-        None => {
-            let add = sqlx::query_scalar(include_str!("../sql/add_type.sql")).bind(category).bind(name);
-            add.fetch_one(connection).await.map_err(error::store)?
+    append: &'a Append,
+) -> Result<HashMap<(&'a str, &'a str), i64>, StoreError> {
+    let (mut keys, mut new) = (HashMap::new(), BTreeSet::new());
+    for (stream, event) in append.events() {
+        let (category, name) = (stream.category(), &*event.data.name);
+        if keys.contains_key(&(category, name)) || new.contains(&(category, name)) {
+            continue;
         }
-    };
-    types.insert((category, name), key);
-    Ok(key)
+        let known = sqlx::query_scalar(include_str!("../sql/type_key.sql")).bind(category).bind(name);
+        match known.fetch_optional(&mut *connection).await.map_err(error::store)? {
+            Some(key) => drop(keys.insert((category, name), key)),
+            None => drop(new.insert((category, name))),
+        }
+    }
+    if !new.is_empty() {
+        let count = sqlx::query_scalar(include_str!("../sql/count_types.sql")).fetch_one(&mut *connection).await;
+        let count: i64 = count.map_err(error::store)?;
+        let all = usize::try_from(count).unwrap_or(usize::MAX).saturating_add(new.len());
+        if all > limits::TYPES {
+            return Err(Invalid::types(all).into());
+        }
+    }
+    for (category, name) in new {
+        let add = sqlx::query_scalar(include_str!("../sql/add_type.sql")).bind(category).bind(name);
+        keys.insert((category, name), add.fetch_one(&mut *connection).await.map_err(error::store)?);
+    }
+    Ok(keys)
 }
 
 struct Place<'a> {

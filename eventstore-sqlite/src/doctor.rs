@@ -1,11 +1,18 @@
 //! Looks at the file and where it is: is this a safe place for events?
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use eventstore_core::{StoreError, doctor::Report};
+use eventstore_core::{StoreError, doctor::Report, testing::Clock};
 use sqlx::SqliteConnection;
 
-use crate::error;
+use crate::{error, migrate::STEPS, read};
+
+/// Clocks that differ by less are as good as the same.
+const CLOCK: Duration = Duration::from_secs(1);
 
 /// File systems of other machines, whose locks cannot be relied on.
 const ELSEWHERE: &[&str] = &["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.s3fs", "ceph"];
@@ -34,7 +41,12 @@ pub(crate) async fn writer(connection: &mut SqliteConnection, report: &mut Repor
 }
 
 /// What is in the file; reads all of it.
-pub(crate) async fn file(reader: &mut SqliteConnection, path: &Path, report: &mut Report) -> Result<(), StoreError> {
+pub(crate) async fn file(
+    reader: &mut SqliteConnection,
+    path: &Path,
+    clock: &Clock,
+    report: &mut Report,
+) -> Result<(), StoreError> {
     let version: String = pragma(reader, "SELECT sqlite_version()").await?;
     report.ok("sqlite", format!("SQLite {version}"));
     let checked = sqlx::query_scalar("PRAGMA quick_check(5)").fetch_all(&mut *reader).await;
@@ -47,16 +59,10 @@ pub(crate) async fn file(reader: &mut SqliteConnection, path: &Path, report: &mu
         return Ok(());
     }
     report.ok("integrity", "quick_check finds nothing");
-    let log = sqlx::query_as(include_str!("../sql/doctor.sql")).fetch_one(reader).await;
-    let (guards, events, head): (i64, i64, i64) = log.map_err(error::store)?;
-    match guards {
-        2 => report.ok("guard", "UPDATE and DELETE of events are refused"),
-        _ => report.danger(
-            "guard",
-            "the triggers that refuse UPDATE and DELETE of events are gone",
-            "Find out who dropped them, and what was changed: compare with a backup.",
-        ),
-    }
+    let stored = sqlx::query_as(include_str!("../sql/triggers.sql")).fetch_all(&mut *reader).await;
+    guard(report, stored.map_err(error::store)?);
+    let log = sqlx::query_as(include_str!("../sql/doctor.sql")).fetch_one(&mut *reader).await;
+    let (events, head): (i64, i64) = log.map_err(error::store)?;
     match events == head {
         true => report.ok("positions", format!("the head is {head}, and no position is missing")),
         false => report.danger(
@@ -65,6 +71,9 @@ pub(crate) async fn file(reader: &mut SqliteConnection, path: &Path, report: &mu
             "Events were deleted: compare with a backup, restore.",
         ),
     }
+    // Asked after the head: what is appended meanwhile is stamped ahead of nothing.
+    let over = read::prefix_at(reader, clock.now() + CLOCK).await?.position;
+    report.stamps(over, read::position(head)?);
     match file_system(path) {
         Some(kind) if ELSEWHERE.contains(&&*kind) => report.danger(
             "file_system",
@@ -75,6 +84,49 @@ pub(crate) async fn file(reader: &mut SqliteConnection, path: &Path, report: &mu
         None => {}
     }
     Ok(())
+}
+
+/// Compares the triggers of the log with those the migrations made.
+fn guard(report: &mut Report, stored: Vec<(String, String)>) {
+    let expected = triggers();
+    let mut stored: BTreeMap<_, _> = stored.into_iter().collect();
+    let mut wrong: Vec<_> = expected
+        .iter()
+        .filter_map(|(name, sql)| match stored.remove(*name) {
+            Some(there) if there == *sql => None,
+            Some(_) => Some(format!("trigger {name} was replaced")),
+            None => Some(format!("trigger {name} is gone")),
+        })
+        .collect();
+    wrong.extend(stored.into_keys().map(|name| format!("trigger {name} is not of this library")));
+    match wrong.is_empty() {
+        true => report.ok("guard", "UPDATE, DELETE and REPLACE of events, their types and their tags are refused"),
+        false => report.danger(
+            "guard",
+            wrong.join("; "),
+            "Find out who changed it, and what was changed in the log: compare with a backup.",
+        ),
+    }
+}
+
+/// The triggers that the migrations leave, by name, each as SQLite keeps it.
+fn triggers() -> BTreeMap<&'static str, &'static str> {
+    let mut triggers = BTreeMap::new();
+    for step in STEPS {
+        let mut rest = step.sql;
+        while let Some((_, after)) = rest.split_once("TRIGGER ") {
+            let made = rest[..rest.len() - after.len()].ends_with("CREATE TRIGGER ");
+            let name = after.split([' ', ';']).next().unwrap_or_default();
+            let start = rest.len() - after.len() - "CREATE TRIGGER ".len();
+            let length = if made { rest[start..].find("END;").map(|end| end + "END".len()) } else { None };
+            match length {
+                Some(length) => triggers.insert(name, &rest[start..][..length]),
+                None => triggers.remove(name),
+            };
+            rest = after;
+        }
+    }
+    triggers
 }
 
 async fn pragma<T>(connection: &mut SqliteConnection, sql: &'static str) -> Result<T, StoreError>
@@ -104,6 +156,15 @@ fn kind_of(path: &Path, mounts: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_triggers_are_those_of_the_migrations() {
+        let triggers = triggers();
+        assert_eq!(triggers.len(), 9, "{triggers:?}");
+        for (name, sql) in triggers {
+            assert!(sql.starts_with(&format!("CREATE TRIGGER {name} BEFORE ")) && sql.ends_with("END"), "{sql}");
+        }
+    }
 
     #[test]
     fn a_file_is_on_the_file_system_with_the_longest_folder() {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use eventstore_core::{
-    EventError, Item, Metadata, NewEvent, Position, Query, Raw, Read, Recorded, StoreError, StreamHead, StreamId, Tag,
-    Timestamp, Version, event_id,
+    EventError, Identity, Item, Metadata, NewEvent, Position, Prefix, Query, Raw, Read, Recorded, StoreError,
+    StreamHead, StreamId, Tag, Timestamp, Version, event_id,
 };
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -236,9 +236,36 @@ pub(crate) async fn streams(
     page.into_iter().map(head).collect()
 }
 
-pub(crate) async fn position_at(connection: &mut SqliteConnection, at: Timestamp) -> Result<Position, StoreError> {
-    let found = sqlx::query_scalar(include_str!("../sql/position_at.sql")).bind(at.as_micros());
-    position(found.fetch_one(connection).await.map_err(error::store)?)
+/// What was recorded by an instant, as it can be seen: settled only if an event is there that was recorded later.
+pub(crate) async fn prefix_at(connection: &mut SqliteConnection, at: Timestamp) -> Result<Prefix, StoreError> {
+    let found = sqlx::query_as(include_str!("../sql/position_at.sql")).bind(at.as_micros());
+    let (found, head): (i64, i64) = found.fetch_one(connection).await.map_err(error::store)?;
+    Ok(Prefix { position: position(found)?, settled: found < head })
+}
+
+/// The same, in a transaction that holds the write lock of the file and was asked for at `now`: then everything that is
+/// recorded later is stamped later. In a file that can only be read there is no such lock.
+pub(crate) async fn prefix_under_lock(
+    connection: &mut SqliteConnection,
+    at: Timestamp,
+    now: Timestamp,
+) -> Result<Prefix, StoreError> {
+    let prefix = prefix_at(connection, at).await?;
+    if prefix.settled || at >= now {
+        return Ok(prefix);
+    }
+    match sqlx::query(include_str!("../sql/writable.sql")).execute(connection).await.map_err(error::store) {
+        Err(StoreError::Denied(_)) => Ok(prefix),
+        written => written.map(|_| Prefix { settled: true, ..prefix }),
+    }
+}
+
+/// Which log it is.
+pub(crate) async fn identity(connection: &mut SqliteConnection) -> Result<Identity, StoreError> {
+    let stored = sqlx::query_as(include_str!("../sql/identity.sql")).fetch_optional(connection).await;
+    let stored: Option<(Uuid, i64, i64)> = stored.map_err(error::store)?;
+    let (id, epoch, since) = stored.ok_or_else(|| error::damaged("the identity of the log is gone"))?;
+    Ok(Identity::new(id, epoch.unsigned_abs(), Timestamp::from_micros(since)))
 }
 
 /// The events with these ids.
@@ -284,6 +311,9 @@ pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
     u64::try_from(position).map(Position).map_err(error::damaged)
 }
 
+/// Of an event whose type is not in the list of types.
+const NO_TYPE: &str = "its type is not in the log";
+
 fn recorded(rows: Result<Vec<SqliteRow>, sqlx::Error>) -> Result<Vec<Recorded<Raw>>, StoreError> {
     rows.map_err(error::store)?.iter().map(event).collect()
 }
@@ -295,7 +325,8 @@ fn bare_event(row: &SqliteRow, stream: &StreamId) -> Result<Recorded<Raw>, Store
     let name = row.try_get::<&str, _>(1).map_err(error::store)?.into();
     let schema = u32::try_from(number(2)?).map_err(error::damaged)?;
     let body = row.try_get::<&[u8], _>(3).map_err(error::store)?.to_vec();
-    Ok(Recorded::bare(stream.clone(), version, name, schema, body))
+    let event = Recorded::bare(stream.clone(), version, name, schema, body);
+    Ok(if number(4)? == 0 { event } else { event.damaged(NO_TYPE) })
 }
 
 /// One row of the other statements that begin with `events`.
@@ -308,19 +339,35 @@ fn event(row: &SqliteRow) -> Result<Recorded<Raw>, StoreError> {
     let (recorded_at, occurred_at) = (Timestamp::from_micros(number(2)?), Timestamp::from_micros(number(3)?));
     let id: Uuid = row.try_get(4).map_err(error::store)?;
     let schema = u32::try_from(number(6)?).map_err(error::damaged)?;
-    let stream: StreamId = text(7)?.parse().map_err(error::damaged)?;
-    let tags = match text(8)? {
-        "[]" => vec![],
-        tags => {
-            let tags: Vec<String> = serde_json::from_str(tags).map_err(error::damaged)?;
-            tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Tag>, _>>().map_err(error::damaged)?
-        }
+    let (stream, no_stream) = StreamId::stored(text(7)?);
+    let (tags, no_tags) = match text(8)? {
+        "[]" => (vec![], None),
+        tags => match serde_json::from_str::<Vec<String>>(tags) {
+            Ok(tags) => {
+                let (tags, wrong): (Vec<_>, Vec<_>) = tags.iter().map(|tag| Tag::stored(tag)).unzip();
+                (tags, wrong.into_iter().flatten().next().map(|wrong| wrong.to_string()))
+            }
+            Err(error) => (vec![], Some(format!("its tags are no list of texts: {error}"))),
+        },
     };
-    let metadata = Metadata::from_json(bytes(9)?).map_err(|error| {
-        let (stream, source) = (stream.clone(), EventError::Metadata(error));
-        StoreError::Unreadable { stream, version, source }
-    })?;
+    let (metadata, no_metadata) = match Metadata::from_json(bytes(9)?) {
+        Ok(metadata) => (metadata, None),
+        Err(error) => (Metadata::default(), Some(EventError::Metadata(error))),
+    };
     let data = Raw { name: text(5)?.into(), tags, body: bytes(10)?.to_vec() };
     let new = NewEvent { id, schema, occurred_at: Some(occurred_at), metadata, data };
-    Ok(new.recorded(stream, version, position, recorded_at))
+    let mut event = new.recorded(stream, version, position, recorded_at);
+    if number(11)? != 0 {
+        event = event.damaged(NO_TYPE);
+    }
+    if let Some(why) = no_stream {
+        event = event.damaged(why);
+    }
+    if let Some(why) = no_tags {
+        event = event.damaged(why);
+    }
+    if let Some(why) = no_metadata {
+        event = event.damaged(why);
+    }
+    Ok(event)
 }

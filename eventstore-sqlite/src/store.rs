@@ -4,8 +4,9 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Checkpoint, EventStore, Events, Invalid, Position, Raw, Read, Recorded, Rows, Shard, StoreError,
-    StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report, testing::Clock,
+    Append, Checkpoint, EventStore, Events, Identity, Invalid, Position, Prefix, Raw, Read, Recorded, Rows, Shard,
+    StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    testing::Clock,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -29,6 +30,8 @@ use crate::{
 };
 
 const PAGE: usize = 1_000;
+/// How long one waits for an append that is open.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long SQLite itself waits for a lock of another process, before we ask again.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -103,7 +106,7 @@ impl SqliteStore {
         transaction.rollback().await;
         writer?;
         let file = self.shared.readers.connect_options();
-        doctor::file(&mut *self.reader().await?, file.get_filename(), &mut report).await?;
+        doctor::file(&mut *self.reader().await?, file.get_filename(), &self.shared.clock, &mut report).await?;
         Ok(report)
     }
 
@@ -198,7 +201,26 @@ impl EventStore for SqliteStore {
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
-        read::position_at(&mut *self.reader().await?, at).await
+        Ok(self.prefix_at(at).await?.position)
+    }
+
+    async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
+        let now = self.shared.clock.now();
+        let prefix = read::prefix_at(&mut *self.reader().await?, at).await?;
+        if prefix.settled {
+            return Ok(prefix);
+        }
+        // What is open now may have been stamped by then: its end is waited for.
+        let waited = timeout(PATIENCE, SqliteTransaction::begin(&self.shared)).await;
+        let busy = |_| StoreError::Busy("an append is open for too long".into());
+        let mut transaction = waited.map_err(busy)??;
+        let prefix = read::prefix_under_lock(transaction.connection()?, at, now).await;
+        transaction.rollback().await;
+        prefix
+    }
+
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        read::identity(&mut *self.reader().await?).await
     }
 
     async fn appended(&self, after: Position) {

@@ -4,8 +4,8 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Invalid, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead,
-    Timestamp, Transaction, Written,
+    Append, Changes, Checkpoint, Invalid, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard, StoreError,
+    StreamHead, Timestamp, Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
@@ -141,7 +141,12 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
-        read::position_at(self.connection()?, at).await
+        Ok(self.prefix_at(at).await?.position)
+    }
+
+    async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
+        let now = self.shared.clock.now();
+        read::prefix_under_lock(self.connection()?, at, now).await
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

@@ -103,6 +103,9 @@ impl<'a> Event<'a> {
             let (name, span) = &variant.name;
             if let Err(reason) = stored(name) {
                 errors.add(syn::Error::new(*span, format!("{reason}: `{name}`")));
+            } else if name.starts_with('$') {
+                let reason = "a name that begins with `$` is the log's own; what is stored so already is an `alias`";
+                errors.add(syn::Error::new(*span, format!("{reason}: `{name}`")));
             }
             match seen.entry(name.clone()) {
                 Entry::Occupied(other) => {

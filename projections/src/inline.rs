@@ -8,9 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Changes, Checkpoint, EventStore, Events, Invalid, NewEvent, Page, Position, Raw, Read,
-    ReadModel, Recorded, Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
-    Timestamp, Transaction, Written, doctor::Report,
+    __private::LETTERS, Append, Changes, Checkpoint, EventStore, Events, Identity, Invalid, NewEvent, Page, Position,
+    Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId,
+    Table, Tables, Timestamp, Transaction, Written, doctor::Report,
 };
 use serde_json::value::RawValue;
 use tokio::sync::{
@@ -545,6 +545,14 @@ impl EventStore for InlineStore {
         self.base.position_at(at).await
     }
 
+    async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
+        self.base.prefix_at(at).await
+    }
+
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        self.base.identity().await
+    }
+
     async fn appended(&self, after: Position) {
         self.base.appended(after).await;
     }
@@ -648,6 +656,10 @@ impl Transaction for InlineTransaction {
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
+    }
+
+    async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
+        self.inner.prefix_at(at).await
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {

@@ -10,9 +10,9 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard, Store,
-    StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
-    testing::Clock,
+    Append, Changes, Checkpoint, EventStore, Events, Identity, NewEvent, Page, Position, Prefix, Raw, Read, Recorded,
+    Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction,
+    Written, doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -27,6 +27,7 @@ pub mod cancellation;
 pub mod courses;
 pub mod golden;
 pub mod histories;
+pub mod identity;
 pub mod import;
 pub mod inline;
 pub mod late;
@@ -185,6 +186,12 @@ impl EventStore for Between {
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
     }
+    async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
+        self.inner.prefix_at(at).await
+    }
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        self.inner.identity().await
+    }
     async fn appended(&self, after: Position) {
         self.inner.appended(after).await
     }
@@ -282,6 +289,9 @@ impl Transaction for Counted {
     }
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
         self.inner.position_at(at).await
+    }
+    async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
+        self.inner.prefix_at(at).await
     }
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let of_a_model = matches!(&rows, Rows::Keys { table, .. } | Rows::Where { table, .. } if table.version > 0);

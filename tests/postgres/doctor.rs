@@ -47,12 +47,15 @@ async fn a1_a_server_that_would_lose_events_in_a_crash_is_found() -> Result<(), 
         "autovacuum",
         "guard",
         "table",
+        "grants",
+        "functions",
         "migrations",
         "positions",
+        "stamps",
     ] {
         assert_eq!(found(&report, check).0, Ok, "{report}");
     }
-    assert_eq!(report.findings.len(), 18, "{report}");
+    assert_eq!(report.findings.len(), 21, "{report}");
     Result::Ok(())
 }
 

@@ -28,7 +28,7 @@ use std::{
 };
 
 use eventstore::{
-    Append, EventStore, Expected, NewEvent, PgStore, Position, Query, Read, StreamId, Write,
+    Append, EventStore, Expected, NewEvent, PgStore, Position, Query, Read, StreamId, Timestamp, Write,
     doctor::Policy,
     sqlx,
     sqlx::{AssertSqlSafe, PgConnection},
@@ -117,6 +117,8 @@ struct Said {
     gone: HashSet<Uuid>,
     /// How many transactions have appended and are not over.
     open: usize,
+    /// Instants that were asked for when they were over, and the positions that were answered.
+    instants: Vec<(Timestamp, Position)>,
     readers: BTreeMap<usize, Reader>,
 }
 
@@ -196,10 +198,10 @@ impl Choices {
     }
 }
 
-const MIGRATION: &str = include_str!("../../eventstore-postgres/migrations/001_log.sql");
-const LOCK: &str = "PERFORM pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4);";
+const MIGRATION: &str = include_str!("../../eventstore-postgres/migrations/003_trust.sql");
+const LOCK: &str = "PERFORM {schema}.lock_appends();";
 const GATES: &str = "PERFORM {schema}.gate(1);
-    PERFORM pg_advisory_xact_lock(1163088689, '{schema}'::regnamespace::oid::int4);
+    PERFORM {schema}.lock_appends();
     PERFORM {schema}.gate(2);";
 
 /// The gates: 10 times the number of the actor, and which.
@@ -208,10 +210,9 @@ const BEHIND: i32 = 2;
 
 /// A function of the migrations, with something else in some places.
 fn function(name: &str, changes: &[(&str, &str)]) -> String {
-    let start = MIGRATION.find(&format!("CREATE FUNCTION {{schema}}.{name}(")).expect("a function");
+    let start = MIGRATION.find(&format!("CREATE OR REPLACE FUNCTION {{schema}}.{name}(")).expect("a function");
     let length = MIGRATION[start..].find("END $$;").expect("its end") + "END $$;".len();
-    let text = MIGRATION[start..][..length].replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION");
-    changes.iter().fold(text, |text, (there, instead)| {
+    changes.iter().fold(MIGRATION[start..][..length].to_owned(), |text, (there, instead)| {
         assert!(text.contains(there), "`{name}` has no `{there}`");
         text.replace(there, instead)
     })
@@ -402,10 +403,20 @@ impl Scene {
         log.into_iter().map(event).collect()
     }
 
+    /// When the events after a position were recorded.
+    async fn instants(&mut self, after: Position) -> Vec<Timestamp> {
+        let instants =
+            "SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint FROM {schema}.events WHERE position > $1";
+        let instants = AssertSqlSafe(instants.replace("{schema}", &self.schema));
+        let instants = sqlx::query_scalar(instants).bind(after.0 as i64).fetch_all(&mut self.keeper).await.unwrap();
+        instants.into_iter().map(Timestamp::from_micros).collect()
+    }
+
     /// Looks whether what is recorded is what they say, and what was seen. The streams had no events before.
     async fn right(&mut self, base: Position, log: &Log) -> Result<(), Wrong> {
         // S1: everything, once, in order, however far each had come.
         let recorded = self.recorded(base).await;
+        let instants = self.instants(base).await;
         let readers = log.borrow().readers.clone();
         for (actor, reader) in readers {
             let (rest, end) = reader.page(&self.stores[actor], None).await?;
@@ -437,6 +448,13 @@ impl Scene {
             *last = *version;
             if *position != place {
                 return Err(format!("position {position} in the place of {place}"));
+            }
+        }
+        // T3: an instant has one answer, whatever was open when it was asked for.
+        for &(at, answer) in &log.instants {
+            let recorded = instants.iter().filter(|recorded_at| **recorded_at <= at).count() as u64 + base.0;
+            if answer != Position(recorded) {
+                return Err(format!("an instant was position {answer}, and is position {recorded} now"));
             }
         }
         // A2: what was acknowledged and no more.
@@ -570,6 +588,25 @@ async fn reader(turn: Turn, actor: usize, store: PgStore, log: Log, pages: usize
     Ok(())
 }
 
+/// Asks for an instant that is over, twice: what is open when it is asked for the first time may have been stamped by then.
+async fn historian(turn: Turn, store: PgStore, log: Log, asks: usize) -> Result<(), Wrong> {
+    for _ in 0..asks {
+        turn.step("takes an instant").await;
+        let at = Timestamp::from(std::time::SystemTime::now());
+        // The server's clock is that of this machine, and its stamps are taken to the microsecond.
+        sleep(Duration::from_millis(1)).await;
+        for _ in 0..2 {
+            turn.locking("asks for it").await;
+            let prefix = store.prefix_at(at).await.map_err(wrong)?;
+            if !prefix.settled {
+                return Err("an instant that is over is not settled".into());
+            }
+            log.borrow_mut().instants.push((at, prefix.position));
+        }
+    }
+    Ok(())
+}
+
 fn told(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().expect("a number"))
 }
@@ -616,6 +653,37 @@ async fn s1_s2_a3_in_every_order_of_two_writers_and_a_reader_nothing_is_skipped_
     }
     println!("{orders} orders");
     assert!(orders > 1_000, "{orders}");
+}
+
+/// Two writers, each of whom commits or not, and one who asks for an instant.
+fn two_writers_and_a_historian(scene: &Scene, play: &Play, appends: [Append; 2], commits: [bool; 2]) -> Vec<Actor> {
+    let mut actors = two_writers_and_a_reader(scene, play, appends, commits, Reads::After);
+    actors.pop();
+    play.log.borrow_mut().readers.clear();
+    let turn = Turn::default();
+    let asks = historian(turn.clone(), scene.stores[2].clone(), play.log.clone(), 1);
+    actors.push(Actor::new("historian", &turn, asks));
+    actors
+}
+
+#[tokio::test]
+async fn t3_in_every_order_of_two_writers_an_instant_has_one_answer() {
+    let (mut scene, mut orders) = (Scene::new(3).await, 0);
+    for commits in [[true, true], [false, true]] {
+        let play = |scene: &Scene, play: &Play| two_writers_and_a_historian(scene, play, one_stream(play), commits);
+        orders += scene.every_order(play).await.unwrap();
+    }
+    println!("{orders} orders");
+    assert!(orders > 500, "{orders}");
+}
+
+#[tokio::test]
+async fn t3_every_order_finds_the_naive_version_that_does_not_wait_for_what_is_open() {
+    let mut scene = Scene::new(3).await;
+    scene.sql(&function("position_at", &[("LOCK TABLE {schema}.append_lock IN SHARE MODE;", "")])).await;
+    let play = |scene: &Scene, play: &Play| two_writers_and_a_historian(scene, play, two_streams(play), [true, true]);
+    let wrong = scene.every_order(play).await.unwrap_err();
+    assert!(wrong.starts_with("an instant was position"), "{wrong}");
 }
 
 /// Positions come from a sequence, and nobody waits for anybody.

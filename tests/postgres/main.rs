@@ -7,6 +7,8 @@ mod cancellation;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod crash;
+#[path = "../cases/damaged.rs"]
+mod damaged;
 mod doctor;
 mod faults;
 mod forks;
@@ -20,6 +22,7 @@ mod roles;
 mod server;
 mod sessions;
 mod stress;
+mod trust;
 mod wakeup;
 
 use std::sync::Arc;

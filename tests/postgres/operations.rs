@@ -5,6 +5,7 @@ use std::{process::Command, sync::Arc, time::Duration};
 use eventstore::{
     Append, Column, EventStore, Expected, Id, Inline, Kind, PgStore, Runner, Store, StoreError, StreamId, Table,
     Tables, Transaction, Write,
+    doctor::Severity,
     sqlx::{self, AssertSqlSafe, PgConnection},
 };
 use futures::{TryStreamExt, future::join_all};
@@ -105,7 +106,8 @@ async fn a1_an_append_waits_for_its_flush_in_any_session() -> Result<(), Any> {
 async fn a_database_of_a_newer_program_or_another_history_is_refused() -> Result<(), Any> {
     let mut connection = server::connection().await;
     for change in [
-        "INSERT INTO {schema}.migrations (version, checksum) VALUES (99, gen_random_uuid())",
+        "INSERT INTO {schema}.migrations (version, checksum, works_from) VALUES (99, gen_random_uuid(), '99.0.0')",
+        "INSERT INTO {schema}.migrations (version, checksum, works_from) VALUES (99, gen_random_uuid(), 'whatever')",
         "UPDATE {schema}.migrations SET checksum = gen_random_uuid()",
     ] {
         let store = server::fresh().await;
@@ -114,6 +116,35 @@ async fn a_database_of_a_newer_program_or_another_history_is_refused() -> Result
         let refused = PgStore::options().schema(schema).connect(server::url()).await.err();
         assert!(matches!(refused, Some(StoreError::Schema(_))), "{refused:?}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn o1_a_migration_of_a_later_release_that_this_one_works_with_is_left_as_it_is() -> Result<(), Any> {
+    let store = server::fresh().await;
+    let schema = store.schema().to_owned();
+    let later =
+        "INSERT INTO {schema}.migrations (version, checksum, works_from) VALUES (99, gen_random_uuid(), '0.1.0')";
+    let mut connection = server::connection().await;
+    run(&mut connection, later.replace("{schema}", &schema)).await?;
+    let options = PgStore::options().schema(&schema);
+    let store = options.clone().migrate(false).connect(server::url()).await?;
+    // The later release may have replaced a function: what it is now, this one does not know.
+    run(
+        &mut connection,
+        format!(
+            "CREATE OR REPLACE FUNCTION {schema}.json(p_bytes bytea) RETURNS jsonb
+                                  LANGUAGE plpgsql IMMUTABLE STRICT AS $$ BEGIN RETURN NULL; END $$"
+        ),
+    )
+    .await?;
+    let report = store.doctor().await?;
+    assert!(report.get("functions").is_some_and(|found| found.severity == Severity::Ok), "{report}");
+    assert!(report.get("migrations").is_some_and(|found| found.severity == Severity::Ok), "{report}");
+    Store::from(store).execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    let migrations = options.migrations(server::url()).await?;
+    assert!(migrations.missing().is_empty() && migrations.script().is_empty(), "{migrations}");
+    migrations.apply().await?;
     Ok(())
 }
 

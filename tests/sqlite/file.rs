@@ -21,6 +21,7 @@ use crate::{
         campus::{Course, OpenCourse},
         golden,
     },
+    damaged,
 };
 
 type Any = Box<dyn std::error::Error>;
@@ -194,6 +195,9 @@ async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
         "UPDATE eventstore_tags SET tag = 'course:other'".into(),
         "DELETE FROM eventstore_tags".into(),
         "INSERT INTO eventstore_tags VALUES ('course:other', 1)".into(),
+        // Also for the last event, which has tags of its own.
+        "INSERT INTO eventstore_tags SELECT 'course:other', max(position) FROM eventstore_events".into(),
+        "INSERT OR IGNORE INTO eventstore_tags SELECT 'course:other', max(position) FROM eventstore_events".into(),
         "UPDATE eventstore_types SET name = 'other'".into(),
         "DELETE FROM eventstore_types".into(),
         "REPLACE INTO eventstore_types SELECT type_key, category, 'other' FROM eventstore_types LIMIT 1".into(),
@@ -260,7 +264,7 @@ async fn the_doctor_says_whether_the_file_is_a_safe_place() -> Result<(), Any> {
     let report = store.doctor().await?;
     assert_eq!(report.severity(), Severity::Ok, "{report}");
     let checks: Vec<_> = report.findings.iter().map(|finding| finding.check).filter(|c| *c != "file_system").collect();
-    assert_eq!(checks, ["synchronous", "journal_mode", "sqlite", "integrity", "guard", "positions"]);
+    assert_eq!(checks, ["synchronous", "journal_mode", "sqlite", "integrity", "guard", "positions", "stamps"]);
 
     // Somebody takes the guard away, and an event.
     let mut other = other(&path).await;
@@ -279,6 +283,113 @@ async fn the_doctor_says_whether_the_file_is_a_safe_place() -> Result<(), Any> {
     std::fs::write(&broken, bytes)?;
     let report = SqliteStore::open(&broken).await?.doctor().await?;
     assert_eq!(report.get("integrity").map(|finding| finding.severity), Some(Severity::Danger), "{report}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn p8_an_event_that_breaks_the_rules_stops_what_hears_of_it_and_nothing_else() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let world = World::new(Arc::new(SqliteStore::open(&path).await?), None, ());
+    let insert = async |stream: &str, name: Option<&str>, tags: &str, metadata: &[u8]| {
+        let insert = "INSERT INTO eventstore_events
+                      SELECT max(position) + 1, (SELECT count(*) + 1 FROM eventstore_events WHERE stream = ?1),
+                             max(recorded_at), max(recorded_at),
+                             coalesce((SELECT type_key FROM eventstore_types WHERE name = ?2), 999), 1, randomblob(16), ?1,
+                             ?3, ?4, CAST('{\"amount\":1000}' AS BLOB)
+                        FROM eventstore_events";
+        let tags = if tags.is_empty() { "[]".to_owned() } else { format!("[\"{tags}\"]") };
+        let insert = sqlx::query(insert).bind(stream).bind(name).bind(tags).bind(metadata);
+        insert.execute(&mut other(&path).await).await.map(drop)
+    };
+    damaged::events_that_break_the_rules(&world, insert).await
+}
+
+#[tokio::test]
+async fn x6_a_guard_that_was_changed_is_found() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let whole = folder.path().join("whole.db");
+    let store = SqliteStore::open(&whole).await?;
+    Store::from(store.clone()).execute(Id::<Course>::from("rust"), OpenCourse { seats: 1 }).await?;
+    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut other(&whole).await).await?;
+    let guard = async |path: &std::path::Path| -> Result<(Severity, String), Any> {
+        let report = SqliteStore::open(path).await?.doctor().await?;
+        let guard = report.get("guard").expect("guard");
+        Ok((guard.severity, guard.found.clone()))
+    };
+    assert_eq!(guard(&whole).await?.0, Severity::Ok);
+    let triggers = sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'trigger' ORDER BY name");
+    let triggers: Vec<String> = triggers.fetch_all(&mut other(&whole).await).await?;
+    assert_eq!(triggers.len(), 9);
+    let gone = triggers.iter().map(|name| (format!("DROP TRIGGER {name}"), format!("trigger {name} is gone")));
+    let narrowed =
+        "DROP TRIGGER eventstore_events_update; CREATE TRIGGER eventstore_events_update BEFORE UPDATE OF schema ON
+                    eventstore_events BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END";
+    let silent = "DROP TRIGGER eventstore_events_delete; CREATE TRIGGER eventstore_events_delete BEFORE DELETE ON
+                  eventstore_events WHEN false BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END";
+    let more = "CREATE TRIGGER swallow BEFORE INSERT ON eventstore_events BEGIN SELECT RAISE(IGNORE); END";
+    let others = [
+        (narrowed, "trigger eventstore_events_update was replaced"),
+        (silent, "trigger eventstore_events_delete was replaced"),
+        (more, "trigger swallow is not of this library"),
+    ];
+    let others = others.map(|(sql, found)| (sql.to_owned(), found.to_owned()));
+    for ((sql, found), n) in gone.chain(others).zip(0..) {
+        let path = folder.path().join(format!("{n}.db"));
+        std::fs::copy(&whole, &path)?;
+        sqlx::raw_sql(AssertSqlSafe(&*sql)).execute(&mut other(&path).await).await?;
+        assert_eq!(guard(&path).await?, (Severity::Danger, found), "{sql}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn t3_stamps_ahead_of_the_clock_are_found() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let (path, clock) = (folder.path().join("log.db"), Clock::new());
+    let (ann, fast) = (Id::<Account>::from("ann"), SqliteStore::with_clock(&path, &clock).await?);
+    Store::from(fast.clone()).execute(&ann, Open { owner: "Ann".into() }).await?;
+    clock.advance(Duration::from_secs(3_600));
+    Store::from(fast.clone()).execute(&ann, Deposit { amount: 1 }).await?;
+    assert_eq!(fast.doctor().await?.get("stamps").map(|stamps| stamps.severity), Some(Severity::Ok));
+    // The clock is right again, and what is recorded from now on has the stamp of the wrong hour.
+    let right = SqliteStore::open(&path).await?;
+    Store::from(right.clone()).execute(&ann, Deposit { amount: 1 }).await?;
+    let report = right.doctor().await?;
+    let stamps = report.get("stamps").expect("stamps");
+    assert_eq!(stamps.severity, Severity::Warning, "{report}");
+    assert!(stamps.found.starts_with("positions 2 to 3 are stamped ahead of the clock"), "{report}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn t3_an_append_of_another_process_is_waited_for_and_a_file_that_can_only_be_read_does_not_claim_it()
+-> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let (here, there) = (SqliteStore::open(&path).await?, SqliteStore::open(&path).await?);
+    let ann = Id::<Account>::from("ann");
+    Store::from(here.clone()).append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
+    let reading = eventstore::connect(&format!("sqlite://{}?mode=ro", path.display())).await?;
+    let tx = Store::from(there).begin().await?;
+    let open = tx.append(&ann, Expected::Any, [Deposited { amount: 2 }]).await?.recorded_at;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let here = Store::from(here);
+    let asked = tokio::spawn({
+        let (here, ann) = (here.clone(), ann.clone());
+        async move { here.load(&ann).as_of(open).await }
+    });
+    let unsettled = reading.load(&ann).as_of(open).await?;
+    assert_eq!((unsettled.balance, unsettled.settled), (1, false), "it cannot wait, and says so");
+    assert!(!reading.prefix_at(open).await?.settled);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!asked.is_finished(), "the end of what is open is waited for");
+    tx.commit().await?;
+    let settled = asked.await??;
+    assert_eq!((settled.balance, settled.settled), (3, true));
+    here.append(&ann, Expected::Any, [Deposited { amount: 4 }]).await?;
+    let later = reading.load(&ann).as_of(open).await?;
+    assert_eq!((later.balance, later.settled), (3, true), "a later event shows that nothing else can come");
     Ok(())
 }
 
@@ -355,9 +466,31 @@ async fn a_database_of_a_newer_program_is_refused() -> Result<(), Any> {
     let path = folder.path().join("log.db");
     SqliteStore::open(&path).await?;
     let mut other = other(&path).await;
-    sqlx::query("INSERT INTO eventstore_migrations VALUES (99, 'x', 0)").execute(&mut other).await?;
-    let refused = SqliteStore::open(&path).await.err();
-    assert!(matches!(refused, Some(StoreError::Schema(_))), "{refused:?}");
+    // One that this release works with is left as it is.
+    let add = "INSERT INTO eventstore_migrations (version, checksum, applied_at, works_from) VALUES (?1, 'x', 0, ?2)";
+    sqlx::query(add).bind(98).bind("0.1.0").execute(&mut other).await?;
+    let store = Store::from(SqliteStore::open(&path).await?);
+    store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    for works_from in ["99.0.0", "whatever"] {
+        sqlx::query(add).bind(99).bind(works_from).execute(&mut other).await?;
+        let refused = SqliteStore::open(&path).await.err();
+        let Some(StoreError::Schema(why)) = refused else { panic!("{refused:?}") };
+        assert_eq!(why, format!("it has migration 99, which this release does not know: it needs {works_from}"));
+        sqlx::query("DELETE FROM eventstore_migrations WHERE version = 99").execute(&mut other).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn o1_a_file_that_can_only_be_read_says_which_migrations_are_missing() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("golden.db");
+    std::fs::copy(GOLDEN, &path)?;
+    sqlx::query("PRAGMA journal_mode = WAL").execute(&mut other(&path).await).await?;
+    let refused = eventstore::connect(&format!("sqlite://{}?mode=ro", path.display())).await.err();
+    let Some(StoreError::Unmigrated { missing }) = refused else { panic!("{refused:?}") };
+    assert_eq!(missing.first().map(|step| &**step), Some("migration 002_snapshots"), "{missing:?}");
+    assert!(missing.contains(&"migration 004_log".into()), "{missing:?}");
     Ok(())
 }
 

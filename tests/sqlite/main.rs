@@ -4,6 +4,8 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+#[path = "../cases/damaged.rs"]
+mod damaged;
 mod file;
 #[path = "../cases/forks.rs"]
 mod forks;

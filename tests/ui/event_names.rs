@@ -14,4 +14,11 @@ enum AccountEvent {
     },
 }
 
+#[derive(Event, Clone)]
+enum OrderEvent {
+    Opened,
+    #[event(name = "$closed", alias = "$ended")]
+    Closed,
+}
+
 fn main() {}

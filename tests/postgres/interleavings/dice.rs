@@ -1,4 +1,4 @@
-//! Three writers who do this and that, and two readers, in orders by dice.
+//! Three writers who do this and that, two readers, and one who asks for instants, in orders by dice.
 
 use eventstore::{Append, EventStore, Expected, PgStore, StoreError, StreamId, Tag, Version};
 use futures::future::join_all;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{
     Actor, GATES, LOCK, Log, Reads, Scene, Turn, Wrong, append,
     decisions::{ONE_LOOK, claim},
-    function, ids, now, reader, told, wrong,
+    function, historian, ids, now, reader, told, wrong,
 };
 use crate::stress::Dice;
 
@@ -132,8 +132,13 @@ async fn by_dice(scene: &mut Scene, seed: u64, orders: u64) -> Result<usize, Wro
         let mut roll = || dice.roll(u64::MAX);
         let play = scene.next().await;
         let mut actors = vec![];
-        for n in 0..5 {
+        for n in 0..6 {
             let (turn, store, log) = (Turn::default(), scene.stores[n].clone(), play.log.clone());
+            if n == 5 {
+                let asks = 1 + (roll() % 2) as usize;
+                actors.push(Actor::new("historian", &turn, historian(turn.clone(), store, log, asks)));
+                continue;
+            }
             let name = format!("{} {n}", if n < 3 { "writer" } else { "reader" });
             actors.push(if n < 3 {
                 let some = Somebody { turn: turn.clone(), store, log, play: play.number, dice: Dice(roll()) };
@@ -153,18 +158,18 @@ async fn by_dice(scene: &mut Scene, seed: u64, orders: u64) -> Result<usize, Wro
 }
 
 #[tokio::test]
-async fn s1_s2_a2_a3_a4_a7_a13_hold_in_orders_of_three_writers_and_two_readers() {
+async fn s1_s2_a2_a3_a4_a7_a13_t3_hold_in_orders_of_three_writers_and_two_readers() {
     let seed = told("EVENTSTORE_INTERLEAVE_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 20);
     let orders = told("EVENTSTORE_INTERLEAVINGS").unwrap_or(ORDERS);
     println!("EVENTSTORE_INTERLEAVE_SEED={seed} EVENTSTORE_INTERLEAVINGS={orders}");
-    let mut scene = Scene::new(5).await.with_gates().await;
+    let mut scene = Scene::new(6).await.with_gates().await;
     let steps = by_dice(&mut scene, seed, orders).await.unwrap();
     println!("{steps} steps");
 }
 
 #[tokio::test]
 async fn a13_orders_by_dice_find_the_naive_version_that_looks_before_the_lock_only() {
-    let mut scene = Scene::new(5).await.with_gates().await;
+    let mut scene = Scene::new(6).await.with_gates().await;
     scene.sql(&function("append", &[(LOCK, GATES), ONE_LOOK])).await;
     let wrong = by_dice(&mut scene, 1, ORDERS).await.unwrap_err();
     assert!(wrong.contains("was won twice"), "{wrong}");

@@ -1,0 +1,35 @@
+//! Which release of the library this is.
+
+/// Whether this release is the one named, `0.2.0`, or a later one. A migration names the oldest release that works with a
+/// database that has it; a name that cannot be read is taken for a later one.
+pub fn is_at_least(release: &str) -> bool {
+    is_later_or(env!("CARGO_PKG_VERSION"), release)
+}
+
+fn is_later_or(this: &str, other: &str) -> bool {
+    numbers(other).is_some_and(|other| numbers(this) >= Some(other))
+}
+
+/// Without what is behind a hyphen: a release before 0.2.0 that is on the way to it is taken for it.
+fn numbers(release: &str) -> Option<[u64; 3]> {
+    let numbers: Result<Vec<u64>, _> = release.split('-').next()?.split('.').map(str::parse).collect();
+    numbers.ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        for (this, other) in [("0.2.0", "0.1.9"), ("0.2.0", "0.2.0"), ("0.10.0", "0.9.0"), ("1.0.0-rc.1", "1.0.0")] {
+            assert!(is_later_or(this, other), "{this} {other}");
+        }
+        for (this, other) in
+            [("0.2.0", "0.2.1"), ("0.9.0", "0.10.0"), ("0.2.0", "1.0.0"), ("9.9.9", "next"), ("9.9.9", "")]
+        {
+            assert!(!is_later_or(this, other), "{this} {other}");
+        }
+        assert!(is_at_least("0.1.0"));
+    }
+}

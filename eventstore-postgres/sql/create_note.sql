@@ -1,0 +1,6 @@
+-- Says which log the rows in this schema are of, so that another log does not write to them.
+CREATE TABLE IF NOT EXISTS {tables}.eventstore_log (
+    one    boolean NOT NULL DEFAULT true CONSTRAINT eventstore_log_pk PRIMARY KEY CONSTRAINT eventstore_log_one CHECK (one),
+    log    uuid    NOT NULL,
+    schema text    NOT NULL
+)

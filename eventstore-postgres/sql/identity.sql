@@ -1,0 +1,2 @@
+-- The identity of the log.
+SELECT id, epoch, since FROM {schema}.identity
