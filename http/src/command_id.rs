@@ -1,0 +1,72 @@
+//! The header `Idempotency-Key` as a command id.
+
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+use http::{HeaderName, StatusCode, request::Parts};
+use uuid::Uuid;
+
+use crate::{header::single, problem::Problem};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The namespace of ids made of keys that are no UUID, or are scoped: ids must stay the same for ever.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_0a53_2a4f_5d0e_9d5e_4c8b_11a7_3e20);
+
+/// The longest key, in bytes.
+const LONGEST: usize = 255;
+
+/// The header `Idempotency-Key`: the client makes it up once for each thing it wants, and repeats it with each attempt.
+///
+/// A command with its [`scoped`](Self::scoped) id is recorded once; a repeated request gets the first answer, from any
+/// process. The key is text of 1 to 255 printable ASCII characters, with or without the quotes that
+/// [the draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/) asks for.
+///
+/// A request without the header, with an empty one or with two is refused with 400. `Option<CommandId>` accepts a
+/// request without it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandId {
+    key: String,
+}
+
+impl CommandId {
+    /// The command id of this key within a scope: the authenticated caller, and the operation if a caller may use one key
+    /// for several, `"user-7/withdraw"`.
+    ///
+    /// Without a scope, one caller could get the answer to another's command by repeating its key.
+    pub fn scoped(&self, scope: &str) -> Uuid {
+        // The length keeps scope and key apart.
+        Uuid::new_v5(&NAMESPACE, format!("{}:{scope}{}", scope.len(), self.key).as_bytes())
+    }
+
+    /// The key itself, if it is a UUID: for callers that trust each other.
+    pub fn uuid(&self) -> Option<Uuid> {
+        self.key.parse().ok()
+    }
+
+    fn read(parts: &Parts) -> Result<Option<Self>, Problem> {
+        let Some(text) = single(&parts.headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+        let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        if key.is_empty() || key.len() > LONGEST || key.contains('"') {
+            let wrong = format!("`Idempotency-Key` must have 1 to {LONGEST} printable ASCII characters");
+            return Err(Problem::new(StatusCode::BAD_REQUEST).detail(wrong));
+        }
+        Ok(Some(Self { key: key.into() }))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for CommandId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::read(parts)?.ok_or_else(|| {
+            Problem::new(StatusCode::BAD_REQUEST).detail("this request needs the header `Idempotency-Key`")
+        })
+    }
+}
+
+impl<S: Send + Sync> OptionalFromRequestParts<S> for CommandId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Problem> {
+        Self::read(parts)
+    }
+}

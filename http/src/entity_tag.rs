@@ -1,0 +1,177 @@
+//! Entity tags: `ETag`, `If-Match` and `If-None-Match`.
+
+use std::{convert::Infallible, fmt};
+
+use axum_core::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    response::{IntoResponse, IntoResponseParts, Response, ResponseParts},
+};
+use eventstore_core::{Position, Version};
+use http::{
+    HeaderValue, StatusCode,
+    header::{ETAG, IF_MATCH, IF_NONE_MATCH},
+    request::Parts,
+};
+
+use crate::{header::single, problem::Problem};
+
+/// The header `ETag` of a state: it changes with each event of the state, and with no other event.
+///
+/// | the state | tag | what a command says of it |
+/// |---|---|---|
+/// | of one stream | its version, `"3"` | `.expecting(version)` |
+/// | by tag, `every`, or a tuple | the position of its last event, `"@1840"` | `.expecting_position(position)` |
+///
+/// Part of a response: `(EntityTag::from(loaded.version), Json(view))`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntityTag {
+    /// The version of one stream.
+    Version(Version),
+    /// The position of the last event of a state of several streams.
+    Position(Position),
+}
+
+impl EntityTag {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.strip_prefix('"')?.strip_suffix('"')?;
+        // As it is written here, and in no other way: no sign, no leading zero.
+        let number = |text: &str| text.parse().ok().filter(|number: &u64| number.to_string() == text);
+        match text.strip_prefix('@') {
+            Some(position) => number(position).map(|position| Self::Position(Position(position))),
+            None => number(text).map(|version| Self::Version(Version(version))),
+        }
+    }
+}
+
+impl From<Version> for EntityTag {
+    fn from(version: Version) -> Self {
+        Self::Version(version)
+    }
+}
+
+impl From<Position> for EntityTag {
+    fn from(position: Position) -> Self {
+        Self::Position(position)
+    }
+}
+
+impl fmt::Display for EntityTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => write!(f, "\"{version}\""),
+            Self::Position(position) => write!(f, "\"@{position}\""),
+        }
+    }
+}
+
+impl IntoResponseParts for EntityTag {
+    type Error = Infallible;
+
+    fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
+        if let Ok(value) = HeaderValue::try_from(self.to_string()) {
+            response.headers_mut().insert(ETAG, value);
+        }
+        Ok(response)
+    }
+}
+
+/// A response without a body.
+impl IntoResponse for EntityTag {
+    fn into_response(self) -> Response {
+        (self, ()).into_response()
+    }
+}
+
+/// The header `If-Match`: the version of the state that the client has seen.
+///
+/// | the request has | answer of the extractor |
+/// |---|---|
+/// | no such header | 428; `None` for `Option<IfMatch>` |
+/// | one strong tag of the form of [`EntityTag`] | the tag |
+/// | a weak tag, another service's tag, `*` | 412: no state has it |
+/// | several tags, or the header twice | 400 |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IfMatch(pub EntityTag);
+
+impl IfMatch {
+    /// The version, for `.expecting(…)`.
+    ///
+    /// # Errors
+    /// 412 if the client has sent the tag of another kind of state.
+    pub fn version(self) -> Result<Version, Problem> {
+        match self.0 {
+            EntityTag::Version(version) => Ok(version),
+            EntityTag::Position(_) => Err(failed()),
+        }
+    }
+
+    /// The position, for `.expecting_position(…)`.
+    ///
+    /// # Errors
+    /// 412 if the client has sent the tag of another kind of state.
+    pub fn position(self) -> Result<Position, Problem> {
+        match self.0 {
+            EntityTag::Position(position) => Ok(position),
+            EntityTag::Version(_) => Err(failed()),
+        }
+    }
+
+    fn read(parts: &Parts) -> Result<Option<Self>, Problem> {
+        let Some(text) = single(&parts.headers, &IF_MATCH)? else { return Ok(None) };
+        if text.contains(',') {
+            return Err(Problem::new(StatusCode::BAD_REQUEST).detail("`If-Match` must name one entity tag"));
+        }
+        EntityTag::parse(text).map(|tag| Some(Self(tag))).ok_or_else(failed)
+    }
+}
+
+fn failed() -> Problem {
+    Problem::new(StatusCode::PRECONDITION_FAILED).detail("`If-Match` is not an entity tag of this resource")
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::read(parts)?.ok_or_else(|| {
+            Problem::new(StatusCode::PRECONDITION_REQUIRED).detail("this request needs the header `If-Match`")
+        })
+    }
+}
+
+impl<S: Send + Sync> OptionalFromRequestParts<S> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Problem> {
+        Self::read(parts)
+    }
+}
+
+/// The header `If-None-Match`: what the client has already. Never refused: what it cannot read matches nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IfNoneMatch {
+    any: bool,
+    tags: Vec<EntityTag>,
+}
+
+impl IfNoneMatch {
+    /// Whether the client has this state, so that the answer is 304 without a body. Weak tags count, as RFC 9110 says.
+    pub fn matches(&self, tag: EntityTag) -> bool {
+        self.any || self.tags.contains(&tag)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for IfNoneMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let mut seen = Self::default();
+        for text in parts.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()) {
+            for tag in text.split(',').map(str::trim) {
+                seen.any |= tag == "*";
+                seen.tags.extend(EntityTag::parse(tag.strip_prefix("W/").unwrap_or(tag)));
+            }
+        }
+        Ok(seen)
+    }
+}

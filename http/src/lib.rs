@@ -1,0 +1,22 @@
+//! HTTP for [eventstore](https://docs.rs/eventstore-rs) with [axum](https://docs.rs/axum): what a client sends to be
+//! served once, to change what it has seen, and to read its own writes; and errors as problem details.
+//!
+//! | header of a request | extractor | what the handler does with it |
+//! |---|---|---|
+//! | `Idempotency-Key` | [`CommandId`] | `.command_id(id.scoped(user))`: the command is recorded once |
+//! | `If-Match` | [`IfMatch`] | `.expecting(seen.version()?)`: another version is 412 |
+//! | `If-None-Match` | [`IfNoneMatch`] | `seen.matches(tag)`: 304 |
+//!
+//! | part of a response | type |
+//! |---|---|
+//! | `ETag` | [`EntityTag`] |
+//! | an error | [`Problem`] |
+
+mod command_id;
+mod entity_tag;
+mod header;
+mod problem;
+
+pub use command_id::CommandId;
+pub use entity_tag::{EntityTag, IfMatch, IfNoneMatch};
+pub use problem::Problem;
