@@ -134,6 +134,7 @@ impl<S: Decider> Execute<S> {
     /// Load, decide, append, acknowledge. Whoever loses a race starts over on the new state.
     async fn run(self) -> Result<Appended<S>, CommandError<S::Error>> {
         let metadata = Metadata { request: self.request(), ..self.cause.metadata() };
+        let _turns = self.store.turns().take(self.boundary.turns::<S::Event>()).await?;
         if let Some(first) = self.recall_given().await? {
             return Ok(first);
         }

@@ -15,6 +15,7 @@ use crate::{
     store::{EventStore, Prefix, Query, Read},
     stream::{Position, StreamHead, Version},
     timestamp::Timestamp,
+    turns::Turns,
 };
 
 /// The store everybody works with: cheap to clone, the same type over every database.
@@ -28,6 +29,7 @@ pub struct Store {
     snapshots: Arc<Snapshots>,
     running: Arc<Runs>,
     built: Arc<Built>,
+    turns: Arc<Turns>,
 }
 
 impl<S: EventStore> From<S> for Store {
@@ -38,7 +40,8 @@ impl<S: EventStore> From<S> for Store {
 
 impl From<Arc<dyn EventStore>> for Store {
     fn from(inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: None, snapshots: Arc::default(), running: Arc::default(), built: Arc::default() }
+        let (snapshots, running, built, turns) = Default::default();
+        Self { inner, source: None, snapshots, running, built, turns }
     }
 }
 
@@ -169,11 +172,17 @@ impl Store {
     /// The same over another store: a transaction of this one.
     pub(crate) fn over(&self, inner: Arc<dyn EventStore>) -> Self {
         let (source, running, built) = (self.source.clone(), self.running.clone(), self.built.clone());
-        Self { inner, source, snapshots: Arc::default(), running, built }
+        // A transaction takes turns of its own: a command outside of it may have a turn and wait for the transaction's lock.
+        let (snapshots, turns) = Default::default();
+        Self { inner, source, snapshots, running, built, turns }
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(crate) fn whole(&self) -> &Built {

@@ -38,6 +38,7 @@ mod table;
 mod target;
 pub mod testing;
 mod timestamp;
+mod turns;
 mod tx;
 
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};

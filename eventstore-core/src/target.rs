@@ -34,6 +34,14 @@ pub struct Boundary {
     pub(crate) parts: Vec<Part>,
 }
 
+/// What commands take turns on.
+#[derive(Hash)]
+pub(crate) enum TurnOn<'a> {
+    Stream(&'a str),
+    Tags(&'a [Tag]),
+    Every(&'a str),
+}
+
 /// The events of one aggregate of a tuple.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
@@ -63,6 +71,25 @@ impl Part {
         }
     }
 
+    fn turn(&self) -> TurnOn<'_> {
+        match self {
+            Self::Stream(stream) => TurnOn::Stream(stream.as_str()),
+            Self::Query { item, category } if item.tags.is_empty() => TurnOn::Every(category),
+            Self::Query { item, .. } => TurnOn::Tags(&item.tags),
+        }
+    }
+
+    /// Whether events of a type, in a stream, may belong to it.
+    fn may_get<E: Event>(&self, stream: &StreamId) -> bool {
+        match self {
+            Self::Stream(own) => own == stream,
+            Self::Query { item, .. } => {
+                item.tags.iter().all(|tag| E::TAGS.contains(&&*tag.name))
+                    && item.names.iter().any(|name| E::NAMES.contains(&&**name))
+            }
+        }
+    }
+
     pub(crate) fn matches(&self, event: &Recorded<Raw>) -> bool {
         match self {
             Self::Stream(stream) => *stream == event.stream,
@@ -86,6 +113,13 @@ impl Boundary {
 
     pub(crate) fn query(&self) -> Query {
         Query { items: self.parts.iter().map(Part::item).collect() }
+    }
+
+    /// What a command takes turns on, for answers of type `E`: exclusively (`true`) where its events may change the part,
+    /// shared with other consulting commands where they cannot.
+    pub(crate) fn turns<E: Event>(&self) -> impl ExactSizeIterator<Item = (TurnOn<'_>, bool)> {
+        let one = self.parts.len() == 1;
+        self.parts.iter().map(move |part| (part.turn(), one || part.may_get::<E>(&self.stream)))
     }
 
     /// Whose state it is: the stream or the tag of each part.

@@ -43,6 +43,7 @@ pub mod toy;
 pub mod transactions;
 pub mod transfer;
 pub mod transfers;
+pub mod turns;
 pub mod unreadable;
 
 /// A store with nothing in it, and the time it lives by.
