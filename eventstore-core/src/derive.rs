@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    encode::encode,
+    encode::encode_state,
     event::EventError,
     snapshot::{Snapshot, SnapshotPolicy},
     stream::Id,
@@ -102,5 +102,5 @@ impl<T: Serialize + DeserializeOwned> Kept for T {}
 
 /// Snapshots as JSON.
 pub const fn snapshot<T: Kept>(kind: &'static str, take: SnapshotPolicy, shape: u64) -> Snapshot<T> {
-    Snapshot { kind, take, shape, save: encode::<T>, load: |bytes| Ok(serde_json::from_slice(bytes)?) }
+    Snapshot { kind, take, shape, save: encode_state::<T>, load: |bytes| Ok(serde_json::from_slice(bytes)?) }
 }

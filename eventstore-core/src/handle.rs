@@ -3,12 +3,15 @@
 use std::{fmt, sync::Arc};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use uuid::Uuid;
 
 use crate::{
     cause::Cause,
     doctor::Report,
     error::{Conflict, StoreError},
+    event::{Raw, Recorded},
     limits,
+    load::Basis,
     projections::Built,
     runs::Runs,
     snapshot::Snapshots,
@@ -16,6 +19,7 @@ use crate::{
     stream::{Position, StreamHead, Version},
     timestamp::Timestamp,
     turns::Turns,
+    tx::Reads,
 };
 
 /// The store everybody works with: cheap to clone, the same type over every database.
@@ -30,6 +34,8 @@ pub struct Store {
     running: Arc<Runs>,
     built: Arc<Built>,
     turns: Arc<Turns>,
+    /// What has been read, in a transaction that may yet rely on it.
+    reads: Option<Arc<Reads>>,
 }
 
 impl<S: EventStore> From<S> for Store {
@@ -41,7 +47,7 @@ impl<S: EventStore> From<S> for Store {
 impl From<Arc<dyn EventStore>> for Store {
     fn from(inner: Arc<dyn EventStore>) -> Self {
         let (snapshots, running, built, turns) = Default::default();
-        Self { inner, source: None, snapshots, running, built, turns }
+        Self { inner, source: None, snapshots, running, built, turns, reads: None }
     }
 }
 
@@ -104,6 +110,24 @@ impl Store {
             }
         });
         pages.try_flatten().boxed()
+    }
+
+    /// The event with an id, as it is stored; none, if no event has it. [`decode`](Recorded::decode) reads its body.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// let done = store.execute(Id::<Account>::from("ann"), Deposit { amount: 100 }).await?;
+    /// let event = store.event(done.events[0].id).await?.expect("it was recorded");
+    /// assert_eq!((event.position, &*event.data.name), (done.position, "account.deposited"));
+    /// assert_eq!(event.decode::<AccountEvent>()?[0].data, Deposited { amount: 100 });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn event(&self, id: Uuid) -> Result<Option<Recorded<Raw>>, StoreError> {
+        Ok(self.inner.recorded(vec![id]).await?.pop())
     }
 
     /// The last position recorded at or before an instant. For an instant that is over the answer never changes: an append
@@ -169,12 +193,19 @@ impl Store {
         Self { inner, ..self.clone() }
     }
 
-    /// The same over another store: a transaction of this one.
-    pub(crate) fn over(&self, inner: Arc<dyn EventStore>) -> Self {
+    /// The same over another store: a transaction of this one, which remembers what is read in it.
+    pub(crate) fn over(&self, inner: Arc<dyn EventStore>, reads: Arc<Reads>) -> Self {
         let (source, running, built) = (self.source.clone(), self.running.clone(), self.built.clone());
         // A transaction takes turns of its own: a command outside of it may have a turn and wait for the transaction's lock.
         let (snapshots, turns) = Default::default();
-        Self { inner, source, snapshots, running, built, turns }
+        Self { inner, source, snapshots, running, built, turns, reads: Some(reads) }
+    }
+
+    /// In a transaction, remembers what a state was made of.
+    pub(crate) fn remember(&self, basis: impl FnOnce() -> Basis) {
+        if let Some(reads) = &self.reads {
+            reads.remember(basis);
+        }
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {

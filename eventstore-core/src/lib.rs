@@ -62,7 +62,7 @@ pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
     Append, Changes, Condition, EventStore, Events, Item, Order, Page, Prefix, Query, Read, Rows, Step, StoredSnapshot,
-    Tables, Transaction, Write, Written,
+    Tables, Transaction, TypeIndex, Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Table};

@@ -327,7 +327,9 @@ impl<S: Decider> New<S> {
     /// What to keep of a part, if it has snapshots, and events.
     fn of(fold: &Fold<S>, boundary: &Boundary, part: usize) -> Result<Option<Self>, StoreError> {
         let Stand { events, last, begun, .. } = fold.stands[part];
-        let (Some(policy), Some(state), Some(last)) = (S::snapshots(part), fold.loaded.state.save(part), last) else {
+        let (Some(policy), Some(state), Some(last)) =
+            (fold.loaded.state.snapshots(part), fold.loaded.state.save(part), last)
+        else {
             return Ok(None);
         };
         let mut snapshot = StoredSnapshot {
@@ -342,7 +344,7 @@ impl<S: Decider> New<S> {
             state: state.map_err(|source| unkept(policy.kind, source))?,
         };
         snapshot.checksum = snapshot.sum();
-        Ok(Some(Self { snapshot, instead_of: begun.unfit, blank: S::blank(&boundary.keys), part }))
+        Ok(Some(Self { snapshot, instead_of: begun.unfit, blank: S::blank(boundary), part }))
     }
 
     /// Read back first, as events are: one that nobody could read is of no use to anybody.
@@ -364,7 +366,7 @@ impl<S: Decider> Fold<S> {
     pub(crate) fn keep(&self, store: &Store, boundary: &Boundary) {
         for (stand, part) in self.stands.iter().zip(0..) {
             let worth = |policy: Policy| stand.begun.worth_keeping(policy.take, stand.events, self.took);
-            if !S::snapshots(part).is_some_and(worth) {
+            if !self.loaded.state.snapshots(part).is_some_and(worth) {
                 continue;
             }
             match New::of(self, boundary, part) {

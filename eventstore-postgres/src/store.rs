@@ -383,7 +383,7 @@ impl EventStore for PgStore {
         let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
         let (_, first) = self.page(Asked::Page(&page)).await?;
         let head = page.until.map_or(first.head, |until| until.min(first.head));
-        Ok(self.paged(head, page, limit, first.events))
+        Ok(self.paged(head, page, limit, first.events).asking(first.asked))
     }
 
     async fn read_from_snapshot(

@@ -128,8 +128,9 @@ impl Transaction for SqliteTransaction {
         let connection = self.connection()?;
         let head = read::head(connection).await?;
         let read = Read { until: Some(read.until.map_or(head, |until| until.min(head))), ..read };
-        let events = read::Plan::new(connection, &read.query).await?.page(connection, &read).await?;
-        Ok(Page { head, events })
+        let (plan, asked) = read::Plan::new(connection, &read.query).await?;
+        let events = plan.page(connection, &read).await?;
+        Ok(Page { head, events, asked })
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {

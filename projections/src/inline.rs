@@ -330,7 +330,7 @@ impl Kept {
         let mut shards = self.lock(transaction).await?;
         let after = behind(&shards);
         let read = Read { query: self.follower.query(), after, until, limit: Some(batch), ..Read::default() };
-        let Page { head, events } = transaction.read(read).await?;
+        let Page { head, events, .. } = transaction.read(read).await?;
         let end = until.map_or(head, |until| until.min(head));
         let full = events.len() == batch;
         let to = match events.last() {
