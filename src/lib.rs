@@ -76,7 +76,7 @@ pub async fn connect(url: &str) -> Result<Store, StoreError> {
         "postgres" | "postgresql" => Err(without("postgres")),
         scheme => {
             let known = "`postgres://user@host/database`, `sqlite://file.db` or `memory:`";
-            Err(Invalid::Url(format!("there is no store for `{scheme}:`; there is {known}")).into())
+            Err(Invalid::Url(format!("unsupported URL scheme `{scheme}:`; use {known}")).into())
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     encode::encode_state,
-    event::EventError,
+    event::{EventError, Tagged},
     snapshot::{Snapshot, SnapshotPolicy},
     stream::Id,
 };
@@ -55,6 +55,11 @@ impl<T: fmt::Display> TagKey for T {
     fn tag_key(&self) -> String {
         self.to_string()
     }
+}
+
+/// What a tag is called that is in a field.
+pub const fn tag_of<F, T: Tagged>(_: fn(&F) -> &T) -> &'static str {
+    T::TAG
 }
 
 /// A field of an aggregate.

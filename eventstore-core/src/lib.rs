@@ -77,7 +77,7 @@ pub mod __private {
     pub use serde_json;
 
     pub use crate::{
-        derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot},
+        derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot, tag_of},
         encode::encode,
         error::Chain,
         letters::LETTERS,

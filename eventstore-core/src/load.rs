@@ -299,7 +299,7 @@ impl<S: Decider> Fold<S> {
             // What the first part does not see, no other does.
             read.until = Some(fold.loaded.position);
         }
-        if !others.is_empty() {
+        if !others.is_empty() || boundary.parts.is_empty() {
             fold.begin(store, boundary, until, read, &others).await?;
         }
         fold.took = began.elapsed();

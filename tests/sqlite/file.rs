@@ -125,6 +125,8 @@ async fn bad_files_and_urls_are_typed_errors() -> Result<(), Any> {
     for url in [
         "sqlite::memory:",
         "sqlite://:memory:",
+        "sqlite:memory:",
+        "sqlite://memory:",
         "sqlite://",
         "sqlite:",
         "SQLITE:",
