@@ -25,6 +25,7 @@ use crate::{
     identity::Identity,
     invalid::Invalid,
     limits,
+    retag::NewTags,
     shard::{Checkpoint, Shard},
     store::{
         Append, Changes, Condition, EventStore, Events, Item, Page, Prefix, Query, Read, Rows, StoredSnapshot, Tables,
@@ -411,6 +412,22 @@ impl EventStore for MemoryStore {
         Ok(Box::new(transaction))
     }
 
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        events.iter().try_for_each(NewTags::check)?;
+        let _writer = self.writer.lock().await;
+        let mut inner = self.inner();
+        let mut changed = 0;
+        for NewTags { position, id, tags } in events {
+            let at = place(position).checked_sub(1).and_then(|place| inner.log.get_mut(place));
+            if let Some(event) = at.filter(|event| event.id == id && event.data.tags != tags) {
+                event.data.tags = tags;
+                changed += 1;
+            }
+        }
+        inner.snapshots.retain(|(boundary, _), _| !StoredSnapshot::is_of_tag(boundary));
+        Ok(changed)
+    }
+
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
         Ok(self.inner().snapshots.get(&(boundary.into(), kind.into())).cloned())
     }
@@ -531,6 +548,11 @@ impl Transaction for MemoryTransaction {
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         let written = self.store.inner().append(append, self.store.clock.now());
         self.noting(written)
+    }
+
+    async fn hold(&mut self, _: Vec<(StreamId, Version)>, _: Option<Condition>) -> Result<(), StoreError> {
+        // From its beginning on a transaction keeps all others from appending.
+        Ok(())
     }
 
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {

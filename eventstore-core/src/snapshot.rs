@@ -504,6 +504,11 @@ impl StoredSnapshot {
         fnv(fnv(hash, event.as_bytes()), state)
     }
 
+    /// Whether a boundary is the events with a tag, `course:rust`: neither a stream nor every event of a kind.
+    pub fn is_of_tag(boundary: &str) -> bool {
+        boundary.find([':', '-', '*']).is_some_and(|end| boundary[end..].starts_with(':'))
+    }
+
     /// Whether it is still what it was when it was taken.
     pub fn is_whole(&self) -> bool {
         self.checksum == self.sum()

@@ -19,11 +19,12 @@ use uuid::Uuid;
 
 use crate::{
     doctor::Report,
-    error::StoreError,
+    error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded, Tag},
     identity::Identity,
     invalid::Invalid,
     limits,
+    retag::NewTags,
     shard::{Checkpoint, Shard},
     stream::{Expected, Position, StreamHead, StreamId, Version},
     table::{Column, Table},
@@ -115,6 +116,14 @@ pub trait EventStore: Tables + Any {
         Ok(true)
     }
 
+    /// Gives events other tags, all or none, and removes the snapshots of tags, also where no event is named: the only
+    /// change of what is stored of an event, since tags are an index. Returns how many events have been changed; one that is
+    /// not at its position under its id stays.
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        let _ = events;
+        Err(Invalid::Request("this store cannot change the tags of events".into()).into())
+    }
+
     /// Looks at the database and says what makes it an unsafe or a slow place for a log. Changes nothing; may take a
     /// while where everything is read. A store that has nothing to say of itself says nothing.
     async fn doctor(&self) -> Result<Report, StoreError> {
@@ -198,14 +207,26 @@ pub trait Transaction: Send {
     /// which is a refusal, unless each of the streams is at its version, and no event that matches the condition was
     /// recorded after its position. Called before this transaction has appended anything.
     ///
-    /// The default is for a store whose transactions keep others from appending from the beginning.
+    /// The default reads, and takes no lock: it is exact for a store whose transactions keep others from appending from
+    /// the beginning.
     async fn hold(
         &mut self,
         unchanged: Vec<(StreamId, Version)>,
         condition: Option<Condition>,
     ) -> Result<(), StoreError> {
-        let _ = (unchanged, condition);
-        Ok(())
+        for (stream, version) in unchanged {
+            let last = Read { query: Query::of(&stream), backwards: true, limit: Some(1), ..Read::default() };
+            let actual = self.read(last).await?.events.first().map_or(Version(0), |last| last.version);
+            if actual != version {
+                return Err(Conflict::new(stream, Expected::Version(version), actual).into());
+            }
+        }
+        let Some(Condition { query, after }) = condition else { return Ok(()) };
+        let newer = Read { query, after, limit: Some(1), ..Read::default() };
+        match self.read(newer).await?.events.pop() {
+            Some(event) => Err(Conflict::in_the_way(event.stream, event.version).into()),
+            None => Ok(()),
+        }
     }
 
     /// As [`EventStore::read`], one page of it, seeing what this transaction has appended.

@@ -4,8 +4,8 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Invalid, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard, StoreError,
-    StreamHead, Timestamp, Transaction, Written,
+    Append, Changes, Checkpoint, Condition, Invalid, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard,
+    StoreError, StreamHead, StreamId, Timestamp, Transaction, Version, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
@@ -122,6 +122,11 @@ impl Transaction for SqliteTransaction {
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         self.record(Checked::new(append)?).await
+    }
+
+    async fn hold(&mut self, _: Vec<(StreamId, Version)>, _: Option<Condition>) -> Result<(), StoreError> {
+        // From its beginning on a transaction has the write lock of the file.
+        Ok(())
     }
 
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {

@@ -8,9 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Changes, Checkpoint, EventStore, Events, Identity, Invalid, NewEvent, Page, Position,
-    Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId,
-    Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    __private::LETTERS, Append, Changes, Checkpoint, Condition, EventStore, Events, Identity, Invalid, NewEvent,
+    NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store, StoreError,
+    StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written, doctor::Report,
 };
 use serde_json::value::RawValue;
 use tokio::sync::{
@@ -561,6 +561,14 @@ impl EventStore for InlineStore {
         self.base.step(step).await
     }
 
+    async fn count(&self, read: Read) -> Result<u64, StoreError> {
+        self.base.count(read).await
+    }
+
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        self.base.retag(events).await
+    }
+
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.base.doctor().await
     }
@@ -628,6 +636,18 @@ impl Transaction for InlineTransaction {
         }
         let results = self.append_all(vec![append], u64::MAX).await?;
         results.and_then(|mut results| results.pop()).unwrap_or_else(|| Err(Invalid::unfinished().into()))
+    }
+
+    async fn hold(
+        &mut self,
+        unchanged: Vec<(StreamId, Version)>,
+        condition: Option<Condition>,
+    ) -> Result<(), StoreError> {
+        // The shards are locked before the log, by all.
+        for kept in &*self.kept.clone() {
+            kept.lock(&mut *self.inner).await?;
+        }
+        self.inner.hold(unchanged, condition).await
     }
 
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
