@@ -327,6 +327,15 @@ impl Query {
         self.items.iter().any(|item| item.matches(stream, event))
     }
 
+    /// Whether an event matches, or might by an [`except`](Item::except).
+    pub fn may_match(&self, stream: &StreamId, event: &Raw) -> bool {
+        self.items.iter().any(|item| match &item.except {
+            None => item.matches(stream, event),
+            Some(except) if except.iter().any(|names| names.contains(&&*event.name)) => item.matches(stream, event),
+            Some(_) => item.matches_but_names(stream, event),
+        })
+    }
+
     /// The stream, if the query is for the events of one stream and nothing else.
     pub fn stream(&self) -> Option<StreamId> {
         match &self.items[..] {
@@ -369,7 +378,11 @@ impl Item {
     /// Whether an event matches. An [`except`](Self::except) is not looked at: see [`TypeIndex::resolve`].
     pub fn matches(&self, stream: &StreamId, event: &Raw) -> bool {
         (self.names.is_empty() || self.names.iter().any(|name| **name == *event.name))
-            && self.tags.iter().all(|tag| event.tags.contains(tag))
+            && self.matches_but_names(stream, event)
+    }
+
+    fn matches_but_names(&self, stream: &StreamId, event: &Raw) -> bool {
+        self.tags.iter().all(|tag| event.tags.contains(tag))
             && self.category.as_ref().is_none_or(|category| category == stream.category())
             && self.key.as_ref().is_none_or(|key| key == stream.key())
     }

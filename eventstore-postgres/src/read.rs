@@ -182,6 +182,48 @@ fn bare_query<'q>(shared: &Shared, read: &Read, stream: &StreamId) -> Statement<
     page.bind(read.limit.map_or(i64::MAX, |limit| signed(limit as u64)))
 }
 
+/// How many events a read asks for. They are counted page by page, so that the server's memory stays bounded.
+pub(crate) async fn count(connection: &mut PgConnection, shared: &Shared, read: &Read) -> Result<u64, StoreError> {
+    const PAGE: u64 = 100_000;
+    let until = read.until.map_or(i64::MAX, |until| signed(until.0));
+    let wanted = read.limit.map_or(u64::MAX, |limit| limit as u64);
+    let tags = |item: &Item| item.tags.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if let (Some(stream), [item]) = (read.query.stream(), &read.query.items[..]) {
+        let named: Option<Vec<&str>> =
+            (!item.names.is_empty()).then(|| item.names.iter().map(|name| &**name).collect());
+        let until_version = read.until_version.map_or(i64::MAX, |until| signed(until.0));
+        let count = sqlx::query_scalar(shared.sql.count_of_stream())
+            .bind(signed(read.after.0))
+            .bind(until)
+            .bind(stream.as_str().to_owned())
+            .bind(signed(read.after_version.0))
+            .bind(until_version)
+            .bind(named)
+            .bind(tags(item));
+        let count: i64 = count.fetch_one(connection).await.map_err(error::store)?;
+        return Ok(count.unsigned_abs().min(wanted));
+    }
+    let items = &read.query.items;
+    let (mut count, mut after) = (0, signed(read.after.0));
+    loop {
+        let page = PAGE.min(wanted - count);
+        let some = sqlx::query_as(shared.sql.count())
+            .bind(after)
+            .bind(until)
+            .bind(signed(page))
+            .bind(items.iter().map(names).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| array(tags(item))).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.category.as_deref()).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.key.as_deref()).collect::<Vec<_>>());
+        let (found, last): (i64, Option<i64>) = some.fetch_one(&mut *connection).await.map_err(error::store)?;
+        count += found.unsigned_abs();
+        match last {
+            Some(last) if found.unsigned_abs() == page && count < wanted => after = last,
+            _ => return Ok(count),
+        }
+    }
+}
+
 /// The events of a stretch of the log.
 pub(crate) async fn events(
     connection: &mut PgConnection,

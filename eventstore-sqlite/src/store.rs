@@ -4,8 +4,8 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Checkpoint, EventStore, Events, Identity, Invalid, Position, Prefix, Raw, Read, Recorded, Rows, Shard,
-    StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    Append, Checkpoint, EventStore, Events, Identity, Invalid, NewTags, Position, Prefix, Raw, Read, Recorded, Rows,
+    Shard, StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
     testing::Clock,
 };
 use futures::future::select;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     append::Checked,
-    doctor, error, migrate, read,
+    doctor, error, migrate, read, retag,
     shared::{Shared, Writer},
     snapshots, tables,
     transaction::SqliteTransaction,
@@ -206,6 +206,14 @@ impl EventStore for SqliteStore {
         let mut reader = self.reader().await?;
         let head = read::head(&mut reader).await?;
         read::count(&mut reader, &read, head).await
+    }
+
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        events.iter().try_for_each(NewTags::check)?;
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        let changed = retag::retag(transaction.connection()?, &events).await?;
+        transaction.commit().await?;
+        Ok(changed)
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {

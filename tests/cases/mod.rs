@@ -37,6 +37,7 @@ pub mod reading;
 pub mod rebuild;
 pub mod recipes;
 pub mod resharding;
+pub mod retag;
 pub mod snapshots;
 pub mod subscriptions;
 pub mod time;

@@ -1,7 +1,7 @@
 //! A course whose capacity may be changed while students subscribe: a rule depends on the events that it looks at.
 
 use CourseEvent::*;
-use eventstore::{prelude::*, testing::*};
+use eventstore::prelude::*;
 
 use super::{
     super::{Between, world},
