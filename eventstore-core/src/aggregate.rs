@@ -163,6 +163,30 @@ pub trait Decide<C>: Decider {
     ///     }
     /// }
     /// ```
+    ///
+    /// A name of no event of the state does not compile:
+    ///
+    /// ```compile_fail,E0080
+    /// # use eventstore::prelude::*;
+    /// # #[derive(Event, Clone)]
+    /// # enum CourseEvent { Opened, Subscribed }
+    /// # #[derive(Aggregate)]
+    /// # struct Course {}
+    /// # impl Evolve for Course {
+    /// #     type Event = CourseEvent;
+    /// #     fn evolve(&mut self, event: CourseEvent) {}
+    /// # }
+    /// # #[derive(Clone)]
+    /// # struct Move;
+    /// # impl Decide<Move> for Course {
+    /// const UNAFFECTED_BY: &'static [&'static str] = &["course.subscribd"];
+    /// #     fn decide(&self, Move: Move) -> Decision<Self> { Ok(vec![]) }
+    /// # }
+    /// # fn execute(store: &Store, course: &Id<Course>) {
+    /// # let _ = store.execute(course, Move);
+    /// # }
+    /// # execute(&eventstore::MemoryStore::new().into(), &"rust".into());
+    /// ```
     const UNAFFECTED_BY: &'static [&'static str] = &[];
 
     /// Answers a command with the events it causes, or says why not.

@@ -357,7 +357,7 @@ impl<S: Decider> Fold<S> {
         read: &Read,
         part: usize,
     ) -> Option<StoredSnapshot> {
-        let policy = self.loaded.state.snapshots(part).filter(|_| until.snapshots())?;
+        let policy = self.loaded.state.snapshots(part).filter(|_| until.snapshots())?.of(&boundary.parts[part]);
         let name = boundary.parts[part].name();
         let stored = store.inner().snapshot(&name, policy.kind).await.unwrap_or_else(|error| {
             store.snapshots().ignored(&name, policy.kind, &Unfit::Unreadable(error));
