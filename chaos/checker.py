@@ -1096,6 +1096,8 @@ class Check:
                     self.decided(op, attempt)
                 elif attempt.why == "rule" and op.kind == "reserve":
                     self.sold_out(op, attempt)
+                elif attempt.why == "newer":
+                    self.newer(op, attempt)
 
     def conflict(self, op, attempt):
         """A4: who is told of a conflict was too late: somebody who had begun before the answer is in the way."""
@@ -1152,6 +1154,16 @@ class Check:
         taken = [who for who, event in self.seats[course] if self.begun_before(event, attempt.over)]
         if len(taken) < limit and student not in taken:
             self.report.violation("A13", "a seat was refused though there was one", **op.show(taken=taken, seats=limit))
+
+    def newer(self, op, attempt):
+        """C5: a seat is refused for an event that this program does not know, where there is one."""
+        course = (op.extra or {}).get("course")
+        if op.kind != "reserve" or self.lost_after(attempt.invoked):
+            return
+        self.report.rules["C5 refusals"] += 1
+        closed = self.closed.get(course)
+        if closed is None or not self.begun_before(closed, attempt.over):
+            self.report.violation("C5", "an event is said to be unknown, and there is none", **op.show())
 
     def begun_before(self, event, t):
         op = self.ops.get(self.log.op[event])
@@ -1224,13 +1236,20 @@ class Check:
             report.violation("A2", "a row of a transaction that nobody has asked for", op=show_uuid(id))
 
     def domain(self):
-        """A13 and C2: what no decision on a fresh state could have made."""
+        """A13, C2 and C5: what no decision on a fresh state could have made."""
         log, report = self.log, self.report
         taken, students, seats = Counter(), {}, self.run.get("seats")
-        self.seats = defaultdict(list)
+        self.seats, self.closed = defaultdict(list), {}
         for event in range(len(log)):
             kind, data = log.data[event]
+            if kind == "closed" and not is_account(log.stream_name(event)):
+                self.closed.setdefault(field(data, "course", ""), event)
             if kind == "reserved":
+                report.rules["C5"] += 1
+                closed = self.closed.get(field(data, "course", ""))
+                if closed is not None:
+                    what = "a seat was sold after an event that the rule does not know"
+                    report.violation("C5", what, **log.show(event), unknown=log.position[closed])
                 report.rules["A13"] += 1
                 course, student = field(data, "course", ""), field(data, "student", "")
                 if (course, student) in students:

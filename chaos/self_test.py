@@ -601,6 +601,31 @@ class SelfTest(unittest.TestCase):
         made.no_seat("l", "s1")
         self.broken(made.seal(), "A13")
 
+    def test_c5_sold_after_it_was_closed(self):
+        closed = ("course-l", "closed", {"course": "l"})
+        seat = {"course": "l", "student": "s1"}
+        for first in (True, False):
+            made = Made().everything()
+            steps = [("close", closed, {"course": "l"}), ("reserve", ("course-l", "reserved", seat), seat)]
+            for kind, event, more in steps if first else reversed(steps):
+                made.do(kind, event, expected="any" if kind == "close" else None, **more)
+            if first:
+                self.broken(made.seal(), "C5")
+            else:
+                self.assertEqual(made.seal().found().violations, [])
+
+    def test_c5_refused_for_an_event_that_is_not_there(self):
+        seat = {"course": "l", "student": "s1"}
+        for there in (True, False):
+            made = Made().everything()
+            if there:
+                made.do("close", ("course-l", "closed", {"course": "l"}), course="l")
+            made.refused("reserve", "course-l", why="newer", name="reserved", data=seat, **seat)
+            if there:
+                self.assertEqual(made.seal().found().violations, [])
+            else:
+                self.broken(made.seal(), "C5")
+
     def test_c1_two_answers(self):
         made = self.whole()
         line = [line for line in made.clients["c2"] if line["phase"] == "stored"][-1]

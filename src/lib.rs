@@ -4,11 +4,11 @@ pub use eventstore_core::{
     Aggregate, Append, AppendEvents, AppendTo, Appended, Boundary, BoxError, Changes, Checkpoint, Column, CommandError,
     Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve,
     Execute, Expected, Get, History, Id, Identity, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load,
-    Loaded, MemoryStore, Metadata, Moment, NewEvent, Order, Page, Position, Prefix, Project, Query, Raw, Read,
-    ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, SLOTS, Shard, Snapshot,
-    SnapshotCounts, SnapshotDifference, SnapshotPolicy, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId,
-    Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Token, Transaction, Tx, Upcast, VerifiedSnapshots,
-    Version, Write, Written, doctor, ensure, event_id, every, limits, slot, testing,
+    Loaded, MemoryStore, Metadata, Moment, NewEvent, NewTags, Order, Page, Position, Prefix, Project, Query, Raw, Read,
+    ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag, Retagged, Row, RowFold, Rows, SLOTS, Shard,
+    Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Step, Store, StoreError, StoredSnapshot, StreamHead,
+    StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Token, Transaction, Tx, TypeIndex, Upcast,
+    VerifiedSnapshots, Version, Write, Written, doctor, ensure, event_id, every, limits, slot, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_derive::{Aggregate, Event, ReadModel};
@@ -76,7 +76,7 @@ pub async fn connect(url: &str) -> Result<Store, StoreError> {
         "postgres" | "postgresql" => Err(without("postgres")),
         scheme => {
             let known = "`postgres://user@host/database`, `sqlite://file.db` or `memory:`";
-            Err(Invalid::Url(format!("there is no store for `{scheme}:`; there is {known}")).into())
+            Err(Invalid::Url(format!("unsupported URL scheme `{scheme}:`; use {known}")).into())
         }
     }
 }

@@ -3,10 +3,12 @@
 use std::{error::Error, sync::Arc};
 
 use crate::{
+    __private::contains,
     error::StoreError,
     event::{Event, EventError, Raw, Recorded, Tag, Tagged},
     snapshot::{Policy, Snapshot},
     stream::{Id, StreamId},
+    target::Boundary,
 };
 
 /// A state made of its events, and of nothing else.
@@ -23,6 +25,46 @@ pub trait Evolve: Send + Sync + Sized + 'static {
     /// A panic here is a mistake in the rules. On what `decide` has just answered it ends the command, and nothing is
     /// recorded; on what is recorded already it would end every load.
     fn evolve(&mut self, event: Self::Event);
+
+    /// Whether [`evolve_recorded`](Self::evolve_recorded) is called for each event, instead of `evolve`. A load then reads
+    /// all that is stored of an event, not only its body, and a command reads its state again after it has recorded.
+    const RECORDED: bool = false;
+
+    /// Takes in one event, and sees where and when it was recorded, by whom and why; for a state that depends on instants
+    /// which the bodies do not repeat. As pure as `evolve`. Called where [`RECORDED`](Self::RECORDED) is true.
+    ///
+    /// For the answer of a rule it is called before the events are recorded, to see that the state can take them in; their
+    /// position and instants are estimates then, and what it makes of them is thrown away.
+    ///
+    /// ```
+    /// # use eventstore::{Raw, Timestamp, prelude::*};
+    /// # #[derive(Event, Clone)]
+    /// # enum TicketEvent { Opened, Closed }
+    /// #[derive(Aggregate)]
+    /// struct Ticket {
+    ///     open: bool,
+    ///     last_change: Timestamp,
+    /// }
+    ///
+    /// impl Evolve for Ticket {
+    ///     type Event = TicketEvent;
+    ///
+    ///     fn evolve(&mut self, event: TicketEvent) {
+    ///         self.open = matches!(event, TicketEvent::Opened);
+    ///     }
+    ///
+    ///     const RECORDED: bool = true;
+    ///
+    ///     fn evolve_recorded(&mut self, event: TicketEvent, recorded: &Recorded<Raw>) {
+    ///         self.last_change = recorded.occurred_at;
+    ///         self.evolve(event);
+    ///     }
+    /// }
+    /// ```
+    fn evolve_recorded(&mut self, event: Self::Event, recorded: &Recorded<Raw>) {
+        let _ = recorded;
+        self.evolve(event);
+    }
 }
 
 /// A state with a name, of which there is one for every id. Derive it.
@@ -93,11 +135,89 @@ impl<A: Aggregate> Tagged for Id<A> {
     label = "no `impl Decide<{C}> for {Self}`"
 )]
 pub trait Decide<C>: Decider {
+    /// Stored names of events that the rule's answer does not depend on. Such events may be recorded between the read and
+    /// the append of its decision, and are no conflict; every other event of the state is. By default all are.
+    ///
+    /// The names must be those of events that make the state, which is checked when the program is compiled.
+    ///
+    /// ```
+    /// # use eventstore::prelude::*;
+    /// # #[derive(Event, Clone)]
+    /// # enum CourseEvent { Opened { seats: u32 }, Subscribed, Moved { room: String } }
+    /// # #[derive(Aggregate)]
+    /// # struct Course { seats: u32, room: String }
+    /// # impl Evolve for Course {
+    /// #     type Event = CourseEvent;
+    /// #     fn evolve(&mut self, event: CourseEvent) {}
+    /// # }
+    /// # #[derive(Clone)]
+    /// struct Move { room: String }
+    ///
+    /// impl Decide<Move> for Course {
+    ///     /// Who subscribes meanwhile does not matter.
+    ///     const UNAFFECTED_BY: &'static [&'static str] = &["course.subscribed"];
+    ///
+    ///     fn decide(&self, Move { room }: Move) -> Decision<Self> {
+    ///         ensure!(room != self.room, "it is there already");
+    ///         Ok(vec![CourseEvent::Moved { room }])
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// A name of no event of the state does not compile:
+    ///
+    /// ```compile_fail,E0080
+    /// # use eventstore::prelude::*;
+    /// # #[derive(Event, Clone)]
+    /// # enum CourseEvent { Opened, Subscribed }
+    /// # #[derive(Aggregate)]
+    /// # struct Course {}
+    /// # impl Evolve for Course {
+    /// #     type Event = CourseEvent;
+    /// #     fn evolve(&mut self, event: CourseEvent) {}
+    /// # }
+    /// # #[derive(Clone)]
+    /// # struct Move;
+    /// # impl Decide<Move> for Course {
+    /// const UNAFFECTED_BY: &'static [&'static str] = &["course.subscribd"];
+    /// #     fn decide(&self, Move: Move) -> Decision<Self> { Ok(vec![]) }
+    /// # }
+    /// # fn execute(store: &Store, course: &Id<Course>) {
+    /// # let _ = store.execute(course, Move);
+    /// # }
+    /// # execute(&eventstore::MemoryStore::new().into(), &"rust".into());
+    /// ```
+    const UNAFFECTED_BY: &'static [&'static str] = &[];
+
     /// Answers a command with the events it causes, or says why not.
     ///
     /// Pure: whatever the rule needs besides the state travels in the command. Asked again, with a clone of the
     /// command, when somebody else was faster.
     fn decide(&self, command: C) -> Result<Vec<Self::Event>, Self::Error>;
+}
+
+/// Whether a rule names only events that make its state, and leaves one that it depends on.
+pub(crate) const fn check_rule<S: Decide<C>, C>() {
+    let (mut n, mut known, mut left) = (0, 0, 0);
+    while n < S::EVENTS.len() {
+        let mut i = 0;
+        while i < S::EVENTS[n].len() {
+            left += !contains(S::UNAFFECTED_BY, S::EVENTS[n][i]) as usize;
+            i += 1;
+        }
+        n += 1;
+    }
+    n = 0;
+    while n < S::UNAFFECTED_BY.len() {
+        let mut i = 0;
+        while i < S::EVENTS.len() && !contains(S::EVENTS[i], S::UNAFFECTED_BY[n]) {
+            i += 1;
+        }
+        known += (i < S::EVENTS.len()) as usize;
+        n += 1;
+    }
+    assert!(known == S::UNAFFECTED_BY.len(), "`UNAFFECTED_BY` names an event that does not make this state");
+    assert!(left > 0 || known == 0, "`UNAFFECTED_BY` names every event of this state: a rule depends on one at least");
 }
 
 /// Everybody has a rule for two commands that nobody can give. Where there is one rule only, rustc takes its command
@@ -122,8 +242,8 @@ nobodys!(Nobodys NobodysEither);
 /// What a rule answers.
 pub type Decision<A> = Result<Vec<<A as Decider>::Event>, <A as Decider>::Error>;
 
-/// Whoever answers commands: an aggregate, or a tuple of aggregates of which the first decides and the others are
-/// consulted. Never implemented by hand.
+/// What answers commands: an aggregate, a list of one kind of aggregate, or a tuple of these, of which the first decides
+/// and the others are consulted. Never implemented by hand.
 pub trait Decider: Send + Sync + Sized + 'static {
     /// What it answers with: the first's events.
     type Event: Event;
@@ -134,12 +254,20 @@ pub trait Decider: Send + Sync + Sized + 'static {
     #[doc(hidden)]
     const ONE_STREAM: bool;
 
+    /// Whether one of its parts sees all that is stored of its events.
     #[doc(hidden)]
-    fn blank(keys: &[Arc<str>]) -> Self;
+    const RECORDED: bool;
+
+    /// The names of the events that make it, in lists.
+    #[doc(hidden)]
+    const EVENTS: &'static [&'static [&'static str]];
+
+    #[doc(hidden)]
+    fn blank(boundary: &Boundary) -> Self;
 
     /// Whether one of its parts has snapshots, and which.
     #[doc(hidden)]
-    fn snapshots(part: usize) -> Option<Policy>;
+    fn snapshots(&self, part: usize) -> Option<Policy>;
 
     /// Writes one of its parts as its snapshots are written.
     #[doc(hidden)]
@@ -154,8 +282,26 @@ pub trait Decider: Send + Sync + Sized + 'static {
     fn take_in(&mut self, part: usize, event: &Recorded<Raw>) -> Result<(), StoreError>;
 }
 
+/// One of a tuple: an aggregate, or a list of them.
+#[doc(hidden)]
+pub trait Member: Decider {
+    /// What its events are called.
+    const NAMES: &'static [&'static str];
+
+    /// Each of these has nothing behind it yet.
+    fn blanks(keys: &[Arc<str>]) -> Self;
+
+    /// How many parts it has.
+    fn parts(&self) -> usize;
+}
+
+/// Takes in what was read of one event.
+pub(crate) fn apply<A: Evolve>(state: &mut A, event: A::Event, recorded: &Recorded<Raw>) {
+    if A::RECORDED { state.evolve_recorded(event, recorded) } else { state.evolve(event) }
+}
+
 fn evolve<A: Evolve>(state: &mut A, event: &Recorded<Raw>) -> Result<(), StoreError> {
-    event.decode_each(|data| state.evolve(data)).map_err(|source| StoreError::unreadable(event, source))
+    event.decode_each(|data| apply(state, data, event)).map_err(|source| StoreError::unreadable(event, source))
 }
 
 fn save<A: Aggregate>(state: &A) -> Option<Result<Vec<u8>, EventError>> {
@@ -166,17 +312,23 @@ fn open<A: Aggregate>(state: &mut A, saved: &[u8]) -> Option<Result<(), EventErr
     A::SNAPSHOT.map(|snapshot| (snapshot.load)(saved).map(|saved| *state = saved))
 }
 
+fn blank<A: Aggregate>(key: &Arc<str>) -> A {
+    A::blank(&Id::from_key(key.clone()))
+}
+
 impl<A: Aggregate> Decider for A {
     type Event = <A as Evolve>::Event;
     type Error = <A as Aggregate>::Error;
 
     const ONE_STREAM: bool = !A::BY_TAG;
+    const RECORDED: bool = <A as Evolve>::RECORDED;
+    const EVENTS: &'static [&'static [&'static str]] = &[<<A as Evolve>::Event as Event>::NAMES];
 
-    fn blank(keys: &[Arc<str>]) -> Self {
-        Aggregate::blank(&Id::from_key(keys[0].clone()))
+    fn blank(boundary: &Boundary) -> Self {
+        blank(&boundary.keys[0])
     }
 
-    fn snapshots(_: usize) -> Option<Policy> {
+    fn snapshots(&self, _: usize) -> Option<Policy> {
         A::SNAPSHOT.map(Policy::from)
     }
 
@@ -193,44 +345,119 @@ impl<A: Aggregate> Decider for A {
     }
 }
 
+impl<A: Aggregate> Member for A {
+    const NAMES: &'static [&'static str] = <<A as Evolve>::Event as Event>::NAMES;
+
+    fn blanks(keys: &[Arc<str>]) -> Self {
+        blank(&keys[0])
+    }
+
+    fn parts(&self) -> usize {
+        1
+    }
+}
+
+impl<A: Aggregate> Decider for Vec<A> {
+    type Event = <A as Evolve>::Event;
+    type Error = <A as Aggregate>::Error;
+
+    const ONE_STREAM: bool = false;
+    const RECORDED: bool = <A as Evolve>::RECORDED;
+    const EVENTS: &'static [&'static [&'static str]] = &[<<A as Evolve>::Event as Event>::NAMES];
+
+    fn blank(boundary: &Boundary) -> Self {
+        Self::blanks(&boundary.keys)
+    }
+
+    fn snapshots(&self, _: usize) -> Option<Policy> {
+        A::SNAPSHOT.map(Policy::from)
+    }
+
+    fn save(&self, part: usize) -> Option<Result<Vec<u8>, EventError>> {
+        save(self.get(part)?)
+    }
+
+    fn open(&mut self, part: usize, saved: &[u8]) -> Option<Result<(), EventError>> {
+        open(self.get_mut(part)?, saved)
+    }
+
+    fn take_in(&mut self, part: usize, event: &Recorded<Raw>) -> Result<(), StoreError> {
+        self.get_mut(part).map_or(Ok(()), |state| evolve(state, event))
+    }
+}
+
+impl<A: Aggregate> Member for Vec<A> {
+    const NAMES: &'static [&'static str] = <<A as Evolve>::Event as Event>::NAMES;
+
+    fn blanks(keys: &[Arc<str>]) -> Self {
+        keys.iter().map(blank).collect()
+    }
+
+    fn parts(&self) -> usize {
+        self.len()
+    }
+}
+
 macro_rules! decider {
     ($($n:tt $A:ident),+) => {
-        impl<$($A: Aggregate),+> Decider for ($($A,)+) {
-            type Event = <A as Evolve>::Event;
-            type Error = <A as Aggregate>::Error;
+        impl<$($A: Member),+> Decider for ($($A,)+) {
+            type Event = <A as Decider>::Event;
+            type Error = <A as Decider>::Error;
 
             const ONE_STREAM: bool = false;
+            const RECORDED: bool = $($A::RECORDED)||+;
+            const EVENTS: &'static [&'static [&'static str]] = &[$($A::NAMES),+];
 
-            fn blank(keys: &[Arc<str>]) -> Self {
-                ($($A::blank(&Id::from_key(keys[$n].clone())),)+)
+            fn blank(boundary: &Boundary) -> Self {
+                ($($A::blanks(boundary.keys_of($n)),)+)
             }
 
-            fn snapshots(part: usize) -> Option<Policy> {
-                match part {
-                    $($n => $A::SNAPSHOT.map(Policy::from),)+
-                    _ => None,
-                }
+            fn snapshots(&self, part: usize) -> Option<Policy> {
+                let mut first = 0;
+                $(
+                    if part < first + self.$n.parts() {
+                        return self.$n.snapshots(part - first);
+                    }
+                    first += self.$n.parts();
+                )+
+                let _ = first;
+                None
             }
 
             fn save(&self, part: usize) -> Option<Result<Vec<u8>, EventError>> {
-                match part {
-                    $($n => save(&self.$n),)+
-                    _ => None,
-                }
+                let mut first = 0;
+                $(
+                    if part < first + self.$n.parts() {
+                        return self.$n.save(part - first);
+                    }
+                    first += self.$n.parts();
+                )+
+                let _ = first;
+                None
             }
 
             fn open(&mut self, part: usize, saved: &[u8]) -> Option<Result<(), EventError>> {
-                match part {
-                    $($n => open(&mut self.$n, saved),)+
-                    _ => None,
-                }
+                let mut first = 0;
+                $(
+                    if part < first + self.$n.parts() {
+                        return self.$n.open(part - first, saved);
+                    }
+                    first += self.$n.parts();
+                )+
+                let _ = first;
+                None
             }
 
             fn take_in(&mut self, part: usize, event: &Recorded<Raw>) -> Result<(), StoreError> {
-                match part {
-                    $($n => evolve(&mut self.$n, event),)+
-                    _ => Ok(()),
-                }
+                let mut first = 0;
+                $(
+                    if part < first + self.$n.parts() {
+                        return self.$n.take_in(part - first, event);
+                    }
+                    first += self.$n.parts();
+                )+
+                let _ = first;
+                Ok(())
             }
         }
     };

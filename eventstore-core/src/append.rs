@@ -1,16 +1,16 @@
 //! Appends events without any aggregate.
 
-use futures::future::BoxFuture;
+use futures::{TryStreamExt, future::BoxFuture};
 
 use crate::{
     aggregate::{Aggregate, Evolve},
     cause::{Cause, cause_methods, event_id},
     encode::{self, Stored},
-    error::StoreError,
+    error::{Conflict, StoreError},
     event::Event,
     handle::Store,
-    store::{Append, Write, Written},
-    stream::{Expected, Id, StreamId},
+    store::{Append, Query, Read, Write, Written},
+    stream::{Expected, Id, Position, StreamId, Version},
 };
 
 impl Store {
@@ -19,6 +19,9 @@ impl Store {
     /// No rule is asked, and nothing is folded: that the events make sense where they go is the caller's word. To an
     /// [`Id`] only the events of its aggregate can be appended, since others could not be read there; a [`StreamId`]
     /// takes any.
+    ///
+    /// A stream that gets no event is not written to, but what is expected of it is checked. If no stream gets one, nothing
+    /// is recorded, and the answer names no stream and has the positions 0.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -101,10 +104,7 @@ impl AppendEvents {
         expected: Expected,
         events: impl IntoIterator<Item = E>,
     ) -> Self {
-        let stored = events.into_iter().map(|event| match encode::stored(&event) {
-            Ok((stored, _)) => Ok(stored),
-            Err(source) => Err(StoreError::Unwritable { name: event.name().into(), source }),
-        });
+        let stored = events.into_iter().map(|event| Ok(encode::stored(&event)?.0));
         self.writes.push((stream.into_stream(), expected, stored.collect()));
         self
     }
@@ -115,12 +115,28 @@ impl AppendEvents {
         let metadata = self.cause.metadata();
         let mut numbers = 0..;
         let mut append = Append::default();
+        let mut empty = vec![];
         for (stream, expected, stored) in self.writes {
-            let events = stored?
+            let events: Vec<_> = stored?
                 .into_iter()
                 .zip(&mut numbers)
-                .map(|(stored, n)| stored.stamp(event_id(metadata.command_id, n), &metadata, self.cause.occurred_at));
-            append.writes.push(Write { stream, expected, events: events.collect() });
+                .map(|(stored, n)| stored.stamp(event_id(metadata.command_id, n), &metadata, self.cause.occurred_at))
+                .collect();
+            match events.is_empty() {
+                false => append.writes.push(Write { stream, expected, events }),
+                true => empty.push((stream, expected)),
+            }
+        }
+        for (stream, expected) in empty {
+            match expected {
+                Expected::Version(version) if !append.writes.is_empty() => append.unchanged.push((stream, version)),
+                // A stream that has events has them for ever.
+                _ => self.store.expect(&stream, expected).await?,
+            }
+        }
+        if append.writes.is_empty() {
+            let (streams, nowhere, recorded_at) = (vec![], Position(0), self.store.inner().now());
+            return Ok(Written { streams, first: nowhere, last: nowhere, recorded_at, replayed: false });
         }
         let count = append.events().count();
         let written = match self.store.inner().append(append).await {
@@ -136,6 +152,20 @@ impl AppendEvents {
             }
         }
         Ok(written)
+    }
+}
+
+impl Store {
+    /// Checks what is expected of a stream that is not written to.
+    async fn expect(&self, stream: &StreamId, expected: Expected) -> Result<(), StoreError> {
+        let read = Read { query: Query::of(stream), backwards: true, limit: Some(1), ..Read::default() };
+        // Also where anything is expected: the name is checked.
+        let last = self.inner().read(read).await?.events.try_next().await?;
+        let actual = last.map_or(Version(0), |last| last.version);
+        if expected.holds(actual) {
+            return Ok(());
+        }
+        Err(self.explained(Conflict::new(stream.clone(), expected, actual)).await.into())
     }
 }
 

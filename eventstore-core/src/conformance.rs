@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     Append, Changes, Checkpoint, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind,
-    Metadata, NewEvent, Order, Page, Position, Prefix, Query, Raw, Read, Recorded, Rows, Shard, Step, Store,
+    Metadata, NewEvent, NewTags, Order, Page, Position, Prefix, Query, Raw, Read, Recorded, Rows, Shard, Step, Store,
     StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written,
     event_id, limits,
 };
@@ -63,7 +63,11 @@ macro_rules! conformance {
             a14_a_condition_beyond_the_end_of_the_log_is_refused
             a14_a_log_has_an_identity
             a13_a_condition_sees_names_and_tags
+            a13_a_condition_sees_the_events_of_a_stream
             a13_of_decisions_that_exclude_each_other_one_wins
+            c5_names_that_are_not_named_are_asked_for
+            c5_a_condition_asks_for_types_that_were_added_after_the_read
+            c6_a_transaction_that_holds_the_log_is_refused_what_has_changed
             s1_a_reader_sees_every_event_once_in_order
             s1_an_open_append_is_never_skipped
             s2_a_rolled_back_append_leaves_no_hole
@@ -84,6 +88,8 @@ macro_rules! conformance {
             p2_a_step_is_made_from_where_the_shard_is_or_not_at_all
             p2_of_steps_from_the_same_place_one_is_made
             a_log_is_read_by_stream_category_key_name_and_tag
+            events_are_counted
+            x3_an_event_gets_other_tags_and_stays_what_it_is
             a_read_is_bounded_by_its_head
             a_long_read_comes_in_pages_and_stops_at_its_limit
             a_stream_is_read_after_a_version
@@ -157,7 +163,7 @@ async fn matching(store: &Fresh, query: impl Into<Query>) -> Vec<u64> {
 
 /// The whole log; panics if a position or a version is missing, doubled or out of order, or if time goes back.
 async fn whole(store: &Fresh) -> Vec<Recorded<Raw>> {
-    let Events { head, events } = store.read(Read { query: Query::all(), ..Read::default() }).await.unwrap();
+    let Events { head, events, .. } = store.read(Read { query: Query::all(), ..Read::default() }).await.unwrap();
     let log: Vec<_> = events.try_collect().await.unwrap();
     assert_eq!(head, Position(log.len() as u64), "the head is the last position");
     let mut versions = HashMap::<_, u64>::new();
@@ -627,9 +633,12 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ),
         ("an id twice", any(&stream("a"), [twice.clone(), twice])),
         (
-            "a condition on a stream",
+            "a condition on a category",
             Append {
-                condition: Some(Condition { query: Query::of(&stream("a")), after: Position(0) }),
+                condition: Some(Condition {
+                    query: Item { category: Some("thing".into()), ..Item::default() }.into(),
+                    after: Position(0),
+                }),
                 ..any(&stream("a"), [event("x")])
             },
         ),
@@ -804,6 +813,340 @@ pub async fn a13_a_condition_sees_names_and_tags(store: Fresh) {
     whole(&store).await;
 }
 
+pub async fn a13_a_condition_sees_the_events_of_a_stream(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    for n in 1..=3 {
+        store.append(and(any(&a, [event(&format!("a{n}"))]), any(&b, [event("b")]))).await.unwrap();
+    }
+    let of = |stream: &StreamId, names: &[&'static str]| {
+        let names = names.iter().map(|name| (*name).into()).collect();
+        Query::from(Item { names, ..Item::of(stream) })
+    };
+    let decided = |query, after| unless(query, after, any(&stream("c"), [event("decided")]));
+    for (query, after, in_the_way) in [
+        (of(&a, &[]), 0, Some((&a, 1))),
+        (of(&a, &[]), 3, Some((&a, 3))),
+        (of(&a, &[]), 5, None),
+        (of(&a, &["a1", "a2"]), 0, Some((&a, 1))),
+        (of(&a, &["a1", "a2"]), 1, Some((&a, 2))),
+        (of(&a, &["a1", "a2"]), 3, None),
+        (of(&a, &["b", "never heard of"]), 0, None),
+        (of(&stream("none"), &[]), 0, None),
+        (Query { items: vec![of(&a, &["a3"]).items[0].clone(), of(&b, &["b"]).items[0].clone()] }, 4, Some((&a, 3))),
+        (Query { items: vec![of(&a, &["a1"]).items[0].clone(), of(&b, &["b"]).items[0].clone()] }, 4, Some((&b, 3))),
+    ] {
+        // In a transaction, which is not disturbed by it; then by itself.
+        let mut transaction = store.begin().await.unwrap();
+        let within = transaction.append(decided(query.clone(), after)).await;
+        transaction.append(any(&stream("d"), [event("goes on")])).await.unwrap();
+        transaction.rollback().await.unwrap();
+        for result in [within, store.append(decided(query.clone(), after)).await] {
+            match (result, in_the_way) {
+                (Ok(_), None) => {}
+                (Err(StoreError::Conflict(conflict)), Some((stream, version))) => {
+                    assert_eq!(conflict, Conflict::in_the_way(stream.clone(), Version(version)), "{query:?} {after}");
+                }
+                (other, _) => panic!("{query:?} {after}: {other:?}"),
+            }
+        }
+    }
+    // What is appended to the stream itself is not in its own way, and other writers are.
+    let head = whole(&store).await.len() as u64;
+    store.append(unless(of(&a, &["a4"]), head, any(&a, [event("a4")]))).await.unwrap();
+    let writers = (0..6).map(|_| {
+        let (store, query) = (store.clone(), of(&a, &["a5"]));
+        tokio::spawn(async move { store.append(unless(query, head + 1, any(&stream("a"), [event("a5")]))).await })
+    });
+    let results: Vec<_> = join_all(writers).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
+    whole(&store).await;
+}
+
+/// Asks for a name with a tag, and for what else there may be in its categories.
+fn heard(names: &[&'static str], tags: &[(&'static str, &str)], except: &'static [&'static str]) -> Item {
+    Item {
+        names: names.iter().map(|name| (*name).into()).collect(),
+        tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
+        except: Some(vec![except]),
+        ..Item::default()
+    }
+}
+
+pub async fn c5_names_that_are_not_named_are_asked_for(store: Fresh) {
+    let (rust, go) = ([("course", "rust")], [("course", "go")]);
+    let of = |category| StreamId::new(category, "x");
+    for (category, name, tags) in [
+        ("course", "opened", &rust),   // 1
+        ("course", "moved", &rust),    // 2
+        ("pupil", "enrolled", &rust),  // 3
+        ("pupil", "joined", &rust),    // 4
+        ("elsewhere", "other", &rust), // 5
+        ("course", "opened", &go),     // 6
+    ] {
+        store.append(any(&of(category), [tagged(name, tags)])).await.unwrap();
+    }
+    let asked = async |items: Vec<Item>| {
+        let query = Query { items };
+        let forwards = Read { query: query.clone(), ..Read::default() };
+        let backwards = Read { backwards: true, ..forwards.clone() };
+        let Events { events, asked, .. } = store.read(forwards.clone()).await.unwrap();
+        let found: Vec<_> = events.map_ok(|event| event.position.0).try_collect().await.unwrap();
+        let mut turned = read(&store, backwards).await.iter().map(|event| event.position.0).collect::<Vec<_>>();
+        turned.reverse();
+        assert_eq!(turned, found);
+        let mut transaction = store.begin().await.unwrap();
+        let page = transaction.read(forwards.clone()).await.unwrap();
+        transaction.rollback().await.unwrap();
+        assert_eq!(page.events.iter().map(|event| event.position.0).collect::<Vec<_>>(), found);
+        assert_eq!(page.asked, asked);
+        assert_eq!(store.count(forwards).await.unwrap(), found.len() as u64);
+        let names = |item: Item| {
+            let mut names: Vec<_> = item.names.into_iter().map(String::from).collect();
+            names.sort();
+            names.join(" ")
+        };
+        (found, asked.unwrap().items.into_iter().map(names).collect::<Vec<_>>())
+    };
+    for (names, tags, except, positions, all) in [
+        (&["opened"][..], &rust[..], &[][..], &[1, 2][..], "moved opened"),
+        (&["opened"], &rust, &["moved"], &[1], "opened"),
+        (&["opened", "moved"], &rust, &[], &[1, 2], "moved opened"),
+        (&["opened", "enrolled"], &rust, &["moved"], &[1, 3, 4], "enrolled joined opened"),
+        (&["opened"], &go, &[], &[6], "moved opened"),
+        (&["opened"], &[], &[], &[1, 2, 6], "moved opened"),
+        (&["never heard of"], &rust, &[], &[], "never heard of"),
+    ] {
+        let (found, asked) = asked(vec![heard(names, tags, except)]).await;
+        assert_eq!((&found[..], &asked[0][..]), (positions, all), "{names:?} {tags:?} {except:?}");
+    }
+    let (found, names) = asked(vec![heard(&["opened"], &go, &["moved"]), heard(&["joined"], &rust, &[])]).await;
+    assert_eq!((found, names), (vec![3, 4, 6], vec!["opened".to_owned(), "enrolled joined".into()]));
+    // A type of yesterday: this handle, and any other, hears of one that is added now.
+    store.append(any(&of("course"), [tagged("closed", &rust)])).await.unwrap();
+    let (found, names) = asked(vec![heard(&["opened"], &rust, &["moved"])]).await;
+    assert_eq!((found, names), (vec![1, 7], vec!["closed opened".to_owned()]));
+    // Without `except`, what is named is asked for.
+    let named = Item { except: None, ..heard(&["opened"], &rust, &[]) };
+    assert_eq!(matching(&store, named).await, [1]);
+}
+
+pub async fn c5_a_condition_asks_for_types_that_were_added_after_the_read(store: Fresh) {
+    let tag = [("course", "rust")];
+    let course = StreamId::new("course", "rust");
+    store.append(any(&course, [tagged("opened", &tag)])).await.unwrap();
+    for (round, within) in [(0, false), (1, true)] {
+        let head = whole(&store).await.len() as u64;
+        let query = Query::from(heard(&["opened"], &tag, &["moved"]));
+        assert_eq!(
+            store.count(Read { query: query.clone(), after: Position(head), ..Read::default() }).await.unwrap(),
+            0
+        );
+        let decided = |query, after| unless(query, after, any(&stream("decided"), [event("decided")]));
+        let append = async |append| match within {
+            false => store.append(append).await,
+            true => {
+                let mut transaction = store.begin().await.unwrap();
+                let written = transaction.append(append).await;
+                transaction.append(any(&stream("d"), [event("goes on")])).await.unwrap();
+                transaction.rollback().await.unwrap();
+                written
+            }
+        };
+        // Types that do not matter.
+        store.append(any(&course, [tagged("moved", &tag)])).await.unwrap();
+        store.append(any(&stream("x"), [tagged(&format!("elsewhere-{round}"), &tag)])).await.unwrap();
+        append(decided(query.clone(), head)).await.unwrap();
+        // And one that may.
+        let head = whole(&store).await.len() as u64;
+        store.append(any(&course, [tagged(&format!("closed-{round}"), &tag)])).await.unwrap();
+        assert_eq!(conflict(append(decided(query.clone(), head)).await).stream, course);
+        assert_eq!(whole(&store).await.len() as u64, head + 1);
+    }
+    // Many at once, which a store may take together.
+    let head = whole(&store).await.len() as u64;
+    let decisions = (0..20).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            if n == 5 {
+                let course = StreamId::new("course", "rust");
+                return store.append(any(&course, [tagged("the last", &[("course", "rust")])])).await.map(|_| 0);
+            }
+            let query = Query::from(heard(&["opened"], &[("course", "rust")], &["moved"]));
+            let own = stream(&format!("own-{n}"));
+            store.append(unless(query, head, any(&own, [event("decided")]))).await.map(|written| written.last.0)
+        })
+    });
+    let results = join_all(decisions).await.into_iter().map(Result::unwrap);
+    let last = results.filter_map(|result| match result {
+        Ok(position) => Some(position),
+        Err(StoreError::Conflict(_)) => None,
+        Err(other) => panic!("{other:?}"),
+    });
+    let last = last.max().unwrap();
+    let closed = whole(&store).await.into_iter().find(|event| &*event.data.name == "the last").unwrap();
+    assert!(last < closed.position.0, "decided at {last}, after {}", closed.position);
+}
+
+pub async fn c6_a_transaction_that_holds_the_log_is_refused_what_has_changed(store: Fresh) {
+    let (a, b) = (stream("a"), stream("b"));
+    store.append(any(&a, [tagged("x", &[("t", "1")])])).await.unwrap();
+    let at = |version| vec![(a.clone(), Version(version)), (b.clone(), Version(0))];
+    let quiet = |after| {
+        let tag = Item { tags: vec![Tag::new("t", "1")], ..Item::default() };
+        Some(Condition { query: tag.into(), after: Position(after) })
+    };
+    let mut transaction = store.begin().await.unwrap();
+    transaction.hold(at(1), quiet(1)).await.unwrap();
+    // From here on others wait.
+    let outside = tokio::spawn({
+        let (store, a) = (store.clone(), a.clone());
+        async move { store.append(any(&a, [tagged("x", &[("t", "1")])])).await }
+    });
+    sleep(Duration::from_millis(50)).await;
+    assert!(!outside.is_finished());
+    transaction.append(any(&b, [event("held")])).await.unwrap();
+    transaction.commit().await.unwrap();
+    let written = outside.await.unwrap().unwrap();
+    assert_eq!((written.first, written.streams), (Position(3), vec![(a.clone(), Version(2))]));
+
+    // What a store that does not keep others out from the beginning has let in.
+    let mut transaction = store.begin().await.unwrap();
+    let head = transaction.read(Read { limit: Some(0), ..Read::default() }).await.unwrap().head;
+    assert_eq!(head, Position(3));
+    let (writer, again) = (store.clone(), any(&a, [tagged("x", &[("t", "1")])]));
+    let outside = tokio::spawn(async move { writer.append(again).await });
+    let _ = timeout(Duration::from_millis(200), async {
+        while !outside.is_finished() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    if outside.is_finished() {
+        for stale in [transaction.hold(at(2), None).await, transaction.hold(vec![], quiet(3)).await] {
+            assert!(matches!(stale, Err(StoreError::Conflict(_))), "{stale:?}");
+        }
+        let unchanged = vec![(b.clone(), Version(1))];
+        transaction.hold(unchanged, quiet(4)).await.unwrap();
+        transaction.append(any(&b, [event("goes on")])).await.unwrap();
+    }
+    transaction.commit().await.unwrap();
+    outside.await.unwrap().unwrap();
+    whole(&store).await;
+}
+
+pub async fn x3_an_event_gets_other_tags_and_stays_what_it_is(store: Fresh) {
+    let a = stream("a");
+    store
+        .append(any(&a, [tagged("one", &[("t", "1")]), tagged("two", &[]), tagged("three", &[("t", "3")])]))
+        .await
+        .unwrap();
+    let before = whole(&store).await;
+    let snapshot = |boundary: &str| {
+        let event = &before[2];
+        let (version, position, event, recorded_at) = (Version(1), event.position, event.id, event.recorded_at);
+        let (boundary, kind, state) = (boundary.to_owned(), "kind".to_owned(), b"{}".to_vec());
+        let mut snapshot =
+            StoredSnapshot { boundary, kind, shape: 1, version, position, event, recorded_at, state, checksum: 0 };
+        snapshot.checksum = snapshot.sum();
+        snapshot
+    };
+    let boundaries = ["t:1", "t:a-b*", "thing-a", "thing-a:b", "thing*"];
+    for boundary in boundaries {
+        assert!(store.keep_snapshot(snapshot(boundary), None).await.unwrap());
+    }
+    let new = |n: usize, tags: &[(&'static str, &str)]| NewTags {
+        position: before[n].position,
+        id: before[n].id,
+        tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
+    };
+    let other = NewTags { id: Uuid::now_v7(), ..new(2, &[("t", "other")]) };
+    let beyond = NewTags { position: Position(9), ..new(2, &[("t", "beyond")]) };
+    let events = vec![new(0, &[]), new(1, &[("t", "1"), ("é", "ключ \"{,}\\")]), new(2, &[("t", "3")]), other, beyond];
+    let refused = store.retag(events.clone()).await;
+    assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Name { .. }))), "{refused:?}");
+    assert!(whole(&store).await == before, "all or none");
+    let events: Vec<_> = events
+        .into_iter()
+        .map(|mut new| {
+            new.tags.iter_mut().filter(|tag| tag.name == "é").for_each(|tag| tag.name = "e".into());
+            new
+        })
+        .collect();
+    assert_eq!(store.retag(events.clone()).await.unwrap(), 2);
+    assert_eq!(store.retag(events).await.unwrap(), 0);
+
+    let tags = |event: &Recorded<Raw>| event.data.tags.iter().map(Tag::to_string).collect::<Vec<_>>();
+    let after = whole(&store).await;
+    assert_eq!(after.iter().map(tags).collect::<Vec<_>>(), [vec![], vec!["t:1", "e:ключ \"{,}\\"], vec!["t:3"]]);
+    let untagged = |events: &[Recorded<Raw>]| {
+        let mut events = events.to_vec();
+        events.iter_mut().for_each(|event| event.data.tags.clear());
+        events
+    };
+    assert!(untagged(&after) == untagged(&before), "nothing else has changed");
+    let of = |name: &str, key: &str| Item { tags: vec![Tag::new(name.to_owned(), key)], ..Item::default() };
+    assert_eq!(matching(&store, of("t", "1")).await, [2]);
+    assert_eq!(matching(&store, of("e", "ключ \"{,}\\")).await, [2]);
+    let kept = async |boundary: &str| store.snapshot(boundary, "kind").await.unwrap().is_some();
+    let mut left = vec![];
+    for boundary in boundaries {
+        left.push(kept(boundary).await);
+    }
+    assert_eq!(left, [false, false, true, true, true], "snapshots of tags are gone");
+    // The log goes on.
+    conflict(store.append(unless(of("t", "1").into(), 0, any(&a, [event("no")]))).await);
+    assert_eq!(store.append(any(&a, [event("four")])).await.unwrap().last, Position(4));
+    store.keep_snapshot(snapshot("t:1"), None).await.unwrap();
+    assert_eq!(store.retag(vec![]).await.unwrap(), 0);
+    assert!(!kept("t:1").await);
+}
+
+pub async fn events_are_counted(store: Fresh) {
+    let (a, b) = (stream("a"), StreamId::new("other", "b"));
+    for n in 0..7 {
+        let tags: &[_] = if n % 2 == 0 { &[("n", "even")] } else { &[] };
+        let append = and(any(&a, [tagged("x", tags), tagged("y", &[])]), any(&b, [tagged("x", tags)]));
+        store.append(append).await.unwrap();
+    }
+    let log = whole(&store).await;
+    let item = |names: &[&'static str], tags: &[(&'static str, &str)]| Item {
+        names: names.iter().map(|name| (*name).into()).collect(),
+        tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
+        ..Item::default()
+    };
+    let queries: Vec<Query> = vec![
+        Query::all(),
+        Query::of(&a),
+        Query::of(&stream("none")),
+        Query { items: vec![] },
+        item(&["x"], &[]).into(),
+        item(&["x", "y"], &[("n", "even")]).into(),
+        Item { category: Some("other".into()), ..item(&[], &[]) }.into(),
+        Item { names: vec!["y".into()], ..Item::of(&a) }.into(),
+        Query { items: vec![item(&["y"], &[]), item(&[], &[("n", "even")]), Item::of(&b)] },
+    ];
+    for query in queries {
+        for (after, until, limit) in
+            [(0, None, None), (5, Some(15), None), (0, None, Some(3)), (3, Some(900), Some(900)), (9, Some(4), None)]
+        {
+            let wanted = |event: &&Recorded<Raw>| {
+                event.position.0 > after
+                    && until.is_none_or(|until| event.position.0 <= until)
+                    && query.matches(&event.stream, &event.data)
+            };
+            let expected = log.iter().filter(wanted).take(limit.unwrap_or(usize::MAX)).count() as u64;
+            let until = until.map(Position);
+            let some = Read { query: query.clone(), after: Position(after), until, limit, ..Read::default() };
+            assert_eq!(store.count(some.clone()).await.unwrap(), expected, "{some:?}");
+        }
+    }
+    let of_versions =
+        Read { query: Query::of(&a), after_version: Version(2), until_version: Some(Version(9)), ..Read::default() };
+    assert_eq!(store.count(of_versions).await.unwrap(), 7);
+    let unheard = Read { until_version: Some(Version(9)), ..Read::default() };
+    assert!(matches!(store.count(unheard).await, Err(StoreError::Invalid(Invalid::Request(_)))));
+}
+
 pub async fn a13_of_decisions_that_exclude_each_other_one_wins(store: Fresh) {
     for round in 0..10 {
         let name = format!("name-{round}");
@@ -840,7 +1183,7 @@ pub async fn s1_a_reader_sees_every_event_once_in_order(store: Fresh) {
     let mut finished = false;
     loop {
         let after = Position(seen);
-        let Events { head, mut events } =
+        let Events { head, mut events, .. } =
             store.read(Read { query: Query::all(), after, ..Read::default() }).await.unwrap();
         while let Some(event) = events.try_next().await.unwrap() {
             seen += 1;
@@ -1158,7 +1501,7 @@ pub async fn n1_a_stream_is_read_from_its_snapshot_on(store: Fresh) {
     const EVENTS: u64 = 2_345;
     let (a, b) = (stream("a"), stream("b"));
     let read = async |stream: &StreamId, kind: &str| {
-        let (snapshot, Events { head, events }) = store.read_from_snapshot(stream, kind).await.unwrap();
+        let (snapshot, Events { head, events, .. }) = store.read_from_snapshot(stream, kind).await.unwrap();
         let events: Vec<_> = events.try_collect().await.unwrap();
         (snapshot, head.0, events)
     };
@@ -1386,6 +1729,7 @@ pub async fn a_log_is_read_by_stream_category_key_name_and_tag(store: Fresh) {
         store.append(any(&StreamId::new(category, key), [new])).await.unwrap();
     }
     let item = |names: &[&'static str], tags: &[(&'static str, &str)], category: &str, key: &str| Item {
+        except: None,
         names: names.iter().map(|name| (*name).into()).collect(),
         tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
         category: Some(category.to_owned()).filter(|category| !category.is_empty()),
@@ -1435,7 +1779,7 @@ pub async fn a_read_is_bounded_by_its_head(store: Fresh) {
         store.read(Read { query: Query::names(&["x"]), ..all() }).await.unwrap(),
     ];
     store.append(any(&stream("a"), [event("x")])).await.unwrap();
-    for Events { head, events } in opened {
+    for Events { head, events, .. } in opened {
         assert_eq!(head, Position(2_500));
         assert_eq!(events.count().await, 2_500, "what came after the reading began is not in it");
     }
@@ -1488,6 +1832,7 @@ pub async fn a_log_is_read_backwards(store: Fresh) {
         store.append(four).await.unwrap();
     }
     let item = |names: &[&'static str], tags: &[(&'static str, &str)], category: &str, key: &str| Item {
+        except: None,
         names: names.iter().map(|name| (*name).into()).collect(),
         tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
         category: Some(category.to_owned()).filter(|category| !category.is_empty()),
@@ -1528,7 +1873,7 @@ pub async fn a_log_is_read_backwards(store: Fresh) {
             let positions: Vec<_> = positions.take(limit.unwrap_or(usize::MAX)).collect();
             let (query, until) = (query.clone(), Some(Position(until)));
             let backwards = Read { query, after: Position(after), until, limit, backwards: true, ..Read::default() };
-            let Events { head, events } = store.read(backwards.clone()).await.unwrap();
+            let Events { head, events, .. } = store.read(backwards.clone()).await.unwrap();
             let found: Vec<_> = events.map_ok(|event| event.position).try_collect().await.unwrap();
             assert!(found == positions, "{backwards:?}");
             assert_eq!(head, Position(21_000).min(until.unwrap()));
@@ -1544,7 +1889,7 @@ pub async fn a_log_is_read_backwards(store: Fresh) {
     }
     // What came after the reading began is not in it.
     let all = Read { query: Query::all(), backwards: true, ..Read::default() };
-    let Events { head, events } = store.read(all).await.unwrap();
+    let Events { head, events, .. } = store.read(all).await.unwrap();
     store.append(any(&stream("late"), [event("late")])).await.unwrap();
     assert_eq!((head, events.count().await), (Position(21_000), 21_000));
 }
@@ -1613,7 +1958,7 @@ pub async fn events_of_some_types_are_read_however_far_apart_they_are(store: Fre
 pub async fn a_bare_read_has_all_that_a_state_is_made_of(store: Fresh) {
     let (a, b) = (stream("a"), stream("b"));
     let nothing = Read { query: Query::of(&a), bare: true, ..Read::default() };
-    let Events { head, events } = store.read(nothing).await.unwrap();
+    let Events { head, events, .. } = store.read(nothing).await.unwrap();
     assert_eq!((head, events.count().await), (Position(0), 0));
 
     // Longer than a page, and every third event is another stream's.
@@ -1623,7 +1968,10 @@ pub async fn a_bare_read_has_all_that_a_state_is_made_of(store: Fresh) {
         Write { stream: if n % 3 == 0 { &b } else { &a }.clone(), expected: Expected::Any, events: vec![event] }
     });
     store.append(Append { writes: writes.collect(), ..Append::default() }).await.unwrap();
-    let bare = |event: Recorded<Raw>| (event.stream, event.version, event.data.name, event.schema, event.data.body);
+    let bare = |event: Recorded<Raw>| {
+        let place = (event.stream, event.version, event.position);
+        (place, event.data.name, event.schema, event.data.body)
+    };
     let last = u64::MAX;
     let bounds = [
         (0, last, 0, last, None),
@@ -1660,7 +2008,7 @@ pub async fn a_bare_read_has_all_that_a_state_is_made_of(store: Fresh) {
     let mut transaction = store.begin().await.unwrap();
     transaction.append(any(&a, [event("new")])).await.unwrap();
     let newer = Read { query: Query::of(&a), after_version: Version(3_000), bare: true, ..Read::default() };
-    let Page { head, events } = transaction.read(newer).await.unwrap();
+    let Page { head, events, .. } = transaction.read(newer).await.unwrap();
     assert_eq!((head, events.len()), (Position(4_501), 1));
     assert_eq!((events[0].version, &*events[0].data.name), (Version(3_001), "new"));
     transaction.rollback().await.unwrap();

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    encode::encode,
-    event::EventError,
+    encode::encode_state,
+    event::{EventError, Tagged},
     snapshot::{Snapshot, SnapshotPolicy},
     stream::Id,
 };
@@ -57,6 +57,11 @@ impl<T: fmt::Display> TagKey for T {
     }
 }
 
+/// What a tag is called that is in a field.
+pub const fn tag_of<F, T: Tagged>(_: fn(&F) -> &T) -> &'static str {
+    T::TAG
+}
+
 /// A field of an aggregate.
 #[diagnostic::on_unimplemented(
     message = "an aggregate cannot start with `{Self}`, which has no default",
@@ -102,5 +107,5 @@ impl<T: Serialize + DeserializeOwned> Kept for T {}
 
 /// Snapshots as JSON.
 pub const fn snapshot<T: Kept>(kind: &'static str, take: SnapshotPolicy, shape: u64) -> Snapshot<T> {
-    Snapshot { kind, take, shape, save: encode::<T>, load: |bytes| Ok(serde_json::from_slice(bytes)?) }
+    Snapshot { kind, take, shape, save: encode_state::<T>, load: |bytes| Ok(serde_json::from_slice(bytes)?) }
 }

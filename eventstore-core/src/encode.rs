@@ -1,21 +1,73 @@
 //! Writes JSON that can be read back: what could not is refused before it is stored.
 
-use std::fmt;
+use std::{fmt, io};
 
 use serde::{Serialize, ser};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
+    error::StoreError,
     event::{Event, EventError, NewEvent, Raw},
+    invalid::Invalid,
+    limits,
     metadata::Metadata,
     timestamp::Timestamp,
 };
 
-/// JSON without NaN and infinities, which serde_json would silently write as `null`.
+/// The body of an event as JSON, without NaN and infinities, which serde_json would silently write as `null`.
+///
+/// The writing ends at the limit for bodies, before anything else is done with the value, so a value that is too large
+/// costs no more than one that is just small enough.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EventError> {
+    let body = bounded(value, limits::BODY_BYTES)?.map_err(EventError::TooLarge)?;
+    finite(value)?;
+    Ok(body)
+}
+
+/// The same for a state that is kept, which has no limit.
+pub(crate) fn encode_state<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EventError> {
     finite(value)?;
     Ok(serde_json::to_vec(value)?)
+}
+
+/// A value as JSON; or, if that is larger than the limit, the bytes it was seen to have, which are not all.
+pub(crate) fn bounded<T: Serialize + ?Sized>(
+    value: &T,
+    limit: usize,
+) -> Result<Result<Vec<u8>, usize>, serde_json::Error> {
+    let mut to = Bounded { json: Vec::with_capacity(128), limit, refused: None };
+    let written = serde_json::to_writer(&mut to, value);
+    match to.refused {
+        Some(size) => Ok(Err(size)),
+        None => written.map(|()| Ok(to.json)),
+    }
+}
+
+struct Bounded {
+    json: Vec<u8>,
+    limit: usize,
+    refused: Option<usize>,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let size = self.json.len().saturating_add(bytes.len());
+        if size > self.limit {
+            self.refused = Some(size);
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.json.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The same, as a value to be put into other JSON.
@@ -26,9 +78,21 @@ pub(crate) fn encode_raw<T: Serialize + ?Sized>(value: &T) -> Result<Box<RawValu
 
 /// An event in its stored form, and the event again as every later reader will see it.
 ///
-/// Read back at once: an event nobody could read must never get into the log.
-pub(crate) fn stored<E: Event>(event: &E) -> Result<(Stored, E), EventError> {
+/// Read back at once: an event that no program could read must never get into the log.
+pub(crate) fn stored<E: Event>(event: &E) -> Result<(Stored, E), StoreError> {
+    read_back(event).map_err(|source| match source {
+        EventError::TooLarge(size) => {
+            Invalid::TooLarge { what: "the body of an event", size, limit: limits::BODY_BYTES }.into()
+        }
+        source => StoreError::Unwritable { name: event.name().into(), source },
+    })
+}
+
+fn read_back<E: Event>(event: &E) -> Result<(Stored, E), EventError> {
     let (name, schema, body) = (event.name(), event.schema(), event.encode()?);
+    if body.len() > limits::BODY_BYTES {
+        return Err(EventError::TooLarge(body.len()));
+    }
     let mut read = Vec::with_capacity(1);
     E::decode(name, schema, &body, &mut |event| read.push(event)).map_err(|error| one_way(&error))?;
     let (Some(again), true) = (read.pop(), read.is_empty()) else {
@@ -190,6 +254,29 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn a11_a_body_over_the_limit_is_refused_before_it_is_all_written() {
+        /// An endless sequence that counts how much of it was asked for.
+        struct Endless<'a>(&'a std::cell::Cell<usize>);
+        impl Serialize for Endless<'_> {
+            fn serialize<S: ser::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_seq(std::iter::repeat_with(|| {
+                    self.0.set(self.0.get() + 1);
+                    "0123456789"
+                }))
+            }
+        }
+        let asked = std::cell::Cell::new(0);
+        let refused = bounded(&Endless(&asked), 1_000).expect("JSON");
+        assert!(matches!(refused, Err(1_001..1_020)), "{refused:?}");
+        assert!(asked.get() < 100, "{asked:?}");
+        for (limit, fits) in [(12, true), (11, false)] {
+            assert_eq!(bounded("0123456789", limit).expect("JSON").is_ok(), fits);
+        }
+        assert!(matches!(encode(&"x".repeat(limits::BODY_BYTES)), Err(EventError::TooLarge(_))));
+        assert_eq!(encode(&"x".repeat(limits::BODY_BYTES - 2)).expect("it fits").len(), limits::BODY_BYTES);
+    }
 
     #[derive(Serialize)]
     enum Shape {

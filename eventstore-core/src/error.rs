@@ -238,6 +238,12 @@ impl StoreError {
         matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_))
     }
 
+    /// Whether an event is newer than this program, or not of the event type that is read: a newer release of the program
+    /// can go on, this one cannot.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Unreadable { source: EventError::Name(..) | EventError::Schema(..), .. })
+    }
+
     /// Whether it was refused for what was asked, before anything was done: in a transaction, what was done before
     /// can still be committed.
     pub fn is_refusal(&self) -> bool {

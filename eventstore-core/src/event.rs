@@ -29,6 +29,10 @@ pub trait Event: Clone + Send + Sync + Sized + 'static {
     const SCHEMAS: &'static [u32] = &[];
     /// The names of the tags its variants may carry.
     const TAGS: &'static [&'static str] = &[];
+    /// Stored names, in lists, that this program knows of and that do not matter to those who read this type: see
+    /// `#[event(others(…))]`. An event of the same categories under any other name is taken for one of a newer program,
+    /// and is an error where a state is read by tag or is one over every event.
+    const OTHERS: &'static [&'static [&'static str]] = &[];
 
     /// The stored name of this event, `account.deposited`.
     fn name(&self) -> &'static str;
@@ -56,8 +60,12 @@ pub trait Event: Clone + Send + Sync + Sized + 'static {
 #[non_exhaustive]
 pub enum EventError {
     /// The event type, which comes second, does not know the name: the event is of another type, or newer than this
-    /// program. If it means nothing any more, `#[event(retired("…"))]` says so.
-    #[error("`{1}` has no event called `{0}`; one that means nothing any more is `#[event(retired(\"{0}\"))]`")]
+    /// program. If it means nothing any more, `#[event(retired("…"))]` says so; if it is of another event type of this
+    /// program that does not matter here, `#[event(others(…))]` does.
+    #[error(
+        "`{1}` has no event called `{0}`: it is newer than this program, or of another event type (`#[event(others(…))]`), \
+         or means nothing any more (`#[event(retired(\"{0}\"))]`)"
+    )]
     Name(String, &'static str),
     /// The stored form is newer than this program.
     #[error("version {1} of `{0}` is newer than this program")]
@@ -65,6 +73,9 @@ pub enum EventError {
     /// The body is not what the event type expects.
     #[error(transparent)]
     Body(#[from] serde_json::Error),
+    /// The body is larger than [`BODY_BYTES`](crate::limits::BODY_BYTES): at least so many bytes.
+    #[error("its body is larger than the limit: {0} bytes or more")]
+    TooLarge(usize),
     /// The body holds NaN or an infinity, which JSON cannot say.
     #[error("a number in it is not finite")]
     NotFinite,
@@ -295,7 +306,8 @@ impl<E> Recorded<E> {
 }
 
 impl Recorded<Raw> {
-    /// An event of a [bare](crate::Read::bare) read: without a position, an id, instants, tags and metadata.
+    /// An event of a [bare](crate::Read::bare) read: without an id, instants, tags and metadata. Its position is still to be
+    /// set.
     pub fn bare(stream: StreamId, version: Version, name: Arc<str>, schema: u32, body: Vec<u8>) -> Self {
         Self {
             id: Uuid::nil(),

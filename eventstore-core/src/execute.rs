@@ -1,20 +1,20 @@
 //! Puts a command to the rules and records their answer.
 
-use std::{hash::BuildHasher, time::Duration};
+use std::{borrow::Cow, hash::BuildHasher, time::Duration};
 
 use futures::{TryStreamExt, future::BoxFuture};
 use uuid::Uuid;
 
 use crate::{
-    aggregate::{Decide, Decider, Decision},
+    aggregate::{Decide, Decider, Decision, check_rule},
     cause::{self, Cause, cause_methods, event_id},
     encode,
     error::{CommandError, Conflict, StoreError},
-    event::{Event, NewEvent, Raw, Recorded},
+    event::{NewEvent, Raw, Recorded},
     handle::Store,
-    load::{Fold, Stand, Until},
+    load::{Basis, Fold, Loaded, Until},
     metadata::Metadata,
-    store::{Append, Condition, Query, Read, Write, Written},
+    store::{Append, Condition, Item, Query, Read, Write, Written},
     stream::{Expected, Position, StreamId, Version},
     target::{Boundary, Part, Target},
     timestamp::Timestamp,
@@ -58,8 +58,8 @@ pub struct Execute<S: Decider> {
     boundary: Boundary,
     // The command is in here: one type of builder, and one loop, for all commands of an aggregate.
     decide: Box<Rule<S>>,
-    /// The name of its type.
-    command: &'static str,
+    /// Names of events that may come in between.
+    unaffected: &'static [&'static str],
     cause: Cause,
     expecting: Option<Version>,
     expecting_position: Option<Position>,
@@ -78,8 +78,11 @@ pub struct Appended<S: Decider> {
     pub stream: StreamId,
     /// How many events the state is made of; for one stream, its version; for a tuple, those of each part together.
     pub version: Version,
-    /// The place of the last new event in the log; what to wait for to read one's own writes.
+    /// The place of the last new event in the log; what to wait for to read one's own writes. Without new events, how much
+    /// of the log the state was read from.
     pub position: Position,
+    /// The position of the last event that made the state: as [`Loaded::changed`](crate::Loaded::changed).
+    pub changed: Position,
     /// The new events. None, if there was nothing to do.
     pub events: Vec<Recorded<S::Event>>,
 }
@@ -90,10 +93,11 @@ impl<S: Decider> Execute<S> {
         S: Decide<C>,
         C: Clone + Send + Sync + 'static,
     {
+        const { check_rule::<S, C>() }
         let cause = store.cause();
         let decide = Box::new(move |state: &S| state.decide(command.clone()));
-        let command = std::any::type_name::<C>();
-        Self { store, boundary, decide, command, cause, expecting: None, expecting_position: None, retries: 3 }
+        let unaffected = <S as Decide<C>>::UNAFFECTED_BY;
+        Self { store, boundary, decide, unaffected, cause, expecting: None, expecting_position: None, retries: 3 }
     }
 
     cause_methods!();
@@ -133,7 +137,9 @@ impl<S: Decider> IntoFuture for Execute<S> {
 impl<S: Decider> Execute<S> {
     /// Load, decide, append, acknowledge. Whoever loses a race starts over on the new state.
     async fn run(self) -> Result<Appended<S>, CommandError<S::Error>> {
+        self.boundary.check().map_err(StoreError::from)?;
         let metadata = Metadata { request: self.request(), ..self.cause.metadata() };
+        let _turns = self.store.turns().take(self.boundary.turns::<S::Event>()).await?;
         if let Some(first) = self.recall_given().await? {
             return Ok(first);
         }
@@ -199,23 +205,27 @@ impl<S: Decider> Execute<S> {
     ) -> Result<Appended<S>, StoreError> {
         let stream = self.boundary.stream.clone();
         if answer.is_empty() {
+            self.store.remember(|| fold.basis(&self.boundary));
             fold.keep(&self.store, &self.boundary);
-            let Fold { loaded, .. } = fold;
-            let (state, version, position) = (loaded.state, loaded.version, loaded.position);
-            return Ok(Appended { state, stream, version, position, events: vec![] });
+            let Loaded { state, version, position, changed, .. } = fold.loaded;
+            return Ok(Appended { state, stream, version, position, changed, events: vec![] });
         }
         let mut events = Vec::with_capacity(answer.len());
         let mut new = Vec::with_capacity(answer.len());
         for (event, n) in answer.iter().zip(0..) {
-            let unwritable = |source| StoreError::Unwritable { name: event.name().into(), source };
-            let (stored, again) = encode::stored(event).map_err(unwritable)?;
+            let (stored, again) = encode::stored(event)?;
             new.push(stored.stamp(event_id(metadata.command_id, n), metadata, self.cause.occurred_at));
             events.push(again);
         }
         let append = self.append_of(&fold, new.clone());
         // Before anything is written: where `evolve` panics, nothing is recorded that would do so at every load.
-        let placeless = |event: NewEvent| event.recorded(stream.clone(), Version(0), Position(0), Timestamp::default());
-        let mut raws: Vec<_> = new.into_iter().map(placeless).collect();
+        let (before, head) = (fold.loaded.version.0, fold.loaded.position);
+        let now = if S::RECORDED { self.store.inner().now() } else { Timestamp::default() };
+        let estimated = |(event, n): (NewEvent, u64)| {
+            let (version, position) = if S::RECORDED { (before + n, head.0 + n) } else { (0, 0) };
+            event.recorded(stream.clone(), Version(version), Position(position), now)
+        };
+        let mut raws: Vec<_> = new.into_iter().zip(1..).map(estimated).collect();
         raws.iter().try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
         let written = self.store.inner().append(append).await?;
         if written.replayed {
@@ -227,33 +237,60 @@ impl<S: Decider> Execute<S> {
         }
         place(&mut raws, &written, self.cause.occurred_at);
         fold.recorded(&self.boundary, &raws);
+        if S::RECORDED || self.came_between(&written, before, head) {
+            let until = Until::position(written.last);
+            let again = Fold::read(&self.store, &self.boundary, until).await;
+            fold = again.map_err(StoreError::though_recorded)?;
+        }
         fold.keep(&self.store, &self.boundary);
         let events = raws.iter().zip(events).map(|(raw, event)| raw.with(event)).collect();
-        let (state, version) = (fold.loaded.state, fold.loaded.version);
-        Ok(Appended { state, stream, version, position: written.last, events })
+        let Loaded { state, version, changed, .. } = fold.loaded;
+        Ok(Appended { state, stream, version, position: written.last, changed, events })
     }
 
-    /// What was read is what is checked: a stream by its version, everything else by what came after the read.
+    /// Whether events may have been recorded between the read and the append that are no conflict, and make the state.
+    fn came_between(&self, written: &Written, before: u64, head: Position) -> bool {
+        let (Written { streams, first, last, .. }, new) = (written, written.last.0 - written.first.0 + 1);
+        let between = match self.boundary.one_stream() {
+            Some(_) => streams.first().is_none_or(|(_, version)| version.0 != before + new),
+            None => first.0 != head.0 + 1,
+        };
+        !self.unaffected.is_empty() && between && *last > head
+    }
+
+    /// What was read is what is checked, but for events that do not matter to the rule.
     fn append_of(&self, fold: &Fold<S>, events: Vec<NewEvent>) -> Append {
         let stream = self.boundary.stream.clone();
+        let Basis { mut unchanged, mut condition } = fold.basis(&self.boundary);
         let mut expected = Expected::Any;
-        let mut unchanged = vec![];
-        let mut items = vec![];
-        for (part, &Stand { version, .. }) in self.boundary.parts.iter().zip(&fold.stands) {
-            match part {
-                Part::Stream(read) if *read == stream => expected = Expected::Version(version),
-                Part::Stream(read) => unchanged.push((read.clone(), version)),
-                Part::Query { item, .. } => items.push(item.clone()),
+        if !self.unaffected.is_empty() && self.expecting.is_none() {
+            let Condition { mut query, after } =
+                condition.unwrap_or(Condition { query: Query::default(), after: fold.loaded.position });
+            let names = S::EVENTS.iter().copied().flatten().copied().map(Cow::Borrowed).collect();
+            let of = |(stream, _): (StreamId, Version)| Item { names: Clone::clone(&names), ..Item::of(&stream) };
+            query.items.extend(unchanged.drain(..).map(of));
+            for item in &mut query.items {
+                item.names.retain(|name| !self.unaffected.contains(&&**name));
+                item.except.get_or_insert_default().push(self.unaffected);
             }
+            query.items.retain(|item| !item.names.is_empty());
+            condition = Some(Condition { query, after });
         }
-        let after = fold.loaded.position;
-        let condition = (!items.is_empty()).then_some(Condition { query: Query { items }, after });
+        unchanged.retain(|(read, version)| {
+            let own = *read == stream;
+            if own {
+                expected = Expected::Version(*version);
+            }
+            !own
+        });
+        unchanged.sort_unstable();
+        unchanged.dedup();
         Append { writes: vec![Write { stream, expected, events }], unchanged, condition }
     }
 
-    /// What is asked, if the caller named the command: whoever names it may name another so.
+    /// The fingerprint of the targets, where the caller named the command, and so may use the name twice.
     fn request(&self) -> Option<Uuid> {
-        self.cause.command_id.map(|id| cause::request(id, self.command, self.boundary.whose()))
+        self.cause.command_id.map(|id| cause::request(id, self.boundary.parts.iter().map(Part::name)))
     }
 
     /// The first result, if the caller named the command and it is recorded.
@@ -268,7 +305,8 @@ impl<S: Decider> Execute<S> {
     async fn recall(&self, command: Uuid) -> Result<Option<Appended<S>>, StoreError> {
         let raws = self.store.inner().find(command).await?;
         let [first, ..] = &raws[..] else { return Ok(None) };
-        if first.stream != self.boundary.stream || first.metadata.request != self.request() {
+        let fits = self.boundary.records_in(&first.stream);
+        if !fits || !cause::same_request(first.metadata.request, self.request()) {
             return Err(StoreError::Reused { command, stream: first.stream.clone() });
         }
         let before = Position(first.position.0 - 1);
@@ -280,8 +318,8 @@ impl<S: Decider> Execute<S> {
             events.extend(raw.decode().map_err(|source| StoreError::unreadable(raw, source))?);
             position = raw.position;
         }
-        let (state, version) = (fold.loaded.state, fold.loaded.version);
-        Ok(Some(Appended { state, stream: self.boundary.stream.clone(), version, position, events }))
+        let Loaded { state, version, changed, .. } = fold.loaded;
+        Ok(Some(Appended { state, stream: first.stream.clone(), version, position, changed, events }))
     }
 }
 

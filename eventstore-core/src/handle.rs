@@ -3,18 +3,23 @@
 use std::{fmt, sync::Arc};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use uuid::Uuid;
 
 use crate::{
     cause::Cause,
     doctor::Report,
     error::{Conflict, StoreError},
+    event::{Raw, Recorded},
     limits,
+    load::Basis,
     projections::Built,
     runs::Runs,
     snapshot::Snapshots,
     store::{EventStore, Prefix, Query, Read},
     stream::{Position, StreamHead, Version},
     timestamp::Timestamp,
+    turns::Turns,
+    tx::Reads,
 };
 
 /// The store everybody works with: cheap to clone, the same type over every database.
@@ -28,6 +33,9 @@ pub struct Store {
     snapshots: Arc<Snapshots>,
     running: Arc<Runs>,
     built: Arc<Built>,
+    turns: Arc<Turns>,
+    /// What has been read, in a transaction that may yet rely on it.
+    reads: Option<Arc<Reads>>,
 }
 
 impl<S: EventStore> From<S> for Store {
@@ -38,7 +46,8 @@ impl<S: EventStore> From<S> for Store {
 
 impl From<Arc<dyn EventStore>> for Store {
     fn from(inner: Arc<dyn EventStore>) -> Self {
-        Self { inner, source: None, snapshots: Arc::default(), running: Arc::default(), built: Arc::default() }
+        let (snapshots, running, built, turns) = Default::default();
+        Self { inner, source: None, snapshots, running, built, turns, reads: None }
     }
 }
 
@@ -101,6 +110,24 @@ impl Store {
             }
         });
         pages.try_flatten().boxed()
+    }
+
+    /// The event with an id, as it is stored; none, if no event has it. [`decode`](Recorded::decode) reads its body.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// let done = store.execute(Id::<Account>::from("ann"), Deposit { amount: 100 }).await?;
+    /// let event = store.event(done.events[0].id).await?.expect("it was recorded");
+    /// assert_eq!((event.position, &*event.data.name), (done.position, "account.deposited"));
+    /// assert_eq!(event.decode::<AccountEvent>()?[0].data, Deposited { amount: 100 });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn event(&self, id: Uuid) -> Result<Option<Recorded<Raw>>, StoreError> {
+        Ok(self.inner.recorded(vec![id]).await?.pop())
     }
 
     /// The last position recorded at or before an instant. For an instant that is over the answer never changes: an append
@@ -166,14 +193,27 @@ impl Store {
         Self { inner, ..self.clone() }
     }
 
-    /// The same over another store: a transaction of this one.
-    pub(crate) fn over(&self, inner: Arc<dyn EventStore>) -> Self {
+    /// The same over another store: a transaction of this one, which remembers what is read in it.
+    pub(crate) fn over(&self, inner: Arc<dyn EventStore>, reads: Arc<Reads>) -> Self {
         let (source, running, built) = (self.source.clone(), self.running.clone(), self.built.clone());
-        Self { inner, source, snapshots: Arc::default(), running, built }
+        // A transaction takes turns of its own: a command outside of it may have a turn and wait for the transaction's lock.
+        let (snapshots, turns) = Default::default();
+        Self { inner, source, snapshots, running, built, turns, reads: Some(reads) }
+    }
+
+    /// In a transaction, remembers what a state was made of.
+    pub(crate) fn remember(&self, basis: impl FnOnce() -> Basis) {
+        if let Some(reads) = &self.reads {
+            reads.remember(basis);
+        }
     }
 
     pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(crate) fn whole(&self) -> &Built {

@@ -193,8 +193,7 @@ impl ImportEvent {
     /// An event that could not be read again is refused. Its command, and its conversation, is its own id, unless
     /// `event.metadata` is made to say more.
     pub fn new<E: Event>(stream: impl Into<StreamId>, id: Uuid, event: &E) -> Result<Self, StoreError> {
-        let (stored, _) =
-            encode::stored(event).map_err(|source| StoreError::Unwritable { name: event.name().into(), source })?;
+        let (stored, _) = encode::stored(event)?;
         let metadata = Metadata { command_id: id, correlation_id: id, ..Metadata::default() };
         Ok(Self { stream: stream.into(), event: stored.stamp(id, &metadata, None) })
     }

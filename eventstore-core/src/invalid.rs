@@ -23,7 +23,7 @@ pub enum Invalid {
     TooLarge {
         /// What is too large.
         what: &'static str,
-        /// How large it is: bytes, or pieces.
+        /// How large it is, in bytes or pieces; at least, where the writing of it ended at the limit.
         size: usize,
         /// How large it may be.
         limit: usize,

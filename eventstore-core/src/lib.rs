@@ -28,6 +28,7 @@ mod projections;
 mod read;
 mod read_model;
 mod release;
+mod retag;
 mod rows;
 mod runs;
 mod shard;
@@ -38,6 +39,7 @@ mod table;
 mod target;
 pub mod testing;
 mod timestamp;
+mod turns;
 mod tx;
 
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
@@ -56,12 +58,13 @@ pub use memory::MemoryStore;
 pub use metadata::Metadata;
 pub use read::ReadEvents;
 pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
+pub use retag::{NewTags, Retag, Retagged};
 pub use rows::{Get, List, Moment, ReadModels, Replay};
 pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
     Append, Changes, Condition, EventStore, Events, Item, Order, Page, Prefix, Query, Read, Rows, Step, StoredSnapshot,
-    Tables, Transaction, Write, Written,
+    Tables, Transaction, TypeIndex, Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Table};
@@ -76,7 +79,7 @@ pub mod __private {
     pub use serde_json;
 
     pub use crate::{
-        derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot},
+        derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot, tag_of},
         encode::encode,
         error::Chain,
         letters::LETTERS,

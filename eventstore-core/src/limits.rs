@@ -40,7 +40,7 @@ pub(crate) fn plain(what: &'static str, text: &str) -> Result<(), Invalid> {
     if text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.')) {
         return Ok(());
     }
-    Err(Invalid::name(what, text, "has something else than a-z, 0-9, `_` and `.`"))
+    Err(Invalid::name(what, text, "may only contain a-z, 0-9, `_` and `.`"))
 }
 
 pub(crate) fn size(what: &'static str, size: usize, limit: usize) -> Result<(), Invalid> {

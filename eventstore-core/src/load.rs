@@ -1,6 +1,8 @@
 //! Reads a state back from its events.
 
 use std::{
+    borrow::Cow,
+    collections::HashMap,
     marker::PhantomData,
     ops::Deref,
     time::{Duration, Instant, SystemTime},
@@ -12,13 +14,13 @@ use futures::{
 };
 
 use crate::{
-    aggregate::{Aggregate, Decider, Evolve},
+    aggregate::{Aggregate, Decider, Evolve, apply},
     error::StoreError,
-    event::{Raw, Recorded},
+    event::{Raw, Recorded, Tag},
     handle::Store,
     invalid::Invalid,
     snapshot::{Begun, Last, Policy, Unfit},
-    store::{Events, Prefix, Query, Read, StoredSnapshot},
+    store::{Condition, Events, Prefix, Query, Read, StoredSnapshot},
     stream::{Position, StreamId, Version},
     target::{Boundary, Part, Target},
     timestamp::Timestamp,
@@ -67,6 +69,9 @@ pub struct Loaded<S> {
     /// `false` only after [`as_of`](Load::as_of): an event recorded by that instant may still come, for the instant is not
     /// over yet, or the store cannot wait for an append that is open (a replica, a file that can only be read).
     pub settled: bool,
+    /// The position of the last event that made the state; 0, if none did. Unlike [`position`](Self::position) it does not
+    /// move with other events, so it is what an `ETag` is made of for a state that has no version.
+    pub changed: Position,
 }
 
 impl<S> Deref for Loaded<S> {
@@ -199,6 +204,7 @@ impl<S: Decider> IntoFuture for Load<S> {
         Box::pin(async move {
             let fold = Fold::<S>::read(&self.store, &self.boundary, self.until).await?;
             if self.until == Until::default() {
+                self.store.remember(|| fold.basis(&self.boundary));
                 fold.keep(&self.store, &self.boundary);
             }
             Ok(fold.loaded)
@@ -212,6 +218,15 @@ pub(crate) struct Fold<S> {
     pub(crate) stands: Vec<Stand>,
     /// How long it took to read.
     pub(crate) took: Duration,
+    /// Names that parts, given by their places, ask for and this program does not know.
+    unknown: Vec<(usize, Vec<Cow<'static, str>>)>,
+}
+
+/// What a state was made of, so that it can be seen whether it still is.
+#[derive(Clone, Debug)]
+pub(crate) struct Basis {
+    pub(crate) unchanged: Vec<(StreamId, Version)>,
+    pub(crate) condition: Option<Condition>,
 }
 
 /// Where a part of a state stands.
@@ -229,8 +244,23 @@ impl<S: Decider> Fold<S> {
     /// The state before the first event.
     pub(crate) fn blank(boundary: &Boundary) -> Self {
         let (version, position) = (Version(0), Position(0));
-        let loaded = Loaded { state: S::blank(&boundary.keys), version, position, settled: true };
-        Self { loaded, stands: vec![Stand::default(); boundary.parts.len()], took: Duration::ZERO }
+        let loaded = Loaded { state: S::blank(boundary), version, position, settled: true, changed: position };
+        let stands = vec![Stand::default(); boundary.parts.len()];
+        Self { loaded, stands, took: Duration::ZERO, unknown: vec![] }
+    }
+
+    /// What was read is what is to be checked: a stream by its version, everything else by what came after the read.
+    pub(crate) fn basis(&self, boundary: &Boundary) -> Basis {
+        let (mut unchanged, mut items) = (vec![], vec![]);
+        for (part, &Stand { version, .. }) in boundary.parts.iter().zip(&self.stands) {
+            match part {
+                Part::Stream(stream) => unchanged.push((stream.clone(), version)),
+                Part::Query { item, .. } => items.push(item.clone()),
+            }
+        }
+        let after = self.loaded.position;
+        let condition = (!items.is_empty()).then_some(Condition { query: Query { items }, after });
+        Basis { unchanged, condition }
     }
 
     /// The state made of the events up to there: each part of all of its own, or of a snapshot and those after it. There
@@ -240,8 +270,9 @@ impl<S: Decider> Fold<S> {
         let (mut read, settled) = until.read(store, boundary).await?;
         let mut fold = Self::blank(boundary);
         fold.loaded.settled = settled;
-        if let ([Part::Stream(stream)], Some(policy)) = (&boundary.parts[..], S::snapshots(0))
+        if let ([Part::Stream(stream)], Some(policy)) = (&boundary.parts[..], fold.loaded.state.snapshots(0))
             && until == Until::default()
+            && !S::RECORDED
         {
             fold.read_stream(store, boundary, read, stream, policy).await?;
             fold.took = began.elapsed();
@@ -268,7 +299,7 @@ impl<S: Decider> Fold<S> {
             // What the first part does not see, no other does.
             read.until = Some(fold.loaded.position);
         }
-        if !others.is_empty() {
+        if !others.is_empty() || boundary.parts.is_empty() {
             fold.begin(store, boundary, until, read, &others).await?;
         }
         fold.took = began.elapsed();
@@ -295,7 +326,7 @@ impl<S: Decider> Fold<S> {
         policy: Policy,
     ) -> Result<(), StoreError> {
         match store.inner().read_from_snapshot(stream, policy.kind).await {
-            Ok((None, Events { head, events })) => {
+            Ok((None, Events { head, events, .. })) => {
                 self.loaded.position = head;
                 return self.take_in_all(boundary, &[0], Until::default(), events).await;
             }
@@ -326,7 +357,7 @@ impl<S: Decider> Fold<S> {
         read: &Read,
         part: usize,
     ) -> Option<StoredSnapshot> {
-        let policy = S::snapshots(part).filter(|_| until.snapshots())?;
+        let policy = self.loaded.state.snapshots(part).filter(|_| until.snapshots())?.of(&boundary.parts[part]);
         let name = boundary.parts[part].name();
         let stored = store.inner().snapshot(&name, policy.kind).await.unwrap_or_else(|error| {
             store.snapshots().ignored(&name, policy.kind, &Unfit::Unreadable(error));
@@ -354,9 +385,10 @@ impl<S: Decider> Fold<S> {
         let query = Query { items: parts.iter().map(|&part| boundary.parts[part].item()).collect() };
         // A snapshot says where its last event is, what had occurred by an instant is seen by the events' own, and several
         // parts are to end at the same position.
-        let bare = matches!(boundary.parts[..], [Part::Stream(_)]) && S::snapshots(0).is_none();
-        let bare = bare && until.occurred_by.is_none();
-        let Events { head, events } = store.inner().read(Read { query, bare, ..read }).await?;
+        let bare = matches!(boundary.parts[..], [Part::Stream(_)]) && self.loaded.state.snapshots(0).is_none();
+        let bare = bare && until.occurred_by.is_none() && !S::RECORDED;
+        let Events { head, events, asked } = store.inner().read(Read { query, bare, ..read }).await?;
+        self.heard(boundary, parts, asked);
         self.loaded.position = head;
         self.take_in_all(boundary, parts, until, events).await
     }
@@ -391,8 +423,9 @@ impl<S: Decider> Fold<S> {
         until: Until,
         part: usize,
         stored: &StoredSnapshot,
-        Events { head, mut events }: Events,
+        Events { head, mut events, asked }: Events,
     ) -> Result<Result<(), Unfit>, StoreError> {
+        self.heard(boundary, &[part], asked);
         let stream = matches!(boundary.parts[part], Part::Stream(_));
         let Some(event) = events.try_next().await? else { return Ok(Err(Unfit::OtherHistory)) };
         let last = Last::of(&event);
@@ -401,6 +434,7 @@ impl<S: Decider> Fold<S> {
         }
         let Some(Ok(())) = self.loaded.state.open(part, &stored.state) else { return Ok(Err(Unfit::Undecodable)) };
         self.loaded.position = head;
+        self.loaded.changed = self.loaded.changed.max(event.position);
         self.loaded.version.0 += stored.version.0;
         let begun = Begun { version: stored.version, ..Begun::default() };
         self.stands[part] = Stand { events: stored.version, version: event.version, last: Some(last), begun };
@@ -416,14 +450,38 @@ impl<S: Decider> Fold<S> {
     ) -> Result<(), StoreError> {
         // What was read for one part concerns it.
         let only = parts.len() == 1;
+        let index = (parts.len() > INDEXED).then(|| Index::of(boundary, parts));
         while let Some(event) = events.try_next().await? {
-            if until.takes(&event) {
-                for &part in parts.iter().filter(|&&part| only || boundary.parts[part].matches(&event)) {
+            if !until.takes(&event) {
+                continue;
+            }
+            let candidates = index.as_ref().map(|index| index.candidates(&event));
+            for &part in candidates.as_deref().unwrap_or(parts) {
+                if only || self.concerns(boundary, part, &event) {
                     self.take(part, &event)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Notes which names were asked for that no part names.
+    fn heard(&mut self, boundary: &Boundary, parts: &[usize], asked: Option<Query>) {
+        let Some(asked) = asked else { return };
+        for (&part, mut item) in parts.iter().zip(asked.items) {
+            if let Part::Query { item: named, .. } = &boundary.parts[part]
+                && item.names.len() > named.names.len()
+            {
+                self.unknown.push((part, item.names.split_off(named.names.len())));
+            }
+        }
+    }
+
+    fn concerns(&self, boundary: &Boundary, part: usize, event: &Recorded<Raw>) -> bool {
+        let unknown = |(of, names): &(usize, Vec<Cow<'_, str>>)| {
+            *of == part && names.iter().any(|name| **name == *event.data.name) && boundary.parts[part].has_tags(event)
+        };
+        boundary.parts[part].matches(event) || self.unknown.iter().any(unknown)
     }
 
     /// Takes an event into the parts it concerns, if it concerns any.
@@ -434,6 +492,7 @@ impl<S: Decider> Fold<S> {
     fn take(&mut self, part: usize, event: &Recorded<Raw>) -> Result<(), StoreError> {
         self.loaded.state.take_in(part, event)?;
         self.loaded.version.0 += 1;
+        self.loaded.changed = self.loaded.changed.max(event.position);
         let stand = &mut self.stands[part];
         stand.events.0 += 1;
         (stand.version, stand.last) = (event.version, Some(Last::of(event)));
@@ -445,8 +504,45 @@ impl<S: Decider> Fold<S> {
         for event in events {
             for part in boundary.concerned(event) {
                 self.stands[part].last = Some(Last::of(event));
+                self.loaded.changed = self.loaded.changed.max(event.position);
             }
         }
+    }
+}
+
+/// From how many parts on they are found by an index.
+const INDEXED: usize = 16;
+
+/// The parts of a large boundary, by what their events have in common.
+struct Index<'a> {
+    streams: HashMap<&'a str, Vec<usize>>,
+    tags: HashMap<&'a Tag, Vec<usize>>,
+    others: Vec<usize>,
+}
+
+impl<'a> Index<'a> {
+    fn of(boundary: &'a Boundary, parts: &[usize]) -> Self {
+        let mut index = Self { streams: HashMap::new(), tags: HashMap::new(), others: vec![] };
+        for &part in parts {
+            match &boundary.parts[part] {
+                Part::Stream(stream) => index.streams.entry(stream.as_str()).or_default().push(part),
+                Part::Query { item, .. } => match item.tags.first() {
+                    Some(tag) => index.tags.entry(tag).or_default().push(part),
+                    None => index.others.push(part),
+                },
+            }
+        }
+        index
+    }
+
+    /// The parts that an event may concern, each once.
+    fn candidates(&self, event: &Recorded<Raw>) -> Vec<usize> {
+        let tagged = event.data.tags.iter().filter_map(|tag| self.tags.get(tag));
+        let found = self.streams.get(event.stream.as_str()).into_iter().chain(tagged).flatten();
+        let mut found: Vec<_> = found.chain(&self.others).copied().collect();
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 }
 
@@ -454,7 +550,7 @@ impl<S: Decider> Fold<S> {
 pub type History<A> = BoxStream<'static, Result<(Recorded<<A as Evolve>::Event>, A), StoreError>>;
 
 pub(crate) fn history<A: Aggregate + Clone>(store: Store, boundary: Boundary) -> History<A> {
-    let mut state = <A as Decider>::blank(&boundary.keys);
+    let mut state = <A as Decider>::blank(&boundary);
     let open = async move {
         let read = Read { query: boundary.query(), ..Read::default() };
         Ok::<_, StoreError>(store.inner().read(read).await?.events)
@@ -465,7 +561,7 @@ pub(crate) fn history<A: Aggregate + Clone>(store: Store, boundary: Boundary) ->
             let raw: Recorded<Raw> = raw?;
             let events = raw.decode().map_err(|source| StoreError::unreadable(&raw, source))?;
             let moments = events.into_iter().map(|event: Recorded<<A as Evolve>::Event>| {
-                state.evolve(event.data.clone());
+                apply(&mut state, event.data.clone(), &raw);
                 Ok((event, state.clone()))
             });
             Ok::<_, StoreError>(stream::iter(moments.collect::<Vec<_>>()))

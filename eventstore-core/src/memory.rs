@@ -25,10 +25,11 @@ use crate::{
     identity::Identity,
     invalid::Invalid,
     limits,
+    retag::NewTags,
     shard::{Checkpoint, Shard},
     store::{
-        Append, Changes, Condition, EventStore, Events, Page, Prefix, Read, Rows, StoredSnapshot, Tables, Transaction,
-        Written,
+        Append, Changes, Condition, EventStore, Events, Item, Page, Prefix, Query, Read, Rows, StoredSnapshot, Tables,
+        Transaction, TypeIndex, Written,
     },
     stream::{Position, StreamHead, StreamId, Version},
     table::{BESIDE, Column, Table},
@@ -59,8 +60,7 @@ struct Inner {
     /// The places in the log of each stream's events.
     streams: BTreeMap<StreamId, Vec<usize>>,
     ids: HashMap<Uuid, usize>,
-    /// By category and name.
-    types: HashSet<(String, Arc<str>)>,
+    types: TypeIndex,
     tables: HashMap<String, MemoryTable>,
     checkpoints: BTreeMap<Shard, Checkpoint>,
     /// By boundary and kind.
@@ -118,8 +118,12 @@ fn place(position: Position) -> usize {
 }
 
 /// What a read asks for, of these events.
-fn page<'a>(read: &Read, events: impl DoubleEndedIterator<Item = &'a Recorded<Raw>>) -> Vec<Recorded<Raw>> {
-    let wanted = |event: &&Recorded<Raw>| read.query.matches(&event.stream, &event.data);
+fn page<'a>(
+    read: &Read,
+    query: &Query,
+    events: impl DoubleEndedIterator<Item = &'a Recorded<Raw>>,
+) -> Vec<Recorded<Raw>> {
+    let wanted = |event: &&Recorded<Raw>| query.matches(&event.stream, &event.data);
     let limit = read.limit.unwrap_or(usize::MAX);
     match read.backwards {
         false => events.filter(wanted).take(limit).cloned().collect(),
@@ -138,20 +142,29 @@ impl Inner {
     }
 
     /// What a read asks for, of the log up to a head.
-    fn page(&self, read: &Read, head: Position) -> Vec<Recorded<Raw>> {
+    fn page(&self, read: &Read, head: Position) -> Page {
+        let asked = self.types.resolve(&read.query);
+        let query = asked.as_ref().unwrap_or(&read.query);
         let until = place(read.until.map_or(head, |until| until.min(head)));
         let after = place(read.after).min(until);
-        match read.query.stream() {
+        let events = match query.stream() {
             Some(stream) => {
                 let places = self.streams.get(&stream).map_or(&[][..], |places| places);
                 let versions = |version: Version| usize::try_from(version.0).unwrap_or(usize::MAX);
                 let end = places.partition_point(|place| *place < until);
                 let end = read.until_version.map_or(end, |version| versions(version).min(end));
                 let start = places.partition_point(|place| *place < after).max(versions(read.after_version)).min(end);
-                page(read, places[start..end].iter().map(|&place| &self.log[place]))
+                page(read, query, places[start..end].iter().map(|&place| &self.log[place]))
             }
-            None => page(read, self.log[after..until].iter()),
-        }
+            None if query.items.iter().all(Item::is_stream) => {
+                let streams = query.items.iter().filter_map(|item| Query::from(item.clone()).stream());
+                let places = streams.filter_map(|stream| self.streams.get(&stream)).flatten().copied();
+                let places: BTreeSet<_> = places.filter(|place| (after..until).contains(place)).collect();
+                page(read, query, places.into_iter().map(|place| &self.log[place]))
+            }
+            None => page(read, query, self.log[after..until].iter()),
+        };
+        Page { head, events, asked }
     }
 
     /// The events of a command, of the log up to a place.
@@ -191,12 +204,11 @@ impl Inner {
             return Ok(replay);
         }
         self.check(&append)?;
-        let types = append.events().map(|(stream, event)| (stream.category().to_owned(), event.data.name.clone()));
-        let new: HashSet<_> = types.filter(|one| !self.types.contains(one)).collect();
+        let types = append.events().map(|(stream, event)| (stream.category(), &*event.data.name));
+        let new: HashSet<_> = types.filter(|(category, name)| !self.types.contains(category, name)).collect();
         if self.types.len() + new.len() > limits::TYPES {
             return Err(Invalid::types(self.types.len() + new.len()).into());
         }
-        self.types.extend(new);
         let recorded_at = self.log.last().map_or(now, |last| last.recorded_at.max(now));
         let first = Position(self.log.len() as u64 + 1);
         let streams: Vec<_> = append.streams().into_iter().map(|(stream, ..)| stream.clone()).collect();
@@ -238,7 +250,9 @@ impl Inner {
             }
         }
         let Some(condition) = &append.condition else { return Ok(()) };
-        let matches = |event: &&Recorded<Raw>| condition.query.matches(&event.stream, &event.data);
+        let resolved = self.types.resolve(&condition.query);
+        let query = resolved.as_ref().unwrap_or(&condition.query);
+        let matches = |event: &&Recorded<Raw>| query.matches(&event.stream, &event.data);
         match self.newer(condition.after).iter().find(matches) {
             Some(event) => Err(Conflict::in_the_way(event.stream.clone(), event.version).into()),
             None => Ok(()),
@@ -250,6 +264,7 @@ impl Inner {
         let places = self.streams.entry(stream.clone()).or_default();
         places.push(place);
         self.ids.insert(event.id, place);
+        self.types.add(stream.category(), &event.data.name);
         let (version, position) = (Version(places.len() as u64), Position(place as u64 + 1));
         self.log.push(event.recorded(stream.clone(), version, position, recorded_at));
     }
@@ -316,18 +331,19 @@ impl EventStore for MemoryStore {
         read.check()?;
         let limit = read.limit;
         let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
-        let (head, first) = {
+        let Page { head, events: first, asked } = {
             let inner = self.inner();
-            (page.until.map_or(inner.head(), |until| until.min(inner.head())), inner.page(&page, inner.head()))
+            inner.page(&page, inner.head())
         };
+        let head = page.until.map_or(head, |until| until.min(head));
         let store = self.clone();
         let fetch = move |read: Read| {
             std::future::ready(Ok({
                 let inner = store.inner();
-                inner.page(&read, inner.head())
+                inner.page(&read, inner.head()).events
             }))
         };
-        Ok(Events::paged(head, page, limit, first, fetch))
+        Ok(Events::paged(head, page, limit, first, fetch).asking(asked))
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
@@ -394,6 +410,22 @@ impl EventStore for MemoryStore {
             _writer: writer,
         };
         Ok(Box::new(transaction))
+    }
+
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        events.iter().try_for_each(NewTags::check)?;
+        let _writer = self.writer.lock().await;
+        let mut inner = self.inner();
+        let mut changed = 0;
+        for NewTags { position, id, tags } in events {
+            let at = place(position).checked_sub(1).and_then(|place| inner.log.get_mut(place));
+            if let Some(event) = at.filter(|event| event.id == id && event.data.tags != tags) {
+                event.data.tags = tags;
+                changed += 1;
+            }
+        }
+        inner.snapshots.retain(|(boundary, _), _| !StoredSnapshot::is_of_tag(boundary));
+        Ok(changed)
     }
 
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
@@ -518,10 +550,15 @@ impl Transaction for MemoryTransaction {
         self.noting(written)
     }
 
+    async fn hold(&mut self, _: Vec<(StreamId, Version)>, _: Option<Condition>) -> Result<(), StoreError> {
+        // From its beginning on a transaction keeps all others from appending.
+        Ok(())
+    }
+
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
         let inner = self.store.inner();
         let head = Position(inner.log.len() as u64);
-        Ok(Page { head, events: inner.page(&read, head) })
+        Ok(inner.page(&read, head))
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {

@@ -10,7 +10,7 @@ use serde::{
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::{invalid::Invalid, limits};
+use crate::{encode, invalid::Invalid, limits};
 
 /// Who asked, and why.
 ///
@@ -29,8 +29,8 @@ pub struct Metadata {
     pub actor: Option<String>,
     /// The program that asked.
     pub source: Option<String>,
-    /// What was asked, where the caller gave the command's id: a fingerprint of the type of the command and of the ids
-    /// it was for, by which a retry is told from an id that was used twice. Says nothing to anyone else.
+    /// A fingerprint of the ids the command was for, where the caller gave the command's id. It tells a retry from an id
+    /// that was used twice, and has no other meaning.
     pub request: Option<Uuid>,
     /// Whatever else is worth remembering.
     pub extra: BTreeMap<String, Json>,
@@ -43,8 +43,9 @@ impl Metadata {
             return Err(Invalid::name("metadata key", key, "begins with `$`, like the framework's own"));
         }
         let unreadable = |error: serde_json::Error| Invalid::Metadata(error.to_string());
-        let json = serde_json::to_vec(self).map_err(unreadable)?;
-        limits::size("the metadata of an event", json.len(), limits::METADATA_BYTES)?;
+        let json = encode::bounded(self, limits::METADATA_BYTES).map_err(unreadable)?.map_err(|size| {
+            Invalid::TooLarge { what: "the metadata of an event", size, limit: limits::METADATA_BYTES }
+        })?;
         if !self.extra.is_empty() {
             Self::from_json(&json).map_err(unreadable)?;
         }

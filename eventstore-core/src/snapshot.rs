@@ -21,7 +21,7 @@ use crate::{
     load::{Fold, Loaded, Stand, Until},
     store::StoredSnapshot,
     stream::{Id, Position, Version},
-    target::{Boundary, Target, every},
+    target::{Boundary, Part, Target, every},
     timestamp::Timestamp,
 };
 
@@ -174,7 +174,8 @@ impl Store {
         for text in self.inner().snapshots(policy.kind, most).await? {
             let Some(boundary) = boundary_of::<A>(&text) else { continue };
             let Some(stored) = self.inner().snapshot(&text, policy.kind).await? else { continue };
-            let Ok(state) = policy.open(&stored) else {
+            let fits = Policy::from(policy).of(&boundary.parts[0]).fits(&stored);
+            let Ok(state) = fits.and_then(|()| policy.open(&stored)) else {
                 verified.unfit += 1;
                 continue;
             };
@@ -231,7 +232,19 @@ impl<A> From<Snapshot<A>> for Policy {
     }
 }
 
+/// What the shapes of states by tag, and over every event, are told apart by from those of release 0.1: its states may lack
+/// events that the program did not know.
+const WITH_UNKNOWN_EVENTS: u64 = 0x9e37_79b9_7f4a_7c15;
+
 impl Policy {
+    /// The policy for a part of a state.
+    pub(crate) fn of(self, part: &Part) -> Self {
+        match part {
+            Part::Stream(_) => self,
+            Part::Query { .. } => Self { shape: self.shape ^ WITH_UNKNOWN_EVENTS, ..self },
+        }
+    }
+
     /// Whether a snapshot is what was kept, and of today's shape.
     pub(crate) fn fits(&self, stored: &StoredSnapshot) -> Result<(), Unfit> {
         if stored.shape != self.shape {
@@ -257,9 +270,8 @@ pub(crate) enum Unfit {
 }
 
 impl<A> Snapshot<A> {
-    /// The state in a snapshot. Whether the log has its events is still to be seen.
-    pub(crate) fn open(&self, stored: &StoredSnapshot) -> Result<A, Unfit> {
-        Policy::from(*self).fits(stored)?;
+    /// The state in a snapshot that fits. Whether the log has its events is still to be seen.
+    fn open(&self, stored: &StoredSnapshot) -> Result<A, Unfit> {
         (self.load)(&stored.state).map_err(|_| Unfit::Undecodable)
     }
 }
@@ -327,9 +339,9 @@ impl<S: Decider> New<S> {
     /// What to keep of a part, if it has snapshots, and events.
     fn of(fold: &Fold<S>, boundary: &Boundary, part: usize) -> Result<Option<Self>, StoreError> {
         let Stand { events, last, begun, .. } = fold.stands[part];
-        let (Some(policy), Some(state), Some(last)) = (S::snapshots(part), fold.loaded.state.save(part), last) else {
-            return Ok(None);
-        };
+        let kept = (fold.loaded.state.snapshots(part), fold.loaded.state.save(part), last);
+        let (Some(policy), Some(state), Some(last)) = kept else { return Ok(None) };
+        let policy = policy.of(&boundary.parts[part]);
         let mut snapshot = StoredSnapshot {
             boundary: boundary.parts[part].name(),
             kind: policy.kind.into(),
@@ -342,7 +354,7 @@ impl<S: Decider> New<S> {
             state: state.map_err(|source| unkept(policy.kind, source))?,
         };
         snapshot.checksum = snapshot.sum();
-        Ok(Some(Self { snapshot, instead_of: begun.unfit, blank: S::blank(&boundary.keys), part }))
+        Ok(Some(Self { snapshot, instead_of: begun.unfit, blank: S::blank(boundary), part }))
     }
 
     /// Read back first, as events are: one that nobody could read is of no use to anybody.
@@ -364,7 +376,7 @@ impl<S: Decider> Fold<S> {
     pub(crate) fn keep(&self, store: &Store, boundary: &Boundary) {
         for (stand, part) in self.stands.iter().zip(0..) {
             let worth = |policy: Policy| stand.begun.worth_keeping(policy.take, stand.events, self.took);
-            if !S::snapshots(part).is_some_and(worth) {
+            if !self.loaded.state.snapshots(part).is_some_and(worth) {
                 continue;
             }
             match New::of(self, boundary, part) {
@@ -500,6 +512,11 @@ impl StoredSnapshot {
             hash = fnv(hash, &number.to_le_bytes());
         }
         fnv(fnv(hash, event.as_bytes()), state)
+    }
+
+    /// Whether a boundary is the events with a tag, `course:rust`: neither a stream nor every event of a kind.
+    pub fn is_of_tag(boundary: &str) -> bool {
+        boundary.find([':', '-', '*']).is_some_and(|end| boundary[end..].starts_with(':'))
     }
 
     /// Whether it is still what it was when it was taken.

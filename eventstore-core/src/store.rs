@@ -7,6 +7,7 @@ use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
     fmt,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -18,11 +19,12 @@ use uuid::Uuid;
 
 use crate::{
     doctor::Report,
-    error::StoreError,
+    error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded, Tag},
     identity::Identity,
     invalid::Invalid,
     limits,
+    retag::NewTags,
     shard::{Checkpoint, Shard},
     stream::{Expected, Position, StreamHead, StreamId, Version},
     table::{Column, Table},
@@ -52,6 +54,16 @@ pub trait EventStore: Tables + Any {
 
     /// The streams of a category that come after a key, in the order of their keys, byte by byte; at most so many.
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
+
+    /// How many events match. The default reads them all.
+    async fn count(&self, read: Read) -> Result<u64, StoreError> {
+        let mut events = self.read(read).await?.events;
+        let mut count = 0;
+        while events.try_next().await?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
 
     /// The last position recorded at or before an instant. An append that is open and may have been stamped by then is
     /// waited for, so that the answer for an instant that is over never changes; one that stays open for too long is
@@ -102,6 +114,14 @@ pub trait EventStore: Tables + Any {
         }
         transaction.commit().await?;
         Ok(true)
+    }
+
+    /// Gives events other tags, all or none, and removes the snapshots of tags, also where no event is named: the only
+    /// change of what is stored of an event, since tags are an index. Returns how many events have been changed; one that is
+    /// not at its position under its id stays.
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        let _ = events;
+        Err(Invalid::Request("this store cannot change the tags of events".into()).into())
     }
 
     /// Looks at the database and says what makes it an unsafe or a slow place for a log. Changes nothing; may take a
@@ -183,6 +203,32 @@ pub trait Transaction: Send {
     /// As [`EventStore::append`].
     async fn append(&mut self, append: Append) -> Result<Written, StoreError>;
 
+    /// Keeps all others from appending until the end, as an append does, and returns [`Conflict`](StoreError::Conflict),
+    /// which is a refusal, unless each of the streams is at its version, and no event that matches the condition was
+    /// recorded after its position. Called before this transaction has appended anything.
+    ///
+    /// The default reads, and takes no lock: it is exact for a store whose transactions keep others from appending from
+    /// the beginning.
+    async fn hold(
+        &mut self,
+        unchanged: Vec<(StreamId, Version)>,
+        condition: Option<Condition>,
+    ) -> Result<(), StoreError> {
+        for (stream, version) in unchanged {
+            let last = Read { query: Query::of(&stream), backwards: true, limit: Some(1), ..Read::default() };
+            let actual = self.read(last).await?.events.first().map_or(Version(0), |last| last.version);
+            if actual != version {
+                return Err(Conflict::new(stream, Expected::Version(version), actual).into());
+            }
+        }
+        let Some(Condition { query, after }) = condition else { return Ok(()) };
+        let newer = Read { query, after, limit: Some(1), ..Read::default() };
+        match self.read(newer).await?.events.pop() {
+            Some(event) => Err(Conflict::in_the_way(event.stream, event.version).into()),
+            None => Ok(()),
+        }
+    }
+
     /// As [`EventStore::read`], one page of it, seeing what this transaction has appended.
     async fn read(&mut self, read: Read) -> Result<Page, StoreError>;
 
@@ -253,6 +299,11 @@ pub struct Item {
     pub category: Option<String>,
     /// Is in a stream with this key; with the category, in this one stream.
     pub key: Option<String>,
+    /// If this is given, the item also asks for names that it does not name: those of event types in its category, or in a
+    /// category that has one of `names`, except these. So a program that asks for the events it knows also hears of
+    /// those that a newer program has added. A store finds them by [`TypeIndex::resolve`], in the same snapshot as the
+    /// events, and says what it found in [`Events::asked`].
+    pub except: Option<Vec<&'static [&'static str]>>,
 }
 
 impl Query {
@@ -266,14 +317,23 @@ impl Query {
         Item::of(stream).into()
     }
 
-    /// The events with one of these names, wherever they are.
+    /// The events with one of these names, wherever they are; of no names, none.
     pub fn names(names: &'static [&'static str]) -> Self {
-        Item::names(names).into()
+        if names.is_empty() { Self::default() } else { Item::names(names).into() }
     }
 
-    /// Whether an event matches.
+    /// Whether an event matches. An [`except`](Item::except) is not looked at: see [`TypeIndex::resolve`].
     pub fn matches(&self, stream: &StreamId, event: &Raw) -> bool {
         self.items.iter().any(|item| item.matches(stream, event))
+    }
+
+    /// Whether an event matches, or might by an [`except`](Item::except).
+    pub fn may_match(&self, stream: &StreamId, event: &Raw) -> bool {
+        self.items.iter().any(|item| match &item.except {
+            None => item.matches(stream, event),
+            Some(except) if except.iter().any(|names| names.contains(&&*event.name)) => item.matches(stream, event),
+            Some(_) => item.matches_but_names(stream, event),
+        })
     }
 
     /// The stream, if the query is for the events of one stream and nothing else.
@@ -310,12 +370,103 @@ impl Item {
         self.key.iter().try_for_each(|key| limits::name("key", key))
     }
 
-    /// Whether an event matches.
+    /// Whether it is the stream it names, and all of it.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.category.is_some() && self.key.is_some() && self.names.is_empty() && self.tags.is_empty()
+    }
+
+    /// Whether an event matches. An [`except`](Self::except) is not looked at: see [`TypeIndex::resolve`].
     pub fn matches(&self, stream: &StreamId, event: &Raw) -> bool {
         (self.names.is_empty() || self.names.iter().any(|name| **name == *event.name))
-            && self.tags.iter().all(|tag| event.tags.contains(tag))
+            && self.matches_but_names(stream, event)
+    }
+
+    fn matches_but_names(&self, stream: &StreamId, event: &Raw) -> bool {
+        self.tags.iter().all(|tag| event.tags.contains(tag))
             && self.category.as_ref().is_none_or(|category| category == stream.category())
             && self.key.as_ref().is_none_or(|key| key == stream.key())
+    }
+}
+
+/// The event types of a log, by category and by name.
+#[derive(Clone, Debug, Default)]
+pub struct TypeIndex {
+    /// The names in each category.
+    names: HashMap<Arc<str>, Vec<Arc<str>>>,
+    /// The categories that have a name.
+    categories: HashMap<Arc<str>, Vec<Arc<str>>>,
+    count: usize,
+}
+
+impl TypeIndex {
+    /// Whether a type is there.
+    pub fn contains(&self, category: &str, name: &str) -> bool {
+        self.names.get(category).is_some_and(|names| names.iter().any(|other| **other == *name))
+    }
+
+    /// Adds a type, unless it is there.
+    pub fn add(&mut self, category: &str, name: &str) {
+        if self.contains(category, name) {
+            return;
+        }
+        let category =
+            self.names.get_key_value(category).map_or_else(|| category.into(), |(category, _)| category.clone());
+        let name = self.categories.get_key_value(name).map_or_else(|| name.into(), |(name, _)| name.clone());
+        self.names.entry(category.clone()).or_default().push(name.clone());
+        self.categories.entry(name).or_default().push(category);
+        self.count += 1;
+    }
+
+    /// How many types there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is no type.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The query with the names that it asks for by [`Item::except`] added to those it names; none, if no item has an
+    /// `except`.
+    pub fn resolve(&self, query: &Query) -> Option<Query> {
+        if query.items.iter().all(|item| item.except.is_none()) {
+            return None;
+        }
+        let mut query = query.clone();
+        for item in &mut query.items {
+            let unnamed = self.unnamed(item);
+            item.names.extend(unnamed);
+        }
+        Some(query)
+    }
+
+    fn unnamed(&self, item: &Item) -> Vec<Cow<'static, str>> {
+        let Some(except) = &item.except else { return vec![] };
+        let mut categories: Vec<&str> = match &item.category {
+            Some(category) => vec![category],
+            None => item.names.iter().filter_map(|name| self.categories.get(&**name)).flatten().map(|c| &**c).collect(),
+        };
+        categories.sort_unstable();
+        categories.dedup();
+        let mut unnamed = vec![];
+        for name in categories.into_iter().filter_map(|category| self.names.get(category)).flatten() {
+            let known = item.names.iter().any(|known| **known == **name)
+                || except.iter().any(|known| known.contains(&&**name))
+                || unnamed.iter().any(|other: &Cow<'_, str>| **other == **name);
+            if !known {
+                unnamed.push(Cow::Owned(name.to_string()));
+            }
+        }
+        unnamed
+    }
+}
+
+impl<C: AsRef<str>, N: AsRef<str>> FromIterator<(C, N)> for TypeIndex {
+    fn from_iter<T: IntoIterator<Item = (C, N)>>(types: T) -> Self {
+        let mut index = Self::default();
+        types.into_iter().for_each(|(category, name)| index.add(category.as_ref(), name.as_ref()));
+        index
     }
 }
 
@@ -337,8 +488,8 @@ pub struct Read {
     /// At most so many, of those that come first.
     pub limit: Option<usize>,
     /// Only what a state is made of. Where the query is for all events of one stream, a store may leave out of each what is
-    /// not its stream, version, name, schema or body ([`Recorded::bare`]), and may say of the head no more than up to where
-    /// there is nothing else of that stream, which is faster.
+    /// not its stream, version, position, name, schema or body ([`Recorded::bare`]), and may say of the head no more than
+    /// up to where there is nothing else of that stream, which is faster.
     pub bare: bool,
 }
 
@@ -375,6 +526,8 @@ pub struct Page {
     pub head: Position,
     /// The events, in the order asked for.
     pub events: Vec<Recorded<Raw>>,
+    /// As [`Events::asked`].
+    pub asked: Option<Query>,
 }
 
 /// Events as they are read.
@@ -384,6 +537,8 @@ pub struct Events {
     pub head: Position,
     /// The events. Read page by page, so that memory stays bounded and no snapshot is held.
     pub events: BoxStream<'static, Result<Recorded<Raw>, StoreError>>,
+    /// The query with the names it asked for by [`Item::except`]; none, if it has none.
+    pub asked: Option<Query>,
 }
 
 impl Events {
@@ -421,7 +576,12 @@ impl Events {
             }
         };
         let events = stream::poll_fn(next).boxed();
-        Self { head, events }
+        Self { head, events, asked: None }
+    }
+
+    /// The same, with the query as it was [resolved](TypeIndex::resolve).
+    pub fn asking(self, asked: Option<Query>) -> Self {
+        Self { asked, ..self }
     }
 }
 
@@ -556,8 +716,9 @@ impl Append {
         self.unchanged.iter().try_for_each(|(stream, _)| stream.check())?;
         if let Some(condition) = &self.condition {
             for item in &condition.query.items {
-                if item.category.is_some() || item.key.is_some() {
-                    return Err(Invalid::Request("an append condition asks for names and tags only".into()));
+                if item.category.is_some() != item.key.is_some() {
+                    let why = "an append condition asks for names, tags and whole streams, not for a category or a key";
+                    return Err(Invalid::Request(why.into()));
                 }
                 item.check()?;
             }
@@ -628,7 +789,8 @@ impl Write {
 /// An append condition: no event that matches the query was recorded after the position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
-    /// By names and tags only.
+    /// By names, tags and streams. An [`except`](Item::except) is resolved when the events are appended, so that it covers
+    /// types that were added after the decision was made.
     pub query: Query,
     /// The head of the read that the decision was made on. One beyond the end of the log is of another log, or of an end
     /// that was lost: [`StoreError::Forked`].
@@ -777,10 +939,7 @@ pub struct StoredSnapshot {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use tokio::task::yield_now;
 

@@ -297,7 +297,14 @@ pub struct StreamHead {
 
 /// How many events made a state; for an event, its place in its stream, counted from 1.
 ///
-/// Counts stored events, whatever upcasts make of them.
+/// Counts stored events, whatever upcasts make of them. It goes to a client and back as text, in an `ETag` for example:
+///
+/// ```
+/// # use eventstore_core::Version;
+/// let tag = Version(3).to_string();
+/// assert_eq!(tag.parse::<Version>()?, Version(3));
+/// # Ok::<(), eventstore_core::Invalid>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(pub u64);
@@ -329,14 +336,27 @@ impl fmt::Display for Position {
     }
 }
 
+impl FromStr for Version {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        number("version", text).map(Self)
+    }
+}
+
 impl FromStr for Position {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        let position = text.parse().ok().filter(|_| digits).map(Self);
-        position.ok_or_else(|| Invalid::name("position", text, "is no number of an event"))
+        number("position", text).map(Self)
     }
+}
+
+/// Digits only: std would also take a `+`.
+fn number(what: &'static str, text: &str) -> Result<u64, Invalid> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| digits);
+    number.ok_or_else(|| Invalid::name(what, text, "is not a non-negative integer"))
 }
 
 /// What a stream must be like when events are appended to it.

@@ -17,13 +17,13 @@
 //!
 //! What is not as expected panics at the line that expected it, with the lines that differ.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::SystemTime};
 
 use uuid::Uuid;
 
 pub use crate::clock::Clock;
 use crate::{
-    aggregate::{Aggregate, Decide, Decider, Evolve},
+    aggregate::{Aggregate, Decide, Decider, Evolve, check_rule},
     encode,
     event::{Event, Raw, Recorded},
     load::Fold,
@@ -39,9 +39,9 @@ pub trait Given: Aggregate {
     /// What has happened to it. Its id is `given`; a rule that needs a certain id, or tags, is tested with the
     /// function [`given`].
     fn given(events: impl IntoIterator<Item = <Self as Evolve>::Event>) -> GivenOne<Self> {
-        let mut state = <Self as Aggregate>::blank(&Id::from("given"));
-        events.into_iter().for_each(|event| state.evolve(event));
-        GivenOne { state }
+        let mut given = GivenOne { state: <Self as Aggregate>::blank(&Id::from("given")), events: 0 };
+        events.into_iter().for_each(|event| given.take(event));
+        given
     }
 
     /// Takes a snapshot after every event, goes on from what is read back, and panics where that is not the state
@@ -58,8 +58,8 @@ pub trait Given: Aggregate {
         let blank = || <Self as Aggregate>::blank(&Id::from("given"));
         let (mut state, mut kept) = (blank(), blank());
         for (event, n) in events.into_iter().zip(1..) {
-            state.evolve(event.clone());
-            kept.evolve(event);
+            take(&mut state, event.clone(), n);
+            take(&mut kept, event, n);
             let bytes =
                 (policy.save)(&kept).unwrap_or_else(|error| panic!("cannot be written after event {n}: {error}"));
             kept = (policy.load)(&bytes).unwrap_or_else(|error| panic!("cannot be read back after event {n}: {error}"));
@@ -74,18 +74,35 @@ impl<A: Aggregate> Given for A {}
 /// One aggregate to which something has happened.
 pub struct GivenOne<A> {
     state: A,
+    events: u64,
+}
+
+/// The n-th event of an aggregate.
+fn take<A: Aggregate>(state: &mut A, event: <A as Evolve>::Event, n: u64) {
+    if !<A as Evolve>::RECORDED {
+        return state.evolve(event);
+    }
+    let stream = StreamId::new(A::NAME, "given");
+    let recorded = recorded(stream, Version(n), Position(n), Timestamp::default(), &event);
+    state.evolve_recorded(event, &recorded);
 }
 
 impl<A: Aggregate> GivenOne<A> {
+    fn take(&mut self, event: <A as Evolve>::Event) {
+        self.events += 1;
+        take(&mut self.state, event, self.events);
+    }
+
     /// Asks the rule.
     pub fn when<C>(self, command: C) -> Answer<A, Self>
     where
         // Said aloud: where `A: Decide<C>` is assumed, `Decider::Event` is no longer seen to be `Evolve::Event`.
         A: Decide<C, Event = <A as Evolve>::Event>,
     {
+        const { check_rule::<A, C>() }
         let answer = self.state.decide(command);
         let next = |mut given: Self, events: Vec<<A as Decider>::Event>| {
-            events.into_iter().for_each(|event| given.state.evolve(event));
+            events.into_iter().for_each(|event| given.take(event));
             given
         };
         Answer { answer, given: self, next: Box::new(next) }
@@ -102,9 +119,18 @@ pub fn given<T: Target>(stream: T, events: impl IntoIterator<Item = <T::State as
 #[derive(Default)]
 pub struct GivenLog {
     log: Vec<Recorded<Raw>>,
+    now: Timestamp,
 }
 
 impl GivenLog {
+    /// What is given from here on, and what is answered, happened and was recorded at this instant; at the start of 1970,
+    /// unless it is said. For states that see it ([`Evolve::evolve_recorded`]):
+    /// `GivenLog::default().at(noon).given(&ann, […])`.
+    pub fn at(mut self, time: impl Into<SystemTime>) -> Self {
+        self.now = time.into().into();
+        self
+    }
+
     /// And this has happened too.
     pub fn given<T: Target>(
         mut self,
@@ -120,7 +146,7 @@ impl GivenLog {
     fn record<E: Event>(&mut self, stream: StreamId, event: &E) {
         let version = self.log.iter().filter(|event| event.stream == stream).count() as u64 + 1;
         let position = self.log.len() as u64 + 1;
-        self.log.push(recorded(stream, Version(version), Position(position), event));
+        self.log.push(recorded(stream, Version(version), Position(position), self.now, event));
     }
 
     /// Asks the rule of the first, in the presence of the others.
@@ -129,6 +155,7 @@ impl GivenLog {
         T::State: Decide<C>,
     {
         let boundary = target.boundary();
+        const { check_rule::<T::State, C>() }
         let answer = self.fold::<T::State>(&boundary).decide(command);
         let next = move |mut given: Self, events: Vec<<T::State as Decider>::Event>| {
             events.iter().for_each(|event| given.record(boundary.stream.clone(), event));
@@ -198,7 +225,7 @@ impl<M: ReadModel> Projected<M> {
         for event in events {
             self.seen += 1;
             let (version, position) = (Version(self.seen), Position(self.seen));
-            let raw = recorded(stream.boundary().stream, version, position, &event.into());
+            let raw = recorded(stream.boundary().stream, version, position, Timestamp::default(), &event.into());
             self.rows.apply(&raw, |_, _| {}).expect("events of a test can be read");
         }
         self
@@ -226,10 +253,16 @@ impl<M: ReadModel> Projected<M> {
 }
 
 /// An event as a store would give it back: written and read.
-fn recorded<E: Event>(stream: StreamId, version: Version, position: Position, event: &E) -> Recorded<Raw> {
+fn recorded<E: Event>(
+    stream: StreamId,
+    version: Version,
+    position: Position,
+    time: Timestamp,
+    event: &E,
+) -> Recorded<Raw> {
     let (stored, _) = encode::stored(event).expect("events of a test can be written");
     let new = stored.stamp(Uuid::from_u128(position.0.into()), &Metadata::default(), None);
-    new.recorded(stream, version, position, Timestamp::default())
+    new.recorded(stream, version, position, time)
 }
 
 #[track_caller]

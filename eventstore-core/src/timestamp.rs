@@ -2,11 +2,12 @@
 
 use std::{
     fmt,
-    ops::Add,
+    ops::{Add, Sub},
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use jiff::{SignedDuration, civil, fmt::temporal::Pieces};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An instant, to the microsecond, as PostgreSQL keeps it. RFC 3339 in text and JSON.
@@ -17,8 +18,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 ///
 /// ```
 /// # use eventstore_core::Timestamp;
+/// # use std::time::Duration;
 /// let noon: Timestamp = "2026-11-21T12:00:00+01:00".parse()?;
 /// assert_eq!(noon.to_string(), "2026-11-21T11:00:00Z");
+/// let later = noon + Duration::from_secs(90);
+/// assert_eq!((later - noon, later - Duration::from_secs(90)), (Duration::from_secs(90), noon));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,8 +33,14 @@ impl Timestamp {
     pub const MIN: Self = Self(-210_863_520_000_000_000);
     /// The first instant that every database reads as it is written in text.
     pub(crate) const YEAR_ONE: Self = Self(-62_135_596_800_000_000);
-    /// The latest instant.
-    pub const MAX: Self = Self(253_402_207_200_000_000);
+    /// The latest instant: the last microsecond of the year 9999.
+    pub const MAX: Self = Self(253_402_300_799_999_999);
+
+    /// The instant it is now, by the clock of this machine. The rules (`decide`, `evolve`, `project`) must not read it:
+    /// what they need of the time travels in commands and events.
+    pub fn now() -> Self {
+        SystemTime::now().into()
+    }
 
     /// So many microseconds after the start of 1970, UTC.
     pub fn from_micros(micros: i64) -> Self {
@@ -52,15 +62,34 @@ impl FromStr for Timestamp {
     type Err = TimestampError;
 
     fn from_str(text: &str) -> Result<Self, TimestampError> {
-        let instant: jiff::Timestamp = text.parse().map_err(|_| TimestampError(text.into()))?;
-        Ok(Self::from_micros(instant.as_microsecond()))
+        let micros = match text.parse::<jiff::Timestamp>() {
+            Ok(instant) => Some(instant.as_microsecond()),
+            Err(_) => at_the_edge(text),
+        };
+        micros.map(Self::from_micros).ok_or_else(|| TimestampError(text.into()))
     }
+}
+
+/// The start of 1970 as jiff's dates with a time of day, which reach a day further than its instants at both ends.
+const START: civil::DateTime = civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+/// The microseconds since 1970 of an instant that jiff's instants do not reach.
+fn at_the_edge(text: &str) -> Option<i64> {
+    let pieces = Pieces::parse(text).ok()?;
+    if pieces.time_zone_annotation().is_some() {
+        return None;
+    }
+    let time = pieces.date().to_datetime(pieces.time()?).duration_since(START);
+    let offset = SignedDuration::from_secs(pieces.to_numeric_offset()?.seconds().into());
+    i64::try_from(time.checked_sub(offset)?.as_micros()).ok()
 }
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instant = jiff::Timestamp::from_microsecond(self.0).expect("made within the range of jiff");
-        fmt::Display::fmt(&instant, f)
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(instant) => fmt::Display::fmt(&instant, f),
+            Err(_) => write!(f, "{}Z", START.saturating_add(SignedDuration::from_micros(self.0))),
+        }
     }
 }
 
@@ -96,6 +125,23 @@ impl Add<Duration> for Timestamp {
     }
 }
 
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        Self::from_micros(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+}
+
+impl Sub for Timestamp {
+    type Output = Duration;
+
+    /// How long after `earlier` it is; zero if it is not after it.
+    fn sub(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.0 - earlier.0).unwrap_or_default())
+    }
+}
+
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -128,8 +174,37 @@ mod tests {
     fn the_range_is_kept() {
         assert_eq!(Timestamp::from_micros(i64::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::MAX + Duration::MAX, Timestamp::MAX);
-        assert_eq!(Timestamp::MAX.to_string().parse(), Ok(Timestamp::MAX));
+        assert_eq!(Timestamp::MIN - Duration::MAX, Timestamp::MIN);
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999999Z");
         assert_eq!(Timestamp::MIN.to_string(), "-004712-01-01T00:00:00Z");
         assert_eq!("-008000-01-01T00:00:00Z".parse(), Ok(Timestamp::MIN));
+    }
+
+    #[test]
+    fn the_last_days_of_9999_are_read_as_they_are_written() {
+        let texts = [
+            ("9999-12-30T22:00:00Z", "9999-12-30T22:00:00Z"),
+            ("9999-12-31T00:00:00Z", "9999-12-31T00:00:00Z"),
+            ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+            ("9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.999999Z"),
+            ("9999-12-31T23:59:59+01:00", "9999-12-31T22:59:59Z"),
+            ("9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.999999Z"),
+        ];
+        for (text, instant) in texts {
+            assert_eq!(text.parse::<Timestamp>().map(|read| read.to_string()), Ok(instant.to_owned()), "{text}");
+        }
+        for text in ["9999-12-31", "9999-12-31T23:59:59", "9999-12-31T23:59:59Z[Europe/Paris]", "9999-12-32T00:00:00Z"]
+        {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn instants_are_subtracted() {
+        let instant = |micros| Timestamp::from_micros(micros);
+        assert_eq!(instant(5) - instant(3), Duration::from_micros(2));
+        assert_eq!(instant(3) - instant(5), Duration::ZERO);
+        assert_eq!(instant(3) - Duration::from_micros(5), instant(-2));
+        assert_eq!(Timestamp::MAX - Timestamp::MIN, Duration::from_micros(464_265_820_799_999_999));
     }
 }

@@ -4,7 +4,7 @@ use std::{
     any::{Any, type_name},
     fmt,
     ops::Deref,
-    sync::Arc,
+    sync::{self, Arc, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use crate::{
     handle::Store,
     identity::Identity,
     invalid::Invalid,
+    load::Basis,
     shard::{Checkpoint, Shard},
     store::{Append, EventStore, Events, Prefix, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamHead},
@@ -45,13 +46,64 @@ impl Store {
     /// # }
     /// ```
     ///
+    /// What [`load`](Self::load) has read in it is checked when it first appends, or else when it is committed: if other
+    /// events have been recorded since that make the state, that is a [`Conflict`](StoreError::Conflict), and nothing is
+    /// recorded. The same holds for a command in it that had nothing to record. Events and rows that were read otherwise
+    /// ([`read`](Self::read), [`history`](Self::history), read models, SQL of one's own) are not checked, nor is a load of
+    /// the past, which cannot change.
+    ///
     /// Append last, and commit at once: from its first append to its end the transaction keeps all others from
     /// appending, so it costs the log a round trip of everybody's time. An append outside of it, awaited inside of it,
     /// waits for itself: after ten seconds that is [`Busy`](StoreError::Busy).
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let open = Arc::new(Mutex::new(Some(self.inner().begin().await?)));
-        let store = self.over(Arc::new(TxStore { open: open.clone(), outer: self.shared() }));
-        Ok(Tx { open, store })
+        let reads = Arc::<Reads>::default();
+        let inner = TxStore { open: open.clone(), outer: self.shared(), reads: reads.clone() };
+        let store = self.over(Arc::new(inner), reads.clone());
+        Ok(Tx { open, store, reads, outer: self.clone() })
+    }
+}
+
+/// What has been loaded in a transaction.
+#[derive(Default)]
+pub(crate) struct Reads(sync::Mutex<Loads>);
+
+#[derive(Default)]
+struct Loads {
+    /// Whether all others are kept from appending, so that nothing that is read can change any more.
+    held: bool,
+    loads: Vec<Basis>,
+}
+
+impl Reads {
+    fn loads(&self) -> sync::MutexGuard<'_, Loads> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers what a state was made of, if it may still change.
+    pub(crate) fn remember(&self, basis: impl FnOnce() -> Basis) {
+        if !self.loads().held {
+            let basis = basis();
+            self.loads().loads.push(basis);
+        }
+    }
+
+    /// Checks what has been loaded. From then on nothing of it changes.
+    async fn hold(&self, transaction: &mut dyn Transaction) -> Result<(), StoreError> {
+        let loads = self.loads().loads.clone();
+        if loads.is_empty() {
+            return Ok(());
+        }
+        let (unchanged, conditions): (Vec<_>, Vec<_>) =
+            loads.into_iter().map(|Basis { unchanged, condition }| (unchanged, condition)).unzip();
+        let mut conditions = conditions.into_iter().flatten();
+        transaction.hold(unchanged.into_iter().flatten().collect(), conditions.next()).await?;
+        for condition in conditions {
+            transaction.hold(vec![], Some(condition)).await?;
+        }
+        // Only now: what is stale, or was not checked to the end, is checked again.
+        *self.loads() = Loads { held: true, loads: vec![] };
+        Ok(())
     }
 }
 
@@ -65,6 +117,9 @@ type Open = Arc<Mutex<Option<Box<dyn Transaction>>>>;
 pub struct Tx {
     open: Open,
     store: Store,
+    reads: Arc<Reads>,
+    /// The store it is a transaction of.
+    outer: Store,
 }
 
 impl Deref for Tx {
@@ -92,9 +147,19 @@ impl Tx {
         connection.map_err(|_| Invalid::Request(other()).into())
     }
 
-    /// Makes everything true at once.
+    /// Makes everything true at once; or nothing, with a [`Conflict`](StoreError::Conflict), if what was loaded in it has
+    /// changed since.
     pub async fn commit(self) -> Result<(), StoreError> {
-        self.take().await?.commit().await
+        let mut transaction = self.take().await?;
+        if let Err(stale) = self.reads.hold(&mut *transaction).await {
+            // Dropped, it would be rolled back as well, a moment later.
+            let _ = transaction.rollback().await;
+            return Err(match stale {
+                StoreError::Conflict(conflict) => self.outer.explained(conflict).await.into(),
+                error => error,
+            });
+        }
+        transaction.commit().await
     }
 
     /// Forgets everything, at once; to drop it does the same a moment later.
@@ -102,7 +167,7 @@ impl Tx {
         self.take().await?.rollback().await
     }
 
-    async fn take(self) -> Result<Box<dyn Transaction>, StoreError> {
+    async fn take(&self) -> Result<Box<dyn Transaction>, StoreError> {
         self.open.lock().await.take().ok_or_else(over)
     }
 }
@@ -115,6 +180,7 @@ fn over() -> StoreError {
 struct TxStore {
     open: Open,
     outer: Arc<dyn EventStore>,
+    reads: Arc<Reads>,
 }
 
 /// One operation in the transaction.
@@ -143,11 +209,17 @@ impl EventStore for TxStore {
                 Ok(open.as_mut().ok_or_else(over)?.read(read).await?.events)
             }
         };
-        Ok(Events::paged(head, page, limit, first.events, next))
+        Ok(Events::paged(head, page, limit, first.events, next).asking(first.asked))
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
-        within!(self, |open| open.append(append))
+        let mut open = self.open.lock().await;
+        let open = open.as_mut().ok_or_else(over)?;
+        self.reads.hold(&mut **open).await?;
+        let written = open.append(append).await?;
+        // From its first append on, nobody else appends before its end.
+        self.reads.loads().held = true;
+        Ok(written)
     }
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
@@ -155,7 +227,7 @@ impl EventStore for TxStore {
     }
 
     async fn recorded(&self, _: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        Err(Invalid::Request("an import has transactions of its own".into()).into())
+        Err(Invalid::Request("events are not looked up by their ids, nor imported, in a transaction".into()).into())
     }
 
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {

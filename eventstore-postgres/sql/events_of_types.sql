@@ -9,14 +9,15 @@ WITH asked AS MATERIALIZED (
            (SELECT count(*) FROM {schema}.event_types) AS every
       FROM (SELECT coalesce(max(position), 0) AS head FROM {schema}.events) AS log),
 way AS MATERIALIZED (
-    SELECT a.head, a.until, a.types, CASE WHEN a.until - $1 <= a.reach THEN a.until ELSE $1 + a.reach END AS near,
+    SELECT a.head, a.until, a.types, a.every, CASE WHEN a.until - $1 <= a.reach THEN a.until ELSE $1 + a.reach END AS near,
            a.until - $1 <= a.reach OR cardinality(a.types) = a.every OR $3 <= (
                SELECT count(*) FROM unnest(a.types) AS t (type_key)
                 CROSS JOIN LATERAL (SELECT FROM {schema}.events AS e
                                      WHERE e.type_key = t.type_key AND e.position > $1 AND e.position <= $1 + a.reach
                                      ORDER BY e.position LIMIT $3) AS one) AS is_near
       FROM asked AS a)
-SELECT way.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id, e.type_key, e.schema, e.stream, e.tags, e.metadata, e.payload
+SELECT way.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id, e.type_key, e.schema, e.stream, e.tags, e.metadata, e.payload,
+       way.every AS types
   FROM way
   LEFT JOIN LATERAL (
       (SELECT * FROM {schema}.events

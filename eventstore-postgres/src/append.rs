@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use eventstore_core::{
-    Append, Conflict, Expected, Invalid, NewEvent, Position, StoreError, StreamId, Version, Written,
+    Append, Conflict, Expected, Invalid, Item, NewEvent, Position, Query, Read, StoreError, StreamId, Version, Written,
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
@@ -104,6 +104,7 @@ impl Checked {
     pub(crate) fn new(append: Append, known: &EventTypes) -> Result<Self, StoreError> {
         let metadata = append.check()?;
         let lean = append.writes.len() == 1 || append.streams().len() == append.writes.len();
+        let lean = lean && !items_of(&append).iter().any(|item| item.key.is_some());
         let types = known.known(append.events().map(|(stream, event)| (stream.category(), &*event.data.name)));
         Ok(Self { append, metadata, types, lean })
     }
@@ -113,25 +114,46 @@ impl Checked {
         self.append.writes.len() == 1 && self.append.unchanged.is_empty() && self.append.condition.is_none()
     }
 
+    /// Whether its condition asks for types that are not named, or for streams.
+    pub(crate) fn asks_more(&self) -> bool {
+        items_of(&self.append).iter().any(|item| item.except.is_some() || item.key.is_some())
+    }
+
+    /// What its condition asks of streams.
+    pub(crate) fn of_streams(&self) -> Option<Read> {
+        let items: Vec<_> = items_of(&self.append).iter().filter(|item| item.key.is_some()).cloned().collect();
+        let after = self.append.condition.as_ref()?.after;
+        (!items.is_empty()).then(|| Read { query: Query { items }, after, limit: Some(1), ..Read::default() })
+    }
+
+    /// The ids of its events.
+    pub(crate) fn ids(&self) -> Vec<Uuid> {
+        self.append.events().map(|(_, event)| event.id).collect()
+    }
+
     /// How many streams it writes to or asks about.
     pub(crate) fn streams(&self) -> usize {
         self.append.writes.len() + self.append.unchanged.len()
     }
 
-    /// Calls the function. `new_types` are event types nobody knew before; they are there once this is committed. Without
-    /// a `look` at the ids first, one that is taken breaks its constraint, and the transaction.
+    /// Calls the function. `new_types` are event types that this process does not know yet; they are there once this is
+    /// committed. Without a `look` at the ids first, one that is taken breaks its constraint, and the transaction.
+    ///
+    /// Where the transaction holds the log already, all types are among those that are known, and what the condition asks of
+    /// streams was checked. Else the statement checks both, and raises `ES004` or `ES005`.
     pub(crate) async fn record(
         &self,
         connection: &mut PgConnection,
         shared: &Shared,
         new_types: &mut Vec<(i32, String, String)>,
         look: bool,
+        held: bool,
     ) -> Result<Written, Failed> {
         let Self { append, .. } = self;
         let types: Vec<_> = append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
         let types = shared.types.keys(connection, &shared.sql, &types, new_types).await?;
         let types = types.map_err(|size| StoreError::from(Invalid::types(size)))?;
-        let answer = self.call(connection, shared, types, look).await?;
+        let answer = self.call(connection, shared, types, new_types, look, held).await?;
         match (answer.status, answer) {
             (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
                 let first = read::position(first)?;
@@ -181,7 +203,9 @@ impl Checked {
         connection: &mut PgConnection,
         shared: &Shared,
         types: Vec<i32>,
+        new_types: &[(i32, String, String)],
         look: bool,
+        held: bool,
     ) -> Result<Answer, sqlx::Error> {
         let Append { unchanged, condition, .. } = &self.append;
         let streams = self.append.streams();
@@ -191,8 +215,15 @@ impl Checked {
         let mut each_type = Types::default();
         each_type.add(&self.append, &types);
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
-        let items = condition.as_ref().map_or(&[][..], |condition| &condition.query.items);
-        sqlx::query_as(shared.sql.append())
+        let after = condition.as_ref().map(|condition| read::signed(condition.after.0));
+        let query = condition.as_ref().map(|condition| &condition.query);
+        let (resolved, known) = query.map_or((None, 0), |query| shared.types.resolve(query, new_types));
+        let items = resolved.as_ref().or(query).map_or(&[][..], |query| &query.items);
+        let (of_streams, items): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.key.is_some());
+        let of_streams = if held { vec![] } else { of_streams };
+        let still = !held && (resolved.is_some() || !of_streams.is_empty());
+        let all_tags = |item: &&Item| array(item.tags.iter().map(ToString::to_string));
+        let mut call = sqlx::query_as(if still { shared.sql.append_still() } else { shared.sql.append() })
             .bind(streams.iter().map(|(stream, ..)| stream.as_str()).collect::<Vec<_>>())
             .bind(streams.iter().map(|(_, is, _)| expected(*is)).collect::<Vec<_>>())
             .bind(e_stream)
@@ -205,14 +236,27 @@ impl Checked {
             .bind(events.iter().map(|event| &*event.data.body).collect::<Vec<_>>())
             .bind(unchanged.iter().map(|(stream, _)| stream.as_str()).collect::<Vec<_>>())
             .bind(unchanged.iter().map(|(_, version)| read::signed(version.0)).collect::<Vec<_>>())
-            .bind(condition.as_ref().map(|condition| read::signed(condition.after.0)))
-            .bind(items.iter().map(names).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| array(item.tags.iter().map(ToString::to_string))).collect::<Vec<_>>())
+            .bind(after)
+            .bind(items.iter().map(|item| names(item)).collect::<Vec<_>>())
+            .bind(items.iter().map(all_tags).collect::<Vec<_>>())
             .bind(each_type.keys)
             .bind(each_type.categories)
             .bind(each_type.names)
-            .bind(look)
-            .fetch_one(connection)
-            .await
+            .bind(look);
+        if still {
+            let stream = |item: &&Item| match (&item.category, &item.key) {
+                (Some(category), Some(key)) => StreamId::new(category, key).to_string(),
+                _ => String::new(),
+            };
+            call = call.bind(resolved.is_some().then_some(read::signed(known as u64))).bind(after);
+            call = call.bind(of_streams.iter().map(stream).collect::<Vec<_>>());
+            call = call.bind(of_streams.iter().map(|item| names(item)).collect::<Vec<_>>());
+            call = call.bind(of_streams.iter().map(all_tags).collect::<Vec<_>>());
+        }
+        call.fetch_one(connection).await
     }
+}
+
+fn items_of(append: &Append) -> &[Item] {
+    append.condition.as_ref().map_or(&[], |condition| &condition.query.items)
 }

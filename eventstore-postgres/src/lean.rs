@@ -67,6 +67,8 @@ pub(crate) async fn append_batch(
     let mut events = Events::default();
     let mut items = Items::default();
     let mut types = Types::default();
+    // How many event types the conditions know of, if one asks for more than it names.
+    let mut types_there = None;
     for (checked, number) in appends.iter().zip(1_i32..) {
         let append = &checked.append;
         for write in &append.writes {
@@ -83,7 +85,12 @@ pub(crate) async fn append_batch(
         events.types.extend(keys);
         events.metadata.extend(checked.metadata.iter().map(|metadata| &**metadata));
         if let Some(condition) = &append.condition {
-            for item in &condition.query.items {
+            let (resolved, known) = shared.types.resolve(&condition.query, &[]);
+            if resolved.is_some() {
+                // Of two numbers the smaller was read earlier.
+                types_there = Some(types_there.map_or(known, |other: usize| known.min(other)));
+            }
+            for item in &resolved.as_ref().unwrap_or(&condition.query).items {
                 items.append.push(number);
                 items.after.push(read::signed(condition.after.0));
                 items.names.push(names(item));
@@ -91,7 +98,8 @@ pub(crate) async fn append_batch(
             }
         }
     }
-    let rows: Vec<Row> = sqlx::query_as(shared.sql.append_batch())
+    let sql = if types_there.is_some() { shared.sql.append_batch_still() } else { shared.sql.append_batch() };
+    let mut call = sqlx::query_as(sql)
         .bind(writes.append)
         .bind(writes.stream)
         .bind(writes.expected)
@@ -110,9 +118,11 @@ pub(crate) async fn append_batch(
         .bind(types.keys)
         .bind(types.categories)
         .bind(types.names)
-        .bind(pipelined)
-        .fetch_all(connection)
-        .await?;
+        .bind(pipelined);
+    if let Some(types) = types_there {
+        call = call.bind(read::signed(types as u64));
+    }
+    let rows: Vec<Row> = call.fetch_all(connection).await?;
     let mut rows = &rows[..];
     let of_each = appends.iter().map(|append| {
         let (own, others) = rows.split_at_checked(append.streams()).ok_or(sqlx::Error::RowNotFound)?;

@@ -23,8 +23,12 @@ macro_rules! step {
 }
 
 /// All steps ever released, in order. Steps are added, never edited.
-pub(crate) const STEPS: &[Step] =
-    &[step!("001_log", "0.1.0"), step!("002_snapshots", "0.1.0"), step!("003_trust", "0.2.0")];
+pub(crate) const STEPS: &[Step] = &[
+    step!("001_log", "0.1.0"),
+    step!("002_snapshots", "0.1.0"),
+    step!("003_trust", "0.2.0"),
+    step!("006_retag", "0.2.0"),
+];
 
 impl Step {
     fn checksum(&self) -> Uuid {

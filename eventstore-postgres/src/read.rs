@@ -8,7 +8,7 @@ use std::{
 
 use eventstore_core::{
     EventError, Identity, Item, Metadata, NewEvent, Page, Position, Prefix, Query, Raw, Read, Recorded, StoreError,
-    StoredSnapshot, StreamHead, StreamId, Tag, Timestamp, Version, event_id,
+    StoredSnapshot, StreamHead, StreamId, Tag, Timestamp, TypeIndex, Version, event_id,
 };
 use futures::TryStreamExt;
 use sqlx::{
@@ -48,7 +48,10 @@ pub(crate) async fn page(
         page.head = head_of(connection, shared, known, &page, read.limit, read.until_version).await?;
         return Ok(page);
     }
-    let mut page = fetch(connection, shared, new, || query(shared, read), Layout::Whole).await?.page;
+    let mut page = match read.query.items.iter().any(|item| item.except.is_some()) {
+        false => fetch(connection, shared, new, || query(shared, read), Layout::Whole).await?.page,
+        true => resolved(connection, shared, read, new).await?,
+    };
     // They come in order. No statement says so: that would have the server hold all of a page back, to sort it.
     if read.backwards {
         page.events.sort_by_key(|event| Reverse(event.position));
@@ -56,6 +59,27 @@ pub(crate) async fn page(
         page.events.sort_by_key(|event| event.position);
     }
     Ok(page)
+}
+
+/// A page of a query that asks for names without naming them: they are found among the types that this process knows,
+/// and the statement says how many there are. If there are others, it reads again.
+async fn resolved(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    read: &Read,
+    new: &mut NewTypes,
+) -> Result<Page, StoreError> {
+    let (mut asked, mut known) = shared.types.resolve(&read.query, new);
+    loop {
+        let named = Read { query: asked.clone().unwrap_or_default(), ..read.clone() };
+        let found = fetch(connection, shared, new, || query(shared, &named), Layout::Counted).await?;
+        if found.types == known as u64 {
+            return Ok(Page { asked, ..found.page });
+        }
+        *new = sqlx::query_as(shared.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
+        let all: TypeIndex = new.iter().map(|(_, category, name)| (category, name)).collect();
+        (asked, known) = (all.resolve(&read.query), all.len());
+    }
 }
 
 /// What one statement reads.
@@ -84,7 +108,7 @@ impl Asked<'_> {
             query.bind(kind).bind(limit)
         };
         let layout = Layout::FromSnapshot(stream, kind);
-        let Found { mut page, snapshot } = fetch(connection, shared, new, query, layout).await?;
+        let Found { mut page, snapshot, .. } = fetch(connection, shared, new, query, layout).await?;
         page.events.sort_by_key(|event| event.version);
         page.head = head_of(connection, shared, known, &page, usize::try_from(limit).ok(), None).await?;
         Ok((snapshot, page))
@@ -131,7 +155,7 @@ fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
             let page = page.bind(after).bind(until).bind(limit).bind(stream.as_str().to_owned());
             page.bind(signed(read.after_version.0)).bind(until_version).bind(names).bind(tags(item))
         }
-        ([Item { names, tags, category, key: None }], _) if tags.is_empty() && !read.backwards => {
+        ([Item { names, tags, category, key: None, .. }], _) if tags.is_empty() && !read.backwards => {
             let names: Vec<&str> = names.iter().map(|name| &**name).collect();
             let page = sqlx::query(shared.sql.events_of_types()).bind(after).bind(until).bind(limit);
             page.bind(names).bind(category.as_deref())
@@ -156,6 +180,48 @@ fn bare_query<'q>(shared: &Shared, read: &Read, stream: &StreamId) -> Statement<
     let page = page.bind(signed(read.after_version.0));
     let page = page.bind(read.until_version.map_or(i64::MAX, |until| signed(until.0)));
     page.bind(read.limit.map_or(i64::MAX, |limit| signed(limit as u64)))
+}
+
+/// How many events a read asks for. They are counted page by page, so that the server's memory stays bounded.
+pub(crate) async fn count(connection: &mut PgConnection, shared: &Shared, read: &Read) -> Result<u64, StoreError> {
+    const PAGE: u64 = 100_000;
+    let until = read.until.map_or(i64::MAX, |until| signed(until.0));
+    let wanted = read.limit.map_or(u64::MAX, |limit| limit as u64);
+    let tags = |item: &Item| item.tags.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if let (Some(stream), [item]) = (read.query.stream(), &read.query.items[..]) {
+        let named: Option<Vec<&str>> =
+            (!item.names.is_empty()).then(|| item.names.iter().map(|name| &**name).collect());
+        let until_version = read.until_version.map_or(i64::MAX, |until| signed(until.0));
+        let count = sqlx::query_scalar(shared.sql.count_of_stream())
+            .bind(signed(read.after.0))
+            .bind(until)
+            .bind(stream.as_str().to_owned())
+            .bind(signed(read.after_version.0))
+            .bind(until_version)
+            .bind(named)
+            .bind(tags(item));
+        let count: i64 = count.fetch_one(connection).await.map_err(error::store)?;
+        return Ok(count.unsigned_abs().min(wanted));
+    }
+    let items = &read.query.items;
+    let (mut count, mut after) = (0, signed(read.after.0));
+    loop {
+        let page = PAGE.min(wanted - count);
+        let some = sqlx::query_as(shared.sql.count())
+            .bind(after)
+            .bind(until)
+            .bind(signed(page))
+            .bind(items.iter().map(names).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| array(tags(item))).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.category.as_deref()).collect::<Vec<_>>())
+            .bind(items.iter().map(|item| item.key.as_deref()).collect::<Vec<_>>());
+        let (found, last): (i64, Option<i64>) = some.fetch_one(&mut *connection).await.map_err(error::store)?;
+        count += found.unsigned_abs();
+        match last {
+            Some(last) if found.unsigned_abs() == page && count < wanted => after = last,
+            _ => return Ok(count),
+        }
+    }
 }
 
 /// The events of a stretch of the log.
@@ -257,6 +323,8 @@ pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
 #[derive(Clone, Copy)]
 enum Layout<'a> {
     Whole,
+    /// With the number of event types behind it.
+    Counted,
     Bare(&'a StreamId),
     FromSnapshot(&'a StreamId, &'a str),
 }
@@ -266,6 +334,8 @@ enum Layout<'a> {
 struct Found {
     page: Page,
     snapshot: Option<StoredSnapshot>,
+    /// How many event types there are.
+    types: u64,
 }
 
 /// Runs one of the statements that begin with `events`; again as long as it shows a type of event that is new here.
@@ -311,6 +381,10 @@ async fn fetch_known(
         let columns = Columns(&row);
         let taken = match layout {
             Layout::Whole => take(&columns, &mut names, &mut found.page)?,
+            Layout::Counted => {
+                found.types = columns.get::<i64>(12)?.unsigned_abs();
+                take(&columns, &mut names, &mut found.page)?
+            }
             Layout::Bare(stream) => take_bare(&columns, stream, &mut names, &mut found.page)?,
             Layout::FromSnapshot(stream, kind) => take_after_snapshot(&columns, stream, kind, &mut names, &mut found)?,
         };

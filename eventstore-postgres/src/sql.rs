@@ -45,9 +45,9 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 }
 
 statements! {
-    append append_one append_batch flush types type_keys head
+    append append_still append_one append_batch append_batch_still hold changed flush types type_keys head
     events events_bare events_from_snapshot events_of_stream events_of_types events_matching events_of_command events_of_ids
-    streams
+    streams count count_of_stream retag
     position_at identity events_backwards events_of_stream_backwards events_matching_backwards
     shards lock_shard lock_projection lock_shards remove_shards put_shards advance step
     table lock_tables

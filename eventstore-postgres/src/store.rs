@@ -11,12 +11,15 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, Checkpoint, EventStore, Events, Expected, Identity, Invalid, Page, Position, Prefix, Query, Raw,
-    Read, Recorded, Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp,
-    Transaction, Written,
+    Append, BoxError, Checkpoint, Conflict, EventStore, Events, Expected, Identity, Invalid, NewTags, Page, Position,
+    Prefix, Query, Raw, Read, Recorded, Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table,
+    Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
-use futures::future::select;
+use futures::{
+    TryStreamExt,
+    future::{ready, select},
+};
 use serde_json::value::RawValue;
 use sqlx::{
     Connection,
@@ -40,7 +43,7 @@ use crate::{
     sql::{Sql, quoted},
     tables,
     transaction::PgTransaction,
-    types::EventTypes,
+    types::{EventTypes, array},
     writer::{Durability, Reply, Writer},
 };
 
@@ -360,7 +363,7 @@ impl PgStore {
         if !self.shared.odd_sessions.load(Ordering::Relaxed) {
             let mut types = vec![];
             let mut connection = self.connection().await?;
-            let written = append.record(&mut connection, &self.shared, &mut types, true).await;
+            let written = append.record(&mut connection, &self.shared, &mut types, true, false).await;
             self.shared.types.learn(types);
             match written {
                 // Another isolation level than READ COMMITTED (our own code), or read-only.
@@ -374,6 +377,22 @@ impl PgStore {
         let written = transaction.record(append).await?;
         transaction.commit().await?;
         Ok(written)
+    }
+
+    /// Learns of all event types there are.
+    async fn learn_types(&self) -> Result<(), StoreError> {
+        let types = sqlx::query_as(self.shared.sql.types()).fetch_all(&mut *self.connection().await?).await;
+        self.shared.types.learn(types.map_err(error::store)?);
+        Ok(())
+    }
+
+    /// The conflict with an event of a stream that a condition asks for.
+    async fn in_the_way(&self, append: &Checked, error: sqlx::Error) -> Result<StoreError, StoreError> {
+        let Some(newer) = append.of_streams() else { return Ok(error::store(error)) };
+        Ok(match self.page(Asked::Page(&newer)).await?.1.events.pop() {
+            Some(event) => Conflict::in_the_way(event.stream, event.version).into(),
+            None => error::store(error),
+        })
     }
 
     /// Waits until everything recorded so far is on disk: before a first result is given again, for whoever recorded it
@@ -400,7 +419,7 @@ impl EventStore for PgStore {
         let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
         let (_, first) = self.page(Asked::Page(&page)).await?;
         let head = page.until.map_or(first.head, |until| until.min(first.head));
-        Ok(self.paged(head, page, limit, first.events))
+        Ok(self.paged(head, page, limit, first.events).asking(first.asked))
     }
 
     async fn read_from_snapshot(
@@ -445,8 +464,19 @@ impl EventStore for PgStore {
                     last = Some(error::store(error));
                     continue;
                 }
+                // It has types that this process does not know: what was decided may not have asked for them.
+                Err(Failed::Broken(error)) if error::is(&error, &["ES004"]) => {
+                    self.learn_types().await?;
+                    last = Some(error::store(error));
+                    continue;
+                }
                 Err(failed) => {
-                    let error = failed.into_store();
+                    let error = match failed {
+                        Failed::Broken(error) if error::is(&error, &["ES005"]) => {
+                            self.in_the_way(&append, error).await?
+                        }
+                        failed => failed.into_store(),
+                    };
                     // An attempt that was lost may still be on its way: only what it cannot change is an answer.
                     if lost.is_none() || is_final(&error) {
                         return Err(error);
@@ -481,6 +511,28 @@ impl EventStore for PgStore {
 
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
         read::streams(&mut *self.connection().await?, &self.shared, category, after, limit).await
+    }
+
+    async fn count(&self, read: Read) -> Result<u64, StoreError> {
+        read.check()?;
+        if read.query.items.iter().any(|item| item.except.is_some()) {
+            let events = self.read(read).await?.events;
+            return events.try_fold(0, |count, _| ready(Ok(count + 1))).await;
+        }
+        read::count(&mut *self.connection().await?, &self.shared, &read).await
+    }
+
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        events.iter().try_for_each(NewTags::check)?;
+        let tags = |new: &NewTags| array(new.tags.iter().map(ToString::to_string));
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        let retag = sqlx::query_scalar(self.shared.sql.retag())
+            .bind(events.iter().map(|new| read::signed(new.position.0)).collect::<Vec<_>>())
+            .bind(events.iter().map(|new| new.id).collect::<Vec<_>>())
+            .bind(events.iter().map(tags).collect::<Vec<_>>());
+        let changed: i64 = retag.fetch_one(transaction.connection()).await.map_err(error::store)?;
+        transaction.commit().await?;
+        Ok(changed.unsigned_abs())
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {

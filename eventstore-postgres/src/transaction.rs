@@ -4,8 +4,8 @@ use std::{any::Any, ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead,
-    Timestamp, Transaction, Written,
+    Append, Changes, Checkpoint, Condition, Conflict, Expected, Page, Position, Prefix, Raw, Read, Recorded, Rows,
+    Shard, StoreError, StreamHead, StreamId, Timestamp, Transaction, Version, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, Postgres, pool::PoolConnection};
@@ -64,13 +64,69 @@ impl PgTransaction {
 
     pub(crate) async fn record(&mut self, append: &Checked) -> Result<Written, Failed> {
         self.doubtful = true;
-        let written = append.record(&mut self.connection, &self.shared, &mut self.new_types, true).await;
+        let written = self.record_held(append).await;
         self.doubtful = false;
         let written = written?;
         if !written.replayed {
             self.appended = Some(written.last);
         }
         Ok(written)
+    }
+
+    /// A statement that raises would end the transaction: what its condition asks of types and streams is seen to first, while
+    /// all others are kept from appending.
+    async fn record_held(&mut self, append: &Checked) -> Result<Written, Failed> {
+        if append.asks_more() {
+            self.hold().await?;
+            if let Some(newer) = append.of_streams()
+                && let Some(event) = self.read_page(newer).await?.events.pop()
+                // What is in the way may be these events themselves.
+                && read::of_ids(&mut self.connection, &self.shared, &append.ids(), &mut self.new_types).await?.is_empty()
+            {
+                return Err(StoreError::from(Conflict::in_the_way(event.stream, event.version)).into());
+            }
+        }
+        append.record(&mut self.connection, &self.shared, &mut self.new_types, true, true).await
+    }
+
+    /// Keeps all others from appending, and learns of all event types there are.
+    async fn hold(&mut self) -> Result<(), StoreError> {
+        sqlx::query(self.shared.sql.hold()).execute(&mut *self.connection).await.map_err(error::store)?;
+        let types = sqlx::query_as(self.shared.sql.types()).fetch_all(&mut *self.connection).await;
+        self.new_types = types.map_err(error::store)?;
+        Ok(())
+    }
+
+    async fn read_page(&mut self, read: Read) -> Result<Page, StoreError> {
+        // What others know of the log may be newer than what this sees.
+        read::page(&mut self.connection, &self.shared, &read, Position(0), &mut self.new_types).await
+    }
+
+    async fn hold_unchanged(
+        &mut self,
+        unchanged: Vec<(StreamId, Version)>,
+        condition: Option<Condition>,
+    ) -> Result<(), StoreError> {
+        self.hold().await?;
+        if !unchanged.is_empty() {
+            let (streams, versions): (Vec<_>, Vec<_>) =
+                unchanged.iter().map(|(stream, version)| (stream.as_str(), read::signed(version.0))).unzip();
+            let changed = sqlx::query_as(self.shared.sql.changed()).bind(streams).bind(versions);
+            let changed: Option<(String, i64)> =
+                changed.fetch_optional(&mut *self.connection).await.map_err(error::store)?;
+            if let Some((name, actual)) = changed {
+                let expected = unchanged.into_iter().find(|(stream, _)| stream.as_str() == name);
+                let (stream, version) = expected.ok_or_else(|| error::damaged("it names another stream"))?;
+                let actual = Version(actual.unsigned_abs());
+                return Err(Conflict::new(stream, Expected::Version(version), actual).into());
+            }
+        }
+        let Some(Condition { query, after }) = condition else { return Ok(()) };
+        let newer = Read { query, after, limit: Some(1), ..Read::default() };
+        match self.read_page(newer).await?.events.pop() {
+            Some(event) => Err(Conflict::in_the_way(event.stream, event.version).into()),
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
@@ -141,9 +197,19 @@ impl Transaction for PgTransaction {
         self.record(&Checked::new(append, &self.shared.types)?).await.map_err(Failed::into_store)
     }
 
+    async fn hold(
+        &mut self,
+        unchanged: Vec<(StreamId, Version)>,
+        condition: Option<Condition>,
+    ) -> Result<(), StoreError> {
+        self.doubtful = true;
+        let held = self.hold_unchanged(unchanged, condition).await;
+        self.doubtful = false;
+        held
+    }
+
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
-        // What others know of the log may be newer than what this sees.
-        read::page(&mut self.connection, &self.shared, &read, Position(0), &mut self.new_types).await
+        self.read_page(read).await
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use eventstore_core::{BoxError, Item, Timestamp, limits};
+use eventstore_core::{BoxError, Item, Query, Timestamp, TypeIndex, limits};
 use sqlx::{
     Decode, Encode, PgConnection, Postgres, Row, Type,
     encode::IsNull,
@@ -85,6 +85,7 @@ struct Known {
     server: String,
     names: HashMap<i32, Arc<str>>,
     keys: HashMap<String, HashMap<Arc<str>, i32>>,
+    index: TypeIndex,
 }
 
 impl EventTypes {
@@ -107,8 +108,21 @@ impl EventTypes {
         for (key, category, name) in types {
             let name: Arc<str> = name.into();
             known.names.insert(key, name.clone());
+            known.index.add(&category, &name);
             known.keys.entry(category).or_default().insert(name, key);
         }
+    }
+
+    /// A query with the names it asks for without naming them, of the types this process knows and new ones; and how many
+    /// these are. Types are never removed, so they are all there are if the server has as many.
+    pub(crate) fn resolve(&self, query: &Query, new: &[(i32, String, String)]) -> (Option<Query>, usize) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if new.is_empty() {
+            return (known.index.resolve(query), known.index.len());
+        }
+        let mut index = known.index.clone();
+        new.iter().for_each(|(_, category, name)| index.add(category, name));
+        (index.resolve(query), index.len())
     }
 
     /// The keys of event types, given out by the server where they are new; or how many there would be, if the log would

@@ -240,7 +240,7 @@ impl Turn {
                 lean::append_one(&mut line, &self.shared, append).await.map(|one| vec![one])
             }
             [append] if !pipelined || !append.lean => {
-                match append.record(&mut line, &self.shared, &mut vec![], false).await {
+                match append.record(&mut line, &self.shared, &mut vec![], false, false).await {
                     // Whether what was recorded before is on disk, the careful way sees to.
                     Ok(written) => Ok(vec![Some(written).filter(|written| !written.replayed)]),
                     Err(Failed::Broken(error)) => Err(error),
@@ -421,7 +421,7 @@ impl Batch {
             && append.events().all(|(_, event)| !self.ids.contains(&event.id))
             && append.condition.as_ref().is_none_or(|condition| {
                 let events = self.taken.iter().flat_map(|taken| taken.append.append.events());
-                events.into_iter().all(|(stream, event)| !condition.query.matches(stream, &event.data))
+                events.into_iter().all(|(stream, event)| !condition.query.may_match(stream, &event.data))
             })
     }
 

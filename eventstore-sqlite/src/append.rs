@@ -105,7 +105,7 @@ async fn expected(
         }
     }
     if let Some(condition) = &append.condition {
-        let plan = read::Plan::new(connection, &condition.query).await?;
+        let (plan, _) = read::Plan::new(connection, &condition.query).await?;
         let newer = Read { after: condition.after, until: Some(head), limit: Some(1), ..Read::default() };
         let newer = plan.page(connection, &newer).await?;
         if let Some(event) = newer.into_iter().next() {

@@ -19,6 +19,7 @@ mod doctor;
 mod error;
 mod migrate;
 mod read;
+mod retag;
 mod shared;
 mod snapshots;
 mod store;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use eventstore_core::{
     EventError, Identity, Item, Metadata, NewEvent, Position, Prefix, Query, Raw, Read, Recorded, StoreError,
-    StreamHead, StreamId, Tag, Timestamp, Version, event_id,
+    StreamHead, StreamId, Tag, Timestamp, TypeIndex, Version, event_id,
 };
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -42,19 +42,22 @@ pub(crate) struct Rest {
 type Type = (i64, String, String);
 
 impl Plan {
-    /// Read after the head of the log: every type of an event up to there is known by then.
-    pub(crate) async fn new(connection: &mut SqliteConnection, query: &Query) -> Result<Self, StoreError> {
+    /// The plan, and the query with the names it asks for without naming them. Made after the head of the log was read:
+    /// every type of an event up to there is known by then.
+    pub(crate) async fn new(
+        connection: &mut SqliteConnection,
+        query: &Query,
+    ) -> Result<(Self, Option<Query>), StoreError> {
         if *query == Query::all() {
-            return Ok(Self::Log);
+            return Ok((Self::Log, None));
         }
         if let Some(stream) = query.stream()
             && *query == Query::of(&stream)
         {
-            return Ok(Self::Stream(stream));
+            return Ok((Self::Stream(stream), None));
         }
-        let types: Vec<Type> =
-            sqlx::query_as(include_str!("../sql/types.sql")).fetch_all(connection).await.map_err(error::store)?;
-        Ok(Self::Sources(query.items.iter().flat_map(|item| sources(item, &types)).collect()))
+        let (sources, asked) = sources_of(connection, query).await?;
+        Ok((Self::Sources(sources), asked))
     }
 
     /// The page a read asks for: up to its `until`, and its `limit` is the size of the page.
@@ -130,6 +133,49 @@ impl Bounds {
         match self.backwards {
             false => (self.after, self.until),
             true => (self.after.max(self.until.saturating_sub(self.limit)), self.until),
+        }
+    }
+}
+
+/// The indexes that find the events of a query, and the query with the names it asks for without naming them.
+async fn sources_of(
+    connection: &mut SqliteConnection,
+    query: &Query,
+) -> Result<(Vec<Source>, Option<Query>), StoreError> {
+    let types: Vec<Type> =
+        sqlx::query_as(include_str!("../sql/types.sql")).fetch_all(connection).await.map_err(error::store)?;
+    let asked = if query.items.iter().any(|item| item.except.is_some()) {
+        types.iter().map(|(_, category, name)| (category, name)).collect::<TypeIndex>().resolve(query)
+    } else {
+        None
+    };
+    let items = &asked.as_ref().unwrap_or(query).items;
+    Ok((items.iter().flat_map(|item| sources(item, &types)).collect(), asked))
+}
+
+/// How many events a read asks for, up to a head. They are counted page by page, so that memory stays bounded.
+pub(crate) async fn count(connection: &mut SqliteConnection, read: &Read, head: Position) -> Result<u64, StoreError> {
+    const PAGE: u64 = 100_000;
+    let until = read.until.map_or(head, |until| until.min(head));
+    let wanted = read.limit.map_or(u64::MAX, |limit| limit as u64);
+    if read.query == Query::all() {
+        return Ok(until.0.saturating_sub(read.after.0).min(wanted));
+    }
+    let (sources, _) = sources_of(connection, &read.query).await?;
+    let (mut count, mut after) = (0, signed(read.after.0));
+    loop {
+        let page = PAGE.min(wanted - count);
+        let bounds =
+            Bounds { after, until: signed(until.0), limit: signed(page), backwards: false, ..Bounds::of(read) };
+        let mut found = BTreeSet::new();
+        for source in &sources {
+            found.extend(source.positions(connection, &bounds).await?);
+        }
+        let last = found.iter().copied().take(usize::try_from(page).unwrap_or(usize::MAX)).last();
+        count += page.min(found.len() as u64);
+        match last {
+            Some(last) if count < wanted && found.len() as u64 >= page => after = last,
+            _ => return Ok(count),
         }
     }
 }
@@ -325,7 +371,8 @@ fn bare_event(row: &SqliteRow, stream: &StreamId) -> Result<Recorded<Raw>, Store
     let name = row.try_get::<&str, _>(1).map_err(error::store)?.into();
     let schema = u32::try_from(number(2)?).map_err(error::damaged)?;
     let body = row.try_get::<&[u8], _>(3).map_err(error::store)?.to_vec();
-    let event = Recorded::bare(stream.clone(), version, name, schema, body);
+    let mut event = Recorded::bare(stream.clone(), version, name, schema, body);
+    event.position = position(number(5)?)?;
     Ok(if number(4)? == 0 { event } else { event.damaged(NO_TYPE) })
 }
 

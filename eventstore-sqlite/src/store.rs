@@ -4,8 +4,8 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Checkpoint, EventStore, Events, Identity, Invalid, Position, Prefix, Raw, Read, Recorded, Rows, Shard,
-    StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    Append, Checkpoint, EventStore, Events, Identity, Invalid, NewTags, Position, Prefix, Raw, Read, Recorded, Rows,
+    Shard, StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
     testing::Clock,
 };
 use futures::future::select;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     append::Checked,
-    doctor, error, migrate, read,
+    doctor, error, migrate, read, retag,
     shared::{Shared, Writer},
     snapshots, tables,
     transaction::SqliteTransaction,
@@ -56,7 +56,7 @@ impl SqliteStore {
         }
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         let (file, parameters) = rest.split_once('?').unwrap_or((rest, ""));
-        if file == ":memory:" || parameters.split('&').any(|parameter| parameter == "mode=memory") {
+        if matches!(file, ":memory:" | "memory:") || parameters.split('&').any(|parameter| parameter == "mode=memory") {
             return Err(in_memory());
         }
         let options = SqliteConnectOptions::from_str(&format!("sqlite://{rest}"));
@@ -162,14 +162,15 @@ impl EventStore for SqliteStore {
         let page = limit.map_or(PAGE, |limit| limit.min(PAGE));
         let page = Read { until: Some(head), limit: Some(page), ..read };
         // After the head: every type of event up to there is known by then.
-        let plan = Arc::new(read::Plan::new(&mut reader, &page.query).await?);
+        let (plan, asked) = read::Plan::new(&mut reader, &page.query).await?;
+        let plan = Arc::new(plan);
         let first = plan.page(&mut reader, &page).await?;
         let store = self.clone();
         let next = move |read: Read| {
             let (store, plan) = (store.clone(), plan.clone());
             async move { plan.page(&mut *store.reader().await?, &read).await }
         };
-        Ok(Events::paged(head, page, limit, first, next))
+        Ok(Events::paged(head, page, limit, first, next).asking(asked))
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
@@ -198,6 +199,21 @@ impl EventStore for SqliteStore {
 
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
         read::streams(&mut *self.reader().await?, category, after, limit).await
+    }
+
+    async fn count(&self, read: Read) -> Result<u64, StoreError> {
+        read.check()?;
+        let mut reader = self.reader().await?;
+        let head = read::head(&mut reader).await?;
+        read::count(&mut reader, &read, head).await
+    }
+
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        events.iter().try_for_each(NewTags::check)?;
+        let mut transaction = SqliteTransaction::begin(&self.shared).await?;
+        let changed = retag::retag(transaction.connection()?, &events).await?;
+        transaction.commit().await?;
+        Ok(changed)
     }
 
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError> {

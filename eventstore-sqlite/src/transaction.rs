@@ -4,8 +4,8 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Invalid, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard, StoreError,
-    StreamHead, Timestamp, Transaction, Written,
+    Append, Changes, Checkpoint, Condition, Invalid, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard,
+    StoreError, StreamHead, StreamId, Timestamp, Transaction, Version, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
@@ -124,12 +124,18 @@ impl Transaction for SqliteTransaction {
         self.record(Checked::new(append)?).await
     }
 
+    async fn hold(&mut self, _: Vec<(StreamId, Version)>, _: Option<Condition>) -> Result<(), StoreError> {
+        // From its beginning on a transaction has the write lock of the file.
+        Ok(())
+    }
+
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
         let connection = self.connection()?;
         let head = read::head(connection).await?;
         let read = Read { until: Some(read.until.map_or(head, |until| until.min(head))), ..read };
-        let events = read::Plan::new(connection, &read.query).await?.page(connection, &read).await?;
-        Ok(Page { head, events })
+        let (plan, asked) = read::Plan::new(connection, &read.query).await?;
+        let events = plan.page(connection, &read).await?;
+        Ok(Page { head, events, asked })
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {

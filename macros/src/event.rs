@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Data, DeriveInput, LitStr};
+use syn::{Data, DeriveInput, LitStr, Member};
 
 use crate::{
     attr::{Errors, facade, refuse_serde},
@@ -38,7 +38,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
         }
     };
     if keys.transparent {
-        return transparent::derive(input, data, &krate, errors);
+        return transparent::derive(input, data, &keys.others, &krate, errors);
     }
     let event = Event::read(input, data, &keys, krate.clone(), &mut errors);
     errors.or(|| event.emit(), fallback)
@@ -46,7 +46,12 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
 
 impl Event<'_> {
     fn emit(&self) -> TokenStream {
-        let Self { ident, krate, variants, retired } = self;
+        let Self { ident, krate, variants, retired, others } = self;
+        let others = (!others.is_empty()).then(|| {
+            quote! {
+                const OTHERS: &'static [&'static [&'static str]] = &[#(<#others as #krate::Event>::NAMES),*];
+            }
+        });
         let names = variants.iter().flat_map(Variant::names).chain(retired.iter().map(LitStr::value));
         let written = |variant: &Variant<'_>| std::iter::repeat_n(variant.history.version, variant.names().len());
         let schemas = variants.iter().flat_map(written).chain(retired.iter().map(|_| 0));
@@ -74,6 +79,7 @@ impl Event<'_> {
                 impl #krate::Event for #ident {
                     const NAMES: &'static [&'static str] = &[#(#names),*];
                     const SCHEMAS: &'static [u32] = &[#(#schemas),*];
+                    #others
 
                     fn name(&self) -> &'static str {
                         match self {
@@ -135,9 +141,12 @@ impl Event<'_> {
         }
         let names = all.iter().map(|tag| tag.name(event, krate));
         let arms = tagged.iter().map(|Variant { ident, tags, .. }| {
-            let members = tags.iter().map(|tag| &tag.member);
-            let places: Vec<_> = (0..tags.len()).map(place).collect();
-            let pushes = tags.iter().zip(&places).map(|(tag, place)| tag.push(place, event, krate));
+            // A field may have several tags; it is bound once.
+            let mut members: Vec<&Member> = tags.iter().map(|tag| &tag.member).collect();
+            members.dedup();
+            let places: Vec<_> = (0..members.len()).map(place).collect();
+            let bound = |tag: &Tag<'_>| members.iter().position(|member| **member == tag.member).unwrap_or_default();
+            let pushes = tags.iter().map(|tag| tag.push(&places[bound(tag)], event, krate));
             quote!(Self::#ident { #(#members: #places,)* .. } => { #(#pushes)* })
         });
         let others = (tagged.len() < variants.len()).then(|| quote!(_ => {}));

@@ -95,6 +95,10 @@ use syn::{DeriveInput, parse_macro_input};
 /// |---|---|---|
 /// | `tag` | field | a tag for the `Id<_>`, or each in an `Option` or `Vec`, by the name of its aggregate |
 /// | `tag = "invoice"` | field | a tag by this name, for anything that is `Display`, or each in an `Option` or `Vec` |
+/// | `tag = buyer.id` | field | a tag for what is in the field, at this path: an `Id<_>`, or an `Option` or `Vec` of one |
+/// | `tag("city", buyer.city)` | field | a tag by this name, for what is in the field and is `Display` |
+///
+/// A field can have several tags. Where the field is an `Option` or `Vec`, a path begins at what is in that.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -114,6 +118,41 @@ use syn::{DeriveInput, parse_macro_input};
 ///     },
 /// }
 /// assert_eq!(CampusEvent::TAGS, ["course", "invoice"]);
+///
+/// # use serde::{Deserialize, Serialize};
+/// #[derive(Serialize, Deserialize, Clone)]
+/// struct Booking {
+///     course: Id<Course>,
+///     room: u32,
+/// }
+///
+/// #[derive(Event, Clone)]
+/// enum CalendarEvent {
+///     Booked(#[event(tag = course, tag("room", room))] Vec<Booking>),
+/// }
+/// let booked = CalendarEvent::Booked(vec![Booking { course: "rust".into(), room: 7 }]);
+/// assert_eq!(booked.tags().iter().map(ToString::to_string).collect::<Vec<_>>(), ["course:rust", "room:7"]);
+/// ```
+///
+/// # Some of the events of a category
+///
+/// A state by tag, or over every event, that knows only some of the events there are must not take an event of a newer
+/// program for one that does not matter. So an event of the same tag, in a category where it knows events, under a name it
+/// does not know is an error. What the program knows elsewhere and does not matter here is said with `others`:
+///
+/// | key | on | says |
+/// |---|---|---|
+/// | `others(CourseEvent)` | enum | event types of this program: those of their events that this enum does not name do not matter to it |
+///
+/// ```
+/// # use eventstore::prelude::*;
+/// # #[derive(Event, Clone)] enum CourseEvent { Opened, Moved, Full }
+/// #[derive(Event, Clone)]
+/// #[event(prefix = "course", others(CourseEvent))]
+/// enum SeatEvent { // what a rule about seats reads, of all that happens to a course
+///     Opened,
+///     Full,
+/// }
 /// ```
 ///
 /// # Versions

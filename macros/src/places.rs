@@ -2,7 +2,7 @@
 
 use crate::attr::Place;
 
-const ENUM: &[&str] = &["prefix", "retired", "transparent", "crate"];
+const ENUM: &[&str] = &["prefix", "retired", "others", "transparent", "crate"];
 const VARIANT: &[&str] = &["name", "alias", "version", "upcast"];
 const FIELD: &[&str] = &["tag"];
 
@@ -24,6 +24,6 @@ pub(crate) const ON_FIELD: Place = Place {
     attribute: "event",
     on: "a field",
     keys: FIELD,
-    repeated: &[],
+    repeated: FIELD,
     elsewhere: &[("the enum", ENUM), ("a variant", VARIANT)],
 };

@@ -20,6 +20,8 @@ pub(crate) struct Event<'a> {
     pub krate: Path,
     pub variants: Vec<Variant<'a>>,
     pub retired: Vec<LitStr>,
+    /// Event types of the program that do not matter here.
+    pub others: Vec<Path>,
 }
 
 pub(crate) struct Variant<'a> {
@@ -36,6 +38,7 @@ pub(crate) struct Variant<'a> {
 pub(crate) struct Keys {
     prefix: Option<LitStr>,
     retired: Option<(Ident, Vec<LitStr>)>,
+    pub others: Vec<Path>,
     pub transparent: bool,
     pub krate: Option<Path>,
 }
@@ -51,6 +54,7 @@ impl Keys {
                     names.iter().try_for_each(|name| check(name, stored))?;
                     keys.retired = Some((entry.key.clone(), names));
                 }
+                "others" => keys.others = entry.list("others(CourseEvent)")?,
                 "transparent" => keys.transparent = entry.flag().map(|_| true)?,
                 _ => keys.krate = Some(entry.path_to_crate()?),
             }
@@ -84,7 +88,7 @@ impl<'a> Event<'a> {
         };
         let variants = data.variants.iter().map(|variant| Variant::read(variant, &prefix, errors)).collect();
         let retired = keys.retired.as_ref().map_or_else(Vec::new, |(_, names)| names.clone());
-        let event = Self { ident, krate, variants, retired };
+        let event = Self { ident, krate, variants, retired, others: keys.others.clone() };
         let nameless = event.variants.iter().any(|variant| variant.name.0.is_empty());
         if prefix.is_empty() && nameless {
             let message =
@@ -161,7 +165,7 @@ impl<'a> Variant<'a> {
         let history = if readable { errors.take(History::new(ident, version, upcasts)) } else { None };
         refuse_borrowed(&variant.fields, errors);
         let tags = variant.fields.iter().zip(variant.fields.members());
-        let tags = tags.filter_map(|(field, member)| Tag::read(field, member, errors)).collect();
+        let tags = tags.flat_map(|(field, member)| Tag::read(field, &member, errors)).collect();
         let name = match name {
             Some(name) => (name.value(), name.span()),
             None if prefix.is_empty() => (String::new(), ident.span()),

@@ -16,7 +16,13 @@ struct Part<'a> {
     ty: &'a Type,
 }
 
-pub(crate) fn derive(input: &DeriveInput, data: &DataEnum, krate: &Path, mut errors: Errors) -> TokenStream {
+pub(crate) fn derive(
+    input: &DeriveInput,
+    data: &DataEnum,
+    others: &[Path],
+    krate: &Path,
+    mut errors: Errors,
+) -> TokenStream {
     let mut parts: Vec<Part<'_>> = vec![];
     for variant in &data.variants {
         let Some(part) = part(variant, &mut errors) else { continue };
@@ -27,7 +33,7 @@ pub(crate) fn derive(input: &DeriveInput, data: &DataEnum, krate: &Path, mut err
             None => parts.push(part),
         }
     }
-    let mut emitted = errors.or(|| emit(&input.ident, &parts, krate), || fallback::event(input, krate));
+    let mut emitted = errors.or(|| emit(&input.ident, &parts, others, krate), || fallback::event(input, krate));
     if input.generics.params.is_empty() {
         emitted.extend(from(&input.ident, &parts));
     }
@@ -64,7 +70,7 @@ fn refuse_event(attributes: &[Attribute], errors: &mut Errors) {
     }
 }
 
-fn emit(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
+fn emit(event: &Ident, parts: &[Part<'_>], others: &[Path], krate: &Path) -> TokenStream {
     let types: Vec<_> = parts.iter().map(|part| part.ty).collect();
     let idents: Vec<_> = parts.iter().map(|part| part.ident).collect();
     let all = |what: TokenStream, ty: TokenStream, blank: TokenStream| {
@@ -78,6 +84,17 @@ fn emit(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
     let text = |what| all(what, quote!(&str), quote!(""));
     let (names, tags, schemas) =
         (text(quote!(NAMES)), text(quote!(TAGS)), all(quote!(SCHEMAS), quote!(u32), quote!(1)));
+    let others = quote! {
+        &{
+            const __PARTS: &[&[&[&str]]] = &[
+                #(<#types as #krate::Event>::OTHERS,)*
+                #(&[<#others as #krate::Event>::NAMES],)*
+            ];
+            #krate::__private::concat::<&[&str], {
+                0 #(+ <#types as #krate::Event>::OTHERS.len())* #(+ { let _ = <#others as #krate::Event>::NAMES; 1 })*
+            }>(&[], __PARTS)
+        }
+    };
     let apart = apart(event, parts, krate);
     quote! {
         #[automatically_derived]
@@ -86,6 +103,7 @@ fn emit(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
             const NAMES: &'static [&'static str] = #names;
             const SCHEMAS: &'static [u32] = #schemas;
             const TAGS: &'static [&'static str] = #tags;
+            const OTHERS: &'static [&'static [&'static str]] = #others;
 
             fn name(&self) -> &'static str {
                 match self {

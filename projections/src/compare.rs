@@ -90,7 +90,7 @@ pub struct Difference {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { live, other, same, different, moving, .. } = self;
-        write!(f, "{live} and {other}: {same} rows the same, {different} different")?;
+        write!(f, "{live}, which is read, and {other}, which was built: {same} rows the same, {different} different")?;
         if *moving > 0 {
             write!(f, ", {moving} in motion")?;
         }
@@ -99,7 +99,7 @@ impl fmt::Display for Comparison {
         }
         for Difference { key, live, other, reason } in &self.differences {
             let shown = |row: &Option<Json>| row.as_ref().map_or("no row".into(), Json::to_string);
-            write!(f, "\n{key}: {} | {}", shown(live), shown(other))?;
+            write!(f, "\n{key}: read {}, built {}", shown(live), shown(other))?;
             reason.iter().try_for_each(|reason| write!(f, " ({reason})"))?;
         }
         Ok(())

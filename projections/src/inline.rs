@@ -8,9 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Changes, Checkpoint, EventStore, Events, Identity, Invalid, NewEvent, Page, Position,
-    Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId,
-    Table, Tables, Timestamp, Transaction, Written, doctor::Report,
+    __private::LETTERS, Append, Changes, Checkpoint, Condition, EventStore, Events, Identity, Invalid, NewEvent,
+    NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store, StoreError,
+    StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written, doctor::Report,
 };
 use serde_json::value::RawValue;
 use tokio::sync::{
@@ -330,7 +330,7 @@ impl Kept {
         let mut shards = self.lock(transaction).await?;
         let after = behind(&shards);
         let read = Read { query: self.follower.query(), after, until, limit: Some(batch), ..Read::default() };
-        let Page { head, events } = transaction.read(read).await?;
+        let Page { head, events, .. } = transaction.read(read).await?;
         let end = until.map_or(head, |until| until.min(head));
         let full = events.len() == batch;
         let to = match events.last() {
@@ -561,6 +561,14 @@ impl EventStore for InlineStore {
         self.base.step(step).await
     }
 
+    async fn count(&self, read: Read) -> Result<u64, StoreError> {
+        self.base.count(read).await
+    }
+
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        self.base.retag(events).await
+    }
+
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.base.doctor().await
     }
@@ -628,6 +636,18 @@ impl Transaction for InlineTransaction {
         }
         let results = self.append_all(vec![append], u64::MAX).await?;
         results.and_then(|mut results| results.pop()).unwrap_or_else(|| Err(Invalid::unfinished().into()))
+    }
+
+    async fn hold(
+        &mut self,
+        unchanged: Vec<(StreamId, Version)>,
+        condition: Option<Condition>,
+    ) -> Result<(), StoreError> {
+        // The shards are locked before the log, by all.
+        for kept in &*self.kept.clone() {
+            kept.lock(&mut *self.inner).await?;
+        }
+        self.inner.hold(unchanged, condition).await
     }
 
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {

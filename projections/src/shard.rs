@@ -339,7 +339,7 @@ impl Work {
     /// Reads from a position to where the log ends now, and decodes, while others are taken in.
     async fn reading(&self, after: Position) -> Result<Own, StoreError> {
         let read = Read { query: self.follower.query(), after, ..Read::default() };
-        let Events { head, events } = self.store.as_ref().read(read).await?;
+        let Events { head, events, .. } = self.store.as_ref().read(read).await?;
         let (store, follower) = (self.store.clone(), self.follower.clone());
         let (report, pace, most) = (self.report.clone(), self.pace.clone(), self.options.batch.unwrap_or(LARGE_BATCH));
         let mut reading = Reading { store, follower, report, pace, most, head, events };

@@ -174,7 +174,7 @@ impl Tail {
             return Ok(Some(head));
         };
         let read = Read { query: query.clone(), after, limit: Some(PAGE), ..Read::default() };
-        let Events { head, events } = store.read(read).await?;
+        let Events { head, events, .. } = store.read(read).await?;
         if head < after {
             self.forget();
             let reason = format!("it ends at position {head}, and was read up to {after} before: it has lost its end");

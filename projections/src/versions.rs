@@ -247,11 +247,16 @@ impl Projections {
         Ok(Rebuild { projections: self.clone(), name: name.into(), since: (Instant::now(), at) })
     }
 
-    /// How many events a projection may take in in a second, all its shards together: none, as many as it can. Also what
-    /// is rebuilt, so that it does not keep others from their work.
+    /// Limits how many events a projection processes in a second, all its shards together; `None` lifts the limit. Also of
+    /// what is rebuilt, so that it does not keep others from their work.
+    ///
+    /// A limit of 0 is [`Invalid::Request`]: that is [`pause`](Self::pause).
     pub async fn throttle(&self, name: &str, events: Option<u64>) -> Result<(), StoreError> {
+        if events == Some(0) {
+            return Err(Invalid::Request(format!("`{name}` cannot be limited to 0 events a second: pause it")).into());
+        }
         let (_, name) = (self.known().await?, self.name(name).await?);
-        control::update(self.store.as_ref(), &name, |row| row.pace = events.map(|events| events.max(1))).await?;
+        control::update(self.store.as_ref(), &name, |row| row.pace = events).await?;
         self.poke();
         Ok(())
     }
@@ -405,7 +410,7 @@ impl Projections {
             return refused("is not the full name of what was built or kept");
         }
         if current_or_first(&rows, model(name)) == Some(name) {
-            return refused("is what readers are sent to");
+            return refused("is the current table; it cannot be discarded");
         }
         if !name.ends_with(BESIDE) && self.lives(name).await? {
             return refused("is run by a node that has its code");

@@ -385,8 +385,60 @@ async fn a11_a_name_no_store_can_keep_is_refused_before_anything_is_asked() {
     }
     let version = world.store.load(every::<Account>()).at(Version(1)).await;
     assert!(matches!(version, Err(StoreError::Invalid(Invalid::Request(_)))), "{version:?}");
-    let nothing = world.store.append(StreamId::new("account", "x"), Expected::Any, [] as [AccountEvent; 0]).await;
-    assert!(matches!(nothing, Err(StoreError::Invalid(Invalid::Request(_)))));
+    let nothing = world.store.append(StreamId::new("account", ""), Expected::Any, [] as [AccountEvent; 0]).await;
+    assert!(matches!(nothing, Err(StoreError::Invalid(Invalid::Name { .. }))), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn a11_a_body_over_the_limit_is_refused_as_soon_as_it_is() {
+    let world = world().await;
+    let huge = "x".repeat(64 << 20);
+    let id = Id::<Account>::from("x");
+    for failed in [
+        world.store.execute(&id, Open { owner: huge.clone() }).await.map(drop).map_err(|error| match error {
+            CommandError::Store(error) => error,
+            other => panic!("{other:?}"),
+        }),
+        world.store.append(&id, Expected::Any, [AccountEvent::Opened { owner: huge.clone() }]).await.map(drop),
+        eventstore::ImportEvent::new(&id, Uuid::now_v7(), &AccountEvent::Opened { owner: huge.clone() }).map(drop),
+    ] {
+        let Err(StoreError::Invalid(Invalid::TooLarge { what, size, limit })) = failed else { panic!("{failed:?}") };
+        assert_eq!((what, limit), ("the body of an event", eventstore::limits::BODY_BYTES));
+        assert!(size > limit);
+    }
+    let failed = world.store.execute(&id, Open { owner: "x".into() }).metadata("huge", huge).await;
+    assert!(matches!(failed, Err(CommandError::Store(StoreError::Invalid(Invalid::TooLarge { .. })))), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a4_an_append_without_events_records_nothing_and_checks_what_is_expected() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann, bob) = (&world.store, Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    let none = || [] as [AccountEvent; 0];
+    let one = || [AccountEvent::Deposited { amount: 1 }];
+    let written = store.append(&ann, Expected::Any, none()).and(&bob, Expected::Version(Version(0)), none()).await?;
+    assert_eq!((written.streams.len(), written.first, written.last), (0, Position(0), Position(0)));
+    assert!(!written.replayed);
+    store.append(&ann, Expected::Any, one()).await?;
+
+    let written = store.append(&ann, Expected::Version(Version(1)), none()).and(&bob, Expected::Any, one()).await?;
+    assert_eq!(written.streams, [(bob.stream(), Version(1))]);
+    store.append(&ann, Expected::Exists, none()).and(&bob, Expected::Any, one()).await?;
+    for late in [
+        store.append(&ann, Expected::Version(Version(0)), none()).await,
+        store.append(&ann, Expected::Version(Version(0)), none()).and(&bob, Expected::Any, one()).await,
+        store.append(Id::<Account>::from("none"), Expected::Exists, none()).and(&bob, Expected::Any, one()).await,
+    ] {
+        assert!(late.as_ref().is_err_and(StoreError::is_conflict), "{late:?}");
+    }
+    assert_eq!(store.head().await?, Position(3));
+    // What was asked for again is answered again.
+    let command = Uuid::now_v7();
+    let append = || store.append(&ann, Expected::Any, one()).and(&bob, Expected::Any, none()).command_id(command);
+    let first = append().await?;
+    assert_eq!(append().await?.last, first.last);
+    assert_eq!(store.head().await?, Position(4));
+    Ok(())
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, Checkpoint, EventStore, Events, Identity, NewEvent, Page, Position, Prefix, Raw, Read, Recorded,
-    Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction,
-    Written, doctor::Report, testing::Clock,
+    Append, Changes, Checkpoint, Condition, EventStore, Events, Identity, NewEvent, NewTags, Page, Position, Prefix,
+    Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
+    Timestamp, Transaction, Version, Written, doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -25,6 +25,7 @@ pub mod bank;
 pub mod campus;
 pub mod cancellation;
 pub mod courses;
+pub mod decisions;
 pub mod golden;
 pub mod histories;
 pub mod identity;
@@ -37,6 +38,7 @@ pub mod reading;
 pub mod rebuild;
 pub mod recipes;
 pub mod resharding;
+pub mod retag;
 pub mod snapshots;
 pub mod subscriptions;
 pub mod time;
@@ -44,6 +46,7 @@ pub mod toy;
 pub mod transactions;
 pub mod transfer;
 pub mod transfers;
+pub mod turns;
 pub mod unreadable;
 
 /// A store with nothing in it, and the time it lives by.
@@ -199,6 +202,12 @@ impl EventStore for Between {
         let (inner, counts, commits) = (self.inner.begin().await?, self.counts.clone(), self.commits.clone());
         Ok(Box::new(Counted { inner, counts, unanswered: self.unanswered, commits, late: self.late.clone() }))
     }
+    async fn count(&self, read: Read) -> Result<u64, StoreError> {
+        self.inner.count(read).await
+    }
+    async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
+        self.inner.retag(events).await
+    }
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.inner.doctor().await
     }
@@ -277,6 +286,13 @@ impl Transaction for Counted {
     }
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         self.inner.append(append).await
+    }
+    async fn hold(
+        &mut self,
+        unchanged: Vec<(StreamId, Version)>,
+        condition: Option<Condition>,
+    ) -> Result<(), StoreError> {
+        self.inner.hold(unchanged, condition).await
     }
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
         self.inner.read(read).await

@@ -1,6 +1,9 @@
 //! Asking read models: folded from the log as it is, in an order, and with a token that was text.
 
-use eventstore::{Expected, Id, Invalid, Position, Runner, StoreError, Timestamp, Uuid, prelude::*};
+use std::time::Duration;
+
+use eventstore::{Expected, Id, Invalid, Position, Runner, StoreError, Timestamp, Uuid, Version, prelude::*};
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::{account::*, balances::*, world};
@@ -50,10 +53,130 @@ async fn a_token_survives_being_text_and_garbage_is_refused() -> Result<(), Any>
     assert!(store.read_model::<Balance>().get(&ann).after(token).await?.is_some());
     runner.stop().await;
     assert_eq!(u64::MAX.to_string().parse::<Position>()?, Position(u64::MAX));
+    assert_eq!(Version(7).to_string().parse::<Version>()?, Version(7));
     for garbage in ["", "x", "+1", "-1", " 1", "1.0", "99999999999999999999999", "１"] {
         let refused = garbage.parse::<Position>();
         assert!(matches!(refused, Err(Invalid::Name { what: "position", .. })), "{garbage}: {refused:?}");
+        let refused = garbage.parse::<Version>();
+        assert!(matches!(refused, Err(Invalid::Name { what: "version", .. })), "{garbage}: {refused:?}");
     }
+    assert_eq!("x".parse::<Version>().unwrap_err().to_string(), "version `x` is not a non-negative integer");
+    Ok(())
+}
+
+/// Five events: of Ann 1, 2 and 4, of Bob 3 and 5; those of Bob happened long ago.
+async fn two_accounts(store: &Store) -> Result<(Id<Account>, Id<Account>), Any> {
+    let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    let long_ago: Timestamp = "2001-09-09T01:46:40Z".parse()?;
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    store.execute(&ann, Deposit { amount: 1 }).await?;
+    store.execute(&bob, Open { owner: "Bob".into() }).occurred_at(long_ago).await?;
+    store.execute(&ann, Deposit { amount: 2 }).await?;
+    store.execute(&bob, Deposit { amount: 3 }).occurred_at(long_ago + Duration::from_secs(60)).await?;
+    Ok((ann, bob))
+}
+
+async fn positions(read: eventstore::ReadEvents) -> Result<Vec<u64>, StoreError> {
+    read.raw().map_ok(|event| event.position.0).try_collect().await
+}
+
+#[tokio::test]
+async fn no_names_are_no_events() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let (ann, _) = two_accounts(store).await?;
+    let none: [&str; 0] = [];
+    assert_eq!(positions(store.read().names(none)).await?, [0; 0]);
+    assert_eq!(positions(store.read().stream(&ann).names(none)).await?, [0; 0]);
+    assert_eq!(store.read().names(none).count().await?, 0);
+    assert!(store.read().names(none).events::<AccountEvent>().next().await.is_none());
+    assert_eq!(positions(store.read().names(none).names(["account.opened"])).await?, [1, 3]);
+    assert_eq!(positions(store.read().names(none).or().stream(&ann)).await?, [1, 2, 4]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_of_several_descriptions_are_read_each_once() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let (ann, bob) = two_accounts(store).await?;
+    let opened = || store.read().names(["account.opened"]);
+    assert_eq!(positions(opened().or().stream(&ann)).await?, [1, 2, 3, 4]);
+    assert_eq!(positions(opened().or().stream(&ann).after(Position(1)).limit(2)).await?, [2, 3]);
+    assert_eq!(positions(opened().stream(&ann).or().stream(&bob).names(["account.deposited"])).await?, [1, 5]);
+    assert_eq!(positions(opened().or().stream(&ann).backwards().limit(3)).await?, [4, 3, 2]);
+    assert_eq!(positions(opened().or()).await?, [1, 2, 3, 4, 5], "nothing said is every event");
+    assert_eq!(opened().or().stream(&ann).count().await?, 4);
+    let typed: Vec<_> = opened().or().stream(&bob).events::<AccountEvent>().try_collect().await?;
+    assert_eq!(typed.iter().map(|event| event.position.0).collect::<Vec<_>>(), [1, 3, 5]);
+    let refused = positions(opened().or().stream(&ann).after_version(Version(1))).await;
+    assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Request(_)))), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn t2_events_are_read_by_when_they_happened() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    two_accounts(store).await?;
+    let then: Timestamp = "2001-09-09T01:46:40Z".parse()?;
+    let read = || store.read().category("account");
+    assert_eq!(positions(read().occurred_by(then)).await?, [3]);
+    assert_eq!(positions(read().occurred_by(then + Duration::from_secs(60))).await?, [3, 5]);
+    assert_eq!(positions(read().occurred_after(then)).await?, [1, 2, 4, 5]);
+    assert_eq!(positions(read().occurred_after(then).occurred_by(then + Duration::from_secs(99))).await?, [5]);
+    assert_eq!(positions(read().occurred_after(then).limit(3)).await?, [1, 2, 4]);
+    assert_eq!(positions(read().occurred_by(then + Duration::from_secs(60)).backwards().limit(1)).await?, [5]);
+    assert_eq!(read().occurred_after(then).count().await?, 4);
+    assert_eq!(read().count().await?, 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_is_found_by_its_id() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let (ann, _) = two_accounts(store).await?;
+    let log: Vec<_> = store.read().raw().try_collect().await?;
+    assert_eq!(store.event(log[3].id).await?, Some(log[3].clone()));
+    assert_eq!(log[3].stream, ann);
+    assert_eq!(store.event(Uuid::now_v7()).await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn s1_a_stream_is_followed_as_it_grows() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let (ann, bob) = two_accounts(store).await?;
+    let mut events = store.read().stream(&ann).following().events::<AccountEvent>();
+    let mut versions = vec![];
+    for _ in 0..3 {
+        versions.push(events.try_next().await?.expect("it has no end").version.0);
+    }
+    let writer = {
+        let (store, ann, bob) = (store.clone(), ann.clone(), bob.clone());
+        tokio::spawn(async move {
+            for amount in 0..20 {
+                store.execute(&bob, Deposit { amount }).await.unwrap();
+                store.execute(&ann, Deposit { amount }).await.unwrap();
+            }
+        })
+    };
+    for _ in 0..20 {
+        versions.push(events.try_next().await?.expect("it has no end").version.0);
+    }
+    writer.await?;
+    assert_eq!(versions, (1..=23).collect::<Vec<_>>());
+    let more = tokio::time::timeout(Duration::from_millis(50), events.next()).await;
+    assert!(more.is_err(), "{more:?}");
+
+    // With an end, it ends; it goes on after what was read.
+    assert_eq!(positions(store.read().following().until(Position(5))).await?, [1, 2, 3, 4, 5]);
+    assert_eq!(positions(store.read().following().stream(&bob).limit(2)).await?, [3, 5]);
+    assert_eq!(positions(store.read().following().after(Position(43)).limit(2)).await?, [44, 45]);
+    let backwards = positions(store.read().following().backwards()).await;
+    assert!(matches!(backwards, Err(StoreError::Invalid(Invalid::Request(_)))), "{backwards:?}");
     Ok(())
 }
 

@@ -242,6 +242,8 @@ async fn what_is_being_built_is_not_read_and_its_pace_is_kept() -> Result<(), An
     let runner = || Runner::new(store).read_model::<Balance>().batch(20).lease(Duration::from_millis(300));
     let running = runner().start();
     running.until(store.head().await?).await?;
+    let nothing = running.throttle("balance", Some(0)).await;
+    assert!(matches!(nothing, Err(StoreError::Invalid(Invalid::Request(_)))), "{nothing:?}");
     running.throttle("balance", Some(50)).await?;
     let rebuild = running.rebuild("balance").await?;
     running.throttle("balance", None).await?;

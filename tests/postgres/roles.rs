@@ -7,6 +7,8 @@ use eventstore::{
     sqlx::{self, AssertSqlSafe, Connection, PgConnection},
 };
 
+use futures::TryStreamExt;
+
 use crate::{
     account::{Account, *},
     cases::balances::Balance,
@@ -109,6 +111,7 @@ async fn x3_the_app_role_can_append_and_read_and_nothing_else() -> Result<(), An
         "CREATE FUNCTION {s}.matching(text[], text[], text[], text[], bigint, bigint, int) RETURNS SETOF bigint
          LANGUAGE sql AS 'SELECT 1::bigint'",
         "CREATE OR REPLACE FUNCTION {s}.append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "SELECT {s}.retag(ARRAY[1::bigint], ARRAY[(SELECT event_id FROM {s}.events WHERE position = 1)], '{{}}')",
         "SET session_replication_role = replica",
         "SET ROLE {s}_owner",
         "GRANT {s}_owner TO {s}_app",
@@ -119,6 +122,12 @@ async fn x3_the_app_role_can_append_and_read_and_nothing_else() -> Result<(), An
             assert!(matches!(code.as_deref(), Some("42501" | "0LP01")), "{role}: {sql}: {code:?}");
         }
     }
+    // The owner can give events other tags, and the guard is on again afterwards.
+    let retag =
+        "SELECT {s}.retag(ARRAY[1::bigint], ARRAY[(SELECT event_id FROM {s}.events WHERE position = 1)], '{{a:b}}')";
+    assert_eq!(hardened.tries("owner", retag).await?, None);
+    let first = store.read().limit(1).raw().try_next().await?.expect("an event");
+    assert_eq!((first.data.tags[0].to_string(), first.version.0), ("a:b".to_owned(), 1));
     // The owner could change the table, and is stopped by what guards the events.
     for sql in ["UPDATE {s}.events SET version = 2", "DELETE FROM {s}.events", "TRUNCATE {s}.events"] {
         assert_eq!(hardened.tries("owner", sql).await?.as_deref(), Some("ES010"), "{sql}");

@@ -126,6 +126,8 @@ async fn bad_files_and_urls_are_typed_errors() -> Result<(), Any> {
     for url in [
         "sqlite::memory:",
         "sqlite://:memory:",
+        "sqlite:memory:",
+        "sqlite://memory:",
         "sqlite://",
         "sqlite:",
         "SQLITE:",
@@ -214,6 +216,19 @@ async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
     }
     let after: Vec<_> = store.read().raw().try_collect().await?;
     assert_eq!(after, log);
+
+    // Their tags can be given anew, and the guard is what it was.
+    assert_eq!(store.retag::<crate::cases::campus::CampusEvent>().await?.changed, 0);
+    let events = vec![eventstore::NewTags { position: Position(1), id: log[0].id, tags: vec![] }];
+    assert_eq!(store.as_ref().retag(events).await?, 0, "it has no tags");
+    let event = log.last().expect("an event");
+    let events = vec![eventstore::NewTags { position: event.position, id: event.id, tags: vec![] }];
+    assert_eq!(store.as_ref().retag(events).await?, 1);
+    for sql in ["UPDATE eventstore_events SET tags = '[]'", "INSERT INTO eventstore_tags VALUES ('course:other', 1)"] {
+        let refused = sqlx::query(sql).execute(&mut other).await.expect_err(sql);
+        assert!(refused.to_string().contains("append-only"), "{sql}: {refused}");
+    }
+    assert_eq!(store.doctor().await?.get("guard").map(|guard| guard.severity), Some(eventstore::doctor::Severity::Ok));
     Ok(())
 }
 

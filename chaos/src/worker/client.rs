@@ -20,7 +20,9 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
-    domain::{Account, AccountEvent, Balance, Course, Deposit, PlainAccount, Reserve, Student, Withdraw},
+    domain::{
+        Account, AccountEvent, Balance, Course, Deposit, NewerCourseEvent, PlainAccount, Reserve, Student, Withdraw,
+    },
     log::{self, Lines, now},
     run::Log,
     world::{Dice, World},
@@ -104,6 +106,9 @@ impl From<Written> for Outcome {
 impl From<StoreError> for Outcome {
     fn from(error: StoreError) -> Self {
         let text = said(&error);
+        if error.is_newer() {
+            return Self::Rejected { error: text, why: "newer", conflict: Json::Null };
+        }
         match error {
             StoreError::Conflict(conflict) => {
                 let expected = match conflict.expected {
@@ -283,6 +288,12 @@ impl Client {
                 let student = Id::<Student>::from(operation.student.clone().unwrap_or_default());
                 answered(self.store.execute((course, student), Reserve).command_id(operation.op).await, |_| Json::Null)
             }
+            "close" => {
+                let course = operation.course.clone().unwrap_or_default();
+                let stream = StreamId::new("course", &course);
+                let closed = self.store.append(stream, Expected::Any, [NewerCourseEvent::Closed { course }]);
+                closed.command_id(operation.op).await.map_or_else(Outcome::from, Outcome::from)
+            }
             "transaction" => self.transaction(operation).await.map_or_else(|outcome| outcome, Outcome::from),
             "dropped" if attempt == 1 => {
                 let asked = Box::pin(append(&self.store, operation));
@@ -411,7 +422,22 @@ impl Client {
                 multi
             }
             56..68 => {
-                let course = (now() / 4_000_000 * 4 + self.dice.roll(4)).to_string();
+                let number = self.dice.roll(4);
+                let course = (now() / 4_000_000 * 4 + number).to_string();
+                if number == 3 && self.dice.roll(12) == 0 {
+                    let mut close = Operation::new("close", op);
+                    close.streams.push(Part {
+                        stream: format!("course-{course}"),
+                        expected: json!("any"),
+                        events: vec![Planned {
+                            id: event_id(op, 0),
+                            name: "course.closed".into(),
+                            data: json!({ "course": course }),
+                        }],
+                    });
+                    close.course = Some(course);
+                    return Some(close);
+                }
                 let student = self.dice.roll(40).to_string();
                 let mut reserve = Operation::new("reserve", op);
                 reserve.streams.push(Part {

@@ -34,16 +34,45 @@ impl fmt::Display for PathEvent {
     }
 }
 
-/// That a commit was imported: the last event of its append, so that a commit without changes has a place too.
+/// The id of a commit: 40 or 64 hexadecimal digits.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(transparent)]
+pub struct CommitId(pub String);
+
+impl CommitId {
+    /// How many digits a commit is looked up by.
+    pub const SHORT: usize = 7;
+
+    /// The beginning, by which it is tagged.
+    pub fn short(&self) -> &str {
+        self.0.get(..Self::SHORT).unwrap_or(&self.0)
+    }
+}
+
+/// The beginning of the id, as git shows it.
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.short())
+    }
+}
+
+/// That a commit was imported: the last event of its append, so that a commit without changes has a place too. Tagged by
+/// the beginning of the commit's id, so that it is found by that without reading the others.
 #[derive(Event, Clone, Debug)]
 pub enum RepositoryEvent {
-    Imported { commit: String, parents: Vec<String>, author: String, time: Timestamp },
+    Imported {
+        #[event(tag = "commit")]
+        commit: CommitId,
+        parents: Vec<String>,
+        author: String,
+        time: Timestamp,
+    },
 }
 
 impl RepositoryEvent {
     pub fn commit(&self) -> &str {
         let Self::Imported { commit, .. } = self;
-        commit
+        &commit.0
     }
 
     pub fn time(&self) -> Timestamp {

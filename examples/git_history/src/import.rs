@@ -6,23 +6,24 @@ use std::{
     time::Instant,
 };
 
-use eventstore::{Expected, Id, Runner, Store, StoreError, StreamId, Version};
+use eventstore::{Expected, Id, Runner, Store, StoreError, StreamId, Version, Written};
+use futures::TryStreamExt;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::{
     Result, commits,
-    events::{Changes, File, PathEvent, Repository, RepositoryEvent},
+    events::{Changes, CommitId, File, PathEvent, Repository, RepositoryEvent},
     git::{self, Change, ChangeKind, Commit},
     path, progress,
 };
 
-pub async fn import(store: &Store, repository: &Path) -> Result<()> {
+pub async fn import(store: &Store, repository: &Path) -> Result<Imported> {
     let repository = repository.canonicalize().map_err(|error| format!("{}: {error}", repository.display()))?;
     let history = git::commits(&repository)?;
     let root = history.first().ok_or("the repository has no commit")?;
     let id = Id::<Repository>::from(&*root.id);
-    if let Some(other) = commits(store).await?.first()
+    if let Some(other) = commits(store).limit(1).raw().try_next().await?
         && other.stream != id
     {
         return Err("the store holds the history of another repository".into());
@@ -38,34 +39,52 @@ pub async fn import(store: &Store, repository: &Path) -> Result<()> {
     let bar = progress("importing", history.len())?;
     bar.set_position(known.commits as u64);
     bar.reset_eta();
-    let (start, before) = (Instant::now(), store.head().await?);
+    let start = Instant::now();
     let new = history[known.commits..].to_vec();
     let (hand_over, mut changed) = mpsc::channel(16);
     let reader = tokio::task::spawn_blocking(move || {
         git::changes(&repository, new, |commit, changes| hand_over.blocking_send((commit, changes)).is_ok())
     });
     let mut version = known.version;
+    let mut imported = Imported { known: known.commits, ..Imported::default() };
     while let Some((commit, changes)) = changed.recv().await {
-        record(&store, &id, version, commit, changes).await?;
+        let written = record(&store, &id, version, commit, changes).await?;
+        if written.replayed {
+            // Another importer was faster.
+            imported.known += 1;
+        } else {
+            imported.commits += 1;
+            imported.events += written.last.0 - written.first.0 + 1;
+        }
         version = Version(version.0 + 1);
         bar.inc(1);
     }
     reader.await??;
     bar.finish_and_clear();
 
-    let head = store.head().await?;
-    let (commits, events, seconds) = (history.len() - known.commits, head.0 - before.0, start.elapsed().as_secs_f64());
+    let Imported { commits, events, known } = imported;
+    let (head, seconds) = (store.head().await?, start.elapsed().as_secs_f64());
     let mut out = io::stdout();
     writeln!(
         out,
-        "{commits} commits imported with {events} events in {seconds:.1} s ({:.0} events/s); {} were there already",
+        "{commits} commits imported with {events} events in {seconds:.1} s ({:.0} events/s); {known} were there already",
         events as f64 / seconds,
-        known.commits
     )?;
     runner.until(head).await?;
     runner.stop().await;
     writeln!(out, "the read models are at position {head}, after {:.1} s", start.elapsed().as_secs_f64())?;
-    Ok(())
+    Ok(imported)
+}
+
+/// What an import has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Imported {
+    /// Commits that it has recorded.
+    pub commits: usize,
+    /// With so many events.
+    pub events: u64,
+    /// Commits that were recorded already, or by another importer meanwhile.
+    pub known: usize,
 }
 
 /// One append: all of the commit, or nothing of it.
@@ -75,7 +94,7 @@ async fn record(
     version: Version,
     commit: Commit,
     changes: Vec<Change>,
-) -> std::result::Result<(), StoreError> {
+) -> std::result::Result<Written, StoreError> {
     let writes = changes.into_iter().map(|Change { path, kind }| {
         let stream = StreamId::new("path", &path::key(&path));
         let event = match kind {
@@ -86,9 +105,11 @@ async fn record(
         (stream, event)
     });
     let Commit { id: commit, parents, author, time } = commit;
-    // The version of the repository's stream guards the whole: of two importers at once, one is told to start over.
+    // Of two importers at once, one records the commit, and the other is given the first result again. The version of the
+    // repository's stream refuses a history that has become another.
     let (command, expected) = (command_id(&commit, time), Expected::Version(version));
-    let imported = RepositoryEvent::Imported { commit: commit.clone(), parents, author: author.clone(), time };
+    let imported =
+        RepositoryEvent::Imported { commit: CommitId(commit.clone()), parents, author: author.clone(), time };
     let append = writes.fold(None, |append: Option<eventstore::AppendEvents>, (stream, event)| {
         Some(match append {
             None => store.append(stream, Expected::Any, [event]),
@@ -99,8 +120,7 @@ async fn record(
         None => store.append(id, expected, [imported]),
         Some(append) => append.and(id, expected, [imported]),
     };
-    append.by(author).metadata("commit", commit).occurred_at(time).command_id(command).await?;
-    Ok(())
+    append.by(author).metadata("commit", commit).occurred_at(time).command_id(command).await
 }
 
 /// Made of the commit's id, so that a commit is recorded once, whoever imports it; begins with its time, so that ids

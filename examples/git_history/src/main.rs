@@ -16,6 +16,8 @@ mod events;
 mod git;
 mod import;
 mod path;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::{
@@ -26,8 +28,8 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use events::{Changes, File, PathEvent, RepositoryEvent};
-use eventstore::{Position, Recorded, Runner, Store, StreamId, Timestamp};
+use events::{Changes, CommitId, File, PathEvent, RepositoryEvent};
+use eventstore::{Position, ReadEvents, Recorded, Runner, Store, StreamId, Tag, Timestamp};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -53,7 +55,7 @@ enum Command {
     },
     /// Prints the tree of a commit, from the read model as of that commit
     Tree {
-        /// The commit's id, or the beginning of it
+        /// The commit's id, or the beginning of it: 7 digits at least
         commit: String,
     },
     /// Prints the tree of the last commit that was made by an instant
@@ -102,12 +104,17 @@ async fn main() {
 async fn run(url: &str, command: Command) -> Result<()> {
     let store = eventstore::connect(url).await?;
     match command {
-        Command::Import { git_dir } => import::import(&store, &git_dir).await,
-        Command::Tree { commit } => print_tree(&store, by_id(&commits(&store).await?, &commit)?).await,
+        Command::Import { git_dir } => import::import(&store, &git_dir).await.map(drop),
+        Command::Tree { commit } => print_tree(&store, by_id(&store, &commit).await?).await,
         Command::At { instant } => {
-            let commits = commits(&store).await?;
-            let made_by_then = |commit: &&Recorded<RepositoryEvent>| commit.data.time() <= instant;
-            let last = commits.iter().rfind(made_by_then).ok_or("no commit had been made by then")?;
+            // Of instants on a first-parent history, a later commit may have the earlier one.
+            let mut latest_first = commits(&store).backwards().events::<RepositoryEvent>();
+            let last = loop {
+                let commit = latest_first.try_next().await?.ok_or("no commit had been made by then")?;
+                if commit.data.time() <= instant {
+                    break commit;
+                }
+            };
             print_tree(&store, last.position).await
         }
         Command::Log { path } => print_log(&store, path.as_encoded_bytes()).await,
@@ -117,12 +124,15 @@ async fn run(url: &str, command: Command) -> Result<()> {
 }
 
 /// The commits that were imported, in the order of their history.
-async fn commits(store: &Store) -> Result<Vec<Recorded<RepositoryEvent>>> {
-    Ok(store.read().category("repository").events().try_collect().await?)
+fn commits(store: &Store) -> ReadEvents {
+    store.read().category("repository")
 }
 
-fn by_id(commits: &[Recorded<RepositoryEvent>], id: &str) -> Result<Position> {
-    let mut found = commits.iter().filter(|commit| commit.data.commit().starts_with(id));
+/// The position of a commit, by its id or the beginning of it.
+async fn by_id(store: &Store, id: &str) -> Result<Position> {
+    let short = id.get(..CommitId::SHORT).ok_or_else(|| format!("say {} digits of the id", CommitId::SHORT))?;
+    let alike: Vec<_> = commits(store).tag(Tag::new("commit", short)).events::<RepositoryEvent>().try_collect().await?;
+    let mut found = alike.iter().filter(|commit| commit.data.commit().starts_with(id));
     match (found.next(), found.next()) {
         (Some(commit), None) => Ok(commit.position),
         (Some(_), Some(_)) => Err(format!("more than one commit begins with {id}").into()),

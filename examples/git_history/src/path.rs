@@ -9,13 +9,17 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'
 /// The longest key a store keeps.
 const LONGEST: usize = 512;
 
-/// The path, percent-encoded; where that is too long for a key, its SHA-256.
+/// What a key begins with that is a hash. The colon is always escaped, so no path has such a key.
+const HASH: &str = "sha256:";
+
+/// The path, percent-encoded; where that is too long for a key, its SHA-256, marked as such.
 pub fn key(path: &[u8]) -> String {
     let encoded = encoded(path);
     if encoded.len() <= LONGEST {
         return encoded;
     }
-    Sha256::digest(path).iter().map(|byte| format!("{byte:02x}")).collect()
+    let hash = Sha256::digest(path);
+    hash.iter().fold(HASH.to_owned(), |key, byte| key + &format!("{byte:02x}"))
 }
 
 /// What an event must remember of a path, because its key does not.
@@ -55,4 +59,21 @@ pub fn quoted(path: &[u8]) -> Vec<u8> {
     }
     text.push(b'"');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_looks_like_the_hash_of_another_has_a_key_of_its_own() {
+        let long = "x/".repeat(LONGEST).into_bytes();
+        let key_of_long = key(&long);
+        let hash = key_of_long.strip_prefix(HASH).expect("a hash");
+        for name in [hash, &key_of_long] {
+            assert_ne!(key(name.as_bytes()), key_of_long);
+            assert_eq!(of(&key(name.as_bytes()), None), name.as_bytes());
+        }
+        assert_eq!(of(&key_of_long, remembered(&long).as_deref()), long);
+    }
 }

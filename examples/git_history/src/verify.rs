@@ -5,17 +5,18 @@ use std::{
     path::PathBuf,
 };
 
-use eventstore::Store;
+use eventstore::{Recorded, Store};
+use futures::TryStreamExt;
 
 use crate::{
     Result, commits,
-    events::File,
+    events::{File, RepositoryEvent},
     git::{self, Entry},
     path, progress,
 };
 
 pub async fn verify(store: &Store, every: u64, repository: Option<PathBuf>) -> Result<()> {
-    let commits = commits(store).await?;
+    let commits: Vec<Recorded<RepositoryEvent>> = commits(store).events().try_collect().await?;
     let last = commits.last().ok_or("nothing was imported")?;
     let repository = match repository {
         Some(repository) => repository,

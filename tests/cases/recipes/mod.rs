@@ -8,6 +8,8 @@ use tokio::{sync::Barrier, time::timeout};
 
 use super::{Between, World};
 
+pub mod capacity;
+pub mod carts;
 pub mod invoices;
 pub mod payments;
 pub mod prices;
@@ -48,16 +50,18 @@ fn the_page_shows_the_code_that_is_tested() {
     let page = include_str!("../../../docs/recipes.md");
     let code = [
         include_str!("../campus.rs"),
+        include_str!("capacity.rs"),
+        include_str!("carts.rs"),
         include_str!("invoices.rs"),
         include_str!("payments.rs"),
         include_str!("prices.rs"),
         include_str!("tokens.rs"),
         include_str!("usernames.rs"),
     ];
-    let mut shown = [false; 6];
+    let mut shown = [false; 8];
     for block in page.split("```rust,ignore\n").skip(1).map(|rest| rest.split("```").next().unwrap()) {
         let file = code.iter().position(|code| code.contains(block));
         shown[file.unwrap_or_else(|| panic!("no recipe has these lines any more:\n{block}"))] = true;
     }
-    assert_eq!(shown, [true; 6]);
+    assert_eq!(shown, [true; 8]);
 }

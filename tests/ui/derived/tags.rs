@@ -26,6 +26,67 @@ enum LectureEvent {
     Cancelled,
 }
 
+#[derive(serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq)]
+struct Seat {
+    student: Option<Id<Student>>,
+    place: Place,
+}
+
+#[derive(serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq)]
+struct Place {
+    row: u32,
+    room: (String, Id<Course>),
+}
+
+#[derive(Event, Clone, Debug, PartialEq)]
+enum SeatEvent {
+    Taken {
+        #[event(tag = student, tag = place.room.1, tag("room", place.room.0))]
+        seat: Seat,
+        #[event(tag)]
+        course: Id<Course>,
+    },
+    Moved(#[event(tag = place.room.1)] Vec<Seat>, #[event(tag("row", row))] Option<Place>),
+}
+
+#[test]
+fn a_tag_may_be_inside_of_a_field() {
+    let seat = |student: Option<&str>, row| Seat {
+        student: student.map(Id::from),
+        place: Place { row, room: ("A".into(), "go".into()) },
+    };
+    let taken = SeatEvent::Taken { seat: seat(Some("ann"), 7), course: "rust".into() };
+    assert_eq!(tags(&taken), ["student:ann", "course:go", "room:A", "course:rust"]);
+    let place = seat(None, 3).place;
+    let moved = SeatEvent::Moved(vec![seat(None, 1), seat(None, 2)], Some(place));
+    assert_eq!(tags(&moved), ["course:go", "course:go", "row:3"]);
+    assert_eq!(tags(&SeatEvent::Moved(vec![], None)), [""; 0]);
+    let mut names = SeatEvent::TAGS.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names, ["course", "room", "row", "student"]);
+}
+
+#[derive(Event, Clone, Debug, PartialEq)]
+#[event(prefix = "lecture", others(LectureEvent, crate::campus::CampusEvent))]
+enum PlanEvent {
+    Planned,
+}
+
+#[derive(Event, Clone, Debug, PartialEq)]
+#[event(transparent, others(SeatEvent))]
+enum AllEvent {
+    Plan(PlanEvent),
+    Campus(CampusEvent),
+}
+
+#[test]
+fn the_names_of_other_events_are_known_too() {
+    assert_eq!(PlanEvent::OTHERS, [LectureEvent::NAMES, CampusEvent::NAMES]);
+    assert_eq!(AllEvent::OTHERS, [LectureEvent::NAMES, CampusEvent::NAMES, SeatEvent::NAMES]);
+    assert!(CampusEvent::OTHERS.is_empty());
+}
+
 fn tags(event: &impl Event) -> Vec<String> {
     event.tags().iter().map(Tag::to_string).collect()
 }

@@ -1,0 +1,203 @@
+//! Gives stored events the tags that their type gives them today.
+
+use std::{collections::HashSet, marker::PhantomData};
+
+use futures::{TryStreamExt, future::BoxFuture};
+use uuid::Uuid;
+
+use crate::{
+    doctor::Report,
+    error::StoreError,
+    event::{Event, Raw, Recorded, Tag},
+    handle::Store,
+    invalid::Invalid,
+    limits,
+    store::{Query, Read},
+    stream::Position,
+};
+
+/// How many events are given new tags at once.
+const BATCH: usize = 500;
+/// How many events the doctor looks at in each of as many places of the log.
+const SAMPLE: usize = 100;
+const PLACES: u64 = 10;
+
+impl Store {
+    /// Gives the stored events of a type the tags that the type gives them today: after a tag was added to a field, or
+    /// removed. Tags are an index, so the history stays what it is; nothing else of an event can be changed.
+    ///
+    /// The events are read in order, decoded, and tagged anew, in batches of up to 500 events whose tags differ. Each batch
+    /// is a short transaction that keeps others from appending, and removes the snapshots of states by tag. An interrupted
+    /// job is simply started again, from the beginning or [`after`](Retag::after) the position it had reached. Read models
+    /// whose rows are found by a tag (`#[read_model(tag = "…")]`) are to be rebuilt afterwards.
+    ///
+    /// Run it once no program of the earlier release appends any more: what one appends has the earlier tags, and a
+    /// snapshot one takes lacks events. Until it has ended, a state by tag may lack events, as before. An event that cannot
+    /// be decoded ends it with [`Unreadable`](StoreError::Unreadable). In PostgreSQL it needs the rights of the owner of
+    /// the schema.
+    ///
+    /// ```
+    /// # use eventstore::prelude::*;
+    /// # #[derive(Event, Clone)]
+    /// # enum AccountEvent { Opened { owner: String } }
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// let done = store.retag::<AccountEvent>().progress(|so_far| println!("{so_far:?}")).await?;
+    /// println!("{} of {} events have other tags now", done.changed, done.events);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn retag<E: Event>(&self) -> Retag<E> {
+        Retag { store: self.clone(), after: Position(0), progress: Box::new(|_| {}), of: PhantomData }
+    }
+
+    /// What [`doctor`](Self::doctor) finds, and whether the stored events of a type have the tags that the type gives them
+    /// today: a thousand of them are looked at, in ten places of the log.
+    pub async fn doctor_of<E: Event>(&self) -> Result<Report, StoreError> {
+        let mut report = self.doctor().await?;
+        let head = self.head().await?;
+        let (mut looked_at, mut differ, mut first) = (0_u64, 0_u64, None);
+        let mut after = Position(0);
+        for place in 0..PLACES {
+            let until = Position(head.0 / PLACES * (place + 1) + if place + 1 == PLACES { head.0 % PLACES } else { 0 });
+            let query = Query::names(E::NAMES);
+            let read = Read { query, after, until: Some(until), limit: Some(SAMPLE), ..Read::default() };
+            let mut events = self.inner().read(read).await?.events;
+            while let Some(event) = events.try_next().await? {
+                looked_at += 1;
+                // What cannot be decoded is found by those who read it.
+                if let Ok(Some(_)) = today::<E>(&event) {
+                    differ += 1;
+                    first = first.or(Some(event.position));
+                }
+            }
+            after = until;
+        }
+        match first {
+            None => report.ok("tags", format!("{looked_at} events have the tags of today")),
+            Some(first) => report.warning(
+                "tags",
+                format!("{differ} of {looked_at} events have other tags than their type gives them, from position {first} on"),
+                "States and read models by tag do not see them, or see too many. Run `store.retag` for the event type.",
+            ),
+        }
+        Ok(report)
+    }
+}
+
+/// A job that gives events new tags: `.await` it, or say more about it first.
+#[must_use = "nothing is changed until it is awaited"]
+pub struct Retag<E> {
+    store: Store,
+    after: Position,
+    progress: Box<dyn FnMut(&Retagged) + Send>,
+    of: PhantomData<fn() -> E>,
+}
+
+/// How far a [`Retag`] has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retagged {
+    /// How many events it has looked at.
+    pub events: u64,
+    /// How many of them have been given other tags.
+    pub changed: u64,
+    /// Up to where all events have the tags of today: where to go on.
+    pub position: Position,
+    /// Where the log ended when it began.
+    pub until: Position,
+}
+
+/// Other tags for a stored event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTags {
+    /// Its position.
+    pub position: Position,
+    /// Its id.
+    pub id: Uuid,
+    /// All of its tags from then on.
+    pub tags: Vec<Tag>,
+}
+
+impl NewTags {
+    /// Refuses what no store can keep. Every store calls it first.
+    pub fn check(&self) -> Result<(), Invalid> {
+        limits::size("the tags of an event", self.tags.len(), limits::TAGS)?;
+        self.tags.iter().try_for_each(Tag::check)
+    }
+}
+
+/// The tags that an event has today, if they are not those it has. An event that means nothing any more keeps its own.
+fn today<E: Event>(event: &Recorded<Raw>) -> Result<Option<Vec<Tag>>, StoreError> {
+    let (mut tags, mut means) = (vec![], false);
+    let decoded = event.decode_each::<E>(|data| {
+        means = true;
+        let new = data.tags();
+        tags.extend(new);
+    });
+    decoded.map_err(|source| StoreError::unreadable(event, source))?;
+    let before: HashSet<_> = event.data.tags.iter().collect();
+    let mut seen = HashSet::new();
+    tags.retain(|tag| seen.insert(tag.clone()));
+    let same = tags.len() == before.len() && tags.iter().all(|tag| before.contains(tag));
+    Ok((means && !same).then_some(tags))
+}
+
+impl<E: Event> Retag<E> {
+    /// Goes on after a position: that of an earlier [`Retagged`].
+    pub fn after(mut self, position: Position) -> Self {
+        self.after = position;
+        self
+    }
+
+    /// Is told how far it has come, after each thousand events or so.
+    pub fn progress(mut self, progress: impl FnMut(&Retagged) + Send + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    async fn run(self) -> Result<Retagged, StoreError> {
+        let Self { store, after, mut progress, .. } = self;
+        let until = store.head().await?;
+        let mut done = Retagged { position: after, until, ..Retagged::default() };
+        let read = Read { query: Query::names(E::NAMES), after, until: Some(until), ..Read::default() };
+        let mut events = store.inner().read(read).await?.events;
+        let mut batch = vec![];
+        loop {
+            let event = events.try_next().await?;
+            let last = event.is_none();
+            if let Some(event) = event {
+                done.events += 1;
+                done.position = event.position;
+                let Recorded { position, id, .. } = event;
+                batch.extend(today::<E>(&event)?.map(|tags| NewTags { position, id, tags }));
+            }
+            let due = done.events.is_multiple_of(1_000);
+            if batch.len() >= BATCH || !batch.is_empty() && (due || last) {
+                done.changed += store.inner().retag(std::mem::take(&mut batch)).await?;
+            }
+            if last {
+                done.position = until.max(after);
+            }
+            if last || due {
+                progress(&done);
+            }
+            if last {
+                // A snapshot may have been on its way that lacks what has been tagged since its state was read.
+                store.finish_snapshots().await;
+                store.inner().retag(vec![]).await?;
+                return Ok(done);
+            }
+        }
+    }
+}
+
+impl<E: Event> IntoFuture for Retag<E> {
+    type Output = Result<Retagged, StoreError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}

@@ -1,0 +1,2 @@
+-- Keeps all others from appending until the transaction ends.
+SELECT {schema}.hold()

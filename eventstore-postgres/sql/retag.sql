@@ -1,0 +1,2 @@
+-- Gives events other tags.
+SELECT {schema}.retag($1, $2, $3)
