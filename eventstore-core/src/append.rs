@@ -103,7 +103,7 @@ impl AppendEvents {
     ) -> Self {
         let stored = events.into_iter().map(|event| match encode::stored(&event) {
             Ok((stored, _)) => Ok(stored),
-            Err(source) => Err(StoreError::Unwritable { name: event.name().into(), source }),
+            Err(reason) => Err(StoreError::Unwritable { name: event.name().into(), reason }),
         });
         self.writes.push((stream.into_stream(), expected, stored.collect()));
         self

@@ -1703,7 +1703,7 @@ pub async fn rows_no_database_can_hold_are_refused(store: Fresh) {
         let upserts = vec![good, (key.into(), to_raw_value(&row).unwrap())];
         let mut transaction = store.begin().await.unwrap();
         match transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await {
-            Err(StoreError::Row { table, source }) => assert_eq!((&*table, &*source.to_string()), ("sample@3", why)),
+            Err(StoreError::Row { table, reason }) => assert_eq!((&*table, &*reason.to_string()), ("sample@3", why)),
             other => panic!("{why}: {other:?}"),
         }
     }

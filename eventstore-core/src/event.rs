@@ -72,8 +72,8 @@ pub enum EventError {
     #[error("what it is written as cannot be read back: {0}")]
     OneWay(String),
     /// The metadata stored beside the body is not readable.
-    #[error("its metadata cannot be read")]
-    Metadata(#[source] serde_json::Error),
+    #[error("its metadata cannot be read: {0}")]
+    Metadata(serde_json::Error),
 }
 
 /// What an upcast gives: one event, none (`Option`), or several (`Vec`).

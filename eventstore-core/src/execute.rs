@@ -202,7 +202,7 @@ impl<S: Decider> Execute<S> {
         let mut events = Vec::with_capacity(answer.len());
         let mut new = Vec::with_capacity(answer.len());
         for (event, n) in answer.iter().zip(0..) {
-            let unwritable = |source| StoreError::Unwritable { name: event.name().into(), source };
+            let unwritable = |reason| StoreError::Unwritable { name: event.name().into(), reason };
             let (stored, again) = encode::stored(event).map_err(unwritable)?;
             new.push(stored.stamp(event_id(metadata.command_id, n), metadata, self.cause.occurred_at));
             events.push(again);

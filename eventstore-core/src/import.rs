@@ -194,7 +194,7 @@ impl ImportEvent {
     /// `event.metadata` is made to say more.
     pub fn new<E: Event>(stream: impl Into<StreamId>, id: Uuid, event: &E) -> Result<Self, StoreError> {
         let (stored, _) =
-            encode::stored(event).map_err(|source| StoreError::Unwritable { name: event.name().into(), source })?;
+            encode::stored(event).map_err(|reason| StoreError::Unwritable { name: event.name().into(), reason })?;
         let metadata = Metadata { command_id: id, correlation_id: id, ..Metadata::default() };
         Ok(Self { stream: stream.into(), event: stored.stamp(id, &metadata, None) })
     }

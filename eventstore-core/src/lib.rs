@@ -75,7 +75,7 @@ pub mod __private {
     pub use crate::{
         derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot},
         encode::encode,
-        error::Chain,
+        error::{Brief, Chain},
         letters::LETTERS,
         projections::{PROJECTIONS, ProjectionRow},
         snapshot::shape,

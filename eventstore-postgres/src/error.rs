@@ -80,7 +80,7 @@ pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
         Some(state) if state == "42703" || state == "42883" => StoreError::Columns { table: table.into() },
         // A value that does not fit its column.
         Some(state) if state.starts_with("22") || state.starts_with("23") => {
-            StoreError::Row { table: table.into(), source: error.into() }
+            StoreError::Row { table: table.into(), reason: error.into() }
         }
         _ => store(error),
     }

@@ -403,8 +403,8 @@ fn event(
     let tags: Vec<String> = columns.get(9)?;
     let tags = tags.iter().map(|tag| tag.parse()).collect::<Result<Vec<Tag>, _>>().map_err(error::damaged)?;
     let metadata = Metadata::from_json(columns.get(10)?).map_err(|error| {
-        let (stream, source) = (stream.clone(), EventError::Metadata(error));
-        StoreError::Unreadable { stream, version, source }
+        let (stream, reason) = (stream.clone(), EventError::Metadata(error));
+        StoreError::Unreadable { stream, version, reason }
     })?;
     let body = columns.get::<&[u8]>(11)?.to_vec();
     let new = NewEvent { id, schema, occurred_at: Some(occurred_at), metadata, data: Raw { name, tags, body } };

@@ -58,7 +58,7 @@ pub(crate) fn opening(file: &Path, error: StoreError) -> StoreError {
 /// An error while a row of a read model is written: a value that does not fit its column is the row's fault.
 pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
     match code(&error) {
-        Some(CONSTRAINT | MISMATCH) => StoreError::Row { table: table.into(), source: error.into() },
+        Some(CONSTRAINT | MISMATCH) => StoreError::Row { table: table.into(), reason: error.into() },
         _ => store(error),
     }
 }

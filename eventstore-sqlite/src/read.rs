@@ -317,8 +317,8 @@ fn event(row: &SqliteRow) -> Result<Recorded<Raw>, StoreError> {
         }
     };
     let metadata = Metadata::from_json(bytes(9)?).map_err(|error| {
-        let (stream, source) = (stream.clone(), EventError::Metadata(error));
-        StoreError::Unreadable { stream, version, source }
+        let (stream, reason) = (stream.clone(), EventError::Metadata(error));
+        StoreError::Unreadable { stream, version, reason }
     })?;
     let data = Raw { name: text(5)?.into(), tags, body: bytes(10)?.to_vec() };
     let new = NewEvent { id, schema, occurred_at: Some(occurred_at), metadata, data };

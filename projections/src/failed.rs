@@ -85,6 +85,14 @@ impl Failed {
         Self { queue: Some(queue), ..self }
     }
 
+    /// As an error for others: what the store has said keeps its type where no event is named.
+    pub(crate) fn told(self) -> BoxError {
+        match self.event {
+            None if self.reason.is::<StoreError>() => self.reason,
+            _ => self.into(),
+        }
+    }
+
     /// The position of the event it was about.
     pub(crate) fn position(&self) -> Option<Position> {
         self.event.as_ref().map(|event| event.position)
@@ -136,10 +144,5 @@ impl fmt::Display for Place {
     }
 }
 
-impl Error for Failed {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        // The rest is shown whole already; this one a program may want to know by its type.
-        let fork = self.reason.downcast_ref().filter(|error| matches!(error, StoreError::Forked { .. }));
-        fork.map(|error| error as _)
-    }
-}
+// Shown whole: it has no source that it has not said.
+impl Error for Failed {}

@@ -229,7 +229,7 @@ impl InlineStore {
         let (appends, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let results = match self.record(&appends).await {
             Ok(results) => results,
-            Err(error) if error.is_retryable() => {
+            Err(error @ (StoreError::Busy(_) | StoreError::Unavailable(_) | StoreError::Unknown(_))) => {
                 let error = Arc::new(error);
                 appends.iter().map(|_| Err(shared(&error))).collect()
             }
@@ -289,7 +289,7 @@ impl Kept {
     fn stopped(&self, failed: Failed) -> StoreError {
         match failed.blame {
             Blame::World => world(failed),
-            _ => StoreError::Stopped { projection: self.name.clone(), reason: failed.into() },
+            _ => StoreError::Stopped { projection: self.name.clone(), reason: failed.told() },
         }
     }
 
@@ -298,7 +298,7 @@ impl Kept {
         match failed.blame {
             Blame::World => world(failed),
             Blame::Program if failed.event.is_none() => self.stopped(failed),
-            _ => StoreError::NotProjected { projection: self.name.clone(), reason: failed.into() },
+            _ => StoreError::NotProjected { projection: self.name.clone(), reason: failed.told() },
         }
     }
 

@@ -25,6 +25,7 @@ pub mod bank;
 pub mod campus;
 pub mod cancellation;
 pub mod courses;
+pub mod errors;
 pub mod golden;
 pub mod histories;
 pub mod import;
