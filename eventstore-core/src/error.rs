@@ -209,6 +209,21 @@ pub enum StoreError {
     Database(BoxError),
 }
 
+/// Who has caused an error of the database, and so who is to act; by what the database says in its codes, never in words.
+/// `docs/errors.md` has the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Blame {
+    /// The server, or its operator: the statement is right, and succeeds once the server can.
+    Server,
+    /// The program: the statement is wrong, whatever the data.
+    Program,
+    /// The row that is written, and so the event it is made of: others succeed.
+    Row,
+    /// The caller of the transaction: it had failed before.
+    Caller,
+}
+
 /// An error without what may quote an event, a state or a row: for logs, which others read than those who may see the
 /// data.
 #[doc(hidden)]

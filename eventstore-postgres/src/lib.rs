@@ -16,6 +16,7 @@
 mod append;
 mod doctor;
 mod error;
+mod head;
 mod lean;
 mod lines;
 mod migrate;
@@ -25,6 +26,7 @@ mod session;
 mod shared;
 mod snapshots;
 mod sql;
+mod sqlstate;
 mod store;
 mod tables;
 mod transaction;

@@ -7,7 +7,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use eventstore_core::{__private::Chain, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Version};
+use eventstore_core::{
+    __private::Chain, Blame as DatabaseBlame, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId,
+    Transaction, Version,
+};
 
 use crate::letters::Queue;
 
@@ -49,6 +52,25 @@ impl Failed {
     /// What the user's code said or did: the world may be to blame.
     pub(crate) fn theirs(reason: impl Into<BoxError>) -> Self {
         Self { event: None, queue: None, reason: reason.into(), blame: Blame::Event }
+    }
+
+    /// The same, where the user's code has had the connection of a transaction: the database says who is to blame.
+    pub(crate) fn of_sql(reason: BoxError, transaction: &dyn Transaction) -> Self {
+        let blame = match transaction.blame(&*reason) {
+            Some(DatabaseBlame::Server) => Blame::World,
+            Some(DatabaseBlame::Program) => Blame::Program,
+            _ => Blame::Event,
+        };
+        Self { blame, ..Self::theirs(reason) }
+    }
+
+    /// What the user's code has left of a transaction, whatever it said.
+    pub(crate) async fn unless_whole(transaction: &mut dyn Transaction) -> Result<(), Self> {
+        transaction.check().await.map_err(|error| match error {
+            // A statement failed or was dropped, and the code has said nothing of it.
+            StoreError::Invalid(_) => Self::theirs(error),
+            error => error.into(),
+        })
     }
 
     /// What must be mended by whoever wrote the program.
@@ -111,6 +133,7 @@ impl From<StoreError> for Failed {
         // What is declared, what is written in `project`, how events are read: nobody mends that while this runs.
         let blame = match error {
             E::Stopped { .. }
+            | E::Ended
             | E::Columns { .. }
             | E::NotBuilt { .. }
             | E::Building { .. }

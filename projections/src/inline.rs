@@ -3,12 +3,13 @@
 use std::{
     any::Any,
     collections::{HashMap, VecDeque},
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Changes, Checkpoint, EventStore, Events, Invalid, NewEvent, Page, Position, Raw, Read,
+    __private::LETTERS, Append, Blame as DatabaseBlame, Changes, Checkpoint, EventStore, Events, Invalid, NewEvent, Page, Position, Raw, Read,
     ReadModel, Recorded, Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
     Timestamp, Transaction, Written, doctor::Report,
 };
@@ -674,8 +675,24 @@ impl Transaction for InlineTransaction {
         self.inner.advance(shard, to, event).await
     }
 
+    async fn lend(&mut self) -> Result<(), StoreError> {
+        self.inner.lend().await
+    }
+
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
         self.inner.connection()
+    }
+
+    fn returned(&mut self) {
+        self.inner.returned();
+    }
+
+    async fn check(&mut self) -> Result<(), StoreError> {
+        self.inner.check().await
+    }
+
+    fn blame(&self, error: &(dyn Error + 'static)) -> Option<DatabaseBlame> {
+        self.inner.blame(error)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

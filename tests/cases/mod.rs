@@ -10,7 +10,7 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard, Store,
+    Append, Blame, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard, Store,
     StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
     testing::Clock,
 };
@@ -305,8 +305,20 @@ impl Transaction for Counted {
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         self.inner.advance(shard, to, event).await
     }
+    async fn lend(&mut self) -> Result<(), StoreError> {
+        self.inner.lend().await
+    }
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
         self.inner.connection()
+    }
+    fn returned(&mut self) {
+        self.inner.returned();
+    }
+    async fn check(&mut self) -> Result<(), StoreError> {
+        self.inner.check().await
+    }
+    fn blame(&self, error: &(dyn std::error::Error + 'static)) -> Option<Blame> {
+        self.inner.blame(error)
     }
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         if self.late.load(Ordering::SeqCst) {

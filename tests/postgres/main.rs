@@ -19,7 +19,9 @@ mod processes;
 mod roles;
 mod server;
 mod sessions;
+mod sqlstates;
 mod stress;
+mod transactions;
 mod wakeup;
 
 use std::sync::Arc;
