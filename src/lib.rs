@@ -1,14 +1,14 @@
 //! Event sourcing and CQRS.
 
 pub use eventstore_core::{
-    Aggregate, Append, AppendEvents, AppendTo, Appended, Blame, Boundary, BoxError, Changes, Checkpoint, Column, CommandError,
-    Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve,
-    Execute, Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load, Loaded,
-    MemoryStore, Metadata, Moment, NewEvent, Order, Page, Position, Project, Query, Raw, Read, ReadEvents, ReadModel,
-    ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, SLOTS, Shard, Snapshot, SnapshotCounts,
+    Aggregate, Append, AppendEvents, AppendTo, Appended, Blame, Boundary, BoxError, Changes, Checkpoint, Column,
+    CommandError, Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events,
+    Every, Evolve, Execute, Expected, Get, History, Id, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load,
+    Loaded, MemoryStore, Metadata, Moment, NewEvent, Order, Page, Position, Project, Query, Raw, Read, ReadEvents,
+    ReadModel, ReadModels, Recorded, Refusal, Replay, Row, RowFold, Rows, SLOTS, Shard, Snapshot, SnapshotCounts,
     SnapshotDifference, SnapshotPolicy, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
-    Tag, Tagged, Target, Timestamp, TimestampError, Transaction, Tx, TxConnection, Upcast, VerifiedSnapshots, Version, Write,
-    Written, doctor, ensure, event_id, every, limits, slot, testing,
+    Tag, Tagged, Target, Timestamp, TimestampError, Transaction, Tx, TxConnection, Upcast, VerifiedSnapshots, Version,
+    Write, Written, doctor, ensure, event_id, every, limits, slot, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_derive::{Aggregate, Event, ReadModel};

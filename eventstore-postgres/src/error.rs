@@ -64,12 +64,9 @@ pub(crate) fn store(error: sqlx::Error) -> StoreError {
     }
 }
 
-/// An error at the begin of a transaction. The statement is one that every server can run but a standby.
-pub(crate) fn begin(error: sqlx::Error) -> StoreError {
-    match is(&error, &["0A000"]) {
-        true => StoreError::Unavailable("the server is a standby, which takes no writes until it is promoted".into()),
-        false => store(error),
-    }
+/// A transaction that may write cannot be begun: the only server that says so is a standby.
+pub(crate) fn standby() -> StoreError {
+    StoreError::Unavailable("the server is a standby, which takes no writes until it is promoted".into())
 }
 
 /// Who has caused an error that user code gives, if the driver's is somewhere below it.
@@ -126,9 +123,7 @@ pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
         // No such column, or no such comparison: the statement is right where the columns are those of the read model.
         Some(state) if state == "42703" || state == "42883" => StoreError::Columns { table: table.into() },
         // A value that does not fit its column.
-        Some(state) if meaning(&state).0 == Blame::Row => {
-            StoreError::Row { table: table.into(), reason: error.into() }
-        }
+        Some(state) if meaning(&state).0 == Blame::Row => StoreError::Row { table: table.into(), reason: error.into() },
         _ => store(error),
     }
 }

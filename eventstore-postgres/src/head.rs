@@ -1,17 +1,22 @@
 //! How far the log goes, as this process knows, and which server it knows that of.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use eventstore_core::Position;
 use sqlx::{PgConnection, Row};
 use tokio::sync::watch;
 
-use crate::{sql::Sql, types::EventTypes};
+use crate::{lines::ASSUMED_ALIVE, sql::Sql, types::EventTypes};
 
 /// The last position known to be recorded. It is known of one server: what has taken its place may lack the end of the
 /// log, and what was known of the old one is no place to read from.
 pub(crate) struct Head {
     known: watch::Sender<Known>,
+    /// When a connection was last seen to be broken.
+    broken: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +30,7 @@ pub(crate) struct Known {
 impl Head {
     pub(crate) fn new() -> Self {
         let known = Known { position: Position(0), server: 0, since: Instant::now() };
-        Self { known: watch::Sender::new(known) }
+        Self { known: watch::Sender::new(known), broken: Mutex::default() }
     }
 
     /// The server of today. A connection or transaction keeps it from the moment it is given out.
@@ -66,6 +71,17 @@ impl Head {
                 lost
             });
         }
+    }
+
+    /// A connection was seen to be broken: others may be, too.
+    pub(crate) fn broke(&self) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a connection that has been idle for so long is used without a question whether it still lives.
+    pub(crate) fn trusts(&self, idle: Duration) -> bool {
+        let broken = *self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        idle < ASSUMED_ALIVE && broken.is_none_or(|broken| idle < broken.elapsed())
     }
 
     /// Whether a connection of this age leads to the server of today.
@@ -121,6 +137,9 @@ mod tests {
         head.seen(first, Position(8), Position(1));
         assert_eq!((head.server(), head.known(second)), (second, Position(5)));
         assert!(!head.is_current(Duration::from_secs(3_600)));
+        assert!(head.trusts(Duration::ZERO) && !head.trusts(ASSUMED_ALIVE));
+        head.broke();
+        assert!(!head.trusts(Duration::from_millis(500)), "it was idle when another broke");
         head.forget();
         assert_eq!(head.known(head.server()), Position(0));
     }

@@ -113,7 +113,7 @@ impl Line {
             let Some(Idle { mut connection, server, since }) = idle else { break };
             let counted = counted(server);
             let lives = async {
-                since.elapsed() < ASSUMED_ALIVE || matches!(timeout(PATIENCE, connection.ping()).await, Ok(Ok(())))
+                shared.head.trusts(since.elapsed()) || matches!(timeout(PATIENCE, connection.ping()).await, Ok(Ok(())))
             };
             // What leads to another server than that of today is closed.
             if server == shared.head.server() && lives.await {

@@ -30,7 +30,7 @@ use crate::{
     doctor, error,
     head::Head,
     lean,
-    lines::{ASSUMED_ALIVE, Line, Lines, PATIENCE},
+    lines::{Line, Lines, PATIENCE},
     migrate::{self, Migrations},
     notify::Notify,
     read::{self, Asked},
@@ -198,8 +198,8 @@ impl PgOptions {
             .before_acquire({
                 let head = head.clone();
                 move |connection, meta| {
-                    let current = head.is_current(meta.age);
-                    let lives = async move { meta.idle_for < ASSUMED_ALIVE || connection.ping().await.is_ok() };
+                    let (current, trusted) = (head.is_current(meta.age), head.trusts(meta.idle_for));
+                    let lives = async move { trusted || connection.ping().await.is_ok() };
                     Box::pin(async move { Ok(current && lives.await) })
                 }
             })
@@ -291,9 +291,7 @@ impl PgStore {
         }
         match self.migrate().await {
             // Its role may not.
-            Err(StoreError::Denied(_)) => {
-                Err(StoreError::Unmigrated { missing })
-            }
+            Err(StoreError::Denied(_)) => Err(StoreError::Unmigrated { missing }),
             migrated => migrated,
         }
     }
@@ -337,6 +335,7 @@ impl PgStore {
         };
         if let Err(StoreError::Unavailable(_)) = page {
             // A connection had broken unnoticed, in a restart of the server perhaps.
+            self.shared.head.broke();
             page = in_session(&mut new).await;
         }
         self.shared.types.learn(new);
@@ -460,7 +459,10 @@ impl EventStore for PgStore {
                     return Ok(written);
                 }
                 // The same ids again: recorded or not, the answer is the right one.
-                Err(Failed::Broken(error)) if error::lost(&error) => lost = Some(error.into()),
+                Err(Failed::Broken(error)) if error::lost(&error) => {
+                    self.shared.head.broke();
+                    lost = Some(error.into());
+                }
                 Err(Failed::Refused(StoreError::Unknown(error))) => lost = Some(error),
                 // An event type this process knew is another one now.
                 Err(Failed::Broken(error)) if error::is(&error, &["ES002"]) => {
@@ -469,7 +471,10 @@ impl EventStore for PgStore {
                     continue;
                 }
                 // It did not reach the server, which had closed the connection; another may.
-                Err(Failed::Broken(error)) if error::broken(&error) => last = Some(error::store(error)),
+                Err(Failed::Broken(error)) if error::broken(&error) => {
+                    self.shared.head.broke();
+                    last = Some(error::store(error));
+                }
                 Err(failed) => {
                     let error = failed.into_store();
                     // An attempt that was lost may still be on its way: only what it cannot change is an answer.

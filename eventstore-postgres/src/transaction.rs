@@ -1,6 +1,6 @@
 //! What is done together on one connection.
 
-use std::{any::Any, error::Error, mem::take, ops::Deref, sync::Arc};
+use std::{any::Any, error::Error, mem::take, ops::Deref, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use eventstore_core::{
@@ -15,7 +15,9 @@ use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    error, lines, read,
+    error,
+    lines::{self, PATIENCE},
+    read,
     shared::Shared,
     tables,
 };
@@ -100,30 +102,35 @@ impl PgTransaction {
     }
 
     async fn begin_with(shared: &Arc<Shared>, statement: &'static str) -> Result<Self, StoreError> {
-        let (connection, server) = lines::pooled(shared).await.map_err(error::store)?;
-        // From here on whoever drops this future has the connection closed, begun or not.
-        let mut transaction = Self {
-            connection,
-            server,
-            shared: shared.clone(),
-            over: false,
-            spoiled: None,
-            lent: false,
-            tuned: false,
-            appended: None,
-            fits: None,
-            lazy: false,
-            new_types: vec![],
-        };
-        let begun = Manager::begin(&mut transaction.connection, Some(statement.into_sql_str())).await;
-        if let Err(error) = begun {
-            if error::is(&error, &["0A000"]) {
-                // A standby. Another server may have the name of the old one by now: the next connection finds out.
-                shared.head.forget();
+        let start = Instant::now();
+        loop {
+            let (connection, server) = lines::pooled(shared).await.map_err(error::store)?;
+            // From here on whoever drops this future has the connection closed, begun or not.
+            let mut transaction = Self {
+                connection,
+                server,
+                shared: shared.clone(),
+                over: false,
+                spoiled: None,
+                lent: false,
+                tuned: false,
+                appended: None,
+                fits: None,
+                lazy: false,
+                new_types: vec![],
+            };
+            match Manager::begin(&mut transaction.connection, Some(statement.into_sql_str())).await {
+                Ok(()) => return Ok(transaction),
+                // It had broken unnoticed: nothing was begun. The others of before are asked whether they live.
+                Err(error) if error::broken(&error) && start.elapsed() < PATIENCE => shared.head.broke(),
+                Err(error) if error::is(&error, &["0A000"]) => {
+                    // Another server may have the name of the old one by now: the next connection finds out.
+                    shared.head.forget();
+                    return Err(error::standby());
+                }
+                Err(error) => return Err(error::store(error)),
             }
-            return Err(error::begin(error));
         }
-        Ok(transaction)
     }
 
     /// The connection, for the statements of the store.
@@ -179,7 +186,8 @@ impl PgTransaction {
                 // After an error of a caller's statement the server has given up the transaction.
                 let failed = error::is(&error, &["25P02"]);
                 let error = if failed { Invalid::unfinished().into() } else { error::store(error) };
-                self.spoiled = Some(if matches!(error, StoreError::Unavailable(_)) { Spoiled::Lost } else { Spoiled::Unfinished });
+                self.spoiled =
+                    Some(if matches!(error, StoreError::Unavailable(_)) { Spoiled::Lost } else { Spoiled::Unfinished });
                 return Err(error);
             }
         };

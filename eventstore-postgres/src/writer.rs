@@ -287,7 +287,9 @@ impl Turn {
                 if error::odd(&error) {
                     // The next session may be one as it should be.
                     line.close();
-                } else if !error::broken(&error) {
+                } else if error::broken(&error) {
+                    self.shared.head.broke();
+                } else {
                     line.keep();
                 }
                 (server, appends.iter().map(|_| reply()).collect())

@@ -9,9 +9,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Blame as DatabaseBlame, Changes, Checkpoint, EventStore, Events, Invalid, NewEvent, Page, Position, Raw, Read,
-    ReadModel, Recorded, Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
-    Timestamp, Transaction, Written, doctor::Report,
+    __private::LETTERS, Append, Blame as DatabaseBlame, Changes, Checkpoint, EventStore, Events, Invalid, NewEvent,
+    Page, Position, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead,
+    StreamId, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
 };
 use serde_json::value::RawValue;
 use tokio::sync::{

@@ -10,9 +10,9 @@ use std::{
 };
 
 use eventstore::{
-    Append, Blame, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard, Store,
-    StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
-    testing::Clock,
+    Append, Blame, Changes, Checkpoint, EventStore, Events, NewEvent, Page, Position, Raw, Read, Recorded, Rows, Shard,
+    Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Written,
+    doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;

@@ -18,6 +18,7 @@ mod pooler;
 mod processes;
 mod roles;
 mod server;
+mod servers;
 mod sessions;
 mod sqlstates;
 mod stress;

@@ -4,7 +4,8 @@
 use std::{error::Error, time::Duration};
 
 use eventstore::{
-    BoxError, Expected, Id, PgStore, Position, Projection, Runner, Running, State, Store, StoreError, prelude::*,
+    BoxError, Expected, Id, PgStore, Position, Projection, Runner, Running, State, Store, StoreError,
+    prelude::*,
     sqlx::{self, AssertSqlSafe, Connection, PgConnection},
 };
 use tokio::time::sleep;
@@ -174,8 +175,20 @@ async fn p3_an_error_that_the_server_causes_is_waited_out() -> Result<(), Any> {
 async fn p3_an_error_that_an_event_causes_parks_its_key() -> Result<(), Any> {
     let (pg, store, mood, runner) = moody().await?;
     let whats = [
-        "duplicate", "not a number", "21000", "22001", "22003", "23502", "23503", "23514", "40002", "44000", "54000", "P0001",
-        "P0002", "U0001",
+        "duplicate",
+        "not a number",
+        "21000",
+        "22001",
+        "22003",
+        "23502",
+        "23503",
+        "23514",
+        "40002",
+        "44000",
+        "54000",
+        "P0001",
+        "P0002",
+        "U0001",
     ];
     for (n, what) in whats.iter().enumerate() {
         mood.set(what).await?;

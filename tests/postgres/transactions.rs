@@ -4,7 +4,8 @@ use std::{error::Error, time::Duration};
 
 use eventstore::{
     BoxError, CommandError, Expected, Id, Invalid, PgStore, Position, Projection, Runner, Store, StoreError, Tables,
-    Version, prelude::*,
+    Version,
+    prelude::*,
     sqlx::{self, AssertSqlSafe, Connection, PgConnection},
 };
 use futures::TryStreamExt;
@@ -62,7 +63,11 @@ async fn a2_a_transaction_begun_on_the_connection_is_a_savepoint() -> Result<(),
                 insert(&mut connection, &table, "outer").await?;
             }
             tx.execute(&ann, Deposit { amount: 5 }).await?;
-            if outer { tx.commit().await? } else { tx.rollback().await? }
+            if outer {
+                tx.commit().await?
+            } else {
+                tx.rollback().await?
+            }
             let rows: Vec<_> = [("nested", inner && outer), ("outer", outer)].into_iter().collect();
             let rows: Vec<_> = rows.into_iter().filter(|(_, there)| *there).map(|(row, _)| row).collect();
             let what = format!("inside: {inner}, outside: {outer}, dropped: {dropped}");
@@ -94,14 +99,7 @@ async fn a2_a_commit_commits_what_was_begun_on_the_connection_and_forgotten() ->
 /// Finding A1: nothing is `Ok` that is not recorded, and nothing is recorded after an error said so.
 #[tokio::test]
 async fn a6_a_transaction_that_was_ended_on_its_connection_says_so() -> Result<(), Any> {
-    let ends = [
-        "COMMIT",
-        "ROLLBACK",
-        "COMMIT; BEGIN",
-        "ROLLBACK; BEGIN",
-        "COMMIT AND CHAIN",
-        "ROLLBACK AND CHAIN",
-    ];
+    let ends = ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN"];
     let ann = Id::<Account>::from("ann");
     for end in ends {
         for next in ["commit", "rollback", "execute", "load", "get", "drop"] {
@@ -267,7 +265,9 @@ async fn a9_an_append_leaves_the_callers_time_outs_as_they_were() -> Result<(), 
         assert_eq!(before, ("0".into(), "0".into()), "{name}");
         for own in [None, Some(("7s", "45s"))] {
             if let Some((lock, idle)) = own {
-                let set = format!("SET LOCAL lock_timeout = '{lock}'; SET LOCAL idle_in_transaction_session_timeout = '{idle}'");
+                let set = format!(
+                    "SET LOCAL lock_timeout = '{lock}'; SET LOCAL idle_in_transaction_session_timeout = '{idle}'"
+                );
                 let mut connection = tx.connection::<PgConnection>().await?;
                 sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut *connection).await?;
             }
@@ -294,7 +294,8 @@ async fn a6_a_transaction_that_was_ended_for_its_age_is_retryable_and_surely_not
     let store = Store::from(PgStore::options().schema(pg.schema()).connect(&url).await?);
     let ann = Id::<Account>::from("ann");
     let idle = Duration::from_millis(300);
-    let nexts = [(false, "append"), (true, "append"), (true, "commit"), (true, "load"), (false, "insert"), (true, "insert")];
+    let nexts =
+        [(false, "append"), (true, "append"), (true, "commit"), (true, "load"), (false, "insert"), (true, "insert")];
     for (appends, next) in nexts {
         let tx = store.begin().await.expect(next);
         if appends {
@@ -403,7 +404,10 @@ async fn p1_what_a_helper_of_a_projection_does_on_the_connection_loses_no_row() 
             // Its code is wrong: it stops, and says why. Nothing is lost, and the checkpoint is not ahead of the rows.
             Helper::Commits | Helper::RollsBack => {
                 let Err(error @ StoreError::Stopped { .. }) = until else { panic!("{helper:?}: {until:?}") };
-                assert!(matches!(error.reason().and_then(|reason| reason.downcast_ref()), Some(StoreError::Ended)), "{error}");
+                assert!(
+                    matches!(error.reason().and_then(|reason| reason.downcast_ref()), Some(StoreError::Ended)),
+                    "{error}"
+                );
                 let kept = rows.iter().filter(|(position, _)| *position <= checkpoint.0 as i64).count();
                 assert_eq!(kept as u64, checkpoint.0, "{helper:?}: {rows:?} up to {checkpoint}");
             }
