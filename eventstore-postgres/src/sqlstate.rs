@@ -29,8 +29,8 @@ use Told::{Busy, Damaged, Denied, Lost, Rejected, Unavailable};
 const STATES: &[(&str, Blame, Told)] = &[
     // Connection exceptions.
     ("08", Server, Lost),
-    // Feature not supported.
-    ("0A", Program, Rejected),
+    // A plan that is out of date, because a view was replaced; or a feature that this server has not.
+    ("0A", Server, Rejected),
     // Cardinality violation: two rows of a batch for one key, a subquery with two rows.
     ("21", Row, Rejected),
     // Data exceptions and violated constraints.

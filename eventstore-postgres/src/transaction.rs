@@ -257,7 +257,9 @@ impl PgTransaction {
         while Manager::get_transaction_depth(&self.connection) > 0 {
             Manager::rollback(&mut self.connection).await.map_err(error::store)?;
         }
-        self.over = true;
+        // A session in which a statement of a caller's has failed is closed: what the driver has prepared there may be what
+        // fails.
+        self.over = !(self.lent && self.spoiled.is_some());
         Ok(())
     }
 
