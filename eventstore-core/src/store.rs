@@ -155,7 +155,8 @@ pub trait Tables: Send + Sync + 'static {
 /// Reads and writes that happen together, or not at all.
 ///
 /// Once an operation has failed or its future was dropped, nobody knows how much of it was done: `commit` refuses, and
-/// leaves nothing. A refusal ([`StoreError::is_refusal`]) is no failure: it comes before anything is done.
+/// leaves nothing. A refusal ([`StoreError::is_refusal`]) is no failure: it comes before anything is done. Nor is a read of
+/// the rows of a table that is not there ([`StoreError::NotBuilt`]) or has other columns.
 #[async_trait]
 pub trait Transaction: Send {
     /// Locks a shard against all others until the end, and gives its checkpoint; none if there is no such shard. Comes

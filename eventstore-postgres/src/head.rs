@@ -6,7 +6,7 @@ use std::{
 };
 
 use eventstore_core::Position;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::sync::watch;
 
 use crate::{lines::ASSUMED_ALIVE, sql::Sql, types::EventTypes};
@@ -96,19 +96,27 @@ impl Head {
         });
     }
 
-    /// Looks which server a new connection leads to, and whether its log goes as far as it is known to go.
+    /// Looks which server a new connection leads to, and whether its log goes as far as it is known to go; and sets its
+    /// session up. All in one round trip, for each connection pays it.
     pub(crate) async fn meet(
         &self,
         connection: &mut PgConnection,
         types: &EventTypes,
         sql: &Sql,
+        setup: &str,
     ) -> Result<(), sqlx::Error> {
         let known = *self.known.borrow();
-        if types.meet(connection).await? {
+        let start = include_str!("../sql/server_start.sql");
+        // The server may have crashed, without a new start of its postmaster.
+        let looks = known.position > Position(0);
+        let head = if looks { sql.head().0 } else { "".into() };
+        let statements = [setup, &head, start].map(|statement| statement.trim_end().trim_end_matches(';'));
+        let rows = sqlx::raw_sql(AssertSqlSafe(statements.join(";\n"))).fetch_all(connection).await?;
+        let Some((start, before)) = rows.split_last() else { return Err(sqlx::Error::RowNotFound) };
+        if types.meet(start.try_get(0)?) {
             self.forget();
-        } else if known.position > Position(0) {
-            // The server may have crashed, without a new start of its postmaster.
-            let head: i64 = sqlx::raw_sql(sql.head()).fetch_one(connection).await?.try_get(0)?;
+        } else if looks && let Some(head) = before.last() {
+            let head: i64 = head.try_get(0)?;
             self.seen(known.server, known.position, Position(head.unsigned_abs()));
         }
         Ok(())

@@ -126,11 +126,9 @@ impl Line {
         }
         let mut counted = counted(0);
         let mut connection = connect(&shared.pool.connect_options()).await?;
-        shared.head.meet(&mut connection, &shared.types, &shared.sql).await?;
+        let setup = if shared.pooler == Pooler::None { include_str!("../sql/own_session.sql") } else { "" };
+        shared.head.meet(&mut connection, &shared.types, &shared.sql, setup).await?;
         counted.server = shared.head.server();
-        if shared.pooler == Pooler::None {
-            sqlx::raw_sql(include_str!("../sql/own_session.sql")).execute(&mut connection).await?;
-        }
         Ok(Self::Own(connection, counted))
     }
 

@@ -207,7 +207,7 @@ impl PgOptions {
                 let (head, types, sql) = (head.clone(), types.clone(), sql.clone());
                 move |connection, _| {
                     let (head, types, sql) = (head.clone(), types.clone(), sql.clone());
-                    Box::pin(async move { head.meet(connection, &types, &sql).await })
+                    Box::pin(async move { head.meet(connection, &types, &sql, "").await })
                 }
             })
             .connect_lazy_with(options);

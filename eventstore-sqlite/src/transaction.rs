@@ -4,8 +4,8 @@ use std::{any::Any, error::Error, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Blame, Changes, Checkpoint, Invalid, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError, StreamHead,
-    Timestamp, Transaction, Written,
+    Append, Blame, Changes, Checkpoint, Invalid, Page, Position, Raw, Read, Recorded, Rows, Shard, StoreError,
+    StreamHead, Timestamp, Transaction, Written,
 };
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
