@@ -139,14 +139,6 @@ pub enum StoreError {
         /// What holds it up, if that is known.
         reason: Option<BoxError>,
     },
-    /// A position is not in the log: it is one of another log, or of an end that this log has lost. No wait helps.
-    #[error("position {position} is beyond the end of the log, which is at position {head}")]
-    Beyond {
-        /// The position that was asked for.
-        position: Position,
-        /// The last position of the log.
-        head: Position,
-    },
     /// A row is not up to date, and will not be by itself: it waits behind an event that its read model could not take in.
     /// See its dead letters.
     #[error("row `{key}` of `{projection}` waits behind an event that could not be taken in: {reason}")]
@@ -175,17 +167,17 @@ pub enum StoreError {
         /// Why.
         reason: BoxError,
     },
-    /// The log is not the one that a projection has followed: a restored backup or a failover has lost its end. The rows
-    /// may hold what is not in the log any more: build them anew, under another version.
-    #[error(
-        "the log is not the one it has followed: event {event} is not at position {position} any more. The end of the \
-         log was lost, by a restored backup or a failover perhaps: build it anew, under another version"
-    )]
+    /// A position that was reached or seen is not in the log: the log has lost its end (a restored backup, a failover), or
+    /// the position is of another log. Nothing was recorded.
+    ///
+    /// For a projection, the rows may hold what is not in the log any more: build them anew, under another version. A
+    /// caller that sent a position reads again and decides again.
+    #[error("{}", forked(position, event))]
     Forked {
-        /// How far it has come.
+        /// How far the projection has come, or the caller has seen.
         position: Position,
-        /// The event that was there.
-        event: Uuid,
+        /// The event that was there; none if only the position is known.
+        event: Option<Uuid>,
     },
     /// The tables of the log are older than this program, which may not, or must not, change them: apply the
     /// migrations that are missing first.
@@ -260,6 +252,19 @@ impl fmt::Display for Chain<'_> {
             (said, below) = (text, error.source());
         }
         Ok(())
+    }
+}
+
+fn forked(position: &Position, event: &Option<Uuid>) -> String {
+    match event {
+        Some(event) => format!(
+            "the log is not the one it has followed: event {event} is not at position {position} any more. The end of \
+             the log was lost, by a restored backup or a failover perhaps: build it anew, under another version"
+        ),
+        None => format!(
+            "position {position} is not in this log: the end of the log was lost, by a restored backup or a failover \
+             perhaps, or the position is of another log. Read again"
+        ),
     }
 }
 

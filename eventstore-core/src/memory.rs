@@ -515,7 +515,7 @@ impl Transaction for MemoryTransaction {
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         if let Some(event) = event {
             let there = self.store.inner().ids.get(&event).is_some_and(|place| *place as u64 + 1 == to.0);
-            self.noting(if there { Ok(()) } else { Err(StoreError::Forked { position: to, event }) })?;
+            self.noting(if there { Ok(()) } else { Err(StoreError::Forked { position: to, event: Some(event) }) })?;
         }
         if let Some(checkpoint) = self.checkpoints.get_mut(shard).filter(|checkpoint| checkpoint.position < to) {
             (checkpoint.position, checkpoint.event) = (to, event);

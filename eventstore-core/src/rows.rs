@@ -166,7 +166,7 @@ pub struct Get<M> {
 impl<M: ReadModel> Get<M> {
     /// Waits until the row has seen everything up to here: one's own writes. After ten seconds, or
     /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
-    /// [`StoreError::Beyond`] if the log does not go so far, and if nothing has built the table or if what this process
+    /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
     /// runs has stopped.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
@@ -301,7 +301,7 @@ impl<M: ReadModel> List<M> {
 
     /// Waits until the rows have seen everything up to here: one's own writes. After ten seconds, or
     /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
-    /// [`StoreError::Beyond`] if the log does not go so far, and if nothing has built the table or if what this process
+    /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
     /// runs has stopped.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
@@ -452,9 +452,8 @@ async fn wait<M: ReadModel>(
             reason => reason,
         };
         if !in_log {
-            let head = store.head().await?;
-            if until > head {
-                return Err(StoreError::Beyond { position: until, head });
+            if until > store.head().await? {
+                return Err(StoreError::Forked { position: until, event: None });
             }
             in_log = true;
         }

@@ -205,7 +205,7 @@ pub(crate) async fn advance(
     let advance = sqlx::query(sql.advance()).bind(projection).bind(i32::from(*from_slot)).bind(i32::from(*to_slot));
     let advance = advance.bind(read::signed(to.0)).bind(event);
     match (advance.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(error::store)?, event) {
-        (false, Some(event)) => Err(StoreError::Forked { position: to, event }),
+        (false, event @ Some(_)) => Err(StoreError::Forked { position: to, event }),
         _ => Ok(()),
     }
 }

@@ -149,7 +149,7 @@ pub(crate) async fn advance(
     if let Some(event) = event {
         let there = sqlx::query_scalar(include_str!("../sql/is_in_log.sql")).bind(read::signed(to.0)).bind(event);
         if !there.fetch_one(&mut *connection).await.map_err(error::store)? {
-            return Err(StoreError::Forked { position: to, event });
+            return Err(StoreError::Forked { position: to, event: Some(event) });
         }
     }
     let advance = named(include_str!("../sql/advance.sql"), shard).bind(read::signed(to.0)).bind(event);

@@ -306,7 +306,7 @@ impl Work {
         if let Some(event) = at.event
             && id_at(store, at.position).await? != Some(event)
         {
-            return Err(StoreError::Forked { position: at.position, event }.into());
+            return Err(StoreError::Forked { position: at.position, event: Some(event) }.into());
         }
         let parked = Parked::load(store, &self.shard).await?;
         self.report.send_modify(|status| status.parked = parked.len());

@@ -121,6 +121,6 @@ pub(crate) async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint)
     let Checkpoint { position, event: Some(event), .. } = *at else { return Ok(()) };
     match id_within(transaction, position).await? {
         Some(there) if there == event => Ok(()),
-        _ => Err(StoreError::Forked { position, event }),
+        _ => Err(StoreError::Forked { position, event: Some(event) }),
     }
 }

@@ -49,8 +49,11 @@ pub async fn a_log_that_lost_its_end_stops_what_follows_it(
         assert!(error.to_string().starts_with("`balance@1` cannot run: "), "{error}");
         let fork = error.reason().and_then(|reason| reason.downcast_ref::<StoreError>());
         let Some(StoreError::Forked { position, event }) = fork else { panic!("{error}") };
-        assert_eq!((*position, Some(*event)), (head, checkpoint.event), "grown: {grown}, running: {running}");
-        let why = format!("`balance@1` cannot run: the log is not the one it has followed: event {event} is not at");
+        assert_eq!((*position, *event), (head, checkpoint.event), "grown: {grown}, running: {running}");
+        let why = format!(
+            "`balance@1` cannot run: the log is not the one it has followed: event {} is not at",
+            event.unwrap()
+        );
         let waiting = store.read_model::<Balance>().get(&ids[1]).after(Position(head.0 + 1)).await;
         assert!(waiting.is_err_and(|error| error.to_string().starts_with(&why)), "whoever waits is told");
         assert_eq!(store.read_model::<Balance>().list().await?, rows, "no row is written");
