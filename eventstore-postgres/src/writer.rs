@@ -76,7 +76,7 @@ struct State {
     /// How long it took lately until a batch was on disk.
     took: Duration,
     /// Recorded, and to be told when it is on disk.
-    unflushed: Vec<(oneshot::Sender<Reply>, Reply)>,
+    unflushed: Vec<Answer>,
     /// The last event of these, and where it is.
     last: Option<(Position, Uuid)>,
     /// How many wait for the disk on behalf of others.
@@ -84,6 +84,9 @@ struct State {
     /// For how many calls more the server is asked first which of their event ids are recorded.
     wary: u32,
 }
+
+/// A reply, and the caller who waits for it.
+type Answer = (oneshot::Sender<Reply>, Reply);
 
 /// An append in the queue.
 struct Waiting {
@@ -161,7 +164,7 @@ impl Writer {
     }
 
     /// Tells the callers what has become of a call, or of a flush; who has gone does not want to know.
-    fn tell(&self, since: Instant, replies: impl IntoIterator<Item = (oneshot::Sender<Reply>, Reply)>) {
+    fn tell(&self, since: Instant, replies: impl IntoIterator<Item = Answer>) {
         let replies: Vec<_> = replies.into_iter().collect();
         let mut state = self.state();
         state.expected = state.waiting.len() + replies.len();
@@ -231,7 +234,7 @@ impl Turn {
     }
 
     /// Tells the callers when it is on disk, up to the last event; the next call is made meanwhile.
-    fn flush(&self, last: (Position, Uuid), replies: impl Iterator<Item = (oneshot::Sender<Reply>, Reply)>) {
+    fn flush(&self, last: (Position, Uuid), replies: impl Iterator<Item = Answer>) {
         let mut state = self.shared.writer.state();
         state.unflushed.extend(replies);
         state.last = state.last.max(Some(last));
@@ -392,7 +395,7 @@ struct Flush {
 
 impl Flush {
     /// Those who wait now, and the last event of theirs; none, and it is over.
-    fn waiting(&mut self) -> Option<(Uuid, Vec<(oneshot::Sender<Reply>, Reply)>)> {
+    fn waiting(&mut self) -> Option<(Uuid, Vec<Answer>)> {
         let mut state = self.shared.writer.state();
         self.over = state.unflushed.is_empty();
         state.flushing -= usize::from(self.over);
