@@ -1,14 +1,15 @@
 //! Event sourcing and CQRS.
 
 pub use eventstore_core::{
-    Aggregate, Append, AppendEvents, AppendTo, Appended, Boundary, BoxError, Changes, Checkpoint, Column, CommandError,
-    Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events, Every, Evolve,
-    Execute, Expected, Get, History, Id, Identity, ImportEvent, Imported, Invalid, Item, Keys, Kind, List, Load,
-    Loaded, MemoryStore, Metadata, Moment, NewEvent, NewTags, Order, Page, Position, Prefix, Project, Query, Raw, Read,
-    ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag, Retagged, Row, RowFold, Rows, SLOTS, Shard,
-    Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Step, Store, StoreError, StoredSnapshot, StreamHead,
-    StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Token, Transaction, Tx, TypeIndex, Upcast,
-    VerifiedSnapshots, Version, Write, Written, doctor, ensure, event_id, every, limits, slot, testing,
+    Aggregate, Append, AppendEvents, AppendTo, Appended, Blame, Boundary, BoxError, Changes, Checkpoint, Column,
+    CommandError, Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events,
+    Every, Evolve, Execute, Expected, Get, History, Id, Identity, ImportEvent, Imported, Invalid, Item, Keys, Kind,
+    List, Load, Loaded, MemoryStore, Metadata, Moment, NewEvent, NewTags, Order, Page, Position, Prefix, Project,
+    Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag, Retagged, Row, RowFold,
+    Rows, SLOTS, Shard, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Step, Store, StoreError,
+    StoredSnapshot, StreamHead, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Token,
+    Transaction, Tx, TxConnection, TypeIndex, Upcast, VerifiedSnapshots, Version, Write, Written, doctor, ensure,
+    event_id, every, limits, slot, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_derive::{Aggregate, Event, ReadModel};

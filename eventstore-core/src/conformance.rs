@@ -45,6 +45,7 @@ macro_rules! conformance {
             a4_every_expectation_is_checked
             a4_a_stream_that_must_be_unchanged_is_checked
             a4_a_conflict_names_the_events_in_between
+            a4_a_read_of_a_table_that_is_not_there_is_no_failure_of_a_transaction
             a5_a_retry_with_the_same_ids_gives_the_first_result
             a5_the_same_append_at_once_is_recorded_once
             a5_an_id_with_other_data_is_a_duplicate
@@ -504,6 +505,23 @@ pub async fn a2_an_operation_that_failed_in_a_transaction_is_never_half_recorded
     let kept = transaction.commit().await.is_ok();
     let found = rows(&store, Rows::Where { table: TABLE, equal: vec![], order: Order::default(), limit: None }).await;
     assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), &["before"][..usize::from(kept)]);
+}
+
+pub async fn a4_a_read_of_a_table_that_is_not_there_is_no_failure_of_a_transaction(store: Fresh) {
+    let a = stream("a");
+    let mut transaction = store.begin().await.unwrap();
+    transaction.append(any(&a, [event("before")])).await.unwrap();
+    for rows in [
+        Rows::Keys { table: TABLE, keys: vec!["a".into()] },
+        Rows::Where { table: TABLE, equal: vec![], order: Order::default(), limit: None },
+        Rows::Whole { table: TABLE.to_string(), keys: vec![], after: String::new(), limit: 10 },
+    ] {
+        let missing = transaction.rows(rows).await;
+        assert!(matches!(missing, Err(StoreError::NotBuilt { .. })), "{missing:?}");
+    }
+    transaction.append(any(&a, [event("after")])).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(matching(&store, Query::all()).await.len(), 2);
 }
 
 pub async fn a10_bytes_in_are_bytes_out(store: Fresh) {
@@ -2193,7 +2211,7 @@ pub async fn rows_no_database_can_hold_are_refused(store: Fresh) {
         let upserts = vec![good, (key.into(), to_raw_value(&row).unwrap())];
         let mut transaction = store.begin().await.unwrap();
         match transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await {
-            Err(StoreError::Row { table, source }) => assert_eq!((&*table, &*source.to_string()), ("sample@3", why)),
+            Err(StoreError::Row { table, reason }) => assert_eq!((&*table, &*reason.to_string()), ("sample@3", why)),
             other => panic!("{why}: {other:?}"),
         }
     }

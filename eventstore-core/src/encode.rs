@@ -80,11 +80,11 @@ pub(crate) fn encode_raw<T: Serialize + ?Sized>(value: &T) -> Result<Box<RawValu
 ///
 /// Read back at once: an event that no program could read must never get into the log.
 pub(crate) fn stored<E: Event>(event: &E) -> Result<(Stored, E), StoreError> {
-    read_back(event).map_err(|source| match source {
+    read_back(event).map_err(|reason| match reason {
         EventError::TooLarge(size) => {
             Invalid::TooLarge { what: "the body of an event", size, limit: limits::BODY_BYTES }.into()
         }
-        source => StoreError::Unwritable { name: event.name().into(), source },
+        reason => StoreError::Unwritable { name: event.name().into(), reason },
     })
 }
 

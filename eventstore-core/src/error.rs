@@ -15,26 +15,36 @@ use crate::{
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What a store could not do.
+///
+/// Each text names its reason, in one line and once. So [`source`](Error::source) is empty where the text has said it:
+/// code finds the error below by [`reason`](Self::reason).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Others were faster. Nothing was recorded: read again, decide again.
+    /// Another append came first. Nothing was recorded: read again, decide again.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// Somebody else holds a lock for too long. Nothing was recorded: try again.
-    #[error("the store is busy")]
-    Busy(#[source] BoxError),
-    /// The store cannot be reached. Nothing was recorded: try again when it is back.
-    #[error("the store is unavailable: {0}")]
+    /// Another session holds a lock for too long, or the server gave up the statement for the sake of others. Nothing was
+    /// recorded: try again.
+    #[error("the store is busy: {}", Chain(&**.0))]
+    Busy(BoxError),
+    /// The store cannot be reached, or cannot write at the moment: it is down, full, read-only or a standby. Nothing was
+    /// recorded: try again when it is back.
+    #[error("the store is unavailable: {}", Chain(&**.0))]
     Unavailable(BoxError),
-    /// The store is not where it was looked for, or may not be used: a wrong password, no such database or folder, a
-    /// file that is not to be written. Mend the URL or the rights; trying again does not help.
-    #[error("the store cannot be used: {0}")]
+    /// The store is not where the URL says, or may not be used: a wrong password, no such database or folder, a file
+    /// that is read-only, a missing right. Mend the URL or the rights; trying again does not help.
+    #[error("the store cannot be used: {}", Chain(&**.0))]
     Denied(BoxError),
-    /// The connection broke while recording: recorded or not, nobody knows. Ask again with the same command id or
-    /// event ids; it is recorded once.
-    #[error("whether the events were recorded is unknown")]
-    Unknown(#[source] BoxError),
+    /// The connection broke while recording: recorded or not, the store cannot tell. Ask again with the same command id
+    /// or event ids; the events are recorded once.
+    #[error("whether the events were recorded is unknown: {}", Chain(&**.0))]
+    Unknown(BoxError),
+    /// A statement on the [connection](crate::Tx::connection) of a transaction has committed it or rolled it back. What
+    /// was done before a `COMMIT` is recorded; what was done before a `ROLLBACK` is not; what was to come was not done.
+    /// Mend the code that uses the connection: sqlx's `begin` makes a savepoint there, which it may commit or roll back.
+    #[error("a statement on its connection has ended the transaction; use savepoints there, as sqlx's `begin` does")]
+    Ended,
     /// The id of an event is taken: by other data, or by a part of what was to be appended.
     #[error("event {event} of command {command} is recorded already, with other data")]
     Duplicate {
@@ -55,49 +65,49 @@ pub enum StoreError {
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// An event could not be written: mend the event type.
-    #[error("cannot write event `{name}`")]
+    #[error("{}: {}", Brief(self), Chain(reason))]
     Unwritable {
         /// The stored name of the event.
         name: String,
         /// Why.
-        source: EventError,
+        reason: EventError,
     },
     /// An event could not be read: this program is older than the log, or lacks an upcast; or it was appended by
     /// mistake, and is to be read as nothing from now on: `#[event(retired("…"))]`. The rest of the log is not
     /// disturbed.
-    #[error("cannot read event {version} of stream {stream}")]
+    #[error("{}: {}", Brief(self), Chain(reason))]
     Unreadable {
         /// The stream it is in.
         stream: StreamId,
         /// Its place in the stream.
         version: Version,
         /// Why.
-        source: EventError,
+        reason: EventError,
     },
     /// A state could not be written as a snapshot, or not be read back from it: mend its type.
-    #[error("cannot keep a snapshot of `{kind}`")]
+    #[error("{}: {}", Brief(self), Chain(reason))]
     Snapshot {
         /// The type of the state.
         kind: String,
         /// Why.
-        source: EventError,
+        reason: EventError,
     },
     /// A row of a read model could not be written or read.
-    #[error("cannot write or read a row of `{table}`")]
+    #[error("{}: {}", Brief(self), Chain(&**reason))]
     Row {
         /// The table, `balance@1`.
         table: String,
         /// Why.
-        source: BoxError,
+        reason: BoxError,
     },
-    /// The table of a read model is not there: run the model with a `Runner` first.
+    /// The table of a read model is not there. Run the model with a `Runner`; while one is being started, try again.
     #[error("nothing has built `{table}` yet: run its read model with a `Runner`")]
     NotBuilt {
         /// The table, `balance@1`.
         table: String,
     },
-    /// A read model is being built and not yet whole: it has not come to where the log ended when it began. Wait, or read
-    /// [after](crate::ReadModels) a position.
+    /// A read model is being built and not yet whole: it has not come to where the log ended when it began. Try again, or
+    /// read [after](crate::ReadModels) a position.
     #[error("`{table}` is being built: at position {at} of {until}")]
     Building {
         /// The table, `balance@2`.
@@ -117,10 +127,10 @@ pub enum StoreError {
         /// The table, `balance@1`.
         table: String,
     },
-    /// A projection has not come far enough in time.
-    #[error("`{projection}` is at position {at}, not yet at {until}{}", because(reason))]
+    /// A processor has not come far enough in the time given to it. Try again.
+    #[error("`{projection}` has only reached position {at}, not {until}{}", because(reason))]
     Behind {
-        /// The projection or read model, `balance@1`.
+        /// The processor or read model, `balance@1`.
         projection: String,
         /// How far it has come.
         at: Position,
@@ -171,7 +181,7 @@ pub enum StoreError {
     },
     /// The tables of the log are older than this program, which may not, or must not, change them: apply the
     /// migrations that are missing first.
-    #[error("the database lacks {}; whoever owns it must bring it there first", missing.join(", "))]
+    #[error("the database lacks {}: apply what is missing as the owner of the schema", missing.join(", "))]
     Unmigrated {
         /// What is missing, in order: `migration 002_snapshots`.
         missing: Vec<String>,
@@ -183,11 +193,46 @@ pub enum StoreError {
     #[error("the log in the database does not fit this program: {0}")]
     Schema(String),
     /// The database is damaged, or is no database: restore it.
-    #[error("the database is damaged: {0}")]
+    #[error("the database is damaged: {}", Chain(&**.0))]
     Damaged(BoxError),
-    /// The database refused for a reason of its own: disk full, a missing right, a bug.
-    #[error("the database refused")]
-    Database(#[source] BoxError),
+    /// The database rejected a statement for a reason that no retry changes. What each reason is, and who is to act, is
+    /// in `docs/errors.md`.
+    #[error("the database rejected the statement: {}", Chain(&**.0))]
+    Database(BoxError),
+}
+
+/// Who has caused an error of the database, and so who is to act; by what the database says in its codes, never in words.
+/// `docs/errors.md` has the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Blame {
+    /// The server, or its operator: the statement is right, and succeeds once the server can.
+    Server,
+    /// The program: the statement is wrong, whatever the data.
+    Program,
+    /// The row that is written, and so the event it is made of: others succeed.
+    Row,
+    /// The caller of the transaction: it had failed before.
+    Caller,
+}
+
+/// An error without what may quote an event, a state or a row: for logs, which others read than those who may see the
+/// data.
+#[doc(hidden)]
+pub struct Brief<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.downcast_ref() {
+            Some(StoreError::Unwritable { name, .. }) => write!(f, "cannot write event `{name}`"),
+            Some(StoreError::Unreadable { stream, version, .. }) => {
+                write!(f, "cannot read event {version} of stream {stream}")
+            }
+            Some(StoreError::Snapshot { kind, .. }) => write!(f, "cannot keep a snapshot of `{kind}`"),
+            Some(StoreError::Row { table, .. }) => write!(f, "cannot write or read a row of `{table}`"),
+            _ => fmt::Display::fmt(self.0, f),
+        }
+    }
 }
 
 /// An error with all that is below it, in one line; what one says of the next by itself is not said twice.
@@ -233,15 +278,43 @@ impl StoreError {
         matches!(self, Self::Conflict(_))
     }
 
-    /// Whether the same call may succeed later. After [`Unknown`](Self::Unknown), with the same ids.
+    /// Whether the same call may succeed later, so that over HTTP it is 503 and not 500. After
+    /// [`Unknown`](Self::Unknown), with the same ids.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_))
+        let read = matches!(self, Self::Behind { .. } | Self::Building { .. } | Self::NotBuilt { .. });
+        read || matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_))
+    }
+
+    /// The error below: of the driver, of serde, of the user's code. For code that wants its type; the text has it.
+    pub fn reason(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Busy(reason)
+            | Self::Unavailable(reason)
+            | Self::Denied(reason)
+            | Self::Unknown(reason)
+            | Self::Damaged(reason)
+            | Self::Database(reason)
+            | Self::Row { reason, .. }
+            | Self::NotProjected { reason, .. }
+            | Self::Stopped { reason, .. }
+            | Self::Behind { reason: Some(reason), .. } => {
+                Some(match reason.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+                    // Told to several callers.
+                    Some(shared) => &**shared,
+                    None => &**reason,
+                })
+            }
+            Self::Unwritable { reason, .. } | Self::Unreadable { reason, .. } | Self::Snapshot { reason, .. } => {
+                Some(reason)
+            }
+            _ => None,
+        }
     }
 
     /// Whether an event is newer than this program, or not of the event type that is read: a newer release of the program
     /// can go on, this one cannot.
     pub fn is_newer(&self) -> bool {
-        matches!(self, Self::Unreadable { source: EventError::Name(..) | EventError::Schema(..), .. })
+        matches!(self, Self::Unreadable { reason: EventError::Name(..) | EventError::Schema(..), .. })
     }
 
     /// Whether it was refused for what was asked, before anything was done: in a transaction, what was done before
@@ -262,8 +335,8 @@ impl StoreError {
     }
 
     /// An event of a log that cannot be read.
-    pub fn unreadable(event: &Recorded<Raw>, source: EventError) -> Self {
-        Self::Unreadable { stream: event.stream.clone(), version: event.version, source }
+    pub fn unreadable(event: &Recorded<Raw>, reason: EventError) -> Self {
+        Self::Unreadable { stream: event.stream.clone(), version: event.version, reason }
     }
 }
 
@@ -370,15 +443,59 @@ mod tests {
     struct Disk(#[source] std::io::Error);
 
     #[test]
-    fn what_is_behind_says_why_to_the_bottom() {
-        let row = StoreError::Row { table: "sum@1".into(), source: "too large".into() };
-        let behind = |reason| {
-            StoreError::Behind { projection: "sum@1".into(), at: Position(3), until: Position(4), reason }.to_string()
-        };
-        let why = "`sum@1` is at position 3, not yet at 4: cannot write or read a row of `sum@1`: too large";
-        assert_eq!(behind(Some(row.into())), why);
-        assert_eq!(behind(None), "`sum@1` is at position 3, not yet at 4");
-        let disk = Disk(std::io::Error::other("full"));
-        assert_eq!(behind(Some(disk.into())), "`sum@1` is at position 3, not yet at 4: disk: full", "and says it once");
+    fn each_text_names_its_reason_to_the_bottom_and_once() {
+        let row = || StoreError::Row { table: "sum@1".into(), reason: "too large".into() };
+        let disk = || BoxError::from(Disk(std::io::Error::other("full")));
+        let behind =
+            |reason| StoreError::Behind { projection: "sum@1".into(), at: Position(3), until: Position(4), reason };
+        let stream = || StreamId::new("post", "p1");
+        let newer = || EventError::Schema("post.published".into(), 3);
+        let told = [
+            (behind(None), "`sum@1` has only reached position 3, not 4"),
+            (
+                behind(Some(row().into())),
+                "`sum@1` has only reached position 3, not 4: cannot write or read a row of `sum@1`: too large",
+            ),
+            (behind(Some(disk())), "`sum@1` has only reached position 3, not 4: disk: full"),
+            (StoreError::Busy(disk()), "the store is busy: disk: full"),
+            (StoreError::Unavailable(disk()), "the store is unavailable: disk: full"),
+            (StoreError::Denied(disk()), "the store cannot be used: disk: full"),
+            (StoreError::Unknown(disk()), "whether the events were recorded is unknown: disk: full"),
+            (StoreError::Damaged(disk()), "the database is damaged: disk: full"),
+            (StoreError::Database(disk()), "the database rejected the statement: disk: full"),
+            (row(), "cannot write or read a row of `sum@1`: too large"),
+            (
+                StoreError::Unreadable { stream: stream(), version: Version(4), reason: newer() },
+                "cannot read event 4 of stream post-p1: version 3 of `post.published` is newer than this program",
+            ),
+            (
+                StoreError::Unwritable { name: "post.published".into(), reason: EventError::NotFinite },
+                "cannot write event `post.published`: a number in it is not finite",
+            ),
+            (
+                StoreError::Snapshot { kind: "Post".into(), reason: EventError::NotFinite },
+                "cannot keep a snapshot of `Post`: a number in it is not finite",
+            ),
+            (
+                StoreError::Stopped { projection: "sum@1".into(), reason: row().into() },
+                "`sum@1` cannot run: cannot write or read a row of `sum@1`: too large",
+            ),
+        ];
+        for (error, text) in told {
+            assert_eq!(error.to_string(), text);
+            assert!(error.source().is_none(), "the text has said it: {text}");
+            assert_eq!(Chain(&error).to_string(), text);
+            // For code: the error below, by its type.
+            assert_eq!(error.reason().is_some(), text != "`sum@1` has only reached position 3, not 4");
+        }
+        assert!(StoreError::Busy(disk()).reason().is_some_and(|reason| reason.is::<Disk>()));
+    }
+
+    #[test]
+    fn a_log_gets_no_content_of_events_states_and_rows() {
+        let row = StoreError::Row { table: "sum@1".into(), reason: "invalid type: string \"Ann\"".into() };
+        assert_eq!(Brief(&row).to_string(), "cannot write or read a row of `sum@1`");
+        let busy = StoreError::Busy("a lock".into());
+        assert_eq!(Brief(&busy).to_string(), busy.to_string());
     }
 }

@@ -45,7 +45,7 @@ mod tx;
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
 pub use append::{AppendEvents, AppendTo};
 pub use cause::event_id;
-pub use error::{BoxError, CommandError, Conflict, StoreError};
+pub use error::{Blame, BoxError, CommandError, Conflict, StoreError};
 pub use event::{Event, EventError, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
 pub use execute::{Appended, Execute};
 pub use handle::Store;
@@ -70,7 +70,7 @@ pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Table};
 pub use target::{Boundary, Every, Target, every};
 pub use timestamp::{Timestamp, TimestampError};
-pub use tx::Tx;
+pub use tx::{Tx, TxConnection};
 
 /// What derives write. Not for use by hand.
 #[doc(hidden)]
@@ -81,7 +81,7 @@ pub mod __private {
     pub use crate::{
         derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot, tag_of},
         encode::encode,
-        error::Chain,
+        error::{Brief, Chain},
         letters::LETTERS,
         projections::{PROJECTIONS, ProjectionRow},
         release::is_at_least,

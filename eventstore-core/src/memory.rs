@@ -581,8 +581,7 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let rows = self.store.inner().rows(&rows, &self.changed);
-        self.noting(rows)
+        self.store.inner().rows(&rows, &self.changed)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {

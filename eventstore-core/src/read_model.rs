@@ -290,8 +290,8 @@ impl<M: ReadModel> RowFold<M> {
     }
 }
 
-fn row_error<M: ReadModel>(source: impl Into<BoxError>) -> StoreError {
-    StoreError::Row { table: M::TABLE.to_string(), source: source.into() }
+fn row_error<M: ReadModel>(reason: impl Into<BoxError>) -> StoreError {
+    StoreError::Row { table: M::TABLE.to_string(), reason: reason.into() }
 }
 
 pub(crate) fn read_row<M: ReadModel>(row: &RawValue) -> Result<M, StoreError> {

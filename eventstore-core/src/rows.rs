@@ -26,7 +26,7 @@ use crate::{
     stream::{Position, Version},
 };
 
-/// How long a read waits for its read model to come to a position.
+/// How long a read waits for its read model to come to a position, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits before it looks whether there is anything to wait for: mostly, it is there before.
 const SOON: Duration = Duration::from_millis(20);
@@ -96,7 +96,8 @@ impl<M: ReadModel> ReadModels<M> {
 
     /// One row.
     pub fn get(&self, key: impl AsRef<str>) -> Get<M> {
-        Get { store: self.store.clone(), key: key.as_ref().into(), after: None, until: self.until, of: PhantomData }
+        let (store, key, until) = (self.store.clone(), key.as_ref().into(), self.until);
+        Get { store, key, after: None, patience: PATIENCE, until, of: PhantomData }
     }
 
     /// All rows, or those that match; in the order of their keys, byte by byte, unless you say otherwise.
@@ -110,6 +111,7 @@ impl<M: ReadModel> ReadModels<M> {
             order: Order::default(),
             limit: None,
             after: None,
+            patience: PATIENCE,
             of: PhantomData,
         }
     }
@@ -156,15 +158,24 @@ pub struct Get<M> {
     store: Store,
     key: String,
     after: Option<Position>,
+    patience: Duration,
     until: Until,
     of: PhantomData<fn() -> M>,
 }
 
 impl<M: ReadModel> Get<M> {
-    /// Waits until the row has seen everything up to here: one's own writes. After ten seconds it gives up with
-    /// [`StoreError::Behind`]; at once if nothing has built the table, or if what this process runs has stopped.
+    /// Waits until the row has seen everything up to here: one's own writes. After ten seconds, or
+    /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
+    /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
+    /// runs has stopped.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
+        self
+    }
+
+    /// How long [`after`](Self::after) waits; ten seconds unless told otherwise. With zero, it looks once.
+    pub fn within(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -193,11 +204,11 @@ impl<M: ReadModel> Get<M> {
     }
 
     async fn run(self) -> Result<Option<M>, StoreError> {
-        let Self { store, key, after, until, .. } = self;
+        let Self { store, key, after, patience, until, .. } = self;
         limits::name("row key", &key)?;
         if until == Until::default() {
-            if after.is_some() {
-                wait::<M>(&store, after, Some(&key)).await?;
+            if let Some(after) = after {
+                wait::<M>(&store, after, patience, Some(&key)).await?;
                 if let Some(letter) = letters::waiting(store.inner(), &M::TABLE, &key).await? {
                     return Err(StoreError::Parked { projection: letter.projection, key, reason: letter.error });
                 }
@@ -251,6 +262,7 @@ pub struct List<M> {
     order: Order,
     limit: Option<usize>,
     after: Option<Position>,
+    patience: Duration,
     of: PhantomData<fn() -> M>,
 }
 
@@ -287,21 +299,29 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// Waits until the rows have seen everything up to here: one's own writes. After ten seconds it gives up with
-    /// [`StoreError::Behind`]; at once if nothing has built the table, or if what this process runs has stopped.
+    /// Waits until the rows have seen everything up to here: one's own writes. After ten seconds, or
+    /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
+    /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
+    /// runs has stopped.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
         self
     }
 
+    /// How long [`after`](Self::after) waits; ten seconds unless told otherwise. With zero, it looks once.
+    pub fn within(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     async fn run(self) -> Result<Vec<(String, M)>, StoreError> {
-        let Self { store, until, equal, by, mut order, limit, after, .. } = self;
+        let Self { store, until, equal, by, mut order, limit, after, patience, .. } = self;
         let equal = equal.into_iter().map(|(column, value)| read_model::equal::<M>(column, value));
         let equal = equal.collect::<Result<Vec<_>, _>>()?;
         order.by = by.map(read_model::ordered::<M>).transpose()?;
         if until == Until::default() {
             match after {
-                Some(_) => wait::<M>(&store, after, None).await?,
+                Some(after) => wait::<M>(&store, after, patience, None).await?,
                 None => store.built(&M::TABLE).await?,
             }
             let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, order, limit }).await?;
@@ -404,10 +424,14 @@ impl<M: ReadModel> Replay<M> {
 }
 
 /// Returns when the read model, or a row of it, has come to a position.
-async fn wait<M: ReadModel>(store: &Store, after: Option<Position>, key: Option<&str>) -> Result<(), StoreError> {
-    let Some(until) = after else { return Ok(()) };
+async fn wait<M: ReadModel>(
+    store: &Store,
+    until: Position,
+    patience: Duration,
+    key: Option<&str>,
+) -> Result<(), StoreError> {
     let projection = M::TABLE.to_string();
-    let (start, mut built) = (Instant::now(), false);
+    let (start, mut built, mut in_log) = (Instant::now(), false, false);
     loop {
         let shards = store.inner().shards(Some(&projection)).await?;
         let never = shards.is_empty();
@@ -417,18 +441,27 @@ async fn wait<M: ReadModel>(store: &Store, after: Option<Position>, key: Option<
             return Ok(());
         }
         let run = store.run(&projection);
-        if run.is_none() && !built && (never || start.elapsed() > SOON) {
-            // Nobody here runs it: then somebody else must have built it, or the wait would be in vain.
+        if run.is_none() && !built && (never || start.elapsed() > SOON.min(patience)) {
+            // This process does not run it: then another must have built it, or the wait would be in vain.
             store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![] }).await?;
             built = true;
         }
         let Run { reason, stopped } = run.unwrap_or_default();
-        match reason.map(BoxError::from) {
+        let reason = match reason.map(BoxError::from) {
             Some(reason) if stopped => return Err(StoreError::Stopped { projection, reason }),
-            reason if start.elapsed() > PATIENCE => return Err(StoreError::Behind { projection, at, until, reason }),
-            _ => {}
+            reason => reason,
+        };
+        if !in_log {
+            if until > store.head().await? {
+                return Err(StoreError::Forked { position: until, event: None });
+            }
+            in_log = true;
+        }
+        if start.elapsed() >= patience {
+            return Err(StoreError::Behind { projection, at, until, reason });
         }
         // It takes an eighth longer than it must.
-        sleep((start.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(20))).await;
+        let pause = (start.elapsed() / 8).clamp(Duration::from_millis(1), Duration::from_millis(20));
+        sleep(pause.min(patience.saturating_sub(start.elapsed()))).await;
     }
 }

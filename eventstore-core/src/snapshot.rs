@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     aggregate::{Aggregate, Decider},
-    error::StoreError,
+    error::{Brief, StoreError},
     event::{EventError, Raw, Recorded},
     handle::Store,
     load::{Fold, Loaded, Stand, Until},
@@ -198,8 +198,8 @@ impl Store {
     }
 }
 
-fn unkept(kind: &str, source: EventError) -> StoreError {
-    StoreError::Snapshot { kind: kind.into(), source }
+fn unkept(kind: &str, reason: EventError) -> StoreError {
+    StoreError::Snapshot { kind: kind.into(), reason }
 }
 
 /// The order of a `HashMap` says nothing.
@@ -265,7 +265,7 @@ pub(crate) enum Unfit {
     Undecodable,
     #[error("it is ahead of the log, or of another history")]
     OtherHistory,
-    #[error("it cannot be read: {0}")]
+    #[error("it cannot be read: {}", Brief(.0))]
     Unreadable(StoreError),
 }
 
@@ -424,8 +424,7 @@ impl Snapshots {
 
     fn failed(&self, error: &StoreError) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        // Only what stands on top: further down may be what is in the state, and that is nobody's business here.
-        tracing::warn!(%error, "a snapshot was not written");
+        tracing::warn!(error = %Brief(error), "a snapshot was not written");
     }
 
     /// Notes that a snapshot is being written, if no other of its kind is.

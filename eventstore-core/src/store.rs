@@ -6,6 +6,7 @@ use std::{
     any::Any,
     borrow::Cow,
     collections::{HashMap, HashSet},
+    error::Error,
     fmt,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     doctor::Report,
-    error::{Conflict, StoreError},
+    error::{Blame, Conflict, StoreError},
     event::{NewEvent, Raw, Recorded, Tag},
     identity::Identity,
     invalid::Invalid,
@@ -187,7 +188,8 @@ pub trait Tables: Send + Sync + 'static {
 /// Reads and writes that happen together, or not at all.
 ///
 /// Once an operation has failed or its future was dropped, nobody knows how much of it was done: `commit` refuses, and
-/// leaves nothing. A refusal ([`StoreError::is_refusal`]) is no failure: it comes before anything is done.
+/// leaves nothing. A refusal ([`StoreError::is_refusal`]) is no failure: it comes before anything is done. Nor is a read of
+/// the rows of a table that is not there ([`StoreError::NotBuilt`]) or has other columns.
 #[async_trait]
 pub trait Transaction: Send {
     /// Locks a shard against all others until the end, and gives its checkpoint; none if there is no such shard. Comes
@@ -270,8 +272,32 @@ pub trait Transaction: Send {
     /// log and would be made again. A commit that does wait takes it along.
     fn lazy(&mut self) {}
 
+    /// Comes before [`connection`](Self::connection) where a caller is to have it: takes back what the operations before
+    /// have set for themselves, such as time-outs. Fails if the transaction can be committed no more.
+    async fn lend(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The connection that runs it, for SQL of one's own: a `PgConnection`, a `SqliteConnection`.
+    ///
+    /// Whoever has it may begin transactions on it with sqlx's `begin`, which makes savepoints of them, and must not end
+    /// this one. The next operation looks: a transaction that is not the one that was begun is [`StoreError::Ended`], and
+    /// one in which a statement has failed, or was dropped before its end, cannot be committed.
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)>;
+
+    /// The caller has given the connection back: notes whether a statement is still under way, whose future was dropped.
+    fn returned(&mut self) {}
+
+    /// Looks whether this is still the transaction that was begun, and can be committed. Every operation does so itself.
+    async fn check(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Who has caused an error that user code gives, if there is one of the database's driver below it.
+    fn blame(&self, error: &(dyn Error + 'static)) -> Option<Blame> {
+        let _ = error;
+        None
+    }
 
     /// Makes everything true at once; or nothing, if not every operation succeeded: that is
     /// [`Invalid::Request`].

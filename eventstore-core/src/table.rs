@@ -184,7 +184,7 @@ impl Table {
 
     /// Refuses a key that cannot be one.
     pub(crate) fn check_key(&self, key: &str) -> Result<(), StoreError> {
-        let refused = |source: Invalid| StoreError::Row { table: self.to_string(), source: source.into() };
+        let refused = |reason: Invalid| StoreError::Row { table: self.to_string(), reason: reason.into() };
         limits::name("row key", key).map_err(refused)
     }
 
@@ -194,7 +194,7 @@ impl Table {
         if serde_json::Deserializer::from_str(row.get()).deserialize_map(Fields(self)).unwrap_or(false) {
             return Ok(());
         }
-        let refused = |source: BoxError| StoreError::Row { table: self.to_string(), source };
+        let refused = |reason: BoxError| StoreError::Row { table: self.to_string(), reason };
         let mut row: Json = serde_json::from_str(row.get()).map_err(|error| refused(error.into()))?;
         for Column { name, kind, .. } in self.columns {
             let value = row.get_mut(name).map(Json::take).unwrap_or_default();

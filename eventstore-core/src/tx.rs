@@ -3,7 +3,7 @@
 use std::{
     any::{Any, type_name},
     fmt,
-    ops::Deref,
+    ops::{Deref, DerefMut},
     sync::{self, Arc, PoisonError},
 };
 
@@ -139,12 +139,20 @@ impl fmt::Debug for Tx {
 impl Tx {
     /// The connection that runs it, for SQL of one's own: a `PgConnection`, a `SqliteConnection`. Given back before the
     /// next use of the transaction, which waits for it.
-    pub async fn connection<C: Any + Send>(&self) -> Result<MappedMutexGuard<'_, C>, StoreError> {
-        let connection = MutexGuard::try_map(self.open.lock().await, |open| {
-            (open.as_mut()?.connection()? as &mut dyn Any).downcast_mut()
-        });
+    ///
+    /// sqlx's `begin` makes a savepoint on it, which may be committed and rolled back; what was appended since a savepoint
+    /// is gone when it is rolled back. A `COMMIT` or `ROLLBACK` of the transaction itself is
+    /// [`Ended`](StoreError::Ended) at its next use. After a statement that failed, or whose future was dropped before its
+    /// end (by a time-out around it, say), [`commit`](Self::commit) refuses; on SQLite a statement that failed has done
+    /// nothing, and one that was dropped is done to its end.
+    pub async fn connection<C: Any + Send>(&self) -> Result<TxConnection<'_, C>, StoreError> {
+        let mut open = self.open.lock().await;
+        open.as_mut().ok_or_else(over)?.lend().await?;
+        let connection =
+            MutexGuard::try_map(open, |open| (open.as_mut()?.connection()? as &mut dyn Any).downcast_mut());
         let other = || format!("this store's transactions run on no `{}`", type_name::<C>());
-        connection.map_err(|_| Invalid::Request(other()).into())
+        let connection = connection.map_err(|_| Invalid::Request(other()))?;
+        Ok(TxConnection { open: &self.open, connection: Some(connection) })
     }
 
     /// Makes everything true at once; or nothing, with a [`Conflict`](StoreError::Conflict), if what was loaded in it has
@@ -169,6 +177,46 @@ impl Tx {
 
     async fn take(&self) -> Result<Box<dyn Transaction>, StoreError> {
         self.open.lock().await.take().ok_or_else(over)
+    }
+}
+
+/// The connection of a transaction, until this is dropped.
+pub struct TxConnection<'a, C> {
+    open: &'a Mutex<Option<Box<dyn Transaction>>>,
+    connection: Option<MappedMutexGuard<'a, C>>,
+}
+
+const LENT: &str = "there until it is dropped";
+
+impl<C> Deref for TxConnection<'_, C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        self.connection.as_ref().expect(LENT)
+    }
+}
+
+impl<C> DerefMut for TxConnection<'_, C> {
+    fn deref_mut(&mut self) -> &mut C {
+        self.connection.as_mut().expect(LENT)
+    }
+}
+
+impl<C> fmt::Debug for TxConnection<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxConnection").finish_non_exhaustive()
+    }
+}
+
+impl<C> Drop for TxConnection<'_, C> {
+    fn drop(&mut self) {
+        self.connection = None;
+        // Another operation that waits for it looks by itself.
+        if let Ok(mut open) = self.open.try_lock()
+            && let Some(transaction) = open.as_mut()
+        {
+            transaction.returned();
+        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! What PostgreSQL says, by what the caller can do about it. By SQLSTATE, never by message.
 
-use eventstore_core::{BoxError, StoreError};
+use std::{error::Error, io};
+
+use eventstore_core::{Blame, BoxError, StoreError};
 use sqlx::postgres::PgConnectOptions;
+
+use crate::sqlstate::{Told, meaning};
 
 /// The SQLSTATE, if the server said anything. <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn state(error: &sqlx::Error) -> Option<String> {
@@ -12,37 +16,77 @@ pub(crate) fn is(error: &sqlx::Error, states: &[&str]) -> bool {
     state(error).is_some_and(|state| states.contains(&&*state))
 }
 
-/// Whether the connection is gone, so that nobody knows what became of the statement.
+/// Whether the connection is gone, perhaps after what was sent was done.
 pub(crate) fn lost(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
-        // Connection exceptions, and the server shutting down.
-        _ => state(error).is_some_and(|state| state.starts_with("08") || state.starts_with("57P0")),
+        // Its end of the connection was closed before this was sent.
+        sqlx::Error::Io(error) => error.kind() != io::ErrorKind::BrokenPipe,
+        sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
+        _ => state(error).is_some_and(|state| meaning(&state).1 == Told::Lost),
     }
 }
 
+/// Whether the connection is of no more use.
+pub(crate) fn broken(error: &sqlx::Error) -> bool {
+    lost(error) || matches!(error, sqlx::Error::Io(_)) || is(error, &["25P03", "57P05"])
+}
+
+/// Whether the session is one that appends cannot use: at another isolation level than READ COMMITTED, or read-only.
+pub(crate) fn odd(error: &sqlx::Error) -> bool {
+    is(error, &["ES001", "25006"])
+}
+
+/// Whether no connection could be opened, because the server is not there.
+pub(crate) fn refused(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_))
+}
+
 pub(crate) fn store(error: sqlx::Error) -> StoreError {
-    if lost(&error) {
-        return StoreError::Unavailable(error.into());
-    }
     let Some(state) = state(&error) else {
         return match error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => StoreError::Unavailable(error.into()),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::WorkerCrashed
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed => StoreError::Unavailable(error.into()),
             // Only what is in the tables can be of a wrong type: every statement is prepared by a test.
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => StoreError::Damaged(error.into()),
             _ => StoreError::Database(error.into()),
         };
     };
-    match &*state {
-        // Serialization failure, deadlock, lock not available, query cancelled.
-        "40001" | "40P01" | "55P03" | "57014" => StoreError::Busy(error.into()),
-        // Too many connections.
-        "53300" => StoreError::Unavailable(error.into()),
-        // No such role or not from here, wrong password, no such database.
-        "28000" | "28P01" | "3D000" => StoreError::Denied(error.into()),
-        state if state.starts_with("XX") => StoreError::Damaged(error.into()),
-        _ => StoreError::Database(error.into()),
+    match meaning(&state).1 {
+        Told::Busy => StoreError::Busy(error.into()),
+        Told::Unavailable | Told::Lost => StoreError::Unavailable(error.into()),
+        Told::Denied => StoreError::Denied(error.into()),
+        Told::Damaged => StoreError::Damaged(error.into()),
+        Told::Rejected => StoreError::Database(error.into()),
     }
+}
+
+/// A transaction that may write cannot be begun: the only server that says so is a standby.
+pub(crate) fn standby() -> StoreError {
+    StoreError::Unavailable("the server is a standby, which takes no writes until it is promoted".into())
+}
+
+/// Who has caused an error that user code gives, if the driver's is somewhere below it.
+pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
+    let mut below = Some(error);
+    while let Some(error) = below {
+        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+            return match (state(error), error) {
+                (Some(state), _) => Some(meaning(&state).0),
+                (None, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)) => Some(Blame::Server),
+                (None, sqlx::Error::WorkerCrashed | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed) => {
+                    Some(Blame::Server)
+                }
+                // What was asked for is not there, or is of another type.
+                (None, _) => None,
+            };
+        }
+        below = error.source();
+    }
+    None
 }
 
 /// Whatever stops the first connection is about the server or the way to it: says which, without the password.
@@ -79,9 +123,7 @@ pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
         // No such column, or no such comparison: the statement is right where the columns are those of the read model.
         Some(state) if state == "42703" || state == "42883" => StoreError::Columns { table: table.into() },
         // A value that does not fit its column.
-        Some(state) if state.starts_with("22") || state.starts_with("23") => {
-            StoreError::Row { table: table.into(), source: error.into() }
-        }
+        Some(state) if meaning(&state).0 == Blame::Row => StoreError::Row { table: table.into(), reason: error.into() },
         _ => store(error),
     }
 }

@@ -1,7 +1,10 @@
 //! Calls of the lean functions: the common append, and many at once. What they do not record, they do not explain.
 
+use std::collections::HashSet;
+
 use eventstore_core::{Expected, NewEvent, Position, Version, Written};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
 
 use crate::{
     append::{Checked, Types},
@@ -132,9 +135,19 @@ pub(crate) async fn append_batch(
     of_each.collect()
 }
 
-/// Waits until everything recorded so far is on disk.
-pub(crate) async fn flush(connection: &mut PgConnection, shared: &Shared) -> Result<(), sqlx::Error> {
-    sqlx::query(shared.sql.flush()).execute(connection).await.map(drop)
+/// Waits until everything recorded so far is on disk, and says whether this event is among it.
+pub(crate) async fn flush(connection: &mut PgConnection, shared: &Shared, event: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query(shared.sql.flush()).bind(event).fetch_one(connection).await?.try_get(0)
+}
+
+/// Which of these event ids are recorded.
+pub(crate) async fn taken(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    ids: Vec<Uuid>,
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let taken: Vec<Uuid> = sqlx::query_scalar(shared.sql.taken()).bind(ids).fetch_all(connection).await?;
+    Ok(taken.into_iter().collect())
 }
 
 /// Where an append landed, if it was recorded.

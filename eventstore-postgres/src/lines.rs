@@ -1,26 +1,49 @@
-//! Connections the store keeps for its hot paths: the pool asks the server about each that is given back, which would
-//! cost a round trip for every load and every append.
+//! Connections: those the store keeps for its hot paths, for the pool asks the server about each that is given back, which
+//! would cost a round trip for every load and every append; and those of the pool.
 
 use std::{
     collections::VecDeque,
+    io,
     ops::{Deref, DerefMut},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use sqlx::{ConnectOptions, PgConnection, Postgres, pool::PoolConnection};
+use futures::future::{Either, select};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, pool::PoolConnection, postgres::PgConnectOptions};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 use crate::{session::Pooler, shared::Shared};
+
+/// How long a connection may be idle before it is asked whether it still lives: a server that was stopped meanwhile is
+/// noticed before anything is sent that may or may not be recorded.
+pub(crate) const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
+/// How long a caller waits for a connection, or for an answer to that question.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the server is asked whether it takes connections, while one of the pool is waited for.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Connections of the store's own.
 pub(crate) struct Lines {
     /// The one that was used last is used next: what its session has in its caches is worth much.
-    idle: Mutex<VecDeque<PgConnection>>,
+    idle: Mutex<VecDeque<Idle>>,
     open: AtomicUsize,
     /// How many there may be.
     limit: usize,
+}
+
+struct Idle {
+    connection: PgConnection,
+    /// Which server it leads to.
+    server: u64,
+    since: Instant,
 }
 
 impl Lines {
@@ -33,7 +56,7 @@ impl Lines {
         self.limit
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<PgConnection>> {
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
         // Nothing that can panic happens while it is held.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,7 +72,7 @@ impl Lines {
 /// operation it is closed: nobody gets one that waits for an answer.
 pub(crate) enum Line {
     Own(PgConnection, Counted),
-    Pooled(PoolConnection<Postgres>),
+    Pooled(PoolConnection<Postgres>, u64),
 }
 
 /// A connection that counts as open.
@@ -58,6 +81,7 @@ pub(crate) struct Counted {
     closes: bool,
     /// Whether it is used for what is no part of an append or a load.
     beside: bool,
+    server: u64,
 }
 
 impl Drop for Counted {
@@ -80,35 +104,59 @@ impl Line {
     }
 
     async fn take(shared: &Arc<Shared>, beside: bool) -> Result<Self, sqlx::Error> {
-        let counted = || Counted { shared: shared.clone(), closes: true, beside };
-        let idle = match beside {
-            true => shared.lines.idle().pop_front(),
-            false => shared.lines.idle().pop_back(),
-        };
-        if let Some(connection) = idle {
-            return Ok(Self::Own(connection, counted()));
+        let counted = |server| Counted { shared: shared.clone(), closes: true, beside, server };
+        loop {
+            let idle = match beside {
+                true => shared.lines.idle().pop_front(),
+                false => shared.lines.idle().pop_back(),
+            };
+            let Some(Idle { mut connection, server, since }) = idle else { break };
+            let counted = counted(server);
+            let lives = async {
+                shared.head.trusts(since.elapsed()) || matches!(timeout(PATIENCE, connection.ping()).await, Ok(Ok(())))
+            };
+            // What leads to another server than that of today is closed.
+            if server == shared.head.server() && lives.await {
+                return Ok(Self::Own(connection, counted));
+            }
         }
         if !shared.lines.another() {
-            return Ok(Self::Pooled(shared.pool.acquire().await?));
+            let (connection, server) = pooled(shared).await?;
+            return Ok(Self::Pooled(connection, server));
         }
-        let counted = counted();
-        let mut connection = shared.pool.connect_options().connect().await?;
-        shared.types.meet(&mut connection).await?;
-        if shared.pooler == Pooler::None {
-            sqlx::raw_sql(include_str!("../sql/own_session.sql")).execute(&mut connection).await?;
-        }
+        let mut counted = counted(0);
+        let mut connection = connect(&shared.pool.connect_options()).await?;
+        let setup = if shared.pooler == Pooler::None { include_str!("../sql/own_session.sql") } else { "" };
+        shared.head.meet(&mut connection, &shared.types, &shared.sql, setup).await?;
+        counted.server = shared.head.server();
         Ok(Self::Own(connection, counted))
+    }
+
+    /// Which server it leads to.
+    pub(crate) fn server(&self) -> u64 {
+        match self {
+            Self::Own(_, counted) => counted.server,
+            Self::Pooled(_, server) => *server,
+        }
     }
 
     /// For the next operation: this one is over, whatever came of it.
     pub(crate) fn keep(self) {
         if let Self::Own(connection, mut counted) = self {
             counted.closes = false;
+            let kept = Idle { connection, server: counted.server, since: Instant::now() };
             let mut idle = counted.shared.lines.idle();
             match counted.beside {
-                true => idle.push_front(connection),
-                false => idle.push_back(connection),
+                true => idle.push_front(kept),
+                false => idle.push_back(kept),
             }
+        }
+    }
+
+    /// Not for another operation: its session is not one to work with.
+    pub(crate) fn close(self) {
+        if let Self::Pooled(mut connection, _) = self {
+            connection.close_on_drop();
         }
     }
 }
@@ -119,7 +167,7 @@ impl Deref for Line {
     fn deref(&self) -> &PgConnection {
         match self {
             Self::Own(connection, _) => connection,
-            Self::Pooled(connection) => connection,
+            Self::Pooled(connection, _) => connection,
         }
     }
 }
@@ -128,7 +176,53 @@ impl DerefMut for Line {
     fn deref_mut(&mut self) -> &mut PgConnection {
         match self {
             Self::Own(connection, _) => connection,
-            Self::Pooled(connection) => connection,
+            Self::Pooled(connection, _) => connection,
         }
     }
+}
+
+/// A new connection, or an error within the time that a caller waits.
+pub(crate) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the server does not answer");
+    timeout(PATIENCE, options.connect()).await.unwrap_or_else(|_| Err(late().into()))
+}
+
+/// A connection of the pool, and which server it leads to. While the server refuses connections the pool would try again
+/// until its own patience ends; the caller is told at once.
+pub(crate) async fn pooled(shared: &Shared) -> Result<(PoolConnection<Postgres>, u64), sqlx::Error> {
+    let pool = &shared.pool;
+    let refused = async {
+        loop {
+            sleep(LOOK / 10).await;
+            // All are in use, or one is being opened.
+            if pool.num_idle() == 0
+                && let Err(error) = reach(&pool.connect_options()).await
+                && error.kind() == io::ErrorKind::ConnectionRefused
+            {
+                return error;
+            }
+            sleep(LOOK).await;
+        }
+    };
+    match select(pin!(pool.acquire()), pin!(refused)).await {
+        Either::Left((acquired, _)) => Ok((acquired?, shared.head.server())),
+        Either::Right((error, _)) => Err(error.into()),
+    }
+}
+
+/// Whether the server takes a connection; it is closed before anything is said.
+async fn reach(options: &PgConnectOptions) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(folder) = folder(options) {
+        let socket = folder.join(format!(".s.PGSQL.{}", options.get_port()));
+        return tokio::net::UnixStream::connect(socket).await.map(drop);
+    }
+    TcpStream::connect((options.get_host(), options.get_port())).await.map(drop)
+}
+
+/// The folder of the server's socket, if that is the way to it.
+#[cfg(unix)]
+fn folder(options: &PgConnectOptions) -> Option<std::path::PathBuf> {
+    let host = || options.get_host().starts_with('/').then(|| options.get_host().into());
+    options.get_socket().cloned().or_else(host)
 }

@@ -25,7 +25,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{lines::Line, read, session::Session, shared::Shared};
+use crate::{head::Known, lines::Line, read, session::Session, shared::Shared};
 
 /// How long a store is silent after it has told others; what it records meanwhile it tells them together. At one
 /// millisecond, appends were 5 % slower; at two, no slower than they vary.
@@ -53,8 +53,9 @@ pub(crate) struct Notify {
 }
 
 struct State {
-    /// The last position this store has recorded.
+    /// The last position this store has recorded, on the server of today.
     recorded: Position,
+    server: u64,
     /// Whether somebody is about to tell others.
     telling: bool,
     /// How many wait for news.
@@ -68,7 +69,7 @@ struct State {
 impl Notify {
     pub(crate) fn new(schema: &str, listens: bool) -> Self {
         let (recorded, left) = (Position(0), Instant::now());
-        let state = State { recorded, telling: false, following: 0, left, watching: None };
+        let state = State { recorded, server: 0, telling: false, following: 0, left, watching: None };
         Self { channel: channel(schema), listens, state: Mutex::new(state) }
     }
 
@@ -82,13 +83,14 @@ impl Notify {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has others told that the log goes this far, without waiting for it.
-    pub(crate) fn tell(shared: &Arc<Shared>, last: Position) {
+    /// Has others told that the log of a server goes this far, without waiting for it.
+    pub(crate) fn tell(shared: &Arc<Shared>, server: u64, last: Position) {
         let mut state = shared.notify.state();
-        if last <= state.recorded {
+        if server < state.server || server == state.server && last <= state.recorded {
             return;
         }
-        state.recorded = last;
+        // Another server may lack the end of the log, and gets positions again that were told of before.
+        (state.recorded, state.server) = (last, server);
         if state.telling {
             return;
         }
@@ -164,11 +166,11 @@ struct Telling {
 impl Telling {
     /// Once, and again as long as more was recorded meanwhile.
     async fn run(mut self) {
-        let mut told = Position(0);
-        while let Some(last) = self.news(told) {
+        let mut told = (0, Position(0));
+        while let Some(news) = self.news(told) {
             // Whatever comes of it: who is not told looks.
-            told = last;
-            let silence = match timeout(PATIENCE, self.tell(last)).await {
+            told = news;
+            let silence = match timeout(PATIENCE, self.tell(news.1)).await {
                 Ok(Ok(())) => SILENCE,
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "others were not told of an append");
@@ -180,12 +182,13 @@ impl Telling {
         }
     }
 
-    /// How far the log goes, if that is news; else it is over.
-    fn news(&mut self, told: Position) -> Option<Position> {
+    /// How far the log of which server goes, if that is news; else it is over.
+    fn news(&mut self, told: (u64, Position)) -> Option<(u64, Position)> {
         let mut state = self.shared.notify.state();
-        state.telling = state.recorded > told;
+        let news = (state.server, state.recorded);
+        state.telling = news > told;
         self.over = !state.telling;
-        state.telling.then_some(state.recorded)
+        state.telling.then_some(news)
     }
 
     async fn tell(&self, last: Position) -> Result<(), sqlx::Error> {
@@ -209,7 +212,7 @@ impl Drop for Telling {
 struct Watch {
     shared: Weak<Shared>,
     /// What this process knows of the head.
-    head: watch::Receiver<Position>,
+    head: watch::Receiver<Known>,
     ear: Ear,
     /// Whether it could not listen when it last tried.
     refused: bool,
@@ -219,9 +222,10 @@ struct Watch {
 
 /// Whether it hears notifications.
 enum Ear {
-    Listens(PgListener),
-    /// It will know in a moment.
-    Tries(BoxFuture<'static, Result<PgListener, sqlx::Error>>),
+    /// And on which server.
+    Listens(PgListener, u64),
+    /// It will know in a moment. The server is that of the moment before it began.
+    Tries(BoxFuture<'static, Result<PgListener, sqlx::Error>>, u64),
     /// It tries from then on, if ever.
     Deaf(Option<Instant>),
 }
@@ -237,15 +241,12 @@ impl Watch {
         while let Some(shared) = self.wanted() {
             let known = *self.head.borrow();
             let head = self.look(&shared).await;
-            if let Some(head) = head {
-                shared.heard(head);
-            }
             if matches!(self.ear, Ear::Deaf(Some(at)) if at <= Instant::now()) {
                 let options = shared.pool.connect_options();
-                self.ear = Ear::Tries(listen(options, shared.notify.channel.clone()).boxed());
+                self.ear = Ear::Tries(listen(options, shared.notify.channel.clone()).boxed(), shared.head.server());
             }
             drop(shared);
-            let news = head > Some(known) || matches!(self.ear, Ear::Listens(_));
+            let news = head > Some(known.position) || matches!(self.ear, Ear::Listens(..));
             pause = if news { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
             self.wait(pause).await;
         }
@@ -265,28 +266,39 @@ impl Watch {
 
     /// Looks how far the log goes. By the connection it listens on, if it does: so it also sees whether that still lives.
     async fn look(&mut self, shared: &Arc<Shared>) -> Option<Position> {
-        let head = sqlx::query_scalar(shared.sql.head());
-        let head: i64 = match &mut self.ear {
-            Ear::Listens(listener) => match timeout(PATIENCE, head.fetch_one(listener)).await {
-                Ok(Ok(head)) => head,
-                _ => {
-                    self.ear = Ear::Deaf(Some(Instant::now()));
-                    return None;
+        let query = sqlx::query_scalar(shared.sql.head());
+        let (server, known, head): (u64, Position, i64) = match &mut self.ear {
+            Ear::Listens(listener, server) => {
+                let known = shared.head.known(*server);
+                match timeout(PATIENCE, query.fetch_one(listener)).await {
+                    Ok(Ok(head)) if *server == shared.head.server() => (*server, known, head),
+                    // It is gone, or is not the server of today.
+                    _ => {
+                        self.ear = Ear::Deaf(Some(Instant::now()));
+                        return None;
+                    }
                 }
-            },
-            _ => head.fetch_one(&mut *Session::free(shared).await.ok()?).await.ok()?,
+            }
+            _ => {
+                let mut session = Session::free(shared).await.ok()?;
+                let server = session.server();
+                (server, shared.head.known(server), query.fetch_one(&mut *session).await.ok()?)
+            }
         };
-        read::position(head).ok()
+        let head = read::position(head).ok()?;
+        shared.head.seen(server, known, head);
+        shared.head.heard(server, head);
+        Some(head)
     }
 
     /// Waits for a reason to look.
     async fn wait(&mut self, pause: Duration) {
         let head = &self.head;
         match &mut self.ear {
-            Ear::Listens(listener) => {
+            Ear::Listens(listener, _) => {
                 let told = async {
                     while let Ok(Some(told)) = listener.try_recv().await {
-                        if told.payload().parse().is_ok_and(|told| Position(told) > *head.borrow()) {
+                        if told.payload().parse().is_ok_and(|told| Position(told) > head.borrow().position) {
                             return true;
                         }
                     }
@@ -296,10 +308,10 @@ impl Watch {
                     self.ear = Ear::Deaf(Some(Instant::now()));
                 }
             }
-            Ear::Tries(listening) => match select(listening, pin!(sleep(pause))).await {
+            &mut Ear::Tries(ref mut listening, server) => match select(listening, pin!(sleep(pause))).await {
                 Either::Left((Ok(listener), _)) => {
                     self.refused = false;
-                    self.ear = Ear::Listens(listener);
+                    self.ear = Ear::Listens(listener, server);
                 }
                 Either::Left((Err(error), _)) => {
                     // Once, not every few seconds.

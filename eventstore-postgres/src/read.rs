@@ -28,8 +28,8 @@ pub(crate) type NewTypes = Vec<(i32, String, String)>;
 
 type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-/// The page a read asks for: its `limit` is the size of the page. The log is known to go as far as `known`, to whatever
-/// snapshot of the database the connection may have.
+/// The page a read asks for: its `limit` is the size of the page. The log of the connection's server is known to go as far
+/// as `known`.
 pub(crate) async fn page(
     connection: &mut PgConnection,
     shared: &Shared,
@@ -92,15 +92,22 @@ pub(crate) enum Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Reads on a connection to this server.
     pub(crate) async fn read(
         self,
         connection: &mut PgConnection,
+        server: u64,
         shared: &Shared,
         new: &mut NewTypes,
     ) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
-        let known = *shared.head.borrow();
+        // Before anything is sent: whatever is known now, the statement sees.
+        let known = shared.head.known(server);
         let (stream, kind, limit) = match self {
-            Self::Page(read) => return Ok((None, page(connection, shared, read, known, new).await?)),
+            Self::Page(read) => {
+                let page = page(connection, shared, read, known, new).await?;
+                shared.head.seen(server, known, page.head);
+                return Ok((None, page));
+            }
             Self::FromSnapshot(stream, kind, limit) => (stream, kind, signed(limit as u64)),
         };
         let query = || {

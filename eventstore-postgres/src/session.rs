@@ -6,11 +6,11 @@ use std::{
 };
 
 use eventstore_core::StoreError;
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Row, pool::PoolConnection, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, Postgres, Row, pool::PoolConnection, postgres::PgConnectOptions};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::{error, shared::Shared, transaction::PgTransaction};
+use crate::{error, lines, shared::Shared, transaction::PgTransaction};
 
 /// What stands between the store and its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Pooler {
     pub(crate) async fn find(options: PgConnectOptions) -> Result<(Self, PgConnectOptions), StoreError> {
         let mark = Uuid::now_v7().to_string();
         // Without the pool: it would ask a server that is down again and again until its patience ends.
-        match options.clone().options([("eventstore.session", &mark)]).connect().await {
+        match lines::connect(&options.clone().options([("eventstore.session", &mark)])).await {
             Ok(mut connection) => {
                 let found = sqlx::raw_sql(include_str!("../sql/session_mark.sql")).fetch_one(&mut connection).await;
                 let found: Option<String> = found.and_then(|row| row.try_get(0)).map_err(error::store)?;
@@ -48,7 +48,7 @@ impl Pooler {
         }
         // The driver's own parameter that poolers do not know either. `begin_pooled` makes up for it.
         let options = options.extra_float_digits(None);
-        let mut connection = options.connect().await.map_err(|error| error::unreachable(&options, error))?;
+        let mut connection = lines::connect(&options).await.map_err(|error| error::unreachable(&options, error))?;
         sqlx::raw_sql("BEGIN").execute(&mut connection).await.map_err(error::store)?;
         let look = sqlx::query_scalar(include_str!("../sql/session_statements.sql")).bind(NAMES);
         let pooler = match look.fetch_optional(&mut connection).await {
@@ -65,11 +65,19 @@ impl Pooler {
         Ok((pooler, if pooler == Self::Forgetful { options.statement_cache_capacity(0) } else { options }))
     }
 
-    /// How transactions begin. Said aloud: the defaults of the session are anybody's.
-    pub(crate) fn begin(self) -> &'static str {
-        match self {
-            Self::None | Self::Keeping => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
-            Self::Forgetful => include_str!("../sql/begin_pooled.sql"),
+    /// How a transaction begins; marked, if its connection may be lent.
+    pub(crate) fn begin(self, marked: bool) -> &'static str {
+        const BEGIN: &str = include_str!("../sql/begin.sql");
+        const POOLED: &str = include_str!("../sql/begin_pooled.sql");
+        match (self, marked) {
+            (Self::None | Self::Keeping, false) => BEGIN,
+            (Self::None | Self::Keeping, true) => {
+                concat!(include_str!("../sql/begin.sql"), ";\n", include_str!("../sql/mark.sql"))
+            }
+            (Self::Forgetful, false) => POOLED,
+            (Self::Forgetful, true) => {
+                concat!(include_str!("../sql/begin_pooled.sql"), ";\n", include_str!("../sql/mark.sql"))
+            }
         }
     }
 }
@@ -77,7 +85,7 @@ impl Pooler {
 /// A connection for single statements. Where a statement is prepared in one session and run in another, it is in a
 /// transaction, which holds the session; it is rolled back when this is dropped, so nothing is to be written by it.
 pub(crate) enum Session {
-    Plain(PoolConnection<Postgres>),
+    Plain(PoolConnection<Postgres>, u64),
     Held(Option<PgTransaction>),
 }
 
@@ -86,7 +94,23 @@ impl Session {
         if shared.pooler == Pooler::Forgetful {
             return Ok(Self::Held(Some(PgTransaction::begin(shared).await?)));
         }
-        shared.pool.acquire().await.map(Self::Plain).map_err(error::store)
+        let (connection, server) = lines::pooled(shared).await.map_err(error::store)?;
+        Ok(Self::Plain(connection, server))
+    }
+
+    /// Which server it leads to.
+    pub(crate) fn server(&self) -> u64 {
+        match self {
+            Self::Plain(_, server) => *server,
+            Self::Held(transaction) => transaction.as_ref().map_or(0, PgTransaction::server),
+        }
+    }
+
+    /// Not for another operation: the defaults of its session are not what they should be.
+    pub(crate) fn close(&mut self) {
+        if let Self::Plain(connection, _) = self {
+            connection.close_on_drop();
+        }
     }
 }
 
@@ -97,7 +121,7 @@ impl Deref for Session {
 
     fn deref(&self) -> &PgConnection {
         match self {
-            Self::Plain(connection) => connection,
+            Self::Plain(connection, _) => connection,
             Self::Held(transaction) => transaction.as_ref().expect(HELD),
         }
     }
@@ -106,7 +130,7 @@ impl Deref for Session {
 impl DerefMut for Session {
     fn deref_mut(&mut self) -> &mut PgConnection {
         match self {
-            Self::Plain(connection) => connection,
+            Self::Plain(connection, _) => connection,
             Self::Held(transaction) => transaction.as_mut().expect(HELD).connection(),
         }
     }

@@ -5,8 +5,8 @@ use std::{
     fmt,
     pin::pin,
     str::FromStr,
-    sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -32,13 +32,14 @@ use crate::{
     append::{Checked, Failed},
     claim, doctor, error,
     functions::{Function, functions},
+    head::Head,
     lean,
-    lines::{Line, Lines},
+    lines::{Line, Lines, PATIENCE},
     migrate::{self, Migrations},
     notify::Notify,
     read::{self, Asked},
     session::{Pooler, Session},
-    shared::Shared,
+    shared::{Built, OddSessions, Shared},
     snapshots,
     sql::{Sql, quoted},
     tables,
@@ -48,10 +49,10 @@ use crate::{
 };
 
 const PAGE: usize = 1_000;
-/// How long a connection of the pool may be idle before it is asked whether it still lives.
-const ASSUMED_ALIVE: Duration = Duration::from_secs(5);
-/// How often an append is sent again after its connection broke, with the same ids, before the outcome is unknown.
+/// How often an append is sent again after its connection broke, with the same ids, before the outcome is unknown; and
+/// for how long at most.
 const RESENT: u32 = 3;
+const RESENT_FOR: Duration = PATIENCE;
 /// How long somebody waits for news before it is told to look for itself.
 const AT_LATEST: Duration = Duration::from_secs(5);
 
@@ -204,27 +205,34 @@ impl PgOptions {
         };
         // While the server flushes one batch, it may read the next.
         let calls = if own < 3 { 1 } else { 2 };
-        let types = Arc::new(EventTypes::default());
+        let (types, head, sql) = (Arc::new(EventTypes::default()), Arc::new(Head::new()), Arc::new(sql));
         let pool = PgPoolOptions::new()
             .max_connections((self.max_connections - own - u32::from(listens)).max(1))
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(PATIENCE)
             // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
             // still lives; one that breaks in use is noticed then.
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move { Ok(meta.idle_for < ASSUMED_ALIVE || connection.ping().await.is_ok()) })
+            .before_acquire({
+                let head = head.clone();
+                move |connection, meta| {
+                    let (current, trusted) = (head.is_current(meta.age), head.trusts(meta.idle_for));
+                    let lives = async move { trusted || connection.ping().await.is_ok() };
+                    Box::pin(async move { Ok(current && lives.await) })
+                }
             })
             .after_connect({
-                let types = types.clone();
+                let (head, types, sql) = (head.clone(), types.clone(), sql.clone());
                 move |connection, _| {
-                    let types = types.clone();
-                    Box::pin(async move { types.meet(connection).await })
+                    let (head, types, sql) = (head.clone(), types.clone(), sql.clone());
+                    Box::pin(async move { head.meet(connection, &types, &sql, "").await })
                 }
             })
             .connect_lazy_with(options);
         let (lines, writer) = (Lines::new(own as usize), Writer::new(self.queue, self.durability, calls));
         let notify = Notify::new(sql.schema(), listens);
-        Ok(PgStore { shared: Arc::new(Shared::new(pool, pooler, sql, types, lines, writer, notify)) })
+        let (odd_sessions, built) = (OddSessions::new(), Built::default());
+        let shared = Shared { pool, pooler, sql, types, head, lines, writer, notify, odd_sessions, built };
+        Ok(PgStore { shared: Arc::new(shared) })
     }
 }
 
@@ -302,9 +310,7 @@ impl PgStore {
         }
         match self.migrate().await {
             // Its role may not.
-            Err(StoreError::Database(error)) if error.downcast_ref().is_some_and(|why| error::is(why, &["42501"])) => {
-                Err(StoreError::Unmigrated { missing })
-            }
+            Err(StoreError::Denied(_)) => Err(StoreError::Unmigrated { missing }),
             migrated => migrated,
         }
     }
@@ -330,19 +336,26 @@ impl PgStore {
 
     async fn page(&self, asked: Asked<'_>) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
         let mut new = vec![];
+        let in_session = async |new: &mut _| {
+            let mut session = self.connection().await?;
+            let server = session.server();
+            asked.read(&mut session, server, &self.shared, new).await
+        };
         let mut page = if self.shared.pooler == Pooler::Forgetful {
-            asked.read(&mut *self.connection().await?, &self.shared, &mut new).await
+            in_session(&mut new).await
         } else {
             let mut line = Line::free(&self.shared).await.map_err(error::store)?;
-            let page = asked.read(&mut line, &self.shared, &mut new).await;
+            let server = line.server();
+            let page = asked.read(&mut line, server, &self.shared, &mut new).await;
             if page.is_ok() {
                 line.keep();
             }
             page
         };
         if let Err(StoreError::Unavailable(_)) = page {
-            // A connection of the pool had broken unnoticed, in a restart of the server perhaps.
-            page = asked.read(&mut *self.connection().await?, &self.shared, &mut new).await;
+            // A connection had broken unnoticed, in a restart of the server perhaps.
+            self.shared.head.broke();
+            page = in_session(&mut new).await;
         }
         self.shared.types.learn(new);
         page
@@ -359,24 +372,40 @@ impl PgStore {
     }
 
     /// One statement that is a transaction of its own, unless the session's defaults forbid it.
-    async fn append_once(&self, append: &Checked) -> Result<Written, Failed> {
-        if !self.shared.odd_sessions.load(Ordering::Relaxed) {
+    async fn append_once(&self, append: &Checked) -> Result<(u64, Written), Failed> {
+        if !self.shared.in_transactions() {
             let mut types = vec![];
             let mut connection = self.connection().await?;
+            let server = connection.server();
             let written = append.record(&mut connection, &self.shared, &mut types, true, false).await;
             self.shared.types.learn(types);
             match written {
-                // Another isolation level than READ COMMITTED (our own code), or read-only.
-                Err(Failed::Broken(error)) if error::is(&error, &["ES001", "25006"]) => {
-                    self.shared.odd_sessions.store(true, Ordering::Relaxed);
+                Err(Failed::Broken(error)) if error::odd(&error) => {
+                    self.shared.odd_sessions.seen();
+                    connection.close();
                 }
-                written => return written,
+                written => return Ok((server, written?)),
             }
         }
         let mut transaction = PgTransaction::begin(&self.shared).await?;
         let written = transaction.record(append).await?;
+        let server = transaction.server();
         transaction.commit().await?;
-        Ok(written)
+        Ok((server, written))
+    }
+
+    /// The first result of an append, all of whose events were recorded before: read without the lock of the log, for what
+    /// is recorded does not change. None if it is not as simple as that.
+    async fn replay(&self, append: &Checked) -> Result<Option<Written>, StoreError> {
+        let ids: Vec<_> = append.append.events().map(|(_, event)| event.id).collect();
+        let mut new = vec![];
+        let recorded = read::of_ids(&mut *self.connection().await?, &self.shared, &ids, &mut new).await;
+        self.shared.types.learn(new);
+        let written = append.append.replay(&recorded?);
+        let whole = |written: &Written| written.last.0 - written.first.0 + 1 == ids.len() as u64;
+        let Some(written) = written.filter(whole) else { return Ok(None) };
+        self.flush(ids[0]).await?;
+        Ok(Some(written))
     }
 
     /// Learns of all event types there are.
@@ -396,12 +425,15 @@ impl PgStore {
     }
 
     /// Waits until everything recorded so far is on disk: before a first result is given again, for whoever recorded it
-    /// may not have waited (a pipelined batch), and giving it again writes nothing. It is the commit that waits, so it is said aloud: behind a
-    /// pooler, a connection for single statements ends in a rollback.
-    async fn flush(&self) -> Result<(), StoreError> {
+    /// may not have waited (a pipelined batch), and giving it again writes nothing. It is the commit that waits, so it is
+    /// said aloud: behind a pooler, a connection for single statements ends in a rollback. Fails if the event is not
+    /// recorded any more.
+    async fn flush(&self, event: Uuid) -> Result<(), StoreError> {
         let mut transaction = PgTransaction::begin(&self.shared).await?;
-        lean::flush(transaction.connection(), &self.shared).await.map_err(error::store)?;
-        transaction.commit().await.map_err(|error| StoreError::Unknown(error.into()))
+        let there = lean::flush(transaction.connection(), &self.shared, event).await.map_err(error::store)?;
+        transaction.commit().await.map_err(|error| StoreError::Unknown(error.into()))?;
+        let lost = || StoreError::Unknown("the server has lost the end of the log meanwhile".into());
+        there.then_some(()).ok_or_else(lost)
     }
 }
 
@@ -436,27 +468,36 @@ impl EventStore for PgStore {
         let append = Arc::new(Checked::new(append, &self.shared.types)?);
         // What broke the connection, once it is unknown whether an attempt was recorded.
         let mut lost: Option<BoxError> = None;
-        if append.types.is_some() && !self.shared.odd_sessions.load(Ordering::Relaxed) {
+        if append.types.is_some() && !self.shared.in_transactions() {
             match Writer::append(&self.shared, &append).await {
                 Reply::Recorded(written) => return Ok(written),
                 Reply::Refused(error) => return Err(error),
                 Reply::NotRecorded => {}
+                Reply::Taken => {
+                    if let Some(first) = self.replay(&append).await.map_err(StoreError::though_recorded)? {
+                        return Ok(first);
+                    }
+                }
                 Reply::Lost => lost = Some("the connection broke".into()),
             }
         }
-        let mut last = None;
+        let (start, mut last) = (Instant::now(), None);
         for attempt in 0..=RESENT {
             match self.append_once(&append).await {
-                Ok(written) => {
+                Ok((server, written)) => {
                     if written.replayed {
                         // It is recorded, by this call perhaps.
-                        self.flush().await.map_err(StoreError::though_recorded)?;
+                        let first = append.append.events().next().map_or_else(Uuid::nil, |(_, event)| event.id);
+                        self.flush(first).await.map_err(StoreError::though_recorded)?;
                     }
-                    self.shared.recorded(written.last);
+                    self.shared.recorded(server, written.last);
                     return Ok(written);
                 }
                 // The same ids again: recorded or not, the answer is the right one.
-                Err(Failed::Broken(error)) if error::lost(&error) => lost = Some(error.into()),
+                Err(Failed::Broken(error)) if error::lost(&error) => {
+                    self.shared.head.broke();
+                    lost = Some(error.into());
+                }
                 Err(Failed::Refused(StoreError::Unknown(error))) => lost = Some(error),
                 // An event type this process knew is another one now.
                 Err(Failed::Broken(error)) if error::is(&error, &["ES002"]) => {
@@ -469,6 +510,11 @@ impl EventStore for PgStore {
                     self.learn_types().await?;
                     last = Some(error::store(error));
                     continue;
+                }
+                // It did not reach the server, which had closed the connection; another may.
+                Err(Failed::Broken(error)) if error::broken(&error) => {
+                    self.shared.head.broke();
+                    last = Some(error::store(error));
                 }
                 Err(failed) => {
                     let error = match failed {
@@ -483,6 +529,9 @@ impl EventStore for PgStore {
                     }
                 }
             }
+            if start.elapsed() > RESENT_FOR {
+                break;
+            }
             sleep(Duration::from_millis(10 << attempt)).await;
         }
         match (lost, last) {
@@ -496,8 +545,8 @@ impl EventStore for PgStore {
         let found = read::of_command(&mut *self.connection().await?, &self.shared, command, &mut new).await;
         self.shared.types.learn(new);
         let found = found?;
-        if !found.is_empty() {
-            self.flush().await?;
+        if let Some(first) = found.first() {
+            self.flush(first.id).await?;
         }
         Ok(found)
     }
@@ -568,9 +617,14 @@ impl EventStore for PgStore {
     }
 
     async fn step(&self, step: Step) -> Result<bool, StoreError> {
-        let Shared { pooler, odd_sessions, .. } = &*self.shared;
-        if *pooler != Pooler::Forgetful && !odd_sessions.load(Ordering::Relaxed) {
-            return tables::step(&mut *self.connection().await?, self.sql(), step).await;
+        if !self.shared.in_transactions() {
+            let mut connection = self.connection().await?;
+            let done = tables::step(&mut connection, self.sql(), step).await;
+            if let Err(StoreError::Unavailable(_)) = &done {
+                // Read-only, perhaps: the next session may be one as it should be.
+                connection.close();
+            }
+            return done;
         }
         let mut transaction = PgTransaction::begin(&self.shared).await?;
         let done = tables::step(transaction.connection(), self.sql(), step).await?;
@@ -580,17 +634,19 @@ impl EventStore for PgStore {
 
     async fn appended(&self, after: Position) {
         let mut head = self.shared.head.subscribe();
-        if *head.borrow() > after {
+        let server = head.borrow().server;
+        if head.borrow().position > after {
             return;
         }
         let (_following, mut watched) = Notify::follow(&self.shared);
-        let appended = pin!(head.wait_for(|head| *head > after));
+        // Another server may have lost what was followed so far.
+        let appended = pin!(head.wait_for(|head| head.position > after || head.server != server));
         let unwatched = pin!(watched.changed());
         let _ = timeout(AT_LATEST, select(appended, unwatched)).await;
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        Ok(Box::new(PgTransaction::begin(&self.shared).await?))
+        Ok(Box::new(PgTransaction::begin_marked(&self.shared).await?))
     }
 
     async fn doctor(&self) -> Result<Report, StoreError> {

@@ -254,7 +254,7 @@ pub(crate) async fn rows(
         Rows::Whole { .. } => return Ok(vec![]),
     };
     let mut found = found.map_err(|error| error::row(&table.to_string(), error))?;
-    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), source: error.into() };
+    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
     let types = found.pop().map(|(_, types)| types).unwrap_or_default();
     let types: HashMap<String, String> = serde_json::from_str(&types).map_err(refused)?;
     fits(&table, types.iter().map(|(name, kind)| (&**name, &**kind)))?;
@@ -270,7 +270,7 @@ async fn whole(
     after: String,
     limit: usize,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    let refused = |error: serde_json::Error| StoreError::Row { table: table.clone(), source: error.into() };
+    let refused = |error: serde_json::Error| StoreError::Row { table: table.clone(), reason: error.into() };
     let all = sqlx::query_as(named(include_str!("../sql/rows_whole.sql"), sql, &[("{table}", &table)]));
     let all = all.bind(after).bind((!keys.is_empty()).then_some(keys)).bind(read::signed(limit as u64));
     let all: Vec<(String, String)> = all.fetch_all(connection).await.map_err(|error| error::row(&table, error))?;

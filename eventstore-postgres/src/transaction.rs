@@ -1,30 +1,43 @@
 //! What is done together on one connection.
 
-use std::{any::Any, ops::Deref, sync::Arc};
+use std::{any::Any, error::Error, mem::take, ops::Deref, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Condition, Conflict, Expected, Page, Position, Prefix, Raw, Read, Recorded, Rows,
-    Shard, StoreError, StreamHead, StreamId, Timestamp, Transaction, Version, Written,
+    Append, Blame, Changes, Checkpoint, Condition, Conflict, Expected, Invalid, Page, Position, Prefix, Raw, Read,
+    Recorded, Rows, Shard, StoreError, StreamHead, StreamId, Timestamp, Transaction, Version, Written,
 };
+use futures::FutureExt;
 use serde_json::value::RawValue;
-use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+use sqlx::{Connection, Database, PgConnection, Postgres, Row, SqlSafeStr, pool::PoolConnection};
+use sqlx_core::transaction::TransactionManager;
 use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    error, read,
+    error,
+    lines::{self, PATIENCE},
+    read,
     shared::Shared,
     tables,
 };
 
+/// The driver's transactions: it counts those that a caller of the connection begins in this one, as savepoints.
+type Manager = <Postgres as Database>::TransactionManager;
+
 /// A transaction. Dropped before its end, its connection is closed: nobody else gets one that is not idle.
 pub(crate) struct PgTransaction {
     connection: PoolConnection<Postgres>,
+    /// Which server it runs on.
+    server: u64,
     shared: Arc<Shared>,
     over: bool,
-    /// Whether something was begun and not ended: its caller has gone, and nobody knows how much of it was done.
-    doubtful: bool,
+    /// Why it can be committed no more.
+    spoiled: Option<Spoiled>,
+    /// Whether a caller has had the connection since it was last looked whether this is still the same transaction.
+    lent: bool,
+    /// Whether an operation has set time-outs for itself that a caller of the connection is not to have.
+    tuned: bool,
     /// The last position it has appended.
     appended: Option<Position>,
     /// The table that was seen to have the columns the program knows. Having been read, nobody else changes them.
@@ -35,37 +48,172 @@ pub(crate) struct PgTransaction {
     new_types: Vec<(i32, String, String)>,
 }
 
+/// Why a transaction can be committed no more.
+#[derive(Clone, Copy)]
+enum Spoiled {
+    /// An operation failed, or its future was dropped before its end: half of it may have been done.
+    Unfinished,
+    /// The connection broke. No COMMIT was sent, so the server rolls back.
+    Lost,
+    /// A statement of a caller of the connection has committed it or rolled it back.
+    Ended,
+}
+
+impl From<Spoiled> for StoreError {
+    fn from(spoiled: Spoiled) -> Self {
+        match spoiled {
+            Spoiled::Unfinished => Invalid::unfinished().into(),
+            Spoiled::Lost => Self::Unavailable("the connection broke before the commit: nothing is recorded".into()),
+            Spoiled::Ended => Self::Ended,
+        }
+    }
+}
+
+/// An operation that changes nothing. If it fails, the server has given up the transaction.
+macro_rules! reads {
+    ($transaction:ident, $operation:expr) => {{
+        $transaction.ready().await?;
+        let done = $operation.await;
+        $transaction.note(&done);
+        done
+    }};
+}
+
+/// An operation that is done whole, or spoils the transaction: also if its future is dropped.
+macro_rules! writes {
+    ($transaction:ident, $operation:expr) => {{
+        $transaction.ready().await?;
+        $transaction.spoiled = Some(Spoiled::Unfinished);
+        let done = $operation.await;
+        $transaction.note(&done);
+        done
+    }};
+}
+
 impl PgTransaction {
+    /// A transaction whose connection is lent to nobody.
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
-        let connection = shared.pool.acquire().await.map_err(error::store)?;
-        let (shared, new_types) = (shared.clone(), vec![]);
-        // From here on whoever drops this future has the connection closed, begun or not.
-        let mut transaction = Self {
-            connection,
-            shared,
-            over: false,
-            doubtful: false,
-            appended: None,
-            fits: None,
-            lazy: false,
-            new_types,
-        };
-        transaction.run(transaction.shared.pooler.begin()).await?;
-        Ok(transaction)
+        Self::begin_with(shared, shared.pooler.begin(false)).await
     }
 
-    async fn run(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        sqlx::raw_sql(sql).execute(&mut *self.connection).await.map(drop).map_err(error::store)
+    /// A transaction whose connection may be lent.
+    pub(crate) async fn begin_marked(shared: &Arc<Shared>) -> Result<Self, StoreError> {
+        Self::begin_with(shared, shared.pooler.begin(true)).await
     }
 
+    async fn begin_with(shared: &Arc<Shared>, statement: &'static str) -> Result<Self, StoreError> {
+        let start = Instant::now();
+        loop {
+            let (connection, server) = lines::pooled(shared).await.map_err(error::store)?;
+            // From here on whoever drops this future has the connection closed, begun or not.
+            let mut transaction = Self {
+                connection,
+                server,
+                shared: shared.clone(),
+                over: false,
+                spoiled: None,
+                lent: false,
+                tuned: false,
+                appended: None,
+                fits: None,
+                lazy: false,
+                new_types: vec![],
+            };
+            match Manager::begin(&mut transaction.connection, Some(statement.into_sql_str())).await {
+                Ok(()) => return Ok(transaction),
+                // It had broken unnoticed: nothing was begun. The others of before are asked whether they live.
+                Err(error) if error::broken(&error) && start.elapsed() < PATIENCE => shared.head.broke(),
+                Err(error) if error::is(&error, &["0A000"]) => {
+                    // Another server may have the name of the old one by now: the next connection finds out.
+                    shared.head.forget();
+                    return Err(error::standby());
+                }
+                Err(error) => return Err(error::store(error)),
+            }
+        }
+    }
+
+    /// The connection, for the statements of the store.
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 
+    /// Which server it runs on.
+    pub(crate) fn server(&self) -> u64 {
+        self.server
+    }
+
+    /// Fails if this can be committed no more; looks, if a caller has had the connection.
+    async fn ready(&mut self) -> Result<(), StoreError> {
+        self.settle();
+        if self.spoiled.is_none() && self.lent {
+            self.look().await?;
+        }
+        self.spoiled.map_or(Ok(()), |spoiled| Err(spoiled.into()))
+    }
+
+    /// Takes note of what an operation has come to.
+    fn note<T>(&mut self, done: &Result<T, StoreError>) {
+        self.spoiled = match done {
+            Ok(_) => None,
+            Err(error) if error.is_refusal() => None,
+            Err(StoreError::Unavailable(_)) => Some(Spoiled::Lost),
+            Err(_) => Some(Spoiled::Unfinished),
+        };
+    }
+
+    /// Whether a statement of a caller is still under way: its future was dropped, and nobody knows how much of it was
+    /// done. What waits to be sent is no such statement: the driver rolls back to the savepoint of a transaction that was
+    /// dropped.
+    fn settle(&mut self) {
+        if !self.lent || self.spoiled.is_some() || self.connection.should_flush() {
+            return;
+        }
+        match Connection::flush(&mut *self.connection).now_or_never() {
+            Some(Ok(())) => {}
+            Some(Err(error)) if error::broken(&error) => self.spoiled = Some(Spoiled::Lost),
+            Some(Err(_)) | None => self.spoiled = Some(Spoiled::Unfinished),
+        }
+    }
+
+    /// Looks whether this is still the transaction that was begun, and what is left of what it has appended.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let row = sqlx::query(self.shared.sql.check()).fetch_one(&mut *self.connection).await;
+        let seen = row.and_then(|row| Ok((row.try_get::<bool, _>(0)?, row.try_get::<i64, _>(1)?)));
+        let (open, head) = match seen {
+            Ok(seen) => seen,
+            Err(error) => {
+                // After an error of a caller's statement the server has given up the transaction.
+                let failed = error::is(&error, &["25P02"]);
+                let error = if failed { Invalid::unfinished().into() } else { error::store(error) };
+                self.spoiled =
+                    Some(if matches!(error, StoreError::Unavailable(_)) { Spoiled::Lost } else { Spoiled::Unfinished });
+                return Err(error);
+            }
+        };
+        if !open || Manager::get_transaction_depth(&self.connection) == 0 {
+            self.spoiled = Some(Spoiled::Ended);
+            return Err(StoreError::Ended);
+        }
+        self.lent = false;
+        let head = read::position(head)?;
+        self.appended = self.appended.map(|_| head);
+        // They may have been rolled back to a savepoint.
+        self.new_types.clear();
+        Ok(())
+    }
+
     pub(crate) async fn record(&mut self, append: &Checked) -> Result<Written, Failed> {
-        self.doubtful = true;
+        self.ready().await?;
+        self.spoiled = Some(Spoiled::Unfinished);
+        self.tuned = true;
         let written = self.record_held(append).await;
-        self.doubtful = false;
+        self.spoiled = match &written {
+            Ok(_) => None,
+            Err(Failed::Refused(error)) if error.is_refusal() => None,
+            Err(Failed::Broken(error)) if error::broken(error) => Some(Spoiled::Lost),
+            Err(_) => Some(Spoiled::Unfinished),
+        };
         let written = written?;
         if !written.replayed {
             self.appended = Some(written.last);
@@ -102,6 +250,10 @@ impl PgTransaction {
         read::page(&mut self.connection, &self.shared, &read, Position(0), &mut self.new_types).await
     }
 
+    async fn prefix_there(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
+        read::prefix_at(&mut self.connection, &self.shared, at).await.map_err(error::store)
+    }
+
     async fn hold_unchanged(
         &mut self,
         unchanged: Vec<(StreamId, Version)>,
@@ -129,34 +281,59 @@ impl PgTransaction {
         }
     }
 
+    /// Makes everything true at once. Before the COMMIT is sent, nothing is recorded, and the error says so.
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
-        if self.doubtful {
-            return Err(StoreError::Database("an operation of this transaction was dropped before its end".into()));
+        self.ready().await?;
+        if self.lazy && self.appended.is_none() {
+            let lazy = sqlx::raw_sql(include_str!("../sql/lazy.sql")).execute(&mut *self.connection).await;
+            lazy.map_err(error::store)?;
         }
-        // A commit after an error rolls back without a word; another statement before it says so (25P02).
-        let commit = match self.lazy && self.appended.is_none() {
-            true => "SET LOCAL synchronous_commit = off; COMMIT",
-            false => "SELECT 1; COMMIT",
-        };
-        let committed = sqlx::raw_sql(commit).execute(&mut *self.connection).await;
-        match committed {
-            Ok(_) => {}
-            // Nobody knows whether the server got to the commit.
-            Err(error) if error::lost(&error) => return Err(StoreError::Unknown(error.into())),
-            Err(error) => return Err(error::store(error)),
+        // More than one, if a caller has begun another and forgotten it.
+        while Manager::get_transaction_depth(&self.connection) > 0 {
+            match Manager::commit(&mut self.connection).await {
+                Ok(()) => {}
+                // Nobody knows whether the server got to the commit.
+                Err(error) if error::lost(&error) => return Err(StoreError::Unknown(error.into())),
+                Err(error) => return Err(error::store(error)),
+            }
         }
         self.over = true;
-        self.shared.types.learn(std::mem::take(&mut self.new_types));
+        self.shared.types.learn(take(&mut self.new_types));
         if let Some(last) = self.appended {
-            self.shared.recorded(last);
+            self.shared.recorded(self.server, last);
         }
         Ok(())
     }
 
     pub(crate) async fn rollback(mut self) -> Result<(), StoreError> {
-        self.run("ROLLBACK").await?;
-        self.over = true;
+        self.settle();
+        if self.spoiled.is_none() && self.lent {
+            // What has failed is rolled back all the same.
+            let _ = self.look().await;
+        }
+        if let Some(spoiled @ (Spoiled::Ended | Spoiled::Lost)) = self.spoiled {
+            return Err(spoiled.into());
+        }
+        while Manager::get_transaction_depth(&self.connection) > 0 {
+            Manager::rollback(&mut self.connection).await.map_err(error::store)?;
+        }
+        // A session in which a statement of a caller's has failed is closed: what the driver has prepared there may be what
+        // fails.
+        self.over = !(self.lent && self.spoiled.is_some());
         Ok(())
+    }
+
+    /// The rows of a table that may not be there: then the server would give up the transaction.
+    async fn rows_if_built(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        let connection = &mut *self.connection;
+        sqlx::raw_sql(include_str!("../sql/savepoint.sql")).execute(&mut *connection).await.map_err(error::store)?;
+        let found = tables::rows(connection, &self.shared.sql, rows).await;
+        let after = match found {
+            Ok(_) => include_str!("../sql/release.sql"),
+            Err(_) => include_str!("../sql/rollback_to.sql"),
+        };
+        sqlx::raw_sql(after).execute(connection).await.map_err(error::store)?;
+        found
     }
 }
 
@@ -179,22 +356,29 @@ impl Drop for PgTransaction {
 #[async_trait]
 impl Transaction for PgTransaction {
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
-        tables::lock(&mut self.connection, &self.shared.sql, shard).await
+        self.tuned = true;
+        reads!(self, tables::lock(&mut self.connection, &self.shared.sql, shard))
     }
 
     async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
-        tables::lock_projection(&mut self.connection, &self.shared.sql, projection).await
+        self.tuned = true;
+        reads!(self, tables::lock_projection(&mut self.connection, &self.shared.sql, projection))
     }
 
     async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
-        self.doubtful = true;
-        let put = tables::put_shards(&mut self.connection, &self.shared.sql, projection, shards).await;
-        self.doubtful = false;
-        put
+        writes!(self, tables::put_shards(&mut self.connection, &self.shared.sql, projection, shards))
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
-        self.record(&Checked::new(append, &self.shared.types)?).await.map_err(Failed::into_store)
+        let append = Checked::new(append, &self.shared.types)?;
+        let written = self.record(&append).await;
+        if let Err(Failed::Broken(error)) = &written
+            && error::is(error, &["ES002"])
+        {
+            // An event type this process knew is another one now.
+            self.shared.types.forget();
+        }
+        written.map_err(Failed::into_store)
     }
 
     async fn hold(
@@ -202,22 +386,20 @@ impl Transaction for PgTransaction {
         unchanged: Vec<(StreamId, Version)>,
         condition: Option<Condition>,
     ) -> Result<(), StoreError> {
-        self.doubtful = true;
-        let held = self.hold_unchanged(unchanged, condition).await;
-        self.doubtful = false;
-        held
+        self.tuned = true;
+        writes!(self, self.hold_unchanged(unchanged, condition))
     }
 
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
-        self.read_page(read).await
+        reads!(self, self.read_page(read))
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        read::of_command(&mut self.connection, &self.shared, command, &mut self.new_types).await
+        reads!(self, read::of_command(&mut self.connection, &self.shared, command, &mut self.new_types))
     }
 
     async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
-        read::streams(&mut self.connection, &self.shared, category, after, limit).await
+        reads!(self, read::streams(&mut self.connection, &self.shared, category, after, limit))
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
@@ -225,58 +407,100 @@ impl Transaction for PgTransaction {
     }
 
     async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
-        read::prefix_at(&mut self.connection, &self.shared, at).await.map_err(error::store)
+        reads!(self, self.prefix_there(at))
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else {
-            return tables::rows(&mut self.connection, &self.shared.sql, rows).await;
+        self.ready().await?;
+        let table = match &rows {
+            Rows::Keys { table, .. } | Rows::Where { table, .. } => table.to_string(),
+            Rows::Whole { table, .. } => table.clone(),
         };
-        let found = tables::rows(&mut self.connection, &self.shared.sql, rows).await?;
-        self.fits = Some((table.name, table.version, table.beside));
-        Ok(found)
+        let fits = match &rows {
+            Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((table.name, table.version, table.beside)),
+            Rows::Whole { .. } => None,
+        };
+        let built = self.shared.built.has(&table);
+        let found = match built {
+            true => tables::rows(&mut self.connection, &self.shared.sql, rows).await,
+            false => self.rows_if_built(rows).await,
+        };
+        match &found {
+            Ok(_) => {
+                self.shared.built.insert(table);
+                self.fits = fits.or(self.fits);
+            }
+            Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. } | StoreError::Row { .. }) if !built => {}
+            failed => {
+                self.shared.built.remove(&table);
+                self.note(failed);
+            }
+        }
+        found
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        if self.fits != Some((changes.table.name, changes.table.version, changes.table.beside)) {
-            tables::check(&mut self.connection, &self.shared.sql, &changes.table).await?;
+        self.ready().await?;
+        let table = &changes.table;
+        if self.fits != Some((table.name, table.version, table.beside)) {
+            reads!(self, tables::check(&mut self.connection, &self.shared.sql, table))?;
         }
-        self.doubtful = true;
-        let written = tables::write(&mut self.connection, &self.shared.sql, changes).await;
-        self.doubtful = false;
-        written
+        writes!(self, tables::write(&mut self.connection, &self.shared.sql, changes))
     }
 
     async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
-        self.doubtful = true;
-        let swapped = tables::swap(&mut self.connection, &self.shared.sql, table).await;
-        self.doubtful = false;
-        swapped
+        self.tuned = true;
+        writes!(self, tables::swap(&mut self.connection, &self.shared.sql, table))
     }
 
     async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError> {
-        self.doubtful = true;
-        let published = tables::publish(&mut self.connection, &self.shared.sql, name, table).await;
-        self.doubtful = false;
-        published
+        self.tuned = true;
+        writes!(self, tables::publish(&mut self.connection, &self.shared.sql, name, table))
     }
 
     async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
-        tables::remove(&mut self.connection, &self.shared.sql, table).await
+        self.tuned = true;
+        writes!(self, tables::remove(&mut self.connection, &self.shared.sql, table))
     }
 
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
-        tables::advance(&mut self.connection, &self.shared.sql, shard, to, event).await
+        writes!(self, tables::advance(&mut self.connection, &self.shared.sql, shard, to, event))
     }
 
     fn lazy(&mut self) {
         self.lazy = true;
     }
 
+    async fn lend(&mut self) -> Result<(), StoreError> {
+        self.settle();
+        if let Some(spoiled) = self.spoiled {
+            return Err(spoiled.into());
+        }
+        if take(&mut self.tuned) {
+            let restore = sqlx::query(include_str!("../sql/restore.sql")).execute(&mut *self.connection).await;
+            let restored = restore.map(drop).map_err(error::store);
+            self.note(&restored);
+            restored?;
+        }
+        Ok(())
+    }
+
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
-        // Whoever has it may change a table.
-        self.fits = None;
+        // Whoever has it may change a table, and end the transaction.
+        (self.fits, self.lent) = (None, true);
         Some(&mut *self.connection)
+    }
+
+    fn returned(&mut self) {
+        self.settle();
+    }
+
+    async fn check(&mut self) -> Result<(), StoreError> {
+        self.ready().await
+    }
+
+    fn blame(&self, error: &(dyn Error + 'static)) -> Option<Blame> {
+        error::blame(error)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use std::{
 
 use eventstore_core::{BoxError, Item, Query, Timestamp, TypeIndex, limits};
 use sqlx::{
-    Decode, Encode, PgConnection, Postgres, Row, Type,
+    Decode, Encode, PgConnection, Postgres, Type,
     encode::IsNull,
     postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef},
 };
@@ -151,16 +151,14 @@ impl EventTypes {
         Ok(keys.ok_or(limits::TYPES + 1))
     }
 
-    /// Forgets everything if a new connection leads to another server, or one that was started again: one that took
-    /// the place of the old may not have heard of the last of them.
-    pub(crate) async fn meet(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let start = sqlx::raw_sql(include_str!("../sql/server_start.sql")).fetch_one(connection).await?;
-        let server: String = start.try_get(0)?;
+    /// Forgets everything if a new connection leads to another server, or to another run of it, and says whether it does: one that took the place of the old may not have heard of the last of them.
+    pub(crate) fn meet(&self, server: String) -> bool {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.server != server {
+        let another = known.server != server;
+        if another {
             *known = Known { server, ..Known::default() };
         }
-        Ok(())
+        another
     }
 
     /// Forgets everything.

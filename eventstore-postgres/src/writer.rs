@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventstore_core::{StoreError, StreamId, Written};
+use eventstore_core::{Position, StoreError, StreamId, Written};
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 use uuid::Uuid;
 
@@ -34,6 +34,10 @@ const ANOTHER: usize = 64;
 
 /// How many flushes may be under way: what is recorded while the server waits to begin one, it flushes with it.
 const FLUSHES: usize = 4;
+
+/// For how many calls after one that repeats a recorded append the event ids of each are looked up first. An id that is
+/// taken breaks a call, and all that share it; to look is a round trip.
+const WARY: u32 = 64;
 
 /// Which part of the time that a call has taken may go into waiting for those it has woken; and how long at most.
 const LINGER: u32 = 16;
@@ -72,10 +76,17 @@ struct State {
     /// How long it took lately until a batch was on disk.
     took: Duration,
     /// Recorded, and to be told when it is on disk.
-    unflushed: Vec<(oneshot::Sender<Reply>, Reply)>,
+    unflushed: Vec<Answer>,
+    /// The last event of these, and where it is.
+    last: Option<(Position, Uuid)>,
     /// How many wait for the disk on behalf of others.
     flushing: usize,
+    /// For how many calls more the server is asked first which of their event ids are recorded.
+    wary: u32,
 }
+
+/// A reply, and the caller who waits for it.
+type Answer = (oneshot::Sender<Reply>, Reply);
 
 /// An append in the queue.
 struct Waiting {
@@ -89,6 +100,8 @@ pub(crate) enum Reply {
     Refused(StoreError),
     /// The careful way will find out why.
     NotRecorded,
+    /// An event of it was recorded before. All of them perhaps, and then the first result is the answer.
+    Taken,
     /// The connection broke: recorded or not, nobody knows.
     Lost,
 }
@@ -117,8 +130,8 @@ impl Writer {
     pub(crate) async fn append(shared: &Arc<Shared>, append: &Arc<Checked>) -> Reply {
         match shared.writer.admit(shared, append) {
             Ok(Admitted::AtOnce(turn)) => {
-                let mut replies = turn.call(std::slice::from_ref(append), false).await;
-                recorded(shared, &replies);
+                let (server, mut replies) = turn.call(std::slice::from_ref(append), false).await;
+                recorded(shared, server, &replies);
                 replies.pop().unwrap_or(Reply::NotRecorded)
             }
             // Nobody answers if the runtime of the batch ended in the middle of it.
@@ -151,7 +164,7 @@ impl Writer {
     }
 
     /// Tells the callers what has become of a call, or of a flush; who has gone does not want to know.
-    fn tell(&self, since: Instant, replies: impl IntoIterator<Item = (oneshot::Sender<Reply>, Reply)>) {
+    fn tell(&self, since: Instant, replies: impl IntoIterator<Item = Answer>) {
         let replies: Vec<_> = replies.into_iter().collect();
         let mut state = self.state();
         state.expected = state.waiting.len() + replies.len();
@@ -189,13 +202,15 @@ impl Turn {
             let (appends, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.append, one.reply)).unzip();
             let start = Instant::now();
             let pipelined = self.shared.writer.is_pipelined();
-            let replies = self.call(&appends, pipelined).await;
+            let (server, replies) = self.call(&appends, pipelined).await;
             if !pipelined {
-                recorded(&self.shared, &replies);
+                recorded(&self.shared, server, &replies);
             }
+            let last = appends.iter().zip(&replies).filter_map(|(append, reply)| reply.last(append));
+            let last = last.max();
             let replies = callers.into_iter().zip(replies);
-            if pipelined {
-                self.flush(replies);
+            if let (true, Some(last)) = (pipelined, last) {
+                self.flush(last, replies);
             } else {
                 self.shared.writer.tell(start, replies);
             }
@@ -218,10 +233,11 @@ impl Turn {
         }
     }
 
-    /// Tells the callers when it is on disk; the next call is made meanwhile.
-    fn flush(&self, replies: impl Iterator<Item = (oneshot::Sender<Reply>, Reply)>) {
+    /// Tells the callers when it is on disk, up to the last event; the next call is made meanwhile.
+    fn flush(&self, last: (Position, Uuid), replies: impl Iterator<Item = Answer>) {
         let mut state = self.shared.writer.state();
         state.unflushed.extend(replies);
+        state.last = state.last.max(Some(last));
         if state.flushing < FLUSHES {
             state.flushing += 1;
             drop(state);
@@ -229,49 +245,124 @@ impl Turn {
         }
     }
 
-    /// One call for all of these, and a reply for each. Pipelined, it does not wait for the disk.
-    async fn call(&self, appends: &[Arc<Checked>], pipelined: bool) -> Vec<Reply> {
-        let Ok(mut line) = Line::free(&self.shared).await else {
-            return appends.iter().map(|_| Reply::NotRecorded).collect();
+    /// One call for all of these, and a reply for each; and the server that has made it. Pipelined, it does not wait for the
+    /// disk.
+    async fn call(&self, appends: &[Arc<Checked>], pipelined: bool) -> (u64, Vec<Reply>) {
+        let mut line = match Line::free(&self.shared).await {
+            Ok(line) => line,
+            Err(error) => {
+                let down = error::refused(&error).then(|| error.to_string());
+                let reply = || down.as_ref().map_or(Reply::NotRecorded, |why| unavailable(why));
+                return (0, appends.iter().map(|_| reply()).collect());
+            }
+        };
+        let server = line.server();
+        let wary = {
+            let mut state = self.shared.writer.state();
+            let wary = state.wary > 0 && appends.len() > 1;
+            state.wary -= u32::from(wary);
+            wary
         };
         // Dropped in the middle, the line is closed: the next call gets one that is not waiting for an answer.
+        let replies = match wary {
+            true => self.call_others(&mut line, appends, pipelined).await,
+            false => match self.call_once(&mut line, appends, pipelined).await {
+                Err(error) if appends.len() > 1 && error::is(&error, &["23505"]) => {
+                    self.call_others(&mut line, appends, pipelined).await
+                }
+                called => called,
+            },
+        };
+        match replies {
+            Ok(replies) => {
+                line.keep();
+                (server, replies)
+            }
+            Err(error) => {
+                let reply = if error::lost(&error) {
+                    || Reply::Lost
+                } else if error::is(&error, &["55P03"]) {
+                    // Somebody has kept the lock for too long: each would only wait for it again.
+                    || Reply::Refused(StoreError::Busy("another append keeps the lock of the log".into()))
+                } else {
+                    || Reply::NotRecorded
+                };
+                if error::odd(&error) {
+                    // The next session may be one as it should be.
+                    line.close();
+                } else if error::broken(&error) {
+                    self.shared.head.broke();
+                } else {
+                    line.keep();
+                }
+                (server, appends.iter().map(|_| reply()).collect())
+            }
+        }
+    }
+
+    /// The same, for those of which no event is recorded yet: what repeats a recorded append does not break the call of its
+    /// neighbours.
+    async fn call_others(
+        &self,
+        line: &mut Line,
+        appends: &[Arc<Checked>],
+        pipelined: bool,
+    ) -> Result<Vec<Reply>, sqlx::Error> {
+        let ids = appends.iter().flat_map(|append| append.append.events().map(|(_, event)| event.id));
+        let taken = lean::taken(line, &self.shared, ids.collect()).await?;
+        let is_taken = |append: &Checked| append.append.events().any(|(_, event)| taken.contains(&event.id));
+        if !taken.is_empty() {
+            self.shared.writer.state().wary = WARY;
+        }
+        let others: Vec<_> = appends.iter().filter(|append| !is_taken(append)).cloned().collect();
+        let mut replies = match &others[..] {
+            [] => vec![],
+            others => self.call_once(line, others, pipelined).await?,
+        }
+        .into_iter();
+        let reply = |append: &Arc<Checked>| match is_taken(append) {
+            true => Reply::Taken,
+            false => replies.next().unwrap_or(Reply::NotRecorded),
+        };
+        Ok(appends.iter().map(reply).collect())
+    }
+
+    async fn call_once(
+        &self,
+        line: &mut Line,
+        appends: &[Arc<Checked>],
+        pipelined: bool,
+    ) -> Result<Vec<Reply>, sqlx::Error> {
         let recorded = match appends {
             [append] if !pipelined && append.is_plain() => {
-                lean::append_one(&mut line, &self.shared, append).await.map(|one| vec![one])
+                vec![lean::append_one(line, &self.shared, append).await?]
             }
             [append] if !pipelined || !append.lean => {
-                match append.record(&mut line, &self.shared, &mut vec![], false, false).await {
+                match append.record(line, &self.shared, &mut vec![], false, false).await {
                     // Whether what was recorded before is on disk, the careful way sees to.
-                    Ok(written) => Ok(vec![Some(written).filter(|written| !written.replayed)]),
-                    Err(Failed::Broken(error)) => Err(error),
-                    Err(Failed::Refused(error)) => {
-                        line.keep();
-                        return vec![Reply::Refused(error)];
-                    }
+                    Ok(written) => vec![Some(written).filter(|written| !written.replayed)],
+                    Err(Failed::Refused(error)) => return Ok(vec![Reply::Refused(error)]),
+                    Err(Failed::Broken(error)) => return Err(error),
                 }
             }
             appends => {
                 let appends: Vec<_> = appends.iter().map(|append| &**append).collect();
-                lean::append_batch(&mut line, &self.shared, &appends, pipelined).await
+                lean::append_batch(line, &self.shared, &appends, pipelined).await?
             }
         };
-        match recorded {
-            Ok(recorded) => {
-                line.keep();
-                recorded.into_iter().map(|written| written.map_or(Reply::NotRecorded, Reply::Recorded)).collect()
-            }
-            Err(error) if error::lost(&error) => appends.iter().map(|_| Reply::Lost).collect(),
-            // Somebody has kept the lock for too long: each would only wait for it again.
-            Err(error) if error::is(&error, &["55P03"]) => {
-                line.keep();
-                let busy = || StoreError::Busy("another append keeps the lock of the log".into());
-                appends.iter().map(|_| Reply::Refused(busy())).collect()
-            }
-            Err(_) => {
-                line.keep();
-                appends.iter().map(|_| Reply::NotRecorded).collect()
-            }
-        }
+        Ok(recorded.into_iter().map(|written| written.map_or(Reply::NotRecorded, Reply::Recorded)).collect())
+    }
+}
+
+fn unavailable(why: &str) -> Reply {
+    Reply::Refused(StoreError::Unavailable(why.into()))
+}
+
+impl Reply {
+    /// The position and the id of the last event of an append, if it was recorded.
+    fn last(&self, append: &Checked) -> Option<(Position, Uuid)> {
+        let Self::Recorded(written) = self else { return None };
+        Some((written.last, append.append.events().last()?.1.id))
     }
 }
 
@@ -303,30 +394,33 @@ struct Flush {
 }
 
 impl Flush {
-    /// Those who wait now; none, and it is over.
-    fn waiting(&mut self) -> Option<Vec<(oneshot::Sender<Reply>, Reply)>> {
+    /// Those who wait now, and the last event of theirs; none, and it is over.
+    fn waiting(&mut self) -> Option<(Uuid, Vec<Answer>)> {
         let mut state = self.shared.writer.state();
         self.over = state.unflushed.is_empty();
         state.flushing -= usize::from(self.over);
-        (!self.over).then(|| take(&mut state.unflushed))
+        let last = state.last.take().filter(|_| !self.over)?.1;
+        Some((last, take(&mut state.unflushed)))
     }
 
-    /// Flush after flush, until nobody waits for one. One is enough for all that was recorded before it began.
+    /// Flush after flush, until nobody waits for one. One is enough for all that was recorded before it began. The server may
+    /// have crashed since, and have lost what was not on disk: then a flush says nothing of it.
     async fn run(mut self) {
-        while let Some(waiting) = self.waiting() {
+        while let Some((last, waiting)) = self.waiting() {
             let start = Instant::now();
             let flushed = match Line::free(&self.shared).await {
                 Ok(mut line) => {
-                    let flushed = lean::flush(&mut line, &self.shared).await;
+                    let server = line.server();
+                    let flushed = lean::flush(&mut line, &self.shared, last).await;
                     if flushed.is_ok() {
                         line.keep();
                     }
-                    flushed
+                    flushed.is_ok_and(|there| there).then_some(server)
                 }
-                Err(error) => Err(error),
+                Err(_) => None,
             };
-            if flushed.is_ok() {
-                recorded(&self.shared, waiting.iter().map(|(_, reply)| reply));
+            if let Some(server) = flushed {
+                recorded(&self.shared, server, waiting.iter().map(|(_, reply)| reply));
                 self.shared.writer.tell(start, waiting);
             } else {
                 self.shared.writer.tell(start, waiting.into_iter().map(|(caller, _)| (caller, Reply::Lost)));
@@ -349,14 +443,14 @@ impl Drop for Flush {
     }
 }
 
-/// Takes note of what was recorded, whether or not its callers are still there.
-fn recorded<'a>(shared: &Arc<Shared>, replies: impl IntoIterator<Item = &'a Reply>) {
+/// Takes note of what was recorded on a server, whether or not its callers are still there.
+fn recorded<'a>(shared: &Arc<Shared>, server: u64, replies: impl IntoIterator<Item = &'a Reply>) {
     let last = replies.into_iter().filter_map(|reply| match reply {
         Reply::Recorded(written) => Some(written.last),
         _ => None,
     });
     if let Some(last) = last.max() {
-        shared.recorded(last);
+        shared.recorded(server, last);
     }
 }
 

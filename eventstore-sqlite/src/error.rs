@@ -1,17 +1,28 @@
 //! What SQLite says, by what the caller can do about it.
 
-use std::{fmt, path::Path};
+use std::{error::Error, fmt, path::Path};
 
-use eventstore_core::{BoxError, StoreError};
+use eventstore_core::{Blame, BoxError, StoreError};
 
 // https://www.sqlite.org/rescode.html
+const PERM: i32 = 3;
+const ABORT: i32 = 4;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
+const NOMEM: i32 = 7;
 const READONLY: i32 = 8;
+const INTERRUPT: i32 = 9;
+const IOERR: i32 = 10;
 const CORRUPT: i32 = 11;
+const FULL: i32 = 13;
 const CANTOPEN: i32 = 14;
+const PROTOCOL: i32 = 15;
+const SCHEMA: i32 = 17;
 const CONSTRAINT: i32 = 19;
 const MISMATCH: i32 = 20;
+const MISUSE: i32 = 21;
+const AUTH: i32 = 23;
+const RANGE: i32 = 25;
 const NOTADB: i32 = 26;
 
 /// The primary result code.
@@ -39,6 +50,27 @@ pub(crate) fn store(error: sqlx::Error) -> StoreError {
     }
 }
 
+/// Who has caused an error that user code gives, if the driver's is somewhere below it. `docs/errors.md` has the table.
+pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
+    let mut below = Some(error);
+    while let Some(error) = below {
+        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+            return match (code(error), error) {
+                (Some(BUSY | LOCKED | PROTOCOL | FULL | IOERR | NOMEM | CANTOPEN), _) => Some(Blame::Server),
+                (Some(READONLY | PERM | CORRUPT | NOTADB | INTERRUPT | ABORT), _) => Some(Blame::Server),
+                (Some(SCHEMA | MISUSE | AUTH | RANGE), _) => Some(Blame::Program),
+                (Some(_), _) => Some(Blame::Row),
+                (None, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
+                    Some(Blame::Server)
+                }
+                (None, _) => None,
+            };
+        }
+        below = error.source();
+    }
+    None
+}
+
 /// An error while a file is opened: names it, and says what is missing where SQLite does not.
 pub(crate) fn opening(file: &Path, error: StoreError) -> StoreError {
     let named = |why: &dyn fmt::Display| BoxError::from(format!("`{}`: {why}", file.display()));
@@ -58,7 +90,7 @@ pub(crate) fn opening(file: &Path, error: StoreError) -> StoreError {
 /// An error while a row of a read model is written: a value that does not fit its column is the row's fault.
 pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
     match code(&error) {
-        Some(CONSTRAINT | MISMATCH) => StoreError::Row { table: table.into(), source: error.into() },
+        Some(CONSTRAINT | MISMATCH) => StoreError::Row { table: table.into(), reason: error.into() },
         _ => store(error),
     }
 }

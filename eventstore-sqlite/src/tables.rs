@@ -276,7 +276,7 @@ pub(crate) async fn remove(connection: &mut SqliteConnection, table: &str) -> Re
 }
 
 fn refused(table: impl ToString, error: serde_json::Error) -> StoreError {
-    StoreError::Row { table: table.to_string(), source: error.into() }
+    StoreError::Row { table: table.to_string(), reason: error.into() }
 }
 
 /// A row as the JSON object it was written as.

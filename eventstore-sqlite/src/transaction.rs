@@ -1,10 +1,10 @@
 //! What is done together on the one connection that writes.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, error::Error, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Changes, Checkpoint, Condition, Invalid, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard,
+    Append, Blame, Changes, Checkpoint, Condition, Invalid, Page, Position, Prefix, Raw, Read, Recorded, Rows, Shard,
     StoreError, StreamHead, StreamId, Timestamp, Transaction, Version, Written,
 };
 use serde_json::value::RawValue;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     append::Checked,
-    read,
+    error, read,
     shared::{Shared, Writer},
     tables,
 };
@@ -156,9 +156,12 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let rows = tables::rows(self.operate()?, rows).await?;
-        self.unfinished -= 1;
-        Ok(rows)
+        let rows = tables::rows(self.operate()?, rows).await;
+        // A read of a table that is not there leaves the transaction as it was.
+        if matches!(rows, Ok(_) | Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. })) {
+            self.unfinished -= 1;
+        }
+        rows
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
@@ -194,6 +197,10 @@ impl Transaction for SqliteTransaction {
 
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
         Some(&mut self.writer.as_deref_mut()?.connection)
+    }
+
+    fn blame(&self, error: &(dyn Error + 'static)) -> Option<Blame> {
+        error::blame(error)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

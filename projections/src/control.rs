@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 fn refused(table: &Table) -> impl Fn(serde_json::Error) -> StoreError {
     let table = table.to_string();
-    move |source| StoreError::Row { table: table.clone(), source: source.into() }
+    move |reason| StoreError::Row { table: table.clone(), reason: reason.into() }
 }
 
 /// All rows of a table, by key.

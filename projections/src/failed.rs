@@ -7,7 +7,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use eventstore_core::{__private::Chain, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Version};
+use eventstore_core::{
+    __private::Chain, Blame as DatabaseBlame, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId,
+    Transaction, Version,
+};
 
 use crate::letters::Queue;
 
@@ -51,6 +54,25 @@ impl Failed {
         Self { event: None, queue: None, reason: reason.into(), blame: Blame::Event }
     }
 
+    /// The same, where the user's code has had the connection of a transaction: the database says who is to blame.
+    pub(crate) fn of_sql(reason: BoxError, transaction: &dyn Transaction) -> Self {
+        let blame = match transaction.blame(&*reason) {
+            Some(DatabaseBlame::Server) => Blame::World,
+            Some(DatabaseBlame::Program) => Blame::Program,
+            _ => Blame::Event,
+        };
+        Self { blame, ..Self::theirs(reason) }
+    }
+
+    /// What the user's code has left of a transaction, whatever it said.
+    pub(crate) async fn unless_whole(transaction: &mut dyn Transaction) -> Result<(), Self> {
+        transaction.check().await.map_err(|error| match error {
+            // A statement failed or was dropped, and the code has said nothing of it.
+            StoreError::Invalid(_) => Self::theirs(error),
+            error => error.into(),
+        })
+    }
+
     /// What must be mended by whoever wrote the program.
     pub(crate) fn program(reason: impl Into<BoxError>) -> Self {
         Self { blame: Blame::Program, ..Self::theirs(reason) }
@@ -85,6 +107,14 @@ impl Failed {
         Self { queue: Some(queue), ..self }
     }
 
+    /// As an error for others: what the store has said keeps its type where no event is named.
+    pub(crate) fn told(self) -> BoxError {
+        match self.event {
+            None if self.reason.is::<StoreError>() => self.reason,
+            _ => self.into(),
+        }
+    }
+
     /// The position of the event it was about.
     pub(crate) fn position(&self) -> Option<Position> {
         self.event.as_ref().map(|event| event.position)
@@ -103,6 +133,7 @@ impl From<StoreError> for Failed {
         // What is declared, what is written in `project`, how events are read: nobody mends that while this runs.
         let blame = match error {
             E::Stopped { .. }
+            | E::Ended
             | E::Columns { .. }
             | E::NotBuilt { .. }
             | E::Building { .. }
@@ -136,10 +167,5 @@ impl fmt::Display for Place {
     }
 }
 
-impl Error for Failed {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        // The rest is shown whole already; this one a program may want to know by its type.
-        let fork = self.reason.downcast_ref().filter(|error| matches!(error, StoreError::Forked { .. }));
-        fork.map(|error| error as _)
-    }
-}
+// Shown whole: it has no source that it has not said.
+impl Error for Failed {}

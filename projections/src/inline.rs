@@ -3,14 +3,16 @@
 use std::{
     any::Any,
     collections::{HashMap, VecDeque},
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Changes, Checkpoint, Condition, EventStore, Events, Identity, Invalid, NewEvent,
-    NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store, StoreError,
-    StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written, doctor::Report,
+    __private::LETTERS, Append, Blame as DatabaseBlame, Changes, Checkpoint, Condition, EventStore, Events, Identity,
+    Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store,
+    StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written,
+    doctor::Report,
 };
 use serde_json::value::RawValue;
 use tokio::sync::{
@@ -229,7 +231,7 @@ impl InlineStore {
         let (appends, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let results = match self.record(&appends).await {
             Ok(results) => results,
-            Err(error) if error.is_retryable() => {
+            Err(error @ (StoreError::Busy(_) | StoreError::Unavailable(_) | StoreError::Unknown(_))) => {
                 let error = Arc::new(error);
                 appends.iter().map(|_| Err(shared(&error))).collect()
             }
@@ -289,7 +291,7 @@ impl Kept {
     fn stopped(&self, failed: Failed) -> StoreError {
         match failed.blame {
             Blame::World => world(failed),
-            _ => StoreError::Stopped { projection: self.name.clone(), reason: failed.into() },
+            _ => StoreError::Stopped { projection: self.name.clone(), reason: failed.told() },
         }
     }
 
@@ -298,7 +300,7 @@ impl Kept {
         match failed.blame {
             Blame::World => world(failed),
             Blame::Program if failed.event.is_none() => self.stopped(failed),
-            _ => StoreError::NotProjected { projection: self.name.clone(), reason: failed.into() },
+            _ => StoreError::NotProjected { projection: self.name.clone(), reason: failed.told() },
         }
     }
 
@@ -706,8 +708,24 @@ impl Transaction for InlineTransaction {
         self.inner.advance(shard, to, event).await
     }
 
+    async fn lend(&mut self) -> Result<(), StoreError> {
+        self.inner.lend().await
+    }
+
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
         self.inner.connection()
+    }
+
+    fn returned(&mut self) {
+        self.inner.returned();
+    }
+
+    async fn check(&mut self) -> Result<(), StoreError> {
+        self.inner.check().await
+    }
+
+    fn blame(&self, error: &(dyn Error + 'static)) -> Option<DatabaseBlame> {
+        self.inner.blame(error)
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {

@@ -32,7 +32,7 @@ pub(crate) fn retry_at(attempts: u32, certain: bool, now: Timestamp) -> Option<T
 
 /// Letters to be written and letters to be taken out.
 pub(crate) fn changes(put: &[DeadLetter], remove: &[DeadLetter]) -> Result<Changes, StoreError> {
-    let refused = |source: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), source: source.into() };
+    let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
     let row = |letter: &DeadLetter| Ok((letter.id(), to_raw_value(letter).map_err(refused)?));
     let upserts = put.iter().map(row).collect::<Result<_, StoreError>>()?;
     Ok(Changes { table: LETTERS, upserts, deletes: remove.iter().map(DeadLetter::id).collect() })
@@ -50,7 +50,7 @@ pub(crate) fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) 
 pub(crate) fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {
     let read = |(_, row): (_, Box<RawValue>)| serde_json::from_str(row.get());
     let letters = rows.into_iter().map(read).collect::<Result<_, _>>();
-    letters.map_err(|source: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), source: source.into() })
+    letters.map_err(|reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() })
 }
 
 /// Where events wait, one behind the other.

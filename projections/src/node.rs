@@ -13,8 +13,8 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::LETTERS, Changes, Checkpoint, Column, EventStore, Kind, Position, Query, Read, Shard, Store, StoreError,
-    Table, Timestamp,
+    __private::{Brief, LETTERS},
+    Changes, Checkpoint, Column, EventStore, Kind, Position, Query, Read, Shard, Store, StoreError, Table, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -152,8 +152,8 @@ impl Run {
     fn tell(&self, store: &Store, failed: Failed) {
         let stopped = failed.blame == Blame::Program;
         measure::failed(&self.name);
-        tracing::warn!(projection = self.name, error = %failed.reason, stopped, "projection failed");
-        let failed: Arc<dyn Error + Send + Sync> = Arc::new(failed);
+        tracing::warn!(projection = self.name, error = %Brief(&*failed.reason), stopped, "projection failed");
+        let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
         store.runs(&self.name, Some(failed.clone()), stopped);
         self.report.send_modify(|status| {
             (status.error, status.stopped) = (Some(failed), stopped);

@@ -17,7 +17,9 @@ use crate::{
 /// A read model in your own SQL.
 ///
 /// What `project` writes commits together with the checkpoint, so each event counts exactly once, whatever crashes.
-/// It may do what it likes on the connection but begin, commit or roll back.
+/// It may do what it likes on the connection but commit or roll back the transaction; sqlx's `begin` makes a savepoint on it.
+/// An error of the database that is the server's (it is down, full, or busy) is waited out; one that is the program's (wrong
+/// SQL) stops the projection; any other is the event's, and parks its key. `docs/errors.md` has the codes.
 ///
 /// ```
 /// use eventstore::{BoxError, prelude::*, sqlx::{self, PgConnection}};
@@ -125,7 +127,9 @@ impl<P: Projection> Follower for Sql<P> {
         let mut transaction = store.begin().await?;
         // Of many nodes that start at once, one after the other prepares.
         transaction.lock_projection(P::NAME).await?;
-        self.0.prepare(Self::connection(&mut *transaction)?).await.map_err(Failed::theirs)?;
+        let prepared = self.0.prepare(Self::connection(&mut *transaction)?).await;
+        prepared.map_err(|error| Failed::of_sql(error, &*transaction))?;
+        Failed::unless_whole(&mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -146,8 +150,11 @@ impl<P: Projection> Follower for Sql<P> {
         }
         let connection = Self::connection(transaction)?;
         let projected = AssertUnwindSafe(self.0.project_batch(&turns.events, connection)).catch_unwind().await;
-        let projected = projected.map_err(|panic| Failed::panicked(&*panic));
-        let projected = projected.and_then(|projected| projected.map_err(Failed::theirs));
+        let projected = match projected {
+            Ok(Ok(())) => Failed::unless_whole(transaction).await,
+            Ok(Err(error)) => Err(Failed::of_sql(error, transaction)),
+            Err(panic) => Err(Failed::panicked(&*panic)),
+        };
         projected.map_err(|failed| turns.blame(part, failed))?;
         Ok(turns.waiting)
     }

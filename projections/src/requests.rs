@@ -4,8 +4,9 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventstore_core::{
-    __private::LETTERS, Changes, Checkpoint, Column, DeadLetter, EventStore, Invalid, Kind, Position, Raw, Read,
-    Recorded, Rows, Shard, Store, StoreError, Table, Timestamp, Transaction,
+    __private::{Brief, LETTERS},
+    Changes, Checkpoint, Column, DeadLetter, EventStore, Invalid, Kind, Position, Raw, Read, Recorded, Rows, Shard,
+    Store, StoreError, Table, Timestamp, Transaction,
 };
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -172,7 +173,7 @@ pub(crate) async fn answer(
         Err(failed) => request.error = Some(failed.to_string().replace('\0', "\\0")),
     }
     if let Err(error) = control::write(store.as_ref(), &REQUESTS, &id, &request).await {
-        tracing::warn!(projection = request.projection, %error, "what was asked could not be answered");
+        tracing::warn!(projection = request.projection, error = %Brief(&error), "what was asked could not be answered");
     }
 }
 

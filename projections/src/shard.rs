@@ -8,8 +8,9 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::LETTERS, Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Step, Store,
-    StoreError, Timestamp, Transaction,
+    __private::{Brief, LETTERS},
+    Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Step, Store, StoreError, Timestamp,
+    Transaction,
 };
 use futures::{FutureExt, TryStreamExt, stream::BoxStream};
 use tokio::{
@@ -212,11 +213,10 @@ impl Work {
 
     /// Tells what holds it up.
     fn tell(&self, failed: Failed) {
-        // Only what stands on top: further down may be what is in the events, and that is nobody's business here.
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
-        tracing::warn!(projection = shard, event, error = %failed.reason, "projection failed");
+        tracing::warn!(projection = shard, event, error = %Brief(&*failed.reason), "projection failed");
         measure::failed(&self.shard.projection);
-        let failed: Arc<dyn std::error::Error + Send + Sync> = Arc::new(failed);
+        let failed: Arc<dyn std::error::Error + Send + Sync> = failed.told().into();
         self.store.runs(&self.shard.projection, Some(failed.clone()), false);
         self.report.send_modify(|status| status.error = Some(failed));
     }
@@ -426,7 +426,7 @@ impl Work {
         }
         let now = self.store.as_ref().now();
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
-        tracing::error!(projection = shard, event, error = %failed.reason, "an event and those behind it are parked");
+        tracing::error!(projection = shard, event, error = %Brief(&*failed.reason), "an event and those behind it are parked");
         measure::failed(&self.shard.projection);
         let certain = failed.blame == Blame::Row;
         let waiting = Waiting { error: failed.to_string(), retry_at: retry_at(0, certain, now), first: true };

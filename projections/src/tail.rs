@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore_core::{Events, Position, Query, Read, Store, StoreError};
+use eventstore_core::{__private::Brief, Events, Position, Query, Read, Store, StoreError};
 use futures::TryStreamExt;
 use tokio::{
     sync::{Notify, watch},
@@ -148,7 +148,7 @@ impl Tail {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the log cannot be read");
+                    tracing::warn!(error = %Brief(&error), "the log cannot be read");
                     let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
                     self.state.send_modify(|state| state.failed = Some(error));
                     sleep(pause).await;

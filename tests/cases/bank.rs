@@ -296,14 +296,14 @@ async fn p8_an_event_that_cannot_be_read_is_named_and_never_skipped() {
         let write = Write { stream: stream.clone(), expected: Expected::Any, events: vec![opened, bad] };
         world.inner.append(eventstore::Append { writes: vec![write], ..Default::default() }).await.unwrap();
         let loaded = world.store.load(Id::<Account>::from(stream.key())).await;
-        let Err(StoreError::Unreadable { stream: named, version, source }) = loaded else { panic!("{loaded:?}") };
+        let Err(StoreError::Unreadable { stream: named, version, reason }) = loaded else { panic!("{loaded:?}") };
         assert_eq!((named, version), (stream, Version(2)));
         let fits = match (name, schema) {
-            ("who.knows", _) => matches!(&source, EventError::Name(unknown, _) if unknown == name),
-            (_, 9) => matches!(&source, EventError::Schema(known, 9) if known == name),
-            _ => matches!(&source, EventError::Body(_)),
+            ("who.knows", _) => matches!(&reason, EventError::Name(unknown, _) if unknown == name),
+            (_, 9) => matches!(&reason, EventError::Schema(known, 9) if known == name),
+            _ => matches!(&reason, EventError::Body(_)),
         };
-        assert!(fits, "{source:?}");
+        assert!(fits, "{reason:?}");
     }
     assert_eq!(world.store.load(&ann).await.unwrap().balance, 1, "others are not disturbed");
 }
@@ -354,8 +354,8 @@ async fn a11_an_event_that_could_not_be_read_back_is_never_written() {
     let probe = Id::<Probe>::new();
     for odd in [f64::NAN, f64::INFINITY] {
         let failed = world.store.execute(&probe, Measure(odd)).await;
-        let Err(CommandError::Store(StoreError::Unwritable { name, source })) = failed else { panic!("{failed:?}") };
-        assert_eq!((&*name, source.to_string().as_str()), ("probe.guessed", "a number in it is not finite"));
+        let Err(CommandError::Store(StoreError::Unwritable { name, reason })) = failed else { panic!("{failed:?}") };
+        assert_eq!((&*name, reason.to_string().as_str()), ("probe.guessed", "a number in it is not finite"));
         let failed = world.store.append(&probe, Expected::Any, [ProbeEvent::Measured { celsius: odd }]).await;
         assert!(matches!(failed, Err(StoreError::Unwritable { .. })));
     }
@@ -363,8 +363,8 @@ async fn a11_an_event_that_could_not_be_read_back_is_never_written() {
     let deep = (0..200).fold(serde_json::Value::Null, |inner, _| serde_json::Value::Array(vec![inner]));
     for one_way in [ProbeEvent::Noted(deep), ProbeEvent::Renamed { name: "x".into() }] {
         let failed = world.store.append(&probe, Expected::Any, [one_way]).await;
-        let Err(StoreError::Unwritable { source, .. }) = failed else { panic!("{failed:?}") };
-        assert!(matches!(source, EventError::OneWay(_)), "{source:?}");
+        let Err(StoreError::Unwritable { reason, .. }) = failed else { panic!("{failed:?}") };
+        assert!(matches!(reason, EventError::OneWay(_)), "{reason:?}");
     }
     assert_eq!(world.store.head().await.unwrap(), Position(0), "nothing is half-written");
     for exact in [0.1, 1e-300, -0.0, f64::MAX, 0.1 + 0.2] {

@@ -220,7 +220,7 @@ async fn close(store: &Store, course: &Id<Course>) {
 
 fn assert_newer(error: &StoreError, unknown: &str) {
     assert!(error.is_newer(), "{error:?}");
-    let StoreError::Unreadable { source: EventError::Name(name, _), .. } = error else { panic!("{error:?}") };
+    let StoreError::Unreadable { reason: EventError::Name(name, _), .. } = error else { panic!("{error:?}") };
     assert_eq!(name, unknown);
 }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use eventstore::{
-    Append, Changes, Checkpoint, Condition, EventStore, Events, Identity, NewEvent, NewTags, Page, Position, Prefix,
-    Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
+    Append, Blame, Changes, Checkpoint, Condition, EventStore, Events, Identity, NewEvent, NewTags, Page, Position,
+    Prefix, Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
     Timestamp, Transaction, Version, Written, doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
@@ -26,6 +26,7 @@ pub mod campus;
 pub mod cancellation;
 pub mod courses;
 pub mod decisions;
+pub mod errors;
 pub mod golden;
 pub mod histories;
 pub mod identity;
@@ -330,8 +331,20 @@ impl Transaction for Counted {
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         self.inner.advance(shard, to, event).await
     }
+    async fn lend(&mut self) -> Result<(), StoreError> {
+        self.inner.lend().await
+    }
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
         self.inner.connection()
+    }
+    fn returned(&mut self) {
+        self.inner.returned();
+    }
+    async fn check(&mut self) -> Result<(), StoreError> {
+        self.inner.check().await
+    }
+    fn blame(&self, error: &(dyn std::error::Error + 'static)) -> Option<Blame> {
+        self.inner.blame(error)
     }
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
         if self.late.load(Ordering::SeqCst) {

@@ -144,7 +144,7 @@ async fn p6_shards_apart_are_joined_by_those_who_run_them_or_not_at_all() -> Res
     assert_eq!(unowned(world.inner.shards(Some("balance@1")).await?), there);
 
     let refused = projections.reshard("balance", 1).await;
-    let why = "`balance@1` is at position 6, not yet at 7: no node runs it, and its shards are at different positions: \
+    let why = "`balance@1` has only reached position 6, not 7: no node runs it, and its shards are at different positions: \
                start one first";
     assert!(matches!(refused, Err(StoreError::Behind { .. })));
     assert_eq!(refused.err().map(|error| error.to_string()).as_deref(), Some(why));

@@ -1,12 +1,12 @@
 //! Transactions of one's own: both, or neither.
 
-use eventstore::{CommandError, Expected, Id, Invalid, Position, StoreError, Version};
+use eventstore::{CommandError, Expected, Id, Invalid, Position, Runner, StoreError, Version};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
 use crate::{
     account::{Account, AccountEvent, *},
-    cases::world,
+    cases::{balances::*, world},
 };
 
 type Any = Box<dyn std::error::Error>;
@@ -94,5 +94,35 @@ async fn what_a_transaction_cannot_do_is_a_typed_error() -> Result<(), Any> {
     tx.commit().await?;
     let over = store.load(&Id::<Account>::from("ann")).await.err();
     assert!(matches!(over, Some(StoreError::Invalid(Invalid::Request(_)))), "{over:?}");
+    Ok(())
+}
+
+/// Finding B9: a read of a row in a transaction, before any node has built the table, is no failure of the transaction.
+#[tokio::test]
+async fn a4_a_read_of_a_table_that_is_not_there_leaves_the_transaction_as_it_was() -> Result<(), Any> {
+    let world = world().await;
+    let ann = Id::<Account>::from("ann");
+    let tx = world.store.begin().await?;
+    tx.execute(&ann, Open { owner: "Ann".into() }).await?;
+    for _ in 0..2 {
+        let missing = tx.read_model::<Balance>().get(&ann).await;
+        assert!(matches!(missing, Err(StoreError::NotBuilt { .. })), "{missing:?}");
+        let missing = tx.read_model::<Balance>().list().await;
+        assert!(matches!(missing, Err(StoreError::NotBuilt { .. })), "{missing:?}");
+    }
+    tx.execute(&ann, Deposit { amount: 5 }).await?;
+    tx.commit().await?;
+    assert_eq!(world.store.load(&ann).await?.balance, 5);
+    // With the table there, the row is read.
+    let runner = Runner::new(&world.store).read_model::<Balance>().start();
+    runner.until(Position(2)).await?;
+    runner.stop().await;
+    assert!(world.store.read_model::<Balance>().get(&ann).after(Position(2)).await?.is_some());
+    assert!(world.store.read_model::<Balance>().get(&ann).await?.is_some());
+    let tx = world.store.begin().await?;
+    assert_eq!(tx.read_model::<Balance>().get(&ann).await?.map(|row| row.balance), Some(5));
+    tx.execute(&ann, Deposit { amount: 1 }).await?;
+    tx.commit().await?;
+    assert_eq!(world.store.load(&ann).await?.balance, 6);
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use eventstore::{
     Append, Condition, Durability, EventStore, Expected, Item, PgStore, Position, Query, Store, StoreError, StreamId,
     Tag, Version, Write,
+    sqlx::{self, AssertSqlSafe},
 };
 use futures::{FutureExt, future::join_all};
 use tokio::time::timeout;
@@ -228,4 +229,75 @@ fn a8_a_runtime_that_ends_leaves_the_store_to_the_next() {
         let outcome = timeout(Duration::from_secs(20), store.append(append("old handle", Expected::Any))).await;
         outcome.expect("it does not hang").unwrap();
     });
+}
+
+// Finding B5: what repeats a recorded append is answered by itself, and those it shares a call with are still recorded in
+// one. Counted: how often the server was asked to insert, and how many events were inserted each time.
+both!(a5_a_repeated_append_does_not_break_the_call_of_its_neighbours);
+async fn a5_a_repeated_append_does_not_break_the_call_of_its_neighbours(durability: Durability) {
+    let store = fresh(durability).await;
+    let count = "
+        CREATE SEQUENCE {schema}.asked; CREATE TABLE {schema}.calls (asked bigint, events bigint);
+        CREATE FUNCTION {schema}.count() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM nextval('{schema}.asked'); RETURN NULL; END $$;
+        CREATE TRIGGER asked BEFORE INSERT ON {schema}.events FOR EACH STATEMENT EXECUTE FUNCTION {schema}.count();
+        CREATE FUNCTION {schema}.called() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO {schema}.calls SELECT currval('{schema}.asked'), count(*) FROM new_events;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER called AFTER INSERT ON {schema}.events REFERENCING NEW TABLE AS new_events
+            FOR EACH STATEMENT EXECUTE FUNCTION {schema}.called()";
+    let mut connection = server::connection().await;
+    let count = count.replace("{schema}", store.schema());
+    sqlx::raw_sql(AssertSqlSafe(count)).execute(&mut connection).await.unwrap();
+    let repeated = append("repeated", Expected::Any);
+    let first = store.append(repeated.clone()).await.unwrap();
+    for round in 0..3 {
+        let open = held(&store).await;
+        let asked = format!("SELECT last_value FROM {}.asked", store.schema());
+        let before: i64 = sqlx::query_scalar(AssertSqlSafe(&*asked)).fetch_one(&mut connection).await.unwrap();
+        let mut appends: Vec<_> = (0..50)
+            .map(|n| match n {
+                // The first of all is alone in its call.
+                20 => repeated.clone(),
+                n => append(&format!("{round}-{n}"), Expected::Version(Version(0))),
+            })
+            .map(|append| Box::pin(store.append(append)))
+            .collect();
+        all_wait(&mut appends);
+        open.commit().await.unwrap();
+        for (n, outcome) in join_all(appends).await.into_iter().enumerate() {
+            let written = outcome.unwrap();
+            assert_eq!(written.replayed, n == 20, "round {round}, {n}");
+            if n == 20 {
+                assert_eq!(
+                    (written.first, written.last, written.streams),
+                    (first.first, first.last, first.streams.clone())
+                );
+            }
+        }
+        let calls = format!("SELECT events FROM {}.calls WHERE asked > {before} ORDER BY asked", store.schema());
+        let calls: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(calls)).fetch_all(&mut connection).await.unwrap();
+        assert_eq!(calls, [1, 48], "round {round}");
+        let after: i64 = sqlx::query_scalar(AssertSqlSafe(&*asked)).fetch_one(&mut connection).await.unwrap();
+        // Once a call was broken by it, each looks before.
+        assert_eq!(after - before, if round == 0 { 3 } else { 2 }, "round {round}");
+    }
+    // The same id with other data is an error, its own only.
+    let open = held(&store).await;
+    let mut other = append("other", Expected::Any);
+    other.writes[0].events[0].id = repeated.writes[0].events[0].id;
+    let mut appends: Vec<_> = (0..20)
+        .map(|n| if n == 7 { other.clone() } else { append(&format!("last-{n}"), Expected::Any) })
+        .map(|append| Box::pin(store.append(append)))
+        .collect();
+    all_wait(&mut appends);
+    open.commit().await.unwrap();
+    for (n, outcome) in join_all(appends).await.into_iter().enumerate() {
+        match outcome {
+            Err(error) => assert!(n == 7 && matches!(error, StoreError::Duplicate { .. }), "{n}: {error:?}"),
+            Ok(_) => assert_ne!(n, 7),
+        }
+    }
 }

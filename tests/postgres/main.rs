@@ -20,8 +20,11 @@ mod pooler;
 mod processes;
 mod roles;
 mod server;
+mod servers;
 mod sessions;
+mod sqlstates;
 mod stress;
+mod transactions;
 mod trust;
 mod wakeup;
 

@@ -145,7 +145,7 @@ async fn x3_the_app_role_can_append_and_read_and_nothing_else() -> Result<(), An
     assert_eq!(reader.load(&ann).await?.balance, 100);
     assert_eq!(reader.read_model::<Balance>().get(&ann).await?.map(|row| row.balance), Some(100));
     let refused = reader.execute(&ann, Deposit { amount: 1 }).await;
-    assert!(matches!(refused, Err(CommandError::Store(StoreError::Database(_)))), "{refused:?}");
+    assert!(matches!(refused, Err(CommandError::Store(StoreError::Denied(_)))), "{refused:?}");
     hardened.remove().await
 }
 

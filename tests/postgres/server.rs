@@ -119,3 +119,41 @@ impl Drop for Own {
         let _ = self.command(&["stop"]).status();
     }
 }
+
+/// A server of the test's own, which may be crashed, stopped, or have a standby.
+pub struct Own {
+    folder: tempfile::TempDir,
+}
+
+impl Own {
+    /// The server, and its URL.
+    pub fn start() -> (Self, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let server = Self { folder };
+        let url = server.script(&["for", &std::process::id().to_string()]);
+        (server, url)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
+        let mut command = Command::new(script);
+        // The log writer of the server does not get round to what a commit did not wait for.
+        command.env("TMPDIR", self.folder.path()).env("POSTGRES_OPTIONS", "-c fsync=on -c wal_writer_delay=10s");
+        command.args(arguments);
+        command
+    }
+
+    /// What `scripts/postgres` says.
+    pub fn script(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.command(&["stop"]).status();
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -199,13 +199,19 @@ async fn a5_a_connection_that_breaks_loses_nothing_and_records_nothing_twice() -
     let store = Store::from(PgStore::options().schema(name.clone()).max_connections(4).connect(&url).await?);
     let ann = Id::<Account>::from("ann");
     store.execute(&ann, Open { owner: "Ann".into() }).await?;
-    let running = Arc::new(AtomicBool::new(true));
+    let (running, done) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
     let killer = tokio::spawn({
-        let running = running.clone();
+        let (running, done) = (running.clone(), done.clone());
         async move {
             let mut connection = server::connection().await;
-            let mut killed = 0;
+            let (mut killed, mut before) = (0, 0);
             while running.load(Ordering::SeqCst) {
+                // On a busy machine no connection lives long enough to do anything: then it is left alone until one has.
+                let since = Instant::now();
+                while done.load(Ordering::SeqCst) == before && since.elapsed() < Duration::from_millis(500) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                before = done.load(Ordering::SeqCst);
                 let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1";
                 killed += sqlx::query_scalar::<_, i64>(kill).bind(&name).fetch_one(&mut connection).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(15)).await;
@@ -214,7 +220,7 @@ async fn a5_a_connection_that_breaks_loses_nothing_and_records_nothing_twice() -
         }
     });
     let writers = (0..4).map(|_| {
-        let (store, ann) = (store.clone(), ann.clone());
+        let (store, ann, done) = (store.clone(), ann.clone(), done.clone());
         tokio::spawn(async move {
             let (mut sure, mut unsure) = (0, 0);
             for _ in 0..40 {
@@ -226,6 +232,7 @@ async fn a5_a_connection_that_breaks_loses_nothing_and_records_nothing_twice() -
                         other => break other,
                     }
                 };
+                done.fetch_add(1, Ordering::SeqCst);
                 match outcome {
                     Ok(_) => sure += 1,
                     Err(CommandError::Store(StoreError::Unknown(_))) => unsure += 1,

@@ -1,0 +1,2 @@
+-- The statement since the savepoint has succeeded.
+RELEASE SAVEPOINT eventstore

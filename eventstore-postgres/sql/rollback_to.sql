@@ -1,0 +1,2 @@
+-- As if the statement since the savepoint had not been.
+ROLLBACK TO SAVEPOINT eventstore
