@@ -79,7 +79,7 @@ pub mod __private {
         letters::LETTERS,
         projections::{PROJECTIONS, ProjectionRow},
         snapshot::shape,
-        table::BESIDE,
+        table::SHADOW,
     };
 
     /// What is in all parts, one after the other; where there is less than `N`, the rest is `blank`.

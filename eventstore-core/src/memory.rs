@@ -26,7 +26,7 @@ use crate::{
     shard::{Checkpoint, Shard},
     store::{Append, Changes, EventStore, Events, Page, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamHead, StreamId, Version},
-    table::{BESIDE, Column, Table},
+    table::{Column, SHADOW, Table},
     timestamp::Timestamp,
 };
 
@@ -494,11 +494,11 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
-        let beside = format!("{table}{BESIDE}");
-        let there = [table, &beside].map(|table| self.store.inner().named(table).map(drop));
+        let shadow = format!("{table}{SHADOW}");
+        let there = [table, &shadow].map(|table| self.store.inner().named(table).map(drop));
         let there = there.into_iter().collect::<Result<(), _>>();
         self.noting(there)?;
-        self.moved.extend([(table.into(), Some(beside.clone())), (beside, Some(table.into()))]);
+        self.moved.extend([(table.into(), Some(shadow.clone())), (shadow, Some(table.into()))]);
         Ok(())
     }
 

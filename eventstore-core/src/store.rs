@@ -188,7 +188,7 @@ pub trait Transaction: Send {
     /// Writes and deletes rows, after [`Changes::check`].
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError>;
 
-    /// A table and the one [beside](Table::beside) it change names; both must be there.
+    /// A table and its [shadow](Table::shadow) exchange their names; both must exist.
     async fn swap(&mut self, table: &str) -> Result<(), StoreError>;
 
     /// Has readers of plain SQL find a table under a name from now on, a view, with the rights that whoever it showed

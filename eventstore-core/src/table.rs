@@ -24,8 +24,8 @@ pub struct Table {
     pub version: u32,
     /// The columns besides the key.
     pub columns: &'static [Column],
-    /// Whether it is the one beside: built anew while the other is read, or kept for a way back.
-    pub beside: bool,
+    /// Whether it is the shadow of the table of that name: built again while the table is read, or kept for a rollback.
+    pub shadow: bool,
 }
 
 impl fmt::Display for Table {
@@ -34,16 +34,16 @@ impl fmt::Display for Table {
             0 => f.write_str(self.name)?,
             version => write!(f, "{}@{version}", self.name)?,
         }
-        f.write_str(if self.beside { BESIDE } else { "" })
+        f.write_str(if self.shadow { SHADOW } else { "" })
     }
 }
 
 /// How JSON writes U+0000.
 const NUL: &str = "\\u0000";
 
-/// What the name of a table has behind it that is built beside another.
+/// The suffix of a shadow's name.
 #[doc(hidden)]
-pub const BESIDE: &str = "~beside";
+pub const SHADOW: &str = "~shadow";
 
 /// A column of a read model, as the derive sees the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use eventstore_core::{
-    __private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table,
+    __private::SHADOW, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table,
 };
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
@@ -295,11 +295,11 @@ async fn run(
     run.map(drop).map_err(|error| error::row(table, error))
 }
 
-/// A table and the one beside it change names.
+/// A table and its shadow exchange their names.
 pub(crate) async fn swap(connection: &mut PgConnection, sql: &Sql, table: &str) -> Result<(), StoreError> {
-    let (beside, aside) = (format!("{table}{BESIDE}"), format!("{table}~aside"));
-    grant(connection, sql, table, &beside).await?;
-    let names = [("{table}", table), ("{beside}", &beside), ("{aside}", &aside)];
+    let (shadow, aside) = (format!("{table}{SHADOW}"), format!("{table}~aside"));
+    grant(connection, sql, table, &shadow).await?;
+    let names = [("{table}", table), ("{shadow}", &shadow), ("{aside}", &aside)];
     run(connection, sql, include_str!("../sql/swap.sql"), &names, table).await
 }
 

@@ -163,12 +163,12 @@ impl Transaction for PgTransaction {
             return tables::rows(&mut self.connection, &self.shared.sql, rows).await;
         };
         let found = tables::rows(&mut self.connection, &self.shared.sql, rows).await?;
-        self.fits = Some((table.name, table.version, table.beside));
+        self.fits = Some((table.name, table.version, table.shadow));
         Ok(found)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        if self.fits != Some((changes.table.name, changes.table.version, changes.table.beside)) {
+        if self.fits != Some((changes.table.name, changes.table.version, changes.table.shadow)) {
             tables::check(&mut self.connection, &self.shared.sql, &changes.table).await?;
         }
         self.doubtful = true;

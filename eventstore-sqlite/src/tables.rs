@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use eventstore_core::{
-    __private::BESIDE, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
+    __private::SHADOW, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
@@ -253,16 +253,16 @@ async fn named_tables(
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(error::store)
 }
 
-/// A table and the one beside it change names.
+/// A table and its shadow exchange their names.
 pub(crate) async fn swap(connection: &mut SqliteConnection, table: &str) -> Result<(), StoreError> {
-    let (beside, aside) = (format!("{table}{BESIDE}"), format!("{table}~aside"));
-    for table in [table, &beside] {
+    let (shadow, aside) = (format!("{table}{SHADOW}"), format!("{table}~aside"));
+    for table in [table, &shadow] {
         let there = sqlx::query(include_str!("../sql/table.sql")).bind(table.to_owned());
         if there.fetch_all(&mut *connection).await.map_err(error::store)?.is_empty() {
             return Err(StoreError::NotBuilt { table: table.into() });
         }
     }
-    let names = [("{table}", table), ("{beside}", &*beside), ("{aside}", &*aside)];
+    let names = [("{table}", table), ("{shadow}", &*shadow), ("{aside}", &*aside)];
     named_tables(connection, include_str!("../sql/swap.sql"), &names).await
 }
 

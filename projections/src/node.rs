@@ -41,7 +41,7 @@ const BEATS: u32 = 5;
 
 /// The table of nodes.
 pub(crate) const NODES: Table = Table {
-    beside: false,
+    shadow: false,
     name: "nodes",
     version: 0,
     columns: &[
@@ -74,9 +74,9 @@ pub(crate) struct Run {
     /// How many events it may take in in a second.
     pace: watch::Sender<Option<u64>>,
     /// Whether it is only run while somebody wants it.
-    beside: bool,
+    shadow: bool,
     prepared: bool,
-    /// Since when it is wanted, if it is beside another.
+    /// Since when it is wanted, if it is a shadow.
     since: Option<Timestamp>,
     /// Since when it cannot run here: its code must be mended.
     dead: Option<Timestamp>,
@@ -133,7 +133,7 @@ pub(crate) struct Node {
 
 impl Run {
     pub(crate) fn new(follower: Arc<dyn Follower>, options: Options, report: watch::Sender<Status>) -> Self {
-        let (name, beside) = (follower.name(), follower.table().is_some_and(|table| table.beside));
+        let (name, shadow) = (follower.name(), follower.table().is_some_and(|table| table.shadow));
         let pace = watch::Sender::new(None);
         Self {
             name,
@@ -141,7 +141,7 @@ impl Run {
             options,
             report,
             pace,
-            beside,
+            shadow,
             prepared: false,
             since: None,
             dead: None,
@@ -249,7 +249,7 @@ impl Node {
         let reshards: BTreeMap<String, Wanted> = control::rows(store, &RESHARDS).await?;
         for run in 0..self.runs.len() {
             let name = self.runs[run].name.clone();
-            if self.runs[run].beside && states.get(&name).is_none_or(|state| state.state == "kept") {
+            if self.runs[run].shadow && states.get(&name).is_none_or(|state| state.state == "kept") {
                 if !self.runs[run].shards.is_empty() {
                     self.halt(run).await;
                 }
@@ -339,8 +339,8 @@ impl Node {
         if run.dead.is_some() {
             return Ok(());
         }
-        // One that begins anew beside another has a table to be made.
-        let since = state.filter(|_| run.beside).map(|state| state.since);
+        // A shadow that begins anew has a table to be made.
+        let since = state.filter(|_| run.shadow).map(|state| state.since);
         if run.since != since {
             (run.since, run.prepared) = (since, false);
         }
@@ -421,7 +421,7 @@ impl Node {
         let mut shards = transaction.lock_projection(&run.name).await?;
         // It may have been paused or discarded, or have changed its place, since this node has looked.
         let known = control::row(&mut *transaction, &run.name).await?;
-        if known.as_ref().map_or(run.beside, |row| row.state != "active") {
+        if known.as_ref().map_or(run.shadow, |row| row.state != "active") {
             transaction.rollback().await?;
             return Ok(shards);
         }

@@ -22,7 +22,7 @@ async fn a2_a_commit_after_an_error_is_an_error() -> Result<(), Any> {
     let store = server::fresh().await;
     let mut transaction = store.begin().await?;
     transaction.append(opened("ann")).await?;
-    let table = Table { name: "nobodys", version: 1, columns: &[], beside: false };
+    let table = Table { name: "nobodys", version: 1, columns: &[], shadow: false };
     let missing = transaction.rows(Rows::Keys { table, keys: vec!["a".into()] }).await;
     assert!(matches!(missing, Err(StoreError::NotBuilt { .. })), "{missing:?}");
     // The server has given up the transaction, and would answer a COMMIT without a word.

@@ -147,7 +147,7 @@ async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
     let store = server::fresh().await;
     let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index, optional: false }].leak();
     for (index, indexes) in [(false, 1), (true, 2), (true, 2), (false, 2)] {
-        let table = Table { name: "owners", version: 1, columns: columns(index), beside: false };
+        let table = Table { name: "owners", version: 1, columns: columns(index), shadow: false };
         store.create(&table).await?;
         store.index(&table).await?;
         let count = "SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND tablename = 'owners@1'";

@@ -240,7 +240,7 @@ async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
     let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
     let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index, optional: false }].leak();
     for (index, indexes) in [(false, 0), (true, 1), (true, 1), (false, 1)] {
-        let table = Table { name: "owners", version: 1, columns: columns(index), beside: false };
+        let table = Table { name: "owners", version: 1, columns: columns(index), shadow: false };
         world.inner.create(&table).await?;
         world.inner.index(&table).await?;
         let sql = "SELECT count(*) FROM sqlite_schema WHERE tbl_name = 'owners@1' AND type = 'index'";
