@@ -66,7 +66,7 @@ impl MemoryTable {
     fn lacks(&self, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
         let wanted = |name| table.columns.iter().find(|column| column.name == name);
         let same = |old: &Column| wanted(old.name).is_none_or(|column| column.kind == old.kind);
-        table.lacks(&self.columns.iter().map(|old| (old.name, same(old))).collect::<Vec<_>>())
+        table.lacks(&table.to_string(), &self.columns.iter().map(|old| (old.name, same(old))).collect::<Vec<_>>())
     }
 }
 
@@ -235,7 +235,7 @@ impl Inner {
         match self.tables.get(&table) {
             Some(there) => match there.lacks(wanted)?[..] {
                 [] => Ok(there),
-                _ => Err(StoreError::Columns { table }),
+                _ => Err(wanted.misfit(&table)),
             },
             None => Err(StoreError::NotBuilt { table }),
         }

@@ -266,8 +266,24 @@ impl PgStore {
         }
     }
 
-    /// Brings the schema to this version, or says what is missing.
+    /// Brings the schema to this version, or says what is missing; then the tables in it that are the program's.
     async fn prepare(&self, allowed: bool) -> Result<(), StoreError> {
+        self.prepare_log(allowed).await?;
+        if tables::old_shadows(&mut *self.connection().await?, self.sql()).await?.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        match tables::rename_shadows(transaction.connection(), self.sql()).await {
+            Ok(()) => transaction.commit().await,
+            // A role that may only read leaves them to the program.
+            Err(StoreError::Database(error)) if error.downcast_ref().is_some_and(|why| error::is(why, &["42501"])) => {
+                transaction.rollback().await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn prepare_log(&self, allowed: bool) -> Result<(), StoreError> {
         let sql = self.sql();
         let mut missing = migrate::missing(&mut *self.connection().await?, sql).await?;
         let tables = migrate::exists(&mut *self.connection().await?, sql.tables()).await?;

@@ -18,6 +18,7 @@ mod append;
 mod doctor;
 mod error;
 mod migrate;
+mod names;
 mod read;
 mod shared;
 mod snapshots;

@@ -4,10 +4,16 @@ use eventstore_core::{StoreError, Timestamp};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
-use crate::error;
+use crate::{error, names};
 
 /// All steps ever released, in order. Steps are added, never edited.
-const STEPS: &[&str] = &[include_str!("../migrations/001_log.sql"), include_str!("../migrations/002_snapshots.sql")];
+const STEPS: &[&str] = &[
+    include_str!("../migrations/001_log.sql"),
+    include_str!("../migrations/002_snapshots.sql"),
+    include_str!("../migrations/003_names.sql"),
+];
+/// The step that also renames what only some files have.
+const NAMES: i64 = 3;
 
 /// Runs in a transaction of the caller's; a step that fails leaves nothing behind.
 pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
@@ -30,6 +36,9 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -
     }
     for (step, version) in STEPS.iter().zip(1_i64..).skip(applied.len()) {
         sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(error::store)?;
+        if version == NAMES {
+            names::rename(connection).await?;
+        }
         sqlx::query(include_str!("../sql/apply.sql"))
             .bind(version)
             .bind(checksum_of(step))
@@ -52,6 +61,11 @@ mod tests {
     #[test]
     fn released_steps_are_never_edited() {
         let checksums: Vec<_> = STEPS.iter().map(|step| checksum_of(step)).collect();
-        assert_eq!(checksums, ["57486fda-ec21-5848-b1fa-aa784669fdea", "03edff66-ef9a-52b9-b58b-6fca8019f250"]);
+        let released = [
+            "57486fda-ec21-5848-b1fa-aa784669fdea",
+            "03edff66-ef9a-52b9-b58b-6fca8019f250",
+            "d206c1c4-81bb-5024-a69a-beeaf627f8e9",
+        ];
+        assert_eq!(checksums, released);
     }
 }

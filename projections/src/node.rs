@@ -203,6 +203,7 @@ impl Node {
         // In a task of its own: it lives, whatever it waits for.
         let heart = tokio::spawn(beat(self.store.clone(), self.id, self.beat.clone(), self.lease / BEATS));
         let mut beats = interval(self.lease / BEATS);
+        let mut refused = false;
         loop {
             tokio::select! {
                 () = asked(&mut stop) => break,
@@ -210,13 +211,25 @@ impl Node {
                 () = self.poke.notified() => {}
                 _ = beats.tick() => {}
             }
-            if let Err(error) = self.turn().await {
-                tracing::warn!(%error, "a node cannot reach its store");
-                let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
-                for run in self.runs.iter().filter(|run| run.dead.is_none()) {
-                    self.store.runs(&run.name, Some(error.clone()), false);
-                    run.report.send_modify(|status| status.error = Some(error.clone()));
+            let Err(error) = self.turn().await else {
+                if std::mem::take(&mut refused) {
+                    self.runs.iter().for_each(|run| self.store.runs(&run.name, None, false));
                 }
+                continue;
+            };
+            // A table of another program has the name of one of the engine's: no use in waiting, but an operator may
+            // rename it.
+            refused = matches!(error, StoreError::Schema(_));
+            tracing::warn!(%error, refused, "a node cannot use its store");
+            let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
+            for run in self.runs.iter().filter(|run| run.dead.is_none()) {
+                self.store.runs(&run.name, Some(error.clone()), refused);
+                run.report.send_modify(|status| {
+                    (status.error, status.stopped) = (Some(error.clone()), refused);
+                    if refused {
+                        status.state = State::Failed;
+                    }
+                });
             }
         }
         // All at once: none waits for another's last batch.

@@ -13,6 +13,8 @@ mod forks;
 mod interleavings;
 mod ledger;
 mod migrations;
+#[path = "../cases/names.rs"]
+mod names;
 mod operations;
 mod pooler;
 mod processes;

@@ -8,6 +8,8 @@ mod file;
 #[path = "../cases/forks.rs"]
 mod forks;
 mod ledger;
+#[path = "../cases/names.rs"]
+mod names;
 
 use std::sync::Arc;
 
