@@ -35,6 +35,12 @@ pub enum StoreError {
     /// event ids; it is recorded once.
     #[error("whether the events were recorded is unknown")]
     Unknown(#[source] BoxError),
+    /// A statement on the [connection](crate::Tx::connection) of a transaction has committed it or rolled it back. What
+    /// was done before a `COMMIT` is recorded (SQLite: rolled back); what was done before a `ROLLBACK` is not; what was to
+    /// come was not done. Mend the code that uses the connection: sqlx's `begin` makes a savepoint there, which it may
+    /// commit or roll back.
+    #[error("a statement on its connection has ended the transaction; use savepoints there, as sqlx's `begin` does")]
+    Ended,
     /// The id of an event is taken: by other data, or by a part of what was to be appended.
     #[error("event {event} of command {command} is recorded already, with other data")]
     Duplicate {

@@ -31,6 +31,8 @@ use crate::{
 };
 
 const PAGE: usize = 1_000;
+/// How long an append waits for a transaction that is open: it may be awaited in that transaction.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A store that forgets when the program ends. Clones share what is in it.
 #[derive(Clone, Default)]
@@ -84,6 +86,11 @@ impl MemoryStore {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic inside would be a bug of this file; what it held is still whole, for all changes come last.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn writer(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
+        let writer = timeout(PATIENCE, self.writer.clone().lock_owned()).await;
+        writer.map_err(|_| StoreError::Busy("another transaction is open".into()))
     }
 
     fn commit(&self) {
@@ -295,7 +302,7 @@ impl EventStore for MemoryStore {
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
-        let _writer = self.writer.lock().await;
+        let _writer = self.writer().await?;
         let written = self.inner().append(append, self.clock.now())?;
         self.commit();
         Ok(written)
@@ -329,7 +336,7 @@ impl EventStore for MemoryStore {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        let writer = self.writer.clone().lock_owned().await;
+        let writer = self.writer().await?;
         let transaction = MemoryTransaction {
             store: self.clone(),
             changed: HashMap::new(),

@@ -97,6 +97,11 @@ pub trait EventStore: Tables + Any {
         Ok(Report::default())
     }
 
+    /// Waits until what has begun is done, and closes the connections. A store without any has nothing to close.
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The snapshot of a kind kept for a boundary, as it was written. Whether it fits is for others to see.
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError>;
 

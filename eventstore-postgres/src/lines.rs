@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use sqlx::{ConnectOptions, PgConnection, Postgres, pool::PoolConnection};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, pool::PoolConnection};
 
 use crate::{session::Pooler, shared::Shared};
 
@@ -36,6 +36,15 @@ impl Lines {
     fn idle(&self) -> MutexGuard<'_, VecDeque<PgConnection>> {
         // Nothing that can panic happens while it is held.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes those that are idle. No other is opened once the pool is closed.
+    pub(crate) async fn close(&self) {
+        loop {
+            let Some(connection) = self.idle().pop_back() else { return };
+            // An error says that it is closed already.
+            let _ = connection.close().await;
+        }
     }
 
     /// Whether another may be opened: then it counts.
@@ -81,6 +90,9 @@ impl Line {
 
     async fn take(shared: &Arc<Shared>, beside: bool) -> Result<Self, sqlx::Error> {
         let counted = || Counted { shared: shared.clone(), closes: true, beside };
+        if shared.pool.is_closed() {
+            return Err(sqlx::Error::PoolClosed);
+        }
         let idle = match beside {
             true => shared.lines.idle().pop_front(),
             false => shared.lines.idle().pop_back(),
@@ -103,6 +115,9 @@ impl Line {
     /// For the next operation: this one is over, whatever came of it.
     pub(crate) fn keep(self) {
         if let Self::Own(connection, mut counted) = self {
+            if counted.shared.pool.is_closed() {
+                return;
+            }
             counted.closes = false;
             let mut idle = counted.shared.lines.idle();
             match counted.beside {

@@ -17,6 +17,7 @@
 mod append;
 mod doctor;
 mod error;
+mod file;
 mod migrate;
 mod names;
 mod read;

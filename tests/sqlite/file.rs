@@ -260,7 +260,7 @@ async fn the_doctor_says_whether_the_file_is_a_safe_place() -> Result<(), Any> {
     let report = store.doctor().await?;
     assert_eq!(report.severity(), Severity::Ok, "{report}");
     let checks: Vec<_> = report.findings.iter().map(|finding| finding.check).filter(|c| *c != "file_system").collect();
-    assert_eq!(checks, ["synchronous", "journal_mode", "sqlite", "integrity", "guard", "positions"]);
+    assert_eq!(checks, ["access", "synchronous", "journal_mode", "wal", "sqlite", "integrity", "guard", "positions"]);
 
     // Somebody takes the guard away, and an event.
     let mut other = other(&path).await;

@@ -4,10 +4,12 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+mod ends;
 mod file;
 #[path = "../cases/forks.rs"]
 mod forks;
 mod ledger;
+mod moved;
 #[path = "../cases/names.rs"]
 mod names;
 
