@@ -61,6 +61,8 @@ struct Mutant {
     expected: String,
     /// How it is run: `smoke`, unless its head says another.
     profile: String,
+    /// The test that is to fail, where no run could notice: a binary of `tests/`, and the name.
+    test: Option<(String, String)>,
     patch: PathBuf,
 }
 
@@ -93,7 +95,8 @@ pub async fn mutants(options: &Options) -> Result<bool, Error> {
     }
     let wanted = |mutant: &&Mutant| options.names.is_empty() || options.names.contains(&mutant.name);
     let wanted: Vec<_> = all.iter().filter(wanted).collect();
-    let profiles: BTreeSet<_> = wanted.iter().map(|mutant| &*mutant.profile).collect();
+    let runs = wanted.iter().filter(|mutant| mutant.test.is_none());
+    let profiles: BTreeSet<_> = runs.map(|mutant| &*mutant.profile).collect();
     let honest = profiles.into_iter().filter(|_| !options.no_honest).map(|profile| (None, profile));
     let planted = wanted.into_iter().map(|mutant| (Some(mutant), &*mutant.profile));
     let tree = Tree::new().await?;
@@ -101,9 +104,10 @@ pub async fn mutants(options: &Options) -> Result<bool, Error> {
     let built = stream::iter(honest.chain(planted));
     let built = built.then(async |(mutant, profile)| (mutant, profile, tree.plant(mutant, profile).await));
     let seen = built.map(async |(mutant, profile, built)| {
-        let seen = match built {
-            Ok(program) => see(&program, mutant, profile, options).await,
-            Err(error) => Err(error),
+        let seen = match (built, mutant.and_then(|mutant| mutant.test.as_ref())) {
+            (Ok(program), Some((_, test))) => see_test(&program, test).await,
+            (Ok(program), None) => see(&program, mutant, profile, options).await,
+            (Err(error), _) => Err(error),
         };
         (mutant, profile, seen.unwrap_or_else(|error| Seen::Failed(error.to_string())))
     });
@@ -146,7 +150,18 @@ fn all() -> Result<Vec<Mutant>, Error> {
         let breaks = said("Breaks: ").ok_or_else(|| lacks("Breaks"))?;
         let expected = said("Caught by: ").ok_or_else(|| lacks("Caught by"))?;
         let profile = said("Profile: ").unwrap_or_else(|| "smoke".into());
-        all.push(Mutant { name: name.into(), breaks, expected, profile, patch: patch.clone() });
+        let test = said("Test: ").map(|test| {
+            let (binary, test) = test.split_once(' ').ok_or_else(|| lacks("Test, a binary and a name"))?;
+            Ok::<_, Error>((binary.to_owned(), test.to_owned()))
+        });
+        all.push(Mutant {
+            name: name.into(),
+            breaks,
+            expected,
+            profile,
+            test: test.transpose()?,
+            patch: patch.clone(),
+        });
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
@@ -209,7 +224,10 @@ impl Tree {
         if let Some(Mutant { patch, .. }) = mutant {
             self.git(&["apply", &patch.display().to_string()]).await?;
         }
-        let built = self.build().await;
+        let built = match mutant.and_then(|mutant| mutant.test.as_ref()) {
+            Some((binary, _)) => self.build_test(binary).await,
+            None => self.build().await,
+        };
         self.git(&["checkout", "--quiet", "--force", "."]).await?;
         let programs = self.target.join("planted");
         fs::create_dir_all(&programs)?;
@@ -229,6 +247,45 @@ impl Tree {
         }
         self.done("cargo build", built.status.success())?;
         Ok(self.target.join("debug/chaos"))
+    }
+}
+
+impl Tree {
+    /// Builds a binary of `tests/`, and gives where it is.
+    async fn build_test(&self, binary: &str) -> Result<PathBuf, Error> {
+        #[derive(Deserialize)]
+        struct Built {
+            target: Option<Target>,
+            executable: Option<PathBuf>,
+        }
+        #[derive(Deserialize)]
+        struct Target {
+            name: String,
+        }
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["test", "--quiet", "--package", "eventstore-tests", "--test", binary, "--no-run"]);
+        build.args(["--message-format", "json", "--config", PROFILE]).current_dir(&self.folder);
+        let built = build.env("CARGO_TARGET_DIR", &self.target).env("CARGO_INCREMENTAL", "1").output().await?;
+        self.done("cargo test --no-run", built.status.success())?;
+        let said = String::from_utf8_lossy(&built.stdout);
+        let of_binary = |built: &Built| built.target.as_ref().is_some_and(|target| target.name == binary);
+        let built = said.lines().filter_map(|line| serde_json::from_str::<Built>(line).ok());
+        let program = built.filter(of_binary).find_map(|built| built.executable);
+        program.ok_or_else(|| format!("cargo has built no test `{binary}`").into())
+    }
+}
+
+/// Runs a test, which is to fail.
+async fn see_test(program: &Path, test: &str) -> Result<Seen, Error> {
+    let start = Instant::now();
+    let patience = Duration::from_secs(PATIENCE.0);
+    let ran = timeout(patience, Command::new(program).arg(test).kill_on_drop(true).output()).await??;
+    let (said, seconds) = (String::from_utf8_lossy(&ran.stdout).into_owned(), start.elapsed().as_secs());
+    match ran.status.success() {
+        true if said.contains(" 0 passed") => Err(format!("there is no test `{test}`").into()),
+        true => Ok(Seen::Nothing { seconds }),
+        false => Ok(Seen::Caught { found: format!("test `{test}`"), seconds, seed: 0 }),
     }
 }
 
@@ -364,7 +421,8 @@ mod tests {
             let lines = changed("+", "+++ ").max(changed("-", "--- "));
             assert!((1..=15).contains(&lines), "{name}: {lines} lines");
             for file in text.lines().filter_map(|line| line.strip_prefix("+++ b/")) {
-                let product = ["eventstore-core/src/", "eventstore-postgres/", "projections/src/"];
+                let product =
+                    ["eventstore-core/src/", "eventstore-postgres/", "eventstore-sqlite/", "projections/src/"];
                 assert!(product.iter().any(|folder| file.starts_with(folder)), "{name} changes {file}");
             }
         }

@@ -43,12 +43,12 @@ use crate::{
 };
 
 const PAGE: usize = 1_000;
+/// How long a store that is closed waits for what has begun.
+const CLOSING: Duration = Duration::from_secs(10);
 /// How long a connection of the pool may be idle before it is asked whether it still lives.
 const ASSUMED_ALIVE: Duration = Duration::from_secs(5);
 /// How often an append is sent again after its connection broke, with the same ids, before the outcome is unknown.
 const RESENT: u32 = 3;
-/// How long a store that is closed waits for what has begun.
-const CLOSING: Duration = Duration::from_secs(10);
 /// How long somebody waits for news before it is told to look for itself.
 const AT_LATEST: Duration = Duration::from_secs(5);
 
@@ -245,7 +245,9 @@ fn check_parameters(url: &str) -> Result<(), Invalid> {
             continue;
         }
         // It may be a part of a password in which a `?` or `&` was not escaped.
-        let plain = !parameters.contains('@') && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+        let plain = !name.is_empty()
+            && !parameters.contains('@')
+            && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
         let named = if plain { format!(" `{name}`") } else { String::new() };
         return Err(Invalid::Url(format!(
             "the URL has a parameter{named} that is unknown; known are {}",

@@ -108,15 +108,15 @@ impl Writer {
         self.durability == Durability::Pipelined
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic happens while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether no append is under way, waits for its turn or waits for the disk.
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.state();
         state.busy == 0 && state.flushing == 0 && state.waiting.is_empty() && state.unflushed.is_empty()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic happens while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends at once if nobody else does, else with the next batch.
