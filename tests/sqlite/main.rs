@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod backup;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod ends;
