@@ -3,7 +3,6 @@
 use std::{
     any::Any,
     collections::HashSet,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,47 +20,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::cases::raw;
+use crate::{cases::raw, server::Own};
 
-/// A server of the test's own, which may be crashed.
-struct Server {
-    folder: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> (Self, String) {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let server = Self { folder };
-        let url = server.script(&["for", &std::process::id().to_string()]);
-        (server, url)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
-        let mut command = Command::new(script);
-        // The log writer of the server does not get round to what a commit did not wait for.
-        command.env("TMPDIR", self.folder.path()).env("POSTGRES_OPTIONS", "-c fsync=on -c wal_writer_delay=10s");
-        command.args(arguments);
-        command
-    }
-
-    fn script(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.command(&["stop"]).status();
-    }
-}
+/// The log writer of the server does not get round to what a commit did not wait for.
+const FLUSHED: &str = "-c fsync=on -c wal_writer_delay=10s";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a1_what_was_acknowledged_survives_a_crash_of_the_server() {
-    let (server, url) = Server::start();
+    let (server, url) = Own::start(FLUSHED);
     for durability in [Durability::Strict, Durability::Pipelined] {
         let options = || PgStore::options().schema(format!("{durability:?}").to_lowercase()).durability(durability);
         let store = options().connect(&url).await.unwrap();
@@ -106,7 +72,7 @@ async fn a1_what_was_acknowledged_survives_a_crash_of_the_server() {
 /// Whoever is told that an append was recorded before is told so of something on disk, whoever recorded it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a1_a_first_result_that_is_given_again_survives_a_crash_too() {
-    let (server, url) = Server::start();
+    let (server, url) = Own::start(FLUSHED);
     let append = |key: &str| {
         let write = Write {
             stream: StreamId::new("account", key),
@@ -150,7 +116,7 @@ async fn a1_a_first_result_that_is_given_again_survives_a_crash_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p1_each_event_counts_once_through_a_crash_while_a_read_model_catches_up() {
     const EVENTS: u64 = 20_000;
-    let (server, url) = Server::start();
+    let (server, url) = Own::start(FLUSHED);
     let store: Store = PgStore::connect(&url).await.unwrap().into();
     let events = (0..EVENTS).map(|n| {
         let stream = StreamId::new("account", &(n % 100).to_string());

@@ -13,6 +13,7 @@ mod forks;
 mod interleavings;
 mod ledger;
 mod migrations;
+mod moves;
 #[path = "../cases/names.rs"]
 mod names;
 mod operations;

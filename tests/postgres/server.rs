@@ -81,3 +81,41 @@ pub async fn waiting_for_the_lock(schema: &str, sessions: i64) {
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = $1::regnamespace::oid";
     while sqlx::query_scalar::<_, i64>(waiting).bind(schema).fetch_one(&mut connection).await.unwrap() < sessions {}
 }
+
+/// A server of the test's own, which may be crashed.
+pub struct Own {
+    folder: tempfile::TempDir,
+    options: &'static str,
+}
+
+impl Own {
+    /// Starts one with further options of the server, and gives its URL.
+    pub fn start(options: &'static str) -> (Self, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let server = Self { folder, options };
+        let url = server.script(&["for", &std::process::id().to_string()]);
+        (server, url)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
+        let mut command = Command::new(script);
+        command.env("TMPDIR", self.folder.path()).env("POSTGRES_OPTIONS", self.options);
+        command.args(arguments);
+        command
+    }
+
+    /// What the script of the server says.
+    pub fn script(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.command(&["stop"]).status();
+    }
+}
