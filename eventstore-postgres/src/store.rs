@@ -340,8 +340,10 @@ impl PgStore {
         let mut transaction = PgTransaction::begin(&self.shared).await?;
         match tables::rename_shadows(transaction.connection(), self.sql()).await {
             Ok(()) => transaction.commit().await,
-            // A role that may only read leaves them to the program.
-            Err(StoreError::Database(error)) if error.downcast_ref().is_some_and(|why| error::is(why, &["42501"])) => {
+            // A role that may only read, or a standby, leaves them to the program.
+            Err(StoreError::Database(error))
+                if error.downcast_ref().is_some_and(|why| error::is(why, &["42501", "25006"])) =>
+            {
                 transaction.rollback().await
             }
             Err(error) => Err(error),

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use eventstore_core::StoreError;
@@ -11,8 +11,15 @@ use eventstore_core::StoreError;
 pub(crate) struct File {
     path: PathBuf,
     wal: PathBuf,
-    /// What they were when the store was opened; the second is missing where it was opened read-only.
-    opened: OnceLock<(Id, Option<Id>)>,
+    opened: Mutex<Opened>,
+}
+
+/// What the two files were when a connection had opened them. While one is open, SQLite removes neither.
+#[derive(Default)]
+struct Opened {
+    file: Option<Id>,
+    /// None while no connection has it open, and where the store is read-only and there is none.
+    wal: Option<Id>,
 }
 
 /// Device and inode: the same as long as it is the same file.
@@ -23,7 +30,7 @@ impl File {
     pub(crate) fn new(path: &Path) -> Self {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let wal = wal(&path);
-        Self { path, wal, opened: OnceLock::new() }
+        Self { path, wal, opened: Mutex::default() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -35,22 +42,32 @@ impl File {
         std::fs::metadata(&self.wal).map_or(0, |wal| wal.len())
     }
 
-    /// Notes what the files are: when the store has opened them. While a connection is open, SQLite removes neither.
-    pub(crate) fn opened(&self) {
-        if let Some(file) = id(&self.path) {
-            self.opened.get_or_init(|| (file, id(&self.wal)));
-        }
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        // Nothing that can panic happens while it is held.
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what the files are, unless that is known: once a transaction has begun.
+    pub(crate) fn note(&self) {
+        let mut opened = self.opened();
+        opened.file = opened.file.or_else(|| id(&self.path));
+        opened.wal = opened.wal.or_else(|| id(&self.wal));
+    }
+
+    /// The connection that writes was closed: another process may remove the write-ahead log, and make another.
+    pub(crate) fn forget_wal(&self) {
+        self.opened().wal = None;
     }
 
     /// Fails if a file was moved, removed or replaced. SQLite would go on, with a file that has no name any more: what is
     /// written to it is gone when the store is closed.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        let Some((file, wal)) = self.opened.get() else { return Ok(()) };
-        let same = |path: &Path, opened: Id| id(path) == Some(opened);
-        let moved = match wal {
-            _ if !same(&self.path, *file) => &self.path,
-            Some(wal) if !same(&self.wal, *wal) => &self.wal,
-            _ => return Ok(()),
+        let opened = self.opened();
+        let is = |path: &Path, opened: Option<Id>| opened.is_none() || id(path) == opened;
+        let moved = match () {
+            () if !is(&self.path, opened.file) => &self.path,
+            () if !is(&self.wal, opened.wal) => &self.wal,
+            () => return Ok(()),
         };
         let why = format!("`{}` was moved, removed or replaced: open the store again", moved.display());
         Err(StoreError::Denied(why.into()))

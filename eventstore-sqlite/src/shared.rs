@@ -106,6 +106,7 @@ impl Writer {
             }
         }
         self.begun = self.ends.rolled_back.load(Ordering::Acquire);
+        self.file.note();
         Ok(())
     }
 
@@ -189,6 +190,7 @@ impl Writer {
     /// Closes the connection, whatever is open on it; another is opened when one is needed.
     async fn abandon(&mut self) {
         if let Some(connection) = self.connection.take() {
+            self.file.forget_wal();
             // An error says that its thread has ended already.
             let _ = sqlx::Connection::close(connection).await;
         }

@@ -101,7 +101,6 @@ impl SqliteStore {
         let mut transaction = SqliteTransaction::begin(&store.shared).await?;
         migrate::migrate(transaction.connection()?, store.shared.clock.now()).await?;
         transaction.commit().await?;
-        store.shared.file.opened();
         Ok(store)
     }
 

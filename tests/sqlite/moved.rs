@@ -19,7 +19,7 @@ fn ann() -> Id<Account> {
 
 /// A log of some hundred kB: less than SQLite writes into the file by itself.
 async fn fill(store: &Store) -> Result<(), StoreError> {
-    store.append(&ann(), Expected::Any, (0..EVENTS).map(|_| Deposited { amount: 1 })).await.map(drop)
+    store.append(ann(), Expected::Any, (0..EVENTS).map(|_| Deposited { amount: 1 })).await.map(drop)
 }
 
 /// What a copy of the one file has, as soon as the program has ended.
@@ -29,7 +29,7 @@ async fn copied(path: &Path) -> Result<Position, Any> {
     let store = Store::from(SqliteStore::open(&copy).await?);
     let report = store.doctor().await?;
     assert_eq!(report.severity(), Severity::Ok, "{report}");
-    assert_eq!(store.load(&ann()).await?.balance as u64, store.head().await?.0);
+    assert_eq!(store.load(ann()).await?.balance as u64, store.head().await?.0);
     Ok(store.head().await?)
 }
 
@@ -46,7 +46,7 @@ async fn a1_the_file_of_a_closed_store_has_everything() -> Result<(), Any> {
     assert_eq!(copied(&path).await?, Position(EVENTS));
     // Nothing of it can be used any more, and to close it again is no error.
     for store in [&store, &clone] {
-        for refused in [fill(store).await.err(), store.load(&ann()).await.err(), store.begin().await.err()] {
+        for refused in [fill(store).await.err(), store.load(ann()).await.err(), store.begin().await.err()] {
             assert!(matches!(&refused, Some(error @ StoreError::Denied(_)) if !error.is_retryable()), "{refused:?}");
         }
         store.close().await?;
@@ -67,7 +67,7 @@ async fn a1_a_store_is_closed_when_what_has_begun_is_done() -> Result<(), Any> {
     let store = Store::from(SqliteStore::open(&path).await?);
     fill(&store).await?;
     let tx = store.begin().await?;
-    tx.append(&ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
+    tx.append(ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
     let late = store.close().await;
     assert!(matches!(&late, Err(error @ StoreError::Busy(_)) if error.is_retryable()), "{late:?}");
     // It was not closed, and what was open goes on.
@@ -151,7 +151,7 @@ async fn a1_a_store_that_is_dropped_leaves_others_of_the_file_alone() -> Result<
     let (here, there) = (Store::from(SqliteStore::open(&path).await?), Store::from(SqliteStore::open(&path).await?));
     fill(&here).await?;
     let tx = there.begin().await?;
-    tx.append(&ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
+    tx.append(ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
     drop(here);
     tx.commit().await?;
     fill(&there).await?;
@@ -160,8 +160,10 @@ async fn a1_a_store_that_is_dropped_leaves_others_of_the_file_alone() -> Result<
     Ok(())
 }
 
+type Move = fn(&Path) -> std::io::Result<()>;
+
 /// What is done to a file whose store is open.
-const MOVES: [(&str, fn(&Path) -> std::io::Result<()>); 5] = [
+const MOVES: [(&str, Move); 5] = [
     ("removed", |path| std::fs::remove_file(path)),
     ("renamed", |path| std::fs::rename(path, path.with_extension("elsewhere"))),
     ("replaced by a backup", |path| std::fs::rename(path.with_extension("backup"), path)),
@@ -178,23 +180,23 @@ async fn a1_a_file_that_was_moved_away_takes_nothing_and_gives_nothing() -> Resu
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("bank.db");
         let before = Store::from(SqliteStore::open(path.with_extension("backup")).await?);
-        before.append(&ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
+        before.append(ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
         before.close().await?;
         let store = Store::from(SqliteStore::open(&path).await?);
         fill(&store).await?;
         let runner = Runner::new(&store).read_model::<Balance>().lease(Duration::from_millis(200)).start();
         runner.until(Position(EVENTS)).await?;
         let open = store.begin().await?;
-        open.append(&ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
+        open.append(ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
         moves(&path)?;
         let refused = |error: Option<StoreError>| {
             let Some(error @ StoreError::Denied(_)) = error else { panic!("{how}: {error:?}") };
             assert!(!error.is_retryable() && error.to_string().contains("bank.db"), "{how}: {error}");
         };
         refused(open.commit().await.err());
-        refused(store.append(&ann(), Expected::Any, [Closed]).await.err());
+        refused(store.append(ann(), Expected::Any, [Closed]).await.err());
         refused(store.begin().await.err());
-        refused(store.load(&ann()).await.err());
+        refused(store.load(ann()).await.err());
         refused(store.head().await.err());
         refused(store.read_model::<Balance>().list().await.err());
         let report = store.doctor().await?;
@@ -217,7 +219,7 @@ async fn a1_the_file_that_took_the_place_of_another_is_not_harmed_by_it() -> Res
     let old = SqliteStore::open(&path).await?;
     fill(&old.clone().into()).await?;
     let backup = Store::from(SqliteStore::open(path.with_extension("backup")).await?);
-    backup.append(&ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
+    backup.append(ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
     backup.close().await?;
     // As it is to be done: with what belongs to the old file out of the way.
     for extension in ["db-wal", "db-shm"] {
@@ -226,13 +228,13 @@ async fn a1_the_file_that_took_the_place_of_another_is_not_harmed_by_it() -> Res
     std::fs::rename(path.with_extension("backup"), &path)?;
     let new = Store::from(SqliteStore::open(&path).await?);
     assert_eq!(new.head().await?, Position(1));
-    new.append(&ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
+    new.append(ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
     // A program that was forgotten ends.
     let closed = old.close().await;
     assert!(closed.is_ok(), "{closed:?}");
     drop(old);
-    new.append(&ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
-    assert_eq!(new.load(&ann()).await?.balance, 3);
+    new.append(ann(), Expected::Any, [Deposited { amount: 1 }]).await?;
+    assert_eq!(new.load(ann()).await?.balance, 3);
     drop(new);
     assert_eq!(copied(&path).await?, Position(3));
     Ok(())
@@ -252,7 +254,7 @@ async fn the_doctor_says_that_a_file_is_read_only() -> Result<(), Any> {
         let report = store.doctor().await?;
         assert_eq!(report.severity(), Severity::Danger, "{report}");
         assert_eq!(report.get("access").map(|access| access.severity), Some(Severity::Danger), "{report}");
-        let refused = store.append(&ann(), Expected::Any, [Closed]).await.err();
+        let refused = store.append(ann(), Expected::Any, [Closed]).await.err();
         assert!(matches!(refused, Some(StoreError::Denied(_))), "{refused:?}");
     }
     let refused = eventstore::connect(&format!("sqlite://{}?sslmod=require", path.display())).await.err();
