@@ -337,16 +337,19 @@ impl PgStore {
         if tables::old_shadows(&mut *self.connection().await?, self.sql()).await?.is_empty() {
             return Ok(());
         }
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
-        match tables::rename_shadows(transaction.connection(), self.sql()).await {
-            Ok(()) => transaction.commit().await,
+        let renamed = async {
+            let mut transaction = PgTransaction::begin(&self.shared).await?;
+            tables::rename_shadows(transaction.connection(), self.sql()).await?;
+            transaction.commit().await
+        };
+        match renamed.await {
             // A role that may only read, or a standby, leaves them to the program.
             Err(StoreError::Database(error))
-                if error.downcast_ref().is_some_and(|why| error::is(why, &["42501", "25006"])) =>
+                if error.downcast_ref().is_some_and(|why| error::is(why, &["42501", "25006", "0A000"])) =>
             {
-                transaction.rollback().await
+                Ok(())
             }
-            Err(error) => Err(error),
+            renamed => renamed,
         }
     }
 

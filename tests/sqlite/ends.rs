@@ -164,6 +164,42 @@ async fn a2_hooks_that_a_caller_has_taken_are_the_stores_again() -> Result<(), A
     Ok(())
 }
 
+#[tokio::test]
+async fn a1_a_connection_that_was_given_up_is_opened_again() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("log.db");
+    let file = SqliteStore::open(&path).await?;
+    for n in 1..=3 {
+        file.append(deposit()).await?;
+        let mut transaction = file.begin().await?;
+        transaction.append(deposit()).await?;
+        let connection = transaction.connection().and_then(|connection| connection.downcast_mut::<SqliteConnection>());
+        let connection = connection.expect("SQLite");
+        // The driver counts a savepoint that is gone, for ever.
+        let nested = connection.begin().await?;
+        std::mem::forget(nested);
+        run(connection, "ROLLBACK").await?;
+        ended(transaction.commit().await);
+        // No connection has the file open: another program that closes it removes the write-ahead log.
+        let other = Store::from(SqliteStore::open(&path).await?);
+        assert_eq!(other.head().await?, Position(n));
+        other.close().await?;
+    }
+    file.append(deposit()).await?;
+    assert_eq!(Store::from(file).head().await?, Position(4));
+    Ok(())
+}
+
+/// An event as the contract of stores has it.
+fn deposit() -> Append {
+    let data = Raw { name: "account.deposited".into(), tags: vec![], body: br#"{"amount":1}"#.to_vec() };
+    let (metadata, id) = (Metadata::default(), eventstore::Uuid::now_v7());
+    let event = NewEvent { id, schema: 1, occurred_at: None, metadata, data };
+    let write =
+        Write { stream: "account-ann".parse().expect("a stream"), expected: Expected::Any, events: vec![event] };
+    Append { writes: vec![write], ..Append::default() }
+}
+
 /// How many pages the file may have; the largest number there is, unless it is said.
 async fn limit(store: &Store, pages: Option<u32>) -> Result<(), Any> {
     let tx = store.begin().await?;
@@ -201,14 +237,6 @@ async fn a2_a6_a_full_disk_refuses_what_may_be_tried_again_and_nothing_is_half_w
     // Of some statements SQLite rolls back the whole transaction: then nothing can be done in it any more.
     let row = to_raw_value(&Balance { owner: "x".repeat(1 << 20), balance: 0 })?;
     let rows = || Changes { table: Balance::TABLE, upserts: vec![("ann".into(), row.clone())], deletes: vec![] };
-    let deposit = || {
-        let data = Raw { name: "account.deposited".into(), tags: vec![], body: br#"{"amount":1}"#.to_vec() };
-        let (metadata, id) = (Metadata::default(), eventstore::Uuid::now_v7());
-        let event = NewEvent { id, schema: 1, occurred_at: None, metadata, data };
-        let write =
-            Write { stream: "account-ann".parse().expect("a stream"), expected: Expected::Any, events: vec![event] };
-        Append { writes: vec![write], ..Append::default() }
-    };
     let mut transaction = file.begin().await?;
     transaction.append(deposit()).await?;
     for refused in [
