@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use eventstore::{
-    Append, Changes, CommandError, EventStore, Expected, Id, Metadata, NewEvent, Position, Raw, Read, ReadModel,
-    Runner, SqliteStore, Store, StoreError, Tables, Write,
-    sqlx::{self, AssertSqlSafe, Connection, SqliteConnection},
+    Append, BoxError, Changes, CommandError, EventStore, Expected, Id, Metadata, NewEvent, Position, Raw, Read,
+    ReadModel, Runner, SqliteStore, Store, StoreError, Tables, Write,
+    prelude::*,
+    sqlx::{self, AssertSqlSafe, Connection, Sqlite, SqliteConnection},
 };
 use serde_json::value::to_raw_value;
 use tempfile::TempDir;
 
 use crate::{
-    account::{Account, AccountEvent::*, *},
+    account::{Account, AccountEvent, AccountEvent::*, *},
     cases::balances::Balance,
 };
 
@@ -286,5 +287,71 @@ async fn p1_p3_a_full_disk_holds_a_read_model_up_and_no_key_is_parked() -> Resul
     assert_eq!(store.read_model::<Balance>().list().after(last).await?.len(), 201);
     assert_eq!(store.read_model::<Balance>().get(&ann).await?.map(|row| row.owner), Some("Ann".into()));
     runner.stop().await;
+    Ok(())
+}
+
+/// Notes each amount, by a helper that has transactions of its own.
+struct Amounts {
+    /// What the helper does with an amount of 13.
+    at_thirteen: &'static str,
+}
+
+impl Projection for Amounts {
+    const NAME: &'static str = "amounts";
+    type Event = AccountEvent;
+    type Db = Sqlite;
+
+    async fn prepare(&self, db: &mut SqliteConnection) -> Result<(), BoxError> {
+        Ok(run(db, "CREATE TABLE IF NOT EXISTS amounts (amount INTEGER NOT NULL)").await?)
+    }
+
+    async fn project(&self, event: &Recorded<AccountEvent>, db: &mut SqliteConnection) -> Result<(), BoxError> {
+        let Deposited { amount } = event.data else { return Ok(()) };
+        if amount == 13 && self.at_thirteen != "nested" {
+            // Its error is handled, one thinks.
+            let _ = run(db, self.at_thirteen).await;
+        }
+        let mut helper = db.begin().await?;
+        let note = sqlx::query("INSERT INTO amounts VALUES (?1)").bind(amount).execute(&mut *helper).await?;
+        assert_eq!(note.rows_affected(), 1);
+        match amount {
+            13 => helper.rollback().await?,
+            _ => helper.commit().await?,
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_projection_whose_helper_ends_transactions_counts_each_event_once() -> Result<(), Any> {
+    for at_thirteen in ["nested", "COMMIT", "ROLLBACK", "INSERT OR ROLLBACK INTO theirs VALUES (1)"] {
+        let (file, store, ann, _folder) = bank().await?;
+        let amounts = async || -> Result<Vec<i64>, Any> {
+            let pool: &sqlx::SqlitePool = file.database().downcast_ref().expect("SQLite");
+            Ok(sqlx::query_scalar("SELECT amount FROM amounts ORDER BY rowid").fetch_all(pool).await?)
+        };
+        let last = store.append(&ann, Expected::Any, [1, 2, 13, 4].map(|amount| Deposited { amount })).await?.last;
+        let runner = Runner::new(&store).projection(Amounts { at_thirteen }).start();
+        if at_thirteen != "nested" {
+            let held = async {
+                while runner.status()[0].error.is_none() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), held).await?;
+            assert!(amounts().await?.len() <= 3, "no event twice, and none after the one that fails");
+            let at = file.checkpoint("amounts").await?;
+            assert_eq!(amounts().await?.len() as u64, at.0.saturating_sub(1).min(2), "rows are of the checkpoint");
+            runner.stop().await;
+            let runner = Runner::new(&store).projection(Amounts { at_thirteen: "nested" }).start();
+            runner.until(last).await?;
+            runner.dead_letters("amounts").retry_all().await?;
+            runner.stop().await;
+        } else {
+            runner.until(last).await?;
+            runner.stop().await;
+        }
+        assert_eq!(amounts().await?, [1, 2, 4], "{at_thirteen}");
+    }
     Ok(())
 }
