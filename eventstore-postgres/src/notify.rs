@@ -258,7 +258,7 @@ impl Watch {
         }
     }
 
-    /// The store, unless nobody has waited for a while or the store was closed.
+    /// The store, unless no caller has waited for a while or the store was closed.
     fn wanted(&self) -> Option<Arc<Shared>> {
         let shared = self.shared.upgrade().filter(|shared| !shared.pool.is_closed())?;
         let mut state = shared.notify.state();

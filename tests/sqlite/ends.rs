@@ -61,7 +61,7 @@ async fn a2_a_transaction_that_a_statement_has_ended_records_nothing() -> Result
             let tx = store.begin().await?;
             run(&mut *tx.connection().await?, "INSERT INTO theirs VALUES (2)").await?;
             tx.execute(&ann, Deposit { amount: 100 }).await?;
-            // The error is handled, one thinks.
+            // The caller handles the error, and goes on.
             let _ = run(&mut *tx.connection().await?, end).await;
             let next = tx.execute(&ann, Deposit { amount: 100 }).await;
             assert!(matches!(next, Err(CommandError::Store(StoreError::Ended))), "{end}: {next:?}");
@@ -136,7 +136,7 @@ async fn a2_what_was_rolled_back_to_a_savepoint_was_never_there() -> Result<(), 
     assert_eq!(tx.load(&ann).await?.balance, 1);
     tx.commit().await?;
     assert_eq!((store.load(&ann).await?.balance, store.head().await?), (1, Position(2)));
-    // Nobody is told of a position that is not there, and looks for it again and again.
+    // A reader is not woken again and again for a position that is not there.
     let news = tokio::time::timeout(Duration::from_millis(300), file.appended(Position(2))).await;
     assert!(news.is_err(), "nothing was appended");
     store.execute(&ann, Deposit { amount: 7 }).await?;
@@ -308,7 +308,7 @@ impl Projection for Amounts {
     async fn project(&self, event: &Recorded<AccountEvent>, db: &mut SqliteConnection) -> Result<(), BoxError> {
         let Deposited { amount } = event.data else { return Ok(()) };
         if amount == 13 && self.at_thirteen != "nested" {
-            // Its error is handled, one thinks.
+            // The helper handles the error, and goes on.
             let _ = run(db, self.at_thirteen).await;
         }
         let mut helper = db.begin().await?;

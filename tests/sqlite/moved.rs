@@ -86,7 +86,7 @@ async fn a1_a_store_is_closed_when_what_has_begun_is_done() -> Result<(), Any> {
     Ok(())
 }
 
-/// Programs that end without a word, each in a runtime of its own.
+/// Programs that end without closing the store, each in a runtime of its own.
 #[test]
 fn a1_the_file_of_a_program_that_has_ended_has_everything() -> Result<(), Any> {
     type Program = fn(Store) -> futures::future::BoxFuture<'static, Result<(), StoreError>>;
