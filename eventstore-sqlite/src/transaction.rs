@@ -179,7 +179,12 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        operation!(self, |connection| tables::rows(connection, rows))
+        let rows = operation!(self, |connection| tables::rows(connection, rows));
+        // A read of a table that is not there leaves the transaction as it was.
+        if matches!(rows, Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. })) {
+            self.unfinished -= 1;
+        }
+        rows
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {

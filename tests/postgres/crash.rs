@@ -22,12 +22,9 @@ use uuid::Uuid;
 
 use crate::{cases::raw, server::Own};
 
-/// The log writer of the server does not get round to what a commit did not wait for.
-const FLUSHED: &str = "-c fsync=on -c wal_writer_delay=10s";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a1_what_was_acknowledged_survives_a_crash_of_the_server() {
-    let (server, url) = Own::start(FLUSHED);
+    let (server, url) = Own::start();
     for durability in [Durability::Strict, Durability::Pipelined] {
         let options = || PgStore::options().schema(format!("{durability:?}").to_lowercase()).durability(durability);
         let store = options().connect(&url).await.unwrap();
@@ -72,7 +69,7 @@ async fn a1_what_was_acknowledged_survives_a_crash_of_the_server() {
 /// Whoever is told that an append was recorded before is told so of something on disk, whoever recorded it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a1_a_first_result_that_is_given_again_survives_a_crash_too() {
-    let (server, url) = Own::start(FLUSHED);
+    let (server, url) = Own::start();
     let append = |key: &str| {
         let write = Write {
             stream: StreamId::new("account", key),
@@ -116,7 +113,7 @@ async fn a1_a_first_result_that_is_given_again_survives_a_crash_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p1_each_event_counts_once_through_a_crash_while_a_read_model_catches_up() {
     const EVENTS: u64 = 20_000;
-    let (server, url) = Own::start(FLUSHED);
+    let (server, url) = Own::start();
     let store: Store = PgStore::connect(&url).await.unwrap().into();
     let events = (0..EVENTS).map(|n| {
         let stream = StreamId::new("account", &(n % 100).to_string());

@@ -216,7 +216,7 @@ async fn one_log_of_two_is_restored_with_its_rows_or_says_that_they_are_not_ther
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_replicated_into_another_database_goes_on() -> Result<(), Any> {
-    let (own, admin) = Own::start("-c wal_level=logical");
+    let (own, admin) = Own::with("-c wal_level=logical");
     let database = |name: &str| admin.replace("/postgres?", &format!("/{name}?"));
     let (from, to) = (Database::free(), Database::free());
     let from = Database::on(&admin, &database(&from)).await?;
@@ -278,7 +278,7 @@ impl Drop for Restored<'_> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s6_a_log_that_is_brought_back_to_an_earlier_moment_goes_on_from_there() -> Result<(), Any> {
-    let (own, admin) = Own::start("-c fsync=off");
+    let (own, admin) = Own::with("-c fsync=off");
     let (url, home) = admin.split_once("host=").expect("a socket");
     let store = Store::from(options().connect(&admin).await?);
     let ann = Id::<Account>::from("ann");

@@ -82,15 +82,20 @@ pub async fn waiting_for_the_lock(schema: &str, sessions: i64) {
     while sqlx::query_scalar::<_, i64>(waiting).bind(schema).fetch_one(&mut connection).await.unwrap() < sessions {}
 }
 
-/// A server of the test's own, which may be crashed.
+/// A server of the test's own, which may be crashed, stopped, or restored from.
 pub struct Own {
     folder: tempfile::TempDir,
     options: &'static str,
 }
 
 impl Own {
-    /// Starts one with further options of the server, and gives its URL.
-    pub fn start(options: &'static str) -> (Self, String) {
+    /// The server, and its URL. Its log writer does not get round to what a commit did not wait for.
+    pub fn start() -> (Self, String) {
+        Self::with("-c fsync=on -c wal_writer_delay=10s")
+    }
+
+    /// The same, with further options of the server.
+    pub fn with(options: &'static str) -> (Self, String) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let server = Self { folder, options };
