@@ -131,12 +131,12 @@ def account_states(events):
         yield {"open": is_open, "owner": owner, "balance": balance, "events": count}
 
 
-BESIDE = "~beside"
+SHADOW = "~shadow"
 
 
 def model_of(projection):
     """A table that is built beside another is made by the same rules."""
-    return MODELS.get(projection[: -len(BESIDE)] if projection.endswith(BESIDE) else projection)
+    return MODELS.get(projection[: -len(SHADOW)] if projection.endswith(SHADOW) else projection)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def slot(key):
 # Reading the database
 # ---------------------------------------------------------------------------------------------------------------------
 
-ROWS = ("business", *MODELS, *(name + BESIDE for name in MODELS))
+ROWS = ("business", *MODELS, *(name + SHADOW for name in MODELS))
 LOOKED_AT = ("checkpoints", "dead_letters", "moves", "replaced", *ROWS)
 SMALL = 400_000
 """Of a table of more bytes, a sixteenth of the keys is looked at, each time another one."""
@@ -257,7 +257,7 @@ MOVES = f"""json_build_object(
          WHERE owner IS NOT NULL GROUP BY projection, from_slot, to_slot, epoch HAVING count(DISTINCT owner) > 1
          LIMIT 20) AS m),
     'back', (SELECT coalesce(json_agg(m), '[]') FROM (
-        SELECT * FROM MOVES WHERE to_position < from_position AND projection NOT LIKE '%{BESIDE}' LIMIT 20) AS m))"""
+        SELECT * FROM MOVES WHERE to_position < from_position AND projection NOT LIKE '%{SHADOW}' LIMIT 20) AS m))"""
 
 # The same of snapshots: those that took the place of one that was as new or newer, and of the same shape.
 REPLACED = """json_build_object(
@@ -1378,7 +1378,7 @@ class Check:
             if projection in deliveries:
                 self.handed_over(projection, of, deliveries[projection], letters[projection], seen, where)
         for name, table in seen["models"].items():
-            if name not in shards and model_of(name) and not name.endswith(BESIDE) and table["rows"]:
+            if name not in shards and model_of(name) and not name.endswith(SHADOW) and table["rows"]:
                 report.violation("P1", "a table has rows and no checkpoint", table=name, where=where)
 
     def moved(self):
@@ -1424,7 +1424,7 @@ class Check:
     def moves(self, projection, shards, earlier, seen, before, where):
         """S5 and P2: neither a position nor an epoch goes back."""
         report, head = self.report, seen["head"]
-        beside = projection.endswith(BESIDE)
+        shadow = projection.endswith(SHADOW)
         # A step that only the next one waits for may be lost with the server, and its rows with it.
         crashed = before is not None and before.get("server") != seen.get("server")
         elsewhere = before is not None and before.get("timeline") != seen.get("timeline")
@@ -1443,7 +1443,7 @@ class Check:
                 if old_start >= end or start >= old_end:
                     continue
                 # What stands beside is begun again, and changes places with the other.
-                again = beside and epoch != old_epoch
+                again = shadow and epoch != old_epoch
                 if position < old_position and not crashed and not again:
                     report.violation("S5", "a checkpoint went back", **evidence, before=old_position)
                 if epoch < old_epoch and not elsewhere:
@@ -1880,7 +1880,7 @@ class Check:
                 limit_ms=limit,
             )
         for projection, start, end, position, *_ in self.last["checkpoints"]:
-            if position < head and not projection.endswith(BESIDE):
+            if position < head and not projection.endswith(SHADOW):
                 report.violation(
                     "liveness",
                     "a projection is not at the end of the log",
@@ -1890,7 +1890,7 @@ class Check:
                     head=head,
                 )
         for projection, key, position, *_ in self.last.get("letters", ()):
-            if not projection.endswith(BESIDE):
+            if not projection.endswith(SHADOW):
                 report.violation("liveness", "an event still waits", projection=projection, key=key, position=position)
 
 

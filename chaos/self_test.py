@@ -372,14 +372,14 @@ class SelfTest(unittest.TestCase):
         made.subscribers["w1-follower"].append(dict(made.subscribers["w1-follower"][-1], run=2))
         # A server that crashed may have lost a checkpoint that the next one was to confirm; shards and names change.
         made.observed.insert(3, made.look(6, server="two"))
-        beside = ["balance@1~beside", 0, 1024, 4, made.log[3]["id"], 3, None]
+        shadow = ["balance@1~shadow", 0, 1024, 4, made.log[3]["id"], 3, None]
         table = made.rows(4)["balance@1"]
         made.observed.append(made.look(12, server="two"))
-        made.observed[-1]["checkpoints"].append(beside)
-        made.observed[-1]["models"]["balance@1~beside"] = table
+        made.observed[-1]["checkpoints"].append(shadow)
+        made.observed[-1]["models"]["balance@1~shadow"] = table
         made.observed.append(made.look(13, server="two"))
-        made.observed[-1]["checkpoints"].append([*beside[:3], 2, made.log[1]["id"], 9, None])
-        made.observed[-1]["models"]["balance@1~beside"] = made.rows(2)["balance@1"]
+        made.observed[-1]["checkpoints"].append([*shadow[:3], 2, made.log[1]["id"], 9, None])
+        made.observed[-1]["models"]["balance@1~shadow"] = made.rows(2)["balance@1"]
         made.last["t"] = made.now()
         made.last["server"] = "two"
         self.broken(made)

@@ -105,7 +105,7 @@ macro_rules! conformance {
             rows_no_database_can_hold_are_refused
             rows_are_found_by_their_columns
             a_table_is_built_once
-            p4_a_table_and_the_one_beside_it_change_names_at_once
+            p4_a_table_and_its_shadow_change_names_at_once
             a_table_with_other_columns_is_refused_wherever_it_is_used
         }
     };
@@ -1442,7 +1442,7 @@ pub async fn c1_a_command_is_found_again(store: Fresh) {
 }
 
 const TABLE: Table = Table {
-    beside: false,
+    shadow: false,
     name: "sample",
     version: 3,
     columns: &[
@@ -2290,8 +2290,8 @@ pub async fn a_table_is_built_once(store: Fresh) {
     assert!(store.rows(Rows::Keys { table: next, keys: vec!["k".into()] }).await.unwrap().is_empty());
 }
 
-pub async fn p4_a_table_and_the_one_beside_it_change_names_at_once(store: Fresh) {
-    let beside = Table { beside: true, ..TABLE };
+pub async fn p4_a_table_and_its_shadow_change_names_at_once(store: Fresh) {
+    let shadow = Table { shadow: true, ..TABLE };
     let text = async |table: Table| {
         let found = store.rows(Rows::Keys { table, keys: vec!["k".into()] }).await.unwrap();
         found.first().map(|(_, row)| serde_json::from_str::<serde_json::Value>(row.get()).unwrap()["text"].clone())
@@ -2308,8 +2308,8 @@ pub async fn p4_a_table_and_the_one_beside_it_change_names_at_once(store: Fresh)
     let swapped = transaction.swap("sample@3").await;
     assert!(matches!(swapped, Err(StoreError::NotBuilt { .. })), "{swapped:?}");
     drop(transaction);
-    put(beside, "new").await;
-    store.index(&beside).await.unwrap();
+    put(shadow, "new").await;
+    store.index(&shadow).await.unwrap();
     store.index(&TABLE).await.unwrap();
 
     // Not before it is committed, and back again: statements that were prepared before find what is there now.
@@ -2329,7 +2329,7 @@ pub async fn p4_a_table_and_the_one_beside_it_change_names_at_once(store: Fresh)
             _ => transaction.commit().await.unwrap(),
         }
         assert_eq!(text(TABLE).await, Some(json!(now)));
-        assert_ne!(text(beside).await, Some(json!(now)));
+        assert_ne!(text(shadow).await, Some(json!(now)));
         put(TABLE, now).await;
     }
 
@@ -2351,13 +2351,13 @@ pub async fn p4_a_table_and_the_one_beside_it_change_names_at_once(store: Fresh)
     assert_eq!((&row["integer"], &row["order"], row.get("key")), (&json!(1), &json!({ "b": [null] }), None));
 
     let mut transaction = store.begin().await.unwrap();
-    transaction.remove("sample@3~beside").await.unwrap();
+    transaction.remove("sample@3~shadow").await.unwrap();
     transaction.remove("nobodys@1").await.unwrap();
     transaction.commit().await.unwrap();
-    let gone = store.rows(Rows::Keys { table: beside, keys: vec![] }).await;
-    assert!(matches!(gone, Err(StoreError::NotBuilt { table }) if table == "sample@3~beside"));
-    store.create(&beside).await.unwrap();
-    store.index(&beside).await.unwrap();
+    let gone = store.rows(Rows::Keys { table: shadow, keys: vec![] }).await;
+    assert!(matches!(gone, Err(StoreError::NotBuilt { table }) if table == "sample@3~shadow"));
+    store.create(&shadow).await.unwrap();
+    store.index(&shadow).await.unwrap();
 }
 
 async fn refused_until_made(store: &Fresh, table: Table) {

@@ -41,7 +41,8 @@ pub enum StoreError {
     #[error("whether the events were recorded is unknown: {}", Chain(&**.0))]
     Unknown(BoxError),
     /// A statement on the [connection](crate::Tx::connection) of a transaction has committed it or rolled it back. What
-    /// was done before a `COMMIT` is recorded; what was done before a `ROLLBACK` is not; what was to come was not done.
+    /// was done before a `COMMIT` is recorded (SQLite: rolled back); what was done before a `ROLLBACK` is not; what was to
+    /// come was not done.
     /// Mend the code that uses the connection: sqlx's `begin` makes a savepoint there, which it may commit or roll back.
     #[error("a statement on its connection has ended the transaction; use savepoints there, as sqlx's `begin` does")]
     Ended,

@@ -16,7 +16,7 @@ use crate::{
 /// The table of dead letters.
 #[doc(hidden)]
 pub const LETTERS: Table = Table {
-    beside: false,
+    shadow: false,
     name: "dead_letters",
     version: 0,
     columns: &[

@@ -86,7 +86,7 @@ pub mod __private {
         projections::{PROJECTIONS, ProjectionRow},
         release::is_at_least,
         snapshot::shape,
-        table::BESIDE,
+        table::SHADOW,
     };
 
     /// What is in all parts, one after the other; where there is less than `N`, the rest is `blank`.

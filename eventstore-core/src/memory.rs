@@ -32,13 +32,12 @@ use crate::{
         Transaction, TypeIndex, Written,
     },
     stream::{Position, StreamHead, StreamId, Version},
-    table::{BESIDE, Column, Table},
+    table::{Column, SHADOW, Table},
     timestamp::Timestamp,
 };
 
 const PAGE: usize = 1_000;
-
-/// How long one waits for an append that is open.
+/// How long an append waits for a transaction that is open: it may be awaited in that transaction.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A store that forgets when the program ends. Clones share what is in it.
@@ -77,7 +76,7 @@ impl MemoryTable {
     fn lacks(&self, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
         let wanted = |name| table.columns.iter().find(|column| column.name == name);
         let same = |old: &Column| wanted(old.name).is_none_or(|column| column.kind == old.kind);
-        table.lacks(&self.columns.iter().map(|old| (old.name, same(old))).collect::<Vec<_>>())
+        table.lacks(&table.to_string(), &self.columns.iter().map(|old| (old.name, same(old))).collect::<Vec<_>>())
     }
 }
 
@@ -103,6 +102,11 @@ impl MemoryStore {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic inside would be a bug of this file; what it held is still whole, for all changes come last.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn writer(&self) -> Result<OwnedMutexGuard<()>, StoreError> {
+        let writer = timeout(PATIENCE, self.writer.clone().lock_owned()).await;
+        writer.map_err(|_| StoreError::Busy("another transaction is open".into()))
     }
 
     fn commit(&self) {
@@ -286,7 +290,7 @@ impl Inner {
         match self.tables.get(&table) {
             Some(there) => match there.lacks(wanted)?[..] {
                 [] => Ok(there),
-                _ => Err(StoreError::Columns { table }),
+                _ => Err(wanted.misfit(&table)),
             },
             None => Err(StoreError::NotBuilt { table }),
         }
@@ -347,7 +351,7 @@ impl EventStore for MemoryStore {
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
-        let _writer = self.writer.lock().await;
+        let _writer = self.writer().await?;
         let written = self.inner().append(append, self.clock.now())?;
         self.commit();
         Ok(written)
@@ -400,7 +404,7 @@ impl EventStore for MemoryStore {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        let writer = self.writer.clone().lock_owned().await;
+        let writer = self.writer().await?;
         let transaction = MemoryTransaction {
             store: self.clone(),
             changed: HashMap::new(),
@@ -590,11 +594,11 @@ impl Transaction for MemoryTransaction {
     }
 
     async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
-        let beside = format!("{table}{BESIDE}");
-        let there = [table, &beside].map(|table| self.store.inner().named(table).map(drop));
+        let shadow = format!("{table}{SHADOW}");
+        let there = [table, &shadow].map(|table| self.store.inner().named(table).map(drop));
         let there = there.into_iter().collect::<Result<(), _>>();
         self.noting(there)?;
-        self.moved.extend([(table.into(), Some(beside.clone())), (beside, Some(table.into()))]);
+        self.moved.extend([(table.into(), Some(shadow.clone())), (shadow, Some(table.into()))]);
         Ok(())
     }
 

@@ -31,7 +31,7 @@ pub const PROJECTIONS: Table = Table {
         Column::new("promoted_at", Kind::Time),
         Column::new("pace", Kind::Integer),
     ],
-    beside: false,
+    shadow: false,
 };
 
 /// What is known of a projection.

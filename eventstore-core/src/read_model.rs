@@ -46,7 +46,7 @@ pub trait ReadModel: Project {
     /// The columns, besides the key.
     const COLUMNS: &'static [Column];
     /// The table of this version.
-    const TABLE: Table = Table { name: Self::NAME, version: Self::VERSION, columns: Self::COLUMNS, beside: false };
+    const TABLE: Table = Table { name: Self::NAME, version: Self::VERSION, columns: Self::COLUMNS, shadow: false };
 }
 
 fn column<M: ReadModel>(name: &str) -> Result<&'static Column, Invalid> {

@@ -131,6 +131,11 @@ pub trait EventStore: Tables + Any {
         Ok(Report::default())
     }
 
+    /// Waits until what has begun is done, and closes the connections. A store without any has nothing to close.
+    async fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The snapshot of a kind kept for a boundary, as it was written. Whether it fits is for others to see.
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError>;
 
@@ -254,7 +259,7 @@ pub trait Transaction: Send {
     /// Writes and deletes rows, after [`Changes::check`].
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError>;
 
-    /// A table and the one [beside](Table::beside) it change names; both must be there.
+    /// A table and its [shadow](Table::shadow) exchange their names; both must exist.
     async fn swap(&mut self, table: &str) -> Result<(), StoreError>;
 
     /// Has readers of plain SQL find a table under a name from now on, a view, with the rights that whoever it showed

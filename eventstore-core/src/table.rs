@@ -24,8 +24,8 @@ pub struct Table {
     pub version: u32,
     /// The columns besides the key.
     pub columns: &'static [Column],
-    /// Whether it is the one beside: built anew while the other is read, or kept for a way back.
-    pub beside: bool,
+    /// Whether it is the shadow of the table of that name: built again while the table is read, or kept for a rollback.
+    pub shadow: bool,
 }
 
 impl fmt::Display for Table {
@@ -34,16 +34,16 @@ impl fmt::Display for Table {
             0 => f.write_str(self.name)?,
             version => write!(f, "{}@{version}", self.name)?,
         }
-        f.write_str(if self.beside { BESIDE } else { "" })
+        f.write_str(if self.shadow { SHADOW } else { "" })
     }
 }
 
 /// How JSON writes U+0000.
 const NUL: &str = "\\u0000";
 
-/// What the name of a table has behind it that is built beside another.
+/// The suffix of a shadow's name.
 #[doc(hidden)]
-pub const BESIDE: &str = "~beside";
+pub const SHADOW: &str = "~shadow";
 
 /// A column of a read model, as the derive sees the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,17 +168,29 @@ impl Column {
 }
 
 impl Table {
-    /// The columns that a table with these columns lacks, and that may be added to it: all others must be there. What
-    /// the table has besides is no matter, unless one may have been renamed.
+    /// The error for a table that has this name in the database and other columns.
     #[doc(hidden)]
-    pub fn lacks(&self, there: &[(&str, bool)]) -> Result<Vec<&'static Column>, StoreError> {
+    pub fn misfit(&self, name: &str) -> StoreError {
+        match self.version {
+            0 => StoreError::Schema(format!(
+                "table `{name}` has other columns than the table of this library with that name: rename it if it is not \
+                 of this library"
+            )),
+            _ => StoreError::Columns { table: name.into() },
+        }
+    }
+
+    /// The columns that a table with these columns lacks, and that may be added to it: all others must be there. What
+    /// the table has besides is no matter, unless one may have been renamed. `name` is the table's in the database.
+    #[doc(hidden)]
+    pub fn lacks(&self, name: &str, there: &[(&str, bool)]) -> Result<Vec<&'static Column>, StoreError> {
         let found = |column: &&Column| there.iter().find(|(name, _)| *name == column.name);
         let (had, lacking): (Vec<_>, Vec<_>) = self.columns.iter().partition(|column| found(column).is_some());
         let fit = had.iter().all(|column| found(column).is_some_and(|(_, same)| *same));
         let addable = lacking.iter().all(|column| column.optional) && (lacking.is_empty() || had.len() == there.len());
         match fit && addable {
             true => Ok(lacking),
-            false => Err(StoreError::Columns { table: self.to_string() }),
+            false => Err(self.misfit(name)),
         }
     }
 

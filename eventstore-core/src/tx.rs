@@ -302,6 +302,10 @@ impl EventStore for TxStore {
         Err(Invalid::Request("there is no transaction within a transaction".into()).into())
     }
 
+    async fn close(&self) -> Result<(), StoreError> {
+        Err(Invalid::Request("a transaction is committed or rolled back, and its store is closed".into()).into())
+    }
+
     /// A snapshot of what may yet be rolled back is kept by nobody.
     async fn snapshot(&self, _: &str, _: &str) -> Result<Option<StoredSnapshot>, StoreError> {
         Ok(None)

@@ -48,8 +48,8 @@ pub(crate) fn store(error: sqlx::Error) -> StoreError {
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)
             | sqlx::Error::WorkerCrashed
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed => StoreError::Unavailable(error.into()),
+            | sqlx::Error::PoolTimedOut => StoreError::Unavailable(error.into()),
+            sqlx::Error::PoolClosed => StoreError::Denied("it was closed".into()),
             // Only what is in the tables can be of a wrong type: every statement is prepared by a test.
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => StoreError::Damaged(error.into()),
             _ => StoreError::Database(error.into()),

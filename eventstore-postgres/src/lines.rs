@@ -61,6 +61,15 @@ impl Lines {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Closes those that are idle. No other is opened once the pool is closed.
+    pub(crate) async fn close(&self) {
+        loop {
+            let Some(idle) = self.idle().pop_back() else { return };
+            // An error says that it is closed already.
+            let _ = idle.connection.close().await;
+        }
+    }
+
     /// Whether another may be opened: then it counts.
     fn another(&self) -> bool {
         let more = |open| (open < self.limit).then_some(open + 1);
@@ -104,6 +113,9 @@ impl Line {
     }
 
     async fn take(shared: &Arc<Shared>, beside: bool) -> Result<Self, sqlx::Error> {
+        if shared.pool.is_closed() {
+            return Err(sqlx::Error::PoolClosed);
+        }
         let counted = |server| Counted { shared: shared.clone(), closes: true, beside, server };
         loop {
             let idle = match beside {
@@ -143,6 +155,9 @@ impl Line {
     /// For the next operation: this one is over, whatever came of it.
     pub(crate) fn keep(self) {
         if let Self::Own(connection, mut counted) = self {
+            if counted.shared.pool.is_closed() {
+                return;
+            }
             counted.closes = false;
             let kept = Idle { connection, server: counted.server, since: Instant::now() };
             let mut idle = counted.shared.lines.idle();

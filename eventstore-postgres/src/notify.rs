@@ -122,11 +122,18 @@ impl Notify {
     }
 }
 
-impl Drop for Notify {
-    fn drop(&mut self) {
+impl Notify {
+    /// Ends the task that watches the log, and with it the connection it listens on.
+    pub(crate) fn stop(&self) {
         if let Some((task, _)) = self.state().watching.take() {
             task.abort();
         }
+    }
+}
+
+impl Drop for Notify {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -252,9 +259,9 @@ impl Watch {
         }
     }
 
-    /// The store, unless nobody has waited for a while.
+    /// The store, unless no caller has waited for a while or the store was closed.
     fn wanted(&self) -> Option<Arc<Shared>> {
-        let shared = self.shared.upgrade()?;
+        let shared = self.shared.upgrade().filter(|shared| !shared.pool.is_closed())?;
         let mut state = shared.notify.state();
         if state.following == 0 && state.left.elapsed() > LINGER {
             state.watching = None;

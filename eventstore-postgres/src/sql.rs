@@ -51,6 +51,7 @@ statements! {
     position_at identity events_backwards events_of_stream_backwards events_matching_backwards
     shards lock_shard lock_projection lock_shards remove_shards put_shards advance step
     table lock_tables
+    old_shadows rename_shadow_row rename_shadow_letters rename_shadow_checkpoints
     snapshot keep snapshots
     create_schema create_tables_schema lock_migrations migrations add_works_from migrated applied apply
     migrations_begin migrations_check

@@ -49,6 +49,8 @@ use crate::{
 };
 
 const PAGE: usize = 1_000;
+/// How long a store that is closed waits for what has begun.
+const CLOSING: Duration = Duration::from_secs(10);
 /// How often an append is sent again after its connection broke, with the same ids, before the outcome is unknown; and
 /// for how long at most.
 const RESENT: u32 = 3;
@@ -193,6 +195,7 @@ impl PgOptions {
     /// The store, whatever its schema is like.
     async fn open(&self, url: &str) -> Result<PgStore, StoreError> {
         let sql = self.sql()?;
+        check_parameters(url)?;
         let options = PgConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
         let (pooler, options) = Pooler::find(options).await?;
         // Behind a pooler the session that listens is not the one that hears.
@@ -236,6 +239,50 @@ impl PgOptions {
     }
 }
 
+/// Refuses a URL with a parameter that the driver would pass over: one that was to demand TLS, and is misspelt, must not
+/// be without effect.
+fn check_parameters(url: &str) -> Result<(), Invalid> {
+    const KNOWN: &[&str] = &[
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+        "statement-cache-capacity",
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "application_name",
+        "options",
+    ];
+    let url = url.split_once('#').map_or(url, |(url, _)| url);
+    let Some((_, parameters)) = url.split_once('?') else { return Ok(()) };
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+        let name = &*name.replace("%5B", "[").replace("%5D", "]");
+        if KNOWN.contains(&name) || (name.starts_with("options[") && name.ends_with(']')) {
+            continue;
+        }
+        // It may be a part of a password in which a `?` or `&` was not escaped.
+        let plain = !name.is_empty()
+            && !parameters.contains('@')
+            && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+        let named = if plain { format!(" `{name}`") } else { String::new() };
+        return Err(Invalid::Url(format!(
+            "the URL has a parameter{named} that is unknown; known are {}",
+            KNOWN.join(", ")
+        )));
+    }
+    Ok(())
+}
+
 /// Whether an append that is refused like this will always be: versions only grow, and ids stay taken.
 fn is_final(error: &StoreError) -> bool {
     match error {
@@ -272,6 +319,24 @@ impl PgStore {
         doctor::examine(self).await
     }
 
+    /// Waits until the appends that have begun are recorded and their callers told, and closes all connections. Of this
+    /// store and its clones nothing can be used from then on: that is [`Denied`](StoreError::Denied).
+    ///
+    /// What is not done after ten seconds is [`Busy`](StoreError::Busy): a transaction that is open, a connection of
+    /// [`database`](EventStore::database) that is in use.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let closed = async {
+            while !self.shared.writer.is_idle() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            self.shared.pool.close().await;
+            self.shared.notify.stop();
+            self.shared.lines.close().await;
+        };
+        let late = |_| StoreError::Busy("an append, a transaction or a reader is under way".into());
+        timeout(CLOSING, closed).await.map_err(late)
+    }
+
     /// Looks, when the store is opened.
     async fn look(&self, policy: Policy) -> Result<(), StoreError> {
         if policy == Policy::Ignore {
@@ -292,8 +357,29 @@ impl PgStore {
         }
     }
 
-    /// Brings the schema to this version, or says what is missing.
+    /// Brings the schema to this version, or says what is missing; then the tables in it that are the program's.
     async fn prepare(&self, allowed: bool) -> Result<(), StoreError> {
+        self.prepare_log(allowed).await?;
+        if tables::old_shadows(&mut *self.connection().await?, self.sql()).await?.is_empty() {
+            return Ok(());
+        }
+        let renamed = async {
+            let mut transaction = PgTransaction::begin(&self.shared).await?;
+            tables::rename_shadows(transaction.connection(), self.sql()).await?;
+            transaction.commit().await
+        };
+        match renamed.await {
+            // A role that may only read, or a standby, leaves them to the program.
+            Err(StoreError::Database(error))
+                if error.downcast_ref().is_some_and(|why| error::is(why, &["42501", "25006", "0A000"])) =>
+            {
+                Ok(())
+            }
+            renamed => renamed,
+        }
+    }
+
+    async fn prepare_log(&self, allowed: bool) -> Result<(), StoreError> {
         let sql = self.sql();
         claim::own_functions(&mut *self.connection().await?, sql).await?;
         claim::vacant(&mut *self.connection().await?, sql).await?;
@@ -651,6 +737,10 @@ impl EventStore for PgStore {
 
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.doctor().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.close().await
     }
 
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use eventstore_core::{
-    __private::BESIDE, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table,
+    __private::SHADOW, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table,
 };
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
@@ -48,7 +48,7 @@ async fn to_add(
 ) -> Result<Option<Vec<&'static Column>>, StoreError> {
     let there = columns(connection, sql, table).await?;
     let there = (!there.is_empty()).then_some(there);
-    there.map(|there| lacks(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))).transpose()
+    there.map(|there| lacks(sql, table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))).transpose()
 }
 
 /// Whether a table is there and fits: mostly, and then nobody waits for those who make others. Not in the transaction of
@@ -84,7 +84,7 @@ pub(crate) async fn lacking<'a>(
     table: &'a Table,
 ) -> Result<Vec<&'a Column>, StoreError> {
     let there = columns(connection, sql, table).await?;
-    fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
+    fits(sql, table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
     let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
     Ok(table.columns.iter().filter(|column| column.index && !indexed(column)).collect())
 }
@@ -112,6 +112,7 @@ async fn columns(
 
 /// The columns to be added to a table, if it is there and that makes it fit.
 fn lacks<'a>(
+    sql: &Sql,
     table: &Table,
     there: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Vec<&'static Column>, StoreError> {
@@ -119,18 +120,27 @@ fn lacks<'a>(
     match keys[..] {
         [] if there.is_empty() => return Err(StoreError::NotBuilt { table: table.to_string() }),
         [(_, "text")] => {}
-        _ => return Err(StoreError::Columns { table: table.to_string() }),
+        _ => return Err(misfit(sql, table)),
     }
     let wanted = |name: &str| table.columns.iter().find(|column| column.name == name);
     let same = |(name, kind): (&'a str, &str)| (name, wanted(name).is_none_or(|column| sql_type(column.kind) == kind));
-    table.lacks(&there.into_iter().map(same).collect::<Vec<_>>())
+    let there = there.into_iter().map(same).collect::<Vec<_>>();
+    table.lacks(&table.to_string(), &there).map_err(|_| misfit(sql, table))
+}
+
+/// The error for a table whose columns do not fit. One of the engine's is named with its schema, where the user has tables.
+fn misfit(sql: &Sql, table: &Table) -> StoreError {
+    match table.version {
+        0 => table.misfit(&format!("{}.{table}", sql.tables())),
+        _ => table.misfit(&table.to_string()),
+    }
 }
 
 /// Refuses a table that is not there, or has other columns.
-fn fits<'a>(table: &Table, there: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), StoreError> {
-    match lacks(table, there)?[..] {
+fn fits<'a>(sql: &Sql, table: &Table, there: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), StoreError> {
+    match lacks(sql, table, there)?[..] {
         [] => Ok(()),
-        _ => Err(StoreError::Columns { table: table.to_string() }),
+        _ => Err(misfit(sql, table)),
     }
 }
 
@@ -253,11 +263,14 @@ pub(crate) async fn rows(
         }
         Rows::Whole { .. } => return Ok(vec![]),
     };
-    let mut found = found.map_err(|error| error::row(&table.to_string(), error))?;
+    let mut found = found.map_err(|error| match error::row(&table.to_string(), error) {
+        StoreError::Columns { .. } => misfit(sql, &table),
+        error => error,
+    })?;
     let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
     let types = found.pop().map(|(_, types)| types).unwrap_or_default();
     let types: HashMap<String, String> = serde_json::from_str(&types).map_err(refused)?;
-    fits(&table, types.iter().map(|(name, kind)| (&**name, &**kind)))?;
+    fits(sql, &table, types.iter().map(|(name, kind)| (&**name, &**kind)))?;
     let rows = found.into_iter().filter_map(|(key, row)| Some((key?, row)));
     rows.map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
 }
@@ -295,12 +308,37 @@ async fn run(
     run.map(drop).map_err(|error| error::row(table, error))
 }
 
-/// A table and the one beside it change names.
+/// A table and its shadow exchange their names.
 pub(crate) async fn swap(connection: &mut PgConnection, sql: &Sql, table: &str) -> Result<(), StoreError> {
-    let (beside, aside) = (format!("{table}{BESIDE}"), format!("{table}~aside"));
-    grant(connection, sql, table, &beside).await?;
-    let names = [("{table}", table), ("{beside}", &beside), ("{aside}", &aside)];
+    let (shadow, aside) = (format!("{table}{SHADOW}"), format!("{table}~aside"));
+    grant(connection, sql, table, &shadow).await?;
+    let names = [("{table}", table), ("{shadow}", &shadow), ("{aside}", &aside)];
     run(connection, sql, include_str!("../sql/swap.sql"), &names, table).await
+}
+
+/// Gives the shadows of release 0.1, `balance@1~beside`, the names of this one. Runs in a transaction of the caller's.
+pub(crate) async fn rename_shadows(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
+    sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
+    for old in old_shadows(connection, sql).await? {
+        let new = old.replace("~beside", SHADOW);
+        let names = [("{old}", &*old), ("{new}", &*new)];
+        run(connection, sql, include_str!("../sql/rename_shadow.sql"), &names, &old).await?;
+        for statement in [sql.rename_shadow_checkpoints(), sql.rename_shadow_letters(), sql.rename_shadow_row()] {
+            let rename = sqlx::query(statement).bind(&old).bind(&new);
+            rename.execute(&mut *connection).await.map_err(error::store)?;
+        }
+    }
+    Ok(())
+}
+
+/// The shadows that have the name release 0.1 gave them. They are the program's, like all rows of read models, so no
+/// migration of the owner's could rename them.
+pub(crate) async fn old_shadows(connection: &mut PgConnection, sql: &Sql) -> Result<Vec<String>, StoreError> {
+    match sqlx::query_scalar(sql.old_shadows()).fetch_all(connection).await {
+        // No processor has run, the table is of another program, or this role may not read it.
+        Err(error) if error::is(&error, &["42P01", "42703", "42501"]) => Ok(vec![]),
+        shadows => shadows.map_err(error::store),
+    }
 }
 
 /// Shows a table under a name.
@@ -352,7 +390,7 @@ fn text(value: Json) -> Option<String> {
 /// transaction.
 pub(crate) async fn check(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
     let there = columns(connection, sql, table).await?;
-    fits(table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))
+    fits(sql, table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))
 }
 
 /// What a statement that writes rows of a table has in its places.

@@ -417,7 +417,7 @@ impl Transaction for PgTransaction {
             Rows::Whole { table, .. } => table.clone(),
         };
         let fits = match &rows {
-            Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((table.name, table.version, table.beside)),
+            Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((table.name, table.version, table.shadow)),
             Rows::Whole { .. } => None,
         };
         let built = self.shared.built.has(&table);
@@ -442,7 +442,7 @@ impl Transaction for PgTransaction {
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
         self.ready().await?;
         let table = &changes.table;
-        if self.fits != Some((table.name, table.version, table.beside)) {
+        if self.fits != Some((table.name, table.version, table.shadow)) {
             reads!(self, tables::check(&mut self.connection, &self.shared.sql, table))?;
         }
         writes!(self, tables::write(&mut self.connection, &self.shared.sql, changes))

@@ -126,6 +126,12 @@ impl Writer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether no append is under way, waits for its turn or waits for the disk.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.busy == 0 && state.flushing == 0 && state.waiting.is_empty() && state.unflushed.is_empty()
+    }
+
     /// Appends at once if nobody else does, else with the next batch.
     pub(crate) async fn append(shared: &Arc<Shared>, append: &Arc<Checked>) -> Reply {
         match shared.writer.admit(shared, append) {

@@ -1,4 +1,4 @@
 -- Two tables change names.
 ALTER TABLE {table} RENAME TO {aside};
-ALTER TABLE {beside} RENAME TO {table};
-ALTER TABLE {aside} RENAME TO {beside};
+ALTER TABLE {shadow} RENAME TO {table};
+ALTER TABLE {aside} RENAME TO {shadow};

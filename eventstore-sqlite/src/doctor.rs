@@ -9,7 +9,7 @@ use std::{
 use eventstore_core::{StoreError, doctor::Report, testing::Clock};
 use sqlx::SqliteConnection;
 
-use crate::{error, migrate::STEPS, read};
+use crate::{error, file::File, migrate::STEPS, read};
 
 /// Clocks that differ by less are as good as the same.
 const CLOCK: Duration = Duration::from_secs(1);
@@ -17,8 +17,21 @@ const CLOCK: Duration = Duration::from_secs(1);
 /// File systems of other machines, whose locks cannot be relied on.
 const ELSEWHERE: &[&str] = &["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.s3fs", "ceph"];
 
+/// A write-ahead log above this size is not emptied as it should be: SQLite does so at about 4 MB.
+const WAL_BYTES: u64 = 64 << 20;
+
 /// What only the connection that writes knows of itself.
 pub(crate) async fn writer(connection: &mut SqliteConnection, report: &mut Report) -> Result<(), StoreError> {
+    let write = sqlx::query(include_str!("../sql/doctor_write.sql")).execute(&mut *connection).await;
+    match write.map_err(error::store) {
+        Ok(_) => report.ok("access", "the file can be written"),
+        Err(StoreError::Denied(_)) => report.danger(
+            "access",
+            "the file is read-only: nothing can be appended",
+            "Open it without `mode=ro` and `immutable`, as a user that may write to the file and its folder.",
+        ),
+        Err(error) => return Err(error),
+    }
     let synchronous: i64 = pragma(connection, "PRAGMA synchronous").await?;
     match synchronous {
         2.. => report.ok("synchronous", "FULL: an acknowledged append is on the disk"),
@@ -38,6 +51,21 @@ pub(crate) async fn writer(connection: &mut SqliteConnection, report: &mut Repor
         ),
     }
     Ok(())
+}
+
+/// How much of what was recorded is not in the file itself.
+pub(crate) fn wal(file: &File, report: &mut Report) {
+    let bytes = file.wal_bytes();
+    let found = format!("{} kB beside the file in its `-wal`: a copy of the one file lacks them", bytes.div_ceil(1024));
+    match bytes {
+        0 => report.ok("wal", "everything is in the file"),
+        1..=WAL_BYTES => report.ok("wal", found),
+        _ => report.warning(
+            "wal",
+            found,
+            "A reader has been open for long, in this process or another: find it, or restart the programs.",
+        ),
+    }
 }
 
 /// What is in the file; reads all of it.

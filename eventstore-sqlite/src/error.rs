@@ -24,11 +24,17 @@ const MISUSE: i32 = 21;
 const AUTH: i32 = 23;
 const RANGE: i32 = 25;
 const NOTADB: i32 = 26;
+/// The commit hook refused.
+const CONSTRAINT_COMMITHOOK: i32 = CONSTRAINT | 2 << 8;
+
+/// The extended result code.
+fn extended(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
 
 /// The primary result code.
 fn code(error: &sqlx::Error) -> Option<i32> {
-    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(extended & 0xff)
+    extended(error).map(|code| code & 0xff)
 }
 
 pub(crate) fn busy(error: &sqlx::Error) -> bool {
@@ -37,13 +43,14 @@ pub(crate) fn busy(error: &sqlx::Error) -> bool {
 
 pub(crate) fn store(error: sqlx::Error) -> StoreError {
     match (code(&error), &error) {
-        (Some(BUSY | LOCKED), _) => StoreError::Busy(error.into()),
+        (Some(BUSY | LOCKED | PROTOCOL), _) => StoreError::Busy(error.into()),
         (Some(CORRUPT | NOTADB), _) => StoreError::Damaged(error.into()),
-        (Some(CANTOPEN), _) => StoreError::Unavailable(error.into()),
-        (Some(READONLY), _) => StoreError::Denied(error.into()),
-        (_, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
-            StoreError::Unavailable(error.into())
-        }
+        // The disk is full or fails, or memory is short: SQLite has rolled back what the statement did, or all of the
+        // transaction, and the same succeeds once there is room.
+        (Some(CANTOPEN | FULL | IOERR | NOMEM), _) => StoreError::Unavailable(error.into()),
+        (Some(READONLY | PERM), _) => StoreError::Denied(error.into()),
+        (_, sqlx::Error::PoolClosed) => closed(),
+        (_, sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed) => StoreError::Unavailable(error.into()),
         // Only what is in the file can be of a wrong type: every statement is prepared by a test.
         (_, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => StoreError::Damaged(error.into()),
         _ => StoreError::Database(error.into()),
@@ -56,6 +63,7 @@ pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
     while let Some(error) = below {
         if let Some(error) = error.downcast_ref::<sqlx::Error>() {
             return match (code(error), error) {
+                _ if extended(error) == Some(CONSTRAINT_COMMITHOOK) => Some(Blame::Program),
                 (Some(BUSY | LOCKED | PROTOCOL | FULL | IOERR | NOMEM | CANTOPEN), _) => Some(Blame::Server),
                 (Some(READONLY | PERM | CORRUPT | NOTADB | INTERRUPT | ABORT), _) => Some(Blame::Server),
                 (Some(SCHEMA | MISUSE | AUTH | RANGE), _) => Some(Blame::Program),
@@ -69,6 +77,23 @@ pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
         below = error.source();
     }
     None
+}
+
+/// An error of a COMMIT.
+pub(crate) fn commit(error: sqlx::Error) -> StoreError {
+    match (extended(&error), code(&error)) {
+        (Some(CONSTRAINT_COMMITHOOK), _) => StoreError::Ended,
+        // All of it may be in the write-ahead log: a flush that failed says nothing of what is on the disk. After a crash
+        // the next program that opens the file would find it committed.
+        (_, Some(IOERR)) => StoreError::Unknown(error.into()),
+        _ if matches!(error, sqlx::Error::WorkerCrashed) => StoreError::Unknown(error.into()),
+        _ => store(error),
+    }
+}
+
+/// The store was closed.
+pub(crate) fn closed() -> StoreError {
+    StoreError::Denied("it was closed".into())
 }
 
 /// An error while a file is opened: names it, and says what is missing where SQLite does not.

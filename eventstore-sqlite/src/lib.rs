@@ -17,7 +17,9 @@
 mod append;
 mod doctor;
 mod error;
+mod file;
 mod migrate;
+mod names;
 mod read;
 mod retag;
 mod shared;

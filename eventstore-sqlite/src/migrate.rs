@@ -4,7 +4,7 @@ use eventstore_core::{__private::is_at_least, StoreError, Timestamp};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use crate::error;
+use crate::{error, names};
 
 /// One step.
 pub(crate) struct Step {
@@ -20,9 +20,16 @@ macro_rules! step {
     };
 }
 
+/// The step that also renames what only some files have.
+const NAMES: i64 = 3;
+
 /// All steps ever released, in order. Steps are added, never edited.
-pub(crate) const STEPS: &[Step] =
-    &[step!("001_log", "0.1.0"), step!("002_snapshots", "0.1.0"), step!("004_log", "0.2.0")];
+pub(crate) const STEPS: &[Step] = &[
+    step!("001_log", "0.1.0"),
+    step!("002_snapshots", "0.1.0"),
+    step!("003_names", "0.2.0"),
+    step!("004_log", "0.2.0"),
+];
 
 impl Step {
     fn checksum(&self) -> String {
@@ -57,7 +64,7 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -
         }
     }
     let missing = STEPS.get(applied.len()..).unwrap_or_default();
-    apply(connection, &applied, missing, now).await.map_err(|error| match error::store(error) {
+    apply(connection, &applied, missing, now).await.map_err(|error| match error {
         // The file can only be read.
         StoreError::Denied(_) => {
             StoreError::Unmigrated { missing: missing.iter().map(|step| format!("migration {}", step.name)).collect() }
@@ -88,19 +95,23 @@ async fn apply(
     applied: &[Applied],
     missing: &[Step],
     now: Timestamp,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), StoreError> {
     if !missing.is_empty() && applied.iter().all(|step| step.works_from.is_none()) {
-        sqlx::query(include_str!("../sql/add_works_from.sql")).execute(&mut *connection).await?;
+        sqlx::query(include_str!("../sql/add_works_from.sql")).execute(&mut *connection).await.map_err(error::store)?;
     }
     for (step, version) in missing.iter().zip(applied.len() as i64 + 1..) {
-        sqlx::raw_sql(step.sql).execute(&mut *connection).await?;
+        sqlx::raw_sql(step.sql).execute(&mut *connection).await.map_err(error::store)?;
+        if version == NAMES {
+            names::rename(connection).await?;
+        }
         sqlx::query(include_str!("../sql/apply.sql"))
             .bind(version)
             .bind(step.checksum())
             .bind(now.as_micros())
             .bind(step.works_from)
             .execute(&mut *connection)
-            .await?;
+            .await
+            .map_err(error::store)?;
     }
     Ok(())
 }
@@ -111,7 +122,12 @@ mod tests {
 
     #[test]
     fn released_steps_are_never_edited() {
-        let checksums: Vec<_> = STEPS.iter().take(2).map(Step::checksum).collect();
-        assert_eq!(checksums, ["57486fda-ec21-5848-b1fa-aa784669fdea", "03edff66-ef9a-52b9-b58b-6fca8019f250"]);
+        let checksums: Vec<_> = STEPS.iter().take(3).map(Step::checksum).collect();
+        let released = [
+            "57486fda-ec21-5848-b1fa-aa784669fdea",
+            "03edff66-ef9a-52b9-b58b-6fca8019f250",
+            "d206c1c4-81bb-5024-a69a-beeaf627f8e9",
+        ];
+        assert_eq!(checksums, released);
     }
 }

@@ -23,7 +23,9 @@ use uuid::Uuid;
 
 use crate::{
     append::Checked,
-    doctor, error, migrate, read, retag,
+    doctor, error,
+    file::File,
+    migrate, read, retag,
     shared::{Shared, Writer},
     snapshots, tables,
     transaction::SqliteTransaction,
@@ -32,6 +34,10 @@ use crate::{
 const PAGE: usize = 1_000;
 /// How long one waits for an append that is open.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How many reads there may be at the same time.
+const READERS: u32 = 4;
+/// How long a store that is closed waits for what has begun.
+const CLOSING: Duration = Duration::from_secs(10);
 /// How long SQLite itself waits for a lock of another process, before we ask again.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -87,10 +93,13 @@ impl SqliteStore {
         let options = options.busy_timeout(BUSY).synchronous(SqliteSynchronous::Full);
         let mut connection = options.clone().connect().await.map_err(error::store)?;
         write_ahead(&mut connection).await?;
-        let readers = SqlitePoolOptions::new().max_connections(4).test_before_acquire(false);
-        let readers = readers.connect_lazy_with(options.pragma("query_only", "ON"));
-        let writer = Arc::new(Mutex::new(Writer { connection, open: false }));
-        let shared = Shared { writer, readers, head: watch::Sender::new(Position(0)), clock };
+        let file = Arc::new(File::new(options.get_filename()));
+        // All further connections are to this file, whatever the working directory is by then, and make no other.
+        let options = options.filename(file.path()).create_if_missing(false);
+        let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
+        let readers = readers.connect_lazy_with(options.clone().pragma("query_only", "ON"));
+        let writer = Arc::new(Mutex::new(Writer::new(connection, options, file.clone())));
+        let shared = Shared { writer, readers, head: watch::Sender::new(Position(0)), clock, file };
         let store = Self { shared: Arc::new(shared) };
         let mut transaction = SqliteTransaction::begin(&store.shared).await?;
         migrate::migrate(transaction.connection()?, store.shared.clock.now()).await?;
@@ -100,17 +109,43 @@ impl SqliteStore {
 
     /// Looks at the file, and says what is unsafe or slow about it. Reads all of it, so it may take a while.
     pub async fn doctor(&self) -> Result<Report, StoreError> {
-        let mut report = Report::default();
+        let (mut report, file) = (Report::default(), &self.shared.file);
+        if let Err(StoreError::Denied(moved)) = file.check() {
+            report.danger(
+                "file",
+                moved.to_string(),
+                "Stop the program; see docs/backup.md before it is started again.",
+            );
+            return Ok(report);
+        }
         let mut transaction = SqliteTransaction::begin(&self.shared).await?;
         let writer = doctor::writer(transaction.connection()?, &mut report).await;
         transaction.rollback().await;
         writer?;
-        let file = self.shared.readers.connect_options();
-        doctor::file(&mut *self.reader().await?, file.get_filename(), &self.shared.clock, &mut report).await?;
+        doctor::wal(file, &mut report);
+        doctor::file(&mut *self.reader().await?, file.path(), &self.shared.clock, &mut report).await?;
         Ok(report)
     }
 
+    /// Waits until what has begun is done, writes the write-ahead log into the file and closes all connections, so that
+    /// the file alone is whole. Of this store and its clones nothing can be used from then on: that is
+    /// [`Denied`](StoreError::Denied).
+    ///
+    /// What is not done after ten seconds is [`Busy`](StoreError::Busy): a transaction that is open, a connection of
+    /// [`database`](EventStore::database) that is in use. While another process has the file open, the write-ahead log
+    /// may stay; the last one to close the file writes it.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let closed = async {
+            let mut writer = self.shared.writer.lock().await;
+            self.shared.readers.close().await;
+            writer.close().await;
+        };
+        let late = |_| StoreError::Busy("a transaction or a reader is open".into());
+        timeout(CLOSING, closed).await.map_err(late)
+    }
+
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        self.shared.file.check()?;
         self.shared.readers.acquire().await.map_err(error::store)
     }
 
@@ -137,7 +172,7 @@ fn in_memory() -> StoreError {
 async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut attempts = 0;
     loop {
-        match sqlx::query("PRAGMA journal_mode = WAL").execute(&mut *connection).await {
+        match sqlx::query(include_str!("../sql/write_ahead.sql")).execute(&mut *connection).await {
             Err(error) if error::busy(&error) && attempts < 200 => attempts += 1,
             result => return result.map(drop).map_err(error::store),
         }
@@ -252,6 +287,10 @@ impl EventStore for SqliteStore {
 
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.doctor().await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.close().await
     }
 
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {

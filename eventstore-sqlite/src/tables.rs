@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use eventstore_core::{
-    __private::BESIDE, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
+    __private::SHADOW, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
@@ -32,9 +32,20 @@ fn sql_type(kind: Kind) -> &'static str {
     }
 }
 
+/// The name of a table in the file.
+fn name(table: &Table) -> String {
+    in_file(&table.to_string())
+}
+
+/// A name of the contract as the file has it. A read model's, `balance@1`, is the user's to read; those of the engine,
+/// `nodes`, have the prefix of this library.
+fn in_file(name: &str) -> String {
+    if name.contains('@') { name.to_owned() } else { format!("eventstore_{name}") }
+}
+
 /// A statement of `sql/`, with the names of a table put in. They come from constants of the program and are quoted.
 fn statement(template: &str, table: &Table, parts: &[(&str, String)]) -> String {
-    let sql = template.replace("{table}", &quoted(&table.to_string()));
+    let sql = template.replace("{table}", &quoted(&name(table)));
     parts.iter().fold(sql, |sql, (name, part)| sql.replace(name, part))
 }
 
@@ -71,12 +82,14 @@ pub(crate) async fn create(connection: &mut SqliteConnection, table: &Table) -> 
 /// Runs in a transaction of the caller's.
 pub(crate) async fn index(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
     built(connection, table).await?;
-    let there = sqlx::query_scalar(include_str!("../sql/indexed.sql")).bind(table.to_string());
+    let there = sqlx::query_scalar(include_str!("../sql/indexed.sql")).bind(name(table));
     let there: Vec<String> = there.fetch_all(&mut *connection).await.map_err(error::store)?;
     let lacking = |column: &&Column| column.index && !there.iter().any(|name| name == column.name);
     for column in table.columns.iter().filter(lacking) {
-        // Its name says nothing: tables change theirs, and indexes keep it.
-        let index = ("{index}", quoted(&format!("{}.{}.{}", table.name, column.name, Uuid::now_v7().simple())));
+        // A table that is renamed keeps the names of its indexes, so they say nothing of a version.
+        let prefix = name(&Table { shadow: false, ..*table });
+        let prefix = prefix.split('@').next().unwrap_or_default();
+        let index = ("{index}", quoted(&format!("{prefix}.{}.{}", column.name, Uuid::now_v7().simple())));
         let column = ("{column}", quoted(column.name));
         run(connection, statement(include_str!("../sql/create_index.sql"), table, &[index, column])).await?;
     }
@@ -89,25 +102,34 @@ async fn run(connection: &mut SqliteConnection, sql: String) -> Result<(), Store
 
 /// The columns to be added to a table, if it is there and that makes it fit.
 async fn lacks(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
-    let there = sqlx::query_as(include_str!("../sql/table.sql")).bind(table.to_string());
-    let there: Vec<(String, String)> = there.fetch_all(connection).await.map_err(error::store)?;
+    let name = name(table);
+    let there = columns(connection, &name).await?;
     let (keys, there): (Vec<_>, Vec<_>) = there.iter().partition(|(name, _)| name == "key");
     match keys[..] {
-        [] if there.is_empty() => return Err(StoreError::NotBuilt { table: table.to_string() }),
+        [] if there.is_empty() => return Err(StoreError::NotBuilt { table: name }),
         [(_, kind)] if kind == "TEXT" => {}
-        _ => return Err(StoreError::Columns { table: table.to_string() }),
+        _ => return Err(table.misfit(&name)),
     }
     let wanted = |name: &str| table.columns.iter().find(|column| column.name == name);
     let same = |(name, kind): &'_ (String, String)| wanted(name).is_none_or(|column| sql_type(column.kind) == *kind);
-    table.lacks(&there.into_iter().map(|column| (&*column.0, same(column))).collect::<Vec<_>>())
+    table.lacks(&name, &there.into_iter().map(|column| (&*column.0, same(column))).collect::<Vec<_>>())
 }
 
 /// Refuses a table that is not there, or has other columns.
 async fn built(connection: &mut SqliteConnection, table: &Table) -> Result<(), StoreError> {
     match lacks(connection, table).await?[..] {
         [] => Ok(()),
-        _ => Err(StoreError::Columns { table: table.to_string() }),
+        _ => Err(table.misfit(&name(table))),
     }
+}
+
+/// The columns of a table, each with its type; none if there is no such table.
+pub(crate) async fn columns(
+    connection: &mut SqliteConnection,
+    table: &str,
+) -> Result<Vec<(String, String)>, StoreError> {
+    let columns = sqlx::query_as(include_str!("../sql/table.sql")).bind(table.to_owned());
+    columns.fetch_all(connection).await.map_err(error::store)
 }
 
 pub(crate) async fn shards(
@@ -223,8 +245,8 @@ async fn whole(
     after: String,
     limit: usize,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    let there = sqlx::query_as(include_str!("../sql/table.sql")).bind(&table);
-    let there: Vec<(String, String)> = there.fetch_all(&mut *connection).await.map_err(error::store)?;
+    let table = in_file(&table);
+    let there = self::columns(&mut *connection, &table).await?;
     if there.is_empty() {
         return Err(StoreError::NotBuilt { table });
     }
@@ -244,7 +266,7 @@ fn kind(declared: &str) -> Kind {
 }
 
 /// Runs statements of `sql/`, with names put in, quoted.
-async fn named_tables(
+pub(crate) async fn named_tables(
     connection: &mut SqliteConnection,
     template: &str,
     names: &[(&str, &str)],
@@ -253,26 +275,27 @@ async fn named_tables(
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(error::store)
 }
 
-/// A table and the one beside it change names.
+/// A table and its shadow exchange their names.
 pub(crate) async fn swap(connection: &mut SqliteConnection, table: &str) -> Result<(), StoreError> {
-    let (beside, aside) = (format!("{table}{BESIDE}"), format!("{table}~aside"));
-    for table in [table, &beside] {
-        let there = sqlx::query(include_str!("../sql/table.sql")).bind(table.to_owned());
-        if there.fetch_all(&mut *connection).await.map_err(error::store)?.is_empty() {
+    let table = in_file(table);
+    let (shadow, aside) = (format!("{table}{SHADOW}"), format!("{table}~aside"));
+    for table in [&table, &shadow] {
+        if columns(connection, table).await?.is_empty() {
             return Err(StoreError::NotBuilt { table: table.into() });
         }
     }
-    let names = [("{table}", table), ("{beside}", &*beside), ("{aside}", &*aside)];
+    let names = [("{table}", &*table), ("{shadow}", &*shadow), ("{aside}", &*aside)];
     named_tables(connection, include_str!("../sql/swap.sql"), &names).await
 }
 
 /// Shows a table under a name.
 pub(crate) async fn publish(connection: &mut SqliteConnection, view: &str, table: &str) -> Result<(), StoreError> {
-    named_tables(connection, include_str!("../sql/publish.sql"), &[("{view}", view), ("{table}", table)]).await
+    let (view, table) = (in_file(view), in_file(table));
+    named_tables(connection, include_str!("../sql/publish.sql"), &[("{view}", &view), ("{table}", &table)]).await
 }
 
 pub(crate) async fn remove(connection: &mut SqliteConnection, table: &str) -> Result<(), StoreError> {
-    named_tables(connection, include_str!("../sql/remove_table.sql"), &[("{table}", table)]).await
+    named_tables(connection, include_str!("../sql/remove_table.sql"), &[("{table}", &in_file(table))]).await
 }
 
 fn refused(table: impl ToString, error: serde_json::Error) -> StoreError {

@@ -1,6 +1,6 @@
 //! What is done together on the one connection that writes.
 
-use std::{any::Any, error::Error, sync::Arc};
+use std::{any::Any, error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
@@ -9,7 +9,7 @@ use eventstore_core::{
 };
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
-use tokio::{runtime::Handle, sync::OwnedMutexGuard};
+use tokio::{runtime::Handle, sync::OwnedMutexGuard, time::timeout};
 use uuid::Uuid;
 
 use crate::{
@@ -27,13 +27,33 @@ pub(crate) struct SqliteTransaction {
     appended: Option<Position>,
     /// Operations that were begun and have not succeeded: while there is one, half of it may be in the transaction.
     unfinished: usize,
+    /// Whether a caller has had the connection.
+    lent: bool,
+    /// Whether SQLite rolled all of it back when an operation failed: the disk is full, or fails.
+    lost: bool,
+}
+
+/// How long the connection that writes may be another's.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An operation: it is done whole, or the transaction cannot be committed any more; also if its future is dropped.
+macro_rules! operation {
+    ($transaction:ident, |$connection:ident| $operation:expr) => {{
+        let $connection = $transaction.operate()?;
+        let done = $operation.await;
+        $transaction.done(&done);
+        done
+    }};
 }
 
 impl SqliteTransaction {
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
-        let writer = shared.writer.clone().lock_owned().await;
-        // From here on whoever drops this future has the transaction rolled back, begun or not.
-        let mut transaction = Self { writer: Some(writer), shared: shared.clone(), appended: None, unfinished: 0 };
+        // An append that is awaited in a transaction it is no part of would wait for ever.
+        let writer = timeout(PATIENCE, shared.writer.clone().lock_owned()).await;
+        let writer = writer.map_err(|_| StoreError::Busy("another transaction of this process is open".into()))?;
+        let (shared, appended) = (shared.clone(), None);
+        // From here on a future that is dropped has the transaction rolled back, begun or not.
+        let mut transaction = Self { writer: Some(writer), shared, appended, unfinished: 0, lent: false, lost: false };
         transaction.writer()?.begin().await?;
         Ok(transaction)
     }
@@ -42,23 +62,37 @@ impl SqliteTransaction {
         self.writer.as_deref_mut().ok_or_else(|| StoreError::Unavailable("the transaction is over".into()))
     }
 
+    /// The connection; fails if the transaction that was begun is over.
     pub(crate) fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
-        Ok(&mut self.writer()?.connection)
+        let (lent, lost) = (self.lent, self.lost);
+        let writer = self.writer()?;
+        match writer.has_ended() {
+            true if lent && !lost => Err(StoreError::Ended),
+            true => Err(StoreError::Unavailable("SQLite has rolled the transaction back: begin it again".into())),
+            false => writer.connection(),
+        }
     }
 
-    /// The connection for an operation, which takes itself off `unfinished` when it has succeeded.
+    /// The connection for an operation, which says that it is [`done`](Self::done) unless it is dropped.
     fn operate(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.connection()?;
         self.unfinished += 1;
         self.connection()
     }
 
+    /// Takes note of what an operation has come to.
+    fn done<T>(&mut self, done: &Result<T, StoreError>) {
+        match done {
+            Err(error) if !error.is_refusal() => {
+                self.lost |= self.writer.as_ref().is_none_or(|writer| writer.has_ended());
+            }
+            _ => self.unfinished -= 1,
+        }
+    }
+
     pub(crate) async fn record(&mut self, append: Checked) -> Result<Written, StoreError> {
         let now = self.shared.clock.now();
-        let written = append.record(self.operate()?, now).await;
-        if written.as_ref().err().is_none_or(StoreError::is_refusal) {
-            self.unfinished -= 1;
-        }
-        let written = written?;
+        let written = operation!(self, |connection| append.record(connection, now))?;
         if !written.replayed {
             self.appended = Some(written.last);
         }
@@ -66,9 +100,14 @@ impl SqliteTransaction {
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
-        if self.unfinished > 0 {
+        let over = self.connection().err();
+        if over.is_some() || self.unfinished > 0 {
             self.rollback().await;
-            return Err(Invalid::unfinished().into());
+            return Err(over.unwrap_or_else(|| Invalid::unfinished().into()));
+        }
+        if self.lent && self.appended.is_some() {
+            // A caller may have rolled back to a savepoint.
+            self.appended = Some(read::head(self.connection()?).await?);
         }
         self.writer()?.commit().await?;
         if let Some(last) = self.appended {
@@ -91,9 +130,10 @@ impl SqliteTransaction {
 impl Drop for SqliteTransaction {
     fn drop(&mut self) {
         let Some(mut writer) = self.writer.take().filter(|writer| writer.open) else { return };
-        // Others must not wait for the file until this process writes again. Without a runtime, they do.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { writer.rollback().await });
+        // Others do not wait for the file until this process writes again.
+        match Handle::try_current() {
+            Ok(runtime) => _ = runtime.spawn(async move { writer.rollback().await }),
+            Err(_) => writer.start_rollback(),
         }
     }
 }
@@ -102,22 +142,16 @@ impl Drop for SqliteTransaction {
 impl Transaction for SqliteTransaction {
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
         // The write lock of the file is held: nobody else can move any checkpoint.
-        let at = tables::lock(self.operate()?, shard).await?;
-        self.unfinished -= 1;
-        Ok(at)
+        operation!(self, |connection| tables::lock(connection, shard))
     }
 
     async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
-        let shards = tables::shards(self.operate()?, Some(projection)).await?;
-        self.unfinished -= 1;
-        Ok(shards)
+        operation!(self, |connection| tables::shards(connection, Some(projection)))
     }
 
     async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
         let now = self.shared.clock.now();
-        tables::put_shards(self.operate()?, projection, shards, now).await?;
-        self.unfinished -= 1;
-        Ok(())
+        operation!(self, |connection| tables::put_shards(connection, projection, shards, now))
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
@@ -156,47 +190,40 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let rows = tables::rows(self.operate()?, rows).await;
+        let rows = operation!(self, |connection| tables::rows(connection, rows));
         // A read of a table that is not there leaves the transaction as it was.
-        if matches!(rows, Ok(_) | Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. })) {
+        if matches!(rows, Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. })) {
             self.unfinished -= 1;
         }
         rows
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        tables::write(self.operate()?, changes).await?;
-        self.unfinished -= 1;
-        Ok(())
+        operation!(self, |connection| tables::write(connection, changes))
     }
 
     async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
-        tables::swap(self.operate()?, table).await?;
-        self.unfinished -= 1;
-        Ok(())
+        operation!(self, |connection| tables::swap(connection, table))
     }
 
     async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError> {
-        tables::publish(self.operate()?, name, table).await?;
-        self.unfinished -= 1;
-        Ok(())
+        operation!(self, |connection| tables::publish(connection, name, table))
     }
 
     async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
-        tables::remove(self.operate()?, table).await?;
-        self.unfinished -= 1;
-        Ok(())
+        operation!(self, |connection| tables::remove(connection, table))
     }
 
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
         let now = self.shared.clock.now();
-        tables::advance(self.operate()?, shard, to, event, now).await?;
-        self.unfinished -= 1;
-        Ok(())
+        operation!(self, |connection| tables::advance(connection, shard, to, event, now))
     }
 
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
-        Some(&mut self.writer.as_deref_mut()?.connection)
+        self.lent = true;
+        let writer = self.writer.as_deref_mut()?;
+        writer.lent = true;
+        Some(writer.connection().ok()?)
     }
 
     fn blame(&self, error: &(dyn Error + 'static)) -> Option<Blame> {

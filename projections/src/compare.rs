@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore_core::{__private::BESIDE, EventStore, Invalid, Rows, StoreError};
+use eventstore_core::{__private::SHADOW, EventStore, Invalid, Rows, StoreError};
 use serde_json::{Map, Value as Json, value::RawValue};
 use tokio::time::{Instant, sleep};
 
@@ -34,7 +34,7 @@ impl Projections {
     pub async fn compare(&self, name: &str) -> Result<Comparison, StoreError> {
         let rows = self.known().await?;
         let (current, other) = self.other(&rows, name)?;
-        let live = other.strip_suffix(BESIDE).map(str::to_owned).or(current);
+        let live = other.strip_suffix(SHADOW).map(str::to_owned).or(current);
         let live = live.ok_or_else(|| Invalid::Request(format!("`{name}` has no current version to compare with")))?;
         self.whole(&rows, &other).await?;
         let mut comparison = Comparison { live, other, ..Comparison::default() };

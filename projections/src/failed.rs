@@ -139,6 +139,7 @@ impl From<StoreError> for Failed {
             | E::Building { .. }
             | E::Unreadable { .. }
             | E::Forked { .. }
+            | E::Schema(_)
             | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Blame::Program,
             E::Row { .. } => Blame::Row,
             _ => Blame::World,

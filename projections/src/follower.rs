@@ -26,8 +26,8 @@ pub(crate) trait Follower: Send + Sync {
         None
     }
 
-    /// The same for the table beside, if it can be built again.
-    fn beside(&self) -> Option<Arc<dyn Follower>> {
+    /// The same for the shadow of its table, if it can be built again.
+    fn shadow(&self) -> Option<Arc<dyn Follower>> {
         None
     }
 

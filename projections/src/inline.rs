@@ -575,6 +575,10 @@ impl EventStore for InlineStore {
         self.base.doctor().await
     }
 
+    async fn close(&self) -> Result<(), StoreError> {
+        self.base.close().await
+    }
+
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
         self.base.snapshot(boundary, kind).await
     }

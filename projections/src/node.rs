@@ -41,7 +41,7 @@ const BEATS: u32 = 5;
 
 /// The table of nodes.
 pub(crate) const NODES: Table = Table {
-    beside: false,
+    shadow: false,
     name: "nodes",
     version: 0,
     columns: &[
@@ -74,9 +74,9 @@ pub(crate) struct Run {
     /// How many events it may take in in a second.
     pace: watch::Sender<Option<u64>>,
     /// Whether it is only run while somebody wants it.
-    beside: bool,
+    shadow: bool,
     prepared: bool,
-    /// Since when it is wanted, if it is beside another.
+    /// Since when it is wanted, if it is a shadow.
     since: Option<Timestamp>,
     /// Since when it cannot run here: its code must be mended.
     dead: Option<Timestamp>,
@@ -133,7 +133,7 @@ pub(crate) struct Node {
 
 impl Run {
     pub(crate) fn new(follower: Arc<dyn Follower>, options: Options, report: watch::Sender<Status>) -> Self {
-        let (name, beside) = (follower.name(), follower.table().is_some_and(|table| table.beside));
+        let (name, shadow) = (follower.name(), follower.table().is_some_and(|table| table.shadow));
         let pace = watch::Sender::new(None);
         Self {
             name,
@@ -141,7 +141,7 @@ impl Run {
             options,
             report,
             pace,
-            beside,
+            shadow,
             prepared: false,
             since: None,
             dead: None,
@@ -203,6 +203,7 @@ impl Node {
         // In a task of its own: it lives, whatever it waits for.
         let heart = tokio::spawn(beat(self.store.clone(), self.id, self.beat.clone(), self.lease / BEATS));
         let mut beats = interval(self.lease / BEATS);
+        let mut refused = false;
         loop {
             tokio::select! {
                 () = asked(&mut stop) => break,
@@ -210,13 +211,25 @@ impl Node {
                 () = self.poke.notified() => {}
                 _ = beats.tick() => {}
             }
-            if let Err(error) = self.turn().await {
-                tracing::warn!(%error, "a node cannot reach its store");
-                let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
-                for run in self.runs.iter().filter(|run| run.dead.is_none()) {
-                    self.store.runs(&run.name, Some(error.clone()), false);
-                    run.report.send_modify(|status| status.error = Some(error.clone()));
+            let Err(error) = self.turn().await else {
+                if std::mem::take(&mut refused) {
+                    self.runs.iter().for_each(|run| self.store.runs(&run.name, None, false));
                 }
+                continue;
+            };
+            // A table of another program has the name of one of the engine's: no use in waiting, but an operator may
+            // rename it.
+            refused = matches!(error, StoreError::Schema(_));
+            tracing::warn!(%error, refused, "a node cannot use its store");
+            let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
+            for run in self.runs.iter().filter(|run| run.dead.is_none()) {
+                self.store.runs(&run.name, Some(error.clone()), refused);
+                run.report.send_modify(|status| {
+                    (status.error, status.stopped) = (Some(error.clone()), refused);
+                    if refused {
+                        status.state = State::Failed;
+                    }
+                });
             }
         }
         // All at once: none waits for another's last batch.
@@ -249,7 +262,7 @@ impl Node {
         let reshards: BTreeMap<String, Wanted> = control::rows(store, &RESHARDS).await?;
         for run in 0..self.runs.len() {
             let name = self.runs[run].name.clone();
-            if self.runs[run].beside && states.get(&name).is_none_or(|state| state.state == "kept") {
+            if self.runs[run].shadow && states.get(&name).is_none_or(|state| state.state == "kept") {
                 if !self.runs[run].shards.is_empty() {
                     self.halt(run).await;
                 }
@@ -339,8 +352,8 @@ impl Node {
         if run.dead.is_some() {
             return Ok(());
         }
-        // One that begins anew beside another has a table to be made.
-        let since = state.filter(|_| run.beside).map(|state| state.since);
+        // A shadow that begins anew has a table to be made.
+        let since = state.filter(|_| run.shadow).map(|state| state.since);
         if run.since != since {
             (run.since, run.prepared) = (since, false);
         }
@@ -421,7 +434,7 @@ impl Node {
         let mut shards = transaction.lock_projection(&run.name).await?;
         // It may have been paused or discarded, or have changed its place, since this node has looked.
         let known = control::row(&mut *transaction, &run.name).await?;
-        if known.as_ref().map_or(run.beside, |row| row.state != "active") {
+        if known.as_ref().map_or(run.shadow, |row| row.state != "active") {
             transaction.rollback().await?;
             return Ok(shards);
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::{BESIDE, LETTERS},
+    __private::{LETTERS, SHADOW},
     Checkpoint, DeadLetter, EventStore, Invalid, Order, Position, Rows, Shard, Store, StoreError, Timestamp,
 };
 use tokio::{
@@ -67,7 +67,7 @@ impl Projections {
         names.extend(known.into_keys());
         names.sort_unstable();
         names.dedup();
-        names.retain(|there| there == name || !there.ends_with(BESIDE));
+        names.retain(|there| there == name || !there.ends_with(SHADOW));
         if names.iter().any(|there| there == name) {
             return Ok(name.into());
         }

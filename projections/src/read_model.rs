@@ -53,9 +53,9 @@ impl<M: ReadModel> Follower for Folded<M> {
         Some(self.table)
     }
 
-    fn beside(&self) -> Option<Arc<dyn Follower>> {
-        (!self.table.beside).then(|| {
-            let table = Table { beside: true, ..self.table };
+    fn shadow(&self) -> Option<Arc<dyn Follower>> {
+        (!self.table.shadow).then(|| {
+            let table = Table { shadow: true, ..self.table };
             Arc::new(Self { table, keys: Mutex::default() }) as _
         })
     }

@@ -47,7 +47,7 @@ pub(crate) const REQUESTS: Table = Table {
         Column::new("answer", Kind::Json),
         Column::new("error", Kind::Text),
     ],
-    beside: false,
+    shadow: false,
 };
 
 /// Something asked of whoever runs a projection.

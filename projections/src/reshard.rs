@@ -26,7 +26,7 @@ const STARTING: Duration = Duration::from_secs(1);
 pub(crate) const RESHARDS: Table = Table {
     name: "reshards",
     version: 0,
-    beside: false,
+    shadow: false,
     columns: &[
         Column::new("shards", Kind::Integer),
         Column::new("until", Kind::Integer),

@@ -165,9 +165,9 @@ impl Runner {
             // From now on, whoever reads and waits for it is right to wait.
             self.store.runs(&name, None, false);
             let (report, status) = watch::channel(Status::new(name));
-            if let Some(beside) = follower.beside() {
-                let report = watch::channel(Status::new(beside.name())).0;
-                besides.push(Run::new(beside, options, report));
+            if let Some(shadow) = follower.shadow() {
+                let report = watch::channel(Status::new(shadow.name())).0;
+                besides.push(Run::new(shadow, options, report));
             }
             runs.push(Run::new(follower, options, report));
             reports.push(status);

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use eventstore_core::{
-    __private::{BESIDE, LETTERS},
+    __private::{LETTERS, SHADOW},
     Checkpoint, EventStore, Invalid, Position, Shard, StoreError, Timestamp, Transaction,
 };
 use tokio::{
@@ -30,7 +30,7 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 /// How long they need not wait for each other.
 pub(crate) const UNHELD: Duration = Duration::from_secs(1);
 
-/// The read model of `balance@2` and of `balance@2~beside`.
+/// The read model of `balance@2` and of `balance@2~shadow`.
 pub(crate) fn model(name: &str) -> &str {
     name.split_once('@').map_or(name, |(model, _)| model)
 }
@@ -52,7 +52,7 @@ fn current_or_first<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> Option<
 
 fn versions<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> impl Iterator<Item = (&'a str, &'a Row)> {
     let versions = rows.iter().filter(move |(name, _)| name.contains('@') && self::model(name) == model);
-    versions.filter(|(name, _)| !name.ends_with(BESIDE)).map(|(name, row)| (&**name, row))
+    versions.filter(|(name, _)| !name.ends_with(SHADOW)).map(|(name, row)| (&**name, row))
 }
 
 /// A read model or projection has come to where the log ended when it began.
@@ -65,7 +65,7 @@ pub(crate) async fn built(store: &dyn EventStore, follower: &dyn Follower, promo
         // The first one at once; then newer ones.
         let first = current_or_first(&rows, model(&name)) == Some(&*name);
         let newer = promote && current.is_none_or(|current| number(current) < table.version);
-        if !table.beside && (newer || first && current.is_none()) {
+        if !table.shadow && (newer || first && current.is_none()) {
             for _ in 0..TRIES {
                 match switch(store, current, &name).await {
                     Ok(true) => return Ok(()),
@@ -89,9 +89,9 @@ async fn now_built(store: &dyn EventStore, name: &str) -> Result<(), StoreError>
     control::update(store, name, |row| row.built_at = Some(now)).await
 }
 
-/// Sends readers to another version, or to the table beside; not if any row would be older than it was.
+/// Sends readers to another version, or to the shadow; not if any row would be older than it was.
 async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Result<bool, StoreError> {
-    let base = to.strip_suffix(BESIDE);
+    let base = to.strip_suffix(SHADOW);
     let from = base.or(current.filter(|current| *current != to));
     let mut transaction = store.begin().await?;
     // Always in this order: no two wait for each other.
@@ -130,12 +130,12 @@ async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Resu
             transaction.put_shards(base, renamed(base, epoch, new)).await?;
             transaction.put_shards(to, renamed(to, epoch, old)).await?;
             exchange_letters(&mut *transaction, base, to).await?;
-            let [here, beside] =
+            let [here, shadow] =
                 [control::row(&mut *transaction, base).await?, control::row(&mut *transaction, to).await?].map(known);
             let (state, since) = ("kept".into(), now);
             let kept = Row { state, since, reason: None, promoted_at: None, ..here.clone() };
             // What was said of the name stays: whether it is paused.
-            let here = Row { built_at: beside.built_at.or(Some(now)), target: beside.target, ..here };
+            let here = Row { built_at: shadow.built_at.or(Some(now)), target: shadow.target, ..here };
             control::put(&mut *transaction, base, &here).await?;
             control::put(&mut *transaction, to, &kept).await?;
         }
@@ -198,30 +198,30 @@ impl Projections {
     pub async fn rebuild(&self, name: &str) -> Result<Rebuild, StoreError> {
         let rows = self.known().await?;
         let name = self.name(name).await?;
-        let name = name.strip_suffix(BESIDE).unwrap_or(&name);
+        let name = name.strip_suffix(SHADOW).unwrap_or(&name);
         if !name.contains('@') {
             let why =
                 format!("`{name}` is no declared read model: give it another name, and it begins anew under that");
             return Err(Invalid::Request(why).into());
         }
-        let beside = format!("{name}{BESIDE}");
-        self.begin(&beside, rows.get(name).and_then(|row| row.pace)).await?;
+        let shadow = format!("{name}{SHADOW}");
+        self.begin(&shadow, rows.get(name).and_then(|row| row.pace)).await?;
         self.poke();
-        self.building(&beside).await
+        self.building(&shadow).await
     }
 
-    /// Begins a table beside another, in place of one that was kept; unless somebody has begun already.
-    async fn begin(&self, beside: &str, pace: Option<u64>) -> Result<(), StoreError> {
+    /// Begins a shadow in place of one that was kept, unless it is being built already.
+    async fn begin(&self, shadow: &str, pace: Option<u64>) -> Result<(), StoreError> {
         let store = self.store.as_ref();
         let head = self.store.head().await?;
         let mut transaction = store.begin().await?;
-        transaction.lock_projection(beside).await?;
-        if control::row(&mut *transaction, beside).await?.is_some_and(|row| row.state != "kept") {
+        transaction.lock_projection(shadow).await?;
+        if control::row(&mut *transaction, shadow).await?.is_some_and(|row| row.state != "kept") {
             return transaction.rollback().await;
         }
-        self.clear(&mut *transaction, beside).await?;
+        self.clear(&mut *transaction, shadow).await?;
         let row = Row { pace, ..Row::new(store.now(), head) };
-        control::put(&mut *transaction, beside, &row).await?;
+        control::put(&mut *transaction, shadow, &row).await?;
         transaction.commit().await
     }
 
@@ -270,9 +270,9 @@ impl Projections {
         let current = current_or_first(rows, model(name));
         let others = rows.iter().filter(|(other, row)| {
             let newer = current.is_none_or(|current| number(other) > number(current)) && other.contains('@');
-            let beside =
-                current.is_some_and(|current| other.strip_suffix(BESIDE) == Some(current)) && row.state != "kept";
-            model(other) == model(name) && Some(&***other) != current && (newer && !other.ends_with(BESIDE) || beside)
+            let shadow =
+                current.is_some_and(|current| other.strip_suffix(SHADOW) == Some(current)) && row.state != "kept";
+            model(other) == model(name) && Some(&***other) != current && (newer && !other.ends_with(SHADOW) || shadow)
         });
         let others: Vec<_> = others.map(|(other, _)| other).collect();
         let pair = |other: &str| (current.map(str::to_owned), other.to_owned());
@@ -315,7 +315,7 @@ impl Projections {
             Ok(false) | Err(StoreError::Busy(_)) => {}
             Err(error) => return Err(error),
         }
-        let from = to.strip_suffix(BESIDE).or(current.filter(|current| *current != to));
+        let from = to.strip_suffix(SHADOW).or(current.filter(|current| *current != to));
         let behind = async |why: String| -> Result<(), StoreError> {
             let at = self.store.as_ref().checkpoint(to).await?;
             let until = self.store.as_ref().checkpoint(from.unwrap_or(to)).await?;
@@ -382,8 +382,8 @@ impl Projections {
         let model = model(name);
         let nothing = || Invalid::Request(format!("`{name}` has nothing to go back to"));
         let now = current(&rows, model).ok_or_else(nothing)?;
-        let beside = format!("{now}{BESIDE}");
-        if rows.get(&beside).is_some_and(|row| row.state == "kept") {
+        let shadow = format!("{now}{SHADOW}");
+        if rows.get(&shadow).is_some_and(|row| row.state == "kept") {
             let (head, at) = (self.store.head().await?, self.store.as_ref().now());
             let again = |row: &mut Row| {
                 // Somebody else may have begun it in between.
@@ -391,9 +391,9 @@ impl Projections {
                     (row.state, row.since, row.target) = ("active".into(), at, head.0);
                 }
             };
-            control::update(self.store.as_ref(), &beside, again).await?;
+            control::update(self.store.as_ref(), &shadow, again).await?;
             self.poke();
-            return self.arrive(Some(now), &beside).await;
+            return self.arrive(Some(now), &shadow).await;
         }
         let before = versions(&rows, model).filter(|(version, _)| *version != now);
         let before = before.filter_map(|(version, row)| Some((row.promoted_at?, version))).max();
@@ -412,7 +412,7 @@ impl Projections {
         if current_or_first(&rows, model(name)) == Some(name) {
             return refused("is the current table; it cannot be discarded");
         }
-        if !name.ends_with(BESIDE) && self.lives(name).await? {
+        if !name.ends_with(SHADOW) && self.lives(name).await? {
             return refused("is run by a node that has its code");
         }
         let mut transaction = self.store.as_ref().begin().await?;

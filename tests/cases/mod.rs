@@ -24,6 +24,7 @@ pub mod balances;
 pub mod bank;
 pub mod campus;
 pub mod cancellation;
+pub mod closing;
 pub mod courses;
 pub mod decisions;
 pub mod errors;
@@ -211,6 +212,9 @@ impl EventStore for Between {
     }
     async fn doctor(&self) -> Result<Report, StoreError> {
         self.inner.doctor().await
+    }
+    async fn close(&self) -> Result<(), StoreError> {
+        self.inner.close().await
     }
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
         if self.gate.is_closed() {

@@ -523,7 +523,7 @@ async fn a_model_that_does_not_fit_its_table_is_stopped_at_once() -> Result<(), 
     let world = world().await;
     let (store, ann) = (&world.store, Id::<Account>::from("ann"));
     const COLUMNS: &[Column] = &[Column::new("owner", Kind::Text)];
-    world.inner.create(&eventstore::Table { name: "balance", version: 1, columns: COLUMNS, beside: false }).await?;
+    world.inner.create(&eventstore::Table { name: "balance", version: 1, columns: COLUMNS, shadow: false }).await?;
     let runner = Runner::new(store).read_model::<Balance>().read_model::<Turnover>().start();
     let opened = store.execute(&ann, Open { owner: "Ann".into() }).await?;
     let why = "`balance@1` has other columns than its read model: raise the version of the read model, or give it \

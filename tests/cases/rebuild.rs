@@ -106,7 +106,7 @@ async fn p4_a_table_is_built_again_beside_the_one_that_is_read() -> Result<(), A
     let writing = AtomicBool::new(true);
     let operate = async {
         let rebuild = running.rebuild("balance").await?;
-        assert_eq!(rebuild.name(), "balance@1~beside");
+        assert_eq!(rebuild.name(), "balance@1~shadow");
         rebuild.wait().await?;
         assert!(rebuild.progress().await?.is_built());
         assert_eq!(store.read_model::<Balance>().get("A3").await?.map(|row| row.owner), Some("a thief".into()));
@@ -147,7 +147,7 @@ async fn p4_a_table_is_built_again_beside_the_one_that_is_read() -> Result<(), A
     assert_eq!(mine, store.read_model::<Balance>().get(&ids[5]).at_position(head).await?);
     running.rollback("balance").await?;
     equals_the_log::<Balance>(store, &running).await?;
-    running.discard("balance@1~beside").await?;
+    running.discard("balance@1~shadow").await?;
     assert!(matches!(running.rollback("balance").await, Err(StoreError::Invalid(Invalid::Request(_)))));
     let names: Vec<_> = Projections::new(store).status().await?.into_iter().map(|status| status.name).collect();
     assert_eq!(names, ["balance@1"]);

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use eventstore::{
-    Append, Changes, Event, EventStore, Expected, Id, PgStore, Position, Rows, Store, StoreError, StreamId, Table,
-    Version, Write,
+    Append, Changes, Event, EventStore, Expected, Id, PgStore, Position, Store, StoreError, StreamId, Table, Version,
+    Write,
     sqlx::{self, AssertSqlSafe, PgConnection},
 };
 use futures::TryStreamExt;
@@ -27,7 +27,7 @@ async fn a2_a_commit_after_an_error_is_an_error() -> Result<(), Any> {
     let store = server::fresh().await;
     let mut transaction = store.begin().await?;
     transaction.append(opened("ann")).await?;
-    let table = Table { name: "nobodys", version: 1, columns: &[], beside: false };
+    let table = Table { name: "nobodys", version: 1, columns: &[], shadow: false };
     let missing = transaction.write(Changes { table, upserts: vec![], deletes: vec!["a".into()] }).await;
     assert!(matches!(missing, Err(StoreError::NotBuilt { .. })), "{missing:?}");
     // The server has given up the transaction, and would answer a COMMIT without a word.

@@ -15,6 +15,9 @@ mod forks;
 mod interleavings;
 mod ledger;
 mod migrations;
+mod moves;
+#[path = "../cases/names.rs"]
+mod names;
 mod operations;
 mod pooler;
 mod processes;

@@ -178,7 +178,7 @@ async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
     let store = server::fresh().await;
     let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index, optional: false }].leak();
     for (index, indexes) in [(false, 1), (true, 2), (true, 2), (false, 2)] {
-        let table = Table { name: "owners", version: 1, columns: columns(index), beside: false };
+        let table = Table { name: "owners", version: 1, columns: columns(index), shadow: false };
         store.create(&table).await?;
         store.index(&table).await?;
         let count = "SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND tablename = 'owners@1'";
@@ -251,4 +251,42 @@ async fn a_schema_of_the_first_release_is_read_and_goes_on() -> Result<(), Any> 
     run(&mut connection, dump).await?;
     let pg: Arc<dyn EventStore> = Arc::new(PgStore::options().schema(schema).connect(server::url()).await?);
     golden::read(&World::new(pg, None, ())).await
+}
+
+const SHADOWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/postgres-1-shadows.sql");
+
+#[tokio::test]
+async fn names_of_the_first_release_become_those_of_this_one() -> Result<(), Any> {
+    let schema = server::schema();
+    let dump = std::fs::read_to_string(SHADOWS)?.replace(DUMPED, &schema);
+    run(&mut server::connection().await, dump).await?;
+    let options = PgStore::options().schema(&schema);
+    // Several nodes start at once.
+    let stores = (0..4).map(|_| options.clone().connect(server::url()));
+    let stores: Vec<_> = join_all(stores).await.into_iter().collect::<Result<_, _>>()?;
+    let [first, ..] = &stores[..] else { panic!("four were opened") };
+    crate::names::shadows_are_renamed(&World::new(Arc::new(first.clone()), None, stores)).await
+}
+
+#[tokio::test]
+async fn a_table_with_a_name_of_the_engine_stops_what_runs_and_is_named() -> Result<(), Any> {
+    let schema = server::schema();
+    let mut connection = server::connection().await;
+    let pg = PgStore::options().schema(&schema).connect(server::url()).await?;
+    run(&mut connection, format!("CREATE TABLE {schema}.nodes (id bigint)")).await?;
+    let store = Store::from(pg);
+    let opened = store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+    let runner = Runner::new(&store).read_model::<Balance>().start();
+    let stopped = tokio::time::timeout(Duration::from_secs(10), runner.until(opened.position)).await?;
+    let Err(error @ StoreError::Stopped { .. }) = stopped else { panic!("{stopped:?}") };
+    assert!(error.to_string().contains(&format!("`{schema}.nodes`")), "{error}");
+    run(&mut connection, format!("ALTER TABLE {schema}.nodes RENAME TO theirs")).await?;
+    let built = async {
+        while store.read_model::<Balance>().get("ann").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), built).await?;
+    runner.stop().await;
+    Ok(())
 }

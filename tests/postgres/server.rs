@@ -82,17 +82,23 @@ pub async fn waiting_for_the_lock(schema: &str, sessions: i64) {
     while sqlx::query_scalar::<_, i64>(waiting).bind(&lock).fetch_one(&mut connection).await.unwrap() < sessions {}
 }
 
-/// A server of the test's own, which may be crashed, stopped, or have a standby.
+/// A server of the test's own, which may be crashed, stopped, restored from, or have a standby.
 pub struct Own {
     folder: tempfile::TempDir,
+    options: &'static str,
 }
 
 impl Own {
-    /// The server, and its URL.
+    /// The server, and its URL. Its log writer does not get round to what a commit did not wait for.
     pub fn start() -> (Self, String) {
+        Self::with("-c fsync=on -c wal_writer_delay=10s")
+    }
+
+    /// The same, with further options of the server.
+    pub fn with(options: &'static str) -> (Self, String) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let server = Self { folder };
+        let server = Self { folder, options };
         let url = server.script(&["for", &std::process::id().to_string()]);
         (server, url)
     }
@@ -100,54 +106,15 @@ impl Own {
     fn command(&self, arguments: &[&str]) -> Command {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
         let mut command = Command::new(script);
-        // The log writer of the server does not get round to what a commit did not wait for.
-        command.env("TMPDIR", self.folder.path()).env("POSTGRES_OPTIONS", "-c fsync=on -c wal_writer_delay=10s");
+        command.env("TMPDIR", self.folder.path()).env("POSTGRES_OPTIONS", self.options);
         command.args(arguments);
         command
     }
 
-    /// What `scripts/postgres` says.
+    /// What the script of the server says.
     pub fn script(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        let _ = self.command(&["stop"]).status();
-    }
-}
-
-/// A server of the test's own, which may be crashed, stopped, or have a standby.
-pub struct Own {
-    folder: tempfile::TempDir,
-}
-
-impl Own {
-    /// The server, and its URL.
-    pub fn start() -> (Self, String) {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let server = Self { folder };
-        let url = server.script(&["for", &std::process::id().to_string()]);
-        (server, url)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/postgres");
-        let mut command = Command::new(script);
-        // The log writer of the server does not get round to what a commit did not wait for.
-        command.env("TMPDIR", self.folder.path()).env("POSTGRES_OPTIONS", "-c fsync=on -c wal_writer_delay=10s");
-        command.args(arguments);
-        command
-    }
-
-    /// What `scripts/postgres` says.
-    pub fn script(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 }

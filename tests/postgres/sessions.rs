@@ -340,3 +340,68 @@ async fn s3_an_open_transaction_of_somebody_else_delays_no_reader() -> Result<()
     sqlx::query("ROLLBACK").execute(&mut other).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_parameter_of_the_url_that_is_unknown_is_refused() -> Result<(), Any> {
+    for (parameters, named) in [
+        ("sslmod=require", true),
+        ("SSLMODE=require", true),
+        ("sslmode=require&ssl_root=x", true),
+        ("ssl%6Dode=require", false),
+        ("&=x", false),
+    ] {
+        let url = server::url();
+        let url = format!("{url}{}{parameters}", if url.contains('?') { '&' } else { '?' });
+        let refused = PgStore::connect(&url).await.err();
+        let Some(StoreError::Invalid(Invalid::Url(why))) = refused else { panic!("{parameters}: {refused:?}") };
+        let name = parameters.rsplit('&').next().and_then(|one| one.split('=').next()).unwrap_or_default();
+        assert_eq!(why.contains(&format!("`{name}`")), named, "{why}");
+    }
+    // A `?` in a password that was not escaped is no name to be shown.
+    let refused = PgStore::connect("postgres://user:hun?tiger=2@localhost/x").await.err();
+    let Some(StoreError::Invalid(Invalid::Url(why))) = refused else { panic!("{refused:?}") };
+    assert!(!why.contains("tiger"), "{why}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a1_a_store_is_closed_when_what_has_begun_is_done() -> Result<(), Any> {
+    let schema = server::schema();
+    let options = PgStore::options().schema(&schema);
+    let store = Store::from(options.clone().connect(server::url()).await?);
+    let ann = Id::<Account>::from("ann");
+    let runner = Runner::new(&store).read_model::<Balance>().start();
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    runner.until(store.head().await?).await?;
+    runner.stop().await;
+    let appends = (0..64).map(|n| {
+        let (store, account) = (store.clone(), Id::<Account>::from(format!("A{n}")));
+        tokio::spawn(async move { store.execute(&account, Open { owner: "x".into() }).await })
+    });
+    let appends: Vec<_> = appends.collect();
+    tokio::task::yield_now().await;
+    store.close().await?;
+    let mut recorded = 1;
+    for append in appends {
+        match append.await? {
+            Ok(_) => recorded += 1,
+            // It came too late.
+            Err(eventstore::CommandError::Store(StoreError::Denied(_))) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    for refused in [store.head().await.err(), store.load(&ann).await.err(), store.begin().await.err()] {
+        assert!(matches!(&refused, Some(error @ StoreError::Denied(_)) if !error.is_retryable()), "{refused:?}");
+    }
+    store.close().await?;
+    let gone = async {
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE $1 AND pid <> pg_backend_pid()";
+        let count = sqlx::query_scalar(count).bind(format!("%{schema}%"));
+        let open: i64 = count.fetch_one(&mut server::connection().await).await.unwrap();
+        open == 0
+    };
+    assert!(gone.await, "no session of the store is left");
+    let other = Store::from(options.connect(server::url()).await?);
+    assert_eq!(other.head().await?.0, recorded);
+    Ok(())
+}

@@ -259,7 +259,7 @@ async fn an_index_that_is_asked_for_later_is_made() -> Result<(), Any> {
     let pool: &sqlx::SqlitePool = world.inner.database().downcast_ref().expect("SQLite");
     let columns = |index| &*vec![Column { name: "owner", kind: Kind::Text, index, optional: false }].leak();
     for (index, indexes) in [(false, 0), (true, 1), (true, 1), (false, 1)] {
-        let table = Table { name: "owners", version: 1, columns: columns(index), beside: false };
+        let table = Table { name: "owners", version: 1, columns: columns(index), shadow: false };
         world.inner.create(&table).await?;
         world.inner.index(&table).await?;
         let sql = "SELECT count(*) FROM sqlite_schema WHERE tbl_name = 'owners@1' AND type = 'index'";
@@ -279,7 +279,9 @@ async fn the_doctor_says_whether_the_file_is_a_safe_place() -> Result<(), Any> {
     let report = store.doctor().await?;
     assert_eq!(report.severity(), Severity::Ok, "{report}");
     let checks: Vec<_> = report.findings.iter().map(|finding| finding.check).filter(|c| *c != "file_system").collect();
-    assert_eq!(checks, ["synchronous", "journal_mode", "sqlite", "integrity", "guard", "positions", "stamps"]);
+    let expected =
+        ["access", "synchronous", "journal_mode", "wal", "sqlite", "integrity", "guard", "positions", "stamps"];
+    assert_eq!(checks, expected);
 
     // Somebody takes the guard away, and an event.
     let mut other = other(&path).await;
@@ -527,6 +529,124 @@ async fn a_file_of_the_first_release_is_read_and_goes_on() -> Result<(), Any> {
     std::fs::copy(GOLDEN, &path)?;
     let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&path).await?);
     golden::read(&World::new(store, None, folder)).await
+}
+
+const SHADOWS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/sqlite-1-shadows.db");
+
+/// The tables and views in a file.
+async fn tables(connection: &mut SqliteConnection) -> Vec<String> {
+    let tables = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY name";
+    sqlx::query_scalar(tables).fetch_all(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn names_of_the_first_release_become_those_of_this_one() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("golden.db");
+    std::fs::copy(SHADOWS, &path)?;
+    let store: Arc<dyn EventStore> = Arc::new(SqliteStore::open(&path).await?);
+    let names = tables(&mut other(&path).await).await;
+    assert!(names.iter().any(|name| name == "balance@1~shadow") && names.iter().any(|name| name == "eventstore_nodes"));
+    let old: Vec<_> = names.iter().filter(|name| !name.starts_with("eventstore_") && !name.contains('@')).collect();
+    assert!(old.is_empty() && !names.iter().any(|name| name.contains("~beside")), "{names:?}");
+    // What opens it again finds nothing to do.
+    drop(SqliteStore::open(&path).await?);
+    crate::names::shadows_are_renamed(&World::new(store, None, folder)).await
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_stops_the_migration_and_is_named() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("golden.db");
+    std::fs::copy(SHADOWS, &path)?;
+    let mut other = other(&path).await;
+    sqlx::query("CREATE TABLE eventstore_requests (id INTEGER)").execute(&mut other).await?;
+    let before = tables(&mut other).await;
+    let refused = SqliteStore::open(&path).await.err();
+    assert!(matches!(&refused, Some(StoreError::Schema(why)) if why.contains("`eventstore_requests`")), "{refused:?}");
+    assert_eq!(tables(&mut other).await, before, "nothing is half done");
+    // Renamed, the way is free.
+    sqlx::query("ALTER TABLE eventstore_requests RENAME TO theirs").execute(&mut other).await?;
+    SqliteStore::open(&path).await?;
+    Ok(())
+}
+
+const ENGINE: [&str; 5] = ["nodes", "projections", "dead_letters", "requests", "reshards"];
+
+#[tokio::test]
+async fn tables_of_the_user_may_have_any_name_that_lacks_the_prefix() -> Result<(), Any> {
+    let folder = tempfile::tempdir()?;
+    for before in [true, false] {
+        let path = folder.path().join(format!("{before}.db"));
+        let create = async || -> Result<(), Any> {
+            let mut other = SqliteConnection::connect(&format!("sqlite://{}?mode=rwc", path.display())).await?;
+            for table in ENGINE {
+                let create = format!("CREATE TABLE {table} (id INTEGER); INSERT INTO {table} VALUES (7)");
+                sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut other).await?;
+            }
+            Ok(())
+        };
+        if before {
+            create().await?;
+        } else {
+            // A file of the first release in which no processor has run.
+            std::fs::copy(GOLDEN, &path)?;
+            let mut other = other(&path).await;
+            for table in ENGINE {
+                sqlx::raw_sql(AssertSqlSafe(format!("DROP TABLE {table}"))).execute(&mut other).await?;
+            }
+            sqlx::raw_sql("DELETE FROM eventstore_checkpoints; DROP TABLE \"balance@1\"").execute(&mut other).await?;
+            create().await?;
+        }
+        let store = Store::from(SqliteStore::open(&path).await?);
+        let zoe = Id::<Account>::from("zoe");
+        let opened = store.execute(&zoe, Open { owner: "Zoe".into() }).await?;
+        let runner = Runner::new(&store).read_model::<Balance>().start();
+        runner.until(opened.position).await?;
+        assert!(store.read_model::<Balance>().get(&zoe).after(opened.position).await?.is_some());
+        runner.rebuild("balance").await?.wait().await?;
+        runner.promote("balance").await?;
+        runner.stop().await;
+        for table in ENGINE {
+            let rows = sqlx::query_scalar(AssertSqlSafe(format!("SELECT id FROM {table}")));
+            let rows: Vec<i64> = rows.fetch_all(&mut other(&path).await).await?;
+            assert_eq!(rows, [7], "{table} is the user's");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_table_with_a_name_of_the_engine_stops_what_runs_and_is_named() -> Result<(), Any> {
+    for table in ENGINE {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("log.db");
+        let store = Store::from(SqliteStore::open(&path).await?);
+        let opened = store.execute(Id::<Account>::from("ann"), Open { owner: "Ann".into() }).await?;
+        let mut other = other(&path).await;
+        let create = format!("CREATE TABLE eventstore_{table} (id INTEGER)");
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut other).await?;
+        let runner = Runner::new(&store).read_model::<Balance>().start();
+        let stopped = tokio::time::timeout(Duration::from_secs(10), runner.until(opened.position)).await?;
+        let name = format!("`eventstore_{table}`");
+        let Err(error @ StoreError::Stopped { .. }) = stopped else { panic!("{stopped:?}") };
+        assert!(error.to_string().contains(&name), "{error}");
+        if table == "projections" {
+            let refused = runner.pause("balance").await.err();
+            assert!(matches!(&refused, Some(StoreError::Schema(why)) if why.contains(&name)), "{refused:?}");
+        }
+        // Once it is out of the way, the node goes on by itself.
+        let rename = format!("ALTER TABLE eventstore_{table} RENAME TO theirs");
+        sqlx::raw_sql(AssertSqlSafe(rename)).execute(&mut other).await?;
+        let built = async {
+            while store.read_model::<Balance>().get("ann").await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), built).await?;
+        runner.stop().await;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

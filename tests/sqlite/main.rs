@@ -2,14 +2,19 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod backup;
 #[path = "../cases/mod.rs"]
 mod cases;
 #[path = "../cases/damaged.rs"]
 mod damaged;
+mod ends;
 mod file;
 #[path = "../cases/forks.rs"]
 mod forks;
 mod ledger;
+mod moved;
+#[path = "../cases/names.rs"]
+mod names;
 
 use std::sync::Arc;
 

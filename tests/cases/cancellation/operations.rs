@@ -134,12 +134,12 @@ async fn a8_rebuilding_dropped_at_any_await_can_be_said_again() {
     let sweep = crate::sweep().await;
     let runner = run_by_another(&sweep).await;
     let projections = Projections::new(sweep.store());
-    let beside = "balance@1~beside";
+    let shadow = "balance@1~shadow";
     let built = async || runner.rebuild("balance").await.unwrap().wait().await.unwrap();
     let gone = async || {
         // It may have been changed meanwhile.
-        while projections.status().await.unwrap().iter().any(|status| status.name == beside) {
-            done_or_done_before(projections.discard(beside).await);
+        while projections.status().await.unwrap().iter().any(|status| status.name == shadow) {
+            done_or_done_before(projections.discard(shadow).await);
         }
     };
 
@@ -206,7 +206,7 @@ async fn a8_rebuilding_dropped_at_any_await_can_be_said_again() {
             "discard",
             FEW,
             async |_| built().await,
-            |_| projections.discard(beside),
+            |_| projections.discard(shadow),
             async |_, outcome| {
                 outcome.into_iter().for_each(done_or_done_before);
                 gone().await;
@@ -223,12 +223,12 @@ async fn a8_p4_a_promote_dropped_while_it_holds_others_up_lets_them_go_on() {
     let runner = run_by_another(&sweep).await;
     runner.rebuild("balance").await.unwrap().wait().await.unwrap();
     // It will not be where the other is for a long time.
-    runner.throttle("balance@1~beside", Some(1)).await.unwrap();
+    runner.throttle("balance@1~shadow", Some(1)).await.unwrap();
     loop {
         let deposits = (0..20).map(|amount| Deposited { amount });
         let last = sweep.other.append(account("more", 0), Expected::Any, deposits).await.unwrap().last;
         runner.until(last).await.unwrap();
-        if sweep.world.inner.checkpoint("balance@1~beside").await.unwrap().0 + 40 < last.0 {
+        if sweep.world.inner.checkpoint("balance@1~shadow").await.unwrap().0 + 40 < last.0 {
             break;
         }
     }

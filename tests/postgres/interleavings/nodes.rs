@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Actor, Choices, Log, Scene, Turn, Wrong, wrong};
 
-const SUMS: Table = Table { name: "sums", version: 1, columns: &[Column::new("events", Kind::Integer)], beside: false };
+const SUMS: Table = Table { name: "sums", version: 1, columns: &[Column::new("events", Kind::Integer)], shadow: false };
 
 /// What a node knows.
 struct Node {

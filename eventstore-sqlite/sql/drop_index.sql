@@ -1,0 +1,2 @@
+-- Drops an index.
+DROP INDEX {index};

@@ -1,0 +1,2 @@
+-- Renames a table.
+ALTER TABLE {table} RENAME TO {to};

@@ -1,0 +1,2 @@
+-- Readers do not wait for the writer.
+PRAGMA journal_mode = WAL
