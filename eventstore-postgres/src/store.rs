@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, Checkpoint, EventStore, Events, Expected, Invalid, Page, Position, Query, Raw, Read, Recorded,
-    Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction,
-    Written,
+    Append, BoxError, Checkpoint, Column, EventStore, Events, Expected, Invalid, Page, Position, Query, Raw, Read,
+    Recorded, Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp,
+    Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::future::select;
@@ -550,7 +550,18 @@ impl Tables for PgStore {
     }
 
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        tables::rows(&mut *self.connection().await?, &self.shared.sql, rows).await
+        let found = async |lacking: &[&'static Column]| {
+            tables::rows(&mut *self.connection().await?, self.sql(), rows.clone(), lacking).await
+        };
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else { return found(&[]).await };
+        match found(&[]).await {
+            // It may lack a column that a row may be without.
+            Err(StoreError::Columns { .. }) => {
+                let lacking = tables::to_add(&mut *self.connection().await?, self.sql(), &table).await?;
+                found(&lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })?).await
+            }
+            found => found,
+        }
     }
 
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {

@@ -160,9 +160,9 @@ impl Transaction for PgTransaction {
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else {
-            return tables::rows(&mut self.connection, &self.shared.sql, rows).await;
+            return tables::rows(&mut self.connection, &self.shared.sql, rows, &[]).await;
         };
-        let found = tables::rows(&mut self.connection, &self.shared.sql, rows).await?;
+        let found = tables::rows(&mut self.connection, &self.shared.sql, rows, &[]).await?;
         self.fits = Some((table.name, table.version, table.beside));
         Ok(found)
     }

@@ -35,6 +35,7 @@ pub mod projections;
 pub mod reading;
 pub mod rebuild;
 pub mod recipes;
+pub mod releases;
 pub mod resharding;
 pub mod snapshots;
 pub mod subscriptions;
