@@ -59,6 +59,13 @@ pub trait EventStore: Tables + Any {
     /// comes to know within a second or so, and it returns within some seconds in any case.
     async fn appended(&self, after: Position);
 
+    /// Returns when everything recorded up to a position is safe from a crash: before an event leaves the database, it must
+    /// be. At once, unless the store shows events earlier than that.
+    async fn flushed(&self, position: Position) -> Result<(), StoreError> {
+        let _ = position;
+        Ok(())
+    }
+
     /// Opens a transaction, for whatever must happen together with the step of a checkpoint. One that is dropped is
     /// rolled back.
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;

@@ -45,7 +45,7 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 }
 
 statements! {
-    append append_one append_batch flush types type_keys head
+    append append_one append_batch flush flushed types type_keys head
     events events_bare events_from_snapshot events_of_stream events_of_types events_matching events_of_command events_of_ids
     streams
     position_at events_backwards events_of_stream_backwards events_matching_backwards

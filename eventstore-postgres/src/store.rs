@@ -481,6 +481,12 @@ impl EventStore for PgStore {
         Ok(done)
     }
 
+    async fn flushed(&self, _: Position) -> Result<(), StoreError> {
+        // Whoever appends may not wait for the disk, in this process or in another one.
+        let flushed = sqlx::query_scalar(self.sql().flushed()).fetch_one(&mut *self.connection().await?).await;
+        if flushed.map_err(error::store)? { Ok(()) } else { self.flush().await }
+    }
+
     async fn appended(&self, after: Position) {
         let mut head = self.shared.head.subscribe();
         if *head.borrow() > after {

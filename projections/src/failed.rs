@@ -7,9 +7,12 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use eventstore_core::{__private::Chain, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Version};
+use eventstore_core::{
+    __private::Chain, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Unavailable,
+    Version,
+};
 
-use crate::letters::Queue;
+use crate::{letters::Queue, reads::Reads};
 
 /// Why a shard could not go on. Shown whole: the event, and the reason with all that is below it.
 #[derive(Debug)]
@@ -46,14 +49,16 @@ pub(crate) struct Place {
 }
 
 impl Failed {
-    /// What the user's code said or did: the world may be to blame.
+    /// What the user's code said or did: an event may be to blame, unless it says that what it calls is away.
     pub(crate) fn theirs(reason: impl Into<BoxError>) -> Self {
-        Self { event: None, queue: None, reason: reason.into(), blame: Blame::Event }
+        let reason = reason.into();
+        let blame = if Unavailable::is_in(&*reason) { Blame::World } else { Blame::Event };
+        Self { event: None, queue: None, reason, blame }
     }
 
     /// What must be mended by whoever wrote the program.
     pub(crate) fn program(reason: impl Into<BoxError>) -> Self {
-        Self { blame: Blame::Program, ..Self::theirs(reason) }
+        Self { event: None, queue: None, reason: reason.into(), blame: Blame::Program }
     }
 
     /// What the code of a user said when it panicked.
@@ -85,6 +90,16 @@ impl Failed {
         Self { queue: Some(queue), ..self }
     }
 
+    /// The event that a newer program reads and this one does not, if that is why.
+    pub(crate) fn newer(&self) -> Option<Reads> {
+        match self.reason.downcast_ref()? {
+            StoreError::Unreadable { source: EventError::Schema(name, version), .. } => {
+                Some(Reads::one(name, *version))
+            }
+            _ => None,
+        }
+    }
+
     /// The position of the event it was about.
     pub(crate) fn position(&self) -> Option<Position> {
         self.event.as_ref().map(|event| event.position)
@@ -108,6 +123,10 @@ impl From<StoreError> for Failed {
             | E::Building { .. }
             | E::Unreadable { .. }
             | E::Forked { .. }
+            | E::Newer { .. }
+            | E::Missed { .. }
+            | E::NoStart { .. }
+            | E::OldRelease { .. }
             | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Blame::Program,
             E::Row { .. } => Blame::Row,
             _ => Blame::World,
@@ -138,8 +157,12 @@ impl fmt::Display for Place {
 
 impl Error for Failed {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        // The rest is shown whole already; this one a program may want to know by its type.
-        let fork = self.reason.downcast_ref().filter(|error| matches!(error, StoreError::Forked { .. }));
-        fork.map(|error| error as _)
+        // The rest is shown whole already; these a program may want to know by their type.
+        use StoreError as E;
+        let known = |error: &&StoreError| {
+            let known = matches!(error, E::Forked { .. } | E::Newer { .. } | E::Missed { .. });
+            known || matches!(error, E::NoStart { .. } | E::OldRelease { .. })
+        };
+        self.reason.downcast_ref().filter(known).map(|error| error as _)
     }
 }

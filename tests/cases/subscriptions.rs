@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{BoxError, Expected, Id, Position, Runner, Running, StoreError, prelude::*};
+use eventstore::{BoxError, Expected, Id, Position, Runner, Running, StartFrom, StoreError, prelude::*};
 use futures::FutureExt;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -45,6 +45,7 @@ impl Outside {
 
 impl Subscription for Outside {
     const NAME: &'static str = "outside";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
     type Event = AccountEvent;
 
     async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
