@@ -21,7 +21,7 @@ macro_rules! step {
 }
 
 /// All steps ever released, in order. Steps are added, never edited.
-const STEPS: &[Step] = &[step!("001_log"), step!("002_snapshots")];
+const STEPS: &[Step] = &[step!("001_log"), step!("002_snapshots"), step!("004_engine")];
 
 impl Step {
     fn checksum(&self) -> Uuid {

@@ -9,7 +9,7 @@
 //! not. A processor has failed for all when no node is left that can run it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     error::Error,
     future::pending,
     sync::Arc,
@@ -121,8 +121,8 @@ pub(crate) struct Run {
     cannot: Option<Cannot>,
     /// Whether it leaves this processor to others, for lack of events that they read.
     aside: bool,
-    /// Whether another node that lives can run it.
-    others: bool,
+    /// The other nodes that live and can run it, as far as they know.
+    others: BTreeSet<Uuid>,
     shards: HashMap<Shard, Running>,
 }
 
@@ -205,7 +205,7 @@ impl Run {
             since: None,
             cannot: None,
             aside: false,
-            others: false,
+            others: BTreeSet::new(),
             shards: HashMap::new(),
         }
     }
@@ -222,7 +222,7 @@ impl Run {
 
     fn tell(&self, store: &Store, failed: Failed) {
         // Where another node can run it, nothing is lost.
-        let stopped = failed.blame == Blame::Program && !self.others;
+        let stopped = failed.blame == Blame::Program && self.others.is_empty();
         measure::failed(&self.name);
         tracing::warn!(projection = self.name, error = %failed.reason, stopped, "projection failed");
         let failed: Arc<dyn Error + Send + Sync> = Arc::new(failed);
@@ -358,7 +358,8 @@ impl Node {
                 others.filter_map(|(node, beat)| Some((*node, self.sets.get(beat.reads(&name)?)?))).collect();
             let before = state.as_ref().and_then(|row| self.sets.get(row.reads.as_deref()?));
             let standing = reads::standing(self.id, &self.runs[run].reads, before, &others);
-            self.runs[run].others = !others.is_empty();
+            let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
+            self.runs[run].others = able.map(|(node, _)| *node).collect();
             // Whoever starts a program again wants it to be tried again; and what it has failed for may be over.
             let is_over = |row: &Row| Cause::of(row).is_some_and(|cause| cause.is_over(&self.runs[run].reads));
             if let Some(row) = state.as_mut().filter(|row| row.state == "failed")
@@ -469,9 +470,9 @@ impl Node {
         let active = state.is_none_or(|row| row.state == "active");
         if let Some(cannot) = run.cannot.as_ref().filter(|_| active) {
             // Another node can; or it has failed for all.
-            if !run.others {
+            if run.others.is_empty() {
                 let (reason, newer) = (cannot.reason.clone(), cannot.newer.clone());
-                self.fail(at, &reason, newer.map(Cause::Newer)).await;
+                self.fail(store, at, &reason, newer.map(Cause::Newer)).await?;
             }
             return Ok(());
         }
@@ -585,7 +586,8 @@ impl Node {
         let mut shards = transaction.lock_projection(&run.name).await?;
         // It may have been paused or discarded, or have changed its place, since this node has looked.
         let known = control::row(&mut *transaction, &run.name).await?;
-        if known.as_ref().map_or(run.beside, |row| row.state != "active") {
+        let begun_again = |row: &Row| run.beside && Some(row.since) != run.since;
+        if known.as_ref().map_or(run.beside, |row| row.state != "active" || begun_again(row)) {
             transaction.rollback().await?;
             return Ok(Some(shards));
         }
@@ -606,8 +608,9 @@ impl Node {
                 transaction.rollback().await?;
                 let failed = Failed::from(cause.error(&run.name));
                 let reason = cause.reason(&failed);
-                run.tell(&self.store, failed);
-                self.fail(at, &reason, Some(cause)).await;
+                if self.fail(store, at, &reason, Some(cause)).await? {
+                    self.runs[at].tell(&self.store, failed);
+                }
                 return Ok(None);
             }
         }
@@ -696,8 +699,7 @@ impl Node {
             None => failed.to_string(),
         };
         run.cannot = Some(Cannot { since: self.store.as_ref().now(), reason, newer });
-        let others = run.others;
-        if others {
+        if !run.others.is_empty() {
             tracing::warn!(projection = run.name, error = %failed.reason, "this node stands aside: another one may");
             measure::failed(&run.name);
             let shards = run.report.borrow().shards.clone();
@@ -715,20 +717,30 @@ impl Node {
         }
     }
 
-    /// Writes down that no node can run a projection.
-    async fn fail(&mut self, at: usize, reason: &str, cause: Option<Cause>) {
+    /// Writes down that no node can run a projection, and says whether it did: not if a node has begun meanwhile, which may.
+    async fn fail(
+        &mut self,
+        store: &dyn EventStore,
+        at: usize,
+        reason: &str,
+        cause: Option<Cause>,
+    ) -> Result<bool, StoreError> {
         self.halt(at).await;
-        let (run, store) = (&self.runs[at], self.store.as_ref());
+        let name = self.runs[at].name.clone();
+        // Whoever begins says so before it has anything tried again: who sees that it is to be tried sees the node as well.
+        let nodes = self.living(store).await?;
+        let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name)).map(|(node, _)| *node);
+        if able.collect::<BTreeSet<_>>() != self.runs[at].others {
+            return Ok(false);
+        }
         let (reason, now) = (reason.replace('\0', "\\0"), store.now());
         let cause = cause.and_then(|cause| serde_json::to_value(cause).ok());
         let change = |row: &mut Row| {
             (row.state, row.reason, row.since, row.cause) = ("failed".into(), Some(reason), now, cause);
         };
-        if let Err(error) = control::update(store, &run.name, change).await {
-            tracing::warn!(projection = run.name, %error, "that it has failed could not be written down");
-            return;
-        }
+        control::update(store, &name, change).await?;
         self.runs[at].report.send_modify(|status| (status.state, status.stopped) = (State::Failed, true));
+        Ok(true)
     }
 
     /// Finishes the batches at hand, and lets others have its shards.

@@ -625,6 +625,8 @@ async fn e5_inline_rows_of_events_that_an_old_program_passed_are_made_anew() -> 
 async fn of_tomorrow(world: &World, table: Table, key: &str, row: serde_json::Value) -> Result<(), Any> {
     world.inner.create(&table).await?;
     let mut transaction = world.inner.begin().await?;
+    // Where it is about a processor: nobody changes that meanwhile.
+    transaction.lock_projection(key).await?;
     let upserts = vec![(key.into(), to_raw_value(&row)?)];
     transaction.write(Changes { table, upserts, deletes: vec![] }).await?;
     Ok(transaction.commit().await?)

@@ -12,6 +12,7 @@ mod faults;
 mod forks;
 mod interleavings;
 mod ledger;
+mod limits;
 mod migrations;
 mod operations;
 mod pooler;
@@ -20,13 +21,18 @@ mod roles;
 mod server;
 mod sessions;
 mod stress;
+#[path = "../cases/sums.rs"]
+mod sums;
 mod wakeup;
 
 use std::sync::Arc;
 
 use cancellation::sweep;
 use cases::{World, account};
-use eventstore::EventStore;
+use eventstore::{
+    EventStore,
+    sqlx::{PgConnection as Connection, Postgres as Db},
+};
 
 async fn fresh() -> (Arc<dyn EventStore>, ()) {
     (Arc::new(server::fresh().await), ())

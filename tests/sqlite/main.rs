@@ -8,11 +8,17 @@ mod file;
 #[path = "../cases/forks.rs"]
 mod forks;
 mod ledger;
+#[path = "../cases/sums.rs"]
+mod sums;
 
 use std::sync::Arc;
 
 use cases::{World, account};
-use eventstore::{EventStore, SqliteStore, testing::Clock};
+use eventstore::{
+    EventStore, SqliteStore,
+    sqlx::{Sqlite as Db, SqliteConnection as Connection},
+    testing::Clock,
+};
 use tempfile::TempDir;
 
 async fn fresh() -> (Arc<dyn EventStore>, TempDir) {
