@@ -18,6 +18,8 @@ mod operations;
 mod pooler;
 mod processes;
 mod roles;
+#[path = "../cases/rolling.rs"]
+mod rolling;
 mod server;
 mod sessions;
 mod stress;
@@ -42,4 +44,9 @@ eventstore_core::conformance!(fresh);
 
 async fn world() -> World {
     World::new(Arc::new(server::fresh().await), None, ())
+}
+
+/// Where processes that a test starts keep everything, in a schema of their own.
+fn store_for_processes(_: &tempfile::TempDir) -> String {
+    server::url().to_owned()
 }

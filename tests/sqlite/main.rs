@@ -8,6 +8,8 @@ mod file;
 #[path = "../cases/forks.rs"]
 mod forks;
 mod ledger;
+#[path = "../cases/rolling.rs"]
+mod rolling;
 #[path = "../cases/sums.rs"]
 mod sums;
 
@@ -44,4 +46,9 @@ async fn sweep() -> cases::cancellation::Sweep {
         async move { inner.begin().await.unwrap().rollback().await.unwrap() }
     };
     cases::cancellation::Sweep::new(world, other, Box::new(move || Box::pin(idle())))
+}
+
+/// Where processes that a test starts keep everything.
+fn store_for_processes(folder: &TempDir) -> String {
+    format!("sqlite://{}", folder.path().join("log.db").display())
 }
