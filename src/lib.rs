@@ -8,16 +8,16 @@ pub use eventstore_core::{
     Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag, Retagged, Row, RowFold,
     Rows, SLOTS, Shard, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Step, Store, StoreError,
     StoredSnapshot, StreamHead, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Token,
-    Transaction, Tx, TxConnection, TypeIndex, Upcast, VerifiedSnapshots, Version, Write, Written, doctor, ensure,
-    event_id, every, limits, slot, testing,
+    Transaction, Tx, TxConnection, TypeIndex, Unavailable, Upcast, VerifiedSnapshots, Version, Write, Written, doctor,
+    ensure, event_id, every, limits, slot, testing,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_derive::{Aggregate, Event, ReadModel};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{
-    Comparison, DeadLetters, Difference, Inline, Progress, Projection, Projections, Rebuild, Runner, Running, State,
-    Status, Subscription, TryRun,
+    Comparison, DeadLetters, Difference, Inline, Progress, Projection, Projections, Rebuild, Runner, Running,
+    StartFrom, State, Status, Subscription, TryRun,
 };
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;

@@ -51,7 +51,7 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
         Log::Sqlite => runner.projection(FileLedger(ledger)),
     };
     let runner = runner.shards(2).max_parked(1_000_000).batch(500);
-    let running = runner.subscription(follow::Mailbox::open(&world, name, *run)?).shards(2).start();
+    let running = runner.subscription(follow::Mailbox::open(&world, name, *run)?).shards(2).from_beginning().start();
     follow::follow(&store, folder, name, *run)?;
 
     let mut clients = tokio::task::JoinSet::new();

@@ -14,6 +14,43 @@ use crate::{
 /// Any error, as user code and drivers hand it over.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
+/// Marks an error of something outside of the store as one of the way to it: the other side is away, or refuses everybody
+/// for a while. What handles events and fails with it, as the error itself or anywhere below it
+/// ([`source`](Error::source)), is tried again until it succeeds, with pauses of up to 5 seconds, and no event is blamed.
+///
+/// ```
+/// # use eventstore_core::{BoxError, Unavailable};
+/// # struct Client;
+/// # impl Client { fn send(&self) -> Result<(), std::io::Error> { Ok(()) } }
+/// fn deliver(client: &Client) -> Result<(), BoxError> {
+///     client.send().map_err(Unavailable::new)?;
+///     Ok(())
+/// }
+/// # deliver(&Client).unwrap();
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error("unavailable")]
+pub struct Unavailable(#[source] BoxError);
+
+impl Unavailable {
+    /// Wraps any error.
+    pub fn new(reason: impl Into<BoxError>) -> Self {
+        Self(reason.into())
+    }
+
+    /// Whether an error is one, or has one below it.
+    pub fn is_in(error: &(dyn Error + 'static)) -> bool {
+        let mut error = Some(error);
+        while let Some(one) = error {
+            if one.is::<Self>() {
+                return true;
+            }
+            error = one.source();
+        }
+        false
+    }
+}
+
 /// What a store could not do.
 ///
 /// Each text names its reason, in one line and once. So [`source`](Error::source) is empty where the text has said it:
@@ -180,6 +217,53 @@ pub enum StoreError {
         /// The event that was there; none if only the position is known.
         event: Option<Uuid>,
     },
+    /// A processor reads events in programs of a newer release that this program does not read: here it stands aside. Told by
+    /// an append that keeps rows, nothing was recorded. Over HTTP, 503: another node can, and this one can again once a
+    /// newer one has processed those events.
+    #[error("this program does not read all that `{projection}` reads in newer ones: it lacks {events}")]
+    Newer {
+        /// The read model or projection, `balance@1`.
+        projection: String,
+        /// The events that this program does not read: `account.fee`, version 2 of `account.deposited`.
+        events: String,
+    },
+    /// A processor reads events of a name that it did not read before, and passed one of them earlier. It stops until an
+    /// operator says what is to become of those events: `Projections::deliver_missed`, `accept` or `rebuild`.
+    #[error(
+        "`{projection}` has passed event {version} of stream {stream} (`{name}`, position {position}), which it reads \
+         since this release only: say `deliver_missed`, `accept` or `rebuild`"
+    )]
+    Missed {
+        /// The projection or subscription, `ledger`.
+        projection: String,
+        /// The stored name of the first event that was passed.
+        name: String,
+        /// Its stream.
+        stream: StreamId,
+        /// Its place there.
+        version: Version,
+        /// Its place in the log.
+        position: Position,
+    },
+    /// A subscription runs for the first time, on a log that has events already, and does not say where it begins. Say
+    /// `from_now`, `from_beginning` or `from` after it on the runner, or `FROM` in the subscription.
+    #[error(
+        "`{projection}` runs for the first time and the log ends at position {head}: say where it begins, with \
+         `.from_now()`, `.from_beginning()` or `.from(position)`"
+    )]
+    NoStart {
+        /// The subscription, `outside`.
+        projection: String,
+        /// Where the log ends.
+        head: Position,
+    },
+    /// A node of release 0.1 runs on this log. Releases from 0.2 on cannot run beside it: stop it. What waits goes on by
+    /// itself when the node has stopped, or has been silent for a lease.
+    #[error("a node of release 0.1 runs on this log ({process}): stop it first")]
+    OldRelease {
+        /// Which process it is: host and process id.
+        process: String,
+    },
     /// The tables of the log are older than this program, which may not, or must not, change them: apply the
     /// migrations that are missing first.
     #[error("the database lacks {}: apply what is missing as the owner of the schema", missing.join(", "))]
@@ -283,7 +367,7 @@ impl StoreError {
     /// [`Unknown`](Self::Unknown), with the same ids.
     pub fn is_retryable(&self) -> bool {
         let read = matches!(self, Self::Behind { .. } | Self::Building { .. } | Self::NotBuilt { .. });
-        read || matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_))
+        read || matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_) | Self::Newer { .. })
     }
 
     /// The error below: of the driver, of serde, of the user's code. For code that wants its type; the text has it.
@@ -312,10 +396,14 @@ impl StoreError {
         }
     }
 
-    /// Whether an event is newer than this program, or not of the event type that is read: a newer release of the program
-    /// can go on, this one cannot.
+    /// Whether an event is in the way that a newer program reads, and this one does not: a later version of its form, or a
+    /// name that this program does not know. Over HTTP, 503: another node can.
     pub fn is_newer(&self) -> bool {
-        matches!(self, Self::Unreadable { reason: EventError::Name(..) | EventError::Schema(..), .. })
+        match self {
+            Self::Newer { .. } => true,
+            Self::Unreadable { reason, .. } => matches!(reason, EventError::Schema(..) | EventError::Name(..)),
+            _ => false,
+        }
     }
 
     /// Whether it was refused for what was asked, before anything was done: in a transaction, what was done before

@@ -45,7 +45,7 @@ mod tx;
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
 pub use append::{AppendEvents, AppendTo};
 pub use cause::event_id;
-pub use error::{Blame, BoxError, CommandError, Conflict, StoreError};
+pub use error::{Blame, BoxError, CommandError, Conflict, StoreError, Unavailable};
 pub use event::{Event, EventError, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
 pub use execute::{Appended, Execute};
 pub use handle::Store;

@@ -299,7 +299,12 @@ impl Inner {
     /// The rows as they are, but for those changed by an open transaction.
     fn rows(&self, rows: &Rows, changed: &Changed) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let (name, stored) = match rows {
-            Rows::Keys { table, .. } | Rows::Where { table, .. } => (table.to_string(), self.table(table)?),
+            Rows::Keys { table, .. } | Rows::Where { table, .. } => {
+                let there = self.named(&table.to_string())?;
+                // A column that is not there yet is null in every row.
+                there.lacks(table)?;
+                (table.to_string(), there)
+            }
             Rows::Whole { table, .. } => (table.clone(), self.named(table)?),
         };
         let (stored, changed) = (&stored.rows, changed.get(&name));

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::{
     error::StoreError,
@@ -30,6 +31,11 @@ pub const PROJECTIONS: Table = Table {
         Column::new("built_at", Kind::Time),
         Column::new("promoted_at", Kind::Time),
         Column::new("pace", Kind::Integer),
+        Column::optional("reads", Kind::Text),
+        Column::optional("began", Kind::Integer),
+        Column::optional("missed", Kind::Json),
+        Column::optional("cause", Kind::Json),
+        Column::optional("word", Kind::Json),
     ],
     shadow: false,
 };
@@ -51,14 +57,42 @@ pub struct ProjectionRow {
     pub promoted_at: Option<Timestamp>,
     /// How many events it may take in in a second, if that is limited.
     pub pace: Option<u64>,
+    /// The fingerprint of the set of events it was processed with; none in a row of release 0.1.
+    #[serde(default)]
+    pub reads: Option<String>,
+    /// After which position it began; none: at the first event.
+    #[serde(default)]
+    pub began: Option<u64>,
+    /// Events it has passed without reading them, and is to process before it goes on. What is in it, the engine says.
+    #[serde(default)]
+    pub missed: Option<Json>,
+    /// Why it has failed, where that is more than a text. What is in it, the engine says.
+    #[serde(default)]
+    pub cause: Option<Json>,
+    /// What an operator has said is to be done with it. What is in it, the engine says.
+    #[serde(default)]
+    pub word: Option<Json>,
 }
 
 impl ProjectionRow {
     /// One that begins, with a log that ends there.
     pub fn new(now: Timestamp, target: Position) -> Self {
-        let (state, target) = ("active".into(), target.0);
-        Self { state, reason: None, since: now, target, built_at: None, promoted_at: None, pace: None }
+        let (reason, built_at, promoted_at, pace) = Default::default();
+        let (reads, began, missed, cause, word) = Default::default();
+        let (state, since, target) = ("active".into(), now, target.0);
+        Self { state, reason, since, target, built_at, promoted_at, pace, reads, began, missed, cause, word }
     }
+}
+
+/// What says whether a table is whole: no more columns than a table of release 0.1 has, so that a program that only reads
+/// needs nobody to add the others.
+const WHOLE: Table =
+    Table { columns: &[Column::new("target", Kind::Integer), Column::new("built_at", Kind::Time)], ..PROJECTIONS };
+
+#[derive(Deserialize)]
+struct Whole {
+    target: u64,
+    built_at: Option<Timestamp>,
 }
 
 /// The tables that are known to be whole: they stay so.
@@ -73,12 +107,12 @@ impl Store {
         if known().contains(&name) {
             return Ok(());
         }
-        let rows = self.inner().rows(Rows::Keys { table: PROJECTIONS, keys: vec![name.clone()] }).await;
+        let rows = self.inner().rows(Rows::Keys { table: WHOLE, keys: vec![name.clone()] }).await;
         let rows = match rows {
             Err(StoreError::NotBuilt { .. }) => return Ok(()),
             rows => rows?,
         };
-        let row = rows.first().and_then(|(_, row)| serde_json::from_str::<ProjectionRow>(row.get()).ok());
+        let row = rows.first().and_then(|(_, row)| serde_json::from_str::<Whole>(row.get()).ok());
         // Where nothing is said of it, its table says what there is.
         let Some(row) = row else { return Ok(()) };
         if row.built_at.is_none() {

@@ -85,6 +85,13 @@ pub trait EventStore: Tables + Any {
     /// comes to know within a second or so, and it returns within some seconds in any case.
     async fn appended(&self, after: Position);
 
+    /// Returns when an event is safe from a crash: before an event leaves the database, it must be. At once, unless the
+    /// store shows events earlier than that; an error if a crash has taken the event back.
+    async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
+        let _ = event;
+        Ok(())
+    }
+
     /// Opens a transaction, for whatever must happen together with the step of a checkpoint. One that is dropped is
     /// rolled back.
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
@@ -170,14 +177,16 @@ pub trait EventStore: Tables + Any {
 /// Rows beside the log, and how far they have come.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
-    /// Makes a table if it is not there, without indexes. One that has other columns, by name and kind, is
-    /// [`StoreError::Columns`], here and wherever it is read or written; their order is no matter.
+    /// Makes a table if it is not there, without indexes, and adds the [optional](Column::optional) columns that it lacks.
+    /// One that has other columns, by name and kind, is [`StoreError::Columns`], here and wherever it is read or written;
+    /// their order is no matter.
     async fn create(&self, table: &Table) -> Result<(), StoreError>;
 
     /// Makes the indexes a table lacks: once much has been written to it, for that is faster.
     async fn index(&self, table: &Table) -> Result<(), StoreError>;
 
-    /// The rows asked for, by key, each as the JSON object it was written as.
+    /// The rows asked for, by key, each as the JSON object it was written as. An [optional](Column::optional) column that
+    /// the table lacks is null in every row: a program that reads may be started before the one that adds it.
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
 
     /// The shards of a projection, or of all, by name and slot: none if it never ran.

@@ -135,6 +135,11 @@ impl Column {
         Self { name, kind, index: false, optional: false }
     }
 
+    /// One that a row may be without.
+    pub const fn optional(name: &'static str, kind: Kind) -> Self {
+        Self { optional: true, ..Self::new(name, kind) }
+    }
+
     /// Whether a row has a value, in the form of [`Kind::compared`], in this column.
     pub(crate) fn has(&self, row: &RawValue, value: &Json) -> bool {
         self.value(row) == Some(value.clone())

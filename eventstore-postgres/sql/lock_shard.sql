@@ -2,6 +2,4 @@
 -- the server ends it: so that others can go on.
 SELECT projection, from_slot, to_slot, position, event_id, epoch, owner,
        set_config('idle_in_transaction_session_timeout', '10s', true)
-  FROM {schema}.checkpoints
- WHERE projection = $1 AND from_slot = $2 AND to_slot = $3
-   FOR NO KEY UPDATE
+  FROM {schema}.lock_shard($1, $2, $3)

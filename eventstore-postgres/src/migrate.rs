@@ -27,6 +27,7 @@ pub(crate) const STEPS: &[Step] = &[
     step!("001_log", "0.1.0"),
     step!("002_snapshots", "0.1.0"),
     step!("003_trust", "0.2.0"),
+    step!("004_engine", "0.2.0"),
     step!("006_retag", "0.2.0"),
 ];
 

@@ -11,9 +11,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, BoxError, Checkpoint, Conflict, EventStore, Events, Expected, Identity, Invalid, NewTags, Page, Position,
-    Prefix, Query, Raw, Read, Recorded, Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId, Table,
-    Tables, Timestamp, Transaction, Written,
+    Append, BoxError, Checkpoint, Column, Conflict, EventStore, Events, Expected, Identity, Invalid, NewTags, Page,
+    Position, Prefix, Query, Raw, Read, Recorded, Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId,
+    Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::{
@@ -718,6 +718,13 @@ impl EventStore for PgStore {
         Ok(done)
     }
 
+    async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
+        // Whoever appends may not wait for the disk, in this process or in another one.
+        let flushed =
+            sqlx::query_scalar(self.sql().flushed()).bind(event).fetch_one(&mut *self.connection().await?).await;
+        if flushed.map_err(error::store)? { Ok(()) } else { self.flush(event).await }
+    }
+
     async fn appended(&self, after: Position) {
         let mut head = self.shared.head.subscribe();
         let server = head.borrow().server;
@@ -793,7 +800,18 @@ impl Tables for PgStore {
     }
 
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        tables::rows(&mut *self.connection().await?, &self.shared.sql, rows).await
+        let found = async |lacking: &[&'static Column]| {
+            tables::rows(&mut *self.connection().await?, self.sql(), rows.clone(), lacking).await
+        };
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else { return found(&[]).await };
+        match found(&[]).await {
+            // It may lack a column that a row may be without.
+            Err(StoreError::Columns { .. }) => {
+                let lacking = tables::to_add(&mut *self.connection().await?, self.sql(), &table).await?;
+                found(&lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })?).await
+            }
+            found => found,
+        }
     }
 
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {

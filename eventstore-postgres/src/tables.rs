@@ -41,7 +41,7 @@ fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
 }
 
 /// The columns to be added to a table; none if there is no such table.
-async fn to_add(
+pub(crate) async fn to_add(
     connection: &mut PgConnection,
     sql: &Sql,
     table: &Table,
@@ -220,20 +220,33 @@ pub(crate) async fn advance(
     }
 }
 
+/// What rows are read from: a table, or one with columns it lacks.
+fn with_nulls(sql: &Sql, table: &Table, lacking: &[&'static Column]) -> String {
+    if lacking.is_empty() {
+        return name(sql, table);
+    }
+    let null = |column: &&Column| format!("NULL::{} AS {}", sql_type(column.kind), quoted(column.name));
+    let nulls = lacking.iter().map(null).collect::<Vec<_>>().join(", ");
+    format!("({})", statement(include_str!("../sql/with_nulls.sql"), sql, table, &[("{nulls}", nulls)]).0)
+}
+
+/// Reads rows of a table that lacks these columns; without them, of one that has all.
 pub(crate) async fn rows(
     connection: &mut PgConnection,
     sql: &Sql,
     rows: Rows,
+    lacking: &[&'static Column],
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
     let table = match rows {
         Rows::Keys { table, .. } | Rows::Where { table, .. } => table,
         Rows::Whole { table, keys, after, limit } => return whole(connection, sql, table, keys, after, limit).await,
     };
     let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
+    let from = ("{from}", with_nulls(sql, &table, lacking));
     // What there is besides is for the order only.
     let found: Result<Vec<(Option<String>, String)>, _> = match rows {
         Rows::Keys { keys, .. } => {
-            let statement = statement(include_str!("../sql/rows_by_key.sql"), sql, &table, &[columns]);
+            let statement = statement(include_str!("../sql/rows_by_key.sql"), sql, &table, &[columns, from]);
             sqlx::query_as(statement).bind(name(sql, &table)).bind(keys).fetch_all(connection).await
         }
         Rows::Where { equal, order, limit, .. } => {
@@ -254,7 +267,7 @@ pub(crate) async fn rows(
                 Some(column) => format!("t.{} {direction} NULLS LAST, t.key", quoted(column.name)),
                 None => format!("t.key {direction}"),
             };
-            let parts = [columns, conditions, ("{order}", by)];
+            let parts = [columns, conditions, ("{order}", by), from];
             let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &parts);
             let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
             let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit);
@@ -270,7 +283,9 @@ pub(crate) async fn rows(
     let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
     let types = found.pop().map(|(_, types)| types).unwrap_or_default();
     let types: HashMap<String, String> = serde_json::from_str(&types).map_err(refused)?;
-    fits(sql, &table, types.iter().map(|(name, kind)| (&**name, &**kind)))?;
+    if lacks(sql, &table, types.iter().map(|(name, kind)| (&**name, &**kind)))? != lacking {
+        return Err(misfit(sql, &table));
+    }
     let rows = found.into_iter().filter_map(|(key, row)| Some((key?, row)));
     rows.map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
 }

@@ -327,7 +327,7 @@ impl PgTransaction {
     async fn rows_if_built(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let connection = &mut *self.connection;
         sqlx::raw_sql(include_str!("../sql/savepoint.sql")).execute(&mut *connection).await.map_err(error::store)?;
-        let found = tables::rows(connection, &self.shared.sql, rows).await;
+        let found = tables::rows(connection, &self.shared.sql, rows, &[]).await;
         let after = match found {
             Ok(_) => include_str!("../sql/release.sql"),
             Err(_) => include_str!("../sql/rollback_to.sql"),
@@ -422,7 +422,7 @@ impl Transaction for PgTransaction {
         };
         let built = self.shared.built.has(&table);
         let found = match built {
-            true => tables::rows(&mut self.connection, &self.shared.sql, rows).await,
+            true => tables::rows(&mut self.connection, &self.shared.sql, rows, &[]).await,
             false => self.rows_if_built(rows).await,
         };
         match &found {

@@ -1,2 +1,2 @@
 -- The rows with these keys, a JSON array.
-SELECT key, {columns} FROM {table} WHERE key IN (SELECT value FROM json_each(?1)) ORDER BY key
+SELECT key, {columns} FROM {from} WHERE key IN (SELECT value FROM json_each(?1)) ORDER BY key

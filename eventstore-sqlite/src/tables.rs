@@ -132,6 +132,15 @@ pub(crate) async fn columns(
     columns.fetch_all(connection).await.map_err(error::store)
 }
 
+/// What rows are read from: a table, or one with columns it lacks.
+fn with_nulls(table: &Table, lacking: &[&Column]) -> String {
+    if lacking.is_empty() {
+        return quoted(&name(table));
+    }
+    let nulls = lacking.iter().map(|column| format!("NULL AS {}", quoted(column.name))).collect::<Vec<_>>().join(", ");
+    format!("({})", statement(include_str!("../sql/with_nulls.sql"), table, &[("{nulls}", nulls)]))
+}
+
 pub(crate) async fn shards(
     connection: &mut SqliteConnection,
     projection: Option<&str>,
@@ -199,11 +208,11 @@ pub(crate) async fn rows(
         Rows::Keys { table, .. } | Rows::Where { table, .. } => table,
         Rows::Whole { table, keys, after, limit } => return whole(connection, table, keys, after, limit).await,
     };
-    built(connection, &table).await?;
+    let from = ("{from}", with_nulls(&table, &lacks(connection, &table).await?));
     let columns = ("{columns}", names(table.columns));
     let found = match rows {
         Rows::Keys { keys, .. } => {
-            let sql = statement(include_str!("../sql/rows_by_key.sql"), &table, &[columns]);
+            let sql = statement(include_str!("../sql/rows_by_key.sql"), &table, &[columns, from]);
             sqlx::query(AssertSqlSafe(sql)).bind(serde_json::json!(keys).to_string()).fetch_all(connection).await
         }
         Rows::Where { equal, order, limit, .. } => {
@@ -212,7 +221,7 @@ pub(crate) async fn rows(
                 equals.map(|(n, (column, _))| format!("{} IS ?{}", quoted(column.name), n + 3)).collect();
             conditions.push("TRUE".into());
             let conditions = ("{conditions}", conditions.join(" AND "));
-            let parts = [columns, conditions, ("{order}", order_by(order))];
+            let parts = [columns, conditions, ("{order}", order_by(order)), from];
             let sql = statement(include_str!("../sql/rows_where.sql"), &table, &parts);
             let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
             let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));

@@ -4,24 +4,42 @@ use std::collections::BTreeMap;
 
 pub(crate) use eventstore_core::__private::{PROJECTIONS, ProjectionRow as Row};
 use eventstore_core::{Changes, Checkpoint, EventStore, Order, Position, Rows, Shard, StoreError, Table, Transaction};
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::{RawValue, to_raw_value};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde_json::{
+    Value as Json,
+    value::{RawValue, to_raw_value},
+};
 
 fn refused(table: &Table) -> impl Fn(serde_json::Error) -> StoreError {
     let table = table.to_string();
     move |reason| StoreError::Row { table: table.clone(), reason: reason.into() }
 }
 
-/// All rows of a table, by key.
+/// All rows of a table that this program can read, by key. A row that another release wrote in a form of its own is left
+/// out: one row must not keep a node from all others.
 pub(crate) async fn rows<T: DeserializeOwned>(
     store: &dyn EventStore,
     table: &Table,
 ) -> Result<BTreeMap<String, T>, StoreError> {
-    let rows = store.rows(Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }).await?;
-    let read = |(key, row): (String, Box<RawValue>)| {
-        serde_json::from_str(row.get()).map(|row| (key, row)).map_err(refused(table))
+    let read = |(key, row): (String, Box<RawValue>)| match serde_json::from_str(row.get()) {
+        Ok(row) => Some((key, row)),
+        Err(error) => {
+            tracing::debug!(%table, key, %error, "a row of another release is ignored");
+            None
+        }
     };
-    rows.into_iter().map(read).collect()
+    Ok(all(store, table).await?.into_iter().filter_map(read).collect())
+}
+
+/// All rows of a table.
+pub(crate) async fn all(store: &dyn EventStore, table: &Table) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    store.rows(Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }).await
+}
+
+/// Reads a value of an engine's row, or what there is by default where another release has written it in a form of its own.
+pub(crate) fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(value: D) -> Result<T, D::Error> {
+    let value = Json::deserialize(value)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 /// Writes one row, in a transaction of its own.
@@ -101,6 +119,11 @@ pub(crate) async fn update(
     transaction.commit().await
 }
 
+/// What is known of a projection, outside of any transaction.
+pub(crate) async fn known(store: &dyn EventStore, projection: &str) -> Result<Option<Row>, StoreError> {
+    first(&PROJECTIONS, store.rows(key(&PROJECTIONS, projection)).await?)
+}
+
 /// Says what a projection is to do.
 pub(crate) async fn set(
     store: &dyn EventStore,
@@ -110,5 +133,6 @@ pub(crate) async fn set(
 ) -> Result<(), StoreError> {
     let (state, now) = (state.to_owned(), store.now());
     let reason = reason.map(|reason| reason.replace('\0', "\\0"));
-    update(store, projection, |row| (row.state, row.reason, row.since) = (state, reason, now)).await
+    let change = |row: &mut Row| (row.state, row.reason, row.since, row.cause) = (state, reason, now, None);
+    update(store, projection, change).await
 }

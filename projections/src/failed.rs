@@ -8,11 +8,11 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::Chain, Blame as DatabaseBlame, BoxError, Invalid, Position, Raw, Recorded, StoreError, StreamId,
-    Transaction, Version,
+    __private::Chain, Blame as DatabaseBlame, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError,
+    StreamId, Transaction, Unavailable, Version,
 };
 
-use crate::letters::Queue;
+use crate::{letters::Queue, reads::Reads};
 
 /// Why a shard could not go on. Shown whole: the event, and the reason with all that is below it.
 #[derive(Debug)]
@@ -49,9 +49,11 @@ pub(crate) struct Place {
 }
 
 impl Failed {
-    /// What the user's code said or did: the world may be to blame.
+    /// What the user's code said or did: an event may be to blame, unless it says that what it calls is away.
     pub(crate) fn theirs(reason: impl Into<BoxError>) -> Self {
-        Self { event: None, queue: None, reason: reason.into(), blame: Blame::Event }
+        let reason = reason.into();
+        let blame = if Unavailable::is_in(&*reason) { Blame::World } else { Blame::Event };
+        Self { event: None, queue: None, reason, blame }
     }
 
     /// The same, where the user's code has had the connection of a transaction: the database says who is to blame.
@@ -75,7 +77,7 @@ impl Failed {
 
     /// What must be mended by whoever wrote the program.
     pub(crate) fn program(reason: impl Into<BoxError>) -> Self {
-        Self { blame: Blame::Program, ..Self::theirs(reason) }
+        Self { event: None, queue: None, reason: reason.into(), blame: Blame::Program }
     }
 
     /// What the code of a user said when it panicked.
@@ -115,6 +117,16 @@ impl Failed {
         }
     }
 
+    /// The event that a newer program reads and this one does not, if that is why.
+    pub(crate) fn newer(&self) -> Option<Reads> {
+        match self.reason.downcast_ref()? {
+            StoreError::Unreadable { reason: EventError::Schema(name, version), .. } => {
+                Some(Reads::one(name, *version))
+            }
+            _ => None,
+        }
+    }
+
     /// The position of the event it was about.
     pub(crate) fn position(&self) -> Option<Position> {
         self.event.as_ref().map(|event| event.position)
@@ -140,6 +152,10 @@ impl From<StoreError> for Failed {
             | E::Unreadable { .. }
             | E::Forked { .. }
             | E::Schema(_)
+            | E::Newer { .. }
+            | E::Missed { .. }
+            | E::NoStart { .. }
+            | E::OldRelease { .. }
             | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Blame::Program,
             E::Row { .. } => Blame::Row,
             _ => Blame::World,

@@ -7,8 +7,10 @@ use eventstore_core::{Changes, EventStore, Query, Raw, Recorded, Shard, Table, T
 use serde_json::value::RawValue;
 
 use crate::{
+    admission::StartFrom,
     failed::Failed,
     letters::{Parked, Queue},
+    reads::Reads,
     stretch::Stretch,
 };
 
@@ -21,6 +23,14 @@ pub(crate) trait Follower: Send + Sync {
     /// What it wants to hear of.
     fn query(&self) -> Query;
 
+    /// The same, with the newest version of each event that it reads.
+    fn reads(&self) -> Reads;
+
+    /// Where it begins when it runs for the first time.
+    fn begins(&self) -> Begins {
+        Begins::Always
+    }
+
     /// The table it keeps, if it is a declared read model.
     fn table(&self) -> Option<Table> {
         None
@@ -31,10 +41,23 @@ pub(crate) trait Follower: Send + Sync {
         None
     }
 
-    /// One row, to be made anew from its events, if it keeps rows of its own.
-    fn row(&self, key: &str) -> Option<Box<dyn OneRow>> {
-        let _ = key;
-        None
+    /// Rows, to be made anew from their events, if it keeps rows of its own: in one reading of those events, or in one for
+    /// each key, whichever reads less.
+    fn anew(&self, keys: Vec<String>) -> Vec<Box<dyn RowsAnew>> {
+        let _ = keys;
+        vec![]
+    }
+
+    /// The keys of the rows that an event concerns, if it keeps rows of its own.
+    fn keys(&self, event: &Recorded<Raw>) -> Result<Vec<String>, Failed> {
+        let _ = event;
+        Ok(vec![])
+    }
+
+    /// Empties what it has made, so that it can begin again with the first event.
+    async fn clear(&self, transaction: &mut dyn Transaction) -> Result<(), Failed> {
+        let _ = transaction;
+        Ok(())
     }
 
     /// Comes before the first batch.
@@ -44,8 +67,8 @@ pub(crate) trait Follower: Send + Sync {
     fn decode(&self, stretch: &Stretch, places: Range<usize>);
 
     /// Takes in what happens outside of the transaction, before it is opened: it may happen again.
-    async fn deliver(&self, part: &Part<'_>) -> Result<(), Failed> {
-        let _ = part;
+    async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failed> {
+        let _ = (store, part);
         Ok(())
     }
 
@@ -103,13 +126,30 @@ impl Remembered {
     }
 }
 
-/// A row that is made anew.
-pub(crate) trait OneRow: Send {
-    /// The events that may concern it.
+/// Where a processor begins that runs for the first time.
+#[derive(Clone, Copy)]
+pub(crate) enum Begins {
+    /// With the first event there is: its rows are a fold of all.
+    Always,
+    /// As the runner or its type says, else with the first event.
+    Anywhere(Option<StartFrom>),
+    /// As the runner or its type says; one of them must, unless the log is empty.
+    AsSaid(Option<StartFrom>),
+}
+
+/// Rows that are made anew.
+pub(crate) trait RowsAnew: Send + Sync {
+    /// Their keys.
+    fn keys(&self) -> &[String];
+
+    /// The events that may concern them.
     fn query(&self) -> Query;
 
-    /// Takes in the next of them.
+    /// Takes in the next of them. What fails says the key.
     fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failed>;
+
+    /// Whether the rows are fit for their table, as they are now.
+    fn check(&self) -> Result<(), Failed>;
 
     /// What is to be written.
     fn changes(&mut self) -> Result<Changes, Failed>;

@@ -5,30 +5,35 @@ use std::{
     collections::{HashMap, VecDeque},
     error::Error,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Blame as DatabaseBlame, Changes, Checkpoint, Condition, EventStore, Events, Identity,
-    Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step, Store,
-    StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written,
+    __private::LETTERS, Append, Blame as DatabaseBlame, Changes, Checkpoint, Condition, DeadLetter, EventStore, Events,
+    Identity, Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step,
+    Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written,
     doctor::Report,
 };
+use futures::TryStreamExt;
 use serde_json::value::RawValue;
-use tokio::sync::{
-    OnceCell,
-    oneshot::{self, error::TryRecvError},
+use tokio::{
+    sync::oneshot::{self, error::TryRecvError},
+    time::sleep,
 };
 use uuid::Uuid;
 
 use crate::{
+    admission::{Admitted, How, Missed, admit},
     control::{self, PROJECTIONS, Row},
     failed::{Blame, Failed},
     follower::{Follower, Part},
     letters::{self, Parked, Queue},
     projection::{Projection, Sql},
     read_model::Folded,
-    shard::beginning,
+    reads::{self, EVENT_SETS, Reads},
+    refold::{self, Fence, Refold, pending},
+    shard::Halt,
     stretch::{Stretch, id_within, unforked},
     versions,
 };
@@ -40,6 +45,11 @@ const GAP: u64 = 1_000;
 /// How many appends, and how many of their events, are recorded together.
 const APPENDS: usize = 256;
 const EVENTS: usize = 10_000;
+/// How often, and after what pause, it is tried again to process what was passed while others move the shards.
+const LOST: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(10);
+/// How often an append begins again, since programs of other releases take turns to begin what it keeps.
+const AGAIN: u32 = 5;
 
 /// Read models and projections that are kept in the transaction of each append.
 ///
@@ -108,11 +118,13 @@ fn with(store: &Store, follower: Arc<dyn Follower>) -> Store {
     };
     // Always locked in one order, so that no two appends wait for each other for ever.
     let name = follower.name();
-    match kept.binary_search_by(|there| there.name.cmp(&name)) {
-        Ok(there) => kept[there] = Arc::new(Kept { follower, name, free: Mutex::default() }),
-        Err(place) => kept.insert(place, Arc::new(Kept { follower, name, free: Mutex::default() })),
+    let place = kept.binary_search_by(|there| there.name.cmp(&name));
+    let new = Arc::new(Kept { follower, name, free: Mutex::default(), admitted: Mutex::default() });
+    match place {
+        Ok(there) => kept[there] = new,
+        Err(place) => kept.insert(place, new),
     }
-    let (kept, ready) = (kept.into(), OnceCell::new());
+    let (kept, ready) = (kept.into(), tokio::sync::Mutex::new(()));
     store.through(Arc::new(InlineStore { base, kept, ready, turn: Default::default(), queue: Mutex::default() }))
 }
 
@@ -128,8 +140,8 @@ pub(crate) fn beneath(store: &Store) -> Store {
 struct InlineStore {
     base: Arc<dyn EventStore>,
     kept: Arc<[Arc<Kept>]>,
-    /// Whether the tables are there, and have what was recorded before.
-    ready: OnceCell<()>,
+    /// Held by whoever makes the tables, and takes in what was recorded before.
+    ready: tokio::sync::Mutex<()>,
     /// Held by whoever records what is in the queue, for all.
     turn: tokio::sync::Mutex<()>,
     queue: Mutex<VecDeque<Waiting>>,
@@ -144,6 +156,23 @@ struct Kept {
     name: String,
     /// Where the shards were when no key of theirs was parked: to park one moves a checkpoint or changes an epoch.
     free: Mutex<Option<Places>>,
+    /// What was found out when this program was let go on with it; none before, and once somebody has begun it again.
+    admitted: Mutex<Option<Seen>>,
+}
+
+/// What is known of the shards that a program was let go on with.
+#[derive(Clone, PartialEq)]
+struct Seen {
+    /// The shards and their epochs: whoever reads more raises them.
+    epochs: Vec<(Shard, u64)>,
+    /// The fingerprint of the events it was processed with.
+    reads: Option<String>,
+    /// What newer programs read, and this one does not.
+    lacks: Reads,
+}
+
+fn epochs(shards: &[(Shard, Checkpoint)]) -> Vec<(Shard, u64)> {
+    shards.iter().map(|(shard, at)| (shard.clone(), at.epoch)).collect()
 }
 
 /// Where shards are: position and epoch.
@@ -156,31 +185,42 @@ fn places(shards: &[(Shard, Checkpoint)]) -> Places {
 impl InlineStore {
     /// Makes what is not there, and takes in what was recorded before.
     async fn ready(&self) -> Result<(), StoreError> {
-        let ready = self.ready.get_or_try_init(async || {
-            let base = &*self.base;
-            // What is read within a transaction must be there, or it would be the transaction's end.
-            for table in [PROJECTIONS, LETTERS] {
-                base.create(&table).await?;
+        if self.is_ready() {
+            return Ok(());
+        }
+        let _making = self.ready.lock().await;
+        if self.is_ready() {
+            return Ok(());
+        }
+        let base = &*self.base;
+        // What is read within a transaction must be there, or it would be the transaction's end.
+        for table in [PROJECTIONS, LETTERS, EVENT_SETS] {
+            base.create(&table).await?;
+            base.index(&table).await?;
+        }
+        reads::publish(base, self.kept.iter().map(|kept| kept.follower.reads()).collect()).await?;
+        for kept in &*self.kept {
+            kept.follower.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
+        }
+        for kept in &*self.kept {
+            kept.admit(&self.base).await?;
+        }
+        self.catch_up().await?;
+        let known = control::rows::<Row>(base, &PROJECTIONS).await?;
+        for kept in &*self.kept {
+            if let Some(table) = kept.follower.table() {
                 base.index(&table).await?;
             }
-            for kept in &*self.kept {
-                kept.follower.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
+            if known.get(&kept.name).is_none_or(|row| row.built_at.is_none()) {
+                // Sends plain SQL to the first version there is. To a newer one somebody sends it, or a `Runner`.
+                versions::built(base, &*kept.follower, false).await?;
             }
-            self.catch_up().await?;
-            let known = control::rows::<Row>(base, &PROJECTIONS).await?;
-            for kept in &*self.kept {
-                if let Some(table) = kept.follower.table() {
-                    base.index(&table).await?;
-                }
-                if known.get(&kept.name).is_none_or(|row| row.built_at.is_none()) {
-                    control::update(base, &kept.name, |_| {}).await?;
-                    // Sends plain SQL to the first version there is. To a newer one somebody sends it, or a `Runner`.
-                    versions::built(base, &*kept.follower, false).await?;
-                }
-            }
-            Ok(())
-        });
-        ready.await.copied()
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.kept.iter().all(|kept| kept.admitted().is_some())
     }
 
     /// Takes in what was recorded without it, up to the end of the log, in transactions of its own.
@@ -253,7 +293,7 @@ impl InlineStore {
 
     /// Records appends in one transaction, with their rows.
     async fn record(&self, appends: &[Append]) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
-        let mut gap = GAP;
+        let (mut gap, mut begun) = (GAP, 0);
         loop {
             let mut transaction = self.open().await?;
             match transaction.append_all(appends.to_vec(), gap).await {
@@ -263,12 +303,24 @@ impl InlineStore {
                 }
                 Ok(None) => {
                     transaction.inner.rollback().await?;
-                    self.catch_up().await?;
+                    match self.catch_up().await {
+                        Err(_) if !self.is_ready() && begun < AGAIN => {
+                            begun += 1;
+                            self.ready().await?;
+                        }
+                        done => done?,
+                    }
                     // Others append as fast as this catches up: then they wait.
                     gap = u64::MAX;
                 }
                 Err(error) => {
                     transaction.inner.rollback().await?;
+                    if !self.is_ready() && begun < AGAIN {
+                        // A program of another release has begun one of them again.
+                        begun += 1;
+                        self.ready().await?;
+                        continue;
+                    }
                     if matches!(error, StoreError::Stopped { .. }) {
                         // By itself, it is told with the event.
                         self.catch_up().await?;
@@ -287,12 +339,27 @@ impl InlineStore {
 }
 
 impl Kept {
+    fn admitted(&self) -> Option<Seen> {
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn see(&self, seen: Option<Seen>) {
+        *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+
     /// It cannot go on, for an event that is recorded already or for the whole of it.
     fn stopped(&self, failed: Failed) -> StoreError {
+        if let Some(newer) = failed.newer() {
+            return self.newer(&newer);
+        }
         match failed.blame {
             Blame::World => world(failed),
             _ => StoreError::Stopped { projection: self.name.clone(), reason: failed.told() },
         }
+    }
+
+    fn newer(&self, events: &Reads) -> StoreError {
+        StoreError::Newer { projection: self.name.clone(), events: events.to_string() }
     }
 
     /// It cannot take in what is being appended.
@@ -304,7 +371,132 @@ impl Kept {
         }
     }
 
-    /// Its shards, locked; made if there are none yet. Fails if the log is not the one they have followed.
+    fn halted(&self, halt: Halt) -> StoreError {
+        match halt {
+            Halt::Lost => StoreError::Busy("another node goes on with it".into()),
+            Halt::Failed(failed) => self.stopped(failed.for_certain()),
+        }
+    }
+
+    /// Finds out whether this program may go on with it, and processes first what was passed without being read. Where newer
+    /// programs read more, this one goes on as long as none of those events is left to it.
+    async fn admit(&self, base: &Arc<dyn EventStore>) -> Result<(), StoreError> {
+        let mut lost = 0;
+        'anew: loop {
+            let mut transaction = base.begin().await?;
+            let mut shards = transaction.lock_projection(&self.name).await?;
+            let known = control::row(&mut *transaction, &self.name).await?;
+            let is_new = known.is_none();
+            let mut known = known.unwrap_or_else(|| Row::new(base.now(), Position(0)));
+            let how = How { start: None, shards: 1, shrinks: false };
+            let admitted = admit(&mut *transaction, &*self.follower, &mut known, &mut shards, how).await;
+            let missed = Missed::of(&known).map_err(|failed| self.stopped(failed))?;
+            let lacks = match admitted.map_err(|failed| self.stopped(failed))? {
+                Admitted::AsItWas => Reads::default(),
+                Admitted::Lacks(events) => events,
+                Admitted::Anew => {
+                    control::put(&mut *transaction, &self.name, &known).await?;
+                    transaction.put_shards(&self.name, shards).await?;
+                    transaction.commit().await?;
+                    continue;
+                }
+                Admitted::Failed(cause) => {
+                    let failed = Failed::from(cause.error(&self.name));
+                    let (state, reason) = ("failed".into(), Some(cause.reason(&failed)));
+                    (known.state, known.reason, known.since) = (state, reason, base.now());
+                    known.cause = serde_json::to_value(cause).ok();
+                    control::put(&mut *transaction, &self.name, &known).await?;
+                    transaction.commit().await?;
+                    return Err(self.stopped(failed));
+                }
+            };
+            if is_new {
+                control::put(&mut *transaction, &self.name, &known).await?;
+                transaction.commit().await?;
+            } else {
+                transaction.rollback().await?;
+            }
+            if missed.is_empty() {
+                self.see(Some(Seen { epochs: epochs(&shards), reads: known.reads, lacks }));
+                return Ok(());
+            }
+            if !lacks.is_empty() {
+                return Err(self.newer(&lacks));
+            }
+            for (shard, at) in shards {
+                for (names, range, after) in pending(&missed, &shard) {
+                    let fence = InlineFence { base: base.clone(), shard: shard.clone(), at };
+                    let done = match self.follower.table() {
+                        Some(table) => {
+                            let (store, follower, until) = (&**base, &*self.follower, at.position);
+                            let refold =
+                                Refold { store, follower, table, fence: &fence, names: &names, until, parks: None };
+                            refold.run(range).await
+                        }
+                        None => self.look_back(&fence, &names, range, after).await,
+                    };
+                    match done {
+                        Ok(()) => {}
+                        // Another node has moved it, or has taken it over.
+                        Err(Halt::Lost) if lost < LOST => {
+                            lost += 1;
+                            sleep(PAUSE).await;
+                            continue 'anew;
+                        }
+                        Err(halt) => return Err(self.halted(halt)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has a projection in SQL process events that it has passed.
+    async fn look_back(
+        &self,
+        fence: &InlineFence,
+        names: &[String],
+        range: Shard,
+        mut after: Position,
+    ) -> Result<(), Halt> {
+        let mut batch = BATCH;
+        loop {
+            let (query, until) = (reads::named(names), Some(fence.at.position));
+            let read = Read { query, after, until, limit: Some(batch), ..Read::default() };
+            let events: Vec<_> = fence.base.read(read).await?.events.try_collect().await?;
+            let (mut transaction, _) = fence.open().await?;
+            let Some(last) = events.last() else {
+                refold::progress(&mut *transaction, &range, names, None).await?;
+                return Ok(transaction.commit().await?);
+            };
+            let to = last.position;
+            let parked = letters::read(transaction.rows(letters::wanted(&self.name, None, None)).await?)?;
+            let (parked, places) = (Parked::of(parked, &range), 0..events.len());
+            let stretch = Stretch::new(after, to, Some(last.id), events);
+            let part = Part { stretch: &stretch, places, shard: &range, parked: &parked, only: None };
+            let waiting = match self.follower.take(&mut *transaction, &part, None).await {
+                Ok(waiting) => waiting,
+                Err(failed) => {
+                    transaction.rollback().await?;
+                    // Fewer, until it is the one that is to blame.
+                    if batch == 1 || failed.blame == Blame::World {
+                        return Err(failed.into());
+                    }
+                    batch /= 2;
+                    continue;
+                }
+            };
+            let waiting = behind_others(&range, &stretch, &waiting);
+            if !waiting.is_empty() {
+                transaction.write(letters::changes(&waiting, &[])?).await?;
+            }
+            refold::progress(&mut *transaction, &range, names, Some(to)).await?;
+            transaction.commit().await?;
+            after = to;
+        }
+    }
+
+    /// Its shards, locked. Fails if the log is not the one they have followed, or if somebody has begun it again whom this
+    /// program does not know of.
     async fn lock(&self, transaction: &mut dyn Transaction) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         let shards = transaction.lock_projection(&self.name).await?;
         let mut places: Vec<_> = shards.iter().map(|(_, at)| at).collect();
@@ -313,12 +505,21 @@ impl Kept {
         for at in places {
             unforked(transaction, at).await.map_err(|error| self.stopped(error.into()))?;
         }
-        if !shards.is_empty() {
+        let epochs = epochs(&shards);
+        let begun_again = || StoreError::Busy(format!("`{}` was begun again meanwhile", self.name).into());
+        let mut seen = self.admitted().ok_or_else(begun_again)?;
+        if seen.epochs == epochs {
             return Ok(shards);
         }
-        let new = vec![(Shard::whole(&*self.name), beginning())];
-        transaction.put_shards(&self.name, new.clone()).await?;
-        Ok(new)
+        let known = control::row(transaction, &self.name).await?;
+        let same = |row: &Row| row.reads == seen.reads && row.missed.is_none() && row.word.is_none();
+        if shards.is_empty() || !known.as_ref().is_some_and(same) {
+            self.see(None);
+            return Err(begun_again());
+        }
+        seen.epochs = epochs;
+        self.see(Some(seen));
+        Ok(shards)
     }
 
     /// Takes in the next events that were recorded without it, up to a position or to the end of the log. Says whether
@@ -331,8 +532,17 @@ impl Kept {
     ) -> Result<bool, StoreError> {
         let mut shards = self.lock(transaction).await?;
         let after = behind(&shards);
-        let read = Read { query: self.follower.query(), after, until, limit: Some(batch), ..Read::default() };
+        let lacks = self.admitted().map(|seen| seen.lacks).unwrap_or_default();
+        let unknown = lacks.names_beyond(&self.follower.reads());
+        let mut query = self.follower.query();
+        if !unknown.is_empty() {
+            query.items.extend(reads::named(&unknown).items);
+        }
+        let read = Read { query, after, until, limit: Some(batch), ..Read::default() };
         let Page { head, events, .. } = transaction.read(read).await?;
+        if events.iter().any(|event| unknown.iter().any(|name| **name == *event.data.name)) {
+            return Err(self.newer(&lacks));
+        }
         let end = until.map_or(head, |until| until.min(head));
         let full = events.len() == batch;
         let to = match events.last() {
@@ -372,11 +582,7 @@ impl Kept {
             let places = stretch.place_after(at.position)..stretch.events.len();
             let part = Part { stretch, places, shard, parked: &parked, only: None };
             let waiting = self.follower.take(transaction, &part, None).await.map_err(|failed| told(self, failed))?;
-            let letter = |(queue, place): &(Queue, usize)| {
-                let event = &stretch.events[*place];
-                queue.letter(shard, event, letters::BEHIND, event.recorded_at)
-            };
-            let waiting: Vec<_> = waiting.iter().map(letter).collect();
+            let waiting = behind_others(shard, stretch, &waiting);
             if !waiting.is_empty() {
                 transaction.write(letters::changes(&waiting, &[])?).await?;
             }
@@ -387,12 +593,46 @@ impl Kept {
     }
 }
 
+/// Letters for events that wait behind others.
+fn behind_others(shard: &Shard, stretch: &Stretch, waiting: &[(Queue, usize)]) -> Vec<DeadLetter> {
+    let letter = |(queue, place): &(Queue, usize)| {
+        let event = &stretch.events[*place];
+        queue.letter(shard, event, letters::BEHIND, event.recorded_at)
+    };
+    waiting.iter().map(letter).collect()
+}
+
+/// A shard that nobody has moved, nor begun again, since this program was let go on with it.
+struct InlineFence {
+    base: Arc<dyn EventStore>,
+    shard: Shard,
+    at: Checkpoint,
+}
+
+#[async_trait]
+impl Fence for InlineFence {
+    async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
+        let mut transaction = self.base.begin().await?;
+        let shards = transaction.lock_projection(&self.shard.projection).await?;
+        match shards.into_iter().find(|(shard, _)| *shard == self.shard) {
+            Some((_, at)) if at == self.at => Ok((transaction, at)),
+            _ => {
+                transaction.rollback().await?;
+                Err(Halt::Lost)
+            }
+        }
+    }
+}
+
 /// The same error for all who wait.
 fn shared(error: &Arc<StoreError>) -> StoreError {
     let again = Box::new(error.clone());
-    match **error {
+    match &**error {
         StoreError::Busy(_) => StoreError::Busy(again),
         StoreError::Unavailable(_) => StoreError::Unavailable(again),
+        StoreError::Newer { projection, events } => {
+            StoreError::Newer { projection: projection.clone(), events: events.clone() }
+        }
         _ => StoreError::Unknown(again),
     }
 }
@@ -449,10 +689,10 @@ impl InlineTransaction {
     ) -> Result<Option<Vec<Result<Written, StoreError>>>, StoreError> {
         let kept = self.kept.clone();
         let mut all = vec![];
+        self.unfinished = true;
         for kept in &*kept {
             all.push(kept.lock(&mut *self.inner).await?);
         }
-        self.unfinished = true;
         let (mut results, mut new) = (vec![], vec![]);
         for append in appends {
             let events = append.events().map(|(stream, event)| (stream.clone(), event.clone())).collect();
@@ -557,6 +797,10 @@ impl EventStore for InlineStore {
 
     async fn appended(&self, after: Position) {
         self.base.appended(after).await;
+    }
+
+    async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
+        self.base.flushed(event).await
     }
 
     async fn step(&self, step: Step) -> Result<bool, StoreError> {

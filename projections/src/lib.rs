@@ -1,6 +1,7 @@
 //! What follows the log of [eventstore](https://docs.rs/eventstore): read models, and projections in SQL of one's own,
 //! each event counted exactly once; and subscriptions, each event handed over at least once.
 
+mod admission;
 mod compare;
 mod control;
 mod failed;
@@ -12,6 +13,8 @@ mod node;
 mod operate;
 mod projection;
 mod read_model;
+mod reads;
+mod refold;
 mod requests;
 mod reshard;
 mod runner;
@@ -22,6 +25,7 @@ mod subscription;
 mod tail;
 mod versions;
 
+pub use admission::StartFrom;
 pub use compare::{Comparison, Difference};
 pub use inline::Inline;
 pub use operate::{DeadLetters, Projections};

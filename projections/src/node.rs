@@ -3,9 +3,13 @@
 //! Each node counts its beats in a table. Whoever sees a node not beat for a lease, by its own clock, takes its shards
 //! over: no two clocks are ever compared. A shard that changes hands gets a new epoch, and every write of a shard first
 //! locks its row and looks at the epoch: a node that was frozen, and does not know it yet, writes nothing.
+//!
+//! A node that cannot run a processor leaves it to those that can: it stands aside. That is so where another node that lives
+//! reads events that this one does not (`reads.rs`), and where its program has failed on the processor and another one has
+//! not. A processor has failed for all when no node is left that can run it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     error::Error,
     future::pending,
     sync::Arc,
@@ -17,6 +21,7 @@ use eventstore_core::{
     Changes, Checkpoint, Column, EventStore, Kind, Position, Query, Read, Shard, Store, StoreError, Table, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinHandle,
@@ -25,12 +30,15 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    admission::{Admitted, Cause, How, admit},
     control::{self, Row},
     failed::{Blame, Failed},
     follower::Follower,
-    measure, operate, requests,
+    measure, operate,
+    reads::{self, EVENT_SETS, Reads, Sets, Standing},
+    requests,
     reshard::{self, RESHARDS, Wanted},
-    shard::{Ended, Options, Work, beginning},
+    shard::{Ended, Options, Work},
     status::{self, State, Status},
     tail::Tail,
     versions,
@@ -50,6 +58,8 @@ pub(crate) const NODES: Table = Table {
         Column::new("started_at", Kind::Time),
         Column::new("process", Kind::Text),
         Column::new("projections", Kind::Json),
+        Column::optional("reads", Kind::Json),
+        Column::optional("cannot", Kind::Json),
     ],
 };
 
@@ -62,13 +72,42 @@ pub(crate) struct Beat {
     started_at: Timestamp,
     /// Which process it is, for people.
     process: String,
+    #[serde(default, deserialize_with = "control::lenient")]
     pub(crate) projections: Vec<String>,
+    /// The fingerprints of the sets of events that its processors read, by their names. None: a node of release 0.1.
+    #[serde(default)]
+    reads: Option<Json>,
+    /// Why it cannot run some of them, by their names.
+    #[serde(default, deserialize_with = "control::lenient")]
+    cannot: BTreeMap<String, String>,
+}
+
+impl Beat {
+    fn reads(&self, processor: &str) -> Option<&str> {
+        self.reads.as_ref()?.get(processor)?.as_str()
+    }
+
+    /// Whether it has the code of a processor, and can run it as far as it knows.
+    fn can_run(&self, processor: &str) -> bool {
+        self.projections.iter().any(|name| name == processor) && !self.cannot.contains_key(processor)
+    }
+}
+
+/// Why a node cannot run a processor itself.
+struct Cannot {
+    since: Timestamp,
+    reason: String,
+    /// What a newer program reads and this one does not, if that is why.
+    newer: Option<Reads>,
 }
 
 /// One projection that this node can run.
 pub(crate) struct Run {
     pub(crate) name: String,
     pub(crate) follower: Arc<dyn Follower>,
+    /// What it reads here, and the fingerprint of that.
+    reads: Reads,
+    fingerprint: String,
     pub(crate) options: Options,
     pub(crate) report: watch::Sender<Status>,
     /// How many events it may take in in a second.
@@ -78,8 +117,12 @@ pub(crate) struct Run {
     prepared: bool,
     /// Since when it is wanted, if it is a shadow.
     since: Option<Timestamp>,
-    /// Since when it cannot run here: its code must be mended.
-    dead: Option<Timestamp>,
+    /// Why it cannot run here: its code must be mended.
+    cannot: Option<Cannot>,
+    /// Whether it leaves this processor to others, for lack of events that they read.
+    aside: bool,
+    /// The other nodes that live and can run it, as far as they know.
+    others: BTreeSet<Uuid>,
     shards: HashMap<Shard, Running>,
 }
 
@@ -91,13 +134,20 @@ struct Running {
 }
 
 /// Says that this node lives, for as long as it does.
-async fn beat(store: Store, node: Uuid, mut beat: Beat, every: Duration) {
+async fn beat(
+    store: Store,
+    node: Uuid,
+    mut beat: Beat,
+    cannot: watch::Receiver<BTreeMap<String, String>>,
+    every: Duration,
+) {
     let mut beats = interval(every);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beats.tick().await;
         beat.beat += 1;
         beat.beat_at = store.as_ref().now();
+        beat.cannot = cannot.borrow().clone();
         // The table may not be there yet; and whoever cannot reach the store is told by everything else.
         if let Err(error) = control::write(store.as_ref(), &NODES, &node.to_string(), &beat).await {
             tracing::debug!(%error, "a node could not say that it lives");
@@ -124,6 +174,12 @@ pub(crate) struct Node {
     /// The last beat seen of each other node, and when it was seen first.
     seen: HashMap<Uuid, (i64, Instant)>,
     ends: (mpsc::UnboundedSender<End>, mpsc::UnboundedReceiver<End>),
+    /// What the fingerprints in beats and rows stand for.
+    sets: Sets,
+    /// What it says in its beats that it cannot run.
+    cannot: watch::Sender<BTreeMap<String, String>>,
+    /// Says that it lives, once it has begun.
+    heart: Option<JoinHandle<()>>,
     begun: bool,
     /// What was asked and is being done.
     asked: HashSet<String>,
@@ -134,23 +190,39 @@ pub(crate) struct Node {
 impl Run {
     pub(crate) fn new(follower: Arc<dyn Follower>, options: Options, report: watch::Sender<Status>) -> Self {
         let (name, shadow) = (follower.name(), follower.table().is_some_and(|table| table.shadow));
-        let pace = watch::Sender::new(None);
+        let (pace, reads) = (watch::Sender::new(None), follower.reads());
+        let fingerprint = reads.fingerprint();
         Self {
             name,
             follower,
+            reads,
+            fingerprint,
             options,
             report,
             pace,
             shadow,
             prepared: false,
             since: None,
-            dead: None,
+            cannot: None,
+            aside: false,
+            others: BTreeSet::new(),
             shards: HashMap::new(),
         }
     }
 
+    /// Says that this node leaves it to others, and why.
+    fn stand_aside(&self, store: &Store, failed: Failed, shards: Vec<(Shard, Checkpoint)>) {
+        let failed: Arc<dyn Error + Send + Sync> = Arc::new(failed);
+        store.runs(&self.name, Some(failed.clone()), false);
+        self.report.send_modify(|status| {
+            status.look(shards);
+            (status.state, status.stopped, status.error) = (State::Aside, false, Some(failed));
+        });
+    }
+
     fn tell(&self, store: &Store, failed: Failed) {
-        let stopped = failed.blame == Blame::Program;
+        // Where another node can run it, nothing is lost.
+        let stopped = failed.blame == Blame::Program && self.others.is_empty();
         measure::failed(&self.name);
         tracing::warn!(projection = self.name, error = %Brief(&*failed.reason), stopped, "projection failed");
         let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
@@ -168,8 +240,11 @@ impl Node {
     pub(crate) fn new(store: Store, lease: Duration, runs: Vec<Run>, poke: Arc<Notify>) -> Self {
         let now = store.as_ref().now();
         let projections = runs.iter().map(|run| run.name.clone()).collect();
+        let reads = runs.iter().map(|run| (run.name.clone(), Json::from(&*run.fingerprint)));
+        let reads = Some(Json::Object(reads.collect()));
         let process = format!("{}, process {}", host(), std::process::id());
-        let beat = Beat { beat: 0, beat_at: now, started_at: now, process, projections };
+        let cannot = BTreeMap::new();
+        let beat = Beat { beat: 0, beat_at: now, started_at: now, process, projections, reads, cannot };
         Self {
             id: Uuid::now_v7(),
             store,
@@ -179,6 +254,9 @@ impl Node {
             beat,
             seen: HashMap::new(),
             ends: mpsc::unbounded_channel(),
+            sets: Sets::default(),
+            cannot: watch::Sender::default(),
+            heart: None,
             begun: false,
             asked: HashSet::new(),
             answering: Arc::new(Semaphore::new(requests::ANSWERING)),
@@ -200,8 +278,6 @@ impl Node {
         let query = Query { items: queries.collect() };
         let (tail, store) = (self.tail.clone(), self.store.clone());
         let reader = tokio::spawn(async move { tail.follow(store, query).await });
-        // In a task of its own: it lives, whatever it waits for.
-        let heart = tokio::spawn(beat(self.store.clone(), self.id, self.beat.clone(), self.lease / BEATS));
         let mut beats = interval(self.lease / BEATS);
         let mut refused = false;
         loop {
@@ -222,7 +298,7 @@ impl Node {
             refused = matches!(error, StoreError::Schema(_));
             tracing::warn!(%error, refused, "a node cannot use its store");
             let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
-            for run in self.runs.iter().filter(|run| run.dead.is_none()) {
+            for run in self.runs.iter().filter(|run| run.cannot.is_none()) {
                 self.store.runs(&run.name, Some(error.clone()), refused);
                 run.report.send_modify(|status| {
                     (status.error, status.stopped) = (Some(error.clone()), refused);
@@ -241,25 +317,43 @@ impl Node {
             self.store.runs_no_more(&self.runs[run].name);
         }
         reader.abort();
-        heart.abort();
-        let _ = heart.await;
+        if let Some(heart) = self.heart.take() {
+            heart.abort();
+            let _ = heart.await;
+        }
         let _ = timeout(self.lease, self.leave()).await;
     }
 
-    /// Says that it lives, looks who else does, and takes what is its share.
+    /// Looks who else lives, and takes what is its share.
     async fn turn(&mut self) -> Result<(), StoreError> {
         let store = self.store.clone();
         let store = store.as_ref();
+        let mut nodes = self.living(store).await?;
         if !self.begun {
-            for table in [NODES, control::PROJECTIONS, LETTERS, requests::REQUESTS, RESHARDS] {
+            if let Some(old) = nodes.values().find(|beat| beat.reads.is_none()) {
+                self.wait_for_old_release(&old.process);
+                return Ok(());
+            }
+            for table in [control::PROJECTIONS, LETTERS, requests::REQUESTS, RESHARDS, EVENT_SETS] {
                 store.create(&table).await?;
                 store.index(&table).await?;
             }
+            reads::publish(store, self.runs.iter().map(|run| run.reads.clone()).collect()).await?;
             control::write(store, &NODES, &self.id.to_string(), &self.beat).await?;
+            // In a task of its own: it lives, whatever it waits for.
+            let (beat_now, cannot) = (self.beat.clone(), self.cannot.subscribe());
+            let beating = beat(self.store.clone(), self.id, beat_now, cannot, self.lease / BEATS);
+            self.heart.get_or_insert_with(|| tokio::spawn(beating));
+            nodes.insert(self.id, self.beat.clone());
         }
-        let nodes = self.living(store).await?;
         let states: BTreeMap<String, Row> = control::rows(store, &control::PROJECTIONS).await?;
         let reshards: BTreeMap<String, Wanted> = control::rows(store, &RESHARDS).await?;
+        let mut fingerprints = vec![];
+        for Run { name, .. } in &self.runs {
+            fingerprints.extend(states.get(name).and_then(|row| row.reads.clone()));
+            fingerprints.extend(nodes.values().filter_map(|beat| beat.reads(name).map(str::to_owned)));
+        }
+        self.sets.learn(store, fingerprints).await?;
         for run in 0..self.runs.len() {
             let name = self.runs[run].name.clone();
             if self.runs[run].shadow && states.get(&name).is_none_or(|state| state.state == "kept") {
@@ -271,22 +365,51 @@ impl Node {
             if reshards.contains_key(&name) {
                 reshard::step(store, &name, None).await?;
             }
-            let peers = nodes.values().filter(|beat| beat.projections.contains(&name)).count();
-            let state = states.get(&name);
-            // Whoever starts a program again wants it to be tried again.
-            if !self.begun && state.is_some_and(|state| state.state == "failed") {
+            let mut state = states.get(&name).cloned();
+            let others = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
+            let others: Vec<_> =
+                others.filter_map(|(node, beat)| Some((*node, self.sets.get(beat.reads(&name)?)?))).collect();
+            let before = state.as_ref().and_then(|row| self.sets.get(row.reads.as_deref()?));
+            let standing = reads::standing(self.id, &self.runs[run].reads, before, &others);
+            let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
+            self.runs[run].others = able.map(|(node, _)| *node).collect();
+            // Whoever starts a program again wants it to be tried again; and what it has failed for may be over.
+            let is_over = |row: &Row| Cause::of(row).is_some_and(|cause| cause.is_over(&self.runs[run].reads));
+            if let Some(row) = state.as_mut().filter(|row| row.state == "failed")
+                && standing.lacks.is_empty()
+                && (!self.begun || is_over(row))
+            {
                 control::set(store, &name, "active", None).await?;
+                (row.state, row.reason, row.cause, row.since) = ("active".into(), None, None, store.now());
             }
             if !self.begun && self.runs[run].options.retry_at_start {
                 operate::due_again(store, &name).await?;
             }
             let current = versions::current(&states, versions::model(&name)) == Some(&*name);
             self.runs[run].report.send_modify(|status| status.current = current);
-            let state = state.filter(|state| self.begun || state.state != "failed");
-            self.arrange(store, run, state, &nodes.keys().copied().collect(), peers.max(1)).await?;
+            self.arrange(store, run, state, &nodes.keys().copied().collect(), standing).await?;
         }
+        let cannot = self.runs.iter().filter_map(|run| Some((run.name.clone(), run.cannot.as_ref()?.reason.clone())));
+        let cannot: BTreeMap<_, _> = cannot.collect();
+        self.cannot.send_if_modified(|said| {
+            let news = *said != cannot;
+            *said = cannot;
+            news
+        });
         self.begun = true;
         self.answer(store).await
+    }
+
+    /// Says that nothing runs here while a node of release 0.1 lives.
+    fn wait_for_old_release(&self, process: &str) {
+        for run in &self.runs {
+            let failed: Arc<dyn Error + Send + Sync> =
+                Arc::new(Failed::from(StoreError::OldRelease { process: process.into() }));
+            self.store.runs(&run.name, Some(failed.clone()), true);
+            run.report.send_modify(|status| {
+                (status.state, status.stopped, status.error) = (State::Failed, true, Some(failed));
+            });
+        }
     }
 
     /// Does what was asked of what runs here.
@@ -309,11 +432,17 @@ impl Node {
     async fn living(&mut self, store: &dyn EventStore) -> Result<BTreeMap<Uuid, Beat>, StoreError> {
         let now = Instant::now();
         let mut living = BTreeMap::new();
+        if !self.begun {
+            store.create(&NODES).await?;
+        }
         let nodes: BTreeMap<String, Beat> = control::rows(store, &NODES).await?;
         let mut dead = vec![];
         for (id, beat) in nodes {
             let Ok(node) = id.parse() else { continue };
-            let seen = self.seen.entry(node).or_insert((beat.beat, now));
+            // A node of release 0.1 may have been stopped long ago: its own clock says so.
+            let old = beat.reads.is_none() && beat.beat_at + self.lease < store.now();
+            let first = now.checked_sub(self.lease).filter(|_| old).unwrap_or(now);
+            let seen = self.seen.entry(node).or_insert((beat.beat, first));
             if seen.0 != beat.beat {
                 *seen = (beat.beat, now);
             }
@@ -341,16 +470,57 @@ impl Node {
         &mut self,
         store: &dyn EventStore,
         at: usize,
-        state: Option<&Row>,
+        state: Option<Row>,
         living: &HashSet<Uuid>,
-        peers: usize,
+        standing: Standing,
     ) -> Result<(), StoreError> {
+        let state = state.as_ref();
         let run = &mut self.runs[at];
+        let name = run.name.clone();
         // Somebody has said since that it is to be tried again.
-        let again = |dead: &Timestamp| state.is_some_and(|state| state.state == "active" && state.since > *dead);
-        run.dead = run.dead.filter(|dead| !again(dead));
-        if run.dead.is_some() {
+        let again = |cannot: &Cannot| state.is_some_and(|row| row.state == "active" && row.since > cannot.since);
+        run.cannot = run.cannot.take().filter(|cannot| !again(cannot));
+        let active = state.is_none_or(|row| row.state == "active");
+        if let Some(cannot) = run.cannot.as_ref().filter(|_| active) {
+            // Another node can; or it has failed for all.
+            if run.others.is_empty() {
+                let (reason, newer) = (cannot.reason.clone(), cannot.newer.clone());
+                self.fail(store, at, &reason, newer.map(Cause::Newer)).await?;
+            }
             return Ok(());
+        }
+        if let Some(state) = state.filter(|_| !active) {
+            let reason = operate::failure(&name, state);
+            self.halt(at).await;
+            let idle = match &*state.state {
+                "paused" => State::Paused,
+                "failed" => State::Failed,
+                // A newer program has said what this one does not know: then this one does not run it.
+                _ => State::Aside,
+            };
+            let shards = store.shards(Some(&name)).await?;
+            self.runs[at].report.send_modify(|status| {
+                status.look(shards);
+                (status.state, status.stopped) = (idle, idle == State::Failed);
+                if let Some(reason) = reason.filter(|_| status.error.is_none()) {
+                    status.error = Some(reason);
+                }
+            });
+            return Ok(());
+        }
+        if !standing.lacks.is_empty() {
+            let events = standing.lacks.to_string();
+            if !std::mem::replace(&mut run.aside, true) {
+                tracing::info!(projection = name, events, "another node reads more: this one stands aside");
+            }
+            self.halt(at).await;
+            let failed = StoreError::Newer { projection: name.clone(), events }.into();
+            self.runs[at].stand_aside(&self.store, failed, store.shards(Some(&name)).await?);
+            return Ok(());
+        }
+        if std::mem::take(&mut run.aside) {
+            self.store.runs(&name, None, false);
+            run.report.send_modify(|status| status.error = None);
         }
         // A shadow that begins anew has a table to be made.
         let since = state.filter(|_| run.shadow).map(|state| state.since);
@@ -370,31 +540,25 @@ impl Node {
                 }
             }
         }
-        let name = run.name.clone();
-        let idle = match state.map(|state| &*state.state) {
-            Some("paused") => Some(State::Paused),
-            Some("failed") => Some(State::Failed),
-            _ => None,
-        };
-        if let Some(idle) = idle {
-            self.halt(at).await;
-            let reason = state.and_then(|state| state.reason.clone());
-            let shards = store.shards(Some(&name)).await?;
-            self.runs[at].report.send_modify(|status| {
-                status.look(shards);
-                (status.state, status.stopped) = (idle, idle == State::Failed);
-                if let Some(reason) = reason.filter(|_| status.error.is_none()) {
-                    status.error = Some(Arc::new(Failed::program(reason)));
-                }
-            });
-            return Ok(());
-        }
         let mut shards = store.shards(Some(&name)).await?;
         let free = |at: &Checkpoint| at.owner.is_none_or(|owner| !living.contains(&owner));
-        let share = shards.len().max(1).div_ceil(peers);
+        let share = shards.len().max(1).div_ceil(standing.runners);
         let own = shards.iter().filter(|(_, at)| at.owner == Some(self.id)).count();
-        if shards.is_empty() || (own < share && shards.iter().any(|(_, at)| free(at))) {
-            shards = self.claim(store, at, living, peers).await?;
+        let read_as_here = |row: &Row| row.reads.as_ref() == Some(&self.runs[at].fingerprint) && row.word.is_none();
+        let anew = shards.is_empty() || !state.is_some_and(read_as_here);
+        if anew || (own < share && shards.iter().any(|(_, at)| free(at))) {
+            match self.claim(store, at, living, &standing).await {
+                Ok(Some(claimed)) => shards = claimed,
+                Ok(None) => return Ok(()),
+                Err(failed) if failed.blame == Blame::Program => {
+                    self.die(at, failed).await;
+                    return Ok(());
+                }
+                Err(failed) => {
+                    self.runs[at].tell(&self.store, failed);
+                    return Ok(());
+                }
+            }
         } else if own > share {
             let own = shards.iter().filter(|(_, at)| at.owner == Some(self.id));
             let given: HashSet<_> = own.skip(share).map(|(shard, _)| shard.clone()).collect();
@@ -421,29 +585,49 @@ impl Node {
         Ok(())
     }
 
-    /// Takes free shards over, up to this node's share. Gives all shards as they are then.
+    /// Takes free shards over, up to this node's share, if its program may go on with them. Gives all shards as they are then;
+    /// nothing if it may not, or if the processor has failed for all.
     async fn claim(
-        &self,
+        &mut self,
         store: &dyn EventStore,
         at: usize,
         living: &HashSet<Uuid>,
-        peers: usize,
-    ) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+        standing: &Standing,
+    ) -> Result<Option<Vec<(Shard, Checkpoint)>>, Failed> {
         let run = &self.runs[at];
         let mut transaction = store.begin().await?;
         let mut shards = transaction.lock_projection(&run.name).await?;
         // It may have been paused or discarded, or have changed its place, since this node has looked.
         let known = control::row(&mut *transaction, &run.name).await?;
-        if known.as_ref().map_or(run.shadow, |row| row.state != "active") {
+        let begun_again = |row: &Row| run.shadow && Some(row.since) != run.since;
+        if known.as_ref().map_or(run.shadow, |row| row.state != "active" || begun_again(row)) {
             transaction.rollback().await?;
-            return Ok(shards);
+            return Ok(Some(shards));
         }
-        if shards.is_empty() {
-            let parts = Shard::parts(&run.name, run.options.shards);
-            let beginning = beginning();
-            shards = parts.into_iter().map(|shard| (shard, beginning)).collect();
+        let mut known = known.unwrap_or_else(|| Row::new(store.now(), Position(0)));
+        let how = How { start: run.options.start, shards: run.options.shards, shrinks: standing.shrinks };
+        match admit(&mut *transaction, &*run.follower, &mut known, &mut shards, how).await? {
+            Admitted::AsItWas => {}
+            Admitted::Anew => control::put(&mut *transaction, &run.name, &known).await?,
+            Admitted::Lacks(events) => {
+                // Another node has taken it over since this one has looked.
+                transaction.rollback().await?;
+                let failed = StoreError::Newer { projection: run.name.clone(), events: events.to_string() }.into();
+                run.stand_aside(&self.store, failed, shards);
+                self.halt(at).await;
+                return Ok(None);
+            }
+            Admitted::Failed(cause) => {
+                transaction.rollback().await?;
+                let failed = Failed::from(cause.error(&run.name));
+                let reason = cause.reason(&failed);
+                if self.fail(store, at, &reason, Some(cause)).await? {
+                    self.runs[at].tell(&self.store, failed);
+                }
+                return Ok(None);
+            }
         }
-        let share = shards.len().div_ceil(peers);
+        let share = shards.len().div_ceil(standing.runners);
         let mut own = shards.iter().filter(|(_, at)| at.owner == Some(self.id)).count();
         for (_, at) in &mut shards {
             if own < share && at.owner.is_none_or(|owner| !living.contains(&owner)) {
@@ -453,7 +637,7 @@ impl Node {
         }
         transaction.put_shards(&run.name, shards.clone()).await?;
         transaction.commit().await?;
-        Ok(shards)
+        Ok(Some(shards))
     }
 
     /// Starts what is this node's and does not run, and stops what is not its own any more.
@@ -496,6 +680,7 @@ impl Node {
                 poke: self.poke.clone(),
                 pace: run.pace.subscribe(),
                 stop: stopped,
+                most: None,
             };
             let (ends, shard) = (self.ends.0.clone(), shard.clone());
             let end = shard.clone();
@@ -518,17 +703,57 @@ impl Node {
         }
     }
 
-    /// A projection cannot go on, here or elsewhere.
+    /// A projection cannot go on here. Whether it can elsewhere, the next look says.
     async fn die(&mut self, at: usize, failed: Failed) {
         let run = &mut self.runs[at];
-        let (name, reason) = (run.name.clone(), failed.to_string());
-        run.tell(&self.store, failed);
-        self.halt(at).await;
-        match control::set(self.store.as_ref(), &name, "failed", Some(&reason)).await {
-            Ok(()) => {}
-            Err(error) => tracing::warn!(projection = name, %error, "that it has failed could not be written down"),
+        let newer = failed.newer();
+        let reason = match &newer {
+            Some(_) => format!("newer than every program that runs: {failed}"),
+            None => failed.to_string(),
+        };
+        run.cannot = Some(Cannot { since: self.store.as_ref().now(), reason, newer });
+        if !run.others.is_empty() {
+            tracing::warn!(projection = run.name, error = %failed.reason, "this node stands aside: another one may");
+            measure::failed(&run.name);
+            let shards = run.report.borrow().shards.clone();
+            run.stand_aside(&self.store, failed, shards);
+        } else {
+            run.tell(&self.store, failed);
         }
-        self.runs[at].dead = Some(self.store.as_ref().now());
+        self.halt(at).await;
+        // Also the one that has ended by itself.
+        let (store, name) = (self.store.clone(), self.runs[at].name.clone());
+        match timeout(self.lease, self.give_back(store.as_ref(), &name, None)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(projection = name, %error, "shards could not be given back"),
+            Err(late) => tracing::warn!(projection = name, error = %late, "shards could not be given back"),
+        }
+    }
+
+    /// Writes down that no node can run a projection, and says whether it did: not if a node has begun meanwhile, which may.
+    async fn fail(
+        &mut self,
+        store: &dyn EventStore,
+        at: usize,
+        reason: &str,
+        cause: Option<Cause>,
+    ) -> Result<bool, StoreError> {
+        self.halt(at).await;
+        let name = self.runs[at].name.clone();
+        // Whoever begins says so before it has anything tried again: who sees that it is to be tried sees the node as well.
+        let nodes = self.living(store).await?;
+        let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name)).map(|(node, _)| *node);
+        if able.collect::<BTreeSet<_>>() != self.runs[at].others {
+            return Ok(false);
+        }
+        let (reason, now) = (reason.replace('\0', "\\0"), store.now());
+        let cause = cause.and_then(|cause| serde_json::to_value(cause).ok());
+        let change = |row: &mut Row| {
+            (row.state, row.reason, row.since, row.cause) = ("failed".into(), Some(reason), now, cause);
+        };
+        control::update(store, &name, change).await?;
+        self.runs[at].report.send_modify(|status| (status.state, status.stopped) = (State::Failed, true));
+        Ok(true)
     }
 
     /// Finishes the batches at hand, and lets others have its shards.
@@ -562,21 +787,23 @@ impl Node {
             return Ok(());
         }
         // Somebody frozen may have locked them: then they are taken over when the lease is over.
-        timeout(self.lease, self.give_back(store, &name, released))
+        timeout(self.lease, self.give_back(store, &name, Some(released)))
             .await
             .unwrap_or_else(|late| Err(StoreError::Busy(late.into())))
     }
 
+    /// Has others take shards that were this node's at these epochs, or all that are.
     async fn give_back(
         &self,
         store: &dyn EventStore,
         name: &str,
-        released: HashMap<Shard, u64>,
+        released: Option<HashMap<Shard, u64>>,
     ) -> Result<(), StoreError> {
         let mut transaction = store.begin().await?;
         let mut shards = transaction.lock_projection(name).await?;
         for (shard, checkpoint) in &mut shards {
-            if checkpoint.owner == Some(self.id) && released.get(shard) == Some(&checkpoint.epoch) {
+            let given = released.as_ref().is_none_or(|released| released.get(shard) == Some(&checkpoint.epoch));
+            if checkpoint.owner == Some(self.id) && given {
                 (checkpoint.owner, checkpoint.epoch) = (None, checkpoint.epoch + 1);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    error::Error,
     sync::Arc,
     time::Duration,
 };
@@ -16,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    admission::{Cause, Word},
     control::{self, PROJECTIONS, Row},
     failed::Failed,
     inline,
@@ -23,7 +25,7 @@ use crate::{
     node::{Beat, NODES},
     requests::{TryRun, What},
     status::{self, State, Status},
-    versions,
+    versions::{self, Rebuild},
 };
 
 /// How long to wait for a node to do what was asked of it.
@@ -111,8 +113,7 @@ impl Projections {
                 _ => State::Booting,
             };
             status.stopped = status.state == State::Failed;
-            let reason = row.and_then(|row| row.reason.clone());
-            status.error = reason.map(|reason| Arc::new(Failed::program(reason)) as _);
+            status.error = row.and_then(|row| failure(&status.name, row));
             let of = letters.iter().filter(|letter| letter.projection == status.name && letter.skipped.is_none());
             let mut keys: Vec<_> = of.map(|letter| &letter.key).collect();
             keys.sort_unstable();
@@ -158,6 +159,63 @@ impl Projections {
         control::set(store, &name, "active", None).await?;
         self.poke();
         Ok(())
+    }
+
+    /// Has a projection or subscription hand over the events that it has passed without reading them, before it goes on: it
+    /// is [`StoreError::Missed`], since a release reads events of a name that the one before did not. They come after
+    /// later events, in the order of the log among themselves; each once in a projection in SQL.
+    pub async fn deliver_missed(&self, name: &str) -> Result<(), StoreError> {
+        self.said(name, |cause| match cause {
+            Cause::Missed(_) => Some(Word::DeliverMissed { names: cause.names() }),
+            Cause::Newer(_) => None,
+        })
+        .await
+    }
+
+    /// Has a processor go on without events that it has not read, and never will: those it has passed
+    /// ([`StoreError::Missed`]), or those that only newer programs read, none of which runs any more
+    /// ([`StoreError::Newer`]).
+    pub async fn accept(&self, name: &str) -> Result<(), StoreError> {
+        self.said(name, |cause| Some(Word::Accept { names: cause.names() })).await
+    }
+
+    /// Says what is to become of the events that a processor has failed for.
+    async fn said(&self, name: &str, word: impl Fn(&Cause) -> Option<Word> + Send) -> Result<(), StoreError> {
+        let (_, name) = (self.known().await?, self.name(name).await?);
+        let store = self.store.as_ref();
+        let mut transaction = store.begin().await?;
+        transaction.lock_projection(&name).await?;
+        let known = control::row(&mut *transaction, &name).await?.filter(|row| row.state == "failed");
+        let word = known.as_ref().and_then(Cause::of).and_then(|cause| word(&cause));
+        let (Some(mut known), Some(word)) = (known, word) else {
+            transaction.rollback().await?;
+            return Err(Invalid::Request(format!("`{name}` has missed no events: nothing is to be decided")).into());
+        };
+        (known.state, known.reason, known.cause, known.since) = ("active".into(), None, None, store.now());
+        known.word = word.json();
+        control::put(&mut *transaction, &name, &known).await?;
+        transaction.commit().await?;
+        self.poke();
+        Ok(())
+    }
+
+    /// Has a projection in SQL or a subscription begin again.
+    pub(crate) async fn again(&self, name: &str) -> Result<Rebuild, StoreError> {
+        let store = self.store.as_ref();
+        let (head, now) = (self.store.head().await?, store.now());
+        let mut transaction = store.begin().await?;
+        transaction.lock_projection(name).await?;
+        let known = control::row(&mut *transaction, name).await?;
+        let mut known = known.unwrap_or_else(|| Row::new(now, head));
+        if known.state == "failed" {
+            (known.state, known.reason, known.cause, known.since) = ("active".into(), None, None, now);
+        }
+        (known.word, known.target, known.built_at) = (Word::Rebuild.json(), head.0, None);
+        control::put(&mut *transaction, name, &known).await?;
+        control::begin_again(&mut *transaction, name, |_| true).await?;
+        transaction.commit().await?;
+        self.poke();
+        self.building(name).await
     }
 
     /// Ends what runs: the shards wait for somebody to take them, or are taken again by the same node, which then looks
@@ -306,6 +364,16 @@ impl DeadLetters {
             pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
+}
+
+/// Why a projection has failed, by its type where that is known.
+pub(crate) fn failure(name: &str, known: &Row) -> Option<Arc<dyn Error + Send + Sync>> {
+    let cause = Cause::of(known).filter(|_| known.state == "failed");
+    let failed = match cause {
+        Some(cause) => Failed::from(cause.error(name)),
+        None => Failed::program(known.reason.clone()?),
+    };
+    Some(Arc::new(failed))
 }
 
 /// The first letters of those who wait, due at an instant.

@@ -9,8 +9,9 @@ use sqlx::{Database, Pool};
 
 use crate::{
     failed::{Failed, at},
-    follower::{Follower, Part, Remembered, Turn},
+    follower::{Begins, Follower, Part, Remembered, Turn},
     letters::Queue,
+    reads::Reads,
     stretch::{Decoded, Stretch},
 };
 
@@ -48,7 +49,8 @@ use crate::{
 /// }
 /// ```
 pub trait Projection: Send + Sync + 'static {
-    /// The name of the checkpoint. A new name starts from the first event.
+    /// The name of the checkpoint. A new name starts from the first event, unless the runner says otherwise:
+    /// [`Runner::from_now`](crate::Runner::from_now).
     const NAME: &'static str;
     /// What it hears of.
     type Event: Event;
@@ -86,6 +88,14 @@ pub trait Projection: Send + Sync + 'static {
         }
     }
 
+    /// Empties what it has written, so that [`Projections::rebuild`](crate::Projections::rebuild) can have it begin again
+    /// with the first event: the place for `TRUNCATE`. Runs in the transaction that puts the checkpoint back. Unless it is
+    /// written, a rebuild is refused.
+    fn clear(&self, db: &mut <Self::Db as Database>::Connection) -> impl Future<Output = Result<(), BoxError>> + Send {
+        let _ = db;
+        async { Err("it does not say how its tables are emptied: write `Projection::clear`".into()) }
+    }
+
     /// What is kept in order: events of one key are taken in one after the other, and wait if one of them cannot be.
     /// The stream, unless you say otherwise. Pure: shards are cut by it.
     fn key(event: &Recorded<Self::Event>) -> String {
@@ -117,6 +127,19 @@ impl<P: Projection> Follower for Sql<P> {
 
     fn query(&self) -> Query {
         Query::names(P::Event::NAMES)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::of::<P::Event>()
+    }
+
+    fn begins(&self) -> Begins {
+        Begins::Anywhere(None)
+    }
+
+    async fn clear(&self, transaction: &mut dyn Transaction) -> Result<(), Failed> {
+        let cleared = self.0.clear(Self::connection(transaction)?).await;
+        cleared.map_err(|error| Failed::theirs(error).for_certain())
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {

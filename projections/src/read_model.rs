@@ -1,22 +1,24 @@
 //! Keeps the rows of a declared read model: for a batch of events one read, one fold in memory, one write.
 
 use std::{
+    collections::HashSet,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Changes, Event, EventStore, Kind, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError,
+    Changes, Event, EventStore, Keys, Kind, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError,
     Table, Transaction,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
 
 use crate::{
-    failed::{Failed, at},
-    follower::{Follower, OneRow, Part, Remembered, Turn},
+    failed::{Blame, Failed, at},
+    follower::{Follower, Part, Remembered, RowsAnew, Turn},
     letters::Queue,
+    reads::Reads,
     stretch::{Decoded, Stretch},
 };
 
@@ -38,7 +40,7 @@ impl<M: ReadModel> Folded<M> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).known(raw)
     }
 
-    fn keys(&self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
+    fn keys_of(&self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).keys(raw, event)
     }
 }
@@ -64,8 +66,34 @@ impl<M: ReadModel> Follower for Folded<M> {
         Query::names(M::Event::NAMES)
     }
 
-    fn row(&self, key: &str) -> Option<Box<dyn OneRow>> {
-        Some(Box::new(One::<M> { table: self.table, key: key.into(), rows: RowFold::only(key) }))
+    fn reads(&self) -> Reads {
+        Reads::of::<M::Event>()
+    }
+
+    fn anew(&self, keys: Vec<String>) -> Vec<Box<dyn RowsAnew>> {
+        let anew = |keys: Vec<String>| {
+            let (rows, known) = (RowFold::of(self.table), RowFold::default());
+            Box::new(Anew::<M> { keys, rows, known }) as Box<dyn RowsAnew>
+        };
+        match M::KEYS {
+            // The events of a key cannot be looked up: all are read, once.
+            Keys::By(_) => vec![anew(keys)],
+            Keys::Stream | Keys::Tag(_) => keys.into_iter().map(|key| anew(vec![key])).collect(),
+        }
+    }
+
+    fn keys(&self, event: &Recorded<Raw>) -> Result<Vec<String>, Failed> {
+        let decoded = at(event, || event.decode().map_err(|source| StoreError::unreadable(event, source)));
+        let decoded = match decoded {
+            Ok(decoded) => decoded,
+            // Its keys may be known all the same.
+            Err(failed) => return at(event, || self.known(event))?.ok_or(failed),
+        };
+        let keys = decoded.iter().map(|one| at(event, || self.keys_of(event, one)));
+        let mut keys: Vec<_> = keys.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(keys)
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {
@@ -84,7 +112,7 @@ impl<M: ReadModel> Follower for Folded<M> {
         let first = Read { query: self.query(), limit: Some(1), ..Read::default() };
         if let Some(raw) = store.read(first).await?.events.try_next().await? {
             for event in raw.decode().unwrap_or_default() {
-                let _ = at(&raw, || self.keys(&raw, &event));
+                let _ = at(&raw, || self.keys_of(&raw, &event));
             }
         }
         Ok(())
@@ -166,7 +194,7 @@ impl<M: ReadModel> Folded<M> {
             };
             for event in events {
                 // A key no store can hold, or that cannot be told: nobody knows which row would wait.
-                let keys = at(raw, || self.keys(raw, event)).map_err(Failed::for_certain)?;
+                let keys = at(raw, || self.keys_of(raw, event)).map_err(Failed::for_certain)?;
                 for key in keys {
                     match part.turn(raw, &key) {
                         Turn::Now => turns.push((key, raw, event)),
@@ -223,25 +251,54 @@ impl<M: ReadModel> Folded<M> {
     }
 }
 
-struct One<M> {
-    table: Table,
-    key: String,
+/// Rows made anew from their events, in memory.
+struct Anew<M> {
+    /// In order.
+    keys: Vec<String>,
     rows: RowFold<M>,
+    /// Says which rows an event concerns; has none itself.
+    known: RowFold<M>,
 }
 
-impl<M: ReadModel> OneRow for One<M> {
+impl<M: ReadModel> RowsAnew for Anew<M> {
+    fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
     fn query(&self) -> Query {
-        RowFold::<M>::events_of(&self.key)
+        match &self.keys[..] {
+            [key] => RowFold::<M>::events_of(key),
+            _ => Query::names(M::Event::NAMES),
+        }
     }
 
     fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failed> {
-        at(event, || self.rows.apply(event, |_, _| {}))
+        let Self { keys: wanted, rows, known, .. } = self;
+        let of = |failed: Failed| match &wanted[..] {
+            [key] => failed.of(key),
+            _ => failed,
+        };
+        let decoded = at(event, || event.decode().map_err(|source| StoreError::unreadable(event, source)));
+        let decoded = decoded.map_err(|failed| of(Failed { blame: Blame::Unreadable, ..failed }))?;
+        for one in decoded {
+            for key in at(event, || known.keys(event, &one)).map_err(Failed::for_certain)? {
+                if wanted.binary_search(&key).is_ok() {
+                    project(rows, &key, event, &one)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Failed> {
+        self.keys.iter().try_for_each(|key| self.rows.check(key).map_err(|error| Failed::from(error).of(key)))
     }
 
     fn changes(&mut self) -> Result<Changes, Failed> {
-        let changes = Changes { table: self.table, ..self.rows.changes()? };
-        let gone = changes.upserts.is_empty();
-        Ok(Changes { deletes: if gone { vec![self.key.clone()] } else { vec![] }, ..changes })
+        let changes = self.rows.changes()?;
+        let there: HashSet<_> = changes.upserts.iter().map(|(key, _)| key).collect();
+        let deletes = self.keys.iter().filter(|key| !there.contains(key)).cloned().collect();
+        Ok(Changes { deletes, ..changes })
     }
 }
 

@@ -56,7 +56,8 @@ pub(crate) struct Request {
     pub(crate) projection: String,
     /// The key it is about.
     pub(crate) of: String,
-    what: What,
+    /// A [`What`], if this program knows it.
+    what: Json,
     asked_at: Timestamp,
     answer: Option<Json>,
     error: Option<String>,
@@ -90,6 +91,10 @@ impl Request {
     pub(crate) fn is_open(&self) -> bool {
         self.answer.is_none() && self.error.is_none()
     }
+
+    fn what(&self) -> Option<What> {
+        serde_json::from_value(self.what.clone()).ok()
+    }
 }
 
 impl Projections {
@@ -100,6 +105,7 @@ impl Projections {
             store.create(&table).await?;
         }
         let (projection, of, asked_at) = (name.to_owned(), of.to_owned(), store.now());
+        let what = serde_json::to_value(what).map_err(|error| StoreError::Damaged(error.into()))?;
         let request = Request { projection, of, what, asked_at, answer: None, error: None };
         let id = Uuid::now_v7().to_string();
         control::write(store, &REQUESTS, &id, &request).await?;
@@ -139,17 +145,31 @@ impl Projections {
     }
 }
 
-/// What is asked and not yet answered.
+/// What is asked and not yet answered, of what this program knows to answer. What nobody has taken note of for an hour is
+/// forgotten, also what a newer program has asked in a form of its own.
 pub(crate) async fn open(store: &dyn EventStore) -> Result<Vec<(String, Request)>, StoreError> {
-    let all = control::rows::<Request>(store, &REQUESTS).await?;
     let now = store.now();
-    let (forgotten, all): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|(_, request)| request.asked_at + FORGOTTEN < now);
-    if !forgotten.is_empty() {
-        let deletes = forgotten.into_iter().map(|(id, _)| id).collect();
-        control::change(store, Changes { table: REQUESTS, upserts: vec![], deletes }).await?;
+    let (mut open, mut forgotten) = (vec![], vec![]);
+    for (id, row) in control::all(store, &REQUESTS).await? {
+        let request = serde_json::from_str::<Request>(row.get()).ok();
+        let asked_at = request.as_ref().map(|request| request.asked_at).or_else(|| asked_at(&id));
+        match request {
+            _ if asked_at.is_some_and(|asked_at| asked_at + FORGOTTEN < now) => forgotten.push(id),
+            Some(request) if request.is_open() && request.what().is_some() => open.push((id, request)),
+            _ => {}
+        }
     }
-    Ok(all.into_iter().filter(|(_, request)| request.is_open()).collect())
+    if !forgotten.is_empty() {
+        control::change(store, Changes { table: REQUESTS, upserts: vec![], deletes: forgotten }).await?;
+    }
+    Ok(open)
+}
+
+/// When something was asked that cannot be read: its key, a UUID of version 7, says so.
+fn asked_at(id: &str) -> Option<Timestamp> {
+    let (seconds, nanos) = id.parse::<Uuid>().ok()?.get_timestamp()?.to_unix();
+    let micros = i64::try_from(seconds).ok()?.checked_mul(1_000_000)?.checked_add(i64::from(nanos / 1_000))?;
+    Some(Timestamp::from_micros(micros))
 }
 
 /// Does what was asked, and writes the answer down.
@@ -161,7 +181,8 @@ pub(crate) async fn answer(
     answering: Arc<Semaphore>,
 ) {
     let Ok(_turn) = answering.acquire().await else { return };
-    let done = match request.what {
+    let Some(what) = request.what() else { return };
+    let done = match what {
         What::Rebuild => rebuild_key(&store, &*follower, &request.of).await.map(|()| Json::Bool(true)),
         What::Try => match try_run(&store, &*follower, &request.of).await {
             Ok(tried) => serde_json::to_value(tried).map_err(|error| StoreError::Damaged(error.into()).into()),
@@ -189,9 +210,16 @@ async fn letters_of(transaction: &mut dyn Transaction, name: &str, key: &str) ->
 
 async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Result<(), Failed> {
     let (name, store) = (follower.name(), store.as_ref());
-    let Some(mut row) = follower.row(key) else { return Err(Failed::program("it has no rows of its own")) };
-    let skipped: Vec<_> = there(store.rows(letters::wanted(&name, Some(key), None)).await)?;
-    let skipped: Vec<_> = letters::read(skipped)?.into_iter().filter(|letter| letter.skipped.is_some()).collect();
+    let Some(mut row) = follower.anew(vec![key.into()]).pop() else {
+        return Err(Failed::program("it has no rows of its own"));
+    };
+    let skipped: Vec<_> = there(store.rows(letters::wanted(&name, None, None)).await)?;
+    // What waits with its whole stream is processed when that goes on, not before.
+    let left_out = |letter: &DeadLetter| match letter.whole_stream {
+        true => letter.skipped.is_none(),
+        false => letter.skipped.is_some() && letter.key == key,
+    };
+    let skipped: Vec<_> = letters::read(skipped)?.into_iter().filter(left_out).collect();
     // Most of it while nobody waits; the rest while nobody else can take anything in.
     let (_, at) = shard_of(store.shards(Some(&name)).await?, key)?;
     let skips = |event: &Recorded<Raw>| skipped.iter().any(|letter| letter.event == event.id);

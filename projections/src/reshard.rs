@@ -226,8 +226,9 @@ fn cut(projection: &str, from: &[(Shard, Checkpoint)], count: u16) -> Option<Vec
     Shard::parts(projection, count).into_iter().map(new).collect()
 }
 
+/// What was asked. What another release asks in a form of its own is for its nodes to carry out.
 fn wanted(found: Vec<(String, Box<RawValue>)>) -> Result<Option<Wanted>, StoreError> {
-    control::first(&RESHARDS, found)
+    Ok(control::first(&RESHARDS, found).unwrap_or_default())
 }
 
 /// Where the shards of a projection are to stop, if they are.

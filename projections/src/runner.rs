@@ -11,6 +11,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    admission::StartFrom,
     follower::Follower,
     inline, letters,
     node::{Node, Run},
@@ -91,7 +92,8 @@ impl Runner {
         self.with(Sql(projection))
     }
 
-    /// Hands events to something outside of the store.
+    /// Hands events to something outside of the store. Where the log has events already, say where it begins:
+    /// [`from_now`](Self::from_now), [`from_beginning`](Self::from_beginning) or [`from`](Self::from).
     pub fn subscription<S: Subscription>(self, subscription: S) -> Self {
         self.with(Delivered(subscription))
     }
@@ -143,6 +145,22 @@ impl Runner {
     /// by [`Projections::promote`] only. Unless said, they are sent to it as soon as it is whole.
     pub fn promote_by_hand(self) -> Self {
         self.last(|options| options.by_hand = true)
+    }
+
+    /// The one named last, a subscription or a projection in SQL, begins with the first event recorded from then on: when
+    /// the first node that runs it makes its checkpoint. It is no matter once there is one.
+    pub fn from_now(self) -> Self {
+        self.last(|options| options.start = Some(StartFrom::Now))
+    }
+
+    /// The one named last begins with the first event there is; see [`from_now`](Self::from_now).
+    pub fn from_beginning(self) -> Self {
+        self.last(|options| options.start = Some(StartFrom::Beginning))
+    }
+
+    /// The one named last begins with the first event after a position of the log; see [`from_now`](Self::from_now).
+    pub fn from(self, position: Position) -> Self {
+        self.last(|options| options.start = Some(StartFrom::After(position)))
     }
 
     /// How long this process may be silent before others take over what it runs: 3 seconds unless said. The same for all

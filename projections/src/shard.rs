@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use async_trait::async_trait;
 use eventstore_core::{
     __private::{Brief, LETTERS},
     Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Step, Store, StoreError, Timestamp,
@@ -22,10 +23,14 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
+    admission::{Missed, StartFrom},
+    control,
     failed::{Blame, Failed},
     follower::{Follower, Part, Remembered},
     letters::{self, Parked, Queue, Waiting, retry_at},
-    measure, reshard,
+    measure, reads,
+    refold::{self, Fence, Refold},
+    reshard,
     status::{State, Status},
     stretch::{Stretch, id_at, unforked},
     tail::{After, Tail},
@@ -54,6 +59,8 @@ pub(crate) struct Options {
     pub(crate) retry_at_start: bool,
     /// Whether readers of plain SQL are sent to a new version by somebody, and not by itself once it is whole.
     pub(crate) by_hand: bool,
+    /// Where it begins that runs for the first time, if the runner says so.
+    pub(crate) start: Option<StartFrom>,
 }
 
 /// How many events are taken in together, of those that are read for all and when there is much to catch up with.
@@ -66,7 +73,8 @@ const DECODED: usize = 250;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { batch: None, shards: 1, max_parked: 100, park_unreadable: false, retry_at_start: false, by_hand: false }
+        let (batch, start, shards, max_parked) = (None, None, 1, 100);
+        Self { batch, shards, max_parked, park_unreadable: false, retry_at_start: false, by_hand: false, start }
     }
 }
 
@@ -96,6 +104,8 @@ pub(crate) struct Work {
     pub(crate) poke: Arc<Notify>,
     /// How many events all of the projection may take in in a second.
     pub(crate) pace: watch::Receiver<Option<u64>>,
+    /// How many events are processed together at most, since more of them have failed.
+    pub(crate) most: Option<usize>,
 }
 
 /// Why a shard is run no more.
@@ -109,7 +119,7 @@ pub(crate) enum Ended {
 }
 
 /// What a step has come to that it could not finish.
-enum Halt {
+pub(crate) enum Halt {
     Lost,
     Failed(Failed),
 }
@@ -134,6 +144,12 @@ struct Place {
     failed: bool,
     /// What is read of the log, while it is behind what the node has in memory.
     own: Option<Own>,
+    /// Events it has passed and is to process before it goes on: names, slots, and after which position.
+    missed: Vec<(Vec<String>, Shard, Position)>,
+    /// Whether it is those events that it stands among now.
+    back: Option<(Vec<String>, Shard)>,
+    /// How many events were to be processed last.
+    tried: usize,
 }
 
 impl Place {
@@ -203,9 +219,12 @@ impl Work {
                 Err(Halt::Failed(failed)) if failed.blame == Blame::Program => return Ended::Failed(failed),
                 Err(Halt::Failed(failed)) => {
                     self.tell(failed);
+                    let tried = place.map_or(1, |place| place.tried);
                     place = None;
                     self.unless_stopped(sleep(pause)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    // Fewer may fit into what the server allows a statement; once it is one, only time helps.
+                    self.most = Some(self.most.unwrap_or(usize::MAX).min(tried / 2).max(1));
+                    pause = if tried > 1 { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
                 }
             }
         }
@@ -254,6 +273,9 @@ impl Work {
             Some(place) => place,
             none => none.insert(self.begin().await?),
         };
+        if !place.missed.is_empty() {
+            return self.look_back(place).await;
+        }
         let now = self.store.as_ref().now();
         if let Some((queue, at)) = place.parked.next()
             && at <= now
@@ -312,7 +334,44 @@ impl Work {
         self.report.send_modify(|status| status.parked = parked.len());
         // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
         let until = reshard::until(store, &self.shard.projection).await?;
-        Ok(Place { position: at.position, event: at.event, until, lost, parked, failed: false, own: None })
+        let known = control::known(store, &self.shard.projection).await?;
+        let missed = known.map(|known| Missed::of(&known)).transpose()?.unwrap_or_default();
+        let missed = refold::pending(&missed, &self.shard);
+        let Checkpoint { position, event, .. } = at;
+        let (failed, own, back, tried) = (false, None, None, 1);
+        Ok(Place { position, event, until, lost, parked, failed, own, missed, back, tried })
+    }
+
+    /// Processes events that were passed before this program read them: before anything else.
+    async fn look_back(&mut self, place: &mut Place) -> Result<(), Halt> {
+        let Some((names, range, after)) = place.missed.pop() else { return Ok(()) };
+        let store = self.store.clone();
+        if let Some(table) = self.follower.table() {
+            let (follower, until) = (self.follower.clone(), place.position);
+            let (store, parks) = (store.as_ref(), Some(self.options));
+            tracing::info!(projection = %range, events = names.join(", "), "rows are made anew that lack events");
+            let refold = Refold { store, follower: &*follower, table, fence: self, names: &names, until, parks };
+            refold.run(range).await?;
+            return self.look_again(place).await;
+        }
+        let limit = self.options.batch.unwrap_or(BATCH).min(self.most.unwrap_or(usize::MAX));
+        let (query, until) = (reads::named(&names), Some(place.position));
+        let read = Read { query, after, until, limit: Some(limit), ..Read::default() };
+        let events: Vec<_> = store.as_ref().read(read).await?.events.try_collect().await?;
+        let Some(last) = events.last() else {
+            let (mut transaction, _) = self.open(true).await?;
+            refold::progress(&mut *transaction, &range, &names, None).await?;
+            return Ok(transaction.commit().await?);
+        };
+        let stretch = Stretch::new(after, last.position, Some(last.id), events);
+        let (parked, lost, back) =
+            (std::mem::take(&mut place.parked), place.lost, Some((names.clone(), range.clone())));
+        let (event, own, missed, failed, tried) = (None, None, vec![], true, place.tried);
+        let mut behind = Place { position: after, event, until: None, lost, parked, failed, own, missed, back, tried };
+        let done = self.through(&mut behind, &stretch).await;
+        (place.parked, place.tried) = (behind.parked, behind.tried);
+        place.missed.push((names, range, behind.position));
+        done
     }
 
     /// Waits until shards have changed.
@@ -325,6 +384,7 @@ impl Work {
 
     /// Reads on by itself; nothing if the reading has come to its end.
     async fn read(&self, place: &mut Place) -> Result<Option<Stretch>, StoreError> {
+        place.tried = self.most.map_or(BATCH, |most| most.min(BATCH));
         let own = match &mut place.own {
             Some(own) => own,
             none => none.insert(self.reading(place.position).await?),
@@ -338,10 +398,13 @@ impl Work {
 
     /// Reads from a position to where the log ends now, and decodes, while others are taken in.
     async fn reading(&self, after: Position) -> Result<Own, StoreError> {
-        let read = Read { query: self.follower.query(), after, ..Read::default() };
+        // Where fewer are to be processed together, fewer are read: that may be what has taken too long.
+        let limit = self.most.filter(|most| *most < BATCH);
+        let read = Read { query: self.follower.query(), after, limit, ..Read::default() };
         let Events { head, events, .. } = self.store.as_ref().read(read).await?;
         let (store, follower) = (self.store.clone(), self.follower.clone());
-        let (report, pace, most) = (self.report.clone(), self.pace.clone(), self.options.batch.unwrap_or(LARGE_BATCH));
+        let most = limit.unwrap_or_else(|| self.options.batch.unwrap_or(LARGE_BATCH));
+        let (report, pace) = (self.report.clone(), self.pace.clone());
         let mut reading = Reading { store, follower, report, pace, most, head, events };
         let (send, stretches) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -351,7 +414,8 @@ impl Work {
                     next = reading.next(from) => next,
                     () = send.closed() => return,
                 };
-                after = next.as_ref().ok().and_then(|(stretch, full)| full.then_some(stretch.until));
+                let more = |(stretch, full): &(Stretch, bool)| (*full && limit.is_none()).then_some(stretch.until);
+                after = next.as_ref().ok().and_then(more);
                 if send.send(next.map(|(stretch, _)| stretch)).await.is_err() {
                     return;
                 }
@@ -369,6 +433,8 @@ impl Work {
             let pace = self.pace();
             // A second's worth at most.
             end = pace.map_or(end, |pace| end.min(first + pace as usize)).max(first);
+            end = self.most.map_or(end, |most| end.min(first.saturating_add(most)));
+            place.tried = end - first;
             let all = end >= stretch.events.len();
             let to = match end.checked_sub(1).map(|last| &stretch.events[last]) {
                 Some(last) if !all => (last.position, Some(last.id)),
@@ -381,6 +447,8 @@ impl Work {
                         self.unless_stopped(sleep(pause)).await;
                     }
                     (end, tries) = (stretch.events.len(), 0);
+                    // By a quarter: what was too much once is tried again, and not at once.
+                    self.most = self.most.map(|most| most + most / 4 + 1).filter(|most| *most < LARGE_BATCH);
                 }
                 Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
                     place.failed = true;
@@ -434,8 +502,8 @@ impl Work {
         Ok(())
     }
 
-    /// A transaction in which nobody else moves the shard; and where it stands.
-    async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
+    /// A transaction in which nobody else moves the shard, or anything of the projection; and where the shard stands.
+    async fn open(&self, whole: bool) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut stop = self.stop.clone();
         // Whoever has locked it may be frozen: once this is to stop, it waits for it no longer than that.
@@ -445,9 +513,16 @@ impl Work {
             }
             sleep(GRACE).await;
         };
+        let lock = async {
+            if !whole {
+                return transaction.lock(&self.shard).await;
+            }
+            let shards = transaction.lock_projection(&self.shard.projection).await?;
+            Ok(shards.into_iter().find(|(shard, _)| *shard == self.shard).map(|(_, at)| at))
+        };
         let locked = tokio::select! {
             biased;
-            locked = transaction.lock(&self.shard) => locked?,
+            locked = lock => locked?,
             () = late => return Err(Halt::Lost),
         };
         match locked {
@@ -473,7 +548,7 @@ impl Work {
         let (projection, shard) = (&*self.shard.projection, &self.shard);
         let span = tracing::debug_span!("batch", projection, %shard, events);
         self.commit_batch(place, stretch, places, to).instrument(span).await?;
-        if place.position == to.0 {
+        if place.position == to.0 && place.back.is_none() {
             measure::batch(&self.shard, events, start.elapsed());
             let now = self.store.as_ref().now();
             self.report.send_modify(|status| {
@@ -498,10 +573,12 @@ impl Work {
             self.took(place, to);
             return Ok(());
         }
-        let part = Part { stretch, places, shard: &self.shard, parked: &place.parked, only: None };
+        let back = place.back.clone();
+        let shard = back.as_ref().map_or(&self.shard, |(_, range)| range);
+        let part = Part { stretch, places, shard, parked: &place.parked, only: None };
         self.deliver(&part).await?;
-        let (mut transaction, at) = self.open().await?;
-        if at.position != place.position {
+        let (mut transaction, at) = self.open(back.is_some()).await?;
+        if back.is_none() && at.position != place.position {
             // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all, or was
             // lost in a crash. Such a commit may also have parked something.
             transaction.rollback().await?;
@@ -528,7 +605,14 @@ impl Work {
         if !letters.is_empty() {
             transaction.write(letters::changes(&letters, &[])?).await?;
         }
-        if let Err(error) = transaction.advance(&self.shard, to.0, to.1).await {
+        let moved = match &back {
+            Some((names, range)) => {
+                refold::progress(&mut *transaction, range, names, Some(to.0)).await?;
+                Ok(())
+            }
+            None => transaction.advance(&self.shard, to.0, to.1).await,
+        };
+        if let Err(error) = moved {
             transaction.rollback().await?;
             return Err(match error {
                 // The log has lost its end since this was read, and the checkpoint with it.
@@ -566,7 +650,7 @@ impl Work {
         places: std::ops::Range<usize>,
         to: (Position, Option<Uuid>),
     ) -> bool {
-        if place.failed || !place.parked.is_empty() {
+        if place.failed || place.back.is_some() || !place.parked.is_empty() {
             return false;
         }
         let mut remembered = place.own.as_mut().map(|own| std::mem::take(&mut own.remembered));
@@ -586,7 +670,9 @@ impl Work {
     /// Takes note that the shard has moved.
     fn took(&self, place: &mut Place, (position, event): (Position, Option<Uuid>)) {
         (place.position, place.event) = (position, event);
-        self.moved(place);
+        if place.back.is_none() {
+            self.moved(place);
+        }
         self.report
             .send_if_modified(|status| std::mem::replace(&mut status.parked, place.parked.len()) != place.parked.len());
     }
@@ -603,7 +689,7 @@ impl Work {
     }
 
     async fn deliver(&self, part: &Part<'_>) -> Result<(), Failed> {
-        self.follower.deliver(part).await.map_err(|failed| self.by_policy(part, failed))
+        self.follower.deliver(self.store.as_ref(), part).await.map_err(|failed| self.by_policy(part, failed))
     }
 
     /// What cannot be read stops it, or is parked: at once, and for good if it is tried again.
@@ -687,7 +773,7 @@ impl Work {
     /// A transaction in which nobody else moves the shard, if these letters are still there: a commit whose answer was lost
     /// may have been done after all, and have taken in what they are of.
     async fn open_for(&self, letters: &[DeadLetter]) -> Result<Option<Box<dyn Transaction>>, Halt> {
-        let (mut transaction, _) = self.open().await?;
+        let (mut transaction, _) = self.open(false).await?;
         let there = Rows::Keys { table: LETTERS, keys: letters.iter().map(DeadLetter::id).collect() };
         if transaction.rows(there).await?.len() == letters.len() {
             return Ok(Some(transaction));
@@ -727,6 +813,13 @@ impl Work {
         transaction.write(letters::changes(&waiting, letters)?).await?;
         transaction.commit().await?;
         Ok(true)
+    }
+}
+
+#[async_trait]
+impl Fence for Work {
+    async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
+        self.open(true).await
     }
 }
 

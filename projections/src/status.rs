@@ -53,6 +53,9 @@ pub enum State {
     Paused,
     /// It has given up: see the reason.
     Failed,
+    /// This node leaves it to others: it does not read all that another node reads, or it cannot run it and another node
+    /// can. See the reason. It looks again at every beat, and goes on when it may.
+    Aside,
     /// No node that lives has its code.
     Detached,
     /// It is there for a way back, and nobody runs it: see [`Projections::rollback`](crate::Projections::rollback).

@@ -7,17 +7,23 @@ use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, Transaction}
 use futures::FutureExt;
 
 use crate::{
+    admission::StartFrom,
     failed::Failed,
-    follower::{Follower, Part, Remembered},
+    follower::{Begins, Follower, Part, Remembered},
     letters::Queue,
     projection::Turns,
+    reads::Reads,
     stretch::Stretch,
 };
 
 /// Hands events to something outside of the store: a search index, another service, a mailbox. On every store.
 ///
 /// Each event is handed over at least once, and before the checkpoint passes it: after a crash, or when one of them
-/// fails, some come again. Their ids stay the same, so a receiver that remembers `event.id` counts each once.
+/// fails, some come again. Their ids stay the same, so a receiver that remembers `event.id` counts each once. No event is
+/// handed over before it is safe from a crash of the database.
+///
+/// Where it begins, a subscription must say that runs for the first time on a log that is not empty: see
+/// [`FROM`](Self::FROM).
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -41,13 +47,20 @@ use crate::{
 /// # let _ = Runner::subscription::<Index>;
 /// ```
 pub trait Subscription: Send + Sync + 'static {
-    /// The name of the checkpoint. A new name starts from the first event.
+    /// The name of the checkpoint.
     const NAME: &'static str;
     /// What it hears of.
     type Event: Event;
+    /// Where it begins when it runs for the first time, unless the runner says so:
+    /// [`Runner::from_now`](crate::Runner::from_now). If neither does and the log is not empty, it stops with
+    /// [`StoreError::NoStart`](eventstore_core::StoreError::NoStart) and nothing is handed over. Later it goes on from its
+    /// checkpoint, whatever is said.
+    const FROM: Option<StartFrom> = None;
 
     /// Hands over events that are next to each other in its order. If it fails, fewer are tried, down to the one that is
-    /// to blame, which is tried again and then parked with those behind it.
+    /// to blame, which is tried again and then parked with those behind it. An error that is
+    /// [`Unavailable`](eventstore_core::Unavailable), or has one below it, blames no event: all wait, and the same events are
+    /// tried again until they are handed over.
     fn handle(&self, events: &[&Recorded<Self::Event>]) -> impl Future<Output = Result<(), BoxError>> + Send;
 
     /// What is kept in order: events of one key are handed over one after the other, and wait if one of them cannot be.
@@ -70,16 +83,24 @@ impl<S: Subscription> Follower for Delivered<S> {
         Query::names(S::Event::NAMES)
     }
 
+    fn reads(&self) -> Reads {
+        Reads::of::<S::Event>()
+    }
+
+    fn begins(&self) -> Begins {
+        Begins::AsSaid(S::FROM)
+    }
+
     async fn prepare(&self, _: &dyn EventStore) -> Result<(), Failed> {
         Ok(())
     }
 
-    async fn deliver(&self, part: &Part<'_>) -> Result<(), Failed> {
+    async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failed> {
         let decoded = part.stretch.decoded::<S::Event>();
         let turns = Turns::of(part, &decoded, S::key)?;
-        if turns.events.is_empty() {
-            return Ok(());
-        }
+        let Some(last) = turns.events.last() else { return Ok(()) };
+        // What a crash of the database takes back must not be known outside of it.
+        store.flushed(last.id).await?;
         let handled = AssertUnwindSafe(self.0.handle(&turns.events)).catch_unwind().await;
         let handled = handled.map_err(|panic| Failed::panicked(&*panic));
         let handled = handled.and_then(|handled| handled.map_err(Failed::theirs));

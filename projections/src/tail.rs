@@ -129,8 +129,12 @@ impl Tail {
     pub(crate) async fn follow(&self, store: Store, query: Query) {
         let mut pause = Duration::from_millis(20);
         let (mut last, mut quiet, mut woken) = (Position(0), SHORTEST_QUIET, false);
+        let mut page = PAGE;
         loop {
-            match self.step(&store, &query).await {
+            let step = self.step(&store, &query, page).await;
+            // Fewer may fit into what the server allows a statement; then more again, little by little.
+            page = if step.is_ok() { (page + page / 4 + 1).min(PAGE) } else { (page / 2).max(1) };
+            match step {
                 Ok(Some(end)) => {
                     pause = Duration::from_millis(20);
                     if end > last {
@@ -165,7 +169,7 @@ impl Tail {
     }
 
     /// Reads one stretch. Gives the end of the log, if it has come there.
-    async fn step(&self, store: &Store, query: &Query) -> Result<Option<Position>, StoreError> {
+    async fn step(&self, store: &Store, query: &Query, page: usize) -> Result<Option<Position>, StoreError> {
         let store = store.as_ref();
         let Some(after) = self.state.borrow().end else {
             let last = Read { query: Query::all(), limit: Some(1), backwards: true, ..Read::default() };
@@ -173,7 +177,7 @@ impl Tail {
             self.state.send_modify(|state| (state.end, state.failed) = (Some(head), None));
             return Ok(Some(head));
         };
-        let read = Read { query: query.clone(), after, limit: Some(PAGE), ..Read::default() };
+        let read = Read { query: query.clone(), after, limit: Some(page), ..Read::default() };
         let Events { head, events, .. } = store.read(read).await?;
         if head < after {
             self.forget();
@@ -181,7 +185,7 @@ impl Tail {
             return Err(StoreError::Damaged(reason.into()));
         }
         let events: Vec<_> = events.try_collect().await?;
-        let full = events.len() == PAGE;
+        let full = events.len() == page;
         let stretch = Stretch::read(store, after, head, full, events).await?;
         let until = stretch.until;
         if until > after {

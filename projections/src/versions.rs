@@ -135,7 +135,9 @@ async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Resu
             let (state, since) = ("kept".into(), now);
             let kept = Row { state, since, reason: None, promoted_at: None, ..here.clone() };
             // What was said of the name stays: whether it is paused.
-            let here = Row { built_at: shadow.built_at.or(Some(now)), target: shadow.target, ..here };
+            let (reads, began, missed) = (shadow.reads, shadow.began, shadow.missed);
+            let (built_at, target) = (shadow.built_at.or(Some(now)), shadow.target);
+            let here = Row { built_at, target, reads, began, missed, ..here };
             control::put(&mut *transaction, base, &here).await?;
             control::put(&mut *transaction, to, &kept).await?;
         }
@@ -195,14 +197,16 @@ impl Projections {
     ///
     /// It is [throttled](Self::throttle) as the other is, until something else is said. A rebuild that is going on already
     /// goes on: restarts, other nodes and [`pause`](Self::pause) of [`Rebuild::name`] do no harm.
+    ///
+    /// A projection in SQL begins again in its place, once a node that runs it has emptied its tables
+    /// ([`Projection::clear`](crate::Projection::clear)). So does a subscription, from where it began first: everything is
+    /// handed over again. The dead letters of both are forgotten.
     pub async fn rebuild(&self, name: &str) -> Result<Rebuild, StoreError> {
         let rows = self.known().await?;
         let name = self.name(name).await?;
         let name = name.strip_suffix(SHADOW).unwrap_or(&name);
         if !name.contains('@') {
-            let why =
-                format!("`{name}` is no declared read model: give it another name, and it begins anew under that");
-            return Err(Invalid::Request(why).into());
+            return self.again(name).await;
         }
         let shadow = format!("{name}{SHADOW}");
         self.begin(&shadow, rows.get(name).and_then(|row| row.pace)).await?;
@@ -504,6 +508,8 @@ impl Rebuild {
         let store = self.projections.store.as_ref();
         let row = self.row().await?;
         let (position, target) = (store.checkpoint(&self.name).await?, Position(row.target));
+        // Before a node has begun it again, it is where it was.
+        let position = if row.word.is_some() { Position(0) } else { position };
         // What is whole stays so, wherever its shards are just now.
         let target = if row.built_at.is_some() { target.min(position) } else { target };
         let (since, from) = self.since;

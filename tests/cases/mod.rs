@@ -39,6 +39,7 @@ pub mod projections;
 pub mod reading;
 pub mod rebuild;
 pub mod recipes;
+pub mod releases;
 pub mod resharding;
 pub mod retag;
 pub mod snapshots;
@@ -103,6 +104,8 @@ pub struct Between {
     late: Arc<AtomicBool>,
     /// What a command has caused cannot be found.
     lost: Arc<AtomicBool>,
+    /// Nothing is safe from a crash while it has no permit.
+    disk: Arc<Semaphore>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -113,10 +116,15 @@ pub struct Counts {
 
 impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
-        let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let open = || Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let (gate, disk) = (open(), open());
         let (intruder, after_read) = Default::default();
         let (counts, commits, late, lost) = Default::default();
-        Self { inner: inner.clone(), gate, intruder, after_read, counts, unanswered: None, commits, late, lost }
+        Self { inner: inner.clone(), gate, intruder, after_read, counts, unanswered: None, commits, late, lost, disk }
+    }
+
+    pub fn flushed_by(self, disk: &Arc<Semaphore>) -> Self {
+        Self { disk: disk.clone(), ..self }
     }
 
     pub fn gated(self, gate: &Arc<Semaphore>) -> Self {
@@ -199,6 +207,10 @@ impl EventStore for Between {
     }
     async fn appended(&self, after: Position) {
         self.inner.appended(after).await
+    }
+    async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
+        let _permit = self.disk.acquire().await.map_err(|closed| StoreError::Unavailable(closed.into()))?;
+        self.inner.flushed(event).await
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         let (inner, counts, commits) = (self.inner.begin().await?, self.counts.clone(), self.commits.clone());

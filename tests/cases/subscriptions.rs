@@ -8,13 +8,18 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{BoxError, Expected, Id, Position, Runner, Running, StoreError, prelude::*};
+use eventstore::{
+    BoxError, Expected, Id, Position, Runner, Running, StartFrom, State, Store, StoreError, StreamId, Unavailable,
+    prelude::*,
+};
 use futures::FutureExt;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
+    Between,
     account::{AccountEvent::*, *},
+    balances::Balance,
     world,
 };
 
@@ -45,6 +50,7 @@ impl Outside {
 
 impl Subscription for Outside {
     const NAME: &'static str = "outside";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
     type Event = AccountEvent;
 
     async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
@@ -158,5 +164,182 @@ async fn p3_what_cannot_be_handed_over_waits_and_is_tried_again_when_it_is_due()
     assert!(outside.positions().ends_with(&[2, 3]), "{:?}", outside.positions());
     assert_eq!(runner.dead_letters("outside").list().await?, []);
     runner.stop().await;
+    Ok(())
+}
+
+/// Says nothing of where it begins.
+struct Unsaid(Arc<Mutex<Vec<u64>>>);
+
+impl Subscription for Unsaid {
+    const NAME: &'static str = "unsaid";
+    type Event = AccountEvent;
+
+    async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
+        self.0.lock().unwrap().extend(events.iter().map(|event| event.position.0));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn g8_a_subscription_on_an_old_log_hands_over_what_was_asked_for() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let append = async |amount| store.append(&ann, Expected::Any, [Deposited { amount }]).await.map(|done| done.last);
+    for amount in 1..=3 {
+        append(amount).await?;
+    }
+    let got = Arc::new(Mutex::new(vec![]));
+    let subscription = || Runner::new(store).subscription(Unsaid(got.clone()));
+    let stopped = async |runner: Runner| {
+        let running = runner.start();
+        let stopped = running.until(Position(4)).await;
+        let Err(StoreError::Stopped { projection, reason }) = stopped else { panic!("{stopped:?}") };
+        assert_eq!(projection, "unsaid");
+        running.stop().await;
+        reason
+    };
+    append(4).await?;
+    let reason = stopped(subscription()).await;
+    let typed = reason.source().and_then(|source| source.downcast_ref::<StoreError>());
+    assert!(matches!(typed, Some(StoreError::NoStart { head: Position(4), .. })), "{reason}");
+    for way in [".from_now()", ".from_beginning()", ".from(position)"] {
+        assert!(reason.to_string().contains(way), "{reason}");
+    }
+    let beyond = stopped(subscription().from(Position(9))).await;
+    assert!(beyond.to_string().contains("the log ends at 4"), "{beyond}");
+    assert_eq!((got.lock().unwrap().len(), world.inner.shards(Some("unsaid")).await?.len()), (0, 0));
+
+    // After the second; and from then on it goes on from its checkpoint, whatever is said.
+    let running = subscription().from(Position(2)).start();
+    running.until(Position(4)).await?;
+    running.stop().await;
+    let running = subscription().from_beginning().start();
+    running.until(append(5).await?).await?;
+    running.stop().await;
+    let running = subscription().start();
+    running.until(append(6).await?).await?;
+    running.stop().await;
+    assert_eq!(*got.lock().unwrap(), [3, 4, 5, 6]);
+
+    // From now on; and from the beginning.
+    for (name, expected) in [("now", vec![7]), ("beginning", (1..=8).collect())] {
+        let now = Later::default();
+        let runner = Runner::new(store);
+        let running = match name {
+            "now" => runner.subscription(now.clone()).from_now().start(),
+            _ => runner.subscription(Again(now.clone())).from_beginning().start(),
+        };
+        running.until(store.head().await?).await?;
+        running.until(append(0).await?).await?;
+        running.stop().await;
+        assert_eq!(now.0.lock().unwrap().clone(), expected, "{name}");
+    }
+    // Of a model, every row is the fold of all events: it begins nowhere else.
+    let running = Runner::new(store).read_model::<Balance>().from_now().start();
+    assert!(matches!(running.until(Position(1)).await, Err(StoreError::Stopped { .. })));
+    running.stop().await;
+    Ok(())
+}
+
+#[derive(Clone, Default)]
+struct Later(Arc<Mutex<Vec<u64>>>);
+
+impl Subscription for Later {
+    const NAME: &'static str = "later";
+    type Event = AccountEvent;
+
+    async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
+        self.0.lock().unwrap().extend(events.iter().map(|event| event.position.0));
+        Ok(())
+    }
+}
+
+struct Again(Later);
+
+impl Subscription for Again {
+    const NAME: &'static str = "again";
+    type Event = AccountEvent;
+
+    async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
+        self.0.handle(events).await
+    }
+}
+
+/// Something outside that is away, for a while.
+#[derive(Clone, Default)]
+struct Away {
+    away: Arc<std::sync::atomic::AtomicBool>,
+    calls: Arc<AtomicUsize>,
+    got: Arc<Mutex<Vec<(StreamId, u64)>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the letter was not sent")]
+struct NotSent(#[source] Unavailable);
+
+impl Subscription for Away {
+    const NAME: &'static str = "away";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
+    type Event = AccountEvent;
+
+    async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.away.load(Ordering::SeqCst) {
+            let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "nobody is there");
+            return Err(NotSent(Unavailable::new(refused)).into());
+        }
+        self.got.lock().unwrap().extend(events.iter().map(|event| (event.stream.clone(), event.version.0)));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn r7_an_outside_that_is_away_is_no_dead_letter_and_afterwards_everything_is_handed_over() -> Result<(), Any> {
+    const STREAMS: usize = 300;
+    let world = world().await;
+    let (store, outside) = (&world.store, Away::default());
+    outside.away.store(true, Ordering::SeqCst);
+    for round in 0..3 {
+        for n in 0..STREAMS {
+            let id = Id::<Account>::from(format!("A{n}"));
+            store.append(&id, Expected::Any, [Deposited { amount: round }]).await?;
+        }
+    }
+    let running = Runner::new(store).subscription(outside.clone()).start();
+    while outside.calls.load(Ordering::SeqCst) < 12 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let status = running.status().remove(0);
+    assert!(!status.stopped && status.parked == 0 && status.position == Position(0), "{status:?}");
+    let error = status.error.ok_or("what holds it up")?.to_string();
+    assert!(error.ends_with("the letter was not sent: unavailable: nobody is there"), "{error}");
+    assert_eq!(running.dead_letters("away").list().await?, []);
+
+    outside.away.store(false, Ordering::SeqCst);
+    running.until(store.head().await?).await?;
+    let mut got = outside.got.lock().unwrap().clone();
+    assert_eq!(got.len(), STREAMS * 3, "each once: nothing that was handed over is handed over again");
+    got.sort_by(|(a, _), (b, _)| a.cmp(b));
+    assert!(got.chunks(3).all(|of_one| of_one.iter().map(|(_, version)| *version).eq(1..=3)), "in order");
+    assert_eq!(running.dead_letters("away").list().await?, []);
+    assert_ne!(running.status()[0].state, State::Failed);
+    running.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn r3_nothing_is_handed_over_that_a_crash_of_the_database_can_take_back() -> Result<(), Any> {
+    let world = world().await;
+    let disk = Arc::new(Semaphore::new(0));
+    let store = Store::from(Between::new(&world.inner).flushed_by(&disk));
+    let outside = Outside::failing(0);
+    let running = Runner::new(&store).subscription(outside.clone()).start();
+    let written = store.append(Id::<Account>::from("ann"), Expected::Any, [Deposited { amount: 1 }]).await?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(outside.calls.load(Ordering::SeqCst), 0, "it may still be lost");
+    disk.add_permits(1);
+    running.until(written.last).await?;
+    assert_eq!(outside.positions(), [1]);
+    running.stop().await;
     Ok(())
 }

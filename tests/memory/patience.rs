@@ -1,6 +1,6 @@
 //! How long is waited, on a clock that need not be waited for.
 
-use eventstore::{BoxError, Expected, Id, Position, Runner, StoreError, prelude::*};
+use eventstore::{BoxError, Expected, Id, Position, Runner, StartFrom, StoreError, prelude::*};
 
 use crate::{
     account::{Account, AccountEvent},
@@ -12,6 +12,7 @@ struct Silent;
 
 impl Subscription for Silent {
     const NAME: &'static str = "silent";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
     type Event = AccountEvent;
 
     async fn handle(&self, _: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {

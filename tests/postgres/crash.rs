@@ -108,6 +108,29 @@ async fn a1_a_first_result_that_is_given_again_survives_a_crash_too() {
     }
 }
 
+/// What was seen and is not on disk yet is, before anybody outside hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r3_what_is_flushed_before_it_is_handed_over_survives_a_crash() {
+    let (server, url) = Own::start();
+    let store = PgStore::options().durability(Durability::Pipelined).connect(&url).await.unwrap();
+    let write =
+        Write { stream: StreamId::new("account", "x"), expected: Expected::Any, events: vec![raw("opened", b"{}")] };
+    let mut open = EventStore::begin(&store).await.unwrap();
+    open.append(Append { writes: vec![write], ..Append::default() }).await.unwrap();
+    let connection: &mut dyn Any = open.connection().unwrap();
+    let connection = connection.downcast_mut::<PgConnection>().unwrap();
+    sqlx::raw_sql("SET LOCAL synchronous_commit = off").execute(connection).await.unwrap();
+    open.commit().await.unwrap();
+    let everything = || Read { query: Query::all(), ..Read::default() };
+    let seen = store.read(everything()).await.unwrap().events.try_collect::<Vec<_>>().await.unwrap();
+    assert_eq!(seen.len(), 1);
+    store.flushed(seen[0].id).await.unwrap();
+    server.script(&["crash"]);
+    let store = PgStore::connect(&url).await.unwrap();
+    let left = store.read(everything()).await.unwrap().events.try_collect::<Vec<_>>().await.unwrap();
+    assert_eq!(left, seen);
+}
+
 /// What a read model writes while it is behind need not be on disk at once: what a crash takes of it, rows and checkpoint
 /// together, is made again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

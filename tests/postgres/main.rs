@@ -14,6 +14,7 @@ mod faults;
 mod forks;
 mod interleavings;
 mod ledger;
+mod limits;
 mod migrations;
 mod moves;
 #[path = "../cases/names.rs"]
@@ -22,11 +23,15 @@ mod operations;
 mod pooler;
 mod processes;
 mod roles;
+#[path = "../cases/rolling.rs"]
+mod rolling;
 mod server;
 mod servers;
 mod sessions;
 mod sqlstates;
 mod stress;
+#[path = "../cases/sums.rs"]
+mod sums;
 mod transactions;
 mod trust;
 mod wakeup;
@@ -35,7 +40,10 @@ use std::sync::Arc;
 
 use cancellation::sweep;
 use cases::{World, account};
-use eventstore::EventStore;
+use eventstore::{
+    EventStore,
+    sqlx::{PgConnection as Connection, Postgres as Db},
+};
 
 async fn fresh() -> (Arc<dyn EventStore>, ()) {
     (Arc::new(server::fresh().await), ())
@@ -45,4 +53,9 @@ eventstore_core::conformance!(fresh);
 
 async fn world() -> World {
     World::new(Arc::new(server::fresh().await), None, ())
+}
+
+/// Where processes that a test starts keep everything, in a schema of their own.
+fn store_for_processes(_: &tempfile::TempDir) -> String {
+    server::url().to_owned()
 }

@@ -15,11 +15,19 @@ mod ledger;
 mod moved;
 #[path = "../cases/names.rs"]
 mod names;
+#[path = "../cases/rolling.rs"]
+mod rolling;
+#[path = "../cases/sums.rs"]
+mod sums;
 
 use std::sync::Arc;
 
 use cases::{World, account};
-use eventstore::{EventStore, SqliteStore, testing::Clock};
+use eventstore::{
+    EventStore, SqliteStore,
+    sqlx::{Sqlite as Db, SqliteConnection as Connection},
+    testing::Clock,
+};
 use tempfile::TempDir;
 
 async fn fresh() -> (Arc<dyn EventStore>, TempDir) {
@@ -45,4 +53,9 @@ async fn sweep() -> cases::cancellation::Sweep {
         async move { inner.begin().await.unwrap().rollback().await.unwrap() }
     };
     cases::cancellation::Sweep::new(world, other, Box::new(move || Box::pin(idle())))
+}
+
+/// Where processes that a test starts keep everything.
+fn store_for_processes(folder: &TempDir) -> String {
+    format!("sqlite://{}", folder.path().join("log.db").display())
 }

@@ -1,0 +1,296 @@
+//! Decides, in the transaction that takes the shards of a processor, whether this program may go on with what another one
+//! has begun: by comparing the events that it was processed with and those that this program reads.
+
+use eventstore_core::{Checkpoint, Position, Query, Read, Shard, StoreError, StreamId, Transaction, Version};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::{
+    control::Row,
+    failed::Failed,
+    follower::{Begins, Follower},
+    letters,
+    reads::{self, Reads},
+    shard::beginning,
+    stretch::id_within,
+};
+
+/// Where a subscription or projection begins that runs for the first time. Kept with its checkpoint: later it is no matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartFrom {
+    /// With the first event there is.
+    Beginning,
+    /// With the first event recorded from then on.
+    Now,
+    /// With the first event after a position.
+    After(Position),
+}
+
+/// Events that a processor has passed without reading them, and is to process before it goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Missed {
+    /// Their names.
+    pub(crate) names: Vec<String>,
+    /// The slots whose keys are still to be looked at.
+    pub(crate) left: Vec<Left>,
+}
+
+/// A range of slots, and after which position those events are left.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Left {
+    pub(crate) from: u16,
+    pub(crate) to: u16,
+    #[serde(default)]
+    pub(crate) after: u64,
+}
+
+/// Why a processor has failed, where nodes must know more of it than a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Cause {
+    /// These events are read by none of the programs that run.
+    Newer(Reads),
+    /// It has passed this event, and nobody has said what is to become of it.
+    Missed(First),
+}
+
+/// The first event that was passed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct First {
+    /// All names that are read since then.
+    names: Vec<String>,
+    name: String,
+    stream: StreamId,
+    version: Version,
+    position: Position,
+}
+
+/// What an operator has said is to be done with a processor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub(crate) enum Word {
+    /// Events of these names that it has passed stay so.
+    Accept { names: Vec<String> },
+    /// They are handed over before it goes on.
+    DeliverMissed { names: Vec<String> },
+    /// It begins again where it began first.
+    Rebuild,
+}
+
+impl Missed {
+    /// What a processor is to look at before it goes on.
+    pub(crate) fn of(known: &Row) -> Result<Vec<Self>, Failed> {
+        parsed(known.missed.as_ref()).map(Option::unwrap_or_default)
+    }
+
+    pub(crate) fn json(all: &[Self]) -> Option<Json> {
+        (!all.is_empty()).then(|| serde_json::to_value(all).unwrap_or_default())
+    }
+}
+
+impl Cause {
+    /// That of a processor that has failed, if there is one that this program knows.
+    pub(crate) fn of(known: &Row) -> Option<Self> {
+        serde_json::from_value(known.cause.clone()?).ok()
+    }
+
+    pub(crate) fn error(&self, projection: &str) -> StoreError {
+        let projection = projection.to_owned();
+        match self.clone() {
+            Self::Newer(events) => StoreError::Newer { projection, events: events.to_string() },
+            Self::Missed(First { name, stream, version, position, .. }) => {
+                StoreError::Missed { projection, name, stream, version, position }
+            }
+        }
+    }
+
+    /// What is said of a processor that has failed for it.
+    pub(crate) fn reason(&self, failed: &Failed) -> String {
+        match self {
+            Self::Newer(_) => format!("newer than every program that runs: {failed}"),
+            Self::Missed(_) => failed.to_string(),
+        }
+    }
+
+    /// The names that are in question.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self {
+            Self::Newer(events) => events.names_beyond(&Reads::default()),
+            Self::Missed(first) => first.names.clone(),
+        }
+    }
+
+    /// Whether a processor that has failed for this can go on in a program that reads this, with nobody saying so.
+    pub(crate) fn is_over(&self, own: &Reads) -> bool {
+        match self {
+            Self::Newer(events) => own.lacks(events).is_empty(),
+            Self::Missed(first) => !first.names.iter().any(|name| own.has(name)),
+        }
+    }
+}
+
+impl Word {
+    /// What was said of a processor and is not done.
+    pub(crate) fn of(known: &Row) -> Result<Option<Self>, Failed> {
+        parsed(known.word.as_ref())
+    }
+
+    pub(crate) fn json(&self) -> Option<Json> {
+        serde_json::to_value(self).ok()
+    }
+}
+
+/// Reads a value that a node must understand to go on.
+fn parsed<T: for<'de> Deserialize<'de>>(value: Option<&Json>) -> Result<Option<T>, Failed> {
+    let read = value.map(|value| serde_json::from_value(value.clone())).transpose();
+    read.map_err(|_| Failed::program("an operator or a node of a newer release has said what this one does not know"))
+}
+
+/// How a processor is to be gone on with.
+pub(crate) struct How {
+    /// Where it begins, if the runner says so.
+    pub(crate) start: Option<StartFrom>,
+    /// How many shards it has when it runs for the first time.
+    pub(crate) shards: u16,
+    /// Whether no node that lives reads all that it was processed with.
+    pub(crate) shrinks: bool,
+}
+
+/// Whether a program may go on with a processor.
+pub(crate) enum Admitted {
+    /// Yes, and nothing has changed.
+    AsItWas,
+    /// Yes: it was begun again, what is known of it has changed, and all shards are free.
+    Anew,
+    /// No: it does not read these events.
+    Lacks(Reads),
+    /// Nobody may.
+    Failed(Cause),
+}
+
+/// Decides whether this program may take shards of a processor, in a transaction that has locked it; makes them if there are
+/// none. The caller writes down what has changed, or rolls back.
+pub(crate) async fn admit(
+    transaction: &mut dyn Transaction,
+    follower: &dyn Follower,
+    known: &mut Row,
+    shards: &mut Vec<(Shard, Checkpoint)>,
+    how: How,
+) -> Result<Admitted, Failed> {
+    let (name, own) = (follower.name(), follower.reads());
+    let fingerprint = own.fingerprint();
+    if shards.is_empty() {
+        let at = first_checkpoint(transaction, follower, how.start).await?;
+        shards.extend(Shard::parts(&name, how.shards).into_iter().map(|shard| (shard, at)));
+        (known.began, known.reads) = (Some(at.position.0), Some(fingerprint));
+        (known.missed, known.word) = (None, None);
+        return Ok(Admitted::Anew);
+    }
+    let word = Word::of(known)?;
+    if word.is_none() && known.reads.as_ref() == Some(&fingerprint) {
+        return Ok(Admitted::AsItWas);
+    }
+    let mut missed = Missed::of(known)?;
+    let began = Position(known.began.unwrap_or(0));
+    if word == Some(Word::Rebuild) {
+        follower.clear(transaction).await?;
+        let letters = letters::read(transaction.rows(letters::wanted(&name, None, None)).await?)?;
+        if !letters.is_empty() {
+            transaction.write(letters::changes(&[], &letters)?).await?;
+        }
+        let event = if began > Position(0) { id_within(transaction, began).await? } else { None };
+        shards.iter_mut().for_each(|(_, at)| (at.position, at.event) = (began, event));
+        missed.clear();
+    } else {
+        // What release 0.1 has processed it with is unknown.
+        let before = match &known.reads {
+            Some(before) => reads::within(transaction, before).await?.unwrap_or_else(|| own.clone()),
+            None => own.clone(),
+        };
+        let removed = own.lacks(&before);
+        if !removed.is_empty() && !how.shrinks {
+            return Ok(Admitted::Lacks(removed));
+        }
+        let accepted = |name: &String| matches!(&word, Some(Word::Accept { names }) if names.contains(name));
+        // What was never recorded is missed by nobody. Of a later version of a name that is read, each event says so.
+        let gone: Vec<_> = before.names_beyond(&own).into_iter().filter(|name| !accepted(name)).collect();
+        if first(transaction, &gone, Position(0), None).await?.is_some() {
+            return Ok(Admitted::Failed(Cause::Newer(removed.only(&gone))));
+        }
+        let until = shards.iter().map(|(_, at)| at.position).max();
+        let added: Vec<_> = own.names_beyond(&before).into_iter().filter(|name| !accepted(name)).collect();
+        if let Some(first) = first(transaction, &added, began, until).await? {
+            let said = match &word {
+                Some(Word::DeliverMissed { names }) => added.iter().all(|name| names.contains(name)),
+                _ => follower.table().is_some(),
+            };
+            if !said {
+                return Ok(Admitted::Failed(Cause::Missed(first)));
+            }
+            let left =
+                shards.iter().map(|(shard, _)| Left { from: shard.from_slot, to: shard.to_slot, after: began.0 });
+            missed.push(Missed { names: added, left: left.collect() });
+        }
+    }
+    (known.reads, known.missed) = (Some(fingerprint), Missed::json(&missed));
+    (known.word, known.cause) = (None, None);
+    // Whoever runs them reads something else: what it does not know yet must not be written.
+    shards.iter_mut().for_each(|(_, at)| (at.owner, at.epoch) = (None, at.epoch + 1));
+    Ok(Admitted::Anew)
+}
+
+/// The first event with one of these names, after a position and up to another.
+async fn first(
+    transaction: &mut dyn Transaction,
+    names: &[String],
+    after: Position,
+    until: Option<Position>,
+) -> Result<Option<First>, StoreError> {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let read = Read { query: reads::named(names), after, until, limit: Some(1), ..Read::default() };
+    let first = transaction.read(read).await?.events.into_iter().next();
+    Ok(first.map(|event| First {
+        names: names.to_vec(),
+        name: event.data.name.to_string(),
+        stream: event.stream,
+        version: event.version,
+        position: event.position,
+    }))
+}
+
+/// Where a processor begins that has never run.
+async fn first_checkpoint(
+    transaction: &mut dyn Transaction,
+    follower: &dyn Follower,
+    said: Option<StartFrom>,
+) -> Result<Checkpoint, Failed> {
+    let head = transaction.read(Read { query: Query::all(), limit: Some(0), ..Read::default() }).await?.head;
+    let start = match (follower.begins(), said) {
+        (Begins::Always, Some(_)) => {
+            return Err(Failed::program("a read model begins at the first event: say nothing else of it"));
+        }
+        (Begins::Always, None) => StartFrom::Beginning,
+        (Begins::Anywhere(own) | Begins::AsSaid(own), said) if said.or(own).is_some() => {
+            said.or(own).unwrap_or(StartFrom::Beginning)
+        }
+        (Begins::AsSaid(_), None) if head > Position(0) => {
+            return Err(StoreError::NoStart { projection: follower.name(), head }.into());
+        }
+        _ => StartFrom::Beginning,
+    };
+    let position = match start {
+        StartFrom::Beginning => Position(0),
+        StartFrom::Now => head,
+        StartFrom::After(position) if position <= head => position,
+        StartFrom::After(position) => {
+            return Err(Failed::program(format!(
+                "it is to begin after position {position}, and the log ends at {head}"
+            )));
+        }
+    };
+    let event = if position > Position(0) { id_within(transaction, position).await? } else { None };
+    Ok(Checkpoint { position, event, ..beginning() })
+}
