@@ -100,6 +100,46 @@ pub trait Kept: Serialize + DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Kept for T {}
 
+/// The state of a saga.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the state of a saga",
+    label = "cannot be cloned, written as JSON and read back",
+    note = "derive `Clone` and serde's `Serialize` and `Deserialize` for it, and serde's for what is in it"
+)]
+pub trait SagaState: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> SagaState for T {}
+
+/// What an instance of a saga is before its first event.
+#[diagnostic::on_unimplemented(
+    message = "an instance of `{Self}` cannot begin, since `{Self}` has no default",
+    label = "no `Default`",
+    note = "derive `Default` for it; the default variant of an enum is marked `#[default]`"
+)]
+pub trait Beginning {
+    /// The state before the first event.
+    fn beginning() -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Default> Beginning for T {
+    fn beginning() -> Self {
+        T::default()
+    }
+}
+
+/// A command that is stored.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored as a command",
+    label = "cannot be cloned, compared, printed, written as JSON and read back",
+    note = "derive `Clone`, `Debug`, `PartialEq` and serde's `Serialize` and `Deserialize` for it, and for what is in it"
+)]
+pub trait CommandBody: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static> CommandBody for T {}
+
 /// Snapshots as JSON.
 pub const fn snapshot<T: Kept>(kind: &'static str, take: SnapshotPolicy, shape: u64) -> Snapshot<T> {
     Snapshot { kind, take, shape, save: encode::<T>, load: |bytes| Ok(serde_json::from_slice(bytes)?) }

@@ -23,6 +23,7 @@ pub mod limits;
 mod load;
 mod memory;
 mod metadata;
+pub mod process;
 mod projections;
 mod read;
 mod read_model;
@@ -51,6 +52,10 @@ pub use letters::DeadLetter;
 pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
 pub use metadata::Metadata;
+pub use process::{
+    Command, Commands, End, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start, Stepping, Steps, ask,
+    cancel, derived_id, publish, send, step,
+};
 pub use read::ReadEvents;
 pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
 pub use rows::{Get, List, Moment, ReadModels, Replay};
@@ -73,7 +78,7 @@ pub mod __private {
     pub use serde_json;
 
     pub use crate::{
-        derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot},
+        derive::{Beginning, Blank, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, decode, snapshot},
         encode::encode,
         error::Chain,
         letters::LETTERS,
