@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     encode::encode,
     event::EventError,
+    process::{Command, Saga},
     snapshot::{Snapshot, SnapshotPolicy},
     stream::Id,
 };
@@ -139,6 +140,22 @@ pub trait CommandBody: Clone + fmt::Debug + PartialEq + Serialize + DeserializeO
 
 #[diagnostic::do_not_recommend]
 impl<T: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static> CommandBody for T {}
+
+/// A stored state of today's version.
+pub fn open_state<S: Saga>(version: u32, state: &[u8]) -> Result<S, EventError> {
+    match version {
+        version if version == S::VERSION => Ok(serde_json::from_slice(state)?),
+        version => Err(EventError::Schema(S::NAME.into(), version)),
+    }
+}
+
+/// A stored command of today's version.
+pub fn open_command<C: Command>(version: u32, body: &[u8]) -> Result<C, EventError> {
+    match version {
+        version if version == C::VERSION => Ok(serde_json::from_slice(body)?),
+        version => Err(EventError::Schema(C::NAME.into(), version)),
+    }
+}
 
 /// Snapshots as JSON.
 pub const fn snapshot<T: Kept>(kind: &'static str, take: SnapshotPolicy, shape: u64) -> Snapshot<T> {

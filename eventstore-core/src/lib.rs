@@ -53,8 +53,8 @@ pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
 pub use metadata::Metadata;
 pub use process::{
-    Command, Commands, End, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start, Stepping, Steps, ask,
-    cancel, derived_id, publish, send, step,
+    Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start,
+    Stepping, Steps, ask, cancel, derived_id, publish, send, step,
 };
 pub use read::ReadEvents;
 pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
@@ -78,7 +78,10 @@ pub mod __private {
     pub use serde_json;
 
     pub use crate::{
-        derive::{Beginning, Blank, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, decode, snapshot},
+        derive::{
+            Beginning, Blank, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, decode, open_command,
+            open_state, snapshot,
+        },
         encode::encode,
         error::Chain,
         letters::LETTERS,

@@ -21,6 +21,13 @@ use std::fmt::Debug;
 
 use uuid::Uuid;
 
+mod given_steps;
+mod when;
+
+pub use self::{
+    given_steps::{GivenPlan, GivenSteps},
+    when::{Hearing, Said, When, reacting},
+};
 pub use crate::clock::Clock;
 use crate::{
     aggregate::{Aggregate, Decide, Decider, Evolve},
@@ -230,6 +237,19 @@ fn recorded<E: Event>(stream: StreamId, version: Version, position: Position, ev
     let (stored, _) = encode::stored(event).expect("events of a test can be written");
     let new = stored.stamp(Uuid::from_u128(position.0.into()), &Metadata::default(), None);
     new.recorded(stream, version, position, Timestamp::default())
+}
+
+/// The same, as it is read: written at an instant, with metadata.
+fn decoded<E: Event>(
+    stream: StreamId,
+    position: Position,
+    recorded_at: Timestamp,
+    metadata: Metadata,
+    event: &E,
+) -> Recorded<E> {
+    let (stored, again) = encode::stored(event).expect("events of a test can be written");
+    let new = stored.stamp(Uuid::from_u128(position.0.into()), &metadata, None);
+    new.recorded(stream, Version(position.0), position, recorded_at).with(again)
 }
 
 #[track_caller]

@@ -68,3 +68,33 @@ pub(crate) fn read_model(input: &DeriveInput, krate: &Path) -> TokenStream {
         }
     }
 }
+
+pub(crate) fn saga(input: &DeriveInput, krate: &Path) -> TokenStream {
+    let mut generics = assuming(input, &quote!(#krate::__private::SagaState));
+    let process = quote!(#krate::Reacting<Self>);
+    generics
+        .make_where_clause()
+        .predicates
+        .push(parse_quote!(for<'__any> #process: #krate::process::Process + ::core::default::Default));
+    let (name, (parameters, arguments, assumed)) = (&input.ident, generics.split_for_impl());
+    quote! {
+        #[automatically_derived]
+        #[allow(unused_lifetimes)]
+        impl #parameters #krate::Saga for #name #arguments #assumed {
+            const NAME: &'static str = "";
+            type Process = #process;
+        }
+    }
+}
+
+pub(crate) fn command(input: &DeriveInput, krate: &Path) -> TokenStream {
+    let generics = assuming(input, &quote!(#krate::__private::CommandBody));
+    let (name, (parameters, arguments, assumed)) = (&input.ident, generics.split_for_impl());
+    quote! {
+        #[automatically_derived]
+        #[allow(unused_lifetimes)]
+        impl #parameters #krate::Command for #name #arguments #assumed {
+            const NAME: &'static str = "";
+        }
+    }
+}

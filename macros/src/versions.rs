@@ -1,10 +1,13 @@
-//! `version = 3, upcast(1 => from_v1, 2 => from_v2)`: which earlier forms of an event are still read, and how.
+//! `version = 3, upcast(1 => from_v1, 2 => from_v2)`: which earlier forms are still read, and how.
 
-use proc_macro2::Ident;
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::quote_spanned;
 use syn::{
     LitInt, Path, Token,
     parse::{Parse, ParseStream},
 };
+
+use crate::types::without_self;
 
 /// The version of today's form, and a function from each earlier one straight to today's.
 pub(crate) struct History {
@@ -73,6 +76,17 @@ impl History {
             missing => Err(syn::Error::new(literal.span(), gap(event, version, missing, said))),
         }
     }
+}
+
+/// The arms of a match on a version: each earlier form, read from bytes of this name, as today's.
+pub(crate) fn upcasts(history: &History, ident: &Ident, krate: &Path, bytes: &TokenStream) -> Vec<TokenStream> {
+    let arm = |(version, path): &(u32, Path)| {
+        let span = path.segments.last().map_or_else(Span::call_site, |last| last.ident.span());
+        let function = without_self(path, ident);
+        let bytes = bytes.clone();
+        quote_spanned!(span=> #version => #function(#krate::__private::decode(#bytes)?),)
+    };
+    history.upcasts.iter().map(arm).collect()
 }
 
 fn gap(event: &Ident, version: u32, missing: &[u32], said: bool) -> String {

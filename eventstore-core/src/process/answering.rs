@@ -8,6 +8,7 @@ use crate::{
     event::Recorded,
     invalid::Invalid,
     process::{
+        commands::Commands,
         derived_id::{at, derived_id},
         mark::Mark,
         script::{Next, Outcome, Script},
@@ -115,6 +116,11 @@ impl Answering {
     pub fn command_id(&self, place: &str) -> Uuid {
         let (from, part) = self.script.ids().unwrap_or_else(|| (self.trigger.id(), self.trigger.part));
         derived_id(from, ["saga", self.process, &self.key, &part.to_string(), place])
+    }
+
+    /// What of an answer without steps is still to be sent: for tests.
+    pub(crate) fn rest(&self) -> Commands {
+        self.script.rest(&self.known)
     }
 
     /// What is to be asked of the store next. None: all is answered, and [`outcome`](Self::outcome) says what follows.

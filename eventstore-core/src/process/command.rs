@@ -1,6 +1,9 @@
 //! Commands that are stored, or cross to another program.
 
-use crate::{derive::CommandBody, event::EventError};
+use crate::{
+    derive::{CommandBody, open_command},
+    event::EventError,
+};
 
 /// A command with a stored name: one that is [asked](crate::ask) of another service, or scheduled. Derive it.
 ///
@@ -18,9 +21,6 @@ pub trait Command: CommandBody {
 
     /// Reads a stored body of any version up to [`VERSION`](Self::VERSION).
     fn open(version: u32, body: &[u8]) -> Result<Self, EventError> {
-        match version {
-            version if version == Self::VERSION => Ok(serde_json::from_slice(body)?),
-            version => Err(EventError::Schema(Self::NAME.into(), version)),
-        }
+        open_command(version, body)
     }
 }

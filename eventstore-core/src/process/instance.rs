@@ -251,7 +251,8 @@ impl StoredInstance {
     /// Takes the timers that are due, and nobody else may cancel them from here on. Must be stored before anything is sent.
     /// The earliest first.
     pub fn claim(&mut self, now: Timestamp) -> Vec<TimerId> {
-        let mut due: Vec<_> = self.timers.iter_mut().filter(|timer| timer.next.is_some_and(|next| next <= now)).collect();
+        let mut due: Vec<_> =
+            self.timers.iter_mut().filter(|timer| timer.next.is_some_and(|next| next <= now)).collect();
         due.sort_by_key(|timer| timer.due);
         let ids = due
             .into_iter()

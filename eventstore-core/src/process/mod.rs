@@ -30,6 +30,7 @@ pub use derived_id::derived_id;
 pub use instance::{FIRING, HEARD, SagaStatus, StoredInstance, Timer, TimerId};
 pub use mark::{Ended, Mark, stream_of};
 pub use perform::{Failure, end};
+pub(crate) use plan_script::Stimulus;
 pub use progress::{Progress, StepProgress, StepStatus};
 pub use reactor::{Reactor, Stateless};
 pub use rules::{Process, Unanswerable};

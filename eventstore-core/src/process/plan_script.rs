@@ -18,9 +18,11 @@ use crate::{
 };
 
 /// What a plan goes on for.
-pub(super) enum Stimulus<'a, E> {
+pub(crate) enum Stimulus<'a, E> {
     /// An event, and which of the parts of a stored event it is.
     Event(&'a Recorded<E>, u32),
+    /// A step is said to be done, or to have failed, without an event.
+    Said(&'a str, Option<String>),
     /// A step was not done in time.
     StepLate(&'a str),
     /// The steps up to the pivot were not done in time.
@@ -91,7 +93,8 @@ impl PlanScript {
         let mut script = match (progress, stimulus) {
             (Some(progress), _) => Self { progress, steps, ended, timers: vec![], retry, now },
             (None, stimulus) => {
-                let (event, part) = if let Stimulus::Event(event, part) = stimulus { (event.id, *part) } else { (Uuid::nil(), 0) };
+                let (event, part) =
+                    if let Stimulus::Event(event, part) = stimulus { (event.id, *part) } else { (Uuid::nil(), 0) };
                 let progress = Progress::new(event, part, plan);
                 let mut script = Self { progress, steps, ended, timers: vec![], retry, now };
                 if let Some(deadline) = plan.deadline {
@@ -103,6 +106,7 @@ impl PlanScript {
         script.progress.waits = None;
         match stimulus {
             Stimulus::Event(event, _) => script.hear(plan, &event.data),
+            Stimulus::Said(name, failed) => script.said(name, failed.clone()),
             Stimulus::StepLate(name) => script.late(plan, name),
             Stimulus::Late => script.all_late(plan),
             Stimulus::Again(name) => script.again(name),
@@ -122,6 +126,10 @@ impl PlanScript {
 
     pub(super) fn ids(&self) -> (Uuid, u32) {
         (self.progress.event, self.progress.part)
+    }
+
+    pub(super) fn waits(&self, step: &str) -> bool {
+        self.steps.get(step).is_some_and(|step| step.waits)
     }
 
     /// The step that a place belongs to.
@@ -157,22 +165,33 @@ impl PlanScript {
             let step = &self.progress.steps[n];
             let waits = matches!(step.status, StepStatus::Sent | StepStatus::Retrying | StepStatus::Parked);
             let Some(said) = plan.get(&step.name).filter(|_| waits) else { continue };
-            let (name, sent, retriable) = (step.name.clone(), step.status == StepStatus::Sent, step.retriable);
+            let sent = step.status == StepStatus::Sent;
             if said.done.as_ref().is_some_and(|done| done(event)) {
-                self.progress.resolve(n, StepStatus::Done, None);
-                self.disarm(step_retry(&name));
+                self.answered(n, None);
             } else if let Some(reason) = said.failed.as_ref().filter(|_| sent).and_then(|failed| failed(event)) {
-                match retriable {
-                    true => {
-                        self.progress.steps[n].resent += 1;
-                        self.try_again(n, reason);
-                    }
-                    false => self.progress.fail(n, StepStatus::Failed, reason),
-                }
-            } else {
-                continue;
+                self.answered(n, Some(reason));
             }
-            self.disarm(step_timeout(&name));
+        }
+    }
+
+    fn said(&mut self, name: &str, failed: Option<String>) {
+        if let Some(n) = self.find(name).filter(|n| self.progress.steps[*n].status == StepStatus::Sent) {
+            self.answered(n, failed);
+        }
+    }
+
+    /// A step that was sent is done, or has failed.
+    fn answered(&mut self, n: usize, failed: Option<String>) {
+        let (name, retriable) = (self.progress.steps[n].name.clone(), self.progress.steps[n].retriable);
+        self.disarm(step_timeout(&name));
+        self.disarm(step_retry(&name));
+        match failed {
+            None => self.progress.resolve(n, StepStatus::Done, None),
+            Some(reason) if retriable => {
+                self.progress.steps[n].resent += 1;
+                self.try_again(n, reason);
+            }
+            Some(reason) => self.progress.fail(n, StepStatus::Failed, reason),
         }
     }
 
@@ -294,9 +313,8 @@ impl Run<'_> {
         if retriable {
             self.script.disarm(DEADLINE.into());
         }
-        let members: Vec<_> = (0..self.script.progress.steps.len())
-            .filter(|n| self.script.progress.steps[*n].group == group)
-            .collect();
+        let members: Vec<_> =
+            (0..self.script.progress.steps.len()).filter(|n| self.script.progress.steps[*n].group == group).collect();
         let mut begun = false;
         for n in members {
             if self.script.progress.steps[n].status == StepStatus::Waiting && self.script.progress.failed.is_none() {

@@ -98,7 +98,7 @@ impl Progress {
         Self { event, part, steps: steps.collect(), failed: None, over: false, waits: None }
     }
 
-    pub(super) fn status(&self) -> SagaStatus {
+    pub(crate) fn status(&self) -> SagaStatus {
         match self {
             Self { over: true, failed: None, .. } => SagaStatus::Finished,
             Self { over: true, .. } => SagaStatus::Compensated,

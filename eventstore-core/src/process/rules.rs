@@ -49,8 +49,13 @@ pub trait Process: Send + Sync + 'static {
     }
 
     /// What is said to an event in a state. `now`: the store's clock, for what is tried again.
-    fn answer(&self, state: &Self::State, event: &Recorded<Self::Event>, part: u32, now: Timestamp)
-    -> Result<Script, Invalid>;
+    fn answer(
+        &self,
+        state: &Self::State,
+        event: &Recorded<Self::Event>,
+        part: u32,
+        now: Timestamp,
+    ) -> Result<Script, Invalid>;
 
     /// The state after an event that was answered.
     fn evolve(&self, state: Self::State, event: &Recorded<Self::Event>, outcome: &Outcome) -> Self::State;

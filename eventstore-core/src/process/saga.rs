@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use crate::{
     aggregate::Evolve,
-    derive::{Beginning, SagaState},
+    derive::{Beginning, SagaState, open_state},
     encode::encode,
     event::{Event, EventError, Raw, Recorded},
     invalid::Invalid,
@@ -59,10 +59,7 @@ pub trait Saga: SagaState {
 
     /// Reads a stored state of any version up to [`VERSION`](Self::VERSION).
     fn open(version: u32, state: &[u8]) -> Result<Self, EventError> {
-        match version {
-            version if version == Self::VERSION => Ok(serde_json::from_slice(state)?),
-            version => Err(EventError::Schema(Self::NAME.into(), version)),
-        }
+        open_state(version, state)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
         plan_script::PlanScript,
         progress::Progress,
         sending::Sending,
-        walk::{Known, Pending, TimerChange, Walk},
+        walk::{Due, Known, Pending, TimerChange, Walk},
     },
 };
 
@@ -34,6 +34,15 @@ struct Part {
     root: String,
     /// Its place from there.
     way: String,
+}
+
+impl Part {
+    /// What the timer says, and the place of the root of that.
+    fn due<'a>(&self, commands: &'a Commands) -> Option<(Due<'a>, String)> {
+        let (due, way) = commands.due(&self.way)?;
+        let dot = if self.root.is_empty() || way.is_empty() { "" } else { "." };
+        Some((due, format!("{}{dot}{way}", self.root)))
+    }
 }
 
 /// What is next.
@@ -90,12 +99,12 @@ impl Script {
         matches!(&self.0, Kind::Tree { commands, .. } if *commands == Commands::none())
     }
 
-    /// The commands of an answer without steps: all of it, or what the timer says.
-    pub(crate) fn said(&self) -> Commands {
+    /// What of an answer without steps is still to be sent, given some answers: for tests.
+    pub(super) fn rest(&self, known: &Known) -> Commands {
         match &self.0 {
-            Kind::Tree { commands, timer: None } => commands.clone(),
-            Kind::Tree { commands, timer: Some(timer) } => {
-                commands.due(&timer.way).map_or_else(Commands::none, |(due, _)| due.commands())
+            Kind::Tree { commands, timer: None } => commands.rest(known),
+            Kind::Tree { commands, timer: Some(part) } => {
+                part.due(commands).map_or_else(Commands::none, |(due, root)| due.rest(root, known))
             }
             Kind::Plan(_) => Commands::none(),
         }
@@ -113,11 +122,7 @@ impl Script {
             Kind::Tree { commands, timer } => (commands, timer),
             Kind::Plan(plan) => return plan.next(known),
         };
-        let due = timer.as_ref().and_then(|timer| {
-            let (due, way) = commands.due(&timer.way)?;
-            let dot = if timer.root.is_empty() || way.is_empty() { "" } else { "." };
-            Some((due, format!("{}{dot}{way}", timer.root)))
-        });
+        let due = timer.as_ref().and_then(|part| part.due(commands));
         let mut walk = Walk::new(known, due.as_ref().map_or("", |(_, root)| root));
         let walked = match &due {
             Some((due, _)) => walk.due(due),
@@ -135,6 +140,11 @@ impl Script {
             Kind::Tree { .. } => None,
             Kind::Plan(plan) => Some(plan.ids()),
         }
+    }
+
+    /// Whether a step waits for an event once its commands are accepted: for tests.
+    pub(crate) fn waits(&self, step: &str) -> bool {
+        matches!(&self.0, Kind::Plan(plan) if plan.waits(step))
     }
 
     /// The step that a place belongs to.

@@ -79,9 +79,9 @@ type Reasons<E> = Arc<dyn Fn(&E) -> Option<String> + Send + Sync>;
 /// One step of a [`Plan`].
 #[must_use = "a step is taken only in a plan"]
 pub struct PlanStep<E> {
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     pub(super) send: Commands,
-    pub(super) undo: Commands,
+    pub(crate) undo: Commands,
     pub(super) done: Option<Matches<E>>,
     pub(super) failed: Option<Reasons<E>>,
     pub(super) within: Option<Duration>,
@@ -124,8 +124,12 @@ impl<E: Event> PlanStep<E> {
             Self { name, .. } if name.is_empty() || name.len() > 48 || !name.bytes().all(plain) => {
                 "has a name that is not 1 to 48 of a-z, 0-9 and `_`"
             }
-            Self { done: None, within: Some(_), .. } => "is done once it is accepted, so `within` says nothing: add `done`",
-            Self { done: None, failed: Some(_), .. } => "is done once it is accepted, so `failed` says nothing: add `done`",
+            Self { done: None, within: Some(_), .. } => {
+                "is done once it is accepted, so `within` says nothing: add `done`"
+            }
+            Self { done: None, failed: Some(_), .. } => {
+                "is done once it is accepted, so `failed` says nothing: add `done`"
+            }
             Self { undo, .. } if retriable && *undo != Commands::none() => {
                 "comes behind the pivot, where nothing is undone: remove `undo`"
             }
@@ -237,7 +241,7 @@ impl<E: Event> Plan<E> {
         Ok(())
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&PlanStep<E>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&PlanStep<E>> {
         self.steps.iter().map(|(step, ..)| step).find(|step| step.name == name)
     }
 }
@@ -273,7 +277,7 @@ impl<S: Steps + Clone> Stepping<S> {
         }
     }
 
-    fn script(
+    pub(crate) fn script(
         data: S,
         progress: Option<Progress>,
         stimulus: &Stimulus<'_, S::Event>,
@@ -347,12 +351,7 @@ where
         Self::script(data, progress, &Stimulus::Event(event, part), now)
     }
 
-    fn evolve(
-        &self,
-        state: Option<InFlight<S>>,
-        event: &Recorded<S::Event>,
-        outcome: &Outcome,
-    ) -> Option<InFlight<S>> {
+    fn evolve(&self, state: Option<InFlight<S>>, event: &Recorded<S::Event>, outcome: &Outcome) -> Option<InFlight<S>> {
         let data = Self::heard(&state, event)?;
         let progress = outcome.plan.clone().or(state.map(|state| state.progress))?;
         Some(InFlight { data, progress })

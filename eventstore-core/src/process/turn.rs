@@ -282,6 +282,12 @@ impl<P: Process> Turn<P> {
         TurnResult { key: self.key.to_string(), change, waiting, parked: self.parked }
     }
 
+    /// Why something could not be answered: for tests.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        let timers = self.row.timers.iter().filter_map(|timer| timer.error.as_deref());
+        self.parked.iter().map(|parked| &*parked.reason).chain(timers).next()
+    }
+
     /// All that tells this turn from others in what it will do.
     pub(crate) fn digest(&self, hasher: &mut impl Hasher) {
         self.row.hash(hasher);
@@ -388,7 +394,8 @@ impl<P: Process> Turn<P> {
                     return Ok(());
                 };
                 let script = self.guarded(|process| process.fire(&self.state, timer, event, now))?;
-                let gone = || format!("the code says nothing at `{}` any more, where it said {}", timer.place, timer.was);
+                let gone =
+                    || format!("the code says nothing at `{}` any more, where it said {}", timer.place, timer.was);
                 (script.ok_or_else(gone)?, event, timer.part, Some(timer.due))
             }
             Item::Retry(event) => {

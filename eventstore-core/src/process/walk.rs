@@ -212,7 +212,7 @@ impl fmt::Display for Due<'_> {
 
 impl Due<'_> {
     /// The same as commands.
-    pub(super) fn commands(&self) -> Commands {
+    fn commands(&self) -> Commands {
         match self {
             Self::Later(node) => Commands((*node).clone()),
             Self::Alternatives(nodes, from) => match &nodes[*from..] {
@@ -220,6 +220,14 @@ impl Due<'_> {
                 some => Commands(Node::Else(some.to_vec())),
             },
         }
+    }
+
+    /// What of it is still to be sent, given some answers and the place of the root: for tests.
+    pub(super) fn rest(&self, mut root: String, known: &Known) -> Commands {
+        Commands(match self {
+            Self::Later(node) => rest(node, &mut root, known).0,
+            Self::Alternatives(nodes, from) => rest_of(nodes, *from, true, &mut root, known).0,
+        })
     }
 }
 
@@ -269,7 +277,7 @@ impl Commands {
     }
 
     /// What of it is still to be sent, given some answers: for tests.
-    pub(crate) fn rest(&self, known: &Known) -> Self {
+    pub(super) fn rest(&self, known: &Known) -> Self {
         Self(rest(&self.0, &mut String::new(), known).0)
     }
 }
@@ -287,16 +295,42 @@ enum Progress {
     Done { refused: bool },
 }
 
+fn rest_of_child(n: usize, node: &Node, place: &mut String, known: &Known) -> (Node, Progress) {
+    let length = place.len();
+    push(place, n);
+    let rest = rest(node, place, known);
+    place.truncate(length);
+    rest
+}
+
+fn all(nodes: Vec<Node>) -> Node {
+    nodes.into_iter().map(Commands).collect::<Commands>().0
+}
+
+/// What is left of alternatives (`on_refusal`) or successors from one on.
+fn rest_of(nodes: &[Node], from: usize, on_refusal: bool, place: &mut String, known: &Known) -> (Node, Progress) {
+    let mut left = vec![];
+    for (n, node) in nodes.iter().enumerate().skip(from) {
+        let (first, progress) = rest_of_child(n, node, place, known);
+        let refused = match progress {
+            Progress::Pending => {
+                let others = nodes[n + 1..].iter().cloned().map(Commands);
+                let rest = others.fold(Commands(first), if on_refusal { Commands::or } else { Commands::then });
+                left.push(rest.0);
+                return (all(left), Progress::Pending);
+            }
+            Progress::Done { refused } => refused,
+        };
+        left.push(first);
+        if refused != on_refusal {
+            return (all(left), Progress::Done { refused });
+        }
+    }
+    (all(left), Progress::Done { refused: on_refusal })
+}
+
 fn rest(node: &Node, place: &mut String, known: &Known) -> (Node, Progress) {
     let done = |refused| Progress::Done { refused };
-    let mut child = |n: usize, node: &Node| {
-        let length = place.len();
-        push(place, n);
-        let rest = rest(node, place, known);
-        place.truncate(length);
-        rest
-    };
-    let joined = |nodes: Vec<Node>| nodes.into_iter().map(Commands).collect::<Commands>().0;
     match node {
         Node::Nothing | Node::Cancel(_) | Node::Later(_) => (node.clone(), done(false)),
         Node::Send(_) => match known.get(&*place) {
@@ -306,36 +340,17 @@ fn rest(node: &Node, place: &mut String, known: &Known) -> (Node, Progress) {
         Node::All(nodes) => {
             let (mut left, mut pending, mut refused) = (vec![], false, false);
             for (n, node) in nodes.iter().enumerate() {
-                let (node, progress) = child(n, node);
+                let (node, progress) = rest_of_child(n, node, place, known);
                 left.push(node);
                 match progress {
                     Progress::Pending => pending = true,
                     Progress::Done { refused: no } => refused |= no,
                 }
             }
-            (joined(left), if pending { Progress::Pending } else { done(refused) })
+            (all(left), if pending { Progress::Pending } else { done(refused) })
         }
-        Node::Else(nodes) | Node::Then(nodes) => {
-            let on_refusal = matches!(node, Node::Else(_));
-            let mut left = vec![];
-            for (n, node) in nodes.iter().enumerate() {
-                let (first, progress) = child(n, node);
-                let refused = match progress {
-                    Progress::Pending => {
-                        let others = nodes[n + 1..].iter().cloned().map(Commands);
-                        let rest = others.fold(Commands(first), if on_refusal { Commands::or } else { Commands::then });
-                        left.push(rest.0);
-                        return (joined(left), Progress::Pending);
-                    }
-                    Progress::Done { refused } => refused,
-                };
-                left.push(first);
-                if refused != on_refusal {
-                    return (joined(left), done(refused));
-                }
-            }
-            (joined(left), done(on_refusal))
-        }
+        Node::Else(nodes) => rest_of(nodes, 0, true, place, known),
+        Node::Then(nodes) => rest_of(nodes, 0, false, place, known),
         Node::Within(time, node) => match rest(node, place, known) {
             (node, Progress::Pending) => (Node::Within(*time, Box::new(node)), Progress::Pending),
             done => done,
