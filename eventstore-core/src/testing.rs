@@ -22,10 +22,12 @@ use std::fmt::Debug;
 use uuid::Uuid;
 
 mod given_steps;
+mod simulate;
 mod when;
 
 pub use self::{
     given_steps::{GivenPlan, GivenSteps},
+    simulate::{Explored, Simulation, SimulationFailure, World},
     when::{Hearing, Said, When, reacting},
 };
 pub use crate::clock::Clock;

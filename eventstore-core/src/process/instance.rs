@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
+    cause::event_id,
     process::{
         commands::When,
         progress::Progress,
@@ -101,6 +102,11 @@ pub struct TimerId {
     place: String,
 }
 
+/// Whether the cause of an event is a message: its id, or that of the event it was in this log.
+fn answers(cause: Uuid, message: Uuid) -> bool {
+    cause == message || cause == event_id(message, 0)
+}
+
 /// How long a timer that has fired is left to the process that has fired it: then it fires again.
 pub const FIRING: Duration = Duration::from_secs(60);
 /// How many positions of events an instance remembers.
@@ -181,14 +187,14 @@ impl StoredInstance {
 
     /// Whether a timer waits for a message with this id to be answered.
     pub(super) fn awaits(&self, cause: Uuid) -> bool {
-        self.timers.iter().any(|timer| timer.awaits.contains(&cause))
+        self.timers.iter().flat_map(|timer| &timer.awaits).any(|id| answers(cause, *id))
     }
 
     /// An event with this cause was heard: timers that waited for it to be answered wait no more.
     pub(super) fn answered(&mut self, cause: Uuid) {
         self.timers.retain_mut(|timer| {
             let awaited = timer.awaits.len();
-            timer.awaits.retain(|id| *id != cause);
+            timer.awaits.retain(|id| !answers(cause, *id));
             timer.fired > 0 || awaited == timer.awaits.len() || !timer.awaits.is_empty()
         });
     }
@@ -271,7 +277,7 @@ impl StoredInstance {
         self.status.is_over() && self.timers.is_empty() && self.due.is_some_and(|due| due <= now)
     }
 
-    pub(super) fn timer(&self, id: &TimerId) -> Option<&Timer> {
+    pub(crate) fn timer(&self, id: &TimerId) -> Option<&Timer> {
         self.timers.iter().find(|timer| timer.is(id))
     }
 

@@ -216,6 +216,11 @@ impl<P: Process> Turn<P> {
         self.answering.as_ref()
     }
 
+    /// Whether nothing is to be done any more, so that it has a result.
+    pub fn is_over(&self) -> bool {
+        self.answering.is_none()
+    }
+
     /// What is to be done next; none: the turn is over.
     pub fn todo(&self) -> Option<Todo> {
         let answering = self.answering.as_ref()?;
