@@ -143,6 +143,25 @@ enum LookUp {
     Done,
 }
 
+impl<P: Process> Clone for Turn<P> {
+    fn clone(&self) -> Self {
+        Self {
+            process: self.process.clone(),
+            key: self.key.clone(),
+            before: self.before.clone(),
+            row: self.row.clone(),
+            state: self.state.clone(),
+            blank: self.blank.clone(),
+            queue: self.queue.clone(),
+            answering: self.answering.clone(),
+            look_up: self.look_up,
+            waiting: self.waiting,
+            parked: self.parked.clone(),
+            terms: self.terms,
+        }
+    }
+}
+
 impl<P: Process> Turn<P> {
     /// What one instance has to answer, given its row. `waiting`: whether earlier events of it wait as dead letters.
     pub fn new(

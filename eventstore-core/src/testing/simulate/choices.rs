@@ -1,4 +1,4 @@
-//! What is decided from outside in a run, as a list of numbers, and the order in which all lists are tried.
+//! What is decided from outside in a run, as a list of numbers.
 
 use std::env;
 
@@ -6,8 +6,8 @@ use std::env;
 pub(super) struct Choices<'a> {
     given: &'a [u32],
     dice: Option<u64>,
-    /// What was chosen, and of how many.
-    pub(super) taken: Vec<(u32, u32)>,
+    /// What was chosen.
+    taken: Vec<u32>,
 }
 
 impl<'a> Choices<'a> {
@@ -23,11 +23,6 @@ impl<'a> Choices<'a> {
         Self { given: &[], dice: Some(state), taken: vec![] }
     }
 
-    /// Whether what comes next was decided before the run.
-    pub(super) fn is_given(&self) -> bool {
-        self.taken.len() < self.given.len()
-    }
-
     pub(super) fn choose(&mut self, of: usize) -> usize {
         let of = u32::try_from(of).unwrap_or(u32::MAX);
         if of <= 1 {
@@ -38,22 +33,13 @@ impl<'a> Choices<'a> {
             (None, Some(dice)) => (roll(dice) % u64::from(of)) as u32,
             (None, None) => 0,
         };
-        self.taken.push((choice, of));
+        self.taken.push(choice);
         choice as usize
     }
 
     /// The choices alone, without straight ways at the end.
     pub(super) fn list(&self) -> Vec<u32> {
-        trim(self.taken.iter().map(|(choice, _)| *choice).collect())
-    }
-
-    /// The next list, depth first; none: this was the last.
-    pub(super) fn next(mut self) -> Option<Vec<u32>> {
-        while self.taken.last().is_some_and(|(choice, of)| choice + 1 >= *of) {
-            self.taken.pop();
-        }
-        self.taken.last_mut()?.0 += 1;
-        Some(self.taken.into_iter().map(|(choice, _)| choice).collect())
+        trim(self.taken.clone())
     }
 }
 
@@ -152,26 +138,6 @@ impl Effort {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_list_is_tried_once() {
-        // Two decisions of two and three; after the choice 1 there is one more, of two.
-        let mut lists = vec![];
-        let mut next = Some(vec![]);
-        while let Some(given) = next {
-            let mut choices = Choices::straight(&given);
-            let first = choices.choose(2);
-            if first == 1 {
-                choices.choose(2);
-            }
-            choices.choose(1);
-            choices.choose(3);
-            lists.push(choices.taken.iter().map(|(choice, _)| *choice).collect::<Vec<_>>());
-            next = choices.next();
-        }
-        assert_eq!(lists.len(), 3 + 2 * 3);
-        assert!(lists.windows(2).all(|pair| pair[0] < pair[1]), "in order, and none twice: {lists:?}");
-    }
 
     #[test]
     fn dice_are_the_same_for_a_seed_and_a_run() {

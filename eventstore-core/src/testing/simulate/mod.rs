@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub use self::world::World;
 use self::{
     choices::{Choices, Effort, VARIABLE, simpler},
-    run::{Budgets, Ended, Run},
+    run::{Budgets, Move, Run},
     world::now,
 };
 use crate::{
@@ -96,9 +96,10 @@ type Check<P> = Box<dyn Fn(&World<P>) -> Result<(), String>>;
 type Replies = Box<dyn Fn(&Recorded<Raw>) -> Option<Vec<Alternative>>>;
 
 /// One way in which a service can answer a message.
+#[derive(Clone)]
 struct Alternative {
     said: String,
-    append: Box<dyn Fn(&Store, &Recorded<Raw>) -> Result<(), String>>,
+    append: Arc<dyn Fn(&Store, &Recorded<Raw>) -> Result<(), String>>,
 }
 
 impl Alternative {
@@ -302,58 +303,76 @@ impl<P: Process> Simulation<P> {
     fn explore(&self, effort: &Effort) -> Result<Explored, SimulationFailure> {
         if let Some(choices) = &effort.choices {
             let mut run = Run::new(self, true);
-            let ended = run.go(&mut Choices::straight(choices), None);
+            let went = run.go(&mut Choices::straight(choices));
             let story = run.story.unwrap_or_default();
-            if let Ended::Failed(reason) = ended {
+            if let Err(reason) = went {
                 return Err(self.failure(reason, story, choices.clone(), 1, None));
             }
             story.iter().zip(1..).for_each(|(line, n)| println!("{n:>4}. {line}"));
             return Ok(Explored { runs: 1, steps: run.steps as u64, complete: false });
         }
-        let mut explored = Explored::default();
-        let (mut seen, mut next) = (HashSet::new(), Some(vec![]));
-        while let Some(given) = next.take() {
-            if explored.runs == effort.runs {
-                return self.by_dice(effort, explored);
-            }
-            let mut choices = Choices::straight(&given);
-            self.try_one(&mut choices, Some(&mut seen), &mut explored, None)?;
-            next = choices.next();
-        }
-        Ok(Explored { complete: true, ..explored })
+        let explored = self.every_order(effort.runs)?;
+        if explored.complete { Ok(explored) } else { self.by_dice(effort, explored) }
     }
 
-    fn by_dice(&self, effort: &Effort, mut explored: Explored) -> Result<Explored, SimulationFailure> {
-        for run in 0..effort.dice {
-            self.try_one(&mut Choices::dice(effort.seed, run), None, &mut explored, Some(effort.seed))?;
+    /// All lists, depth first, up to so many: at each choice a copy of the run goes on by itself.
+    fn every_order(&self, runs: u64) -> Result<Explored, SimulationFailure> {
+        let mut explored = Explored::default();
+        let mut run = Run::new(self, false);
+        let mut seen = HashSet::new();
+        // The runs at the choices on the way, what there is to choose from, and what was chosen.
+        let mut way: Vec<(Run<'_, P>, Vec<Move>, usize)> = vec![];
+        let mut went = run.begin();
+        while explored.runs < runs {
+            let before = run.steps;
+            let moves = went.and_then(|()| run.go_on());
+            explored.steps += (run.steps - before) as u64;
+            let ended = match moves {
+                Ok(moves) if moves.is_empty() || !seen.insert(run.digest()) => true,
+                Ok(moves) => {
+                    way.push((run.fork(), moves, 0));
+                    false
+                }
+                Err(_) => return Err(self.shrunk(chosen(&way), explored.runs + 1, None)),
+            };
+            if ended {
+                explored.runs += 1;
+                loop {
+                    let Some((at, moves, chosen)) = way.last_mut() else {
+                        return Ok(Explored { complete: true, ..explored });
+                    };
+                    *chosen += 1;
+                    if *chosen < moves.len() {
+                        run = at.fork();
+                        break;
+                    }
+                    way.pop();
+                }
+            }
+            let Some((_, moves, chosen)) = way.last() else { break };
+            explored.steps += 1;
+            went = run.choose(moves[*chosen]).map(drop);
         }
         Ok(explored)
     }
 
-    fn try_one(
-        &self,
-        choices: &mut Choices<'_>,
-        seen: Option<&mut HashSet<u64>>,
-        explored: &mut Explored,
-        seed: Option<u64>,
-    ) -> Result<(), SimulationFailure> {
-        explored.runs += 1;
-        let mut run = Run::new(self, false);
-        let ended = run.go(choices, seen);
-        explored.steps += run.steps as u64;
-        match ended {
-            Ended::Failed(_) => Err(self.shrunk(choices.list(), explored.runs, seed)),
-            Ended::Well | Ended::Known => Ok(()),
+    fn by_dice(&self, effort: &Effort, mut explored: Explored) -> Result<Explored, SimulationFailure> {
+        for n in 0..effort.dice {
+            let (mut run, mut choices) = (Run::new(self, false), Choices::dice(effort.seed, n));
+            let went = run.go(&mut choices);
+            explored.runs += 1;
+            explored.steps += run.steps as u64;
+            if went.is_err() {
+                return Err(self.shrunk(choices.list(), explored.runs, Some(effort.seed)));
+            }
         }
+        Ok(explored)
     }
 
     /// The same failure, or another one, with fewer and lower choices.
     fn shrunk(&self, mut choices: Vec<u32>, run: u64, seed: Option<u64>) -> SimulationFailure {
-        let fails = |choices: &[u32]| {
-            let ended = Run::new(self, false).go(&mut Choices::straight(choices), None);
-            matches!(ended, Ended::Failed(_))
-        };
-        // A list that does not get simpler by this is short enough.
+        let fails = |choices: &[u32]| Run::new(self, false).go(&mut Choices::straight(choices)).is_err();
+        // A list that is long after so many is told as it is.
         let mut tries = 10_000;
         'simpler: loop {
             let before = choices.clone();
@@ -370,10 +389,8 @@ impl<P: Process> Simulation<P> {
             break;
         }
         let mut told = Run::new(self, true);
-        let reason = match told.go(&mut Choices::straight(&choices), None) {
-            Ended::Failed(reason) => reason,
-            Ended::Well | Ended::Known => "it fails only sometimes: a rule is not pure".into(),
-        };
+        let went = told.go(&mut Choices::straight(&choices));
+        let reason = went.err().unwrap_or_else(|| "it fails only sometimes: a rule is not pure".into());
         self.failure(reason, told.story.unwrap_or_default(), choices, run, seed)
     }
 
@@ -387,6 +404,10 @@ impl<P: Process> Simulation<P> {
     ) -> SimulationFailure {
         SimulationFailure { process: self.process.name(), reason, story, choices, run, seed }
     }
+}
+
+fn chosen<T, M>(way: &[(T, M, usize)]) -> Vec<u32> {
+    way.iter().map(|(.., chosen)| u32::try_from(*chosen).unwrap_or(u32::MAX)).collect()
 }
 
 fn command_of<T: Target, C>(target: T, command: C) -> Act
@@ -424,5 +445,5 @@ fn alternative<E: Event + fmt::Debug>(stream: StreamId, event: E) -> Alternative
         let append = append.command_id(derived_id(cause.id, ["reply"]));
         now(append.into_future()).map(drop).map_err(|error| error.to_string())
     };
-    Alternative { said, append: Box::new(append) }
+    Alternative { said, append: Arc::new(append) }
 }

@@ -1,7 +1,6 @@
 //! One run: what can come next, one thing after the other, as it is chosen.
 
 use std::{
-    collections::HashSet,
     fmt::Debug,
     hash::{DefaultHasher, Hash, Hasher},
 };
@@ -21,11 +20,13 @@ use crate::{
 pub(super) struct Node<P: Process> {
     name: char,
     epoch: u64,
-    pub(super) work: Work<P>,
+    work: Work<P>,
+    /// Whether it has done something that others can see since it was idle.
+    acted: bool,
 }
 
 /// What a node has in hand.
-pub(super) enum Work<P: Process> {
+enum Work<P: Process> {
     Idle,
     /// Some events; the rows of their instances are not read yet.
     Read {
@@ -37,6 +38,16 @@ pub(super) enum Work<P: Process> {
         turns: Vec<Turn<P>>,
         commit: Commit,
     },
+}
+
+impl<P: Process> Clone for Work<P> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Idle => Self::Idle,
+            Self::Read { events, from } => Self::Read { events: events.clone(), from: *from },
+            Self::Answer { turns, commit } => Self::Answer { turns: turns.clone(), commit: commit.clone() },
+        }
+    }
 }
 
 /// What goes with the rows in one step.
@@ -55,7 +66,7 @@ pub(super) enum Commit {
 
 /// What can come next.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Move {
+pub(super) enum Move {
     /// The owner takes up the events that are there, or the first of them.
     TakeUp {
         all: bool,
@@ -90,6 +101,12 @@ enum Move {
     End,
 }
 
+impl Move {
+    fn may_record(self) -> bool {
+        matches!(self, Self::Go { .. } | Self::Lost { .. } | Self::Meanwhile(_) | Self::Reply { .. })
+    }
+}
+
 /// How often what goes wrong may still go wrong.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Budgets {
@@ -101,14 +118,6 @@ pub(super) struct Budgets {
 
 /// How many steps a run may have.
 const STEPS: usize = 2_000;
-
-/// How a run went.
-pub(super) enum Ended {
-    Well,
-    /// From here on, another run has tried everything.
-    Known,
-    Failed(String),
-}
 
 pub(super) struct Run<'a, P: Process> {
     simulation: &'a Simulation<P>,
@@ -133,7 +142,7 @@ impl<'a, P: Process> Run<'a, P> {
             world.plant = simulation.plant;
         }
         let mut names = 'A'..='Z';
-        let first = Node { name: names.next().unwrap_or('A'), epoch: 1, work: Work::Idle };
+        let first = Node { name: names.next().unwrap_or('A'), epoch: 1, work: Work::Idle, acted: false };
         Self {
             simulation,
             world,
@@ -153,46 +162,75 @@ impl<'a, P: Process> Run<'a, P> {
         }
     }
 
-    /// Runs to the end, or to where another run has been.
-    pub(super) fn go(&mut self, choices: &mut Choices<'_>, mut seen: Option<&mut HashSet<u64>>) -> Ended {
+    /// The same run, which goes on by itself. It tells no story.
+    pub(super) fn fork(&self) -> Self {
+        let node =
+            |node: &Node<P>| Node { name: node.name, epoch: node.epoch, work: node.work.clone(), acted: node.acted };
+        Self {
+            simulation: self.simulation,
+            world: self.world.fork(),
+            nodes: self.nodes.iter().map(node).collect(),
+            names: self.names.clone(),
+            budgets: self.budgets,
+            meanwhile: self.meanwhile.clone(),
+            asked: self.asked.clone(),
+            steps: self.steps,
+            story: None,
+        }
+    }
+
+    /// What is given, before the process runs.
+    pub(super) fn begin(&mut self) -> Result<(), String> {
         for (act, n) in self.simulation.given.iter().zip(1..) {
-            match act(&self.world.store, uuid::Uuid::from_u128(n)) {
-                Ok(said) => self.tell(|| said),
-                Err(said) => return Ended::Failed(format!("what is given is refused: {said}")),
-            }
+            let said = act(&self.world.store, uuid::Uuid::from_u128(n));
+            let said = said.map_err(|said| format!("what is given is refused: {said}"))?;
+            self.tell(|| said);
         }
         self.note();
-        while self.steps < STEPS {
-            self.steps += 1;
+        Ok(())
+    }
+
+    /// On to where something is to be chosen, or to the end: then there is nothing to choose from.
+    pub(super) fn go_on(&mut self) -> Result<Vec<Move>, String> {
+        loop {
+            if self.steps == STEPS {
+                return Err(format!("it has not come to an end after {STEPS} steps"));
+            }
             let moves = self.moves();
-            if moves.len() > 1
-                && !choices.is_given()
-                && let Some(seen) = &mut seen
-                && !seen.insert(self.digest())
-            {
-                return Ended::Known;
-            }
-            let next = moves[choices.choose(moves.len())];
-            let gone = if next == Move::End { self.end() } else { self.step(next) };
-            if let Err(reason) = gone {
-                return Ended::Failed(reason);
-            }
-            if next == Move::End {
-                return Ended::Well;
-            }
-            if !matches!(
-                next,
-                Move::TakeUp { .. } | Move::Crash | Move::TakeOver | Move::Clock | Move::Retry(_) | Move::Fire
-            ) {
-                self.note();
-            }
-            for check in &self.simulation.always {
-                if let Err(reason) = check(&self.world) {
-                    return Ended::Failed(reason);
+            match moves[..] {
+                [Move::End] => {
+                    self.end()?;
+                    return Ok(vec![]);
                 }
+                [only] => _ = self.choose(only)?,
+                _ => return Ok(moves),
             }
         }
-        Ended::Failed(format!("it has not come to an end after {STEPS} steps"))
+    }
+
+    /// Takes a step, and looks at what always holds. Returns whether it was the last one.
+    pub(super) fn choose(&mut self, next: Move) -> Result<bool, String> {
+        self.steps += 1;
+        if next == Move::End {
+            return self.end().map(|()| true);
+        }
+        self.step(next)?;
+        if next.may_record() {
+            self.note();
+        }
+        self.simulation.always.iter().try_for_each(|check| check(&self.world))?;
+        Ok(false)
+    }
+
+    /// From the beginning to the end, as it is chosen.
+    pub(super) fn go(&mut self, choices: &mut Choices<'_>) -> Result<(), String> {
+        self.begin()?;
+        loop {
+            let moves = self.go_on()?;
+            if moves.is_empty() || self.choose(moves[choices.choose(moves.len())])? {
+                return Ok(());
+            }
+        }
     }
 
     /// The end: nothing is to be done any more.
@@ -242,7 +280,7 @@ impl<'a, P: Process> Run<'a, P> {
         };
         let idle = matches!(self.nodes[owner].work, Work::Idle);
         if idle {
-            let pending = self.world.pending().take(2).count();
+            let pending = self.world.pending(2).len();
             moves.extend((pending > 0).then_some(Move::TakeUp { all: true }));
             moves.extend((pending > 1).then_some(Move::TakeUp { all: false }));
             let now = self.world.now();
@@ -268,22 +306,35 @@ impl<'a, P: Process> Run<'a, P> {
         }
         if !idle {
             let Budgets { crashes, take_overs, lost_answers, conflicts } = self.budgets;
-            moves.extend((crashes > 0).then_some(Move::Crash));
-            moves.extend((take_overs > 0).then_some(Move::TakeOver));
+            // A crash before that is as if the node had never begun.
+            moves.extend((crashes > 0 && self.nodes[owner].acted).then_some(Move::Crash));
+            moves.extend((take_overs > 0 && self.lives_on(owner)).then_some(Move::TakeOver));
             if let (Work::Answer { turns, .. }, true) = (&self.nodes[owner].work, lost_answers + conflicts > 0) {
                 for (turn, todo) in turns.iter().map(Turn::todo).enumerate() {
                     let Some(todo) = todo else { continue };
-                    let lost = lost_answers > 0 && !matches!(todo, Todo::LookUp(_));
-                    moves.extend(lost.then_some(Move::Lost { turn }));
+                    moves.extend((lost_answers > 0).then_some(Move::Lost { turn }));
                     moves.extend((conflicts > 0 && matches!(todo, Todo::Send(..))).then_some(Move::Conflict { turn }));
                 }
             }
         }
         moves.extend((0..self.meanwhile.len()).map(Move::Meanwhile));
-        if !quiet {
+        // While it is at work, a node does not look at the clock.
+        if idle && !quiet {
             moves.extend(later.map(|_| Move::Clock));
         }
         moves
+    }
+
+    /// Whether a node that is frozen now can still do something once it goes on. It cannot read rows any more, and write none.
+    fn lives_on(&self, node: usize) -> bool {
+        match &self.nodes[node].work {
+            Work::Idle => false,
+            #[cfg(test)]
+            Work::Read { .. } => self.world.plant == Some(super::plants::Plant::UnfencedRead),
+            #[cfg(not(test))]
+            Work::Read { .. } => false,
+            Work::Answer { turns, .. } => !turns.iter().all(Turn::is_over),
+        }
     }
 
     fn step(&mut self, next: Move) -> Result<(), String> {
@@ -292,12 +343,18 @@ impl<'a, P: Process> Run<'a, P> {
             Move::TakeUp { all } => self.take_up(owner, all),
             Move::Fire => self.fire(owner),
             Move::Retry(n) => self.retry(owner, n),
-            Move::Go { node, turn } => return self.advance(node, turn),
+            Move::Go { node, turn } => {
+                self.advance(node, turn)?;
+                let gone = |node: &usize| self.nodes[*node].epoch != self.world.epoch && !self.lives_on(*node);
+                if let Some(node) = (0..self.nodes.len()).find(gone) {
+                    self.lose(node);
+                }
+            }
             Move::Crash => {
                 self.budgets.crashes -= 1;
                 self.world.epoch += 1;
                 let node = &mut self.nodes[owner];
-                (node.epoch, node.work) = (self.world.epoch, Work::Idle);
+                (node.epoch, node.work, node.acted) = (self.world.epoch, Work::Idle, false);
                 let name = node.name;
                 self.tell(|| format!("{name} crashes, and starts again"));
             }
@@ -305,7 +362,7 @@ impl<'a, P: Process> Run<'a, P> {
                 self.budgets.take_overs -= 1;
                 self.world.epoch += 1;
                 let (old, new) = (self.nodes[owner].name, self.names.next().unwrap_or('Z'));
-                self.nodes.push(Node { name: new, epoch: self.world.epoch, work: Work::Idle });
+                self.nodes.push(Node { name: new, epoch: self.world.epoch, work: Work::Idle, acted: false });
                 self.tell(|| format!("{old} is frozen, and {new} takes over"));
             }
             Move::Lost { turn } => {
@@ -351,11 +408,12 @@ impl<'a, P: Process> Run<'a, P> {
     }
 
     fn take_up(&mut self, owner: usize, all: bool) {
-        let events: Vec<_> = self.world.pending().take(if all { usize::MAX } else { 1 }).cloned().collect();
+        let events = self.world.pending(if all { usize::MAX } else { 1 });
         let name = self.nodes[owner].name;
         let words = |event: &Recorded<Raw>| format!("{} {}", event.position, event.data.name);
         self.tell(|| format!("{name} takes up {}", events.iter().map(words).collect::<Vec<_>>().join(", ")));
-        self.nodes[owner].work = Work::Read { events, from: self.world.checkpoint };
+        let (node, from) = (&mut self.nodes[owner], self.world.checkpoint);
+        (node.work, node.acted) = (Work::Read { events, from }, false);
     }
 
     fn fire(&mut self, owner: usize) {
@@ -376,7 +434,8 @@ impl<'a, P: Process> Run<'a, P> {
                 .collect();
             turns.push(Turn::new(&self.world.process, &key, row, items, false, self.terms()));
         }
-        self.nodes[owner].work = Work::Answer { turns, commit: Commit::Timers };
+        let node = &mut self.nodes[owner];
+        (node.work, node.acted) = (Work::Answer { turns, commit: Commit::Timers }, true);
     }
 
     fn retry(&mut self, owner: usize, n: usize) {
@@ -386,12 +445,13 @@ impl<'a, P: Process> Run<'a, P> {
         let turn = Turn::new(&self.world.process, &key, row, items, false, self.terms());
         let name = self.nodes[owner].name;
         self.tell(|| format!("{name} tries {key} again"));
-        self.nodes[owner].work = Work::Answer { turns: vec![turn], commit: Commit::Letters(key) };
+        let node = &mut self.nodes[owner];
+        (node.work, node.acted) = (Work::Answer { turns: vec![turn], commit: Commit::Letters(key) }, false);
     }
 
     /// A node does its next thing.
     fn advance(&mut self, node: usize, turn: usize) -> Result<(), String> {
-        let Node { name, work, .. } = &mut self.nodes[node];
+        let Node { name, work, acted, .. } = &mut self.nodes[node];
         let name = *name;
         match work {
             Work::Idle => Ok(()),
@@ -407,6 +467,7 @@ impl<'a, P: Process> Run<'a, P> {
                 let done = now(todo.perform(&self.world.store));
                 #[cfg(test)]
                 let done = now(super::plants::perform(&self.world, &todo));
+                *acted = true;
                 let line = match done {
                     Ok(told) => {
                         let line = format!("{name}: {}: {}", said(Some(&todo)), came(&told));
@@ -427,7 +488,7 @@ impl<'a, P: Process> Run<'a, P> {
     }
 
     fn read(&mut self, node: usize) -> Result<(), String> {
-        let Node { name, epoch, work } = &mut self.nodes[node];
+        let Node { name, epoch, work, .. } = &mut self.nodes[node];
         let (name, epoch) = (*name, *epoch);
         let Work::Read { events, from } = std::mem::replace(work, Work::Idle) else { return Ok(()) };
         let Some(to) = events.last().map(|event| event.position) else { return Ok(()) };
@@ -453,7 +514,16 @@ impl<'a, P: Process> Run<'a, P> {
             }
             return Ok(());
         }
-        let turns = turns(all, rows);
+        let mut turns = turns(all, rows);
+        // To look something up changes nothing, and nothing that comes in between changes what is found.
+        for turn in &mut turns {
+            while let Some(todo @ Todo::LookUp(_)) = turn.todo() {
+                let Ok(told) = now(todo.perform(&self.world.store)) else {
+                    return Err("the log cannot be read".into());
+                };
+                turn.told(told);
+            }
+        }
         let silent = turns.iter().all(Turn::is_over);
         self.nodes[node].work = Work::Answer { turns, commit };
         // Between a read and a write with nothing in between, nothing can come that matters.
@@ -466,7 +536,7 @@ impl<'a, P: Process> Run<'a, P> {
     }
 
     fn write(&mut self, node: usize) {
-        let Node { name, epoch, work } = &mut self.nodes[node];
+        let Node { name, epoch, work, .. } = &mut self.nodes[node];
         let (name, epoch) = (*name, *epoch);
         let Work::Answer { turns, commit } = std::mem::replace(work, Work::Idle) else { return };
         #[cfg(test)]
@@ -505,13 +575,13 @@ impl<'a, P: Process> Run<'a, P> {
     }
 
     /// All that matters for what can come next.
-    fn digest(&self) -> u64 {
+    pub(super) fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.world.digest(&mut hasher);
         (self.budgets, &self.meanwhile).hash(&mut hasher);
         self.asked.iter().for_each(|(event, _)| event.position.hash(&mut hasher));
         for node in &self.nodes {
-            (node.epoch == self.world.epoch).hash(&mut hasher);
+            (node.epoch == self.world.epoch, node.acted).hash(&mut hasher);
             match &node.work {
                 Work::Idle => 0.hash(&mut hasher),
                 Work::Read { events, from } => (1, events.len(), from).hash(&mut hasher),

@@ -387,8 +387,15 @@ fn is_found<P: Process>(plant: Plant, simulation: impl Fn() -> Simulation<P>) {
         }
     }
     println!("{plant:?}: found after {} runs on average", runs / 20);
-    if let Err(failure) = explore(&simulation(), 0, 2_000, 0) {
+    if let Err(failure) = explore(&simulation(), 0, 200, 0) {
         panic!("without the bug: {failure}");
+    }
+}
+
+#[test]
+fn g12_a_transfer_with_all_that_can_go_wrong_by_dice() {
+    if let Err(failure) = explore(&transfer().crashes(2).take_overs(2), 0, 1_000, 1) {
+        panic!("{failure}");
     }
 }
 
@@ -406,8 +413,8 @@ fn g12_a_transfer_with_one_take_over_in_every_order() {
 
 #[test]
 fn g12_a_transfer_with_a_lost_answer_and_a_conflict_in_every_order() {
-    let explored = every_order(transfer().crashes(0).take_overs(0));
-    println!("{explored:?}");
+    println!("{:?}", every_order(transfer().crashes(0).take_overs(0).conflicts(0)));
+    println!("{:?}", every_order(transfer().crashes(0).take_overs(0).lost_answers(0)));
 }
 
 #[test]
@@ -418,7 +425,8 @@ fn g12_a_counting_saga_in_every_order() {
 #[test]
 fn g12_parts_and_timers_in_every_order() {
     println!("{:?}", every_order(parts()));
-    println!("{:?}", every_order(reminder()));
+    println!("{:?}", every_order(reminder().take_overs(0).lost_answers(0).conflicts(0)));
+    println!("{:?}", every_order(reminder().crashes(0).lost_answers(0).conflicts(0)));
     println!("{:?}", every_order(undisturbed()));
 }
 

@@ -8,18 +8,16 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, TryStreamExt};
+use futures::FutureExt;
 use uuid::Uuid;
 
 use crate::{
     aggregate::Decider,
     clock::Clock,
-    error::StoreError,
     event::{Event, Raw, Recorded},
     handle::Store,
     memory::MemoryStore,
     process::{Change, Parked, Process, SagaStatus, StoredInstance, TimerId, TurnResult},
-    store::{Query, Read},
     stream::{Position, StreamId},
     target::Target,
     timestamp::Timestamp,
@@ -27,6 +25,7 @@ use crate::{
 
 /// What a check looks at: the log, and what the process has made of it so far.
 pub struct World<P: Process> {
+    memory: MemoryStore,
     pub(super) store: Store,
     pub(super) process: Arc<P>,
     clock: Clock,
@@ -35,9 +34,9 @@ pub struct World<P: Process> {
     pub(super) letters: BTreeMap<String, Letters<P::Event>>,
     pub(super) checkpoint: Position,
     pub(super) epoch: u64,
-    /// The log so far, and a hash of it.
-    log: Vec<Recorded<Raw>>,
+    /// A hash of the log, and up to where it goes.
     hash: DefaultHasher,
+    hashed: usize,
     /// Messages to services that were recorded since they were last asked for.
     pub(super) asked: Vec<Recorded<Raw>>,
     #[cfg(test)]
@@ -45,6 +44,7 @@ pub struct World<P: Process> {
 }
 
 /// The events of an instance that wait.
+#[derive(Clone)]
 pub(super) struct Letters<E> {
     pub(super) events: Vec<(Recorded<E>, u32)>,
     pub(super) retry_at: Option<Timestamp>,
@@ -68,19 +68,42 @@ pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
 impl<P: Process> World<P> {
     pub(super) fn new(process: &Arc<P>) -> Self {
         let clock = Clock::stopped_at(Timestamp::from_micros(START));
+        let memory = MemoryStore::with_clock(&clock);
         Self {
-            store: MemoryStore::with_clock(&clock).into(),
+            store: memory.clone().into(),
+            memory,
             process: process.clone(),
             clock,
             rows: BTreeMap::new(),
             letters: BTreeMap::new(),
             checkpoint: Position(0),
             epoch: 1,
-            log: vec![],
             hash: DefaultHasher::new(),
+            hashed: 0,
             asked: vec![],
             #[cfg(test)]
             plant: None,
+        }
+    }
+
+    /// The same world, which goes on by itself.
+    pub(super) fn fork(&self) -> Self {
+        let clock = Clock::stopped_at(self.clock.now());
+        let memory = self.memory.fork(&clock);
+        Self {
+            store: memory.clone().into(),
+            memory,
+            process: self.process.clone(),
+            clock,
+            rows: self.rows.clone(),
+            letters: self.letters.clone(),
+            checkpoint: self.checkpoint,
+            epoch: self.epoch,
+            hash: self.hash.clone(),
+            hashed: self.hashed,
+            asked: self.asked.clone(),
+            #[cfg(test)]
+            plant: self.plant,
         }
     }
 
@@ -97,15 +120,18 @@ impl<P: Process> World<P> {
     #[track_caller]
     pub fn events<E: Event>(&self, stream: impl Into<StreamId>) -> Vec<E> {
         let stream = stream.into();
-        let events = self.log.iter().filter(|event| event.stream == stream);
-        events.flat_map(decode::<E>).map(|event| event.data).collect()
+        let events = |log: &[Recorded<Raw>]| {
+            let events = log.iter().filter(|event| event.stream == stream);
+            events.flat_map(decode::<E>).map(|event| event.data).collect()
+        };
+        self.memory.look(events)
     }
 
     /// All events of a type with their places, oldest first.
     #[track_caller]
     pub fn log<E: Event>(&self) -> Vec<Recorded<E>> {
-        let events = self.log.iter().filter(|event| E::NAMES.contains(&&*event.data.name));
-        events.flat_map(decode::<E>).collect()
+        let this = |event: &&Recorded<Raw>| E::NAMES.contains(&&*event.data.name);
+        self.memory.look(|log| log.iter().filter(this).flat_map(decode::<E>).collect())
     }
 
     /// The state of an instance of the process; none if it has heard nothing that matters, or is forgotten.
@@ -135,24 +161,27 @@ impl<P: Process> World<P> {
         self.clock.now()
     }
 
-    /// The events behind the checkpoint that the process hears.
-    pub(super) fn pending(&self) -> impl Iterator<Item = &Recorded<Raw>> {
-        let newer = &self.log[self.checkpoint.0 as usize..];
-        newer.iter().filter(|event| P::Event::NAMES.contains(&&*event.data.name))
+    /// The events behind the checkpoint that the process hears, at most so many.
+    pub(super) fn pending(&self, most: usize) -> Vec<Recorded<Raw>> {
+        let heard = |event: &&Recorded<Raw>| P::Event::NAMES.contains(&&*event.data.name);
+        let newer = |log: &[Recorded<Raw>]| {
+            log[self.checkpoint.0 as usize..].iter().filter(heard).take(most).cloned().collect()
+        };
+        self.memory.look(newer)
     }
 
     /// Takes note of what was recorded meanwhile.
     pub(super) fn note(&mut self) {
-        let read = Read { query: Query::all(), after: Position(self.log.len() as u64), ..Read::default() };
-        let events = async { self.store.inner().read(read).await?.events.try_collect().await };
-        let events: Result<Vec<Recorded<Raw>>, StoreError> = now(events);
-        for event in events.unwrap_or_else(|error| panic!("the log cannot be read: {error}")) {
-            (event.id, event.stream.as_str(), &*event.data.name, &event.data.body).hash(&mut self.hash);
-            if event.stream.category().starts_with("service.") {
-                self.asked.push(event.clone());
+        let Self { memory, hash, hashed, asked, .. } = self;
+        memory.look(|log| {
+            for event in &log[*hashed..] {
+                (event.id, event.stream.as_str(), &*event.data.name, &event.data.body).hash(hash);
+                if event.stream.category().starts_with("service.") {
+                    asked.push(event.clone());
+                }
             }
-            self.log.push(event);
-        }
+            *hashed = log.len();
+        });
     }
 
     /// The rows of some instances, if the shard is at this epoch and position.
