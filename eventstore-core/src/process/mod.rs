@@ -20,6 +20,8 @@ mod saga;
 mod script;
 mod sending;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod walk;
 
