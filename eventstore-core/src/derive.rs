@@ -104,13 +104,30 @@ impl<T: Serialize + DeserializeOwned> Kept for T {}
 /// The state of a saga.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the state of a saga",
-    label = "cannot be cloned, written as JSON and read back",
-    note = "derive `Clone` and serde's `Serialize` and `Deserialize` for it, and serde's for what is in it"
+    label = "cannot be written as JSON and read back",
+    note = "derive serde's `Serialize` and `Deserialize` for it and for what is in it"
 )]
-pub trait SagaState: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {}
+pub trait SagaState: Serialize + DeserializeOwned {}
 
 #[diagnostic::do_not_recommend]
-impl<T: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> SagaState for T {}
+impl<T: Serialize + DeserializeOwned> SagaState for T {}
+
+/// How something is written, and read in today's version.
+pub type Codec<T> = (fn(&T) -> Result<Vec<u8>, EventError>, fn(u32, &[u8]) -> Result<T, EventError>);
+
+/// How the state of a saga is written, and read in today's version.
+pub const fn state_codec<S: Saga + SagaState>() -> Codec<S> {
+    (encode::<S>, |version, state| today(S::NAME, S::VERSION, version, state))
+}
+
+/// How a command is written, and read in today's version.
+pub const fn command_codec<C: Command + CommandBody>() -> Codec<C> {
+    (encode::<C>, |version, body| today(C::NAME, C::VERSION, version, body))
+}
+
+fn today<T: DeserializeOwned>(name: &str, today: u32, version: u32, bytes: &[u8]) -> Result<T, EventError> {
+    if version == today { Ok(serde_json::from_slice(bytes)?) } else { Err(EventError::Schema(name.into(), version)) }
+}
 
 /// What an instance of a saga is before its first event.
 #[diagnostic::on_unimplemented(
@@ -133,29 +150,13 @@ impl<T: Default> Beginning for T {
 /// A command that is stored.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored as a command",
-    label = "cannot be cloned, compared, printed, written as JSON and read back",
-    note = "derive `Clone`, `Debug`, `PartialEq` and serde's `Serialize` and `Deserialize` for it, and for what is in it"
+    label = "cannot be written as JSON and read back",
+    note = "derive serde's `Serialize` and `Deserialize` for it and for what is in it"
 )]
-pub trait CommandBody: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {}
+pub trait CommandBody: Serialize + DeserializeOwned {}
 
 #[diagnostic::do_not_recommend]
-impl<T: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static> CommandBody for T {}
-
-/// A stored state of today's version.
-pub fn open_state<S: Saga>(version: u32, state: &[u8]) -> Result<S, EventError> {
-    match version {
-        version if version == S::VERSION => Ok(serde_json::from_slice(state)?),
-        version => Err(EventError::Schema(S::NAME.into(), version)),
-    }
-}
-
-/// A stored command of today's version.
-pub fn open_command<C: Command>(version: u32, body: &[u8]) -> Result<C, EventError> {
-    match version {
-        version if version == C::VERSION => Ok(serde_json::from_slice(body)?),
-        version => Err(EventError::Schema(C::NAME.into(), version)),
-    }
-}
+impl<T: Serialize + DeserializeOwned> CommandBody for T {}
 
 /// Snapshots as JSON.
 pub const fn snapshot<T: Kept>(kind: &'static str, take: SnapshotPolicy, shape: u64) -> Snapshot<T> {

@@ -79,12 +79,13 @@ pub mod __private {
 
     pub use crate::{
         derive::{
-            Beginning, Blank, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, decode, open_command,
-            open_state, snapshot,
+            Beginning, Blank, Codec, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, command_codec, decode,
+            snapshot, state_codec,
         },
         encode::encode,
         error::Chain,
         letters::LETTERS,
+        process::Nothing,
         projections::{PROJECTIONS, ProjectionRow},
         snapshot::shape,
         table::BESIDE,

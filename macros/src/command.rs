@@ -9,7 +9,7 @@ use crate::{
     fallback,
     names::{plain, snake_case},
     snapshot,
-    versions::{History, upcasts},
+    versions::{History, codec},
 };
 
 const ON_TYPE: Place = Place {
@@ -53,28 +53,21 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
             let version = history.version;
             quote!(const VERSION: u32 = #version;)
         });
-        let open = (!history.upcasts.is_empty()).then(|| {
-            let upcasts = upcasts(&history, ident, &krate, &quote!(__body));
-            quote! {
-                fn open(
-                    __version: u32,
-                    __body: &[u8],
-                ) -> ::core::result::Result<Self, #krate::EventError> {
-                    ::core::result::Result::Ok(match __version {
-                        #(#upcasts)*
-                        _ => return #krate::__private::open_command(__version, __body),
-                    })
-                }
-            }
-        });
+        let (constant, codec) = codec(&history, ident, &krate, "command_codec");
         quote! {
-            #[automatically_derived]
+            #[doc(hidden)]
             #[allow(deprecated)]
-            impl #krate::Command for #ident {
-                const NAME: &'static str = #name;
-                #version
-                #open
-            }
+            const _: () = {
+                use #krate::__private;
+                #constant
+
+                #[automatically_derived]
+                impl #krate::Command for #ident {
+                    const NAME: &'static str = #name;
+                    #version
+                    #codec
+                }
+            };
         }
     };
     errors.or(emitted, || fallback::command(input, &krate))

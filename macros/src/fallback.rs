@@ -70,31 +70,50 @@ pub(crate) fn read_model(input: &DeriveInput, krate: &Path) -> TokenStream {
 }
 
 pub(crate) fn saga(input: &DeriveInput, krate: &Path) -> TokenStream {
-    let mut generics = assuming(input, &quote!(#krate::__private::SagaState));
-    let process = quote!(#krate::Reacting<Self>);
-    generics
-        .make_where_clause()
-        .predicates
-        .push(parse_quote!(for<'__any> #process: #krate::process::Process + ::core::default::Default));
+    let bounds = quote!(::core::clone::Clone + ::core::marker::Send + ::core::marker::Sync + 'static);
+    let generics = assuming(input, &bounds);
     let (name, (parameters, arguments, assumed)) = (&input.ident, generics.split_for_impl());
+    let codec = unreachable_codec(krate);
     quote! {
         #[automatically_derived]
         #[allow(unused_lifetimes)]
         impl #parameters #krate::Saga for #name #arguments #assumed {
             const NAME: &'static str = "";
-            type Process = #process;
+            type Process = #krate::process::Stateless<#krate::__private::Nothing>;
+            #codec
         }
     }
 }
 
 pub(crate) fn command(input: &DeriveInput, krate: &Path) -> TokenStream {
-    let generics = assuming(input, &quote!(#krate::__private::CommandBody));
+    let bounds = quote! {
+        ::core::clone::Clone
+            + ::core::fmt::Debug
+            + ::core::cmp::PartialEq
+            + ::core::marker::Send
+            + ::core::marker::Sync
+            + 'static
+    };
+    let generics = assuming(input, &bounds);
     let (name, (parameters, arguments, assumed)) = (&input.ident, generics.split_for_impl());
+    let codec = unreachable_codec(krate);
     quote! {
         #[automatically_derived]
         #[allow(unused_lifetimes)]
         impl #parameters #krate::Command for #name #arguments #assumed {
             const NAME: &'static str = "";
+            #codec
+        }
+    }
+}
+
+fn unreachable_codec(krate: &Path) -> TokenStream {
+    quote! {
+        fn encode(&self) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::EventError> {
+            ::core::unreachable!()
+        }
+        fn decode(_: u32, _: &[u8]) -> ::core::result::Result<Self, #krate::EventError> {
+            ::core::unreachable!()
         }
     }
 }

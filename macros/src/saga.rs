@@ -9,7 +9,7 @@ use crate::{
     fallback,
     names::{nearest, plain, snake_case, table},
     snapshot,
-    versions::{History, upcasts},
+    versions::{History, codec},
 };
 
 const TYPE: &[&str] = &["name", "version", "upcast", "tag", "key", "stream", "end", "steps", "from", "crate"];
@@ -134,34 +134,27 @@ impl Keys {
                 }
             }
         });
-        let open = (!history.upcasts.is_empty()).then(|| {
-            let upcasts = upcasts(history, ident, krate, &quote!(__state));
-            quote! {
-                fn open(
-                    __version: u32,
-                    __state: &[u8],
-                ) -> ::core::result::Result<Self, #krate::EventError> {
-                    ::core::result::Result::Ok(match __version {
-                        #(#upcasts)*
-                        _ => return #krate::__private::open_state(__version, __state),
-                    })
-                }
-            }
-        });
+        let (constant, codec) = codec(history, ident, krate, "state_codec");
         let tagged = self.tag.as_ref().map(|tag| tagged(tag, ident, krate));
         let alone = self.steps.as_ref().map(|steps| alone(steps, ident, krate));
         quote! {
-            #[automatically_derived]
+            #[doc(hidden)]
             #[allow(deprecated)]
-            impl #krate::Saga for #ident {
-                const NAME: &'static str = #name;
-                #version
-                #from
-                type Process = #process;
-                #instances
-                #over
-                #open
-            }
+            const _: () = {
+                use #krate::__private;
+                #constant
+
+                #[automatically_derived]
+                impl #krate::Saga for #ident {
+                    const NAME: &'static str = #name;
+                    #version
+                    #from
+                    type Process = #process;
+                    #instances
+                    #over
+                    #codec
+                }
+            };
             #tagged
             #alone
         }

@@ -1,7 +1,7 @@
 //! `version = 3, upcast(1 => from_v1, 2 => from_v2)`: which earlier forms are still read, and how.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::quote_spanned;
+use quote::{quote, quote_spanned};
 use syn::{
     LitInt, Path, Token,
     parse::{Parse, ParseStream},
@@ -78,15 +78,38 @@ impl History {
     }
 }
 
-/// The arms of a match on a version: each earlier form, read from bytes of this name, as today's.
-pub(crate) fn upcasts(history: &History, ident: &Ident, krate: &Path, bytes: &TokenStream) -> Vec<TokenStream> {
-    let arm = |(version, path): &(u32, Path)| {
+/// `encode` and `decode` of what is stored under a version, beside the constant they need: today's form by a function of
+/// the framework, earlier forms by their upcasts.
+pub(crate) fn codec(history: &History, ident: &Ident, krate: &Path, today: &str) -> (TokenStream, TokenStream) {
+    let arms = history.upcasts.iter().map(|(version, path)| {
         let span = path.segments.last().map_or_else(Span::call_site, |last| last.ident.span());
-        let function = without_self(path, ident);
-        let bytes = bytes.clone();
-        quote_spanned!(span=> #version => #function(#krate::__private::decode(#bytes)?),)
+        let (function, bytes) = (without_self(path, ident), quote!(__bytes));
+        quote_spanned!(span=> #version => #function(__private::decode(#bytes)?),)
+    });
+    let (version, bytes) = (quote!(__version), quote!(__bytes));
+    let read = if history.upcasts.is_empty() {
+        quote!((__CODEC.1)(#version, #bytes))
+    } else {
+        quote! {
+            ::core::result::Result::Ok(match #version {
+                #(#arms)*
+                _ => return (__CODEC.1)(#version, #bytes),
+            })
+        }
     };
-    history.upcasts.iter().map(arm).collect()
+    // What the type lacks is told there, once.
+    let today = Ident::new(today, ident.span());
+    let constant = quote_spanned!(ident.span()=> const __CODEC: __private::Codec<#ident> = __private::#today(););
+    let functions = quote! {
+        fn encode(&self) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::EventError> {
+            (__CODEC.0)(self)
+        }
+
+        fn decode(__version: u32, __bytes: &[u8]) -> ::core::result::Result<Self, #krate::EventError> {
+            #read
+        }
+    };
+    (constant, functions)
 }
 
 fn gap(event: &Ident, version: u32, missing: &[u32], said: bool) -> String {

@@ -1,9 +1,8 @@
 //! Commands that are stored, or cross to another program.
 
-use crate::{
-    derive::{CommandBody, open_command},
-    event::EventError,
-};
+use std::fmt::Debug;
+
+use crate::event::EventError;
 
 /// A command with a stored name: one that is [asked](crate::ask) of another service, or scheduled. Derive it.
 ///
@@ -13,14 +12,15 @@ use crate::{
     label = "not a `Command`",
     note = "add `#[derive(Command)]` to `{Self}`"
 )]
-pub trait Command: CommandBody {
+pub trait Command: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// The stored name, `payments.charge`. Part of stored data.
     const NAME: &'static str;
     /// The version of its stored form.
     const VERSION: u32 = 1;
 
+    /// Its body as JSON.
+    fn encode(&self) -> Result<Vec<u8>, EventError>;
+
     /// Reads a stored body of any version up to [`VERSION`](Self::VERSION).
-    fn open(version: u32, body: &[u8]) -> Result<Self, EventError> {
-        open_command(version, body)
-    }
+    fn decode(version: u32, body: &[u8]) -> Result<Self, EventError>;
 }

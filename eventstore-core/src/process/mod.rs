@@ -34,6 +34,8 @@ pub use mark::{Ended, Mark, stream_of};
 pub use perform::{Failure, end};
 pub(crate) use plan_script::Stimulus;
 pub use progress::{Progress, StepProgress, StepStatus};
+#[doc(hidden)]
+pub use reactor::Nothing;
 pub use reactor::{Reactor, Stateless};
 pub use rules::{Process, Unanswerable};
 pub use saga::{EventOf, Instances, React, Reacting, Saga, Start};

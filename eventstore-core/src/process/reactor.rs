@@ -6,6 +6,7 @@ use crate::{
     process::{
         commands::Commands,
         instance::{SagaStatus, StoredInstance, Timer},
+        mark::Mark,
         rules::{Process, Unanswerable},
         saga::Start,
         script::{Outcome, Script},
@@ -52,7 +53,22 @@ pub trait Reactor: Send + Sync + 'static {
 }
 
 /// How a reactor answers: without a state.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Stateless<R>(pub R);
+
+/// A reactor that says nothing: where there must be a process and there is none yet.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
+
+impl Reactor for Nothing {
+    const NAME: &'static str = "nothing";
+    type Event = Mark;
+
+    fn react(&self, _: &Recorded<Mark>) -> Commands {
+        Commands::none()
+    }
+}
 
 impl<R: Reactor> Process for Stateless<R> {
     type Event = R::Event;

@@ -4,8 +4,7 @@ use std::marker::PhantomData;
 
 use crate::{
     aggregate::Evolve,
-    derive::{Beginning, SagaState, open_state},
-    encode::encode,
+    derive::Beginning,
     event::{Event, EventError, Raw, Recorded},
     invalid::Invalid,
     process::{
@@ -40,7 +39,7 @@ pub trait React: Evolve {
     label = "not a saga",
     note = "add `#[derive(Saga)]` to `{Self}`"
 )]
-pub trait Saga: SagaState {
+pub trait Saga: Clone + Send + Sync + 'static {
     /// The name: of its checkpoint and table, and part of the id of every command. It never changes.
     const NAME: &'static str;
     /// The version of the stored state.
@@ -57,10 +56,11 @@ pub trait Saga: SagaState {
         false
     }
 
+    /// The state as JSON.
+    fn encode(&self) -> Result<Vec<u8>, EventError>;
+
     /// Reads a stored state of any version up to [`VERSION`](Self::VERSION).
-    fn open(version: u32, state: &[u8]) -> Result<Self, EventError> {
-        open_state(version, state)
-    }
+    fn decode(version: u32, state: &[u8]) -> Result<Self, EventError>;
 }
 
 /// The events that a saga hears.
@@ -129,10 +129,7 @@ impl<S> Default for Reacting<S> {
     }
 }
 
-impl<S: Saga + React + Beginning> Process for Reacting<S>
-where
-    S: Saga<Process = Self>,
-{
+impl<S: Saga<Process = Self> + React + Beginning> Process for Reacting<S> {
     type Event = S::Event;
     type State = S;
 
@@ -157,7 +154,7 @@ where
     }
 
     fn open(&self, row: &StoredInstance) -> Result<S, EventError> {
-        S::open(row.version, row.state.as_bytes())
+        S::decode(row.version, row.state.as_bytes())
     }
 
     fn save(&self, state: &S, row: &mut StoredInstance) -> Result<(), EventError> {
@@ -186,7 +183,7 @@ where
         _: Timestamp,
     ) -> Result<Option<Script>, Unanswerable> {
         let before = match &timer.state {
-            Some((version, state)) => S::open(*version, state.as_bytes()).map_err(Unanswerable::State)?,
+            Some((version, state)) => S::decode(*version, state.as_bytes()).map_err(Unanswerable::State)?,
             None => S::beginning(),
         };
         Ok(Script::due(before.react(event), &timer.place))
@@ -198,6 +195,6 @@ where
 }
 
 /// A state as JSON text.
-pub(super) fn text<S: serde::Serialize>(state: &S) -> Result<String, EventError> {
-    String::from_utf8(encode(state)?).map_err(|error| EventError::OneWay(error.to_string()))
+pub(super) fn text<S: Saga>(state: &S) -> Result<String, EventError> {
+    String::from_utf8(state.encode()?).map_err(|error| EventError::OneWay(error.to_string()))
 }

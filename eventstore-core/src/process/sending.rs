@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     aggregate::{Decide, Decider},
     append::AppendEvents,
-    encode::{Stored, encode},
+    encode::Stored,
     error::{CommandError, StoreError},
     event::{Event, EventError, Raw, Recorded},
     execute::Execute,
@@ -217,8 +217,8 @@ impl<C: Command> Asked<C> {
 
     /// Its stored form, which can be read back.
     fn stored(&self) -> Result<Stored, EventError> {
-        let body = encode(&self.command)?;
-        C::open(C::VERSION, &body).map_err(|error| EventError::OneWay(error.to_string()))?;
+        let body = self.command.encode()?;
+        C::decode(C::VERSION, &body).map_err(|error| EventError::OneWay(error.to_string()))?;
         Ok(Stored { schema: C::VERSION, data: Raw { name: Self::event_name().into(), tags: vec![], body } })
     }
 }

@@ -2,8 +2,6 @@
 
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     event::{Event, EventError, Raw, Recorded},
     invalid::Invalid,
@@ -290,10 +288,7 @@ impl<S: Steps + Clone> Stepping<S> {
     }
 }
 
-impl<S: Saga<Process = Self> + Steps> Process for Stepping<S>
-where
-    S: Serialize + for<'a> Deserialize<'a>,
-{
+impl<S: Saga<Process = Self> + Steps> Process for Stepping<S> {
     type Event = S::Event;
     type State = Option<InFlight<S>>;
 
@@ -319,7 +314,7 @@ where
 
     fn open(&self, row: &StoredInstance) -> Result<Option<InFlight<S>>, EventError> {
         let Some(progress) = row.plan.clone() else { return Ok(None) };
-        Ok(Some(InFlight { data: S::open(row.version, row.state.as_bytes())?, progress }))
+        Ok(Some(InFlight { data: S::decode(row.version, row.state.as_bytes())?, progress }))
     }
 
     fn save(&self, state: &Option<InFlight<S>>, row: &mut StoredInstance) -> Result<(), EventError> {
@@ -372,7 +367,7 @@ where
         let before = match &timer.state {
             None => None,
             Some((version, state)) => {
-                let data = S::open(*version, state.as_bytes()).map_err(Unanswerable::State)?;
+                let data = S::decode(*version, state.as_bytes()).map_err(Unanswerable::State)?;
                 Some(InFlight { data, progress: progress.clone() })
             }
         };

@@ -125,8 +125,8 @@ async fn a_message_says_how_long_it_is_of_use() {
     let log = all(&store).await;
     assert_eq!(log[0].metadata.extra["expires"], "1970-01-01T03:00:00Z", "two hours after the event");
     assert_eq!((log[0].schema, &*log[0].data.body), (Book::VERSION, br#"{"watts":60}"#.as_slice()));
-    assert_eq!(Book::open(1, &log[0].data.body).expect("a command"), Book { watts: 60 });
-    assert!(Book::open(2, b"{}").is_err());
+    assert_eq!(Book::decode(1, &log[0].data.body).expect("a command"), Book { watts: 60 });
+    assert!(Book::decode(2, b"{}").is_err());
     assert!(Duration::ZERO < hours(1));
 }
 

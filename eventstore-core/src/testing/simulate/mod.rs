@@ -26,7 +26,7 @@ use crate::{
     event::{Event, Raw, Recorded},
     execute::Execute,
     handle::Store,
-    process::{Command, Commands, Mark, Process, Reactor, Saga, Stateless, derived_id},
+    process::{Command, Nothing, Process, Reactor, Saga, Stateless, derived_id},
     stream::{Expected, StreamId},
     target::Target,
 };
@@ -154,7 +154,6 @@ impl fmt::Display for SimulationFailure {
 
 impl std::error::Error for SimulationFailure {}
 
-/// `Simulation::of::<MoneyTransfer>()`
 impl Simulation<Stateless<Nothing>> {
     /// A saga.
     pub fn of<S: Saga>() -> Simulation<S::Process> {
@@ -164,19 +163,6 @@ impl Simulation<Stateless<Nothing>> {
     /// A reactor.
     pub fn of_reactor<R: Reactor>(reactor: R) -> Simulation<Stateless<R>> {
         Simulation::new(Stateless(reactor))
-    }
-}
-
-/// Stands where no process is named yet.
-#[doc(hidden)]
-pub enum Nothing {}
-
-impl Reactor for Nothing {
-    const NAME: &'static str = "";
-    type Event = Mark;
-
-    fn react(&self, _: &Recorded<Mark>) -> Commands {
-        match *self {}
     }
 }
 
@@ -240,7 +226,7 @@ impl<P: Process> Simulation<P> {
             if !this || event.data.name.strip_prefix("command.") != Some(C::NAME) {
                 return None;
             }
-            let command = C::open(event.schema, &event.data.body).ok()?;
+            let command = C::decode(event.schema, &event.data.body).ok()?;
             let stream = StreamId::new(&format!("in.{service}"), event.stream.key());
             Some(reply(&command).into_iter().map(|event| alternative(stream.clone(), event)).collect())
         }));

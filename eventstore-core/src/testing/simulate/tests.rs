@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Effort, Explored, Simulation, SimulationFailure, plants::Plant};
 use crate::{
-    Commands, Decide, Decision, Evolve, Id, Instances, React, Reacting, Reactor, Recorded, Saga, StreamId, cancel,
-    ensure,
+    Commands, Decide, Decision, Evolve, Id, React, Reacting, Reactor, Recorded, StreamId, cancel, ensure,
     process::{Process, Stateless},
     send,
 };
@@ -104,12 +103,14 @@ enum BankEvent {
 }
 
 /// Moves 70 from ann to bob.
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+#[derive(eventstore::Saga, Serialize, Deserialize, Clone, Debug, Default)]
+#[saga(crate = crate)]
 enum MoneyTransfer {
     #[default]
     Idle,
     Taking,
     Giving,
+    #[saga(end)]
     Settled,
 }
 
@@ -140,15 +141,6 @@ impl React for MoneyTransfer {
             (Giving, Account(Deposited { .. })) if event.stream == bob() => send(t1(), Completed),
             _ => Commands::none(),
         }
-    }
-}
-
-impl Saga for MoneyTransfer {
-    const NAME: &'static str = "money_transfer";
-    type Process = Reacting<Self>;
-
-    fn is_over(&self) -> bool {
-        matches!(self, Self::Settled)
     }
 }
 
@@ -188,7 +180,8 @@ fn transfer() -> Simulation<Reacting<MoneyTransfer>> {
 }
 
 /// At the second deposit of an account, the account `bonus` gets one.
-#[derive(Serialize, Deserialize, Clone, Default)]
+#[derive(eventstore::Saga, Serialize, Deserialize, Clone, Default)]
+#[saga(crate = crate, key = but_for_the_bonus)]
 struct Loyalty {
     deposits: u32,
 }
@@ -207,11 +200,8 @@ impl React for Loyalty {
     }
 }
 
-impl Saga for Loyalty {
-    const NAME: &'static str = "loyalty";
-    type Process = Reacting<Self>;
-    const KEYS: Instances<AccountEvent> =
-        Instances::By(|event| Some(event.stream.key().to_owned()).filter(|key| key != "bonus"));
+fn but_for_the_bonus(event: &Recorded<AccountEvent>) -> Option<String> {
+    Some(event.stream.key().to_owned()).filter(|key| key != "bonus")
 }
 
 fn loyalty() -> Simulation<Reacting<Loyalty>> {
@@ -295,7 +285,8 @@ impl Decide<TicketEvent> for Ticket {
 }
 
 /// A ticket that is not answered within an hour is reminded of, each time it is opened.
-#[derive(Serialize, Deserialize, Clone, Default)]
+#[derive(eventstore::Saga, Serialize, Deserialize, Clone, Default)]
+#[saga(crate = crate, key = but_for_the_log, end = Self::is_answered)]
 struct Reminder {
     answered: bool,
 }
@@ -321,15 +312,14 @@ impl React for Reminder {
     }
 }
 
-impl Saga for Reminder {
-    const NAME: &'static str = "reminder";
-    type Process = Reacting<Self>;
-    const KEYS: Instances<TicketEvent> =
-        Instances::By(|event| Some(event.stream.key().to_owned()).filter(|key| key != "log"));
-
-    fn is_over(&self) -> bool {
+impl Reminder {
+    fn is_answered(&self) -> bool {
         self.answered
     }
+}
+
+fn but_for_the_log(event: &Recorded<TicketEvent>) -> Option<String> {
+    Some(event.stream.key().to_owned()).filter(|key| key != "log")
 }
 
 fn ticket() -> Id<Ticket> {
