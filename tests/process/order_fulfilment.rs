@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventstore::prelude::*;
+use eventstore::{SagaStatus, Stepping, StreamId, prelude::*, testing::Simulation};
 use serde::{Deserialize, Serialize};
 
 /// Our own order, stock and invoice.
@@ -305,4 +305,66 @@ fn g7_behind_the_pivot_there_is_only_forward() {
 #[should_panic(expected = "- ")]
 fn what_is_not_as_expected_is_told_with_the_lines_that_differ() {
     OrderFulfilment::given(placed()).fails_at("shipping", "no van").then_undone(["stock", "payment"]);
+}
+
+/// An order of one piece, of which there are `pieces`. Payments and shipping answer in one of the ways they can.
+fn shop(pieces: u32) -> Simulation<Stepping<OrderFulfilment>> {
+    let warehouse = || Id::<Stock>::from("berlin");
+    Simulation::of::<OrderFulfilment>()
+        .given(warehouse(), StockCommand::Deliver { pieces })
+        .given(o7(), OrderCommand::Place { order: o7(), warehouse: warehouse(), total: 500 })
+        .replies("payments", |charge: &Charge| {
+            let order = || charge.order.clone();
+            vec![
+                PaymentEvent::Charged { order: order(), payment: "p1".into() },
+                PaymentEvent::Declined { order: order(), reason: "card expired".into() },
+            ]
+        })
+        .replies("shipping", |ship: &Ship| {
+            let order = || ship.order.clone();
+            vec![
+                ShippingEvent::Sent { order: order() },
+                ShippingEvent::Failed { order: order(), reason: "no van".into() },
+            ]
+        })
+        .always(|world| {
+            let asked = |name: &str| world.asked("payments", name) + world.asked("shipping", name);
+            let all = ["payments.charge", "payments.refund", "shipping.ship", "shipping.recall"];
+            for name in all {
+                ensure!(asked(name) <= 1, "{name} is asked {} times", asked(name));
+            }
+            Ok(())
+        })
+        .finally(move |world| {
+            let (stock, ends) = (world.load(warehouse()), world.events::<OrderEvent>(&o7()));
+            ensure!(ends.len() == 2, "the order is {ends:?}");
+            let (charged, refunded) =
+                (world.asked("payments", "payments.charge"), world.asked("payments", "payments.refund"));
+            let billed = world.load(Id::<Invoice>::from("o7")).issued;
+            match (&ends[1], world.status("o7")) {
+                (OrderEvent::Completed, Some(SagaStatus::Finished)) => {
+                    ensure!(stock.reserved == [o7()] && billed && refunded == 0, "completed, and not all is done");
+                    ensure!(world.asked("mail", "mail.thank") == 1, "not thanked");
+                }
+                (OrderEvent::Cancelled { .. }, Some(SagaStatus::Compensated)) => {
+                    ensure!(stock.reserved.is_empty() && stock.pieces == pieces, "cancelled, and not all is undone");
+                    ensure!(!billed, "cancelled, and billed");
+                    let declined = !world
+                        .events::<PaymentEvent>(&"in.payments-o7".parse::<StreamId>().expect("a name"))
+                        .iter()
+                        .any(|event| matches!(event, PaymentEvent::Charged { .. }));
+                    ensure!(charged == refunded || declined, "charged, and not refunded");
+                }
+                other => return Err(format!("{other:?}")),
+            }
+            Ok(())
+        })
+}
+
+#[test]
+fn g7_an_order_is_fulfilled_or_undone_in_every_order() {
+    let explored = shop(1).take_overs(0).lost_answers(0).conflicts(0).run();
+    assert!(explored.complete, "{explored:?}");
+    shop(1).crashes(0).lost_answers(0).conflicts(0).run();
+    shop(0).run();
 }

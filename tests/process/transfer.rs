@@ -2,7 +2,7 @@
 
 use std::{mem::take, time::Duration};
 
-use eventstore::prelude::*;
+use eventstore::{Reacting, prelude::*, testing::Simulation};
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Clone, Debug, PartialEq)]
@@ -75,29 +75,34 @@ pub struct Order {
 #[derive(Event, Clone, Debug, PartialEq)]
 pub enum TransferEvent {
     Requested(Order),
+    Held,
+    Accepted,
     Completed,
     Refused,
     Expired,
 }
 
+/// A transfer, which the receiver accepts or lets expire.
 #[derive(Aggregate, Debug)]
 pub struct Transfer {
     #[aggregate(id)]
     id: Id<Transfer>,
-    pub over: bool,
+    pub last: Option<TransferEvent>,
 }
 
 impl Evolve for Transfer {
     type Event = TransferEvent;
 
     fn evolve(&mut self, event: TransferEvent) {
-        self.over = !matches!(event, TransferEvent::Requested(_));
+        self.last = Some(event);
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum TransferCommand {
     Request { from: Id<Account>, to: Id<Account>, amount: i64 },
+    Hold,
+    Accept,
     Complete,
     Refuse,
     Expire,
@@ -106,12 +111,15 @@ use TransferCommand::*;
 
 impl Decide<TransferCommand> for Transfer {
     fn decide(&self, command: TransferCommand) -> Decision<Self> {
-        ensure!(!self.over, "the transfer is over");
-        Ok(vec![match command {
-            Request { from, to, amount } => TransferEvent::Requested(Order { id: self.id.clone(), from, to, amount }),
-            Complete => TransferEvent::Completed,
-            Refuse => TransferEvent::Refused,
-            Expire => TransferEvent::Expired,
+        use TransferEvent::*;
+        Ok(vec![match (command, &self.last) {
+            (Request { from, to, amount }, None) => Requested(Order { id: self.id.clone(), from, to, amount }),
+            (Hold, Some(Requested(_))) => Held,
+            (Accept, Some(Held)) => Accepted,
+            (Expire, Some(Held)) => Expired,
+            (Complete, Some(Accepted)) => Completed,
+            (Refuse, Some(Requested(_) | Accepted)) => Refused,
+            (_, last) => return Err(format!("it is {last:?}").into()),
         }])
     }
 }
@@ -123,12 +131,13 @@ pub enum BankEvent {
     Transfer(TransferEvent),
 }
 
-/// Takes the money from one account and gives it to the other, or back.
+/// Takes the money from one account and holds it, until the other one accepts it: an hour at most.
 #[derive(Saga, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 pub enum MoneyTransfer {
     #[default]
     Idle,
     Taking(Order),
+    Holding(Order),
     Giving(Order),
     #[saga(end)]
     Settled,
@@ -141,7 +150,8 @@ impl Evolve for MoneyTransfer {
         use {AccountEvent::*, BankEvent::*, MoneyTransfer::*, TransferEvent::*};
         *self = match (take(self), event) {
             (Idle, Transfer(Requested(order))) => Taking(order),
-            (Taking(order), Account(Withdrawn { .. })) => Giving(order),
+            (Taking(order), Account(Withdrawn { .. })) => Holding(order),
+            (Holding(order), Transfer(Accepted)) => Giving(order),
             (_, Transfer(Completed | Refused | Expired)) => Settled,
             (unchanged, _) => unchanged,
         }
@@ -151,14 +161,17 @@ impl Evolve for MoneyTransfer {
 impl React for MoneyTransfer {
     fn react(&self, event: &Recorded<BankEvent>) -> Commands {
         use {AccountEvent::*, BankEvent::*, MoneyTransfer::*, TransferEvent::*};
+        let back = |order: &Order| send(&order.from, Deposit { amount: order.amount });
         match (self, &event.data) {
-            (Idle, Transfer(Requested(order))) => send(&order.from, Withdraw { amount: order.amount })
-                .or(send(&order.id, Refuse))
-                .and(send(&order.id, Expire).after(Duration::from_secs(3_600)).named("expiry")),
-            (Taking(order), Account(Withdrawn { amount })) => {
-                let back = send(&order.from, Deposit { amount: *amount }).and(send(&order.id, Refuse));
-                send(&order.to, Deposit { amount: *amount }).or(back)
+            (Idle, Transfer(Requested(order))) => {
+                send(&order.from, Withdraw { amount: order.amount }).or(send(&order.id, Refuse))
             }
+            (Taking(order), Account(Withdrawn { .. })) => {
+                send(&order.id, Hold).and(send(&order.id, Expire).after(Duration::from_secs(3_600)).named("expiry"))
+            }
+            (Holding(order), Transfer(Accepted)) => cancel("expiry")
+                .and(send(&order.to, Deposit { amount: order.amount }).or(back(order).and(send(&order.id, Refuse)))),
+            (Holding(order), Transfer(Expired)) => back(order),
             (Giving(order), Account(Deposited { .. })) if event.stream == order.to => send(&order.id, Complete),
             _ => Commands::none(),
         }
@@ -184,14 +197,16 @@ fn order() -> Order {
 #[test]
 fn money_goes_from_one_to_the_other() {
     MoneyTransfer::when(&t1(), TransferEvent::Requested(order()))
-        .then(
-            send(ann(), Withdraw { amount: 70 })
-                .or(send(t1(), Refuse))
-                .and(send(t1(), Expire).after(Duration::from_secs(3_600)).named("expiry")),
-        )
+        .then(send(ann(), Withdraw { amount: 70 }).or(send(t1(), Refuse)))
         .then_state(MoneyTransfer::Taking(order()))
         .when(&ann(), AccountEvent::Withdrawn { amount: 70 })
-        .then(send(bob(), Deposit { amount: 70 }).or(send(ann(), Deposit { amount: 70 }).and(send(t1(), Refuse))))
+        .then(send(t1(), Hold).and(send(t1(), Expire).after(Duration::from_secs(3_600)).named("expiry")))
+        .when(&t1(), TransferEvent::Accepted)
+        .then(
+            cancel("expiry").and(
+                send(bob(), Deposit { amount: 70 }).or(send(ann(), Deposit { amount: 70 }).and(send(t1(), Refuse))),
+            ),
+        )
         .when(&bob(), AccountEvent::Deposited { amount: 70 })
         .then(send(t1(), Complete))
         .when(&t1(), TransferEvent::Completed)
@@ -203,19 +218,33 @@ fn money_goes_from_one_to_the_other() {
 
 #[test]
 fn what_cannot_be_taken_or_given_ends_the_transfer() {
-    let requested = || MoneyTransfer::when(&t1(), TransferEvent::Requested(order()));
-    let expiry = || send(t1(), Expire).after(Duration::from_secs(3_600)).named("expiry");
-    requested().refused(&ann()).then(send(t1(), Refuse).and(expiry()));
-    requested().accepted(&ann()).then(expiry());
-    MoneyTransfer::given(&t1(), TransferEvent::Requested(order()))
-        .when(&ann(), AccountEvent::Withdrawn { amount: 70 })
+    let taken = || {
+        MoneyTransfer::given(&t1(), TransferEvent::Requested(order()))
+            .given(&ann(), AccountEvent::Withdrawn { amount: 70 })
+    };
+    MoneyTransfer::when(&t1(), TransferEvent::Requested(order())).refused(&ann()).then(send(t1(), Refuse));
+    MoneyTransfer::when(&t1(), TransferEvent::Requested(order())).accepted(&ann()).then_nothing();
+    taken()
+        .when(&t1(), TransferEvent::Accepted)
         .refused(&bob())
-        .then(send(ann(), Deposit { amount: 70 }).and(send(t1(), Refuse)));
-    MoneyTransfer::given(&t1(), TransferEvent::Requested(order()))
+        .then(cancel("expiry").and(send(ann(), Deposit { amount: 70 })).and(send(t1(), Refuse)));
+    taken()
         .when_due("expiry")
         .then(send(t1(), Expire))
         .when(&t1(), TransferEvent::Expired)
+        .then(send(ann(), Deposit { amount: 70 }))
         .then_over();
+    taken().when_next_due().then(send(t1(), Expire));
+}
+
+#[test]
+#[should_panic(expected = "no timer is called `expiry`; armed: []")]
+fn a_timer_that_is_cancelled_is_not_armed() {
+    MoneyTransfer::given(&t1(), TransferEvent::Requested(order()))
+        .given(&ann(), AccountEvent::Withdrawn { amount: 70 })
+        .given(&t1(), TransferEvent::Accepted)
+        .when_due("expiry")
+        .then_nothing();
 }
 
 #[test]
@@ -225,4 +254,78 @@ fn other_events_of_the_conversation_say_nothing() {
         .then_state(MoneyTransfer::Idle)
         .when(&bob(), AccountEvent::Closed)
         .then_nothing();
+}
+
+/// Ann has 60 and may get 40 more; bob may accept the 70, or close his account.
+fn transfer() -> Simulation<Reacting<MoneyTransfer>> {
+    Simulation::of::<MoneyTransfer>()
+        .given(ann(), Deposit { amount: 60 })
+        .given(t1(), Request { from: ann(), to: bob(), amount: 70 })
+        .meanwhile(ann(), Deposit { amount: 40 })
+        .meanwhile(t1(), Accept)
+        .always(|world| {
+            ensure!(world.load(ann()).balance >= 0, "ann owes");
+            Ok(())
+        })
+        .finally(|world| {
+            use TransferEvent::*;
+            let (ann, bob, end) = (world.load(ann()).balance, world.load(bob()).balance, world.load(t1()).last);
+            ensure!([60, 100].contains(&(ann + bob)), "ann has {ann}, bob {bob}");
+            ensure!(matches!(end, Some(Completed | Refused | Expired)), "it hangs: {end:?}");
+            ensure!((bob == 70) == (end == Some(Completed)), "bob has {bob}, and it is {end:?}");
+            Ok(())
+        })
+}
+
+#[test]
+fn g12_money_is_never_made_or_lost() {
+    transfer().take_overs(0).meanwhile(bob(), Close).run();
+    transfer().crashes(0).lost_answers(0).conflicts(0).run();
+}
+
+#[test]
+fn g12_a_rule_that_forgets_something_is_found() {
+    /// Has no alternative where the money cannot be given.
+    #[derive(Saga, Serialize, Deserialize, Clone, Debug, Default)]
+    #[saga(name = "money_transfer", end = is_settled)]
+    struct Hasty(MoneyTransfer);
+
+    fn is_settled(Hasty(transfer): &Hasty) -> bool {
+        *transfer == MoneyTransfer::Settled
+    }
+
+    impl Evolve for Hasty {
+        type Event = BankEvent;
+
+        fn evolve(&mut self, event: BankEvent) {
+            self.0.evolve(event);
+        }
+    }
+
+    impl React for Hasty {
+        fn react(&self, event: &Recorded<BankEvent>) -> Commands {
+            match (&self.0, &event.data) {
+                (MoneyTransfer::Holding(order), BankEvent::Transfer(TransferEvent::Accepted)) => {
+                    cancel("expiry").and(send(&order.to, Deposit { amount: order.amount }))
+                }
+                (transfer, _) => transfer.react(event),
+            }
+        }
+    }
+
+    let failure = Simulation::of::<Hasty>()
+        .given(ann(), Deposit { amount: 100 })
+        .given(t1(), Request { from: ann(), to: bob(), amount: 70 })
+        .meanwhile(t1(), Accept)
+        .meanwhile(bob(), Close)
+        .finally(|world| {
+            let (ann, bob) = (world.load(ann()).balance, world.load(bob()).balance);
+            ensure!(ann + bob == 100, "ann has {ann}, bob {bob}");
+            Ok(())
+        })
+        .try_run()
+        .expect_err("bob closes his account before he gets the money");
+    assert_eq!(failure.reason, "ann has 30, bob 0");
+    let story = failure.story.join("\n");
+    assert!(story.contains("send(account-bob, Deposit { amount: 70 }): refused, the account is closed"), "{failure}");
 }

@@ -245,6 +245,11 @@ impl StoredInstance {
     /// Works out what follows from its timers and its status. `forget`: how long an instance that is over is kept.
     pub(super) fn settle(&mut self, forget: Option<Duration>) {
         let over = self.status.is_over();
+        if self.status == SagaStatus::Parked {
+            // Its timers are behind what it waits for.
+            self.due = None;
+            return;
+        }
         if over {
             // What has fired is answered, whatever ends the instance.
             self.timers.retain(|timer| timer.fired > 0);
@@ -254,9 +259,12 @@ impl StoredInstance {
         self.due = timers.chain(end).min();
     }
 
-    /// Takes the timers that are due, and nobody else may cancel them from here on. Must be stored before anything is sent.
-    /// The earliest first.
+    /// Takes the timers that are due, the earliest first: from here on nothing cancels them. The row must be stored before
+    /// anything is sent. An instance that is parked fires nothing: what it waits for may be half answered.
     pub fn claim(&mut self, now: Timestamp) -> Vec<TimerId> {
+        if self.status == SagaStatus::Parked {
+            return vec![];
+        }
         let mut due: Vec<_> =
             self.timers.iter_mut().filter(|timer| timer.next.is_some_and(|next| next <= now)).collect();
         due.sort_by_key(|timer| timer.due);

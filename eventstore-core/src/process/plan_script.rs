@@ -93,8 +93,10 @@ impl PlanScript {
         let mut script = match (progress, stimulus) {
             (Some(progress), _) => Self { progress, steps, ended, timers: vec![], retry, now },
             (None, stimulus) => {
-                let (event, part) =
-                    if let Stimulus::Event(event, part) = stimulus { (event.id, *part) } else { (Uuid::nil(), 0) };
+                let (event, part) = match stimulus {
+                    Stimulus::Event(event, part) => ((event.id, event.metadata.correlation_id), *part),
+                    _ => ((Uuid::nil(), Uuid::nil()), 0),
+                };
                 let progress = Progress::new(event, part, plan);
                 let mut script = Self { progress, steps, ended, timers: vec![], retry, now };
                 if let Some(deadline) = plan.deadline {

@@ -16,6 +16,8 @@ pub struct Progress {
     /// Which of the events it is that its upcast made of one stored event.
     #[serde(default)]
     pub part: u32,
+    /// The conversation it belongs to.
+    pub correlation: Uuid,
     /// The steps as they were when it began, in their order.
     pub steps: Vec<StepProgress>,
     /// The step that failed and why, if one has: what is done is undone.
@@ -84,7 +86,7 @@ pub enum StepStatus {
 pub(super) const TRIES: u32 = 8;
 
 impl Progress {
-    pub(super) fn new<E: Event>(event: Uuid, part: u32, plan: &Plan<E>) -> Self {
+    pub(super) fn new<E: Event>((event, correlation): (Uuid, Uuid), part: u32, plan: &Plan<E>) -> Self {
         let steps = plan.steps.iter().map(|(step, group, retriable)| StepProgress {
             name: step.name.into(),
             group: *group,
@@ -95,7 +97,7 @@ impl Progress {
             resent: 0,
             reason: None,
         });
-        Self { event, part, steps: steps.collect(), failed: None, over: false, waits: None }
+        Self { event, part, correlation, steps: steps.collect(), failed: None, over: false, waits: None }
     }
 
     pub(crate) fn status(&self) -> SagaStatus {

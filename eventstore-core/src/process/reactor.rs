@@ -116,9 +116,10 @@ impl<R: Reactor> Process for Stateless<R> {
         &self,
         (): &(),
         timer: &Timer,
-        event: &Recorded<R::Event>,
+        event: Option<&Recorded<R::Event>>,
         _: Timestamp,
     ) -> Result<Option<Script>, Unanswerable> {
+        let event = event.ok_or(Unanswerable::Event)?;
         Ok(Script::due(self.0.react(event), &timer.place))
     }
 

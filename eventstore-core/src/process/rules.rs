@@ -1,5 +1,7 @@
 //! What the engine asks of a process, whatever kind it is.
 
+use uuid::Uuid;
+
 use crate::{
     event::{Event, EventError, Raw, Recorded},
     invalid::Invalid,
@@ -60,14 +62,21 @@ pub trait Process: Send + Sync + 'static {
     /// The state after an event that was answered.
     fn evolve(&self, state: Self::State, event: &Recorded<Self::Event>, outcome: &Outcome) -> Self::State;
 
-    /// What is said when a timer is due that an event has armed; none if the code says nothing there any more.
+    /// What is said when a timer is due; none if the code says nothing there any more. `event`: the one that armed it, if it
+    /// can be read.
     fn fire(
         &self,
         state: &Self::State,
         timer: &Timer,
-        event: &Recorded<Self::Event>,
+        event: Option<&Recorded<Self::Event>>,
         now: Timestamp,
     ) -> Result<Option<Script>, Unanswerable>;
+
+    /// Whether what a timer says decides how the instance goes on, so that no event may come before it once it has fired;
+    /// and its conversation, for then it is answered without its event.
+    fn decides(&self, _state: &Self::State, _timer: &Timer) -> Option<Uuid> {
+        None
+    }
 
     /// The state after a timer was answered.
     fn fired(&self, state: Self::State, outcome: &Outcome) -> Self::State;
@@ -89,6 +98,9 @@ pub enum Unanswerable {
     /// A state cannot be read.
     #[error("the state of the instance cannot be read: {0}")]
     State(#[source] EventError),
+    /// The event that armed a timer cannot be read.
+    #[error("the event that armed the timer cannot be read")]
+    Event,
     /// What it says is over a limit, or its plan has a mistake.
     #[error(transparent)]
     Invalid(#[from] Invalid),

@@ -179,9 +179,10 @@ impl<S: Saga<Process = Self> + React + Beginning> Process for Reacting<S> {
         &self,
         _: &S,
         timer: &Timer,
-        event: &Recorded<S::Event>,
+        event: Option<&Recorded<S::Event>>,
         _: Timestamp,
     ) -> Result<Option<Script>, Unanswerable> {
+        let event = event.ok_or(Unanswerable::Event)?;
         let before = match &timer.state {
             Some((version, state)) => S::decode(*version, state.as_bytes()).map_err(Unanswerable::State)?,
             None => S::beginning(),

@@ -2,6 +2,8 @@
 
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
+use uuid::Uuid;
+
 use crate::{
     event::{Event, EventError, Raw, Recorded},
     invalid::Invalid,
@@ -356,7 +358,7 @@ impl<S: Saga<Process = Self> + Steps> Process for Stepping<S> {
         &self,
         state: &Option<InFlight<S>>,
         timer: &Timer,
-        event: &Recorded<S::Event>,
+        event: Option<&Recorded<S::Event>>,
         now: Timestamp,
     ) -> Result<Option<Script>, Unanswerable> {
         let Some(InFlight { data, progress }) = state else { return Ok(None) };
@@ -364,6 +366,7 @@ impl<S: Saga<Process = Self> + Steps> Process for Stepping<S> {
             return Ok(Some(Self::script(data.clone(), Some(progress.clone()), &stimulus, now)?));
         }
         // A timer among the commands of a step: as the plan was when it was armed.
+        let event = event.ok_or(Unanswerable::Event)?;
         let before = match &timer.state {
             None => None,
             Some((version, state)) => {
@@ -373,6 +376,11 @@ impl<S: Saga<Process = Self> + Steps> Process for Stepping<S> {
         };
         let Some(data) = Self::heard(&before, event) else { return Ok(None) };
         Ok(PlanScript::due(&data.steps(), &timer.place))
+    }
+
+    fn decides(&self, state: &Option<InFlight<S>>, timer: &Timer) -> Option<Uuid> {
+        Stimulus::<S::Event>::of(&timer.place)?;
+        state.as_ref().map(|state| state.progress.correlation)
     }
 
     fn fired(&self, state: Option<InFlight<S>>, outcome: &Outcome) -> Option<InFlight<S>> {

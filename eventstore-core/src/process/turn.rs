@@ -9,7 +9,13 @@
 //! 3. Write what the turns [result](Turn::result) in and move the checkpoint in one step, if the shard is still as it was.
 //!
 //! Timers go the same way, but for the first step: it [claims](StoredInstance::claim) them and stores that before anything
-//! is sent, so that of firing and cancelling one wins.
+//! is sent, so that of firing and cancelling one wins. What is half answered goes on before anything else is answered, or the
+//! two might contradict each other:
+//!
+//! - A node that has taken a shard over, or that begins a batch again, claims no timers before it has answered all that was
+//!   in the log then.
+//! - A timer that was claimed and decides how an instance goes on is answered before the next event of the instance.
+//! - An instance with an event that waits as a dead letter claims no timers.
 
 use std::{
     any::Any,
@@ -22,14 +28,17 @@ use std::{
 
 use crate::{
     error::StoreError,
-    event::{EventError, Raw, Recorded},
+    event::{EventError, NewEvent, Raw, Recorded},
     limits,
+    metadata::Metadata,
     process::{
         answering::{Answering, Todo, Told, Trigger},
-        instance::{SagaStatus, StoredInstance, TimerId},
+        instance::{SagaStatus, StoredInstance, Timer, TimerId},
+        mark::stream_of,
         rules::Process,
         script::{Outcome, Script},
     },
+    stream::{Position, Version},
     timestamp::Timestamp,
 };
 
@@ -60,8 +69,8 @@ pub fn heard<P: Process>(process: &P, event: &Recorded<Raw>) -> Result<Vec<Heard
 pub enum Item<E> {
     /// An event, and which of the events it is that its upcast made of one stored event.
     Event(Recorded<E>, u32),
-    /// A timer that was claimed, and the event that armed it.
-    Timer(TimerId, Recorded<E>),
+    /// A timer that was claimed, and the event that armed it, if it can be read.
+    Timer(TimerId, Option<Recorded<E>>),
     /// An operator wants the instance to go on; with the event that began it.
     Retry(Recorded<E>),
 }
@@ -287,7 +296,7 @@ impl<P: Process> Turn<P> {
         let waiting: Vec<_> = waiting.collect();
         let reason = self.parked.as_ref().map(|parked| parked.reason.clone());
         if self.parked.is_some() || self.waiting {
-            self.row.status = SagaStatus::Parked;
+            (self.row.status, self.row.due) = (SagaStatus::Parked, None);
             self.row.error = reason.or(self.row.error);
         } else {
             self.stand();
@@ -340,6 +349,10 @@ impl<P: Process> Turn<P> {
     fn park(&mut self, reason: String, later: bool) {
         if let Some(Item::Timer(id, _)) = self.queue.front() {
             let (id, now) = (id.clone(), self.terms.now);
+            let decides = self.row.timer(&id).is_some_and(|timer| self.process.decides(&self.state, timer).is_some());
+            if decides && self.queue.iter().any(|item| matches!(item, Item::Event(..))) {
+                self.parked = Some(Parked { reason: reason.clone(), later });
+            }
             if let Some(timer) = self.row.timer_mut(&id) {
                 let seconds = 1_u64 << timer.fired.saturating_sub(1).min(9);
                 timer.next = later.then(|| now + Duration::from_secs(seconds.min(300)));
@@ -397,6 +410,9 @@ impl<P: Process> Turn<P> {
     /// Begins to answer the next item, or passes it over.
     fn begin(&mut self) -> Result<(), String> {
         let over = self.process.status(&self.state).is_over();
+        if let (Some(Item::Event(..)), Some(claimed)) = (self.queue.front(), self.claimed()) {
+            self.queue.push_front(Item::Timer(claimed, None));
+        }
         let Some(item) = self.queue.front() else { return Ok(()) };
         let now = self.terms.now;
         let (script, event, part, due) = match item {
@@ -410,16 +426,17 @@ impl<P: Process> Turn<P> {
                     self.queue.pop_front();
                     return Ok(());
                 }
-                (script, event, *part, None)
+                (script, event.with(()), *part, None)
             }
             Item::Timer(id, event) => {
                 let Some(timer) = self.row.timer(id) else {
                     self.queue.pop_front();
                     return Ok(());
                 };
-                let script = self.guarded(|process| process.fire(&self.state, timer, event, now))?;
+                let script = self.guarded(|process| process.fire(&self.state, timer, event.as_ref(), now))?;
                 let gone =
                     || format!("the code says nothing at `{}` any more, where it said {}", timer.place, timer.was);
+                let event = event.as_ref().map_or_else(|| self.armed(timer), |event| event.with(()));
                 (script.ok_or_else(gone)?, event, timer.part, Some(timer.due))
             }
             Item::Retry(event) => {
@@ -427,16 +444,32 @@ impl<P: Process> Turn<P> {
                     self.queue.pop_front();
                     return Ok(());
                 };
-                (script, event, 0, None)
+                (script, event.with(()), 0, None)
             }
         };
-        let trigger = Trigger { event: event.with(()), part, due };
+        let trigger = Trigger { event, part, due };
         let answering = self.answering_of(trigger, script)?;
         self.answering = Some(answering);
         if self.look_up == LookUp::Needed {
             self.look_up = LookUp::Asked;
         }
         Ok(())
+    }
+
+    /// The next timer that was claimed before and decides how the instance goes on: whoever has claimed it may have answered
+    /// half of it.
+    fn claimed(&self) -> Option<TimerId> {
+        let claimed = |timer: &&Timer| timer.fired > 0 && self.process.decides(&self.state, timer).is_some();
+        self.row.timers.iter().filter(claimed).min_by_key(|timer| timer.due).map(Timer::id)
+    }
+
+    /// What is known of the event that armed a timer without reading it.
+    fn armed(&self, timer: &Timer) -> Recorded<()> {
+        let correlation_id = self.process.decides(&self.state, timer).unwrap_or_default();
+        let metadata = Metadata { correlation_id, ..Metadata::default() };
+        let data = Raw { name: "".into(), tags: vec![], body: vec![] };
+        let new = NewEvent { id: timer.event, schema: 1, occurred_at: None, metadata, data };
+        new.recorded(stream_of(self.process.name(), &self.key), Version(0), Position(0), timer.due).with(())
     }
 
     fn answering_of(&self, trigger: Trigger, script: Script) -> Result<Answering, String> {

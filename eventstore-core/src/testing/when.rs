@@ -10,7 +10,7 @@ use crate::{
     metadata::Metadata,
     process::{
         Answering, Change, Commands, EventOf, Item, Process, React, Reacting, Reactor, Saga, SagaStatus, Stateless,
-        StoredInstance, Terms, Timer, Todo, Told, Turn,
+        StoredInstance, Terms, Timer, Todo, Told, Trigger, Turn,
     },
     stream::{Position, StreamId},
     timestamp::Timestamp,
@@ -62,10 +62,10 @@ impl<P: Process> Hearing<P> {
         match key.filter(|key| keys.contains(key)) {
             Some(key) => {
                 self.key = Some(key);
-                self.says(vec![Item::Event(event, 0)])
+                self.says(Some(Item::Event(event, 0)))
             }
             // It concerns no instance, or another one.
-            None => self.says(vec![]),
+            None => self.says(None),
         }
     }
 
@@ -99,20 +99,51 @@ impl<P: Process> Hearing<P> {
         self.now = self.now.max(timer.due);
         let (id, event) = (timer.id(), timer.event);
         let event = self.heard.iter().find(|heard| heard.id == event).cloned();
-        let item = event.map(|event| Item::Timer(id, event));
-        self.says(item.into_iter().collect())
+        self.says(Some(Item::Timer(id, event)))
     }
 
     #[track_caller]
-    fn says(self, items: Vec<Item<P::Event>>) -> Said<P> {
+    fn says(self, item: Option<Item<P::Event>>) -> Said<P> {
         let key = self.key.clone().unwrap_or_default();
+        let answering = item.as_ref().and_then(|item| self.answering(&key, item));
         let terms = Terms { now: self.now, keep_finished: None };
-        let mut turn = Turn::new(&self.process, &key, self.row.clone(), items, false, terms);
+        let mut turn = Turn::new(&self.process, &key, self.row.clone(), item, false, terms);
         if let Some(Todo::LookUp(_)) = turn.todo() {
             turn.told(Told::Over(false));
         }
         sound(&turn);
-        Said { hearing: self, answering: turn.answering().cloned(), turn, told: vec![] }
+        Said { hearing: self, turn, answering, told: vec![] }
+    }
+
+    /// The answer alone, whatever it changes.
+    #[track_caller]
+    fn answering(&self, key: &str, item: &Item<P::Event>) -> Option<Answering> {
+        let state = self.state();
+        let (event, part, due, script) = match item {
+            Item::Event(..) if self.process.status(&state).is_over() => return None,
+            Item::Event(event, part) => {
+                let script = self.process.answer(&state, event, *part, self.now);
+                (event, *part, None, script.unwrap_or_else(|error| panic!("it cannot be answered: {error}")))
+            }
+            Item::Timer(id, event) => {
+                let timer = self.row.as_ref()?.timer(id)?;
+                let script = self.process.fire(&state, timer, event.as_ref(), self.now);
+                let script = script.unwrap_or_else(|error| panic!("it cannot be answered: {error}"))?;
+                (event.as_ref()?, timer.part, Some(timer.due), script)
+            }
+            Item::Retry(_) => return None,
+        };
+        let trigger = Trigger { event: event.with(()), part, due };
+        let answering = Answering::new(self.process.name(), key.into(), trigger, script);
+        Some(answering.unwrap_or_else(|error| panic!("it cannot be answered: {error}")))
+    }
+
+    #[track_caller]
+    fn state(&self) -> P::State {
+        match &self.row {
+            Some(row) => self.process.open(row).unwrap_or_else(|error| panic!("its state cannot be read: {error}")),
+            None => self.process.blank(),
+        }
     }
 
     /// It is over: it hears nothing more.
@@ -128,10 +159,7 @@ impl<P: Process> Hearing<P> {
     where
         P::State: Debug + PartialEq,
     {
-        let state = match &self.row {
-            Some(row) => self.process.open(row).expect("what was written can be read"),
-            None => self.process.blank(),
-        };
+        let state = self.state();
         compare(&expected, &state);
         self
     }

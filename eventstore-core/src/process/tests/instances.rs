@@ -152,7 +152,7 @@ fn g10_what_is_over_hears_nothing_and_has_no_timers() {
     let claimed = row.claim(at(4));
     let row = put(accepted(turn(Some(row), [broke(2, "glass")])));
     assert_eq!((row.status, row.timers.len(), row.due), (SagaStatus::Finished, 1, Some(at(4) + FIRING)));
-    let items = [Item::Timer(claimed[0].clone(), on(1))];
+    let items = [Item::Timer(claimed[0].clone(), Some(on(1)))];
     let mut fired = Turn::new(&process(), "l1", Some(row), items, false, terms(5));
     let Some(Todo::Send(sending, _)) = fired.todo() else { panic!("{:?}", fired.todo()) };
     assert_eq!(format!("{sending:?}"), "send(lamp-l1, Off)");
@@ -211,7 +211,7 @@ fn m1_a_timer_is_answered_with_the_state_before_its_event_and_under_ids_of_its_o
     let mut row = put(accepted(turn(None, [on(1)])));
     let claimed = row.claim(at(4));
     let fire = |row: &StoredInstance| {
-        Turn::new(&process(), "l1", Some(row.clone()), [Item::Timer(claimed[0].clone(), on(1))], false, terms(5))
+        Turn::new(&process(), "l1", Some(row.clone()), [Item::Timer(claimed[0].clone(), Some(on(1)))], false, terms(5))
     };
     let (Some(Todo::Send(_, first)), Some(Todo::Send(_, again))) = (fire(&row).todo(), fire(&row).todo()) else {
         panic!("nothing is sent")
@@ -230,7 +230,8 @@ fn m1_a_timer_is_answered_with_the_state_before_its_event_and_under_ids_of_its_o
         moved.timers[0].next = Some(at(4));
         moved.claim(at(4))
     };
-    let parked = Turn::new(&process(), "l1", Some(moved), [Item::Timer(claimed[0].clone(), on(1))], false, terms(5));
+    let parked =
+        Turn::new(&process(), "l1", Some(moved), [Item::Timer(claimed[0].clone(), Some(on(1)))], false, terms(5));
     let parked = put(parked.result());
     assert_eq!((parked.status, parked.due), (SagaStatus::Parked, None));
     assert!(parked.error.is_some_and(|error| error.contains("send(lamp-l1, Off)")));
@@ -275,7 +276,7 @@ fn g6_a_conflict_waits_and_what_was_answered_is_not_lost() {
     let claimed = row.claim(at(4));
     for (fired, pause) in [(1, 1), (2, 2), (3, 4), (20, 300)] {
         row.timers[0].fired = fired;
-        let items = [Item::Timer(claimed[0].clone(), on(1)), Item::Event(off(2), 0)];
+        let items = [Item::Timer(claimed[0].clone(), Some(on(1))), Item::Event(off(2), 0)];
         let mut turn = Turn::new(&process(), "l1", Some(row.clone()), items, false, terms(5));
         turn.failed(Parked { reason: "others were faster".into(), later: true });
         let row = put(accepted(turn));

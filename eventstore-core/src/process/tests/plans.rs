@@ -115,7 +115,7 @@ impl Instance {
         let mut row = self.row.clone().expect("a row");
         for timer in row.claim(at(hour)) {
             self.row = Some(row.clone());
-            self = self.goes(Item::Timer(timer, event(1, LampEvent::Broke { reason: String::new() })));
+            self = self.goes(Item::Timer(timer, None));
             row = self.row.clone().expect("a row");
         }
         self
@@ -328,7 +328,7 @@ fn a_timer_among_the_commands_of_a_step_is_answered_too() {
     let timer = row.claim(at(2)).remove(0);
     let asked = Instance { row: Some(row), ..asked };
     let begin = event(1, LampEvent::Broke { reason: "reminder".into() });
-    let reminded = asked.goes(Item::Timer(timer, begin)).stands(Running, &[Sent], &["step:ask.1.0"]);
+    let reminded = asked.goes(Item::Timer(timer, Some(begin))).stands(Running, &[Sent], &["step:ask.1.0"]);
     reminded.hears(LampEvent::SwitchedOn).stands(Finished, &[Done], &["end"]);
 }
 

@@ -21,6 +21,7 @@ const ROW: &str = r#"{
     "heard": [1, 5],
     "plan": {
         "event": "00000000-0000-0001-0000-000000000000", "part": 0,
+        "correlation": "00000000-0000-0000-0000-000000000007",
         "steps": [
             {"name": "stock", "group": 1, "status": "done", "order": 1},
             {"name": "payment", "group": 2, "status": "failed", "order": 2, "reason": "card expired"},
@@ -49,7 +50,7 @@ fn g9_a_row_of_today_is_read_by_every_later_release() {
     let written = serde_json::to_value(&row).expect("JSON");
     assert_eq!(written["timers"][0]["place"], "0.1");
     assert_eq!(written["plan"]["steps"][1]["reason"], "card expired");
-    let least = r#"{"event":"00000000-0000-0001-0000-000000000000","steps":[]}"#;
+    let least = r#"{"event":"00000000-0000-0001-0000-000000000000","correlation":"00000000-0000-0001-0000-000000000000","steps":[]}"#;
     assert!(serde_json::from_str::<Progress>(least).is_ok(), "what is left out has a default");
 }
 

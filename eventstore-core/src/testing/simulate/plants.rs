@@ -21,6 +21,8 @@ pub(super) enum Plant {
     UnfencedRead,
     /// E7: the parts of one stored event share their ids.
     IdsWithoutPart,
+    /// G2: a node that takes a shard over fires what is due before it answers what its predecessor has half answered.
+    TimersFirst,
     /// G10: the timers of an instance are not in its row, and outlive it.
     TimersOutlive,
 }

@@ -5,9 +5,11 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
+use uuid::Uuid;
+
 use crate::{
     event::{Raw, Recorded},
-    process::{Failure, Item, Parked, Process, Terms, Todo, Told, Turn, heard},
+    process::{Failure, Item, Parked, Process, Terms, TimerId, Todo, Told, Turn, heard},
     stream::Position,
     testing::simulate::{
         Alternative, Simulation,
@@ -23,6 +25,8 @@ pub(super) struct Node<P: Process> {
     work: Work<P>,
     /// Whether it has done something that others can see since it was idle.
     acted: bool,
+    /// Where the log ended when it took the shard over, or began a batch again.
+    began: Position,
 }
 
 /// What a node has in hand.
@@ -142,7 +146,8 @@ impl<'a, P: Process> Run<'a, P> {
             world.plant = simulation.plant;
         }
         let mut names = 'A'..='Z';
-        let first = Node { name: names.next().unwrap_or('A'), epoch: 1, work: Work::Idle, acted: false };
+        let began = Position(0);
+        let first = Node { name: names.next().unwrap_or('A'), epoch: 1, work: Work::Idle, acted: false, began };
         Self {
             simulation,
             world,
@@ -164,8 +169,13 @@ impl<'a, P: Process> Run<'a, P> {
 
     /// The same run, which goes on by itself. It tells no story.
     pub(super) fn fork(&self) -> Self {
-        let node =
-            |node: &Node<P>| Node { name: node.name, epoch: node.epoch, work: node.work.clone(), acted: node.acted };
+        let node = |node: &Node<P>| Node {
+            name: node.name,
+            epoch: node.epoch,
+            work: node.work.clone(),
+            acted: node.acted,
+            began: node.began,
+        };
         Self {
             simulation: self.simulation,
             world: self.world.fork(),
@@ -182,7 +192,7 @@ impl<'a, P: Process> Run<'a, P> {
     /// What is given, before the process runs.
     pub(super) fn begin(&mut self) -> Result<(), String> {
         for (act, n) in self.simulation.given.iter().zip(1..) {
-            let said = act(&self.world.store, uuid::Uuid::from_u128(n));
+            let said = act(&self.world.store, Uuid::from_u128(n));
             let said = said.map_err(|said| format!("what is given is refused: {said}"))?;
             self.tell(|| said);
         }
@@ -251,7 +261,7 @@ impl<'a, P: Process> Run<'a, P> {
     /// Takes note of what was recorded.
     fn note(&mut self) {
         self.world.note();
-        for event in std::mem::take(&mut self.world.asked) {
+        for event in std::mem::take(&mut self.world.messages) {
             let ways: Vec<_> = self.simulation.replies.iter().filter_map(|replies| replies(&event)).flatten().collect();
             if !ways.is_empty() {
                 self.asked.push((event, ways));
@@ -287,7 +297,7 @@ impl<'a, P: Process> Run<'a, P> {
             let due = |letters: &super::world::Letters<P::Event>| letters.retry_at.is_some_and(|at| at <= now);
             let letters = self.world.letters.values().enumerate().filter(|(_, letters)| due(letters));
             moves.extend(letters.map(|(n, _)| Move::Retry(n)));
-            moves.extend(self.world.is_due().then_some(Move::Fire));
+            moves.extend((self.world.is_due() && self.may_fire(owner)).then_some(Move::Fire));
         } else {
             go(owner, &mut moves);
         }
@@ -325,6 +335,15 @@ impl<'a, P: Process> Run<'a, P> {
         moves
     }
 
+    /// Whether a node may claim timers: once it has answered what its predecessor may have answered half of.
+    fn may_fire(&self, node: usize) -> bool {
+        #[cfg(test)]
+        if self.world.plant == Some(super::plants::Plant::TimersFirst) {
+            return true;
+        }
+        self.world.pending(1).first().is_none_or(|event| event.position > self.nodes[node].began)
+    }
+
     /// Whether a node that is frozen now can still do something once it goes on. It cannot read rows any more, and write none.
     fn lives_on(&self, node: usize) -> bool {
         match &self.nodes[node].work {
@@ -355,6 +374,7 @@ impl<'a, P: Process> Run<'a, P> {
                 self.world.epoch += 1;
                 let node = &mut self.nodes[owner];
                 (node.epoch, node.work, node.acted) = (self.world.epoch, Work::Idle, false);
+                node.began = self.world.head();
                 let name = node.name;
                 self.tell(|| format!("{name} crashes, and starts again"));
             }
@@ -362,13 +382,15 @@ impl<'a, P: Process> Run<'a, P> {
                 self.budgets.take_overs -= 1;
                 self.world.epoch += 1;
                 let (old, new) = (self.nodes[owner].name, self.names.next().unwrap_or('Z'));
-                self.nodes.push(Node { name: new, epoch: self.world.epoch, work: Work::Idle, acted: false });
+                let began = self.world.head();
+                self.nodes.push(Node { name: new, epoch: self.world.epoch, work: Work::Idle, acted: false, began });
                 self.tell(|| format!("{old} is frozen, and {new} takes over"));
             }
             Move::Lost { turn } => {
                 self.budgets.lost_answers -= 1;
                 self.advance(owner, turn)?;
-                self.nodes[owner].work = Work::Idle;
+                let node = &mut self.nodes[owner];
+                (node.work, node.began) = (Work::Idle, self.world.head());
                 let name = self.nodes[owner].name;
                 self.tell(|| format!("{name} does not get that answer, and begins again"));
             }
@@ -384,7 +406,7 @@ impl<'a, P: Process> Run<'a, P> {
             }
             Move::Meanwhile(n) => {
                 let act = self.meanwhile.remove(n);
-                let id = uuid::Uuid::from_u128(1_000 + act as u128);
+                let id = Uuid::from_u128(1_000 + act as u128);
                 let (Ok(said) | Err(said)) = self.simulation.meanwhile[act](&self.world.store, id);
                 self.tell(|| format!("meanwhile: {said}"));
             }
@@ -425,13 +447,11 @@ impl<'a, P: Process> Run<'a, P> {
                 let name = self.nodes[owner].name;
                 self.tell(|| format!("{name} fires {}", was.unwrap_or_default()));
             }
-            let items: Vec<_> = timers
-                .into_iter()
-                .filter_map(|(id, event)| {
-                    let part = row.as_ref()?.timer(&id)?.part;
-                    Some(Item::Timer(id, self.world.armed(event, part)?))
-                })
-                .collect();
+            let armed = |(id, event): (TimerId, Uuid)| {
+                let part = row.as_ref().and_then(|row| row.timer(&id)).map_or(0, |timer| timer.part);
+                Item::Timer(id, self.world.armed(event, part))
+            };
+            let items: Vec<_> = timers.into_iter().map(armed).collect();
             turns.push(Turn::new(&self.world.process, &key, row, items, false, self.terms()));
         }
         let node = &mut self.nodes[owner];
@@ -581,7 +601,7 @@ impl<'a, P: Process> Run<'a, P> {
         (self.budgets, &self.meanwhile).hash(&mut hasher);
         self.asked.iter().for_each(|(event, _)| event.position.hash(&mut hasher));
         for node in &self.nodes {
-            (node.epoch == self.world.epoch, node.acted).hash(&mut hasher);
+            (node.epoch == self.world.epoch, node.acted, node.began).hash(&mut hasher);
             match &node.work {
                 Work::Idle => 0.hash(&mut hasher),
                 Work::Read { events, from } => (1, events.len(), from).hash(&mut hasher),

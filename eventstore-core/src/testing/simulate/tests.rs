@@ -4,9 +4,10 @@ use std::{mem::take, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Effort, Explored, Simulation, SimulationFailure, plants::Plant};
+use super::{Effort, Explored, Simulation, SimulationFailure, World, plants::Plant};
 use crate::{
-    Commands, Decide, Decision, Evolve, Id, React, Reacting, Reactor, Recorded, StreamId, cancel, ensure,
+    Commands, Decide, Decision, End, Evolve, Id, Plan, React, Reacting, Reactor, Recorded, Stepping, Steps, StreamId,
+    cancel, ensure,
     process::{Process, Stateless},
     send,
 };
@@ -322,6 +323,53 @@ fn but_for_the_log(event: &Recorded<TicketEvent>) -> Option<String> {
     Some(event.stream.key().to_owned()).filter(|key| key != "log")
 }
 
+/// A ticket is answered within an hour, or it is not: one of the two is said.
+#[derive(eventstore::Saga, Serialize, Deserialize, Clone)]
+#[saga(crate = crate, steps, key = but_for_the_log)]
+struct Promise {}
+
+impl Steps for Promise {
+    type Event = TicketEvent;
+
+    fn begin(event: &Recorded<TicketEvent>) -> Option<Self> {
+        (event.data == TicketEvent::Opened).then_some(Self {})
+    }
+
+    fn steps(&self) -> Plan<TicketEvent> {
+        let log = || Id::<Ticket>::from("log");
+        Plan::new()
+            .step("note", send(log(), TicketEvent::Noted))
+            .undo(send(log(), TicketEvent::Reminded))
+            .step("answer", Commands::none())
+            .done(|event| *event == TicketEvent::Answered)
+            .deadline(Duration::from_secs(3_600))
+    }
+
+    fn ended(&self, end: &End) -> Commands {
+        let said = if *end == End::Done { "kept" } else { "broken" };
+        send(Id::<Ticket>::from(said), TicketEvent::Noted)
+    }
+}
+
+fn promise() -> Simulation<Stepping<Promise>> {
+    let said = |world: &World<Stepping<Promise>>| {
+        let said = |key: &str| world.events::<TicketEvent>(Id::<Ticket>::from(key)).len();
+        (said("kept"), said("broken"), said("log"))
+    };
+    Simulation::of::<Promise>()
+        .given(ticket(), TicketEvent::Opened)
+        .meanwhile(ticket(), TicketEvent::Answered)
+        .always(move |world| {
+            let (kept, broken, _) = said(world);
+            ensure!(kept + broken <= 1, "kept {kept} times, broken {broken} times");
+            Ok(())
+        })
+        .finally(move |world| {
+            ensure!([(1, 0, 1), (0, 1, 2)].contains(&said(world)), "{:?}", said(world));
+            Ok(())
+        })
+}
+
 fn ticket() -> Id<Ticket> {
     "t1".into()
 }
@@ -448,6 +496,17 @@ fn g4_a_read_without_a_look_at_the_epoch_is_found() {
 #[test]
 fn e7_ids_without_the_part_are_found() {
     is_found(Plant::IdsWithoutPart, parts);
+}
+
+#[test]
+fn g2_timers_before_what_is_half_answered_are_found() {
+    is_found(Plant::TimersFirst, promise);
+}
+
+#[test]
+fn g12_a_saga_with_steps_in_every_order() {
+    println!("{:?}", every_order(promise().take_overs(0).lost_answers(0)));
+    println!("{:?}", every_order(promise().crashes(0).lost_answers(0).conflicts(0)));
 }
 
 #[test]

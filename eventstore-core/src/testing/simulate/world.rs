@@ -38,7 +38,7 @@ pub struct World<P: Process> {
     hash: DefaultHasher,
     hashed: usize,
     /// Messages to services that were recorded since they were last asked for.
-    pub(super) asked: Vec<Recorded<Raw>>,
+    pub(super) messages: Vec<Recorded<Raw>>,
     #[cfg(test)]
     pub(super) plant: Option<super::plants::Plant>,
 }
@@ -80,7 +80,7 @@ impl<P: Process> World<P> {
             epoch: 1,
             hash: DefaultHasher::new(),
             hashed: 0,
-            asked: vec![],
+            messages: vec![],
             #[cfg(test)]
             plant: None,
         }
@@ -101,7 +101,7 @@ impl<P: Process> World<P> {
             epoch: self.epoch,
             hash: self.hash.clone(),
             hashed: self.hashed,
-            asked: self.asked.clone(),
+            messages: self.messages.clone(),
             #[cfg(test)]
             plant: self.plant,
         }
@@ -134,6 +134,15 @@ impl<P: Process> World<P> {
         self.memory.look(|log| log.iter().filter(this).flat_map(decode::<E>).collect())
     }
 
+    /// How often a service was asked this: the stored name of the command.
+    pub fn asked(&self, service: &str, command: &str) -> usize {
+        let this = |event: &&Recorded<Raw>| {
+            event.stream.category().strip_prefix("service.") == Some(service)
+                && event.data.name.strip_prefix("command.") == Some(command)
+        };
+        self.memory.look(|log| log.iter().filter(this).count())
+    }
+
     /// The state of an instance of the process; none if it has heard nothing that matters, or is forgotten.
     #[track_caller]
     pub fn instance(&self, key: impl AsRef<str>) -> Option<P::State> {
@@ -161,6 +170,11 @@ impl<P: Process> World<P> {
         self.clock.now()
     }
 
+    /// The end of the log.
+    pub(super) fn head(&self) -> Position {
+        Position(self.memory.look(<[_]>::len) as u64)
+    }
+
     /// The events behind the checkpoint that the process hears, at most so many.
     pub(super) fn pending(&self, most: usize) -> Vec<Recorded<Raw>> {
         let heard = |event: &&Recorded<Raw>| P::Event::NAMES.contains(&&*event.data.name);
@@ -172,12 +186,12 @@ impl<P: Process> World<P> {
 
     /// Takes note of what was recorded meanwhile.
     pub(super) fn note(&mut self) {
-        let Self { memory, hash, hashed, asked, .. } = self;
+        let Self { memory, hash, hashed, messages, .. } = self;
         memory.look(|log| {
             for event in &log[*hashed..] {
                 (event.id, event.stream.as_str(), &*event.data.name, &event.data.body).hash(hash);
                 if event.stream.category().starts_with("service.") {
-                    asked.push(event.clone());
+                    messages.push(event.clone());
                 }
             }
             *hashed = log.len();
