@@ -11,8 +11,12 @@ pub use eventstore_core::{
     Transaction, Tx, TxConnection, TypeIndex, Unavailable, Upcast, VerifiedSnapshots, Version, Write, Written, doctor,
     ensure, event_id, every, limits, slot, testing,
 };
+pub use eventstore_core::{
+    Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start,
+    Stepping, Steps, ask, cancel, derived_id, process, publish, send, step,
+};
 #[cfg(feature = "macros")]
-pub use eventstore_derive::{Aggregate, Event, ReadModel};
+pub use eventstore_derive::{Aggregate, Command, Event, ReadModel, Saga};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{
@@ -33,13 +37,17 @@ mod aggregates {}
 
 /// What a domain module needs: `use eventstore::prelude::*;`.
 ///
-/// The traits with their derives, the few types one meets every day, and what `Account::given([…])` and
-/// `Balance::after(…)` need in tests.
+/// The traits with their derives, the few types one meets every day, and what `Account::given([…])`,
+/// `Balance::after(…)` and `MoneyTransfer::when(…)` need in tests.
 pub mod prelude {
     pub use crate::{
         Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Inline, Project, Projection, ReadModel, Recorded,
         Row, Runner, Store, Subscription, ensure, every,
         testing::{After, Given},
+    };
+    pub use crate::{
+        Command, Commands, End, Plan, React, Reactor, Saga, Steps, ask, cancel, publish, send, step,
+        testing::{GivenSteps, When},
     };
 }
 

@@ -21,6 +21,8 @@ mod hostile;
 mod names;
 #[path = "ui/derived/read_models.rs"]
 mod read_models;
+#[path = "ui/derived/sagas.rs"]
+mod sagas;
 #[path = "ui/derived/snapshots.rs"]
 mod snapshots;
 #[path = "ui/derived/tags.rs"]

@@ -109,6 +109,12 @@ impl AppendEvents {
         self
     }
 
+    /// The same with events in their stored form, whatever the stream is like.
+    pub(crate) fn and_stored(mut self, stream: StreamId, stored: Result<Vec<Stored>, StoreError>) -> Self {
+        self.writes.push((stream, Expected::Any, stored));
+        self
+    }
+
     cause_methods!();
 
     async fn run(self) -> Result<Written, StoreError> {

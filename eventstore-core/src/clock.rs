@@ -21,7 +21,11 @@ use crate::timestamp::Timestamp;
 /// clock.advance(Duration::from_secs(3600)); // what is recorded from here on is recorded an hour later
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Clock(Arc<AtomicI64>);
+pub struct Clock {
+    advanced: Arc<AtomicI64>,
+    /// Where it stands, if it does not go with the real time.
+    start: Option<Timestamp>,
+}
 
 impl Clock {
     /// The real time.
@@ -29,14 +33,34 @@ impl Clock {
         Self::default()
     }
 
+    /// A clock that stands at an instant until it is advanced.
+    pub fn stopped_at(start: Timestamp) -> Self {
+        Self { advanced: Arc::default(), start: Some(start) }
+    }
+
     /// What time it is.
     pub fn now(&self) -> Timestamp {
-        let real = Timestamp::from(SystemTime::now());
-        Timestamp::from_micros(real.as_micros().saturating_add(self.0.load(Ordering::SeqCst)))
+        let start = self.start.unwrap_or_else(|| Timestamp::from(SystemTime::now()));
+        Timestamp::from_micros(start.as_micros().saturating_add(self.advanced.load(Ordering::SeqCst)))
     }
 
     /// Lets time pass.
     pub fn advance(&self, time: Duration) {
-        self.0.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.advanced.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stopped_clock_goes_only_when_it_is_advanced() {
+        let noon = Timestamp::from_micros(1_700_000_000_000_000);
+        let clock = Clock::stopped_at(noon);
+        let same = clock.clone();
+        assert_eq!(clock.now(), noon);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(same.now(), noon + Duration::from_secs(1), "clones go together");
     }
 }

@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    encode::encode_state,
+    encode::{encode, encode_state},
     event::{EventError, Tagged},
+    process::{Command, Saga},
     snapshot::{Snapshot, SnapshotPolicy},
     stream::Id,
 };
@@ -104,6 +105,63 @@ pub trait Kept: Serialize + DeserializeOwned {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Kept for T {}
+
+/// The state of a saga.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the state of a saga",
+    label = "cannot be written as JSON and read back",
+    note = "derive serde's `Serialize` and `Deserialize` for it and for what is in it"
+)]
+pub trait SagaState: Serialize + DeserializeOwned {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> SagaState for T {}
+
+/// How something is written, and read in today's version.
+pub type Codec<T> = (fn(&T) -> Result<Vec<u8>, EventError>, fn(u32, &[u8]) -> Result<T, EventError>);
+
+/// How the state of a saga is written, and read in today's version.
+pub const fn state_codec<S: Saga + SagaState>() -> Codec<S> {
+    (encode::<S>, |version, state| today(S::NAME, S::VERSION, version, state))
+}
+
+/// How a command is written, and read in today's version.
+pub const fn command_codec<C: Command + CommandBody>() -> Codec<C> {
+    (encode::<C>, |version, body| today(C::NAME, C::VERSION, version, body))
+}
+
+fn today<T: DeserializeOwned>(name: &str, today: u32, version: u32, bytes: &[u8]) -> Result<T, EventError> {
+    if version == today { Ok(serde_json::from_slice(bytes)?) } else { Err(EventError::Schema(name.into(), version)) }
+}
+
+/// What an instance of a saga is before its first event.
+#[diagnostic::on_unimplemented(
+    message = "an instance of `{Self}` cannot begin, since `{Self}` has no default",
+    label = "no `Default`",
+    note = "derive `Default` for it; the default variant of an enum is marked `#[default]`"
+)]
+pub trait Beginning {
+    /// The state before the first event.
+    fn beginning() -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Default> Beginning for T {
+    fn beginning() -> Self {
+        T::default()
+    }
+}
+
+/// A command that is stored.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored as a command",
+    label = "cannot be written as JSON and read back",
+    note = "derive serde's `Serialize` and `Deserialize` for it and for what is in it"
+)]
+pub trait CommandBody: Serialize + DeserializeOwned {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> CommandBody for T {}
 
 /// Snapshots as JSON.
 pub const fn snapshot<T: Kept>(kind: &'static str, take: SnapshotPolicy, shape: u64) -> Snapshot<T> {

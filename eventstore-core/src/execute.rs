@@ -16,7 +16,7 @@ use crate::{
     metadata::Metadata,
     store::{Append, Condition, Item, Query, Read, Write, Written},
     stream::{Expected, Position, StreamId, Version},
-    target::{Boundary, Part, Target},
+    target::{Boundary, Target},
     timestamp::Timestamp,
 };
 
@@ -290,7 +290,7 @@ impl<S: Decider> Execute<S> {
 
     /// The fingerprint of the targets, where the caller named the command, and so may use the name twice.
     fn request(&self) -> Option<Uuid> {
-        self.cause.command_id.map(|id| cause::request(id, self.boundary.parts.iter().map(Part::name)))
+        self.cause.command_id.map(|id| cause::request(id, self.boundary.names()))
     }
 
     /// The first result, if the caller named the command and it is recorded.

@@ -24,6 +24,7 @@ pub mod limits;
 mod load;
 mod memory;
 mod metadata;
+pub mod process;
 mod projections;
 mod read;
 mod read_model;
@@ -56,6 +57,10 @@ pub use letters::DeadLetter;
 pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
 pub use metadata::Metadata;
+pub use process::{
+    Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start,
+    Stepping, Steps, ask, cancel, derived_id, publish, send, step,
+};
 pub use read::ReadEvents;
 pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
 pub use retag::{NewTags, Retag, Retagged};
@@ -79,10 +84,14 @@ pub mod __private {
     pub use serde_json;
 
     pub use crate::{
-        derive::{Blank, Field, Form, Kept, OwnId, TagKey, decode, snapshot, tag_of},
+        derive::{
+            Beginning, Blank, Codec, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, command_codec, decode,
+            snapshot, state_codec, tag_of,
+        },
         encode::encode,
         error::{Brief, Chain},
         letters::LETTERS,
+        process::Nothing,
         projections::{PROJECTIONS, ProjectionRow},
         release::is_at_least,
         snapshot::shape,

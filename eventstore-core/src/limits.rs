@@ -16,6 +16,14 @@ pub const TYPES: usize = 10_000;
 pub const EVENTS: usize = 1 << 18;
 /// The largest bodies, tags and metadata of one append together, in bytes.
 pub const APPEND_BYTES: usize = 256 << 20;
+/// The most commands and timers in what a process says to one event.
+pub const COMMANDS: usize = 10_000;
+/// How deep alternatives, successors and timers may be nested in it.
+pub const DEPTH: usize = 64;
+/// The most timers one instance of a process has.
+pub const TIMERS: usize = 1_000;
+/// The largest state of one instance of a process with its timers, in bytes.
+pub const INSTANCE_BYTES: usize = 1 << 20;
 
 /// 1 to 512 bytes, no control characters.
 pub(crate) fn name(what: &'static str, text: &str) -> Result<(), Invalid> {

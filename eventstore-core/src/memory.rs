@@ -99,6 +99,25 @@ impl MemoryStore {
         Self { identity, inner, writer, head, clock: clock.clone() }
     }
 
+    /// A store with the same log, which goes on by itself: for simulations.
+    pub(crate) fn fork(&self, clock: &Clock) -> Self {
+        let fork = Self::with_clock(clock);
+        {
+            let (inner, mut copy) = (self.inner(), fork.inner());
+            copy.log = inner.log[..inner.committed].to_vec();
+            copy.committed = inner.committed;
+            copy.streams = inner.streams.clone();
+            copy.ids = inner.ids.clone();
+        }
+        fork
+    }
+
+    /// Looks at the log as it is, without a copy.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[Recorded<Raw>]) -> T) -> T {
+        let inner = self.inner();
+        look(&inner.log[..inner.committed])
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // A panic inside would be a bug of this file; what it held is still whole, for all changes come last.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -183,6 +183,11 @@ impl Boundary {
         Ok(())
     }
 
+    /// Whose state it is: the stream or the tag of each part.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.parts.iter().map(Part::name)
+    }
+
     /// The places of the parts that an event concerns, if it concerns any.
     pub(crate) fn concerned<'a>(&'a self, event: &'a Recorded<Raw>) -> impl Iterator<Item = usize> + 'a {
         self.parts.iter().enumerate().filter(|(_, part)| part.matches(event)).map(|(n, _)| n)

@@ -21,6 +21,15 @@ use std::{fmt::Debug, time::SystemTime};
 
 use uuid::Uuid;
 
+mod given_steps;
+mod simulate;
+mod when;
+
+pub use self::{
+    given_steps::{GivenPlan, GivenSteps},
+    simulate::{Explored, Simulation, SimulationFailure, World},
+    when::{Hearing, Said, When, reacting},
+};
 pub use crate::clock::Clock;
 use crate::{
     aggregate::{Aggregate, Decide, Decider, Evolve, check_rule},
@@ -263,6 +272,19 @@ fn recorded<E: Event>(
     let (stored, _) = encode::stored(event).expect("events of a test can be written");
     let new = stored.stamp(Uuid::from_u128(position.0.into()), &Metadata::default(), None);
     new.recorded(stream, version, position, time)
+}
+
+/// The same, as it is read: written at an instant, with metadata.
+fn decoded<E: Event>(
+    stream: StreamId,
+    position: Position,
+    recorded_at: Timestamp,
+    metadata: Metadata,
+    event: &E,
+) -> Recorded<E> {
+    let (stored, again) = encode::stored(event).expect("events of a test can be written");
+    let new = stored.stamp(Uuid::from_u128(position.0.into()), &metadata, None);
+    new.recorded(stream, Version(position.0), position, recorded_at).with(again)
 }
 
 #[track_caller]

@@ -54,7 +54,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
         errors.at(&input.ident, format!("{reason}: say another, `#[aggregate(name = \"…\")]`"));
     }
     if keys.snapshot.is_some() {
-        snapshot::refuse_skipped(input, &mut errors);
+        snapshot::refuse_skipped(input, "a snapshot", &mut errors);
     }
     let blank = blank(input, &krate, &mut errors);
     let ident = &input.ident;

@@ -68,3 +68,52 @@ pub(crate) fn read_model(input: &DeriveInput, krate: &Path) -> TokenStream {
         }
     }
 }
+
+pub(crate) fn saga(input: &DeriveInput, krate: &Path) -> TokenStream {
+    let bounds = quote!(::core::clone::Clone + ::core::marker::Send + ::core::marker::Sync + 'static);
+    let generics = assuming(input, &bounds);
+    let (name, (parameters, arguments, assumed)) = (&input.ident, generics.split_for_impl());
+    let codec = unreachable_codec(krate);
+    quote! {
+        #[automatically_derived]
+        #[allow(unused_lifetimes)]
+        impl #parameters #krate::Saga for #name #arguments #assumed {
+            const NAME: &'static str = "";
+            type Process = #krate::process::Stateless<#krate::__private::Nothing>;
+            #codec
+        }
+    }
+}
+
+pub(crate) fn command(input: &DeriveInput, krate: &Path) -> TokenStream {
+    let bounds = quote! {
+        ::core::clone::Clone
+            + ::core::fmt::Debug
+            + ::core::cmp::PartialEq
+            + ::core::marker::Send
+            + ::core::marker::Sync
+            + 'static
+    };
+    let generics = assuming(input, &bounds);
+    let (name, (parameters, arguments, assumed)) = (&input.ident, generics.split_for_impl());
+    let codec = unreachable_codec(krate);
+    quote! {
+        #[automatically_derived]
+        #[allow(unused_lifetimes)]
+        impl #parameters #krate::Command for #name #arguments #assumed {
+            const NAME: &'static str = "";
+            #codec
+        }
+    }
+}
+
+fn unreachable_codec(krate: &Path) -> TokenStream {
+    quote! {
+        fn encode(&self) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::EventError> {
+            ::core::unreachable!()
+        }
+        fn decode(_: u32, _: &[u8]) -> ::core::result::Result<Self, #krate::EventError> {
+            ::core::unreachable!()
+        }
+    }
+}

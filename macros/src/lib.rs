@@ -1,17 +1,19 @@
-//! The derives of [eventstore](https://docs.rs/eventstore): [`Event`], [`Aggregate`], [`ReadModel`]. Use them through
-//! the facade.
+//! The derives of [eventstore](https://docs.rs/eventstore): [`Event`], [`Aggregate`], [`ReadModel`], [`Saga`],
+//! [`Command`]. Use them through the facade.
 //!
-//! Derives add names, never rules: what happens when is written by hand, in `Evolve`, `Decide` and `Project`. All
-//! three take `crate = path::to::eventstore`, for when it is found elsewhere than at `::eventstore`.
+//! Derives add names, never rules: what happens when is written by hand, in `Evolve`, `Decide`, `Project`,
+//! `React` and `Steps`. All take `crate = path::to::eventstore`, for when it is found elsewhere than at `::eventstore`.
 
 mod aggregate;
 mod attr;
 mod body;
+mod command;
 mod event;
 mod fallback;
 mod names;
 mod places;
 mod read_model;
+mod saga;
 mod shape;
 mod snapshot;
 mod tags;
@@ -418,11 +420,116 @@ pub fn read_model(input: TokenStream) -> TokenStream {
     read_model::derive(&parse_macro_input!(input as DeriveInput)).into()
 }
 
+/// Makes a state a `Saga`: a process with a memory, which hears events and sends commands.
+///
+/// ```
+/// use eventstore::prelude::*;
+/// use serde::{Deserialize, Serialize};
+/// # #[derive(Event, Clone, Debug, PartialEq)]
+/// # enum TicketEvent { Opened, Answered, Closed }
+/// # #[derive(Aggregate)]
+/// # struct Ticket;
+/// # impl Evolve for Ticket {
+/// #     type Event = TicketEvent;
+/// #     fn evolve(&mut self, _: TicketEvent) {}
+/// # }
+/// # #[derive(Clone, Debug, PartialEq)]
+/// # struct Close;
+/// # impl Decide<Close> for Ticket {
+/// #     fn decide(&self, _: Close) -> Decision<Self> { Ok(vec![TicketEvent::Closed]) }
+/// # }
+///
+/// /// A ticket that nobody answers within a week is closed.
+/// #[derive(Saga, Serialize, Deserialize, Clone, Default)]
+/// #[saga(stream)]
+/// enum Forgotten {
+///     #[default]
+///     Waiting,
+///     #[saga(end)]
+///     Answered,
+/// }
+///
+/// impl Evolve for Forgotten {
+///     type Event = TicketEvent;
+///
+///     fn evolve(&mut self, event: TicketEvent) {
+///         if let TicketEvent::Answered | TicketEvent::Closed = event {
+///             *self = Self::Answered;
+///         }
+///     }
+/// }
+///
+/// impl React for Forgotten {
+///     fn react(&self, event: &Recorded<TicketEvent>) -> Commands {
+///         let ticket = Id::<Ticket>::from(event.stream.key());
+///         match event.data {
+///             TicketEvent::Opened => send(&ticket, Close).after(std::time::Duration::from_secs(7 * 86_400)),
+///             _ => Commands::none(),
+///         }
+///     }
+/// }
+///
+/// # fn main() {
+/// Forgotten::when(&Id::<Ticket>::from("t1"), TicketEvent::Opened)
+///     .then(send(&Id::<Ticket>::from("t1"), Close).after(std::time::Duration::from_secs(7 * 86_400)));
+/// # }
+/// ```
+///
+/// | key | on | says |
+/// |---|---|---|
+/// | `name = "money_transfer"` | type | the name, which is stored and part of ids: a-z, 0-9 and `_`. If not said, that of the type in snake case |
+/// | `stream` | type | an instance for each key of a stream |
+/// | `tag = "order"` | type | an instance for each tag of this name |
+/// | `key = order_of` | type | the instance that this function names: `fn order_of(event: &Recorded<ShopEvent>) -> Option<String>` |
+/// | `end` | variant | an instance in this state is over |
+/// | `end = is_settled` | type | the same for other states: `fn is_settled(state: &MoneyTransfer) -> bool` |
+/// | `steps` | type | it declares `Steps` instead of `React` |
+/// | `from = "beginning"` | type | where it begins when it runs for the first time: `beginning` or `now` |
+/// | `version = 2` | type | the version its state is written in from now on; 1 if not said |
+/// | `upcast(1 => from_v1)` | type | how a state of each earlier version is read: `fn from_v1(state: StateV1) -> Self` |
+///
+/// Without `stream`, `tag` or `key`, an instance is a conversation: the commands of a saga carry on the conversation of the
+/// event they answer.
+///
+/// The state needs `Clone` and serde's `Serialize` and `Deserialize`; without `steps` also `Default`, which is what an
+/// instance is before its first event.
+#[proc_macro_derive(Saga, attributes(saga, serde))]
+pub fn saga(input: TokenStream) -> TokenStream {
+    saga::derive(&parse_macro_input!(input as DeriveInput)).into()
+}
+
+/// Makes a command a `Command`: one with a stored name, which another service can be asked, or which is scheduled.
+///
+/// ```
+/// use eventstore::prelude::*;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Command, Serialize, Deserialize, Clone, Debug, PartialEq)]
+/// #[command(name = "payments.charge")]
+/// struct Charge {
+///     order: String,
+///     cents: i64,
+/// }
+///
+/// let said = ask("payments", Charge { order: "o7".into(), cents: 500 });
+/// assert_eq!(format!("{said:?}"), r#"ask("payments", Charge { order: "o7", cents: 500 })"#);
+/// ```
+///
+/// | key | on | says |
+/// |---|---|---|
+/// | `name = "payments.charge"` | type | the stored name: a-z, 0-9, `_` and `.`. If not said, that of the type in snake case |
+/// | `version = 2` | type | the version it is written in from now on; 1 if not said |
+/// | `upcast(1 => from_v1)` | type | how each earlier version is read: `fn from_v1(command: ChargeV1) -> Self` |
+#[proc_macro_derive(Command, attributes(command, serde))]
+pub fn command(input: TokenStream) -> TokenStream {
+    command::derive(&parse_macro_input!(input as DeriveInput)).into()
+}
+
 #[cfg(test)]
 mod tests {
     use syn::parse_quote;
 
-    use super::{aggregate, event, read_model};
+    use super::{aggregate, command, event, read_model, saga};
 
     #[test]
     fn the_facade_is_where_it_is_said_to_be() {
@@ -449,6 +556,18 @@ mod tests {
                 #[read_model(crate = elsewhere, tag = "account")]
                 struct Balance { owner: String }
             }),
+            saga::derive(&parse_quote! {
+                #[saga(crate = elsewhere, tag = "order", from = "now", version = 2, upcast(1 => from_v1))]
+                enum Transfer { Idle, #[saga(end)] Settled }
+            }),
+            saga::derive(&parse_quote!(
+                #[saga(crate = elsewhere, steps, key = order_of)]
+                struct Fulfilment {}
+            )),
+            command::derive(&parse_quote! {
+                #[command(crate = elsewhere, version = 2, upcast(1 => from_v1))]
+                struct Charge { cents: i64 }
+            }),
         ];
         let bad = [
             event::derive(&parse_quote!(
@@ -460,6 +579,8 @@ mod tests {
                 #[read_model(crate = elsewhere)]
                 struct Unnamed(u8);
             )),
+            saga::derive(&parse_quote!(#[saga(crate = elsewhere)] union Union { one: u8 })),
+            command::derive(&parse_quote!(#[command(crate = elsewhere)] union Union { one: u8 })),
         ];
         for emitted in good.iter().chain(&bad).map(ToString::to_string) {
             assert!(emitted.contains("impl elsewhere ::"), "{emitted}");

@@ -114,13 +114,13 @@ fn micros(literal: &LitStr) -> syn::Result<u64> {
     micros.ok_or_else(|| syn::Error::new(literal.span(), "expected a time, as `\"5ms\"`, `\"500us\"` or `\"1s\"`"))
 }
 
-/// What serde does not write is not in a snapshot, and would be blank after it.
-pub(crate) fn refuse_skipped(input: &DeriveInput, errors: &mut Errors) {
+/// What serde does not write is not in what is kept, and would be blank once it is read.
+pub(crate) fn refuse_skipped(input: &DeriveInput, kept: &str, errors: &mut Errors) {
     let mut refuse = |attributes: &[Attribute], what: &str| {
         for key in serde_keys(attributes) {
             if key.is_one_of(&["skip", "skip_serializing", "skip_deserializing"]) {
                 let name = key.key.to_token_stream();
-                let message = format!("a snapshot would lose this {what}: remove `#[serde({name})]`");
+                let message = format!("{kept} would lose this {what}: remove `#[serde({name})]`");
                 errors.at(&key.key, message);
             }
         }

@@ -1,10 +1,13 @@
-//! `version = 3, upcast(1 => from_v1, 2 => from_v2)`: which earlier forms of an event are still read, and how.
+//! `version = 3, upcast(1 => from_v1, 2 => from_v2)`: which earlier forms are still read, and how.
 
-use proc_macro2::Ident;
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{quote, quote_spanned};
 use syn::{
     LitInt, Path, Token,
     parse::{Parse, ParseStream},
 };
+
+use crate::types::without_self;
 
 /// The version of today's form, and a function from each earlier one straight to today's.
 pub(crate) struct History {
@@ -73,6 +76,40 @@ impl History {
             missing => Err(syn::Error::new(literal.span(), gap(event, version, missing, said))),
         }
     }
+}
+
+/// `encode` and `decode` of what is stored under a version, beside the constant they need: today's form by a function of
+/// the framework, earlier forms by their upcasts.
+pub(crate) fn codec(history: &History, ident: &Ident, krate: &Path, today: &str) -> (TokenStream, TokenStream) {
+    let arms = history.upcasts.iter().map(|(version, path)| {
+        let span = path.segments.last().map_or_else(Span::call_site, |last| last.ident.span());
+        let (function, bytes) = (without_self(path, ident), quote!(__bytes));
+        quote_spanned!(span=> #version => #function(__private::decode(#bytes)?),)
+    });
+    let (version, bytes) = (quote!(__version), quote!(__bytes));
+    let read = if history.upcasts.is_empty() {
+        quote!((__CODEC.1)(#version, #bytes))
+    } else {
+        quote! {
+            ::core::result::Result::Ok(match #version {
+                #(#arms)*
+                _ => return (__CODEC.1)(#version, #bytes),
+            })
+        }
+    };
+    // What the type lacks is told there, once.
+    let today = Ident::new(today, ident.span());
+    let constant = quote_spanned!(ident.span()=> const __CODEC: __private::Codec<#ident> = __private::#today(););
+    let functions = quote! {
+        fn encode(&self) -> ::core::result::Result<::std::vec::Vec<u8>, #krate::EventError> {
+            (__CODEC.0)(self)
+        }
+
+        fn decode(__version: u32, __bytes: &[u8]) -> ::core::result::Result<Self, #krate::EventError> {
+            #read
+        }
+    };
+    (constant, functions)
 }
 
 fn gap(event: &Ident, version: u32, missing: &[u32], said: bool) -> String {

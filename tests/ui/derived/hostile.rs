@@ -130,8 +130,72 @@ impl ::eventstore::Project for Model {
     fn project(_: &mut ::eventstore::Row<Self>, _: &::eventstore::Recorded<Both>) {}
 }
 
+#[derive(::eventstore::Saga, ::serde::Serialize, ::serde::Deserialize, Clone, ::core::default::Default)]
+#[saga(tag = "name", version = 2, upcast(1 => saga_v1), from = "now")]
+enum Process {
+    #[default]
+    Ok,
+    #[saga(end)]
+    Err { state: Option },
+    #[saga(end)]
+    None(String),
+}
+
+fn saga_v1(old: Option) -> Process {
+    Process::Err { state: old }
+}
+
+impl ::eventstore::Evolve for Process {
+    type Event = Both;
+
+    fn evolve(&mut self, _: Both) {}
+}
+
+impl ::eventstore::React for Process {
+    fn react(&self, _: &::eventstore::Recorded<Both>) -> ::eventstore::Commands {
+        ::eventstore::Commands::none()
+    }
+}
+
+#[derive(::eventstore::Saga, ::serde::Serialize, ::serde::Deserialize, Clone)]
+#[saga(steps, stream)]
+struct Steps {
+    REACTS: bool,
+}
+
+impl ::eventstore::Steps for Steps {
+    type Event = Both;
+
+    fn begin(_: &::eventstore::Recorded<Both>) -> ::std::option::Option<Self> {
+        ::core::option::Option::None
+    }
+
+    fn steps(&self) -> ::eventstore::Plan<Both> {
+        ::eventstore::Plan::new()
+    }
+
+    fn ended(&self, _: &::eventstore::End) -> ::eventstore::Commands {
+        ::eventstore::Commands::none()
+    }
+}
+
+#[derive(::eventstore::Command, ::serde::Serialize, ::serde::Deserialize, Clone, Debug, PartialEq)]
+#[command(version = 2, upcast(1 => command_v1))]
+struct Command {
+    body: Option,
+}
+
+fn command_v1(body: Option) -> Command {
+    Command { body }
+}
+
 #[test]
 fn no_name_of_the_users_is_taken_for_another() {
+    let (process, command) = (<Process as ::eventstore::Saga>::decode, <Command as ::eventstore::Command>::decode);
+    ::core::assert!(::eventstore::Saga::is_over(&process(1, br#""Neither""#).expect("version 1")));
+    ::core::assert!(!::eventstore::Saga::is_over(&process(2, br#""Ok""#).expect("version 2")));
+    ::core::assert_eq!(command(1, br#""Neither""#).expect("version 1"), Command { body: Option::Neither });
+    ::core::assert_eq!(<Steps as ::eventstore::Saga>::NAME, "steps");
     is_stored_as(Ok(Option::Neither), "hostile.ok", r#""Neither""#);
     is_stored_as(
         Err {
@@ -159,7 +223,9 @@ fn no_name_of_the_users_is_taken_for_another() {
 
 /// The facade by another path, with no more in it than the derives need.
 mod facade {
-    pub(super) use ::eventstore::{Event, EventError, Tag, Tagged, Upcast};
+    pub(super) use ::eventstore::{
+        Command, Event, EventError, EventOf, Instances, Reacting, Saga, Start, Tag, Tagged, Upcast,
+    };
 
     pub(super) mod __private {
         pub(crate) use ::eventstore::__private::*;
@@ -211,7 +277,43 @@ fn the_facade_may_have_another_path() {
         Happened { to: i64 },
     }
     is_stored_as(LocalEvent::Happened { to: 1 }, "local.happened", r#"{"to":1}"#);
+    ::core::assert_eq!(<Local as ::eventstore::Saga>::NAME, "local");
+    ::core::assert_eq!(<Ask as ::eventstore::Command>::NAME, "ask");
     is_stored_as(happened_v1(1), "made.happened", r#"{"to":1,"of":"x"}"#);
+}
+
+#[derive(::eventstore::Saga, ::serde::Serialize, ::serde::Deserialize, Clone, ::core::default::Default)]
+#[saga(crate = facade, stream, from = "beginning", version = 2, upcast(1 => local_v1), end = Local::is_over)]
+struct Local {
+    name: String,
+}
+
+impl Local {
+    fn is_over(&self) -> bool {
+        self.name.letters > 0
+    }
+}
+
+fn local_v1(name: String) -> Local {
+    Local { name }
+}
+
+impl ::eventstore::Evolve for Local {
+    type Event = Both;
+
+    fn evolve(&mut self, _: Both) {}
+}
+
+impl ::eventstore::React for Local {
+    fn react(&self, _: &::eventstore::Recorded<Both>) -> ::eventstore::Commands {
+        ::eventstore::Commands::none()
+    }
+}
+
+#[derive(::eventstore::Command, ::serde::Serialize, ::serde::Deserialize, Clone, Debug, PartialEq)]
+#[command(crate = facade)]
+struct Ask {
+    name: Option,
 }
 
 /// Nothing is in scope that was not asked for.

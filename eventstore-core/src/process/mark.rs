@@ -1,0 +1,78 @@
+//! What an instance of a saga writes about itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    encode::encode,
+    event::{Event, EventError},
+    stream::StreamId,
+};
+
+/// How a command was answered that recorded nothing, where something depends on it. It is recorded under the command's id,
+/// so the log decides once between the command and the mark.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Mark {
+    /// Where the command stands in the answer.
+    pub place: String,
+    /// Why it was refused; none: there was nothing to do.
+    pub refused: Option<String>,
+}
+
+impl Mark {
+    /// The stored name.
+    pub const NAME: &'static str = "saga.answered";
+}
+
+impl Event for Mark {
+    const NAMES: &'static [&'static str] = &[Self::NAME];
+
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, EventError> {
+        encode(self)
+    }
+
+    fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError> {
+        decode(Self::NAME, name, schema, body).map(push)
+    }
+}
+
+/// An instance is over and its row is about to be forgotten: the key never begins again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {}
+
+impl Ended {
+    /// The stored name.
+    pub const NAME: &'static str = "saga.ended";
+}
+
+impl Event for Ended {
+    const NAMES: &'static [&'static str] = &[Self::NAME];
+
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, EventError> {
+        encode(self)
+    }
+
+    fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError> {
+        decode(Self::NAME, name, schema, body).map(push)
+    }
+}
+
+fn decode<'a, E: Deserialize<'a>>(expected: &str, name: &str, schema: u32, body: &'a [u8]) -> Result<E, EventError> {
+    match schema {
+        _ if name != expected => Err(EventError::Name(name.into(), std::any::type_name::<E>())),
+        1 => Ok(serde_json::from_slice(body)?),
+        newer => Err(EventError::Schema(name.into(), newer)),
+    }
+}
+
+/// The stream of an instance's own events: `saga.money_transfer-t1`.
+pub fn stream_of(process: &str, key: &str) -> StreamId {
+    StreamId::new(&format!("saga.{process}"), key)
+}

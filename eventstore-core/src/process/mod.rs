@@ -1,0 +1,46 @@
+//! Sagas, steps, reactors: the half that needs no runtime and no tables.
+//!
+//! What users write is re-exported at the root: [`React`], [`Saga`], [`Steps`], [`Reactor`], and [`Commands`] with
+//! [`send`], [`ask`], [`cancel`], [`publish`]. The rest is for an engine that runs them, and may change with it: a
+//! [`Turn`] is what one instance has to answer, [`Todo`] what is to be done next for it, and [`Told`] what came of that. The
+//! simulation of tests drives the same.
+
+mod answering;
+mod command;
+mod commands;
+mod derived_id;
+mod instance;
+mod mark;
+mod perform;
+mod plan_script;
+mod progress;
+mod reactor;
+mod rules;
+mod saga;
+mod script;
+mod sending;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod walk;
+
+pub use answering::{Answering, Todo, Told, Trigger};
+pub use command::Command;
+pub use commands::{Commands, ask, cancel, publish, send};
+pub use derived_id::derived_id;
+pub use instance::{FIRING, HEARD, SagaStatus, StoredInstance, Timer, TimerId};
+pub use mark::{Ended, Mark, stream_of};
+pub use perform::{Failure, end};
+pub(crate) use plan_script::Stimulus;
+pub use progress::{Progress, StepProgress, StepStatus};
+#[doc(hidden)]
+pub use reactor::Nothing;
+pub use reactor::{Reactor, Stateless};
+pub use rules::{Process, Unanswerable};
+pub use saga::{EventOf, Instances, React, Reacting, Saga, Start};
+pub use script::{Outcome, Script};
+pub use sending::{Delivery, Sending};
+pub use steps::{End, FailureReason, InFlight, Plan, PlanStep, Stepping, Steps, step};
+pub use turn::{Change, Heard, Item, Parked, Terms, Turn, TurnResult, heard};
+pub use walk::{Answer, Known};

@@ -1,0 +1,127 @@
+//! Reactors: whenever this happens, send that.
+
+use crate::{
+    event::{Event, EventError, Raw, Recorded},
+    invalid::Invalid,
+    process::{
+        commands::Commands,
+        instance::{SagaStatus, StoredInstance, Timer},
+        mark::Mark,
+        rules::{Process, Unanswerable},
+        saga::Start,
+        script::{Outcome, Script},
+    },
+    timestamp::Timestamp,
+};
+
+/// A process without a memory: whenever something happens, it sends commands.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+/// # fn main() {}
+/// /// Whoever pays something in gets a bonus of one.
+/// struct Bonus;
+///
+/// impl Reactor for Bonus {
+///     const NAME: &'static str = "bonus";
+///     type Event = AccountEvent;
+///
+///     fn react(&self, event: &Recorded<AccountEvent>) -> Commands {
+///         let account = Id::<Account>::from(event.stream.key());
+///         match event.data {
+///             Deposited { amount } if amount > 100 => send(&account, Deposit { amount: 1 }),
+///             _ => Commands::none(),
+///         }
+///     }
+/// }
+/// ```
+pub trait Reactor: Send + Sync + 'static {
+    /// The name: of its checkpoint, and part of the id of every command. It never changes. a-z, 0-9 and `_`.
+    const NAME: &'static str;
+    /// Where it begins when it runs for the first time. None: whoever starts it must say.
+    const FROM: Option<Start> = None;
+    /// What it hears.
+    type Event: Event;
+
+    /// What is said to an event. Pure: asked again after a crash, or when a timer is due, it says the same.
+    fn react(&self, event: &Recorded<Self::Event>) -> Commands;
+
+    /// What is kept in order: events with the same key are answered one after the other. The stream, unless said.
+    fn key(event: &Recorded<Self::Event>) -> String {
+        event.stream.to_string()
+    }
+}
+
+/// How a reactor answers: without a state.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stateless<R>(pub R);
+
+/// A reactor that says nothing: where there must be a process and there is none yet.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
+
+impl Reactor for Nothing {
+    const NAME: &'static str = "nothing";
+    type Event = Mark;
+
+    fn react(&self, _: &Recorded<Mark>) -> Commands {
+        Commands::none()
+    }
+}
+
+impl<R: Reactor> Process for Stateless<R> {
+    type Event = R::Event;
+    type State = ();
+
+    fn name(&self) -> &'static str {
+        R::NAME
+    }
+
+    fn keys(&self, event: &Recorded<R::Event>) -> Vec<String> {
+        vec![R::key(event)]
+    }
+
+    fn keys_unread(&self, _: &Recorded<Raw>) -> Option<Vec<String>> {
+        None
+    }
+
+    fn begins_again(&self) -> bool {
+        // It is never over.
+        false
+    }
+
+    fn blank(&self) {}
+
+    fn open(&self, _: &StoredInstance) -> Result<(), EventError> {
+        Ok(())
+    }
+
+    fn save(&self, (): &(), row: &mut StoredInstance) -> Result<(), EventError> {
+        (row.state, row.version) = ("null".into(), 1);
+        Ok(())
+    }
+
+    fn status(&self, (): &()) -> SagaStatus {
+        SagaStatus::Running
+    }
+
+    fn answer(&self, (): &(), event: &Recorded<R::Event>, _: u32, _: Timestamp) -> Result<Script, Invalid> {
+        Ok(Script::commands(self.0.react(event)))
+    }
+
+    fn evolve(&self, (): (), _: &Recorded<R::Event>, _: &Outcome) {}
+
+    fn fire(
+        &self,
+        (): &(),
+        timer: &Timer,
+        event: Option<&Recorded<R::Event>>,
+        _: Timestamp,
+    ) -> Result<Option<Script>, Unanswerable> {
+        let event = event.ok_or(Unanswerable::Event)?;
+        Ok(Script::due(self.0.react(event), &timer.place))
+    }
+
+    fn fired(&self, (): (), _: &Outcome) {}
+}

@@ -1,0 +1,157 @@
+//! What a process answers, whatever kind of process it is.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::{
+    invalid::Invalid,
+    process::{
+        commands::Commands,
+        plan_script::PlanScript,
+        progress::Progress,
+        sending::Sending,
+        walk::{Due, Known, Pending, TimerChange, Walk},
+    },
+};
+
+/// The answer to one event or timer.
+#[derive(Clone)]
+pub struct Script(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    /// Commands; of those, what a timer at a place says, if one is due.
+    Tree { commands: Commands, timer: Option<Part> },
+    /// The steps of a plan.
+    Plan(Box<PlanScript>),
+}
+
+/// A timer of a tree.
+#[derive(Clone)]
+struct Part {
+    /// The place of the root, where that is not empty.
+    root: String,
+    /// Its place from there.
+    way: String,
+}
+
+impl Part {
+    /// What the timer says, and the place of the root of that.
+    fn due<'a>(&self, commands: &'a Commands) -> Option<(Due<'a>, String)> {
+        let (due, way) = commands.due(&self.way)?;
+        let dot = if self.root.is_empty() || way.is_empty() { "" } else { "." };
+        Some((due, format!("{}{dot}{way}", self.root)))
+    }
+}
+
+/// What is next.
+pub(super) enum Next {
+    Send(Send),
+    Done(Box<Outcome>),
+}
+
+pub(super) struct Send {
+    pub(super) sending: Sending,
+    pub(super) place: String,
+    pub(super) guarded: bool,
+    pub(super) within: Option<Duration>,
+}
+
+impl From<Pending<'_>> for Send {
+    fn from(Pending { sending, place, guarded, within }: Pending<'_>) -> Self {
+        Self { sending: sending.clone(), place, guarded, within }
+    }
+}
+
+/// What follows from an answer that is complete.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    pub(super) timers: Vec<TimerChange>,
+    pub(super) plan: Option<Progress>,
+    /// The words of the last refusal for which there is no alternative.
+    pub refused: Option<String>,
+}
+
+impl Script {
+    /// The answer of a process without steps.
+    pub(crate) fn commands(commands: Commands) -> Self {
+        Self(Kind::Tree { commands, timer: None })
+    }
+
+    /// What a timer at a place of an answer says; none if there is no such timer in it.
+    pub(crate) fn due(commands: Commands, timer: &str) -> Option<Self> {
+        Self::due_in(commands, "", timer)
+    }
+
+    /// The same where the root of the tree has a place.
+    pub(super) fn due_in(commands: Commands, root: &str, way: &str) -> Option<Self> {
+        commands.due(way)?;
+        Some(Self(Kind::Tree { commands, timer: Some(Part { root: root.into(), way: way.into() }) }))
+    }
+
+    pub(super) fn plan(plan: PlanScript) -> Self {
+        Self(Kind::Plan(Box::new(plan)))
+    }
+
+    /// Whether it says nothing, so that nothing can come of it.
+    pub fn is_none(&self) -> bool {
+        matches!(&self.0, Kind::Tree { commands, .. } if *commands == Commands::none())
+    }
+
+    /// What of an answer without steps is still to be sent, given some answers: for tests.
+    pub(super) fn rest(&self, known: &Known) -> Commands {
+        match &self.0 {
+            Kind::Tree { commands, timer: None } => commands.rest(known),
+            Kind::Tree { commands, timer: Some(part) } => {
+                part.due(commands).map_or_else(Commands::none, |(due, root)| due.rest(root, known))
+            }
+            Kind::Plan(_) => Commands::none(),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), Invalid> {
+        match &self.0 {
+            Kind::Tree { commands, .. } => commands.check(),
+            Kind::Plan(plan) => plan.check(),
+        }
+    }
+
+    pub(super) fn next(&self, known: &Known) -> Next {
+        let (commands, timer) = match &self.0 {
+            Kind::Tree { commands, timer } => (commands, timer),
+            Kind::Plan(plan) => return plan.next(known),
+        };
+        let due = timer.as_ref().and_then(|part| part.due(commands));
+        let mut walk = Walk::new(known, due.as_ref().map_or("", |(_, root)| root));
+        let walked = match &due {
+            Some((due, _)) => walk.due(due),
+            None => walk.commands(commands, false),
+        };
+        match walked {
+            Err(pending) => Next::Send(pending.into()),
+            Ok(_) => Next::Done(Box::new(Outcome { timers: walk.timers, plan: None, refused: walk.refused })),
+        }
+    }
+
+    /// What the ids of its commands are derived from, where that is not the event or timer that is answered.
+    pub(super) fn ids(&self) -> Option<(Uuid, u32)> {
+        match &self.0 {
+            Kind::Tree { .. } => None,
+            Kind::Plan(plan) => Some(plan.ids()),
+        }
+    }
+
+    /// Whether a step waits for an event once its commands are accepted: for tests.
+    pub(crate) fn waits(&self, step: &str) -> bool {
+        matches!(&self.0, Kind::Plan(plan) if plan.waits(step))
+    }
+
+    /// The step that a place belongs to.
+    pub(super) fn step(&self, place: &str) -> Option<String> {
+        match &self.0 {
+            Kind::Tree { .. } => None,
+            Kind::Plan(_) => Some(PlanScript::step_of(place).to_owned()),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! One command of an answer, whatever its type, and how it is put to a store.
+
+use std::{any::Any, fmt, marker::PhantomData, sync::Arc};
+
+use futures::future::BoxFuture;
+use uuid::Uuid;
+
+use crate::{
+    aggregate::{Decide, Decider},
+    append::AppendEvents,
+    encode::Stored,
+    error::{CommandError, StoreError},
+    event::{Event, EventError, Raw, Recorded},
+    execute::Execute,
+    handle::Store,
+    invalid::Invalid,
+    limits,
+    process::{
+        answering::Told,
+        command::Command,
+        mark::{Mark, stream_of},
+    },
+    stream::{Expected, StreamId},
+    target::Boundary,
+    timestamp::Timestamp,
+};
+
+/// A command to an aggregate, a message to a service, or an event to be published. Cheap to clone.
+#[derive(Clone)]
+pub struct Sending(Arc<dyn Erased>);
+
+/// What a command is sent with.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The command's id.
+    pub id: Uuid,
+    /// The name of the process.
+    pub process: &'static str,
+    /// The key of its instance.
+    pub key: Arc<str>,
+    /// Where the command stands in the answer.
+    pub place: String,
+    /// The event that is answered.
+    pub event: Recorded<()>,
+    /// When a message is of no use any more.
+    pub expires: Option<Timestamp>,
+    /// The step it belongs to, in a saga with steps.
+    pub step: Option<String>,
+}
+
+impl Delivery {
+    /// The stream of the instance's own events.
+    pub fn marks(&self) -> StreamId {
+        stream_of(self.process, &self.key)
+    }
+
+    /// Who asks.
+    pub(super) fn actor(&self) -> String {
+        format!("saga:{}", self.process)
+    }
+
+    /// What is remembered with the events, besides their cause.
+    fn extra(&self) -> Vec<(&'static str, String)> {
+        let expires = self.expires.map(|expires| ("expires", expires.to_string()));
+        let step = self.step.iter().flat_map(|step| {
+            [("saga", self.process.to_owned()), ("instance", self.key.to_string()), ("step", step.clone())]
+        });
+        expires.into_iter().chain(step).collect()
+    }
+}
+
+trait Erased: Any + fmt::Debug + Send + Sync {
+    fn same(&self, other: &dyn Any) -> bool;
+
+    /// The stream it writes to; of a message, that is the instance's.
+    fn stream(&self) -> Option<&StreamId>;
+
+    fn service(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn send(&self, store: &Store, delivery: &Delivery) -> BoxFuture<'static, Result<Told, StoreError>>;
+
+    /// Whether an event that is recorded under its id is what it would record, whatever is in it.
+    fn recorded(&self, event: &Recorded<Raw>, delivery: &Delivery) -> bool;
+}
+
+impl Sending {
+    pub(super) fn execute<S, C>(boundary: Boundary, command: C) -> Self
+    where
+        S: Decide<C>,
+        C: Clone + fmt::Debug + PartialEq + Send + Sync + 'static,
+    {
+        Self(Arc::new(Executed::<S, C> { boundary, command, of: PhantomData }))
+    }
+
+    pub(super) fn ask<C: Command>(service: &'static str, command: C) -> Self {
+        Self(Arc::new(Asked { service, command }))
+    }
+
+    pub(super) fn publish<E: Event + fmt::Debug + PartialEq>(stream: StreamId, event: E) -> Self {
+        Self(Arc::new(Published { stream, event }))
+    }
+
+    /// The stream it writes to. None for a message: its stream depends on the instance.
+    pub fn stream(&self) -> Option<&StreamId> {
+        self.0.stream()
+    }
+
+    /// The service it is a message to.
+    pub fn service(&self) -> Option<&'static str> {
+        self.0.service()
+    }
+
+    pub(super) fn check(&self) -> Result<(), Invalid> {
+        self.service().map_or(Ok(()), |service| limits::plain("service", service))
+    }
+
+    /// Puts it to a store under the id of the delivery. What is recorded under that id already is its answer.
+    pub async fn send(&self, store: &Store, delivery: &Delivery) -> Result<Told, StoreError> {
+        let error = match self.0.send(store, delivery).await {
+            Err(error @ (StoreError::Reused { .. } | StoreError::Duplicate { .. })) => error,
+            told => return told,
+        };
+        let found = store.inner().find(delivery.id).await?;
+        let Some(first) = found.first() else { return Err(error) };
+        if first.stream == delivery.marks() {
+            let marks = first.decode::<Mark>().map_err(|source| StoreError::unreadable(first, source))?;
+            return Ok(Told::Marked(marks.into_iter().next().and_then(|mark| mark.data.refused)));
+        }
+        if self.0.recorded(first, delivery) {
+            return Ok(Told::Recorded);
+        }
+        Err(StoreError::Reused { command: delivery.id, stream: first.stream.clone() })
+    }
+}
+
+impl PartialEq for Sending {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.same(&*other.0 as &dyn Any)
+    }
+}
+
+impl fmt::Debug for Sending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // On one line, whatever was asked for: an answer is printed with one command a line.
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// `send(&ann, Withdraw { amount: 70 })`
+struct Executed<S, C> {
+    boundary: Boundary,
+    command: C,
+    of: PhantomData<fn() -> S>,
+}
+
+impl<S: Decide<C>, C: Clone + fmt::Debug + PartialEq + Send + Sync + 'static> Erased for Executed<S, C> {
+    fn same(&self, other: &dyn Any) -> bool {
+        other.downcast_ref::<Self>().is_some_and(|other| {
+            self.boundary.stream == other.boundary.stream
+                && self.boundary.names().eq(other.boundary.names())
+                && self.command == other.command
+        })
+    }
+
+    fn stream(&self) -> Option<&StreamId> {
+        Some(&self.boundary.stream)
+    }
+
+    fn send(&self, store: &Store, delivery: &Delivery) -> BoxFuture<'static, Result<Told, StoreError>> {
+        let execute = Execute::<S>::new(store.clone(), self.boundary.clone(), self.command.clone());
+        let execute = execute.command_id(delivery.id).caused_by(&delivery.event).by(delivery.actor());
+        let execute = delivery.extra().into_iter().fold(execute, |execute, (key, value)| execute.metadata(key, value));
+        Box::pin(async move {
+            match execute.await {
+                Ok(done) if done.events.is_empty() => Ok(Told::Nothing),
+                Ok(_) => Ok(Told::Recorded),
+                Err(CommandError::Rejected(reason)) => Ok(Told::Refused(reason.to_string())),
+                Err(CommandError::Conflict(conflict)) => Err(conflict.into()),
+                Err(CommandError::Store(error)) => Err(error),
+            }
+        })
+    }
+
+    /// What the same command recorded is given again without an error.
+    fn recorded(&self, _: &Recorded<Raw>, _: &Delivery) -> bool {
+        false
+    }
+}
+
+impl<S: Decider, C: fmt::Debug> fmt::Debug for Executed<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let consulted: Vec<_> = self.boundary.names().skip(1).collect();
+        match &consulted[..] {
+            [] => write!(f, "send({}, {:?})", self.boundary.stream, self.command),
+            others => write!(f, "send(({}, {}), {:?})", self.boundary.stream, others.join(", "), self.command),
+        }
+    }
+}
+
+/// `ask("payments", Charge { … })`
+struct Asked<C> {
+    service: &'static str,
+    command: C,
+}
+
+impl<C: Command> Asked<C> {
+    /// The stored name of the event it is: `command.payments.charge`.
+    fn event_name() -> String {
+        format!("command.{}", C::NAME)
+    }
+
+    fn stream(&self, delivery: &Delivery) -> StreamId {
+        StreamId::new(&format!("service.{}", self.service), &delivery.key)
+    }
+
+    /// Its stored form, which can be read back.
+    fn stored(&self) -> Result<Stored, EventError> {
+        let body = self.command.encode()?;
+        C::decode(C::VERSION, &body).map_err(|error| EventError::OneWay(error.to_string()))?;
+        Ok(Stored { schema: C::VERSION, data: Raw { name: Self::event_name().into(), tags: vec![], body } })
+    }
+}
+
+impl<C: Command> Erased for Asked<C> {
+    fn same(&self, other: &dyn Any) -> bool {
+        let other = other.downcast_ref::<Self>();
+        other.is_some_and(|other| (self.service, &self.command) == (other.service, &other.command))
+    }
+
+    fn stream(&self) -> Option<&StreamId> {
+        None
+    }
+
+    fn service(&self) -> Option<&'static str> {
+        Some(self.service)
+    }
+
+    fn send(&self, store: &Store, delivery: &Delivery) -> BoxFuture<'static, Result<Told, StoreError>> {
+        let unwritable = |reason| StoreError::Unwritable { name: Self::event_name(), reason };
+        let stored = self.stored().map_err(unwritable).map(|stored| vec![stored]);
+        append(AppendEvents::new(store.clone()).and_stored(self.stream(delivery), stored), delivery)
+    }
+
+    fn recorded(&self, event: &Recorded<Raw>, delivery: &Delivery) -> bool {
+        event.stream == self.stream(delivery) && *event.data.name == *Self::event_name()
+    }
+}
+
+impl<C: fmt::Debug> fmt::Debug for Asked<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ask({:?}, {:?})", self.service, self.command)
+    }
+}
+
+/// `publish(stream, CustomerMoved { … })`
+struct Published<E> {
+    stream: StreamId,
+    event: E,
+}
+
+impl<E: Event + fmt::Debug + PartialEq> Erased for Published<E> {
+    fn same(&self, other: &dyn Any) -> bool {
+        let other = other.downcast_ref::<Self>();
+        other.is_some_and(|other| (&self.stream, &self.event) == (&other.stream, &other.event))
+    }
+
+    fn stream(&self) -> Option<&StreamId> {
+        Some(&self.stream)
+    }
+
+    fn send(&self, store: &Store, delivery: &Delivery) -> BoxFuture<'static, Result<Told, StoreError>> {
+        append(store.append(&self.stream, Expected::Any, [self.event.clone()]), delivery)
+    }
+
+    fn recorded(&self, event: &Recorded<Raw>, _: &Delivery) -> bool {
+        event.stream == self.stream && *event.data.name == *self.event.name()
+    }
+}
+
+impl<E: fmt::Debug> fmt::Debug for Published<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "publish({}, {:?})", self.stream, self.event)
+    }
+}
+
+/// Appends under the id of the delivery. No rule is asked, so it is never refused.
+fn append(append: AppendEvents, delivery: &Delivery) -> BoxFuture<'static, Result<Told, StoreError>> {
+    let append = append.command_id(delivery.id).caused_by(&delivery.event).by(delivery.actor());
+    let append = delivery.extra().into_iter().fold(append, |append, (key, value)| append.metadata(key, value));
+    Box::pin(async move {
+        append.await?;
+        Ok(Told::Recorded)
+    })
+}

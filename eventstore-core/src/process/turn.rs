@@ -1,0 +1,536 @@
+//! What one instance has to answer in a batch: some events one after the other, or the timers that are due.
+//!
+//! A batch of one shard goes so, whoever drives it:
+//!
+//! 1. Read the rows of the instances that the events concern, together with the shard: if it is not at the checkpoint, at
+//!    this epoch and this node's any more, stop.
+//! 2. Make a [`Turn`] of each. While one has something [to do](Turn::todo), do it and [tell](Turn::told) what came of it:
+//!    the turns side by side, each turn in order.
+//! 3. Write what the turns [result](Turn::result) in and move the checkpoint in one step, if the shard is still as it was.
+//!
+//! Timers go the same way, but for the first step: it [claims](StoredInstance::claim) them and stores that before anything
+//! is sent, so that of firing and cancelling one wins. What is half answered goes on before anything else is answered, or the
+//! two might contradict each other:
+//!
+//! - A node that has taken a shard over, or that begins a batch again, claims no timers before it has answered all that was
+//!   in the log then.
+//! - A timer that was claimed and decides how an instance goes on is answered before the next event of the instance.
+//! - An instance with an event that waits as a dead letter claims no timers.
+
+use std::{
+    any::Any,
+    collections::{HashMap, VecDeque},
+    hash::{Hash, Hasher},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    error::StoreError,
+    event::{EventError, NewEvent, Raw, Recorded},
+    limits,
+    metadata::Metadata,
+    process::{
+        answering::{Answering, Todo, Told, Trigger},
+        instance::{SagaStatus, StoredInstance, Timer, TimerId},
+        mark::stream_of,
+        rules::Process,
+        script::{Outcome, Script},
+    },
+    stream::{Position, Version},
+    timestamp::Timestamp,
+};
+
+/// An event that an instance hears.
+#[derive(Clone, Debug)]
+pub struct Heard<E> {
+    /// The instance.
+    pub key: String,
+    /// The event.
+    pub event: Recorded<E>,
+    /// Which of the events it is that its upcast made of one stored event.
+    pub part: u32,
+}
+
+/// What the instances of a process hear of a stored event.
+pub fn heard<P: Process>(process: &P, event: &Recorded<Raw>) -> Result<Vec<Heard<P::Event>>, EventError> {
+    let parts = event.decode::<P::Event>()?;
+    let parts = parts.into_iter().zip(0..);
+    let all = parts.flat_map(|(event, part)| {
+        let keys = process.keys(&event).into_iter();
+        keys.map(|key| Heard { key, event: event.clone(), part }).collect::<Vec<_>>()
+    });
+    Ok(all.collect())
+}
+
+/// What is to be answered.
+#[derive(Clone, Debug)]
+pub enum Item<E> {
+    /// An event, and which of the events it is that its upcast made of one stored event.
+    Event(Recorded<E>, u32),
+    /// A timer that was claimed, and the event that armed it, if it can be read.
+    Timer(TimerId, Option<Recorded<E>>),
+    /// An operator wants the instance to go on; with the event that began it.
+    Retry(Recorded<E>),
+}
+
+/// What all turns of a batch have in common.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// The store's clock.
+    pub now: Timestamp,
+    /// How long an instance that is over is kept; none: for ever.
+    pub keep_finished: Option<Duration>,
+}
+
+/// Why something could not be answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Parked {
+    /// Why.
+    pub reason: String,
+    /// Whether it may succeed later, with the same code.
+    pub later: bool,
+}
+
+impl Parked {
+    /// What an error of the store means for the instance whose command it was. None: the store is to blame, and the batch
+    /// is to be begun again.
+    pub fn of(error: &StoreError) -> Option<Self> {
+        let reason = crate::error::Chain(error).to_string();
+        (!error.is_retryable()).then_some(Self { reason, later: error.is_conflict() })
+    }
+}
+
+/// What is to be written for an instance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Nothing: the row is as it was.
+    None,
+    /// The row, new or changed.
+    Put(Box<StoredInstance>),
+    /// The row goes: the instance is as one that has heard nothing.
+    Delete,
+}
+
+/// What a turn results in.
+#[derive(Clone, Debug)]
+pub struct TurnResult<E> {
+    /// The instance.
+    pub key: String,
+    /// What is to be written.
+    pub change: Change,
+    /// The events that wait, in their order; and why, if one of them is to blame and not one that waits already.
+    pub waiting: Vec<(Recorded<E>, u32)>,
+    /// Why the first of them waits.
+    pub parked: Option<Parked>,
+}
+
+/// What one instance has to answer in a batch.
+pub struct Turn<P: Process> {
+    process: Arc<P>,
+    key: Arc<str>,
+    before: Option<StoredInstance>,
+    row: StoredInstance,
+    state: P::State,
+    /// The state of an instance that has heard nothing, as it is stored.
+    blank: Arc<str>,
+    queue: VecDeque<Item<P::Event>>,
+    answering: Option<Answering>,
+    look_up: LookUp,
+    /// Whether earlier events of the instance wait, so that these wait behind them.
+    waiting: bool,
+    parked: Option<Parked>,
+    terms: Terms,
+}
+
+/// Whether it must be looked up that an instance without a row was not over before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum LookUp {
+    Needed,
+    Asked,
+    Done,
+}
+
+impl<P: Process> Clone for Turn<P> {
+    fn clone(&self) -> Self {
+        Self {
+            process: self.process.clone(),
+            key: self.key.clone(),
+            before: self.before.clone(),
+            row: self.row.clone(),
+            state: self.state.clone(),
+            blank: self.blank.clone(),
+            queue: self.queue.clone(),
+            answering: self.answering.clone(),
+            look_up: self.look_up,
+            waiting: self.waiting,
+            parked: self.parked.clone(),
+            terms: self.terms,
+        }
+    }
+}
+
+impl<P: Process> Turn<P> {
+    /// What one instance has to answer, given its row. `waiting`: whether earlier events of it wait as dead letters.
+    pub fn new(
+        process: &Arc<P>,
+        key: &str,
+        before: Option<StoredInstance>,
+        items: impl IntoIterator<Item = Item<P::Event>>,
+        waiting: bool,
+        terms: Terms,
+    ) -> Self {
+        let mut blank = StoredInstance::new(key);
+        let state = process.blank();
+        // A default that cannot be written is found when a state is to be written.
+        let _ = process.save(&state, &mut blank);
+        let look_up = if before.is_none() && process.begins_again() { LookUp::Needed } else { LookUp::Done };
+        let mut turn = Self {
+            process: process.clone(),
+            key: key.into(),
+            row: before.clone().unwrap_or_else(|| blank.clone()),
+            before,
+            state,
+            blank: blank.state.into(),
+            queue: items.into_iter().collect(),
+            answering: None,
+            look_up,
+            waiting,
+            parked: None,
+            terms,
+        };
+        if turn.before.is_some() {
+            match turn.guarded(|process| process.open(&turn.row)) {
+                Ok(state) => turn.state = state,
+                Err(reason) => turn.park(format!("the state of the instance cannot be read: {reason}"), false),
+            }
+        }
+        turn.go_on();
+        turn
+    }
+
+    /// The turns of a batch of events, given the rows of their instances and the keys that wait.
+    pub fn all(
+        process: &Arc<P>,
+        events: Vec<Heard<P::Event>>,
+        mut rows: HashMap<String, StoredInstance>,
+        waiting: impl Fn(&str) -> bool,
+        terms: Terms,
+    ) -> Vec<Self> {
+        let mut order: Vec<String> = vec![];
+        let mut items: HashMap<String, Vec<Item<P::Event>>> = HashMap::new();
+        for Heard { key, event, part } in events {
+            let items = items.entry(key.clone()).or_insert_with(|| {
+                order.push(key);
+                vec![]
+            });
+            items.push(Item::Event(event, part));
+        }
+        let turn = |key: String| {
+            let items = items.remove(&key).unwrap_or_default();
+            Self::new(process, &key, rows.remove(&key), items, waiting(&key), terms)
+        };
+        order.into_iter().map(turn).collect()
+    }
+
+    /// The key of the instance.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What is answered, and how far that has come.
+    pub fn answering(&self) -> Option<&Answering> {
+        self.answering.as_ref()
+    }
+
+    /// Whether nothing is to be done any more, so that it has a result.
+    pub fn is_over(&self) -> bool {
+        self.answering.is_none()
+    }
+
+    /// What is to be done next; none: the turn is over.
+    pub fn todo(&self) -> Option<Todo> {
+        let answering = self.answering.as_ref()?;
+        match self.look_up {
+            LookUp::Asked => Some(answering.look_up()),
+            _ => answering.todo(),
+        }
+    }
+
+    /// What came of [`todo`](Self::todo).
+    pub fn told(&mut self, told: Told) {
+        match told {
+            Told::Over(over) => {
+                self.look_up = LookUp::Done;
+                if over {
+                    self.answering = None;
+                    self.queue.clear();
+                }
+            }
+            told => {
+                if let Some(answering) = &mut self.answering {
+                    answering.told(told);
+                }
+            }
+        }
+        self.go_on();
+    }
+
+    /// What was to be done could not be done, and the instance is to blame.
+    pub fn failed(&mut self, parked: Parked) {
+        self.answering = None;
+        if self.look_up == LookUp::Asked {
+            self.look_up = LookUp::Needed;
+        }
+        self.park(parked.reason, parked.later);
+        self.go_on();
+    }
+
+    /// What it results in, once it is over.
+    pub fn result(mut self) -> TurnResult<P::Event> {
+        let waiting = self.queue.drain(..).filter_map(|item| match item {
+            Item::Event(event, part) => Some((event, part)),
+            Item::Timer(..) | Item::Retry(_) => None,
+        });
+        let waiting: Vec<_> = waiting.collect();
+        let reason = self.parked.as_ref().map(|parked| parked.reason.clone());
+        if self.parked.is_some() || self.waiting {
+            (self.row.status, self.row.due) = (SagaStatus::Parked, None);
+            self.row.error = reason.or(self.row.error);
+        } else {
+            self.stand();
+        }
+        let row = self.row;
+        let nothing = row.status == SagaStatus::Running
+            && *row.state == *self.blank
+            && row.plan.is_none()
+            && row.timers.is_empty();
+        let change = match self.before {
+            Some(before) if before == row => Change::None,
+            None if nothing => Change::None,
+            Some(_) if nothing => Change::Delete,
+            _ => Change::Put(Box::new(row)),
+        };
+        TurnResult { key: self.key.to_string(), change, waiting, parked: self.parked }
+    }
+
+    /// Why something could not be answered: for tests.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        let timers = self.row.timers.iter().filter_map(|timer| timer.error.as_deref());
+        self.parked.iter().map(|parked| &*parked.reason).chain(timers).next()
+    }
+
+    /// All that tells this turn from others in what it will do.
+    pub(crate) fn digest(&self, hasher: &mut impl Hasher) {
+        self.row.hash(hasher);
+        (self.look_up, self.waiting, &self.parked).hash(hasher);
+        for item in &self.queue {
+            match item {
+                Item::Event(event, part) => (0, event.position, *part).hash(hasher),
+                Item::Timer(id, _) => (1, id).hash(hasher),
+                Item::Retry(_) => 2.hash(hasher),
+            }
+        }
+        if let Some(answering) = &self.answering {
+            (answering.known(), answering.marking()).hash(hasher);
+        }
+    }
+
+    /// Calls the user's code: a panic in it is a reason, and no more.
+    fn guarded<T, E: std::fmt::Display>(&self, call: impl FnOnce(&P) -> Result<T, E>) -> Result<T, String> {
+        match catch_unwind(AssertUnwindSafe(|| call(&self.process))) {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(panic) => Err(panicked(&*panic)),
+        }
+    }
+
+    /// Sets the item at hand aside.
+    fn park(&mut self, reason: String, later: bool) {
+        if let Some(Item::Timer(id, _)) = self.queue.front() {
+            let (id, now) = (id.clone(), self.terms.now);
+            let decides = self.row.timer(&id).is_some_and(|timer| self.process.decides(&self.state, timer).is_some());
+            if decides && self.queue.iter().any(|item| matches!(item, Item::Event(..))) {
+                self.parked = Some(Parked { reason: reason.clone(), later });
+            }
+            if let Some(timer) = self.row.timer_mut(&id) {
+                let seconds = 1_u64 << timer.fired.saturating_sub(1).min(9);
+                timer.next = later.then(|| now + Duration::from_secs(seconds.min(300)));
+                timer.error = Some(reason.clone());
+            }
+            self.row.error = Some(reason);
+            self.stand();
+            self.queue.pop_front();
+            return;
+        }
+        if let Some(Item::Retry(_)) = self.queue.front() {
+            self.queue.pop_front();
+            self.row.error = Some(reason);
+            return;
+        }
+        self.parked = Some(Parked { reason, later });
+    }
+
+    /// Works out how the instance stands, and when something is to be done for it.
+    fn stand(&mut self) {
+        let parked = self.row.timers.iter().any(|timer| timer.next.is_none());
+        self.row.status = match self.process.status(&self.state) {
+            SagaStatus::Running | SagaStatus::Compensating if parked => SagaStatus::Parked,
+            status => status,
+        };
+        self.row.settle(self.terms.keep_finished);
+    }
+
+    /// On to where something is to be done, or to the end.
+    fn go_on(&mut self) {
+        while self.parked.is_none() && !self.waiting {
+            let outcome = match &self.answering {
+                Some(_) if self.look_up == LookUp::Asked => return,
+                Some(answering) => match answering.outcome() {
+                    None => return,
+                    Some(outcome) => Some(outcome),
+                },
+                None => None,
+            };
+            match outcome {
+                Some(outcome) => match self.finish(&outcome) {
+                    Ok(()) => _ = self.queue.pop_front(),
+                    Err(reason) => self.park(reason, false),
+                },
+                None if self.queue.is_empty() => return,
+                None => {
+                    if let Err(reason) = self.begin() {
+                        self.park(reason, false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins to answer the next item, or passes it over.
+    fn begin(&mut self) -> Result<(), String> {
+        let over = self.process.status(&self.state).is_over();
+        if let (Some(Item::Event(..)), Some(claimed)) = (self.queue.front(), self.claimed()) {
+            self.queue.push_front(Item::Timer(claimed, None));
+        }
+        let Some(item) = self.queue.front() else { return Ok(()) };
+        let now = self.terms.now;
+        let (script, event, part, due) = match item {
+            Item::Event(..) if over => {
+                self.queue.pop_front();
+                return Ok(());
+            }
+            Item::Event(event, part) => {
+                let script = self.guarded(|process| process.answer(&self.state, event, *part, now))?;
+                if script.is_none() && self.is_silent(event)? {
+                    self.queue.pop_front();
+                    return Ok(());
+                }
+                (script, event.with(()), *part, None)
+            }
+            Item::Timer(id, event) => {
+                let Some(timer) = self.row.timer(id) else {
+                    self.queue.pop_front();
+                    return Ok(());
+                };
+                let script = self.guarded(|process| process.fire(&self.state, timer, event.as_ref(), now))?;
+                let gone =
+                    || format!("the code says nothing at `{}` any more, where it said {}", timer.place, timer.was);
+                let event = event.as_ref().map_or_else(|| self.armed(timer), |event| event.with(()));
+                (script.ok_or_else(gone)?, event, timer.part, Some(timer.due))
+            }
+            Item::Retry(event) => {
+                let Some(script) = self.guarded(|process| process.retry(&self.state, now))? else {
+                    self.queue.pop_front();
+                    return Ok(());
+                };
+                (script, event.with(()), 0, None)
+            }
+        };
+        let trigger = Trigger { event, part, due };
+        let answering = self.answering_of(trigger, script)?;
+        self.answering = Some(answering);
+        if self.look_up == LookUp::Needed {
+            self.look_up = LookUp::Asked;
+        }
+        Ok(())
+    }
+
+    /// The next timer that was claimed before and decides how the instance goes on: whoever has claimed it may have answered
+    /// half of it.
+    fn claimed(&self) -> Option<TimerId> {
+        let claimed = |timer: &&Timer| timer.fired > 0 && self.process.decides(&self.state, timer).is_some();
+        self.row.timers.iter().filter(claimed).min_by_key(|timer| timer.due).map(Timer::id)
+    }
+
+    /// What is known of the event that armed a timer without reading it.
+    fn armed(&self, timer: &Timer) -> Recorded<()> {
+        let correlation_id = self.process.decides(&self.state, timer).unwrap_or_default();
+        let metadata = Metadata { correlation_id, ..Metadata::default() };
+        let data = Raw { name: "".into(), tags: vec![], body: vec![] };
+        let new = NewEvent { id: timer.event, schema: 1, occurred_at: None, metadata, data };
+        new.recorded(stream_of(self.process.name(), &self.key), Version(0), Position(0), timer.due).with(())
+    }
+
+    fn answering_of(&self, trigger: Trigger, script: Script) -> Result<Answering, String> {
+        Answering::new(self.process.name(), self.key.clone(), trigger, script).map_err(|error| error.to_string())
+    }
+
+    /// Whether an event that is answered with nothing leaves the instance as it is.
+    fn is_silent(&self, event: &Recorded<P::Event>) -> Result<bool, String> {
+        if event.metadata.causation_id.is_some_and(|cause| self.row.awaits(cause)) {
+            return Ok(false);
+        }
+        let mut row = StoredInstance::new(&self.key);
+        self.guarded(|process| {
+            let state = process.evolve(self.state.clone(), event, &Outcome::default());
+            process.save(&state, &mut row)
+        })?;
+        Ok(row.state == self.row.state && row.plan == self.row.plan)
+    }
+
+    /// Takes in an item that was answered.
+    fn finish(&mut self, outcome: &Outcome) -> Result<(), String> {
+        let (Some(item), Some(answering)) = (self.queue.front(), self.answering.take()) else { return Ok(()) };
+        let mut row = self.row.clone();
+        let trigger = answering.trigger();
+        let mut before = self.process.before(&self.row, &self.blank);
+        let state = self.state.clone();
+        let state = match item {
+            Item::Event(event, _) => {
+                if let Some(cause) = event.metadata.causation_id {
+                    row.answered(cause);
+                }
+                row.hear(event.position, event.recorded_at);
+                self.guarded(|process| Ok::<_, EventError>(process.evolve(state, event, outcome)))?
+            }
+            Item::Timer(id, _) => {
+                before = row.timer(id).and_then(|timer| timer.state.clone());
+                row.remove_timer(id);
+                row.changed_at = row.changed_at.max(self.terms.now);
+                self.guarded(|process| Ok::<_, EventError>(process.fired(state, outcome)))?
+            }
+            Item::Retry(_) => self.guarded(|process| Ok::<_, EventError>(process.fired(state, outcome)))?,
+        };
+        self.guarded(|process| process.save(&state, &mut row))?;
+        let armed = TimerId::new(trigger.event.id, trigger.part);
+        row.change(&outcome.timers, &armed, trigger.since(), before.as_ref(), |place| answering.command_id(place));
+        let parked = self.process.parked(&state);
+        if parked.is_some() || outcome.refused.is_some() || row.status == SagaStatus::Parked {
+            row.error = parked.or_else(|| outcome.refused.clone());
+        }
+        let size = |what, size, limit| limits::size(what, size, limit).map_err(|error| error.to_string());
+        size("the timers of an instance", row.timers.len(), limits::TIMERS)?;
+        size("the state and the timers of an instance", row.bytes(), limits::INSTANCE_BYTES)?;
+        (self.row, self.state) = (row, state);
+        self.stand();
+        Ok(())
+    }
+}
+
+/// What the user's code said when it panicked.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("it panicked: {}", text.unwrap_or_default())
+}

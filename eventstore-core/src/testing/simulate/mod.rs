@@ -1,0 +1,435 @@
+//! The user's own process through every order: crashes, take-overs, lost answers, conflicts, timers, and what others do
+//! meanwhile.
+
+mod choices;
+#[cfg(test)]
+mod plants;
+mod run;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+
+use uuid::Uuid;
+
+pub use self::world::World;
+use self::{
+    choices::{Choices, Effort, VARIABLE, simpler},
+    run::{Budgets, Move, Run},
+    world::now,
+};
+use crate::{
+    aggregate::Decide,
+    append::AppendTo,
+    error::CommandError,
+    event::{Event, Raw, Recorded},
+    execute::Execute,
+    handle::Store,
+    process::{Command, Nothing, Process, Reactor, Saga, Stateless, derived_id},
+    stream::{Expected, StreamId},
+    target::Target,
+};
+
+/// A process, and the world it is tried in.
+///
+/// Drives what runs in production, over a log in memory, through every order of what can come in between: one crash, one
+/// take-over by another process while this one is frozen, one answer that is lost, one conflict, unless said otherwise; and
+/// whatever is said to come [`meanwhile`](Self::meanwhile). Each order is a list of choices. All lists are tried depth first,
+/// up to 20,000; where that was not all, 2,000 by dice. A list that fails is made as short as it goes, and told as a story.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+/// use eventstore::testing::Simulation;
+///
+/// /// Whatever is paid in by ann, bob gets one more.
+/// struct Bonus;
+///
+/// impl Reactor for Bonus {
+///     const NAME: &'static str = "bonus";
+///     type Event = AccountEvent;
+///
+///     fn react(&self, event: &Recorded<AccountEvent>) -> Commands {
+///         match event.data {
+///             Deposited { .. } if event.stream.key() == "ann" => send(Id::<Account>::from("bob"), Deposit { amount: 1 }),
+///             _ => Commands::none(),
+///         }
+///     }
+/// }
+///
+/// # fn main() {
+/// let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+/// Simulation::of_reactor(Bonus)
+///     .given(&ann, Deposit { amount: 60 })
+///     .meanwhile(&ann, Deposit { amount: 40 })
+///     .always(|world| {
+///         ensure!(world.load(&bob).balance <= 2, "too much");
+///         Ok(())
+///     })
+///     .finally(|world| {
+///         let paid_in = world.events::<AccountEvent>(&ann).len() as i64;
+///         ensure!(world.load(&bob).balance == paid_in, "{} for {paid_in}", world.load(&bob).balance);
+///         Ok(())
+///     })
+///     .run();
+/// # }
+/// ```
+///
+/// `EVENTSTORE_SIMULATE=runs=1000000,seed=7` tries more; `EVENTSTORE_SIMULATE=choices=0,2,1` tells one run.
+pub struct Simulation<P: Process> {
+    process: Arc<P>,
+    given: Vec<Act>,
+    meanwhile: Vec<Act>,
+    replies: Vec<Replies>,
+    always: Vec<Check<P>>,
+    finally: Vec<Check<P>>,
+    budgets: Budgets,
+    lasting: Option<Duration>,
+    #[cfg(test)]
+    plant: Option<plants::Plant>,
+}
+
+/// Something that others do: what it was, or what it was and why it did not happen.
+type Act = Box<dyn Fn(&Store, Uuid) -> Result<String, String>>;
+type Check<P> = Box<dyn Fn(&World<P>) -> Result<(), String>>;
+/// The ways in which a service can answer a message, if it is one that it answers.
+type Replies = Box<dyn Fn(&Recorded<Raw>) -> Option<Vec<Alternative>>>;
+
+/// One way in which a service can answer a message.
+#[derive(Clone)]
+struct Alternative {
+    said: String,
+    append: Arc<dyn Fn(&Store, &Recorded<Raw>) -> Result<(), String>>,
+}
+
+impl Alternative {
+    fn append(self, store: &Store, asked: &Recorded<Raw>) -> Result<String, String> {
+        (self.append)(store, asked)?;
+        Ok(self.said)
+    }
+}
+
+/// How much was tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explored {
+    /// How many runs there were.
+    pub runs: u64,
+    /// How many steps they had.
+    pub steps: u64,
+    /// Whether every order was tried.
+    pub complete: bool,
+}
+
+/// A run that failed, made as short as it goes.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SimulationFailure {
+    /// The name of the process.
+    pub process: &'static str,
+    /// What is not as it should be.
+    pub reason: String,
+    /// What happened, in order.
+    pub story: Vec<String>,
+    /// What was chosen: `EVENTSTORE_SIMULATE=choices=…` runs it again.
+    pub choices: Vec<u32>,
+    /// Which run it was, from 1.
+    pub run: u64,
+    /// The seed of the dice, if it was a run by dice.
+    pub seed: Option<u64>,
+}
+
+impl fmt::Display for SimulationFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seed = self.seed.map_or_else(String::new, |seed| format!("seed {seed}, "));
+        let (run, length) = (self.run, self.choices.len());
+        writeln!(f, "{}: {}   ({seed}run {run}; shrunk to {length} choices)", self.process, self.reason)?;
+        for (line, n) in self.story.iter().zip(1..) {
+            writeln!(f, "{n:>4}. {line}")?;
+        }
+        let choices: Vec<_> = self.choices.iter().map(u32::to_string).collect();
+        write!(f, "again: {VARIABLE}=choices={}", choices.join(","))
+    }
+}
+
+impl std::error::Error for SimulationFailure {}
+
+impl Simulation<Stateless<Nothing>> {
+    /// A saga.
+    pub fn of<S: Saga>() -> Simulation<S::Process> {
+        Simulation::new(S::Process::default())
+    }
+
+    /// A reactor.
+    pub fn of_reactor<R: Reactor>(reactor: R) -> Simulation<Stateless<R>> {
+        Simulation::new(Stateless(reactor))
+    }
+}
+
+impl<P: Process> Simulation<P> {
+    fn new(process: P) -> Self {
+        Self {
+            process: Arc::new(process),
+            given: vec![],
+            meanwhile: vec![],
+            replies: vec![],
+            always: vec![],
+            finally: vec![],
+            budgets: Budgets { crashes: 1, take_overs: 1, lost_answers: 1, conflicts: 1 },
+            lasting: None,
+            #[cfg(test)]
+            plant: None,
+        }
+    }
+
+    /// A command that is recorded before the process runs. One that is refused fails the test.
+    pub fn given<T: Target, C>(mut self, target: T, command: C) -> Self
+    where
+        T::State: Decide<C>,
+        C: Clone + fmt::Debug + Send + Sync + 'static,
+    {
+        self.given.push(command_of(target, command));
+        self
+    }
+
+    /// An event that is recorded before the process runs.
+    pub fn given_event<E: Event + fmt::Debug>(mut self, stream: impl AppendTo<E>, event: E) -> Self {
+        self.given.push(event_of(stream.into_stream(), event));
+        self
+    }
+
+    /// A command that comes at any moment, once, or never. It may be refused.
+    pub fn meanwhile<T: Target, C>(mut self, target: T, command: C) -> Self
+    where
+        T::State: Decide<C>,
+        C: Clone + fmt::Debug + Send + Sync + 'static,
+    {
+        self.meanwhile.push(command_of(target, command));
+        self
+    }
+
+    /// An event that is recorded at any moment, once, or never.
+    pub fn meanwhile_event<E: Event + fmt::Debug>(mut self, stream: impl AppendTo<E>, event: E) -> Self {
+        self.meanwhile.push(event_of(stream.into_stream(), event));
+        self
+    }
+
+    /// What a service answers to a message of this type: one of these events, at any moment, also after it was waited for.
+    /// The event goes to the stream `in.{service}-{instance}`.
+    pub fn replies<C: Command, E: Event + fmt::Debug>(
+        mut self,
+        service: &'static str,
+        reply: impl Fn(&C) -> Vec<E> + 'static,
+    ) -> Self {
+        self.replies.push(Box::new(move |event| {
+            let this = event.stream.category().strip_prefix("service.") == Some(service);
+            if !this || event.data.name.strip_prefix("command.") != Some(C::NAME) {
+                return None;
+            }
+            let command = C::decode(event.schema, &event.data.body).ok()?;
+            let stream = StreamId::new(&format!("in.{service}"), event.stream.key());
+            Some(reply(&command).into_iter().map(|event| alternative(stream.clone(), event)).collect())
+        }));
+        self
+    }
+
+    /// What holds after every step. `ensure!(…)` says why not.
+    pub fn always(mut self, check: impl Fn(&World<P>) -> Result<(), String> + 'static) -> Self {
+        self.always.push(Box::new(check));
+        self
+    }
+
+    /// What holds in the end: when everything is answered, and no timer is left.
+    pub fn finally(mut self, check: impl Fn(&World<P>) -> Result<(), String> + 'static) -> Self {
+        self.finally.push(Box::new(check));
+        self
+    }
+
+    /// How often the process that owns the shard crashes: 1 unless said.
+    pub fn crashes(mut self, times: u32) -> Self {
+        self.budgets.crashes = times;
+        self
+    }
+
+    /// How often another process takes the shard over while the owner is frozen, to go on later: 1 unless said.
+    pub fn take_overs(mut self, times: u32) -> Self {
+        self.budgets.take_overs = times;
+        self
+    }
+
+    /// How often a command is recorded and its answer is lost: 1 unless said.
+    pub fn lost_answers(mut self, times: u32) -> Self {
+        self.budgets.lost_answers = times;
+        self
+    }
+
+    /// How often a command loses all its races, so that its instance waits: 1 unless said.
+    pub fn conflicts(mut self, times: u32) -> Self {
+        self.budgets.conflicts = times;
+        self
+    }
+
+    /// How far the clock goes: for a process whose timers never end. What is due later is not waited for.
+    pub fn lasting(mut self, time: Duration) -> Self {
+        self.lasting = Some(time);
+        self
+    }
+
+    /// Tries it; panics with the story of a run that fails.
+    #[track_caller]
+    pub fn run(self) -> Explored {
+        self.try_run().unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// Tries it, and returns the run that fails, if one does.
+    pub fn try_run(self) -> Result<Explored, SimulationFailure> {
+        self.explore(&Effort::from_env())
+    }
+
+    fn explore(&self, effort: &Effort) -> Result<Explored, SimulationFailure> {
+        if let Some(choices) = &effort.choices {
+            let mut run = Run::new(self, true);
+            let went = run.go(&mut Choices::straight(choices));
+            let story = run.story.unwrap_or_default();
+            if let Err(reason) = went {
+                return Err(self.failure(reason, story, choices.clone(), 1, None));
+            }
+            story.iter().zip(1..).for_each(|(line, n)| println!("{n:>4}. {line}"));
+            return Ok(Explored { runs: 1, steps: run.steps as u64, complete: false });
+        }
+        let explored = self.every_order(effort.runs)?;
+        if explored.complete { Ok(explored) } else { self.by_dice(effort, explored) }
+    }
+
+    /// All lists, depth first, up to so many: at each choice a copy of the run goes on by itself.
+    fn every_order(&self, runs: u64) -> Result<Explored, SimulationFailure> {
+        let mut explored = Explored::default();
+        let mut run = Run::new(self, false);
+        let mut seen = HashSet::new();
+        // The runs at the choices on the way, what there is to choose from, and what was chosen.
+        let mut way: Vec<(Run<'_, P>, Vec<Move>, usize)> = vec![];
+        let mut went = run.begin();
+        while explored.runs < runs {
+            let before = run.steps;
+            let moves = went.and_then(|()| run.go_on());
+            explored.steps += (run.steps - before) as u64;
+            let ended = match moves {
+                Ok(moves) if moves.is_empty() || !seen.insert(run.digest()) => true,
+                Ok(moves) => {
+                    way.push((run.fork(), moves, 0));
+                    false
+                }
+                Err(_) => return Err(self.shrunk(chosen(&way), explored.runs + 1, None)),
+            };
+            if ended {
+                explored.runs += 1;
+                loop {
+                    let Some((at, moves, chosen)) = way.last_mut() else {
+                        return Ok(Explored { complete: true, ..explored });
+                    };
+                    *chosen += 1;
+                    if *chosen < moves.len() {
+                        run = at.fork();
+                        break;
+                    }
+                    way.pop();
+                }
+            }
+            let Some((_, moves, chosen)) = way.last() else { break };
+            explored.steps += 1;
+            went = run.choose(moves[*chosen]).map(drop);
+        }
+        Ok(explored)
+    }
+
+    fn by_dice(&self, effort: &Effort, mut explored: Explored) -> Result<Explored, SimulationFailure> {
+        for n in 0..effort.dice {
+            let (mut run, mut choices) = (Run::new(self, false), Choices::dice(effort.seed, n));
+            let went = run.go(&mut choices);
+            explored.runs += 1;
+            explored.steps += run.steps as u64;
+            if went.is_err() {
+                return Err(self.shrunk(choices.list(), explored.runs, Some(effort.seed)));
+            }
+        }
+        Ok(explored)
+    }
+
+    /// The same failure, or another one, with fewer and lower choices.
+    fn shrunk(&self, mut choices: Vec<u32>, run: u64, seed: Option<u64>) -> SimulationFailure {
+        let fails = |choices: &[u32]| Run::new(self, false).go(&mut Choices::straight(choices)).is_err();
+        // A list that is long after so many is told as it is.
+        let mut tries = 10_000;
+        'simpler: loop {
+            let before = choices.clone();
+            for simpler in simpler(&before) {
+                tries -= 1;
+                if tries == 0 {
+                    break 'simpler;
+                }
+                if fails(&simpler) {
+                    choices = simpler;
+                    continue 'simpler;
+                }
+            }
+            break;
+        }
+        let mut told = Run::new(self, true);
+        let went = told.go(&mut Choices::straight(&choices));
+        let reason = went.err().unwrap_or_else(|| "it fails only sometimes: a rule is not pure".into());
+        self.failure(reason, told.story.unwrap_or_default(), choices, run, seed)
+    }
+
+    fn failure(
+        &self,
+        reason: String,
+        story: Vec<String>,
+        choices: Vec<u32>,
+        run: u64,
+        seed: Option<u64>,
+    ) -> SimulationFailure {
+        SimulationFailure { process: self.process.name(), reason, story, choices, run, seed }
+    }
+}
+
+fn chosen<T, M>(way: &[(T, M, usize)]) -> Vec<u32> {
+    way.iter().map(|(.., chosen)| u32::try_from(*chosen).unwrap_or(u32::MAX)).collect()
+}
+
+fn command_of<T: Target, C>(target: T, command: C) -> Act
+where
+    T::State: Decide<C>,
+    C: Clone + fmt::Debug + Send + Sync + 'static,
+{
+    let boundary = target.boundary();
+    Box::new(move |store, id| {
+        let execute = Execute::<T::State>::new(store.clone(), boundary.clone(), command.clone()).command_id(id);
+        let said = format!("send({}, {command:?})", boundary.stream);
+        match now(execute.into_future()) {
+            Ok(_) => Ok(said),
+            Err(CommandError::Rejected(reason)) => Err(format!("{said}: refused, {reason}")),
+            Err(error) => Err(format!("{said}: {error}")),
+        }
+    })
+}
+
+fn event_of<E: Event + fmt::Debug>(stream: StreamId, event: E) -> Act {
+    Box::new(move |store, id| {
+        let append = store.append(&stream, Expected::Any, [event.clone()]).command_id(id);
+        let said = format!("{event:?} in {stream}");
+        now(append.into_future()).map(|_| said.clone()).map_err(|error| format!("{said}: {error}"))
+    })
+}
+
+fn alternative<E: Event + fmt::Debug>(stream: StreamId, event: E) -> Alternative {
+    let said = format!("{event:?}");
+    let append = move |store: &Store, asked: &Recorded<Raw>| {
+        // A receiver knows the message by its id.
+        let mut cause = asked.with(());
+        cause.id = asked.metadata.command_id;
+        let append = store.append(&stream, Expected::Any, [event.clone()]).caused_by(&cause);
+        let append = append.command_id(derived_id(cause.id, ["reply"]));
+        now(append.into_future()).map(drop).map_err(|error| error.to_string())
+    };
+    Alternative { said, append: Arc::new(append) }
+}
