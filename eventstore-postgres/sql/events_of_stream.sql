@@ -1,7 +1,8 @@
--- A page of a stream, and the head, in one snapshot: after position $1, up to position $2, at most $3; stream $4, after
+-- A page of a stream, the head, and how many event types there are, in one snapshot: after position $1, up to position $2, at most $3; stream $4, after
 -- version $5, up to version $6; of the names $7 (NULL: of all), with all the tags $8. "+ 0": else the primary key may be
 -- read, to intersect it with the stream.
-SELECT log.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id, e.type_key, e.schema, e.stream, e.tags, e.metadata, e.payload
+SELECT log.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id, e.type_key, e.schema, e.stream, e.tags, e.metadata, e.payload,
+       (SELECT count(*) FROM {schema}.event_types) AS types
   FROM (SELECT coalesce(max(position), 0) AS head FROM {schema}.events) AS log
   LEFT JOIN LATERAL (SELECT * FROM {schema}.events
                       WHERE stream = $4 AND version > $5 AND version <= $6 AND position + 0 > $1 AND position + 0 <= $2

@@ -46,7 +46,7 @@ pub(crate) async fn own_tables(store: &PgStore) -> Result<(), StoreError> {
         return Ok(());
     }
     let identity = match read::identity(&mut *store.connection().await?, shared).await {
-        Err(StoreError::Database(error)) if error.downcast_ref().is_some_and(|why| error::is(why, &["42501"])) => {
+        Err(error) if error::may_not(&error) => {
             let lacks = format!("the right to read {}.identity, which the script of `roles_sql` grants", sql.schema());
             return Err(StoreError::Unmigrated { missing: vec![lacks] });
         }
@@ -63,11 +63,7 @@ pub(crate) async fn own_tables(store: &PgStore) -> Result<(), StoreError> {
     }
     match note(store, &identity).await {
         // No right to write there, or a session that only reads.
-        Err(StoreError::Database(error))
-            if error.downcast_ref().is_some_and(|why| error::is(why, &["42501", "25006"])) =>
-        {
-            Ok(())
-        }
+        Err(error) if error::may_not(&error) => Ok(()),
         noted => noted,
     }
 }

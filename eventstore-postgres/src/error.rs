@@ -16,6 +16,12 @@ pub(crate) fn is(error: &sqlx::Error, states: &[&str]) -> bool {
     state(error).is_some_and(|state| states.contains(&&*state))
 }
 
+/// Whether the role may not do it, or the session only reads.
+pub(crate) fn may_not(error: &StoreError) -> bool {
+    let below = error.reason().and_then(|reason| reason.downcast_ref());
+    below.is_some_and(|below| is(below, &["42501", "25006"]))
+}
+
 /// Whether the connection is gone, perhaps after what was sent was done.
 pub(crate) fn lost(error: &sqlx::Error) -> bool {
     match error {

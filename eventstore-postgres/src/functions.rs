@@ -64,16 +64,24 @@ mod tests {
         let functions = functions();
         let names: Vec<_> = functions.keys().copied().collect();
         let expected = [
+            "advance",
             "append",
             "append_batch",
             "append_one",
             "append_only",
+            "hold",
             "json",
             "lock_appends",
+            "lock_shard",
+            "lock_shards",
             "matching",
             "matching_backwards",
             "may_append",
             "position_at",
+            "retag",
+            "shards",
+            "step",
+            "still",
             "type_keys",
         ];
         assert_eq!(names, expected);

@@ -370,11 +370,7 @@ impl PgStore {
         };
         match renamed.await {
             // A role that may only read, or a standby, leaves them to the program.
-            Err(StoreError::Database(error))
-                if error.downcast_ref().is_some_and(|why| error::is(why, &["42501", "25006", "0A000"])) =>
-            {
-                Ok(())
-            }
+            Err(StoreError::Denied(_) | StoreError::Unavailable(_)) => Ok(()),
             renamed => renamed,
         }
     }
@@ -806,7 +802,7 @@ impl Tables for PgStore {
         let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else { return found(&[]).await };
         match found(&[]).await {
             // It may lack a column that a row may be without.
-            Err(StoreError::Columns { .. }) => {
+            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
                 let lacking = tables::to_add(&mut *self.connection().await?, self.sql(), &table).await?;
                 found(&lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })?).await
             }

@@ -324,16 +324,29 @@ impl PgTransaction {
     }
 
     /// The rows of a table that may not be there: then the server would give up the transaction.
-    async fn rows_if_built(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    /// Says whether the table has every column.
+    async fn rows_if_built(&mut self, rows: Rows) -> Result<(Vec<(String, Box<RawValue>)>, bool), StoreError> {
         let connection = &mut *self.connection;
+        let retry = match &rows {
+            Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((*table, rows.clone())),
+            Rows::Whole { .. } => None,
+        };
         sqlx::raw_sql(include_str!("../sql/savepoint.sql")).execute(&mut *connection).await.map_err(error::store)?;
         let found = tables::rows(connection, &self.shared.sql, rows, &[]).await;
         let after = match found {
             Ok(_) => include_str!("../sql/release.sql"),
             Err(_) => include_str!("../sql/rollback_to.sql"),
         };
-        sqlx::raw_sql(after).execute(connection).await.map_err(error::store)?;
-        found
+        sqlx::raw_sql(after).execute(&mut *connection).await.map_err(error::store)?;
+        match (found, retry) {
+            // It may lack a column that a row may be without.
+            (Err(StoreError::Columns { .. } | StoreError::Schema(_)), Some((table, rows))) => {
+                let lacking = tables::to_add(&mut *connection, &self.shared.sql, &table).await?;
+                let lacking = lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })?;
+                Ok((tables::rows(connection, &self.shared.sql, rows, &lacking).await?, false))
+            }
+            (found, _) => Ok((found?, true)),
+        }
     }
 }
 
@@ -422,21 +435,23 @@ impl Transaction for PgTransaction {
         };
         let built = self.shared.built.has(&table);
         let found = match built {
-            true => tables::rows(&mut self.connection, &self.shared.sql, rows, &[]).await,
+            true => tables::rows(&mut self.connection, &self.shared.sql, rows, &[]).await.map(|rows| (rows, true)),
             false => self.rows_if_built(rows).await,
         };
         match &found {
-            Ok(_) => {
+            Ok((_, true)) => {
                 self.shared.built.insert(table);
                 self.fits = fits.or(self.fits);
             }
-            Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. } | StoreError::Row { .. }) if !built => {}
+            Ok((_, false)) => {}
+            Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. } | StoreError::Schema(_)) if !built => {}
+            Err(StoreError::Row { .. }) if !built => {}
             failed => {
                 self.shared.built.remove(&table);
                 self.note(failed);
             }
         }
-        found
+        Ok(found?.0)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {

@@ -212,7 +212,7 @@ impl Run {
 
     /// Says that this node leaves it to others, and why.
     fn stand_aside(&self, store: &Store, failed: Failed, shards: Vec<(Shard, Checkpoint)>) {
-        let failed: Arc<dyn Error + Send + Sync> = Arc::new(failed);
+        let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
         store.runs(&self.name, Some(failed.clone()), false);
         self.report.send_modify(|status| {
             status.look(shards);

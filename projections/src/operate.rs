@@ -373,7 +373,7 @@ pub(crate) fn failure(name: &str, known: &Row) -> Option<Arc<dyn Error + Send + 
         Some(cause) => Failed::from(cause.error(name)),
         None => Failed::program(known.reason.clone()?),
     };
-    Some(Arc::new(failed))
+    Some(failed.told().into())
 }
 
 /// The first letters of those who wait, due at an instant.

@@ -241,7 +241,8 @@ async fn all_are(running: &Running, state: State) -> Vec<Status> {
 
 /// What an error is by its type, where the framework says so.
 fn typed<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a StoreError {
-    error.source().and_then(|source| source.downcast_ref()).unwrap_or_else(|| panic!("{error}"))
+    let shared = error.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>().map(|shared| &**shared as _);
+    shared.unwrap_or(error).downcast_ref().unwrap_or_else(|| panic!("{error:?}"))
 }
 
 /// That rows are the fold of all events, and that each was handed over once, in the order of its stream.

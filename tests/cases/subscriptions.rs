@@ -193,14 +193,14 @@ async fn g8_a_subscription_on_an_old_log_hands_over_what_was_asked_for() -> Resu
     let stopped = async |runner: Runner| {
         let running = runner.start();
         let stopped = running.until(Position(4)).await;
-        let Err(StoreError::Stopped { projection, reason }) = stopped else { panic!("{stopped:?}") };
-        assert_eq!(projection, "unsaid");
+        let Err(error @ StoreError::Stopped { .. }) = stopped else { panic!("{stopped:?}") };
+        assert!(error.to_string().starts_with("`unsaid` cannot run: "), "{error}");
         running.stop().await;
-        reason
+        error
     };
     append(4).await?;
     let reason = stopped(subscription()).await;
-    let typed = reason.source().and_then(|source| source.downcast_ref::<StoreError>());
+    let typed = reason.reason().and_then(|reason| reason.downcast_ref::<StoreError>());
     assert!(matches!(typed, Some(StoreError::NoStart { head: Position(4), .. })), "{reason}");
     for way in [".from_now()", ".from_beginning()", ".from(position)"] {
         assert!(reason.to_string().contains(way), "{reason}");

@@ -112,9 +112,9 @@ async fn e5_a_projection_in_sql_that_has_passed_events_waits_for_a_decision() ->
         old.stop().await;
         let new = Runner::new(&store).projection(scene.second()).start();
         let last = Scene::append(&store, second::Filled { amount: 4 }).await?;
-        let Err(StoreError::Stopped { reason, .. }) = new.until(last).await else { panic!("nobody has decided") };
-        let typed = reason.source().and_then(|source| source.downcast_ref());
-        assert!(matches!(typed, Some(StoreError::Missed { .. })), "{reason}");
+        let Err(stopped @ StoreError::Stopped { .. }) = new.until(last).await else { panic!("nobody has decided") };
+        let typed = stopped.reason().and_then(|reason| reason.downcast_ref());
+        assert!(matches!(typed, Some(StoreError::Missed { .. })), "{stopped}");
         assert_eq!(scene.amounts().await, [1, -3]);
         decide(&new, decision).await?;
         while new.until(last).await.is_err() {
@@ -139,9 +139,9 @@ async fn e5_an_inline_projection_in_sql_that_has_passed_events_waits_for_a_decis
         let new = scene.store().with_inline_projection(scene.second());
         for _ in 0..2 {
             let refused = Scene::append(&new, second::Filled { amount: 4 }).await;
-            let Err(StoreError::Stopped { reason, .. }) = refused else { panic!("{refused:?}") };
-            let typed = reason.source().and_then(|source| source.downcast_ref());
-            assert!(matches!(typed, Some(StoreError::Missed { .. })), "{reason}");
+            let Err(stopped @ StoreError::Stopped { .. }) = refused else { panic!("{refused:?}") };
+            let typed = stopped.reason().and_then(|reason| reason.downcast_ref());
+            assert!(matches!(typed, Some(StoreError::Missed { .. })), "{stopped}");
         }
         assert_eq!(plain.head().await?.0, 3, "nothing is recorded");
         decide(&Projections::new(&plain), decision).await?;

@@ -111,7 +111,7 @@ async fn x3_the_app_role_can_append_and_read_and_nothing_else() -> Result<(), An
         "CREATE FUNCTION {s}.matching(text[], text[], text[], text[], bigint, bigint, int) RETURNS SETOF bigint
          LANGUAGE sql AS 'SELECT 1::bigint'",
         "CREATE OR REPLACE FUNCTION {s}.append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-        "SELECT {s}.retag(ARRAY[1::bigint], ARRAY[(SELECT event_id FROM {s}.events WHERE position = 1)], '{{}}')",
+        "SELECT {s}.retag(ARRAY[1::bigint], ARRAY[(SELECT event_id FROM {s}.events WHERE position = 1)], ARRAY['{}'])",
         "SET session_replication_role = replica",
         "SET ROLE {s}_owner",
         "GRANT {s}_owner TO {s}_app",

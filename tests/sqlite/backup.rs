@@ -143,7 +143,7 @@ async fn s6_a_restored_file_has_its_checkpoints_and_delivers_again_from_there() 
     let (mut positions, backup) = (vec![], folder.path().join("backup.db"));
     for round in 0..2 {
         let store = Store::from(SqliteStore::open(&path).await?);
-        let runner = Runner::new(&store).subscription(Outside(Arc::clone(&delivered))).start();
+        let runner = Runner::new(&store).subscription(Outside(Arc::clone(&delivered))).from_beginning().start();
         for _ in 0..2 {
             let deposited = store.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
             positions.push(deposited.last);
