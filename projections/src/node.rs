@@ -403,8 +403,7 @@ impl Node {
     /// Says that nothing runs here while a node of release 0.1 lives.
     fn wait_for_old_release(&self, process: &str) {
         for run in &self.runs {
-            let failed: Arc<dyn Error + Send + Sync> =
-                Arc::new(Failed::from(StoreError::OldRelease { process: process.into() }));
+            let failed: Arc<dyn Error + Send + Sync> = Arc::new(StoreError::OldRelease { process: process.into() });
             self.store.runs(&run.name, Some(failed.clone()), true);
             run.report.send_modify(|status| {
                 (status.state, status.stopped, status.error) = (State::Failed, true, Some(failed));

@@ -2,7 +2,7 @@
 
 use std::{mem::take, time::Duration};
 
-use eventstore::{Reacting, prelude::*, testing::Simulation};
+use eventstore::prelude::*;
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Clone, Debug, PartialEq)]
@@ -99,6 +99,7 @@ impl Evolve for Transfer {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[allow(dead_code, reason = "some of them come from outside")]
 pub enum TransferCommand {
     Request { from: Id<Account>, to: Id<Account>, amount: i64 },
     Hold,
@@ -254,78 +255,4 @@ fn other_events_of_the_conversation_say_nothing() {
         .then_state(MoneyTransfer::Idle)
         .when(&bob(), AccountEvent::Closed)
         .then_nothing();
-}
-
-/// Ann has 60 and may get 40 more; bob may accept the 70, or close his account.
-fn transfer() -> Simulation<Reacting<MoneyTransfer>> {
-    Simulation::of::<MoneyTransfer>()
-        .given(ann(), Deposit { amount: 60 })
-        .given(t1(), Request { from: ann(), to: bob(), amount: 70 })
-        .meanwhile(ann(), Deposit { amount: 40 })
-        .meanwhile(t1(), Accept)
-        .always(|world| {
-            ensure!(world.load(ann()).balance >= 0, "ann owes");
-            Ok(())
-        })
-        .finally(|world| {
-            use TransferEvent::*;
-            let (ann, bob, end) = (world.load(ann()).balance, world.load(bob()).balance, world.load(t1()).last);
-            ensure!([60, 100].contains(&(ann + bob)), "ann has {ann}, bob {bob}");
-            ensure!(matches!(end, Some(Completed | Refused | Expired)), "it hangs: {end:?}");
-            ensure!((bob == 70) == (end == Some(Completed)), "bob has {bob}, and it is {end:?}");
-            Ok(())
-        })
-}
-
-#[test]
-fn g12_money_is_never_made_or_lost() {
-    transfer().take_overs(0).meanwhile(bob(), Close).run();
-    transfer().crashes(0).lost_answers(0).conflicts(0).run();
-}
-
-#[test]
-fn g12_a_rule_that_forgets_something_is_found() {
-    /// Has no alternative where the money cannot be given.
-    #[derive(Saga, Serialize, Deserialize, Clone, Debug, Default)]
-    #[saga(name = "money_transfer", end = is_settled)]
-    struct Hasty(MoneyTransfer);
-
-    fn is_settled(Hasty(transfer): &Hasty) -> bool {
-        *transfer == MoneyTransfer::Settled
-    }
-
-    impl Evolve for Hasty {
-        type Event = BankEvent;
-
-        fn evolve(&mut self, event: BankEvent) {
-            self.0.evolve(event);
-        }
-    }
-
-    impl React for Hasty {
-        fn react(&self, event: &Recorded<BankEvent>) -> Commands {
-            match (&self.0, &event.data) {
-                (MoneyTransfer::Holding(order), BankEvent::Transfer(TransferEvent::Accepted)) => {
-                    cancel("expiry").and(send(&order.to, Deposit { amount: order.amount }))
-                }
-                (transfer, _) => transfer.react(event),
-            }
-        }
-    }
-
-    let failure = Simulation::of::<Hasty>()
-        .given(ann(), Deposit { amount: 100 })
-        .given(t1(), Request { from: ann(), to: bob(), amount: 70 })
-        .meanwhile(t1(), Accept)
-        .meanwhile(bob(), Close)
-        .finally(|world| {
-            let (ann, bob) = (world.load(ann()).balance, world.load(bob()).balance);
-            ensure!(ann + bob == 100, "ann has {ann}, bob {bob}");
-            Ok(())
-        })
-        .try_run()
-        .expect_err("bob closes his account before he gets the money");
-    assert_eq!(failure.reason, "ann has 30, bob 0");
-    let story = failure.story.join("\n");
-    assert!(story.contains("send(account-bob, Deposit { amount: 70 }): refused, the account is closed"), "{failure}");
 }
