@@ -6,7 +6,7 @@ use axum_core::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     response::{IntoResponse, IntoResponseParts, Response, ResponseParts},
 };
-use eventstore_core::{Position, Version};
+use eventstore_core::{Position, Store, StoreError, Token, Version};
 use http::{
     HeaderValue, StatusCode,
     header::{ETAG, IF_MATCH, IF_NONE_MATCH},
@@ -20,15 +20,16 @@ use crate::{header::single, problem::Problem};
 /// | the state | tag | what a command says of it |
 /// |---|---|---|
 /// | of one stream | its version, `"3"` | `.expecting(version)` |
-/// | by tag, `every`, or a tuple | the position of its last event, `"@1840"` | `.expecting_position(position)` |
+/// | by tag, `every`, or several | the token of [`changed`](eventstore_core::Loaded::changed), `"{log id}.{epoch}.1840"` | `.expecting_position(position)` |
 ///
-/// Part of a response: `(EntityTag::from(loaded.version), Json(view))`.
+/// Part of a response: `(EntityTag::from(loaded.version), Json(view))`, or
+/// `(EntityTag::from(store.token(loaded.changed).await?), Json(view))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntityTag {
     /// The version of one stream.
     Version(Version),
     /// The position of the last event of a state of several streams.
-    Position(Position),
+    Position(Token),
 }
 
 impl EntityTag {
@@ -36,9 +37,9 @@ impl EntityTag {
         let text = text.strip_prefix('"')?.strip_suffix('"')?;
         // As it is written here, and in no other way: no sign, no leading zero.
         let number = |text: &str| text.parse().ok().filter(|number: &u64| number.to_string() == text);
-        match text.strip_prefix('@') {
-            Some(position) => number(position).map(|position| Self::Position(Position(position))),
-            None => number(text).map(|version| Self::Version(Version(version))),
+        match text.contains('.') {
+            true => text.parse().ok().filter(|token: &Token| token.to_string() == text).map(Self::Position),
+            false => number(text).map(|version| Self::Version(Version(version))),
         }
     }
 }
@@ -49,9 +50,9 @@ impl From<Version> for EntityTag {
     }
 }
 
-impl From<Position> for EntityTag {
-    fn from(position: Position) -> Self {
-        Self::Position(position)
+impl From<Token> for EntityTag {
+    fn from(token: Token) -> Self {
+        Self::Position(token)
     }
 }
 
@@ -59,7 +60,7 @@ impl fmt::Display for EntityTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version(version) => write!(f, "\"{version}\""),
-            Self::Position(position) => write!(f, "\"@{position}\""),
+            Self::Position(token) => write!(f, "\"{token}\""),
         }
     }
 }
@@ -108,12 +109,13 @@ impl IfMatch {
     /// The position, for `.expecting_position(…)`.
     ///
     /// # Errors
-    /// 412 if the client has sent the tag of another kind of state.
-    pub fn position(self) -> Result<Position, Problem> {
-        match self.0 {
-            EntityTag::Position(position) => Ok(position),
-            EntityTag::Version(_) => Err(failed()),
-        }
+    /// 412 if the client has sent the tag of another kind of state, of another log, or of a history that was lost.
+    pub async fn position(self, store: &Store) -> Result<Position, Problem> {
+        let EntityTag::Position(token) = self.0 else { return Err(failed()) };
+        store.position_of(&token).await.map_err(|error| match error {
+            StoreError::Forked { .. } => failed(),
+            error => error.into(),
+        })
     }
 
     fn read(parts: &Parts) -> Result<Option<Self>, Problem> {

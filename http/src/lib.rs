@@ -6,17 +6,25 @@
 //! | `Idempotency-Key` | [`CommandId`] | `.command_id(id.scoped(user))`: the command is recorded once |
 //! | `If-Match` | [`IfMatch`] | `.expecting(seen.version()?)`: another version is 412 |
 //! | `If-None-Match` | [`IfNoneMatch`] | `seen.matches(tag)`: 304 |
+//! | `ES-Position` | [`AfterPosition`] | `.after(seen.position(&store).await?)`: rows that have come so far |
 //!
 //! | part of a response | type |
 //! |---|---|
 //! | `ETag` | [`EntityTag`] |
+//! | `ES-Position` | [`AtPosition`] |
 //! | an error | [`Problem`] |
 
 mod command_id;
 mod entity_tag;
 mod header;
+mod position;
 mod problem;
 
 pub use command_id::CommandId;
 pub use entity_tag::{EntityTag, IfMatch, IfNoneMatch};
+pub use position::{AfterPosition, AtPosition};
 pub use problem::Problem;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/http.md")]
+mod guide {}

@@ -13,7 +13,7 @@ use axum::{
     routing::get,
 };
 use eventstore::{StoreError, Version, prelude::*};
-use eventstore_axum::{CommandId, EntityTag, IfMatch, IfNoneMatch, Problem};
+use eventstore_axum::{AfterPosition, AtPosition, CommandId, EntityTag, IfMatch, IfNoneMatch, Problem};
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt;
 
@@ -101,6 +101,17 @@ async fn withdraw(
     Ok(done.version.into())
 }
 
+/// Up to where the client has seen the log; the answer says how far it goes.
+async fn after(State(store): State<Store>, seen: AfterPosition) -> Result<(AtPosition, String), Problem> {
+    let position = seen.position(&store).await?;
+    Ok((AtPosition(store.token(store.head().await?).await?), position.to_string()))
+}
+
+/// Needs the token of a state by its last own event.
+async fn changed(State(store): State<Store>, seen: IfMatch) -> Result<String, Problem> {
+    Ok(seen.position(&store).await?.to_string())
+}
+
 /// The optional forms.
 async fn optional(command: Option<CommandId>, seen: Option<IfMatch>) -> String {
     format!("{} {}", command.is_some(), seen.is_some())
@@ -111,6 +122,8 @@ async fn service() -> Router {
     Router::new()
         .route("/accounts/{id}", get(show).post(deposit).delete(withdraw))
         .route("/optional", get(optional))
+        .route("/after", get(after))
+        .route("/changed", get(changed))
         .with_state(store)
 }
 
@@ -238,6 +251,40 @@ async fn both_may_be_optional() {
     let answer = async |headers: &[(&str, &str)]| send(&service, Method::GET, "/optional", headers, "").await.body;
     assert_eq!(answer(&[]).await, "false false");
     assert_eq!(answer(&[("idempotency-key", "k"), ("if-match", "\"3\"")]).await, "true true");
+}
+
+#[tokio::test]
+async fn a_position_is_sent_back_and_one_of_another_log_is_refused() {
+    let (service, other) = (service().await, self::service().await);
+    let after = async |headers: &[(&str, &str)]| send(&service, Method::GET, "/after", headers, "").await;
+    assert_eq!(after(&[]).await.body, "0");
+    deposited(&service, "1", 100).await;
+    let token = after(&[]).await.header("es-position").to_owned();
+    assert!(token.ends_with(".1.1"), "{token}");
+    assert_eq!(after(&[("es-position", &token)]).await.body, "1");
+
+    deposited(&other, "1", 100).await;
+    let foreign = send(&other, Method::GET, "/after", &[], "").await.header("es-position").to_owned();
+    let beyond = token.replace(".1.1", ".1.7");
+    let lost = token.replace(".1.1", ".2.1");
+    for refused in [&foreign, &beyond, &lost] {
+        assert_eq!(after(&[("es-position", refused)]).await.status, StatusCode::PRECONDITION_FAILED, "{refused}");
+        let tag = format!("\"{refused}\"");
+        let changed = send(&service, Method::GET, "/changed", &[("if-match", &tag)], "").await;
+        assert_eq!(changed.status, StatusCode::PRECONDITION_FAILED, "{refused}");
+    }
+    let tag = format!("\"{token}\"");
+    assert_eq!(send(&service, Method::GET, "/changed", &[("if-match", &tag)], "").await.body, "1");
+    assert_eq!(
+        send(&service, Method::GET, "/changed", &[("if-match", "\"1\"")], "").await.status,
+        StatusCode::PRECONDITION_FAILED,
+        "a version is no position"
+    );
+    for garbage in ["1", "x.1.1", &format!("{token}0x"), ""] {
+        assert_eq!(after(&[("es-position", garbage)]).await.status, StatusCode::BAD_REQUEST, "{garbage}");
+    }
+    let twice = after(&[("es-position", &token), ("es-position", &token)]).await;
+    assert_eq!(twice.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

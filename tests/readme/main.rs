@@ -9,6 +9,49 @@ mod program {
     pub(crate) fn run() -> Result<(), Box<dyn std::error::Error>> {
         main()
     }
+
+    /// What the README says of HTTP, served.
+    mod http {
+        use ::http::{Method, Request, StatusCode};
+        use axum::{Router, body::Body, routing::post};
+        use tower::ServiceExt;
+
+        use super::*;
+
+        include!("http.rs");
+
+        async fn send(
+            service: &Router,
+            method: Method,
+            header: (&str, &str),
+            amount: i64,
+        ) -> Result<(StatusCode, Option<String>), Box<dyn std::error::Error>> {
+            let request = Request::builder().method(method).uri("/accounts/ann").header(header.0, header.1);
+            let request = request.header("content-type", "application/json").body(Body::from(amount.to_string()))?;
+            let response = service.clone().oneshot(request).await?;
+            let tag = response.headers().get("etag").map(|tag| tag.to_str().map(str::to_owned)).transpose()?;
+            Ok((response.status(), tag))
+        }
+
+        #[tokio::test]
+        async fn what_the_readme_says_of_http_holds() -> Result<(), Box<dyn std::error::Error>> {
+            let store = eventstore::connect("memory:").await?;
+            let service =
+                Router::new().route("/accounts/{id}", post(deposit).delete(withdraw)).with_state(store.clone());
+            for _ in 0..2 {
+                let deposited = send(&service, Method::POST, ("idempotency-key", "7f3c"), 100).await?;
+                assert_eq!(deposited, (StatusCode::OK, Some("\"1\"".into())));
+            }
+            assert_eq!(store.load(&Id::<Account>::from("ann")).await?.balance, 100);
+            let answer = async |seen, amount| send(&service, Method::DELETE, ("if-match", seen), amount).await;
+            assert_eq!(answer("\"1\"", 500).await?.0, StatusCode::UNPROCESSABLE_ENTITY);
+            assert_eq!(answer("\"1\"", 30).await?, (StatusCode::OK, Some("\"2\"".into())));
+            assert_eq!(answer("\"1\"", 30).await?.0, StatusCode::PRECONDITION_FAILED);
+            let without = send(&service, Method::DELETE, ("accept", "*/*"), 30).await?;
+            assert_eq!(without.0, StatusCode::PRECONDITION_REQUIRED);
+            Ok(())
+        }
+    }
 }
 
 #[test]
@@ -16,16 +59,58 @@ fn the_program_of_the_readme_runs() -> Result<(), Box<dyn Error>> {
     program::run()
 }
 
+const README: &str = include_str!("../../README.md");
+
+fn blocks() -> Vec<&'static str> {
+    README.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
 #[test]
 fn the_program_is_what_the_readme_says() {
-    let readme = include_str!("../../README.md");
-    let blocks: Vec<_> = readme.split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    let [bank, rules, read_model] = blocks[..] else { panic!("three blocks of Rust in the README") };
+    let [bank, rules, read_model, http] = blocks()[..] else { panic!("four blocks of Rust in the README") };
     let (bank, end) = bank.rsplit_once("    Ok(())\n}").expect("`main` ends so");
     let program = format!("{bank}{read_model}    Ok(())\n}}{end}\n{rules}");
-    if program != include_str!("program.rs") {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("readme/program.rs");
-        fs::write(path, program).expect("the file is there");
-        panic!("tests/readme/program.rs was behind the README, and is written anew: run again");
+    for (file, now, text) in
+        [("program.rs", include_str!("program.rs"), &*program), ("http.rs", include_str!("http.rs"), http)]
+    {
+        if text != now {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("readme").join(file);
+            fs::write(path, text).expect("the file is there");
+            panic!("tests/readme/{file} was behind the README, and is written anew: run again");
+        }
+    }
+}
+
+#[test]
+fn lines_are_as_many_as_the_readme_says() {
+    let lines = |block: &str| block.lines().count();
+    let [bank, _, read_model, _] = blocks()[..] else { panic!("four blocks of Rust in the README") };
+    for heading in [
+        format!("## A bank in {} lines", lines(bank)),
+        format!("## A read model in {} more", lines(read_model)),
+    ] {
+        assert!(README.contains(&heading), "the README should say: {heading}");
+    }
+}
+
+#[test]
+fn tests_and_pages_that_the_readme_names_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for link in README.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        assert!(link.starts_with("https://") || root.join(link).exists(), "{link}");
+    }
+    let mut sources = String::new();
+    for folder in ["eventstore-core/src", "tests/cases", "tests/postgres"] {
+        for file in fs::read_dir(root.join(folder)).expect("a folder of the project") {
+            let path = file.expect("a file").path();
+            if path.is_file() {
+                sources += &fs::read_to_string(path).expect("text");
+            }
+        }
+    }
+    let named: Vec<_> = README.lines().filter_map(|line| line.strip_suffix("` |")?.rsplit_once('`')).collect();
+    assert!(named.len() >= 8, "{named:?}");
+    for (_, test) in named {
+        assert!(sources.contains(&format!("fn {test}(")), "{test}");
     }
 }

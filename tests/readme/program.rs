@@ -24,11 +24,14 @@ struct Withdraw { amount: i64 }
 
 impl Decide<Deposit> for Account {                                              // command → events
     fn decide(&self, Deposit { amount }: Deposit) -> Decision<Self> {
+        ensure!(amount > 0, "an amount must be positive");
+        ensure!(self.balance.checked_add(amount).is_some(), "the account is full");
         Ok(vec![Deposited { amount }])
     }
 }
 impl Decide<Withdraw> for Account {                                             // or a refusal
     fn decide(&self, Withdraw { amount }: Withdraw) -> Decision<Self> {
+        ensure!(amount > 0, "an amount must be positive");
         ensure!(amount <= self.balance, "only {} left", self.balance);
         Ok(vec![Withdrawn { amount }])
     }
@@ -70,7 +73,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 #[test]
-fn nobody_takes_out_more_than_there_is() {
+fn an_account_is_never_overdrawn() {
     Account::given([Deposited { amount: 100 }])
         .when(Withdraw { amount: 30 })
         .then([Withdrawn { amount: 30 }])
