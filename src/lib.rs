@@ -1,15 +1,52 @@
-//! Event sourcing and CQRS.
+//! Event sourcing and CQRS for Rust. The README of the repository follows; the guides are in [`guide`].
+//!
+//! [aggregates]: guide::aggregates
+//! [architecture]: https://github.com/eventstore-rs/eventstore/blob/main/docs/architecture.md
+//! [backup]: guide::backup
+//! [changelog]: https://github.com/eventstore-rs/eventstore/blob/main/CHANGELOG.md
+//! [contributing]: https://github.com/eventstore-rs/eventstore/blob/main/CONTRIBUTING.md
+//! [errors]: guide::errors
+//! [eventstore-core-src-conformance]: https://github.com/eventstore-rs/eventstore/blob/main/eventstore-core/src/conformance.rs
+//! [examples-git-history-src-main]: https://github.com/eventstore-rs/eventstore/blob/main/examples/git_history/src/main.rs
+//! [examples-quickstart]: https://github.com/eventstore-rs/eventstore/blob/main/examples/quickstart.rs
+//! [examples-rolling-deploy-main]: https://github.com/eventstore-rs/eventstore/blob/main/examples/rolling_deploy/main.rs
+//! [guarantees]: guide::guarantees
+//! [http]: guide::http
+//! [license-apache]: https://github.com/eventstore-rs/eventstore/blob/main/LICENSE-APACHE
+//! [license-mit]: https://github.com/eventstore-rs/eventstore/blob/main/LICENSE-MIT
+//! [operating-projections]: guide::operating_projections
+//! [operations]: guide::operations
+//! [performance]: guide::performance
+//! [postgres]: https://github.com/eventstore-rs/eventstore/blob/main/docs/postgres.md
+//! [proof]: https://github.com/eventstore-rs/eventstore/blob/main/docs/proof.md
+//! [read-models]: guide::read_models
+//! [recipes]: guide::recipes
+//! [snapshots]: guide::snapshots
+//! [store]: guide::store
+//! [time]: guide::time
+//!
+#![cfg_attr(not(doctest), doc = include_str!("../README.md"))]
 
+pub mod guide;
+
+/// What a store of one's own implements, and what it is asked: the [guide](guide::store) says where to begin.
+pub mod contract {
+    pub use eventstore_core::{
+        Append, Blame, Changes, Checkpoint, Condition, EventStore, Events, Item, NewEvent, NewTags, Page, Read, Rows,
+        SLOTS, Shard, Step, StoredSnapshot, StreamHead, Table, Tables, Transaction, TypeIndex, Write, Written, slot,
+    };
+}
+
+#[doc(hidden)]
+pub use contract::*;
 pub use eventstore_core::{
-    Aggregate, Append, AppendEvents, AppendTo, Appended, Blame, Boundary, BoxError, Changes, Checkpoint, Column,
-    CommandError, Condition, Conflict, DeadLetter, Decide, Decider, Decision, Event, EventError, EventStore, Events,
-    Every, Evolve, Execute, Expected, Get, History, Id, Identity, ImportEvent, Imported, Invalid, Item, Keys, Kind,
-    List, Load, Loaded, MemoryStore, Metadata, Moment, NewEvent, NewTags, Order, Page, Position, Prefix, Project,
-    Query, Raw, Read, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag, Retagged, Row, RowFold,
-    Rows, SLOTS, Shard, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Step, Store, StoreError,
-    StoredSnapshot, StreamHead, StreamId, Table, Tables, Tag, Tagged, Target, Timestamp, TimestampError, Token,
-    Transaction, Tx, TxConnection, TypeIndex, Unavailable, Upcast, VerifiedSnapshots, Version, Write, Written, doctor,
-    ensure, event_id, every, limits, slot, testing,
+    Aggregate, AppendEvents, AppendTo, Appended, Boundary, BoxError, Column, CommandError, Conflict, DeadLetter,
+    Decide, Decider, Decision, Event, EventError, Every, Evolve, Execute, Expected, Get, History, Id, Identity,
+    ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, Order, Position,
+    Prefix, Project, Query, Raw, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag, Retagged, Row,
+    RowFold, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store, StoreError, StreamId, Tag, Tagged,
+    Target, Timestamp, TimestampError, Token, Tx, TxConnection, Unavailable, Upcast, VerifiedSnapshots, Version,
+    doctor, ensure, event_id, every, limits, testing,
 };
 pub use eventstore_core::{
     Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start,

@@ -86,7 +86,7 @@ pub async fn run(bench: &mut Bench, url: &str, events: usize) -> Outcome<()> {
     plain::connections(url, 1).await?;
     let orders: [(&str, Place); 2] = [
         ("100 events a stream, one stream after another", |n| (n / 100, n as i64 % 100 + 1)),
-        ("1000 streams, by turns", |n| (n % 1_000, n as i64 / 1_000 + 1)),
+        ("1000 streams, alternately", |n| (n % 1_000, n as i64 / 1_000 + 1)),
     ];
     for (case, place) in orders {
         let ours = async || import(&store, events, place).await;

@@ -1,4 +1,4 @@
-//! Measures eventstore against hand-written SQL on the same server, in the same process, by turns.
+//! Measures eventstore against hand-written SQL on the same server, in the same process, alternately.
 //!
 //! `cargo run --release -p bench -- all`
 
@@ -40,7 +40,7 @@ struct Args {
     /// Emulate a disk on which a flush takes a millisecond.
     #[arg(long)]
     slow_disk: bool,
-    /// How often each is measured, by turns with its yardstick.
+    /// How often each is measured, alternately with its yardstick.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
     /// Few and short measurements: whether it runs, not how fast.

@@ -41,7 +41,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Measures both, by turns; the first measurement of each warms up and does not count.
+    /// Measures both, alternately; the first measurement of each warms up and does not count.
     pub async fn pair<E>(
         &mut self,
         case: impl Into<String>,

@@ -26,7 +26,7 @@ pub async fn circumstances(url: &str) -> Outcome<String> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']);
-    Ok(format!("{cores} cores {model}; PostgreSQL {version} on the same machine, by a socket, {settings}"))
+    Ok(format!("{cores} cores {model}; PostgreSQL {version} on the same machine, over a socket, {settings}"))
 }
 
 /// Puts the tables and the chart of a part into a page; what was not measured this time stays.

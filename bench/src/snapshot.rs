@@ -63,7 +63,7 @@ pub async fn run(bench: &mut Bench, url: &str) -> Outcome<()> {
 
     let short = accounts::<Account>(&store, ACCOUNTS / 10, 10).await?;
     let yardstick = async || rate(Worker::new(store.clone(), &short), seconds, load).await;
-    // With `snapshot = 100`, 50 come after it on an average.
+    // With `snapshot = 100`, 50 come after it on average.
     for since in [10, 50] {
         let long = kept(&store, ACCOUNTS / 10, 10_000 - since).await?;
         append(&store, &long, repeat(since)).await?;

@@ -143,7 +143,7 @@ async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Resu
         }
     }
     transaction.commit().await?;
-    tracing::info!(projection = to, "readers are sent to it");
+    tracing::info!(projection = to, "readers are switched to it");
     Ok(true)
 }
 

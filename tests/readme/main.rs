@@ -85,10 +85,9 @@ fn the_program_is_what_the_readme_says() {
 fn lines_are_as_many_as_the_readme_says() {
     let lines = |block: &str| block.lines().count();
     let [bank, _, read_model, _] = blocks()[..] else { panic!("four blocks of Rust in the README") };
-    for heading in [
-        format!("## A bank in {} lines", lines(bank)),
-        format!("## A read model in {} more", lines(read_model)),
-    ] {
+    for heading in
+        [format!("## A bank in {} lines", lines(bank)), format!("## A read model in {} more", lines(read_model))]
+    {
         assert!(README.contains(&heading), "the README should say: {heading}");
     }
 }
@@ -96,7 +95,9 @@ fn lines_are_as_many_as_the_readme_says() {
 #[test]
 fn tests_and_pages_that_the_readme_names_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for link in README.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+    let inline = README.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let defined = README.lines().filter_map(|line| Some(line.strip_prefix('[')?.split_once("]: ")?.1));
+    for link in inline.chain(defined) {
         assert!(link.starts_with("https://") || root.join(link).exists(), "{link}");
     }
     let mut sources = String::new();
