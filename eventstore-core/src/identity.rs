@@ -99,7 +99,7 @@ impl Store {
     }
 
     /// The position of a token. [`StoreError::Forked`] if it is of another log or of another epoch of this one, or if the
-    /// log ends before it.
+    /// log ends before it. A replica may not have come so far yet.
     pub async fn position_of(&self, token: &Token) -> Result<Position, StoreError> {
         let Identity { id, epoch, .. } = self.identity().await?;
         if (token.log, token.epoch) != (id, epoch) {
@@ -109,12 +109,16 @@ impl Store {
         Ok(token.position)
     }
 
-    /// Fails with [`StoreError::Forked`] if the log ends before a position.
-    pub(crate) async fn reached(&self, position: Position) -> Result<(), StoreError> {
-        if position > self.head().await? {
-            return Err(StoreError::Forked { position, event: None });
+    /// Fails with [`StoreError::Forked`] if the log ends before a position. Returns whether it can be seen here: a replica
+    /// may lack what is recorded.
+    pub(crate) async fn reached(&self, position: Position) -> Result<bool, StoreError> {
+        if position <= self.head().await? {
+            return Ok(true);
         }
-        Ok(())
+        match self.inner().is_replica().await? {
+            true => Ok(false),
+            false => Err(StoreError::Forked { position, event: None }),
+        }
     }
 }
 

@@ -452,10 +452,7 @@ async fn wait<M: ReadModel>(
             reason => reason,
         };
         if !in_log {
-            if until > store.head().await? {
-                return Err(StoreError::Forked { position: until, event: None });
-            }
-            in_log = true;
+            in_log = store.reached(until).await?;
         }
         if start.elapsed() >= patience {
             return Err(StoreError::Behind { projection, at, until, reason });

@@ -81,6 +81,11 @@ pub trait EventStore: Tables + Any {
         Err(Invalid::Request("this store does not keep the identity of its log".into()).into())
     }
 
+    /// Whether this is a replica: what is recorded elsewhere may not have come here yet.
+    async fn is_replica(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Returns when something may have been recorded after a position. A hint: it may be early; of what is recorded it
     /// comes to know within a second or so, and it returns within some seconds in any case.
     async fn appended(&self, after: Position);

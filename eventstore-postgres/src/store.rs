@@ -714,6 +714,11 @@ impl EventStore for PgStore {
         Ok(done)
     }
 
+    async fn is_replica(&self) -> Result<bool, StoreError> {
+        let replica = sqlx::query_scalar(self.sql().is_replica()).fetch_one(&mut *self.connection().await?).await;
+        replica.map_err(error::store)
+    }
+
     async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
         // Whoever appends may not wait for the disk, in this process or in another one.
         let flushed =

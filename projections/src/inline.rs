@@ -799,6 +799,10 @@ impl EventStore for InlineStore {
         self.base.appended(after).await;
     }
 
+    async fn is_replica(&self) -> Result<bool, StoreError> {
+        self.base.is_replica().await
+    }
+
     async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
         self.base.flushed(event).await
     }

@@ -208,6 +208,10 @@ impl EventStore for Between {
     async fn appended(&self, after: Position) {
         self.inner.appended(after).await
     }
+    async fn is_replica(&self) -> Result<bool, StoreError> {
+        self.inner.is_replica().await
+    }
+
     async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
         let _permit = self.disk.acquire().await.map_err(|closed| StoreError::Unavailable(closed.into()))?;
         self.inner.flushed(event).await

@@ -11,7 +11,7 @@ use std::{
 };
 
 use eventstore::{
-    CommandError, Durability, Expected, Id, PgStore, Position, Store, StoreError, Version,
+    CommandError, Durability, Expected, Id, PgStore, Position, Runner, Store, StoreError, Version,
     sqlx::{self, AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions},
 };
 use futures::future::join_all;
@@ -23,6 +23,7 @@ use tokio::{
 
 use crate::{
     account::{AccountEvent::*, *},
+    cases::balances::Balance,
     server::{self, Own},
 };
 
@@ -244,6 +245,41 @@ async fn a6_a_standby_says_so_until_a_primary_takes_its_place() -> Result<(), An
     store.append(&ann, Expected::Any, deposit(1)).await.expect_err("it is a standby");
     server.script(&["promote"]);
     store.append(&ann, Expected::Any, deposit(1)).await?;
+    Ok(())
+}
+
+/// A reader of a standby waits for what was recorded on the primary: that the standby lacks it does not say that it is of
+/// another log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s8_a_standby_that_is_behind_waits_for_a_position() -> Result<(), Any> {
+    let (server, primary) = Own::start();
+    let ann = Id::<Account>::from("ann");
+    let store = Store::from(PgStore::options().connect(&primary).await?);
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let runner = Runner::new(&store).read_model::<Balance>().start();
+    runner.until(store.head().await?).await?;
+    let standby = server.script(&["standby"]);
+    caught_up(&primary, &standby).await?;
+    let replica = Store::from(PgStore::options().connect(&standby).await?);
+    let mut operator = PgConnection::connect(&standby).await?;
+    sqlx::raw_sql("SELECT pg_wal_replay_pause()").execute(&mut operator).await?;
+
+    let deposited = store.execute(&ann, Deposit { amount: 5 }).await?;
+    runner.until(deposited.position).await?;
+    let token = store.token(deposited.position).await?;
+    let position = replica.position_of(&token).await?;
+    let balances = replica.read_model::<Balance>();
+    let behind = balances.get(&ann).after(position).within(Duration::from_millis(50)).await;
+    assert!(matches!(&behind, Err(error @ StoreError::Behind { .. }) if error.is_retryable()), "{behind:?}");
+    let (row, _) = tokio::join!(balances.get(&ann).after(position), async {
+        sleep(Duration::from_millis(50)).await;
+        sqlx::raw_sql("SELECT pg_wal_replay_resume()").execute(&mut operator).await
+    });
+    assert_eq!(row?.map(|row| row.balance), Some(5));
+    // The primary has all there is.
+    let beyond = Position(position.0 + 1);
+    assert!(matches!(store.read_model::<Balance>().get(&ann).after(beyond).await, Err(StoreError::Forked { .. })));
+    runner.stop().await;
     Ok(())
 }
 
