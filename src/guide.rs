@@ -32,7 +32,7 @@ macro_rules! guides {
         #[doc = $about]
         #[doc = ""]
         #[doc = links!()]
-        #[cfg_attr(not(doctest), doc = include_str!(concat!("../docs/", $file, ".md")))]
+        #[cfg_attr(all(doc, not(doctest)), doc = include_str!(concat!("../docs/", $file, ".md")))]
         pub mod $name {}
     )*};
 }

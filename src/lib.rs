@@ -25,7 +25,7 @@
 //! [store]: guide::store
 //! [time]: guide::time
 //!
-#![cfg_attr(not(doctest), doc = include_str!("../README.md"))]
+#![cfg_attr(all(doc, not(doctest)), doc = include_str!("../README.md"))]
 
 pub mod guide;
 

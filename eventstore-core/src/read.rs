@@ -277,7 +277,7 @@ impl ReadEvents {
     pub fn raw(self) -> BoxStream<'static, Result<Recorded<Raw>, StoreError>> {
         let (store, limit, filters) = (self.store.clone(), self.read.limit, self.filters());
         let Self { recorded_after, occurred_after, until: Until { occurred_by, .. }, following, .. } = self;
-        let pages = stream::try_unfold(Next::First(self), move |next| {
+        let pages = stream::try_unfold(Next::First(Box::new(self)), move |next| {
             let store = store.clone();
             async move {
                 let read = match next {
@@ -339,7 +339,7 @@ impl ReadEvents {
 
 /// What a read does next.
 enum Next {
-    First(ReadEvents),
+    First(Box<ReadEvents>),
     After(Read),
     Nothing,
 }

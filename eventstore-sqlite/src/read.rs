@@ -171,7 +171,7 @@ pub(crate) async fn count(connection: &mut SqliteConnection, read: &Read, head: 
         for source in &sources {
             found.extend(source.positions(connection, &bounds).await?);
         }
-        let last = found.iter().copied().take(usize::try_from(page).unwrap_or(usize::MAX)).last();
+        let last = found.iter().copied().take(usize::try_from(page).unwrap_or(usize::MAX)).next_back();
         count += page.min(found.len() as u64);
         match last {
             Some(last) if count < wanted && found.len() as u64 >= page => after = last,

@@ -197,42 +197,42 @@ fn order() -> Order {
 
 #[test]
 fn money_goes_from_one_to_the_other() {
-    MoneyTransfer::when(&t1(), TransferEvent::Requested(order()))
+    MoneyTransfer::when(t1(), TransferEvent::Requested(order()))
         .then(send(ann(), Withdraw { amount: 70 }).or(send(t1(), Refuse)))
         .then_state(MoneyTransfer::Taking(order()))
-        .when(&ann(), AccountEvent::Withdrawn { amount: 70 })
+        .when(ann(), AccountEvent::Withdrawn { amount: 70 })
         .then(send(t1(), Hold).and(send(t1(), Expire).after(Duration::from_secs(3_600)).named("expiry")))
-        .when(&t1(), TransferEvent::Accepted)
+        .when(t1(), TransferEvent::Accepted)
         .then(
             cancel("expiry").and(
                 send(bob(), Deposit { amount: 70 }).or(send(ann(), Deposit { amount: 70 }).and(send(t1(), Refuse))),
             ),
         )
-        .when(&bob(), AccountEvent::Deposited { amount: 70 })
+        .when(bob(), AccountEvent::Deposited { amount: 70 })
         .then(send(t1(), Complete))
-        .when(&t1(), TransferEvent::Completed)
+        .when(t1(), TransferEvent::Completed)
         .then_nothing()
         .then_over()
-        .when(&t1(), TransferEvent::Requested(order()))
+        .when(t1(), TransferEvent::Requested(order()))
         .then_nothing();
 }
 
 #[test]
 fn what_cannot_be_taken_or_given_ends_the_transfer() {
     let taken = || {
-        MoneyTransfer::given(&t1(), TransferEvent::Requested(order()))
-            .given(&ann(), AccountEvent::Withdrawn { amount: 70 })
+        MoneyTransfer::given(t1(), TransferEvent::Requested(order()))
+            .given(ann(), AccountEvent::Withdrawn { amount: 70 })
     };
-    MoneyTransfer::when(&t1(), TransferEvent::Requested(order())).refused(&ann()).then(send(t1(), Refuse));
-    MoneyTransfer::when(&t1(), TransferEvent::Requested(order())).accepted(&ann()).then_nothing();
+    MoneyTransfer::when(t1(), TransferEvent::Requested(order())).refused(ann()).then(send(t1(), Refuse));
+    MoneyTransfer::when(t1(), TransferEvent::Requested(order())).accepted(ann()).then_nothing();
     taken()
-        .when(&t1(), TransferEvent::Accepted)
-        .refused(&bob())
+        .when(t1(), TransferEvent::Accepted)
+        .refused(bob())
         .then(cancel("expiry").and(send(ann(), Deposit { amount: 70 })).and(send(t1(), Refuse)));
     taken()
         .when_due("expiry")
         .then(send(t1(), Expire))
-        .when(&t1(), TransferEvent::Expired)
+        .when(t1(), TransferEvent::Expired)
         .then(send(ann(), Deposit { amount: 70 }))
         .then_over();
     taken().when_next_due().then(send(t1(), Expire));
@@ -241,18 +241,18 @@ fn what_cannot_be_taken_or_given_ends_the_transfer() {
 #[test]
 #[should_panic(expected = "no timer is called `expiry`; armed: []")]
 fn a_timer_that_is_cancelled_is_not_armed() {
-    MoneyTransfer::given(&t1(), TransferEvent::Requested(order()))
-        .given(&ann(), AccountEvent::Withdrawn { amount: 70 })
-        .given(&t1(), TransferEvent::Accepted)
+    MoneyTransfer::given(t1(), TransferEvent::Requested(order()))
+        .given(ann(), AccountEvent::Withdrawn { amount: 70 })
+        .given(t1(), TransferEvent::Accepted)
         .when_due("expiry")
         .then_nothing();
 }
 
 #[test]
 fn other_events_of_the_conversation_say_nothing() {
-    MoneyTransfer::when(&ann(), AccountEvent::Deposited { amount: 5 })
+    MoneyTransfer::when(ann(), AccountEvent::Deposited { amount: 5 })
         .then_nothing()
         .then_state(MoneyTransfer::Idle)
-        .when(&bob(), AccountEvent::Closed)
+        .when(bob(), AccountEvent::Closed)
         .then_nothing();
 }

@@ -121,7 +121,7 @@ impl Instance {
         self
     }
 
-    fn is_told_to_go_on(self) -> Self {
+    fn told_to_go_on(self) -> Self {
         self.goes(Item::Retry(event(1, LampEvent::SwitchedOn)))
     }
 
@@ -233,7 +233,7 @@ fn g7_what_may_be_done_is_undone_too() {
     assert_eq!(late.error(), Some("step `two` cannot be undone: no"));
     let late = late.hears(LampEvent::SwitchedOn).stands(Parked, &[Done, Undoing, Done], &[]);
     let undone = ["undo:two", "undo:three", "undo:one", "end"];
-    late.refusing(&[]).is_told_to_go_on().stands(Compensated, &[Undone, Undone, Undone], &undone);
+    late.refusing(&[]).told_to_go_on().stands(Compensated, &[Undone, Undone, Undone], &undone);
 }
 
 #[test]
@@ -243,10 +243,10 @@ fn g7_an_undoing_that_is_refused_stops_there_until_an_operator_goes_on() {
     let stuck = stuck.stands(Parked, &[Done, Failed, Undoing], &sent);
     assert_eq!(stuck.error(), Some("step `three` cannot be undone: no"));
     let stuck = stuck.hears(LampEvent::SwitchedOff).stands(Parked, &[Done, Failed, Undoing], &[]);
-    let stuck = stuck.is_told_to_go_on().stands(Parked, &[Done, Failed, Undoing], &["undo:three!"]);
+    let stuck = stuck.told_to_go_on().stands(Parked, &[Done, Failed, Undoing], &["undo:three!"]);
     let ids: Vec<_> = stuck.ids.iter().filter(|(place, _)| place == "undo:three").collect();
     assert!(ids.len() == 2 && ids[0] == ids[1], "the same command, so it is recorded once");
-    let done = stuck.refusing(&[]).is_told_to_go_on();
+    let done = stuck.refusing(&[]).told_to_go_on();
     let done = done.stands(Compensated, &[Undone, Failed, Undone], &["undo:three", "undo:one", "end"]);
     assert_eq!(done.error(), None);
 }
@@ -284,7 +284,7 @@ fn behind_the_pivot_a_step_is_tried_again_and_never_undone() {
     assert_eq!(ids.len(), 1, "one command, however often it is sent");
     // The others go on; and an operator can have it tried again.
     let stuck = stuck.hears(LampEvent::SwitchedOn).stands(Parked, &[Done, Stuck, Done], &[]);
-    let done = stuck.refusing(&[]).is_told_to_go_on();
+    let done = stuck.refusing(&[]).told_to_go_on();
     done.stands(Finished, &[Done, Done, Done], &["step:two", "end"]);
 }
 
@@ -316,7 +316,7 @@ fn g9_an_instance_follows_the_plan_it_began_with() {
     // With code that has the steps again, it goes on.
     let mut back = gone;
     back.row.as_mut().expect("a row").state = r#"{"plan":"three","heard":0}"#.into();
-    let back = back.is_told_to_go_on();
+    let back = back.told_to_go_on();
     back.stands(Compensated, &[Undone, Undone, Undone], &["undo:two", "undo:three", "undo:one", "end"]);
 }
 

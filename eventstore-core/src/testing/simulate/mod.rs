@@ -95,11 +95,14 @@ type Check<P> = Box<dyn Fn(&World<P>) -> Result<(), String>>;
 /// The ways in which a service can answer a message, if it is one that it answers.
 type Replies = Box<dyn Fn(&Recorded<Raw>) -> Option<Vec<Alternative>>>;
 
+/// Appends the answer to a message.
+type Append = Arc<dyn Fn(&Store, &Recorded<Raw>) -> Result<(), String>>;
+
 /// One way in which a service can answer a message.
 #[derive(Clone)]
 struct Alternative {
     said: String,
-    append: Arc<dyn Fn(&Store, &Recorded<Raw>) -> Result<(), String>>,
+    append: Append,
 }
 
 impl Alternative {
