@@ -1,5 +1,7 @@
 //! Events that a projection could not take in.
 
+use std::{collections::BTreeSet, fmt};
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -114,17 +116,98 @@ impl DeadLetter {
     }
 }
 
-/// What a key waits for, if it does.
-pub(crate) async fn waiting<T: Tables + ?Sized>(
-    store: &T,
-    table: &Table,
-    key: &str,
-) -> Result<Option<DeadLetter>, StoreError> {
-    let equal = vec![(&LETTERS.columns[0], table.to_string().into()), (&LETTERS.columns[1], key.into())];
+/// How many keys are listed by name.
+const LISTED: usize = 20;
+
+/// Keys that wait behind an event that could not be processed: their rows are incomplete.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParkedKeys {
+    /// The keys, byte by byte in order, 20 at most. A stream (`account-ann`) where the keys of the event are unknown.
+    pub listed: Vec<String>,
+    /// How many there are in all.
+    pub count: usize,
+}
+
+impl ParkedKeys {
+    /// Those of the first letters of keys.
+    #[doc(hidden)]
+    pub fn of<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
+        let keys: BTreeSet<_> = keys.into_iter().collect();
+        Self { count: keys.len(), listed: keys.into_iter().take(LISTED).map(str::to_owned).collect() }
+    }
+
+    /// Whether no key waits.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl fmt::Display for ParkedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed: Vec<_> = self.listed.iter().map(|key| format!("`{key}`")).collect();
+        f.write_str(&listed.join(", "))?;
+        match self.count.saturating_sub(self.listed.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// The error for keys that wait, by the first letter of each; none if none waits.
+#[doc(hidden)]
+pub fn parked(projection: &str, first_letters: &[DeadLetter]) -> Option<StoreError> {
+    let first = first_letters.iter().min_by_key(|letter| letter.position)?;
+    let keys = ParkedKeys::of(first_letters.iter().map(|letter| &*letter.key));
+    Some(StoreError::Parked { projection: projection.into(), keys, reason: first.error.clone() })
+}
+
+/// Of letters in the order of the log, the first one of each key that waits.
+#[doc(hidden)]
+pub fn first_of_each(letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
+    let mut keys = BTreeSet::new();
+    let waits = |letter: &DeadLetter| letter.skipped.is_none();
+    let first = |letter: &DeadLetter| keys.insert((letter.whole_stream, letter.key.clone()));
+    letters.into_iter().filter(waits).filter(first).collect()
+}
+
+/// The first letter of each key of a read model that waits.
+pub(crate) async fn first<T: Tables + ?Sized>(store: &T, table: &Table) -> Result<Vec<DeadLetter>, StoreError> {
+    let equal = vec![(&LETTERS.columns[0], table.to_string().into())];
     let rows = match store.rows(Rows::Where { table: LETTERS, equal, order: Order::default(), limit: None }).await {
-        Err(StoreError::NotBuilt { .. }) => return Ok(None),
+        Err(StoreError::NotBuilt { .. }) => return Ok(vec![]),
         rows => rows?,
     };
-    let read = |(_, row): &(_, Box<serde_json::value::RawValue>)| serde_json::from_str::<DeadLetter>(row.get()).ok();
-    Ok(rows.iter().filter_map(read).find(|letter| letter.skipped.is_none() && !letter.whole_stream))
+    let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
+    let letters = rows.iter().map(|(_, row)| serde_json::from_str(row.get())).collect::<Result<_, _>>();
+    Ok(first_of_each(letters.map_err(refused)?))
+}
+
+/// Refuses rows that lack an event up to a position: all of a read model, or the one of a key. Those of an event whose keys
+/// are unknown may be any.
+pub(crate) async fn complete<T: Tables + ?Sized>(
+    store: &T,
+    table: &Table,
+    until: Position,
+    key: Option<&str>,
+) -> Result<(), StoreError> {
+    let concerns = |letter: &DeadLetter| letter.whole_stream || key.is_none_or(|key| letter.key == key);
+    let letters = first(store, table).await?.into_iter();
+    let lacking: Vec<_> = letters.filter(|letter| letter.position <= until && concerns(letter)).collect();
+    parked(&table.to_string(), &lacking).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p3_so_many_keys_are_listed_and_all_are_counted() {
+        let keys: Vec<_> = (0..25).rev().map(|n| format!("k{n:02}")).collect();
+        let parked = ParkedKeys::of(keys.iter().chain(&keys).map(|key| &**key));
+        assert_eq!((parked.count, parked.listed.len(), parked.is_empty()), (25, 20, false));
+        assert!(parked.to_string().starts_with("`k00`, `k01`, "), "{parked}");
+        assert!(parked.to_string().ends_with("`k19` and 5 more"), "{parked}");
+        assert_eq!(ParkedKeys::of(["a", "b"]).to_string(), "`a`, `b`");
+    }
 }

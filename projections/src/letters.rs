@@ -1,13 +1,21 @@
 //! Events that could not be taken in, and those behind them for the same key.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
+pub(crate) use eventstore_core::__private::parked;
 use eventstore_core::{
-    __private::LETTERS, Changes, DeadLetter, EventStore, Order, Raw, Recorded, Rows, Shard, StoreError, Timestamp,
+    __private::{LETTERS, first_of_each},
+    Changes, DeadLetter, EventStore, Order, Raw, Recorded, Rows, Shard, StoreError, Timestamp, Transaction,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::failed::{Blame, Failed};
+use crate::{
+    failed::{Blame, Failed},
+    operate::there,
+};
 
 /// Tries of its own, once a key is parked: after so long, and twice as long each further time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -45,6 +53,29 @@ pub(crate) fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) 
         equal.push((&LETTERS.columns[1], key.into()));
     }
     Rows::Where { table: LETTERS, equal, order: Order::default(), limit }
+}
+
+/// The first letter of each key of a projection that waits.
+pub(crate) async fn first(store: &dyn EventStore, projection: &str) -> Result<Vec<DeadLetter>, StoreError> {
+    let rows = there(store.rows(wanted(projection, None, None)).await)?;
+    Ok(first_of_each(read(rows)?))
+}
+
+/// The same, as a transaction sees it.
+pub(crate) async fn first_within(
+    transaction: &mut dyn Transaction,
+    projection: &str,
+) -> Result<Vec<DeadLetter>, StoreError> {
+    let rows = transaction.rows(wanted(projection, None, None)).await?;
+    Ok(first_of_each(read(rows)?))
+}
+
+/// Of the first letters of keys, those of rows that are older than the rows of another table, by its first letters: they
+/// wait there at no event, or at a later one.
+pub(crate) fn older(letters: Vec<DeadLetter>, than: &[DeadLetter]) -> Vec<DeadLetter> {
+    let than: HashMap<_, _> = than.iter().map(|letter| (Queue::of(letter), letter.position)).collect();
+    let older = |letter: &DeadLetter| than.get(&Queue::of(letter)).is_none_or(|there| letter.position < *there);
+    letters.into_iter().filter(older).collect()
 }
 
 pub(crate) fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {

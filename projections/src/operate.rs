@@ -9,7 +9,8 @@ use std::{
 
 use eventstore_core::{
     __private::{LETTERS, SHADOW},
-    Checkpoint, DeadLetter, EventStore, Invalid, Order, Position, Rows, Shard, Store, StoreError, Timestamp,
+    Checkpoint, DeadLetter, EventStore, Invalid, Order, ParkedKeys, Position, Rows, Shard, Store, StoreError,
+    Timestamp,
 };
 use tokio::{
     sync::Notify,
@@ -353,7 +354,8 @@ impl DeadLetters {
             // Another one is in the way now, or the same failed again.
             let tried = now.event != first.event && now.attempts > 0 || now.attempts > first.attempts;
             if tried {
-                return Err(StoreError::Parked { projection: name.into(), key: key.into(), reason: now.error });
+                let keys = ParkedKeys::of([key]);
+                return Err(StoreError::Parked { projection: name.into(), keys, reason: now.error });
             }
             if start.elapsed() > PATIENCE {
                 let at = Position(first.position.0.saturating_sub(1));

@@ -15,7 +15,7 @@ use crate::{
     follower::Follower,
     inline, letters,
     node::{Node, Run},
-    operate::{Projections, there},
+    operate::Projections,
     projection::{Projection, Sql},
     read_model::Folded,
     shard::Options,
@@ -224,8 +224,22 @@ impl Running {
     /// Returns when all have seen everything up to here: then one's own writes can be read from all.
     ///
     /// One that cannot go on is [`StoreError::Stopped`]; one that has not come so far in 30 seconds is
-    /// [`StoreError::Behind`], with what holds it up.
+    /// [`StoreError::Behind`], with what holds it up. Where all have come so far, but keys lack an event up to here, since they
+    /// wait behind one that could not be processed, it is [`StoreError::Parked`], with those keys of the first such one.
     pub async fn until(&self, position: Position) -> Result<(), StoreError> {
+        self.reach(position).await?;
+        for status in self.status() {
+            let letters = letters::first(self.store.as_ref(), &status.name).await?;
+            let lacking: Vec<_> = letters.into_iter().filter(|letter| letter.position <= position).collect();
+            if let Some(parked) = letters::parked(&status.name, &lacking) {
+                return Err(parked);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when all have come so far, whatever waits.
+    async fn reach(&self, position: Position) -> Result<(), StoreError> {
         let all = async {
             for report in &self.reports {
                 self.one(report.clone(), position).await?;
@@ -272,36 +286,32 @@ impl Running {
     pub async fn settle(&self) -> Result<Position, StoreError> {
         loop {
             let head = self.store.head().await?;
-            self.until(head).await?;
+            self.reach(head).await?;
             let waiting = self.retried().await?;
             // What ran may have appended.
             if self.store.head().await? > head {
                 continue;
             }
-            return match waiting {
-                Some(DeadLetter { projection, key, error: reason, .. }) => {
-                    Err(StoreError::Parked { projection, key, reason })
-                }
-                None => Ok(head),
-            };
+            let first = waiting.first().map(|letter| letter.projection.clone());
+            let of = |name: &String| waiting.iter().filter(|letter| letter.projection == *name).cloned().collect();
+            let letters: Vec<DeadLetter> = first.as_ref().map(of).unwrap_or_default();
+            return first.and_then(|name| letters::parked(&name, &letters)).map_or(Ok(head), Err);
         }
     }
 
-    /// Returns when nothing is due to be tried again, or nobody has for a while; with an event that waits, if any does.
-    async fn retried(&self) -> Result<Option<DeadLetter>, StoreError> {
+    /// Returns when nothing is due to be tried again, or no node has for a while: with the first letter of each key that waits.
+    async fn retried(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
         loop {
             let store = self.store.as_ref();
             let mut waiting = vec![];
             for status in self.status() {
-                let letters = store.rows(letters::wanted(&status.name, None, None)).await;
-                let letters = letters::read(there(letters)?)?;
-                waiting.extend(letters.into_iter().filter(|letter| letter.skipped.is_none()));
+                waiting.extend(letters::first(store, &status.name).await?);
             }
             let now = store.now();
             let due = waiting.iter().any(|letter| letter.retry_at.is_some_and(|at| at <= now));
             if !due || start.elapsed() > PATIENCE {
-                return Ok(waiting.into_iter().next());
+                return Ok(waiting);
             }
             self.tail.nudge();
             sleep(pause).await;

@@ -55,8 +55,20 @@ fn versions<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> impl Iterator<I
     versions.filter(|(name, _)| !name.ends_with(SHADOW)).map(|(name, row)| (&**name, row))
 }
 
-/// A read model or projection has come to where the log ended when it began.
-pub(crate) async fn built(store: &dyn EventStore, follower: &dyn Follower, promote: bool) -> Result<(), StoreError> {
+/// Whether readers may be sent to a table some of whose keys wait behind an event that those of the other do not wait for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Rows {
+    Complete,
+    Any,
+}
+
+/// A read model or projection has come to where the log ended when it began. Returns why readers are not sent to it, if its
+/// rows would lack events that those they read now have: the next look tries again.
+pub(crate) async fn built(
+    store: &dyn EventStore,
+    follower: &dyn Follower,
+    promote: bool,
+) -> Result<Option<StoreError>, StoreError> {
     let name = follower.name();
     if let Some(table) = follower.table() {
         store.index(&table).await?;
@@ -67,21 +79,22 @@ pub(crate) async fn built(store: &dyn EventStore, follower: &dyn Follower, promo
         let newer = promote && current.is_none_or(|current| number(current) < table.version);
         if !table.shadow && (newer || first && current.is_none()) {
             for _ in 0..TRIES {
-                match switch(store, current, &name).await {
-                    Ok(true) => return Ok(()),
+                match switch(store, current, &name, Rows::Complete).await {
+                    Ok(true) => return Ok(None),
                     // It is a step behind the other, or somebody reads: again, at the next beat at the latest.
                     Ok(false) => sleep(PAUSE).await,
-                    Err(StoreError::Busy(_)) => return Ok(()),
+                    Err(StoreError::Busy(_)) => return Ok(None),
+                    Err(parked @ StoreError::Parked { .. }) => return Ok(Some(parked)),
                     Err(error) => {
                         tracing::warn!(projection = name, %error, "readers of plain SQL are not sent to it");
-                        return now_built(store, &name).await;
+                        return now_built(store, &name).await.map(|()| None);
                     }
                 }
             }
-            return Ok(());
+            return Ok(None);
         }
     }
-    now_built(store, &name).await
+    now_built(store, &name).await.map(|()| None)
 }
 
 async fn now_built(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
@@ -90,7 +103,7 @@ async fn now_built(store: &dyn EventStore, name: &str) -> Result<(), StoreError>
 }
 
 /// Sends readers to another version, or to the shadow; not if any row would be older than it was.
-async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Result<bool, StoreError> {
+async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str, rows: Rows) -> Result<bool, StoreError> {
     let base = to.strip_suffix(SHADOW);
     let from = base.or(current.filter(|current| *current != to));
     let mut transaction = store.begin().await?;
@@ -110,6 +123,14 @@ async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Resu
     if !reaches(&new, &old) {
         transaction.rollback().await?;
         return Ok(false);
+    }
+    if let Some(from) = from.filter(|_| rows == Rows::Complete) {
+        let letters = letters::first_within(&mut *transaction, to).await?;
+        let older = letters::older(letters, &letters::first_within(&mut *transaction, from).await?);
+        if let Some(parked) = letters::parked(to, &older) {
+            transaction.rollback().await?;
+            return Err(parked);
+        }
     }
     let (now, fresh) = (store.now(), || Row::new(store.now(), Position(0)));
     let view = format!("{}@current", model(to));
@@ -294,12 +315,24 @@ impl Projections {
     /// plain SQL finds a new version under `"balance@current"`. What was read before is kept, for
     /// [`rollback`](Self::rollback). No row is older afterwards than before.
     ///
-    /// What is not whole yet is [`StoreError::Building`].
+    /// What is not whole yet is [`StoreError::Building`]. [`StoreError::Parked`] if keys wait in it behind an event that could
+    /// not be processed, and do not wait in what is read now, or at a later event: their rows would be older. It lists the
+    /// keys; retry or skip what they wait for, or say [`promote_anyway`](Self::promote_anyway).
     pub async fn promote(&self, name: &str) -> Result<(), StoreError> {
-        let rows = self.known().await?;
-        let (current, to) = self.other(&rows, name)?;
-        self.whole(&rows, &to).await?;
-        self.arrive(current.as_deref(), &to).await
+        self.promote_with(name, Rows::Complete).await
+    }
+
+    /// As [`promote`](Self::promote), also where keys wait in it behind an event that could not be processed: until that is
+    /// retried, their rows are older than before, or are not there.
+    pub async fn promote_anyway(&self, name: &str) -> Result<(), StoreError> {
+        self.promote_with(name, Rows::Any).await
+    }
+
+    async fn promote_with(&self, name: &str, rows: Rows) -> Result<(), StoreError> {
+        let known = self.known().await?;
+        let (current, to) = self.other(&known, name)?;
+        self.whole(&known, &to).await?;
+        self.arrive(current.as_deref(), &to, rows).await
     }
 
     pub(crate) async fn whole(&self, rows: &BTreeMap<String, Row>, name: &str) -> Result<(), StoreError> {
@@ -313,8 +346,8 @@ impl Projections {
 
     /// Switches as soon as nothing is older in one than in the other. Where events come so fast that it never is, both
     /// stop at one position for a moment.
-    async fn arrive(&self, current: Option<&str>, to: &str) -> Result<(), StoreError> {
-        match self.switch(current, to, UNHELD).await {
+    async fn arrive(&self, current: Option<&str>, to: &str, rows: Rows) -> Result<(), StoreError> {
+        match self.switch(current, to, rows, UNHELD).await {
             Ok(true) => return Ok(()),
             Ok(false) | Err(StoreError::Busy(_)) => {}
             Err(error) => return Err(error),
@@ -329,7 +362,7 @@ impl Projections {
             return behind(format!("it is {}", row.state)).await;
         }
         let names: Vec<_> = from.into_iter().chain([to]).collect();
-        if self.held(&names, self.switch(current, to, PATIENCE)).await? {
+        if self.held(&names, self.switch(current, to, rows, PATIENCE)).await? {
             return Ok(());
         }
         behind("it does not come to where the other one is".into()).await
@@ -363,10 +396,16 @@ impl Projections {
     }
 
     /// Tries to switch for so long, and says whether it did.
-    async fn switch(&self, current: Option<&str>, to: &str, patience: Duration) -> Result<bool, StoreError> {
+    async fn switch(
+        &self,
+        current: Option<&str>,
+        to: &str,
+        rows: Rows,
+        patience: Duration,
+    ) -> Result<bool, StoreError> {
         let start = Instant::now();
         loop {
-            match switch(self.store.as_ref(), current, to).await {
+            match switch(self.store.as_ref(), current, to, rows).await {
                 Ok(true) => {
                     self.poke();
                     return Ok(true);
@@ -380,8 +419,20 @@ impl Projections {
     }
 
     /// Sends readers back to what they read before the last [`promote`](Self::promote): the table that was replaced,
-    /// once it has taken in what was recorded since; or else the version before, which must still be run by somebody.
+    /// once it has taken in what was recorded since; or else the version before, which must still be run by a node.
+    ///
+    /// [`StoreError::Parked`] if rows would be older, as by [`promote`](Self::promote).
     pub async fn rollback(&self, name: &str) -> Result<(), StoreError> {
+        self.rollback_with(name, Rows::Complete).await
+    }
+
+    /// As [`rollback`](Self::rollback), also where keys wait in it behind an event that could not be processed: until that is
+    /// retried, their rows are older than before, or are not there.
+    pub async fn rollback_anyway(&self, name: &str) -> Result<(), StoreError> {
+        self.rollback_with(name, Rows::Any).await
+    }
+
+    async fn rollback_with(&self, name: &str, with: Rows) -> Result<(), StoreError> {
         let rows = self.known().await?;
         let model = model(name);
         let nothing = || Invalid::Request(format!("`{name}` has nothing to go back to"));
@@ -397,12 +448,12 @@ impl Projections {
             };
             control::update(self.store.as_ref(), &shadow, again).await?;
             self.poke();
-            return self.arrive(Some(now), &shadow).await;
+            return self.arrive(Some(now), &shadow, with).await;
         }
         let before = versions(&rows, model).filter(|(version, _)| *version != now);
         let before = before.filter_map(|(version, row)| Some((row.promoted_at?, version))).max();
         let (_, before) = before.ok_or_else(nothing)?;
-        self.arrive(Some(now), before).await
+        self.arrive(Some(now), before, with).await
     }
 
     /// Removes what was built or kept beside the current version, for good: its table, its checkpoint and its dead letters.

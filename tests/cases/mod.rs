@@ -35,6 +35,7 @@ pub mod import;
 pub mod inline;
 pub mod late;
 pub mod mistakes;
+pub mod parked;
 pub mod projections;
 pub mod reading;
 pub mod rebuild;

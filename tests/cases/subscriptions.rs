@@ -150,8 +150,8 @@ async fn p3_what_cannot_be_handed_over_waits_and_is_tried_again_when_it_is_due()
     let deposits = store.append(&ann, Expected::Any, [1, 13, 3].map(|amount| Deposited { amount }));
     deposits.and(&bob, Expected::Any, [Deposited { amount: 4 }]).await?;
     let parked = runner.settle().await;
-    let Err(StoreError::Parked { projection, key, reason }) = parked else { panic!("{parked:?}") };
-    assert_eq!((&*projection, &*key), ("outside", "account-ann"));
+    let Err(StoreError::Parked { projection, keys, reason }) = parked else { panic!("{parked:?}") };
+    assert_eq!((&*projection, keys.to_string()), ("outside", "`account-ann`".to_owned()));
     assert_eq!(reason, "event 2 of stream account-ann (`account.deposited`, position 2): thirteen");
     let mut got = outside.positions();
     got.dedup();
