@@ -218,13 +218,15 @@ impl<M: ReadModel> Get<M> {
         let Self { store, key, after, patience, until, .. } = self;
         limits::name("row key", &key)?;
         if until == Until::default() {
-            if let Some(after) = after {
-                wait::<M>(&store, after, patience, Some(&key)).await?;
-                letters::complete(store.inner(), &M::TABLE, after, Some(&key)).await?;
-            } else {
-                store.built(&M::TABLE).await?;
-            }
-            let found = store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key] }).await?;
+            let read = || store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key.clone()] });
+            let found = match after {
+                Some(after) => {
+                    wait::<M>(&store, after, patience, Some(&key)).await?;
+                    letters::complete(store.inner(), &M::TABLE, after, Some(&key)).await?;
+                    read().await?
+                }
+                None => store.read_whole(&M::TABLE, read).await?,
+            };
             return found.first().map(|(_, row)| read_row(row)).transpose();
         }
         if until.version.is_some() && !matches!(M::KEYS, Keys::Stream) {
@@ -333,14 +335,16 @@ impl<M: ReadModel> List<M> {
         let equal = equal.collect::<Result<Vec<_>, _>>()?;
         order.by = by.map(read_model::ordered::<M>).transpose()?;
         if until == Until::default() {
-            match after {
+            let rows = Rows::Where { table: M::TABLE, equal, order, limit };
+            let read = || store.inner().rows(rows.clone());
+            let found = match after {
                 Some(after) => {
                     wait::<M>(&store, after, patience, None).await?;
                     letters::complete(store.inner(), &M::TABLE, after, None).await?;
+                    read().await?
                 }
-                None => store.built(&M::TABLE).await?,
-            }
-            let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, order, limit }).await?;
+                None => store.read_whole(&M::TABLE, read).await?,
+            };
             return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
         }
         let mut replay = ReadModels::<M> { store, until, of: PhantomData }.replay();

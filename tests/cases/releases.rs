@@ -380,7 +380,7 @@ async fn e5_rows_of_events_that_an_old_program_passed_are_made_anew_and_no_other
     let runner =
         Runner::new(&program(&world)).lease(LEASE).read_model::<second::Purse>().read_model::<second::Amounts>();
     let new = runner.start();
-    new.until(append(store, "p0", first::Filled { amount: 0 }).await).await?;
+    super::parked::reached(&new, append(store, "p0", first::Filled { amount: 0 }).await).await?;
     assert_eq!(row("p1").await?, Some(1 + 9 + 17 + 25 + 33 - 5));
     assert_eq!(row("new").await?, Some(-5));
     assert_eq!(row("p2").await?, Some(-1), "it had no event that was passed");
