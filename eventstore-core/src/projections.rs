@@ -87,13 +87,20 @@ impl ProjectionRow {
 
 /// What says whether a table is whole: no more columns than a table of release 0.1 has, so that a program that only reads
 /// needs nobody to add the others.
-const WHOLE: Table =
-    Table { columns: &[Column::new("target", Kind::Integer), Column::new("built_at", Kind::Time)], ..PROJECTIONS };
+const WHOLE: Table = Table {
+    columns: &[
+        Column::new("since", Kind::Time),
+        Column::new("target", Kind::Integer),
+        Column::new("built_at", Kind::Time),
+    ],
+    ..PROJECTIONS
+};
 
 /// Which build of a table its rows are of: one that was removed and is built again, or that took another's place, is
 /// another.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 struct Build {
+    since: Timestamp,
     target: u64,
     built_at: Option<Timestamp>,
 }
@@ -121,11 +128,11 @@ impl Store {
         let before = known().get(&name).copied();
         let mut before = match before {
             Some(before) => before,
-            None => self.build(table).await?,
+            None => self.build(table, None).await?,
         };
         for _ in 0..READS {
             let found = read().await;
-            let after = match self.build(table).await {
+            let after = match self.build(table, before).await {
                 Ok(after) => after,
                 Err(error) => {
                     known().remove(&name);
@@ -142,8 +149,8 @@ impl Store {
     }
 
     /// The build that the table of a read model is now. Refuses one that has not yet come to where the log ended when it
-    /// began.
-    async fn build(&self, table: &Table) -> Result<Option<Build>, StoreError> {
+    /// began, unless it is the one that was whole before.
+    async fn build(&self, table: &Table, whole: Option<Build>) -> Result<Option<Build>, StoreError> {
         let name = table.to_string();
         let rows = self.inner().rows(Rows::Keys { table: WHOLE, keys: vec![name.clone()] }).await;
         let rows = match rows {
@@ -154,7 +161,7 @@ impl Store {
         let Some(build) = rows.first().and_then(|(_, row)| serde_json::from_str::<Build>(row.get()).ok()) else {
             return Ok(None);
         };
-        if build.built_at.is_some() {
+        if build.built_at.is_some() || Some(build) == whole {
             return Ok(Some(build));
         }
         let (at, until) = (self.inner().checkpoint(&name).await?, Position(build.target));

@@ -10,7 +10,7 @@ use std::{
 use eventstore_core::{
     __private::{LETTERS, SHADOW},
     Checkpoint, DeadLetter, EventStore, Invalid, Order, ParkedKeys, Position, Rows, Shard, Store, StoreError,
-    Timestamp,
+    Timestamp, Transaction,
 };
 use tokio::{
     sync::Notify,
@@ -135,6 +135,15 @@ impl Projections {
         let nodes: BTreeMap<String, Beat> = there(control::rows(store, &NODES).await)?;
         let now = store.now();
         Ok(nodes.into_values().filter(|beat| beat.beat_at + GONE > now).collect())
+    }
+
+    /// Whether a node that lives runs a projection, as a transaction sees it.
+    pub(crate) async fn lives_within(&self, transaction: &mut dyn Transaction, name: &str) -> Result<bool, StoreError> {
+        let now = self.store.as_ref().now();
+        let nodes = Rows::Where { table: NODES, equal: vec![], order: Order::default(), limit: None };
+        let nodes = transaction.rows(nodes).await?;
+        let beats = nodes.iter().filter_map(|(_, row)| serde_json::from_str::<Beat>(row.get()).ok());
+        Ok(beats.filter(|beat| beat.beat_at + GONE > now).any(|beat| beat.projections.iter().any(|one| one == name)))
     }
 
     /// Whether a node that lives runs a projection.

@@ -433,7 +433,8 @@ impl Work {
             let pace = self.pace();
             // A second's worth at most.
             end = pace.map_or(end, |pace| end.min(first + pace as usize)).max(first);
-            end = self.most.map_or(end, |most| end.min(first.saturating_add(most)));
+            let most = [self.most, self.options.batch].into_iter().flatten().min();
+            end = most.map_or(end, |most| end.min(first.saturating_add(most)));
             place.tried = end - first;
             let all = end >= stretch.events.len();
             let to = match end.checked_sub(1).map(|last| &stretch.events[last]) {

@@ -20,8 +20,9 @@ use crate::{
     failed::Failed,
     follower::Follower,
     letters,
+    node::NODES,
     operate::{PATIENCE, Projections, list, there},
-    reshard,
+    reshard::{self, RESHARDS},
 };
 
 /// How often a node tries to send readers to a new version that is a step behind, before it does something else.
@@ -457,11 +458,20 @@ impl Projections {
     }
 
     /// Removes what was built or kept beside the current version, for good: its table, its checkpoint and its dead letters.
-    /// The name must be a full one, [`Rebuild::name`] or `balance@1`; a version that somebody still runs stays.
+    /// The name must be a full one, [`Rebuild::name`] or `balance@1`.
+    ///
+    /// Also a subscription or a projection in SQL that was given up: its checkpoints, its dead letters, and all that is known of
+    /// it. Afterwards it may start again under its name, as for the first time. The tables that a projection in SQL writes to
+    /// stay: empty or drop them. A program that keeps it inline must be stopped first.
+    ///
+    /// [`Invalid::Request`] while a node that has its code lives, and 10 seconds longer where that was killed.
     pub async fn discard(&self, name: &str) -> Result<(), StoreError> {
+        if !name.contains('@') {
+            return self.remove(name).await;
+        }
         let rows = self.known().await?;
         let refused = |why: &str| Err(Invalid::Request(format!("`{name}` {why}")).into());
-        if !rows.contains_key(name) || !name.contains('@') {
+        if !rows.contains_key(name) {
             return refused("is not the full name of what was built or kept");
         }
         if current_or_first(&rows, model(name)) == Some(name) {
@@ -480,6 +490,39 @@ impl Projections {
         }
         self.clear(&mut *transaction, name).await?;
         transaction.write(control::delete(&PROJECTIONS, name)).await?;
+        transaction.commit().await?;
+        self.poke();
+        Ok(())
+    }
+}
+
+impl Projections {
+    /// Removes all there is of a subscription or a projection in SQL.
+    async fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let store = self.store.as_ref();
+        let refused = |why: &str| Err(Invalid::Request(format!("`{name}` {why}")).into());
+        let known = self.known().await?.contains_key(name);
+        if !known && store.shards(Some(name)).await?.is_empty() {
+            return refused("is no subscription and no projection in SQL, nor the full name of what was built or kept");
+        }
+        for table in [NODES, RESHARDS] {
+            store.create(&table).await?;
+        }
+        let mut transaction = store.begin().await?;
+        transaction.lock_projection(name).await?;
+        // A node says that it lives before it locks what it runs.
+        if self.lives_within(&mut *transaction, name).await? {
+            transaction.rollback().await?;
+            return refused("is run by a node that has its code");
+        }
+        transaction.put_shards(name, vec![]).await?;
+        let letters = letters::read(transaction.rows(letters::wanted(name, None, None)).await?)?;
+        if !letters.is_empty() {
+            transaction.write(letters::changes(&[], &letters)?).await?;
+        }
+        for table in [PROJECTIONS, RESHARDS] {
+            transaction.write(control::delete(&table, name)).await?;
+        }
         transaction.commit().await?;
         self.poke();
         Ok(())

@@ -366,7 +366,7 @@ async fn e5_rows_of_events_that_an_old_program_passed_are_made_anew_and_no_other
     append(store, "p3", first::Filled { amount: POISON }).await;
     append(store, "p3", second::Fee { amount: 9 }).await;
     let last = append(store, "p3", first::Spent { amount: 4 }).await;
-    old.until(last).await?;
+    super::parked::reached(&old, last).await?;
     let row = async |key: &str| Ok::<_, Any>(store.read_model::<second::Purse>().get(key).await?.map(|row| row.sum));
     assert_eq!((row("p1").await?, row("new").await?), (Some(1 + 9 + 17 + 25 + 33), None));
     old.stop().await;

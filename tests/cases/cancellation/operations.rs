@@ -50,7 +50,8 @@ async fn run_by_another(sweep: &Sweep) -> Running {
 /// The rows are the fold of the log, and stay so.
 async fn follows(sweep: &Sweep, runner: &Running) {
     let written = sweep.other.append(account("more", 0), Expected::Any, [Deposited { amount: 1 }]).await.unwrap();
-    timeout(Duration::from_secs(30), runner.until(written.last)).await.expect("it goes on").unwrap();
+    let reached = crate::cases::parked::reached(runner, written.last);
+    timeout(Duration::from_secs(30), reached).await.expect("it goes on").unwrap();
     let rows = sweep.other.read_model::<Balance>();
     assert_eq!(rows.list().after(written.last).await.unwrap(), rows.at_position(written.last).list().await.unwrap());
 }
