@@ -3,13 +3,14 @@
 use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
     error::StoreError,
     event::{Raw, Recorded},
     shard::Shard,
-    store::{Order, Rows, Tables},
+    store::{Rows, Tables, Transaction},
     stream::{Position, StreamId, Version},
     table::{Column, Kind, Table},
     timestamp::Timestamp,
@@ -69,6 +70,9 @@ pub struct DeadLetter {
     pub retry_at: Option<Timestamp>,
     /// Why it was passed over for good; none: it waits.
     pub skipped: Option<String>,
+    /// The key of the row it was read from.
+    #[serde(skip)]
+    row: Option<String>,
 }
 
 impl DeadLetter {
@@ -96,17 +100,43 @@ impl DeadLetter {
             parked_at: now,
             retry_at: None,
             skipped: None,
+            row: None,
         };
         letter.say(error);
         letter
     }
 
-    /// The key of its row: in the order of the log, and one for each key of an event.
+    /// The key of the row it is written to: the letters of one key that wait are neighbours, in the order of the log, so that
+    /// the first of each is found by the primary key; those that were passed over are apart. Release 0.1 began with the
+    /// position: `balance@1/00000000000000000007/…`.
     #[doc(hidden)]
     pub fn id(&self) -> String {
-        let key = Uuid::new_v5(&self.event, self.key.as_bytes());
-        let of = if self.whole_stream { "stream" } else { "key" };
-        format!("{}/{:020}/{of}/{key}", self.projection, self.position.0)
+        let kind = match self.skipped {
+            Some(_) => SKIPPED,
+            None => kind(self.whole_stream),
+        };
+        let queue = queue(self.whole_stream, &self.key);
+        format!("{}/{kind}/{queue}/{:020}/{}", self.projection, self.position.0, self.event.simple())
+    }
+
+    /// The key of the row it is in.
+    #[doc(hidden)]
+    pub fn row(&self) -> String {
+        self.row.clone().unwrap_or_else(|| self.id())
+    }
+
+    /// The same letter of another projection: in no row yet.
+    #[doc(hidden)]
+    pub fn moved_to(&self, projection: &str) -> Self {
+        Self { projection: projection.into(), row: None, ..self.clone() }
+    }
+
+    /// Reads a row.
+    #[doc(hidden)]
+    pub fn read(row: String, json: &RawValue) -> Result<Self, StoreError> {
+        let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
+        let letter: Self = serde_json::from_str(json.get()).map_err(refused)?;
+        Ok(Self { row: Some(row), ..letter })
     }
 
     /// Says why. PostgreSQL has no U+0000 in any text.
@@ -171,16 +201,137 @@ pub fn first_of_each(letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
     letters.into_iter().filter(waits).filter(first).collect()
 }
 
-/// The first letter of each key of a read model that waits.
-pub(crate) async fn first<T: Tables + ?Sized>(store: &T, table: &Table) -> Result<Vec<DeadLetter>, StoreError> {
-    let equal = vec![(&LETTERS.columns[0], table.to_string().into())];
-    let rows = match store.rows(Rows::Where { table: LETTERS, equal, order: Order::default(), limit: None }).await {
-        Err(StoreError::NotBuilt { .. }) => return Ok(vec![]),
-        rows => rows?,
-    };
-    let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
-    let letters = rows.iter().map(|(_, row)| serde_json::from_str(row.get())).collect::<Result<_, _>>();
-    Ok(first_of_each(letters.map_err(refused)?))
+const SKIPPED: &str = "skipped";
+
+fn kind(whole_stream: bool) -> &'static str {
+    if whole_stream { "stream" } else { "key" }
+}
+
+/// Names a key, of any length, in the keys of rows.
+fn queue(whole_stream: bool, key: &str) -> uuid::fmt::Simple {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{}/{key}", kind(whole_stream)).as_bytes()).simple()
+}
+
+/// How many rows are read at once.
+const PAGE: usize = 64;
+/// Comes after every digit and letter.
+const LAST: char = '~';
+
+/// Finds letters that wait by the order of the keys of their rows, [`PAGE`] at a time: the first of each key without those
+/// behind it, and without those that were passed over, however many there are.
+#[doc(hidden)]
+pub struct Sweep {
+    /// `balance@1/`.
+    of: String,
+    /// Only the first letter of each key.
+    first: bool,
+    /// Only the letters of this key, or of any stream that waits as a whole.
+    key: Option<String>,
+    /// No more than so many.
+    limit: usize,
+    /// What the keys of rows begin with, the next one last.
+    prefixes: Vec<String>,
+    after: String,
+    found: Vec<DeadLetter>,
+}
+
+impl Sweep {
+    fn new(projection: &str, first: bool, key: Option<&str>, limit: usize, prefixes: &[&str]) -> Self {
+        let of = format!("{projection}/");
+        let prefixes: Vec<_> = prefixes.iter().rev().map(|prefix| format!("{of}{prefix}")).collect();
+        let after = prefixes.last().cloned().unwrap_or_default();
+        Self { of, first, key: key.map(str::to_owned), limit, prefixes, after, found: vec![] }
+    }
+
+    /// The first letter of each key.
+    pub fn first_of_each(projection: &str) -> Self {
+        Self::new(projection, true, None, usize::MAX, &[""])
+    }
+
+    /// The first letter of a key, and the first of each stream that waits as a whole: any key may be concerned.
+    pub fn first_of(projection: &str, key: &str) -> Self {
+        let queue = format!("key/{}/", queue(false, key));
+        // Those of release 0.1 begin with their position, of 20 digits.
+        Self::new(projection, true, Some(key), usize::MAX, &["0", &queue, "stream/"])
+    }
+
+    /// The letters of a key, and of a stream of that name that waits as a whole, in the order of the log, at most so many.
+    pub fn all_of(projection: &str, key: &str, limit: usize) -> Self {
+        let queues = [false, true].map(|whole| format!("{}/{}/", kind(whole), queue(whole, key)));
+        Self::new(projection, false, Some(key), limit, &["0", &queues[0], &queues[1]])
+    }
+
+    /// What is to be read next.
+    pub fn next(&self) -> Option<Rows> {
+        let after = self.after.clone();
+        self.prefixes.last()?;
+        Some(Rows::Whole { table: LETTERS.to_string(), keys: vec![], after, limit: PAGE })
+    }
+
+    /// Takes what was read.
+    pub fn take(&mut self, rows: Vec<(String, Box<RawValue>)>) -> Result<(), StoreError> {
+        let Some(prefix) = self.prefixes.last().cloned() else { return Ok(()) };
+        let (mut over, mut here) = (rows.len() < PAGE, 0);
+        for (row, json) in rows {
+            if row <= self.after {
+                continue;
+            }
+            let Some(rest) = row.strip_prefix(&self.of).filter(|_| row.starts_with(&prefix)) else {
+                over = true;
+                break;
+            };
+            let letter = DeadLetter::read(row.clone(), &json)?;
+            let mut parts = rest.split('/');
+            self.after = match (parts.next().unwrap_or_default(), parts.next()) {
+                (SKIPPED, _) => format!("{}{SKIPPED}/{LAST}", self.of),
+                (kind @ ("key" | "stream"), Some(queue)) if self.first => format!("{}{kind}/{queue}/{LAST}", self.of),
+                _ => row,
+            };
+            let wanted = match &self.key {
+                Some(key) => letter.key == *key || self.first && letter.whole_stream,
+                None => true,
+            };
+            if letter.skipped.is_none() && wanted {
+                self.found.push(letter);
+                here += 1;
+            }
+        }
+        let enough = !self.first && here > 0 && self.found.len() >= self.limit && !prefix.ends_with("/0");
+        if over || enough {
+            self.prefixes.pop();
+            self.after = self.prefixes.last().cloned().unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// What was found, in the order of the log.
+    pub fn found(mut self) -> Vec<DeadLetter> {
+        self.found.sort_by_key(|letter| letter.position);
+        let mut found = if self.first { first_of_each(self.found) } else { self.found };
+        found.truncate(self.limit);
+        found
+    }
+}
+
+/// The letters of a sweep.
+#[doc(hidden)]
+pub async fn swept<T: Tables + ?Sized>(store: &T, mut sweep: Sweep) -> Result<Vec<DeadLetter>, StoreError> {
+    while let Some(rows) = sweep.next() {
+        match store.rows(rows).await {
+            Err(StoreError::NotBuilt { .. }) => break,
+            rows => sweep.take(rows?)?,
+        }
+    }
+    Ok(sweep.found())
+}
+
+/// The same, as a transaction sees them.
+#[doc(hidden)]
+pub async fn swept_within(transaction: &mut dyn Transaction, mut sweep: Sweep) -> Result<Vec<DeadLetter>, StoreError> {
+    while let Some(rows) = sweep.next() {
+        sweep.take(transaction.rows(rows).await?)?;
+    }
+    Ok(sweep.found())
 }
 
 /// Refuses rows that lack an event up to a position: all of a read model, or the one of a key. Those of an event whose keys
@@ -192,7 +343,11 @@ pub(crate) async fn complete<T: Tables + ?Sized>(
     key: Option<&str>,
 ) -> Result<(), StoreError> {
     let concerns = |letter: &DeadLetter| letter.whole_stream || key.is_none_or(|key| letter.key == key);
-    let letters = first(store, table).await?.into_iter();
+    let sweep = match key {
+        Some(key) => Sweep::first_of(&table.to_string(), key),
+        None => Sweep::first_of_each(&table.to_string()),
+    };
+    let letters = swept(store, sweep).await?.into_iter();
     let lacking: Vec<_> = letters.filter(|letter| letter.position <= until && concerns(letter)).collect();
     parked(&table.to_string(), &lacking).map_or(Ok(()), Err)
 }

@@ -90,7 +90,7 @@ pub mod __private {
         },
         encode::encode,
         error::{Brief, Chain},
-        letters::{LETTERS, first_of_each, parked},
+        letters::{LETTERS, Sweep, parked, swept, swept_within},
         process::Nothing,
         projections::{PROJECTIONS, ProjectionRow},
         release::is_at_least,

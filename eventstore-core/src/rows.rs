@@ -18,7 +18,7 @@ use crate::{
     event::{Event, Raw, Recorded},
     handle::Store,
     invalid::Invalid,
-    letters::{self, ParkedKeys},
+    letters::{self, ParkedKeys, Sweep},
     limits,
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
@@ -120,7 +120,7 @@ impl<M: ReadModel> ReadModels<M> {
     /// The keys whose rows lack events now, since they wait behind one that could not be processed: see the dead letters of
     /// the read model. Empty if all rows are complete, and where no `Runner` has ever run.
     pub async fn incomplete(&self) -> Result<ParkedKeys, StoreError> {
-        let letters = letters::first(self.store.inner(), &M::TABLE).await?;
+        let letters = letters::swept(self.store.inner(), Sweep::first_of_each(&M::TABLE.to_string())).await?;
         Ok(ParkedKeys::of(letters.iter().map(|letter| &*letter.key)))
     }
 

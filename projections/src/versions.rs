@@ -191,9 +191,7 @@ async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &
     let (mut old, mut new) = (vec![], vec![]);
     for (from, to) in [(one, other), (other, one)] {
         for letter in letters::read(transaction.rows(letters::wanted(from, None, None)).await?)? {
-            let mut letter_there = letter.clone();
-            letter_there.projection = to.into();
-            new.push(letter_there);
+            new.push(letter.moved_to(to));
             old.push(letter);
         }
     }
