@@ -227,7 +227,7 @@ pub struct Sweep {
     first: bool,
     /// Only the letters of this key, or of any stream that waits as a whole.
     key: Option<String>,
-    /// No more than so many.
+    /// Once so many of a queue were found, no further page of it is read.
     limit: usize,
     /// What the keys of rows begin with, the next one last.
     prefixes: Vec<String>,
@@ -255,7 +255,8 @@ impl Sweep {
         Self::new(projection, true, Some(key), usize::MAX, &["0", &queue, "stream/"])
     }
 
-    /// The letters of a key, and of a stream of that name that waits as a whole, in the order of the log, at most so many.
+    /// The letters of a key, and of a stream of that name that waits as a whole, in the order of the log: all, or the first ones,
+    /// so many of each at least.
     pub fn all_of(projection: &str, key: &str, limit: usize) -> Self {
         let queues = [false, true].map(|whole| format!("{}/{}/", kind(whole), queue(whole, key)));
         Self::new(projection, false, Some(key), limit, &["0", &queues[0], &queues[1]])
@@ -307,9 +308,7 @@ impl Sweep {
     /// What was found, in the order of the log.
     pub fn found(mut self) -> Vec<DeadLetter> {
         self.found.sort_by_key(|letter| letter.position);
-        let mut found = if self.first { first_of_each(self.found) } else { self.found };
-        found.truncate(self.limit);
-        found
+        if self.first { first_of_each(self.found) } else { self.found }
     }
 }
 
@@ -355,6 +354,71 @@ pub(crate) async fn complete<T: Tables + ?Sized>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        event::NewEvent,
+        memory::MemoryStore,
+        store::{Changes, EventStore},
+        timestamp::Timestamp,
+    };
+
+    const FIRST: [u64; 4] = [1, 2, 3, 5];
+
+    /// Letters of three keys and a stream in each form a row has had, and some that were passed over.
+    async fn letters() -> MemoryStore {
+        let store = MemoryStore::new();
+        store.create(&LETTERS).await.unwrap();
+        let mut upserts = vec![];
+        let mut put = |position: u64, key: &str, whole: bool, old: bool, skipped: bool| {
+            let data = Raw { name: "x".into(), tags: vec![], body: vec![] };
+            let id = Uuid::from_u128(u128::from(position));
+            let event = NewEvent { id, schema: 1, occurred_at: None, metadata: Default::default(), data };
+            let stream = StreamId::new("a", "b");
+            let event = event.recorded(stream, Version(position), Position(position), Timestamp::from_micros(0));
+            let mut letter =
+                DeadLetter::new(&Shard::whole("p@1"), key, &event, "why", Timestamp::from_micros(0), whole);
+            letter.skipped = skipped.then(|| "over".into());
+            let row = if old { format!("p@1/{position:020}/{}/x{position}", kind(whole)) } else { letter.id() };
+            upserts.push((row, serde_json::value::to_raw_value(&letter).unwrap()));
+        };
+        for (position, key, whole, old, skipped) in [
+            (1, "old", false, true, false),
+            (2, "both", false, true, false),
+            (3, "a-stream", true, false, false),
+            (4, "over", false, false, true),
+            (5, "new", false, false, false),
+            (6, "both", false, false, false),
+        ] {
+            put(position, key, whole, old, skipped);
+        }
+        for position in 10..310 {
+            put(position, ["new", "both", "over"][position as usize % 3], false, position % 7 == 0, position % 3 == 2);
+        }
+        let mut transaction = store.begin().await.unwrap();
+        transaction.write(Changes { table: LETTERS, upserts, deletes: vec![] }).await.unwrap();
+        transaction.commit().await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn p3_the_first_letter_of_each_key_is_found_in_whatever_row_it_is() {
+        let store = letters().await;
+        let positions = |letters: Vec<DeadLetter>| letters.iter().map(|letter| letter.position.0).collect::<Vec<_>>();
+        let each = swept(&store, Sweep::first_of_each("p@1")).await.unwrap();
+        assert_eq!(positions(each), FIRST);
+        let of = async |key: &str| positions(swept(&store, Sweep::first_of("p@1", key)).await.unwrap());
+        assert_eq!((of("new").await, of("both").await), (vec![3, 5], vec![2, 3]));
+        assert_eq!((of("over").await, of("nothing").await), (vec![3], vec![3]));
+        let all = async |key: &str| positions(swept(&store, Sweep::all_of("p@1", key, usize::MAX)).await.unwrap());
+        let expected: Vec<_> = [5].into_iter().chain((10..310).filter(|position| position % 3 == 0)).collect();
+        assert_eq!(all("new").await, expected);
+        assert_eq!((all("a-stream").await, all("over").await), (vec![3], vec![]));
+        // A few of them, the first ones.
+        let few = positions(swept(&store, Sweep::all_of("p@1", "new", 8)).await.unwrap());
+        assert!(few.len() < expected.len() && few[..8] == expected[..8], "{few:?}");
+        // Of another projection, there is nothing.
+        assert!(swept(&store, Sweep::first_of_each("p@")).await.unwrap().is_empty());
+        assert!(swept(&MemoryStore::new(), Sweep::first_of_each("p@1")).await.unwrap().is_empty());
+    }
 
     #[test]
     fn p3_so_many_keys_are_listed_and_all_are_counted() {

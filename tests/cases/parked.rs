@@ -1,18 +1,21 @@
 //! Rows that lack events, since a key waits behind one that could not be processed: reads and operators are told.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
 use eventstore::{
-    Append, Expected, Position, Projections, Rows, Runner, Running, State, Store, StoreError, StreamId, Write,
-    prelude::*,
+    Append, EventStore, Expected, Position, Projections, Rows, Runner, Running, State, Store, StoreError, StreamId,
+    Write, prelude::*,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    World,
+    Between, World,
     account::{AccountEvent::*, *},
     balances::*,
     world,
@@ -51,6 +54,7 @@ sum!(Sum, 1, BAD);
 sum!(Sum2, 2, BAD2);
 sum!(Sum3, 3, BAD3);
 sum!(Sum4, 4, BAD4);
+sum!(Sum5, 5, BAD5);
 
 async fn deposit(store: &Store, key: &str, amount: i64) -> Result<Position, StoreError> {
     Ok(store.append(StreamId::new("account", key), Expected::Any, [Deposited { amount }]).await?.last)
@@ -254,6 +258,63 @@ async fn p3_a_row_is_not_complete_where_an_event_of_unknown_keys_waits() -> Resu
     parked(rows.get("in").after(last).await.map(drop), "turnover@1", &["account-ann"]);
     assert_eq!(rows.get("in").after(before).await?.map(|row| row.total), Some(15));
     assert_eq!(rows.incomplete().await?.listed, ["account-ann"]);
+    running.stop().await;
+    Ok(())
+}
+
+/// A key that waits for a day has a letter for each event: finding out what waits does not read them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_what_waits_is_found_without_reading_all_dead_letters() -> Result<(), Any> {
+    let world = world().await;
+    let between = Between::new(&world.inner);
+    let letters = between.letters();
+    let store = Store::from(Arc::new(between) as Arc<dyn EventStore>);
+    BAD5.store(7, SeqCst);
+    let running = Runner::new(&store).read_model::<Sum5>().start();
+    deposit(&store, "ann", 10).await?;
+    let bad = deposit(&store, "bob", 7).await?;
+    // As many as the pages of a sweep could not hold.
+    const BEHIND: u64 = 2_000;
+    for _ in 0..BEHIND / 500 {
+        store
+            .append(StreamId::new("account", "bob"), Expected::Any, [(); 500].map(|()| Deposited { amount: 1 }))
+            .await?;
+    }
+    let last = deposit(&store, "ann", 1).await?;
+    reached(&running, last).await?;
+    let rows = store.read_model::<Sum5>();
+    let operator = Projections::new(&store);
+    let waiting = operator.dead_letters("sum");
+    assert_eq!(waiting.list().await?.len() as u64, BEHIND + 1);
+    let first = waiting.first().await?;
+    assert_eq!((first.len(), first[0].position), (1, bad));
+    running.rebuild("sum").await?.wait().await?;
+
+    letters.store(0, SeqCst);
+    let read = async |what: &str, done: Result<(), StoreError>, parked: bool| {
+        assert_eq!(matches!(done, Err(StoreError::Parked { .. })), parked, "{what}: {done:?}");
+        let read = letters.swap(0, SeqCst);
+        // A retry takes a thousand together at most; the others need the first one only.
+        let most = if what == "retry" { 1_500 } else { 500 };
+        assert!(read < most, "{what}: {read} letters were read");
+    };
+    read("get", rows.get("bob").after(last).await.map(drop), true).await;
+    read("get of another", rows.get("ann").after(last).await.map(drop), false).await;
+    read("list", rows.list().after(last).await.map(drop), true).await;
+    read("until", running.until(last).await, true).await;
+    read("incomplete", rows.incomplete().await.map(drop), false).await;
+    read("status", operator.status().await.map(drop), false).await;
+    read("first", waiting.first().await.map(drop), false).await;
+    read("compare", operator.compare("sum@5").await.map(drop), false).await;
+    // It fails again, with those behind it.
+    read("retry", waiting.retry("bob").await, true).await;
+    let again = Runner::new(&store).read_model::<Sum5>().lease(LEASE).start();
+    again.stop().await;
+    read("another node", Ok(()), false).await;
+    BAD5.store(0, SeqCst);
+    assert_eq!(waiting.retry_all().await?, (1, 0));
+    assert_eq!(rows.get("bob").after(last).await?.map(|row| row.sum), Some(7.0 + BEHIND as f64));
+    assert!(waiting.list().await?.is_empty());
     running.stop().await;
     Ok(())
 }

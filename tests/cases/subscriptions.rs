@@ -361,7 +361,7 @@ async fn r4_a_subscription_with_batches_of_one_hands_over_one_event_again_at_mos
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g8_a_subscription_that_was_given_up_is_removed_and_may_start_again() -> Result<(), Any> {
+async fn p9_a_subscription_that_was_given_up_is_removed_and_may_start_again() -> Result<(), Any> {
     let world = world().await;
     let (store, ann) = (&world.store, Id::<Account>::from("ann"));
     let outside = Outside::failing(u32::MAX);
@@ -397,7 +397,7 @@ async fn g8_a_subscription_that_was_given_up_is_removed_and_may_start_again() ->
 }
 
 #[tokio::test]
-async fn c10_a_setting_before_any_processor_is_refused() -> Result<(), Any> {
+async fn p9_a_setting_before_any_processor_is_refused() -> Result<(), Any> {
     let world = world().await;
     let (store, ann) = (&world.store, Id::<Account>::from("ann"));
     let last = store.append(&ann, Expected::Any, [Opened { owner: "Ann".into() }]).await?.last;

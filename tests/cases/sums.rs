@@ -171,7 +171,7 @@ async fn g8_a_projection_in_sql_begins_where_it_is_told_to() -> Result<(), Any> 
 }
 
 #[tokio::test]
-async fn g8_a_projection_in_sql_that_was_given_up_is_removed_and_may_start_again() -> Result<(), Any> {
+async fn p9_a_projection_in_sql_that_was_given_up_is_removed_and_may_start_again() -> Result<(), Any> {
     let scene = Scene::new().await;
     let store = scene.store();
     for amount in 1..=2 {
