@@ -731,8 +731,7 @@ impl Work {
         let mut letters: Vec<_> = waiting.into_iter().take(TOGETHER).collect();
         let events = store.recorded(letters.iter().map(|letter| letter.event).collect()).await?;
         let stretch = Stretch::new(Position(0), Position(u64::MAX), None, events);
-        // The first one alone: if it fails again, the others are not read a second time.
-        let mut end = 1;
+        let mut end = letters.len();
         while !letters.is_empty() {
             let first = stretch.events.len() - letters.len();
             match self.again(place, &stretch, first..first + end, queue, &letters[..end]).await {
