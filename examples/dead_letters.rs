@@ -62,7 +62,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     store.append(&ann, Expected::Any, deposited(100, 0)).await?;
     let behind = store.append(&ann, Expected::Any, deposited(10, 1)).await?;
     let other = store.append(&bob, Expected::Any, deposited(60, 3)).await?;
-    runner.until(other.last).await?;
+    // The wait for all says which keys lack events.
+    match runner.until(other.last).await {
+        Err(StoreError::Parked { keys, .. }) => println!("processed, but for {keys}"),
+        other => println!("not what was expected: {other:?}"),
+    }
 
     let shares = store.read_model::<Share>();
     println!("Bob has {:?}: he is not held up by Ann", shares.get(&bob).after(other.last).await?);

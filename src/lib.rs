@@ -42,11 +42,11 @@ pub use contract::*;
 pub use eventstore_core::{
     Aggregate, AppendEvents, AppendTo, Appended, Boundary, BoxError, Column, CommandError, Conflict, DeadLetter,
     Decide, Decider, Decision, Event, EventError, Every, Evolve, Execute, Expected, Get, History, Id, Identity,
-    ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, Order, Position,
-    Prefix, Project, Query, Raw, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag, Retagged, Row,
-    RowFold, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store, StoreError, StreamId, Tag, Tagged,
-    Target, Timestamp, TimestampError, Token, Tx, TxConnection, Unavailable, Upcast, VerifiedSnapshots, Version,
-    doctor, ensure, event_id, every, limits, testing,
+    ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, Order, ParkedKeys,
+    Position, Prefix, Project, Query, Raw, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag,
+    Retagged, Row, RowFold, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store, StoreError, StreamId,
+    Tag, Tagged, Target, Timestamp, TimestampError, Token, Tx, TxConnection, Unavailable, Upcast, VerifiedSnapshots,
+    Version, doctor, ensure, event_id, every, limits, testing,
 };
 pub use eventstore_core::{
     Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start,

@@ -8,6 +8,7 @@ use crate::{
     doctor::Report,
     event::{EventError, Raw, Recorded},
     invalid::Invalid,
+    letters::ParkedKeys,
     stream::{Expected, Position, StreamId, Version},
 };
 
@@ -177,15 +178,15 @@ pub enum StoreError {
         /// What holds it up, if that is known.
         reason: Option<BoxError>,
     },
-    /// A row is not up to date, and will not be by itself: it waits behind an event that its read model could not take in.
-    /// See its dead letters.
-    #[error("row `{key}` of `{projection}` waits behind an event that could not be taken in: {reason}")]
+    /// Rows lack events, and will not get them by themselves: their keys wait behind an event that the read model could not
+    /// process. Also what is promoted would lack them. See its dead letters.
+    #[error("`{projection}` lacks events of {keys}, which wait behind one that could not be processed: {reason}")]
     Parked {
-        /// The read model, `balance@1`.
+        /// The read model, `balance@1`, or the subscription or projection.
         projection: String,
-        /// The row.
-        key: String,
-        /// The event, and why.
+        /// The keys that wait.
+        keys: ParkedKeys,
+        /// The first of the events, and why it could not be processed.
         reason: String,
     },
     /// An inline read model or projection could not take in what was to be appended. Nothing was recorded: mend what it

@@ -1,13 +1,16 @@
 //! Events that a projection could not take in.
 
+use std::{collections::BTreeSet, fmt};
+
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
     error::StoreError,
     event::{Raw, Recorded},
     shard::Shard,
-    store::{Order, Rows, Tables},
+    store::{Rows, Tables, Transaction},
     stream::{Position, StreamId, Version},
     table::{Column, Kind, Table},
     timestamp::Timestamp,
@@ -67,6 +70,9 @@ pub struct DeadLetter {
     pub retry_at: Option<Timestamp>,
     /// Why it was passed over for good; none: it waits.
     pub skipped: Option<String>,
+    /// The key of the row it was read from.
+    #[serde(skip)]
+    row: Option<String>,
 }
 
 impl DeadLetter {
@@ -94,17 +100,43 @@ impl DeadLetter {
             parked_at: now,
             retry_at: None,
             skipped: None,
+            row: None,
         };
         letter.say(error);
         letter
     }
 
-    /// The key of its row: in the order of the log, and one for each key of an event.
+    /// The key of the row it is written to: the letters of one key that wait are neighbours, in the order of the log, so that
+    /// the first of each is found by the primary key; those that were passed over are apart. Release 0.1 began with the
+    /// position: `balance@1/00000000000000000007/…`.
     #[doc(hidden)]
     pub fn id(&self) -> String {
-        let key = Uuid::new_v5(&self.event, self.key.as_bytes());
-        let of = if self.whole_stream { "stream" } else { "key" };
-        format!("{}/{:020}/{of}/{key}", self.projection, self.position.0)
+        let kind = match self.skipped {
+            Some(_) => SKIPPED,
+            None => kind(self.whole_stream),
+        };
+        let queue = queue(self.whole_stream, &self.key);
+        format!("{}/{kind}/{queue}/{:020}/{}", self.projection, self.position.0, self.event.simple())
+    }
+
+    /// The key of the row it is in.
+    #[doc(hidden)]
+    pub fn row(&self) -> String {
+        self.row.clone().unwrap_or_else(|| self.id())
+    }
+
+    /// The same letter of another projection: in no row yet.
+    #[doc(hidden)]
+    pub fn moved_to(&self, projection: &str) -> Self {
+        Self { projection: projection.into(), row: None, ..self.clone() }
+    }
+
+    /// Reads a row.
+    #[doc(hidden)]
+    pub fn read(row: String, json: &RawValue) -> Result<Self, StoreError> {
+        let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
+        let letter: Self = serde_json::from_str(json.get()).map_err(refused)?;
+        Ok(Self { row: Some(row), ..letter })
     }
 
     /// Says why. PostgreSQL has no U+0000 in any text.
@@ -114,17 +146,287 @@ impl DeadLetter {
     }
 }
 
-/// What a key waits for, if it does.
-pub(crate) async fn waiting<T: Tables + ?Sized>(
+/// How many keys are listed by name.
+const LISTED: usize = 20;
+
+/// Keys that wait behind an event that could not be processed: their rows are incomplete.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParkedKeys {
+    /// The keys, byte by byte in order, 20 at most. A stream (`account-ann`) where the keys of the event are unknown.
+    pub listed: Vec<String>,
+    /// How many there are in all.
+    pub count: usize,
+}
+
+impl ParkedKeys {
+    /// Those of the first letters of keys.
+    #[doc(hidden)]
+    pub fn of<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
+        let keys: BTreeSet<_> = keys.into_iter().collect();
+        Self { count: keys.len(), listed: keys.into_iter().take(LISTED).map(str::to_owned).collect() }
+    }
+
+    /// Whether no key waits.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl fmt::Display for ParkedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed: Vec<_> = self.listed.iter().map(|key| format!("`{key}`")).collect();
+        f.write_str(&listed.join(", "))?;
+        match self.count.saturating_sub(self.listed.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// The error for keys that wait, by the first letter of each; none if none waits.
+#[doc(hidden)]
+pub fn parked(projection: &str, first_letters: &[DeadLetter]) -> Option<StoreError> {
+    let first = first_letters.iter().min_by_key(|letter| letter.position)?;
+    let keys = ParkedKeys::of(first_letters.iter().map(|letter| &*letter.key));
+    Some(StoreError::Parked { projection: projection.into(), keys, reason: first.error.clone() })
+}
+
+/// Of letters in the order of the log, the first one of each key that waits.
+#[doc(hidden)]
+pub fn first_of_each(letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
+    let mut keys = BTreeSet::new();
+    let waits = |letter: &DeadLetter| letter.skipped.is_none();
+    let first = |letter: &DeadLetter| keys.insert((letter.whole_stream, letter.key.clone()));
+    letters.into_iter().filter(waits).filter(first).collect()
+}
+
+const SKIPPED: &str = "skipped";
+
+fn kind(whole_stream: bool) -> &'static str {
+    if whole_stream { "stream" } else { "key" }
+}
+
+/// Names a key, of any length, in the keys of rows.
+fn queue(whole_stream: bool, key: &str) -> uuid::fmt::Simple {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{}/{key}", kind(whole_stream)).as_bytes()).simple()
+}
+
+/// How many rows are read at once.
+const PAGE: usize = 64;
+/// Comes after every digit and letter.
+const LAST: char = '~';
+
+/// Finds letters that wait by the order of the keys of their rows, [`PAGE`] at a time: the first of each key without those
+/// behind it, and without those that were passed over, however many there are.
+#[doc(hidden)]
+pub struct Sweep {
+    /// `balance@1/`.
+    of: String,
+    /// Only the first letter of each key.
+    first: bool,
+    /// Only the letters of this key, or of any stream that waits as a whole.
+    key: Option<String>,
+    /// Once so many of a queue were found, no further page of it is read.
+    limit: usize,
+    /// What the keys of rows begin with, the next one last.
+    prefixes: Vec<String>,
+    after: String,
+    found: Vec<DeadLetter>,
+}
+
+impl Sweep {
+    fn new(projection: &str, first: bool, key: Option<&str>, limit: usize, prefixes: &[&str]) -> Self {
+        let of = format!("{projection}/");
+        let prefixes: Vec<_> = prefixes.iter().rev().map(|prefix| format!("{of}{prefix}")).collect();
+        let after = prefixes.last().cloned().unwrap_or_default();
+        Self { of, first, key: key.map(str::to_owned), limit, prefixes, after, found: vec![] }
+    }
+
+    /// The first letter of each key.
+    pub fn first_of_each(projection: &str) -> Self {
+        Self::new(projection, true, None, usize::MAX, &[""])
+    }
+
+    /// The first letter of a key, and the first of each stream that waits as a whole: any key may be concerned.
+    pub fn first_of(projection: &str, key: &str) -> Self {
+        let queue = format!("key/{}/", queue(false, key));
+        // Those of release 0.1 begin with their position, of 20 digits.
+        Self::new(projection, true, Some(key), usize::MAX, &["0", &queue, "stream/"])
+    }
+
+    /// The letters of a key, and of a stream of that name that waits as a whole, in the order of the log: all, or the first ones,
+    /// so many of each at least.
+    pub fn all_of(projection: &str, key: &str, limit: usize) -> Self {
+        let queues = [false, true].map(|whole| format!("{}/{}/", kind(whole), queue(whole, key)));
+        Self::new(projection, false, Some(key), limit, &["0", &queues[0], &queues[1]])
+    }
+
+    /// What is to be read next.
+    pub fn next(&self) -> Option<Rows> {
+        let after = self.after.clone();
+        self.prefixes.last()?;
+        Some(Rows::Whole { table: LETTERS.to_string(), keys: vec![], after, limit: PAGE })
+    }
+
+    /// Takes what was read.
+    pub fn take(&mut self, rows: Vec<(String, Box<RawValue>)>) -> Result<(), StoreError> {
+        let Some(prefix) = self.prefixes.last().cloned() else { return Ok(()) };
+        let (mut over, mut here) = (rows.len() < PAGE, 0);
+        for (row, json) in rows {
+            if row <= self.after {
+                continue;
+            }
+            let Some(rest) = row.strip_prefix(&self.of).filter(|_| row.starts_with(&prefix)) else {
+                over = true;
+                break;
+            };
+            let letter = DeadLetter::read(row.clone(), &json)?;
+            let mut parts = rest.split('/');
+            self.after = match (parts.next().unwrap_or_default(), parts.next()) {
+                (SKIPPED, _) => format!("{}{SKIPPED}/{LAST}", self.of),
+                (kind @ ("key" | "stream"), Some(queue)) if self.first => format!("{}{kind}/{queue}/{LAST}", self.of),
+                _ => row,
+            };
+            let wanted = match &self.key {
+                Some(key) => letter.key == *key || self.first && letter.whole_stream,
+                None => true,
+            };
+            if letter.skipped.is_none() && wanted {
+                self.found.push(letter);
+                here += 1;
+            }
+        }
+        let enough = !self.first && here > 0 && self.found.len() >= self.limit && !prefix.ends_with("/0");
+        if over || enough {
+            self.prefixes.pop();
+            self.after = self.prefixes.last().cloned().unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// What was found, in the order of the log.
+    pub fn found(mut self) -> Vec<DeadLetter> {
+        self.found.sort_by_key(|letter| letter.position);
+        if self.first { first_of_each(self.found) } else { self.found }
+    }
+}
+
+/// The letters of a sweep.
+#[doc(hidden)]
+pub async fn swept<T: Tables + ?Sized>(store: &T, mut sweep: Sweep) -> Result<Vec<DeadLetter>, StoreError> {
+    while let Some(rows) = sweep.next() {
+        match store.rows(rows).await {
+            Err(StoreError::NotBuilt { .. }) => break,
+            rows => sweep.take(rows?)?,
+        }
+    }
+    Ok(sweep.found())
+}
+
+/// The same, as a transaction sees them.
+#[doc(hidden)]
+pub async fn swept_within(transaction: &mut dyn Transaction, mut sweep: Sweep) -> Result<Vec<DeadLetter>, StoreError> {
+    while let Some(rows) = sweep.next() {
+        sweep.take(transaction.rows(rows).await?)?;
+    }
+    Ok(sweep.found())
+}
+
+/// Refuses rows that lack an event up to a position: all of a read model, or the one of a key. Those of an event whose keys
+/// are unknown may be any.
+pub(crate) async fn complete<T: Tables + ?Sized>(
     store: &T,
     table: &Table,
-    key: &str,
-) -> Result<Option<DeadLetter>, StoreError> {
-    let equal = vec![(&LETTERS.columns[0], table.to_string().into()), (&LETTERS.columns[1], key.into())];
-    let rows = match store.rows(Rows::Where { table: LETTERS, equal, order: Order::default(), limit: None }).await {
-        Err(StoreError::NotBuilt { .. }) => return Ok(None),
-        rows => rows?,
+    until: Position,
+    key: Option<&str>,
+) -> Result<(), StoreError> {
+    let concerns = |letter: &DeadLetter| letter.whole_stream || key.is_none_or(|key| letter.key == key);
+    let sweep = match key {
+        Some(key) => Sweep::first_of(&table.to_string(), key),
+        None => Sweep::first_of_each(&table.to_string()),
     };
-    let read = |(_, row): &(_, Box<serde_json::value::RawValue>)| serde_json::from_str::<DeadLetter>(row.get()).ok();
-    Ok(rows.iter().filter_map(read).find(|letter| letter.skipped.is_none() && !letter.whole_stream))
+    let letters = swept(store, sweep).await?.into_iter();
+    let lacking: Vec<_> = letters.filter(|letter| letter.position <= until && concerns(letter)).collect();
+    parked(&table.to_string(), &lacking).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::NewEvent,
+        memory::MemoryStore,
+        store::{Changes, EventStore},
+        timestamp::Timestamp,
+    };
+
+    const FIRST: [u64; 4] = [1, 2, 3, 5];
+
+    /// Letters of three keys and a stream in each form a row has had, and some that were passed over.
+    async fn letters() -> MemoryStore {
+        let store = MemoryStore::new();
+        store.create(&LETTERS).await.unwrap();
+        let mut upserts = vec![];
+        let mut put = |position: u64, key: &str, whole: bool, old: bool, skipped: bool| {
+            let data = Raw { name: "x".into(), tags: vec![], body: vec![] };
+            let id = Uuid::from_u128(u128::from(position));
+            let event = NewEvent { id, schema: 1, occurred_at: None, metadata: Default::default(), data };
+            let stream = StreamId::new("a", "b");
+            let event = event.recorded(stream, Version(position), Position(position), Timestamp::from_micros(0));
+            let mut letter =
+                DeadLetter::new(&Shard::whole("p@1"), key, &event, "why", Timestamp::from_micros(0), whole);
+            letter.skipped = skipped.then(|| "over".into());
+            let row = if old { format!("p@1/{position:020}/{}/x{position}", kind(whole)) } else { letter.id() };
+            upserts.push((row, serde_json::value::to_raw_value(&letter).unwrap()));
+        };
+        for (position, key, whole, old, skipped) in [
+            (1, "old", false, true, false),
+            (2, "both", false, true, false),
+            (3, "a-stream", true, false, false),
+            (4, "over", false, false, true),
+            (5, "new", false, false, false),
+            (6, "both", false, false, false),
+        ] {
+            put(position, key, whole, old, skipped);
+        }
+        for position in 10..310 {
+            put(position, ["new", "both", "over"][position as usize % 3], false, position % 7 == 0, position % 3 == 2);
+        }
+        let mut transaction = store.begin().await.unwrap();
+        transaction.write(Changes { table: LETTERS, upserts, deletes: vec![] }).await.unwrap();
+        transaction.commit().await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn p3_the_first_letter_of_each_key_is_found_in_whatever_row_it_is() {
+        let store = letters().await;
+        let positions = |letters: Vec<DeadLetter>| letters.iter().map(|letter| letter.position.0).collect::<Vec<_>>();
+        let each = swept(&store, Sweep::first_of_each("p@1")).await.unwrap();
+        assert_eq!(positions(each), FIRST);
+        let of = async |key: &str| positions(swept(&store, Sweep::first_of("p@1", key)).await.unwrap());
+        assert_eq!((of("new").await, of("both").await), (vec![3, 5], vec![2, 3]));
+        assert_eq!((of("over").await, of("nothing").await), (vec![3], vec![3]));
+        let all = async |key: &str| positions(swept(&store, Sweep::all_of("p@1", key, usize::MAX)).await.unwrap());
+        let expected: Vec<_> = [5].into_iter().chain((10..310).filter(|position| position % 3 == 0)).collect();
+        assert_eq!(all("new").await, expected);
+        assert_eq!((all("a-stream").await, all("over").await), (vec![3], vec![]));
+        // A few of them, the first ones.
+        let few = positions(swept(&store, Sweep::all_of("p@1", "new", 8)).await.unwrap());
+        assert!(few.len() < expected.len() && few[..8] == expected[..8], "{few:?}");
+        // Of another projection, there is nothing.
+        assert!(swept(&store, Sweep::first_of_each("p@")).await.unwrap().is_empty());
+        assert!(swept(&MemoryStore::new(), Sweep::first_of_each("p@1")).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn p3_so_many_keys_are_listed_and_all_are_counted() {
+        let keys: Vec<_> = (0..25).rev().map(|n| format!("k{n:02}")).collect();
+        let parked = ParkedKeys::of(keys.iter().chain(&keys).map(|key| &**key));
+        assert_eq!((parked.count, parked.listed.len(), parked.is_empty()), (25, 20, false));
+        assert!(parked.to_string().starts_with("`k00`, `k01`, "), "{parked}");
+        assert!(parked.to_string().ends_with("`k19` and 5 more"), "{parked}");
+        assert_eq!(ParkedKeys::of(["a", "b"]).to_string(), "`a`, `b`");
+    }
 }

@@ -53,7 +53,7 @@ pub use handle::Store;
 pub use identity::{Identity, Token};
 pub use import::{ImportEvent, Imported};
 pub use invalid::Invalid;
-pub use letters::DeadLetter;
+pub use letters::{DeadLetter, ParkedKeys};
 pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
 pub use metadata::Metadata;
@@ -90,7 +90,7 @@ pub mod __private {
         },
         encode::encode,
         error::{Brief, Chain},
-        letters::LETTERS,
+        letters::{LETTERS, Sweep, parked, swept, swept_within},
         process::Nothing,
         projections::{PROJECTIONS, ProjectionRow},
         release::is_at_least,

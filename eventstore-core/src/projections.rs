@@ -2,10 +2,11 @@
 //! build is whole.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Mutex, PoisonError},
 };
 
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
@@ -86,51 +87,98 @@ impl ProjectionRow {
 
 /// What says whether a table is whole: no more columns than a table of release 0.1 has, so that a program that only reads
 /// needs nobody to add the others.
-const WHOLE: Table =
-    Table { columns: &[Column::new("target", Kind::Integer), Column::new("built_at", Kind::Time)], ..PROJECTIONS };
+const WHOLE: Table = Table {
+    columns: &[
+        Column::new("since", Kind::Time),
+        Column::new("target", Kind::Integer),
+        Column::new("built_at", Kind::Time),
+    ],
+    ..PROJECTIONS
+};
 
-#[derive(Deserialize)]
-struct Whole {
+/// Which build of a table its rows are of: one that was removed and is built again, or that took another's place, is
+/// another.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+struct Build {
+    since: Timestamp,
     target: u64,
     built_at: Option<Timestamp>,
 }
 
-/// The tables that are known to be whole: they stay so.
+/// The builds of tables that this process has seen whole, by the names of the tables; none where nothing is said of a table,
+/// and so what is there is what it is.
 #[derive(Default)]
-pub(crate) struct Built(Mutex<HashSet<String>>);
+pub(crate) struct Built(Mutex<HashMap<String, Option<Build>>>);
+
+/// How often a read begins again, since its table was exchanged meanwhile.
+const READS: usize = 3;
 
 impl Store {
-    /// Refuses rows of a read model that has not yet come to where the log ended when it began.
-    pub(crate) async fn built(&self, table: &Table) -> Result<(), StoreError> {
+    /// Reads rows of a read model, all of one build, which is whole. What is not whole is [`StoreError::Building`].
+    ///
+    /// A build that was whole before the read and is still there after it was whole all the time, so a read of a table that is
+    /// known to be whole is followed by one look, and not preceded by one.
+    pub(crate) async fn read_whole<'a, T>(
+        &self,
+        table: &Table,
+        read: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let name = table.to_string();
         let known = || self.whole().0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known().contains(&name) {
-            return Ok(());
+        let before = known().get(&name).copied();
+        let mut before = match before {
+            Some(before) => before,
+            None => self.build(table, None).await?,
+        };
+        for _ in 0..READS {
+            let found = read().await;
+            let after = match self.build(table, before).await {
+                Ok(after) => after,
+                Err(error) => {
+                    known().remove(&name);
+                    return Err(error);
+                }
+            };
+            known().insert(name.clone(), after);
+            if after == before {
+                return found;
+            }
+            before = after;
         }
+        Err(StoreError::Busy(format!("the table of `{name}` was exchanged while it was read").into()))
+    }
+
+    /// The build that the table of a read model is now. Refuses one that has not yet come to where the log ended when it
+    /// began, unless it is the one that was whole before.
+    async fn build(&self, table: &Table, whole: Option<Build>) -> Result<Option<Build>, StoreError> {
+        let name = table.to_string();
         let rows = self.inner().rows(Rows::Keys { table: WHOLE, keys: vec![name.clone()] }).await;
         let rows = match rows {
-            Err(StoreError::NotBuilt { .. }) => return Ok(()),
+            Err(StoreError::NotBuilt { .. }) => return Ok(None),
             rows => rows?,
         };
-        let row = rows.first().and_then(|(_, row)| serde_json::from_str::<Whole>(row.get()).ok());
         // Where nothing is said of it, its table says what there is.
-        let Some(row) = row else { return Ok(()) };
-        if row.built_at.is_none() {
-            let at = self.inner().checkpoint(&name).await?;
-            if at < Position(row.target) {
-                // What stands in its way is worth more than that it is not there yet.
-                let fits = self.inner().rows(Rows::Keys { table: *table, keys: vec![] }).await;
-                fits.map(drop).or_else(|error| match error {
-                    StoreError::NotBuilt { .. } => Ok(()),
-                    error => Err(error),
-                })?;
-                if let Some(Run { reason: Some(reason), stopped: true }) = self.run(&name) {
-                    return Err(StoreError::Stopped { projection: name, reason: reason.into() });
-                }
-                return Err(StoreError::Building { table: name, at, until: Position(row.target) });
-            }
+        let Some(build) = rows.first().and_then(|(_, row)| serde_json::from_str::<Build>(row.get()).ok()) else {
+            return Ok(None);
+        };
+        if build.built_at.is_some() || Some(build) == whole {
+            return Ok(Some(build));
         }
-        known().insert(name);
-        Ok(())
+        let (at, until) = (self.inner().checkpoint(&name).await?, Position(build.target));
+        if at >= until {
+            return Ok(Some(build));
+        }
+        // What stands in its way is worth more than that it is not there yet.
+        let fits = self.inner().rows(Rows::Keys { table: *table, keys: vec![] }).await;
+        fits.map(drop).or_else(|error| match error {
+            StoreError::NotBuilt { .. } => Ok(()),
+            error => Err(error),
+        })?;
+        match self.run(&name) {
+            Some(Run { reason: Some(reason), stopped: true }) => {
+                Err(StoreError::Stopped { projection: name, reason: reason.into() })
+            }
+            _ => Err(StoreError::Building { table: name, at, until }),
+        }
     }
 }

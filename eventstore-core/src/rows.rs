@@ -18,7 +18,8 @@ use crate::{
     event::{Event, Raw, Recorded},
     handle::Store,
     invalid::Invalid,
-    letters, limits,
+    letters::{self, ParkedKeys, Sweep},
+    limits,
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     runs::Run,
@@ -116,6 +117,13 @@ impl<M: ReadModel> ReadModels<M> {
         }
     }
 
+    /// The keys whose rows lack events now, since they wait behind one that could not be processed: see the dead letters of
+    /// the read model. Empty if all rows are complete, and where no `Runner` has ever run.
+    pub async fn incomplete(&self) -> Result<ParkedKeys, StoreError> {
+        let letters = letters::swept(self.store.inner(), Sweep::first_of_each(&M::TABLE.to_string())).await?;
+        Ok(ParkedKeys::of(letters.iter().map(|letter| &*letter.key)))
+    }
+
     /// Every event that concerned a row, oldest first, each with the row it led to.
     pub fn history(&self, key: impl AsRef<str>) -> BoxStream<'static, Result<Moment<M>, StoreError>> {
         let (store, until, key) = (self.store.clone(), self.until, key.as_ref().to_owned());
@@ -168,6 +176,9 @@ impl<M: ReadModel> Get<M> {
     /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
     /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
     /// runs has stopped.
+    ///
+    /// A row that lacks an event up to here, since its key waits behind one that could not be processed, is
+    /// [`StoreError::Parked`].
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
         self
@@ -207,15 +218,15 @@ impl<M: ReadModel> Get<M> {
         let Self { store, key, after, patience, until, .. } = self;
         limits::name("row key", &key)?;
         if until == Until::default() {
-            if let Some(after) = after {
-                wait::<M>(&store, after, patience, Some(&key)).await?;
-                if let Some(letter) = letters::waiting(store.inner(), &M::TABLE, &key).await? {
-                    return Err(StoreError::Parked { projection: letter.projection, key, reason: letter.error });
+            let read = || store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key.clone()] });
+            let found = match after {
+                Some(after) => {
+                    wait::<M>(&store, after, patience, Some(&key)).await?;
+                    letters::complete(store.inner(), &M::TABLE, after, Some(&key)).await?;
+                    read().await?
                 }
-            } else {
-                store.built(&M::TABLE).await?;
-            }
-            let found = store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key] }).await?;
+                None => store.read_whole(&M::TABLE, read).await?,
+            };
             return found.first().map(|(_, row)| read_row(row)).transpose();
         }
         if until.version.is_some() && !matches!(M::KEYS, Keys::Stream) {
@@ -303,6 +314,10 @@ impl<M: ReadModel> List<M> {
     /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
     /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
     /// runs has stopped.
+    ///
+    /// Rows that lack an event up to here, since their keys wait behind one that could not be processed, are
+    /// [`StoreError::Parked`], with those keys. A list without this call has them as they are:
+    /// [`incomplete`](ReadModels::incomplete) says which.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
         self
@@ -320,11 +335,16 @@ impl<M: ReadModel> List<M> {
         let equal = equal.collect::<Result<Vec<_>, _>>()?;
         order.by = by.map(read_model::ordered::<M>).transpose()?;
         if until == Until::default() {
-            match after {
-                Some(after) => wait::<M>(&store, after, patience, None).await?,
-                None => store.built(&M::TABLE).await?,
-            }
-            let found = store.inner().rows(Rows::Where { table: M::TABLE, equal, order, limit }).await?;
+            let rows = Rows::Where { table: M::TABLE, equal, order, limit };
+            let read = || store.inner().rows(rows.clone());
+            let found = match after {
+                Some(after) => {
+                    wait::<M>(&store, after, patience, None).await?;
+                    letters::complete(store.inner(), &M::TABLE, after, None).await?;
+                    read().await?
+                }
+                None => store.read_whole(&M::TABLE, read).await?,
+            };
             return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
         }
         let mut replay = ReadModels::<M> { store, until, of: PhantomData }.replay();

@@ -207,7 +207,7 @@ impl Comparison {
             }
             let mut reasons = BTreeMap::new();
             for name in [&self.live, &self.other] {
-                let letters = letters::read(transaction.rows(letters::wanted(name, None, None)).await?)?;
+                let letters = letters::first_within(&mut *transaction, name).await?;
                 // The key of one that waits with its whole stream is the stream's, and no row's.
                 for letter in letters.into_iter().filter(|letter| !letter.whole_stream) {
                     reasons.entry(letter.key).or_insert(letter.error);

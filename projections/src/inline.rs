@@ -469,7 +469,7 @@ impl Kept {
                 return Ok(transaction.commit().await?);
             };
             let to = last.position;
-            let parked = letters::read(transaction.rows(letters::wanted(&self.name, None, None)).await?)?;
+            let parked = letters::first_within(&mut *transaction, &self.name).await?;
             let (parked, places) = (Parked::of(parked, &range), 0..events.len());
             let stretch = Stretch::new(after, to, Some(last.id), events);
             let part = Part { stretch: &stretch, places, shard: &range, parked: &parked, only: None };
@@ -573,7 +573,7 @@ impl Kept {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let parked = match free == Some(places(shards)) {
             true => vec![],
-            false => letters::read(transaction.rows(letters::wanted(&self.name, None, None)).await?)?,
+            false => letters::first_within(transaction, &self.name).await?,
         };
         let mut waits = false;
         for (shard, at) in shards.iter_mut() {

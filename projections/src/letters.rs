@@ -1,9 +1,14 @@
 //! Events that could not be taken in, and those behind them for the same key.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
+pub(crate) use eventstore_core::__private::parked;
 use eventstore_core::{
-    __private::LETTERS, Changes, DeadLetter, EventStore, Order, Raw, Recorded, Rows, Shard, StoreError, Timestamp,
+    __private::{LETTERS, Sweep, swept, swept_within},
+    Changes, DeadLetter, EventStore, Order, Raw, Recorded, Rows, Shard, StoreError, Timestamp, Transaction,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -35,10 +40,12 @@ pub(crate) fn changes(put: &[DeadLetter], remove: &[DeadLetter]) -> Result<Chang
     let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
     let row = |letter: &DeadLetter| Ok((letter.id(), to_raw_value(letter).map_err(refused)?));
     let upserts = put.iter().map(row).collect::<Result<_, StoreError>>()?;
-    Ok(Changes { table: LETTERS, upserts, deletes: remove.iter().map(DeadLetter::id).collect() })
+    // One that is passed over, or was written by release 0.1, gets another row.
+    let left = put.iter().filter(|letter| letter.row() != letter.id());
+    Ok(Changes { table: LETTERS, upserts, deletes: remove.iter().chain(left).map(DeadLetter::row).collect() })
 }
 
-/// The letters of a projection, or of one of its keys, in the order of the log.
+/// All letters of a projection, or of one of its keys, also those that were passed over.
 pub(crate) fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) -> Rows {
     let mut equal = vec![(&LETTERS.columns[0], projection.into())];
     if let Some(key) = key {
@@ -47,10 +54,32 @@ pub(crate) fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) 
     Rows::Where { table: LETTERS, equal, order: Order::default(), limit }
 }
 
+/// The first letter of each key of a projection that waits.
+pub(crate) async fn first(store: &dyn EventStore, projection: &str) -> Result<Vec<DeadLetter>, StoreError> {
+    swept(store, Sweep::first_of_each(projection)).await
+}
+
+/// The same, as a transaction sees it.
+pub(crate) async fn first_within(
+    transaction: &mut dyn Transaction,
+    projection: &str,
+) -> Result<Vec<DeadLetter>, StoreError> {
+    swept_within(transaction, Sweep::first_of_each(projection)).await
+}
+
+/// Of the first letters of keys, those of rows that are older than the rows of another table, by its first letters: they
+/// wait there at no event, or at a later one.
+pub(crate) fn older(letters: Vec<DeadLetter>, than: &[DeadLetter]) -> Vec<DeadLetter> {
+    let than: HashMap<_, _> = than.iter().map(|letter| (Queue::of(letter), letter.position)).collect();
+    let older = |letter: &DeadLetter| than.get(&Queue::of(letter)).is_none_or(|there| letter.position < *there);
+    letters.into_iter().filter(older).collect()
+}
+
 pub(crate) fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {
-    let read = |(_, row): (_, Box<RawValue>)| serde_json::from_str(row.get());
-    let letters = rows.into_iter().map(read).collect::<Result<_, _>>();
-    letters.map_err(|reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() })
+    let letters = rows.into_iter().map(|(row, json)| DeadLetter::read(row, &json));
+    let mut letters = letters.collect::<Result<Vec<_>, _>>()?;
+    letters.sort_by_key(|letter| letter.position);
+    Ok(letters)
 }
 
 /// Where events wait, one behind the other.
@@ -103,11 +132,10 @@ pub(crate) struct Waiting {
 impl Parked {
     /// What is parked of a shard.
     pub(crate) async fn load(store: &dyn EventStore, shard: &Shard) -> Result<Self, StoreError> {
-        let letters = read(store.rows(wanted(&shard.projection, None, None)).await?)?;
-        Ok(Self::of(letters, shard))
+        Ok(Self::of(first(store, &shard.projection).await?, shard))
     }
 
-    /// What is parked of a shard, by the letters of its projection.
+    /// What is parked of a shard, by the letters of its projection, or by the first ones of their keys.
     pub(crate) fn of(letters: Vec<DeadLetter>, shard: &Shard) -> Self {
         let mut parked = Self::default();
         // A shard with a stream that waits as a whole is the only one.

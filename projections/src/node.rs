@@ -220,6 +220,18 @@ impl Run {
         });
     }
 
+    /// Says why readers are not sent to it: in its status, and once in the logs.
+    fn is_not_promoted(&self, parked: StoreError) {
+        let same = |error: &Arc<dyn Error + Send + Sync>| error.to_string() == parked.to_string();
+        if !self.report.borrow().error.as_ref().is_some_and(same) {
+            tracing::warn!(
+                projection = self.name,
+                "readers of plain SQL are not sent to it: some of its keys are parked"
+            );
+            self.report.send_modify(|status| status.error = Some(Arc::new(parked)));
+        }
+    }
+
     fn tell(&self, store: &Store, failed: Failed) {
         // Where another node can run it, nothing is lost.
         let stopped = failed.blame == Blame::Program && self.others.is_empty();
@@ -579,7 +591,9 @@ impl Node {
             && position.is_some_and(|position| position.0 >= state.target)
         {
             let run = &self.runs[at];
-            versions::built(store, &*run.follower, !run.options.by_hand).await?;
+            if let Some(parked) = versions::built(store, &*run.follower, !run.options.by_hand).await? {
+                run.is_not_promoted(parked);
+            }
         }
         Ok(())
     }

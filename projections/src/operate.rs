@@ -8,8 +8,9 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::{LETTERS, SHADOW},
-    Checkpoint, DeadLetter, EventStore, Invalid, Order, Position, Rows, Shard, Store, StoreError, Timestamp,
+    __private::{SHADOW, Sweep, swept, swept_within},
+    Checkpoint, DeadLetter, EventStore, Invalid, Order, ParkedKeys, Position, Rows, Shard, Store, StoreError,
+    Timestamp, Transaction,
 };
 use tokio::{
     sync::Notify,
@@ -30,6 +31,8 @@ use crate::{
 
 /// How long to wait for a node to do what was asked of it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How many letters of a key are looked at: the first ones of the key, and of a stream of that name.
+const FEW: usize = 8;
 /// A node that has not beaten for so long, by its own clock, is taken for gone.
 const GONE: Duration = Duration::from_secs(10);
 
@@ -88,9 +91,6 @@ impl Projections {
         let head = self.store.head().await?;
         let rows: BTreeMap<String, Row> = there(control::rows(store, &PROJECTIONS).await)?;
         let living = self.living().await?;
-        let letters =
-            store.rows(Rows::Where { table: LETTERS, equal: vec![], order: Order::default(), limit: None }).await;
-        let letters = letters::read(there(letters)?)?;
         let now = store.now();
         let known = rows.keys().map(|name| (name.clone(), vec![]));
         let mut projections: BTreeMap<String, Vec<(Shard, Checkpoint)>> = known.collect();
@@ -114,14 +114,13 @@ impl Projections {
             };
             status.stopped = status.state == State::Failed;
             status.error = row.and_then(|row| failure(&status.name, row));
-            let of = letters.iter().filter(|letter| letter.projection == status.name && letter.skipped.is_none());
-            let mut keys: Vec<_> = of.map(|letter| &letter.key).collect();
-            keys.sort_unstable();
-            keys.dedup();
-            status.parked = keys.len();
             status
         };
         let mut all: Vec<_> = projections.into_iter().map(status).collect();
+        for status in &mut all {
+            let letters = letters::first(store, &status.name).await?;
+            status.parked = ParkedKeys::of(letters.iter().map(|letter| &*letter.key)).count;
+        }
         for status in all.iter_mut().filter(|status| status.lag() > 0) {
             status.next(status::next(store, status.position).await?, now);
         }
@@ -134,6 +133,15 @@ impl Projections {
         let nodes: BTreeMap<String, Beat> = there(control::rows(store, &NODES).await)?;
         let now = store.now();
         Ok(nodes.into_values().filter(|beat| beat.beat_at + GONE > now).collect())
+    }
+
+    /// Whether a node that lives runs a projection, as a transaction sees it.
+    pub(crate) async fn lives_within(&self, transaction: &mut dyn Transaction, name: &str) -> Result<bool, StoreError> {
+        let now = self.store.as_ref().now();
+        let nodes = Rows::Where { table: NODES, equal: vec![], order: Order::default(), limit: None };
+        let nodes = transaction.rows(nodes).await?;
+        let beats = nodes.iter().filter_map(|(_, row)| serde_json::from_str::<Beat>(row.get()).ok());
+        Ok(beats.filter(|beat| beat.beat_at + GONE > now).any(|beat| beat.projections.iter().any(|one| one == name)))
     }
 
     /// Whether a node that lives runs a projection.
@@ -246,15 +254,18 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    async fn of(&self, name: &str, key: Option<&str>) -> Result<Vec<DeadLetter>, StoreError> {
-        let rows = self.projections.store.as_ref().rows(letters::wanted(name, key, None)).await;
+    /// All, in the order of the log, also those that were passed over. A key gets one for each of its events while it waits:
+    /// [`first`](Self::first) does not read those.
+    pub async fn list(&self) -> Result<Vec<DeadLetter>, StoreError> {
+        let name = self.projections.name(&self.name).await?;
+        let rows = self.projections.store.as_ref().rows(letters::wanted(&name, None, None)).await;
         letters::read(there(rows)?)
     }
 
-    /// All, in the order of the log.
-    pub async fn list(&self) -> Result<Vec<DeadLetter>, StoreError> {
+    /// The first one of each key that waits, in the order of the log: the event that could not be processed, and why.
+    pub async fn first(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let name = self.projections.name(&self.name).await?;
-        self.of(&name, None).await
+        letters::first(self.projections.store.as_ref(), &name).await
     }
 
     /// Tries the events of a key again, in their order, on the node that runs its shard. Returns when all are taken in;
@@ -270,7 +281,8 @@ impl DeadLetters {
 
     /// Tries all keys again; see [`retry`](Self::retry). Returns how many are taken in and how many wait on.
     pub async fn retry_all(&self) -> Result<(usize, usize), StoreError> {
-        let mut keys: Vec<_> = self.list().await?.into_iter().filter(|letter| letter.skipped.is_none()).collect();
+        let name = self.projections.name(&self.name).await?;
+        let mut keys = letters::first(self.projections.store.as_ref(), &name).await?;
         keys.sort_by(|a, b| a.key.cmp(&b.key));
         keys.dedup_by(|a, b| a.key == b.key);
         let (mut done, mut left) = (0, 0);
@@ -316,9 +328,9 @@ impl DeadLetters {
         serde_json::from_value(tried).map_err(|error| StoreError::Damaged(error.into()))
     }
 
+    /// The first letters of a key that wait.
     async fn waiting(&self, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
-        let letters = self.of(name, Some(key)).await?;
-        Ok(letters.into_iter().filter(|letter| letter.skipped.is_none()).collect())
+        swept(self.projections.store.as_ref(), Sweep::all_of(name, key, FEW)).await
     }
 
     fn nothing(&self, name: &str, key: &str) -> StoreError {
@@ -331,9 +343,8 @@ impl DeadLetters {
         let store = self.projections.store.as_ref();
         let mut transaction = store.begin().await?;
         control::begin_again(&mut *transaction, name, |shard| shard.has(key)).await?;
-        let there = letters::read(transaction.rows(letters::wanted(name, Some(key), None)).await?)?;
-        let waits =
-            |letter: &&DeadLetter| there.iter().any(|there| there.event == letter.event && there.skipped.is_none());
+        let there = swept_within(&mut *transaction, Sweep::all_of(name, key, FEW)).await?;
+        let waits = |letter: &&DeadLetter| there.iter().any(|there| there.event == letter.event);
         let still: Vec<_> = letters.iter().filter(waits).cloned().collect();
         if still.first().map(|letter| letter.event) != letters.first().map(|letter| letter.event) {
             transaction.rollback().await?;
@@ -353,7 +364,8 @@ impl DeadLetters {
             // Another one is in the way now, or the same failed again.
             let tried = now.event != first.event && now.attempts > 0 || now.attempts > first.attempts;
             if tried {
-                return Err(StoreError::Parked { projection: name.into(), key: key.into(), reason: now.error });
+                let keys = ParkedKeys::of([key]);
+                return Err(StoreError::Parked { projection: name.into(), keys, reason: now.error });
             }
             if start.elapsed() > PATIENCE {
                 let at = Position(first.position.0.saturating_sub(1));
@@ -388,7 +400,7 @@ fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
 pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
     control::begin_again(&mut *transaction, projection, |_| true).await?;
-    let letters = letters::read(transaction.rows(letters::wanted(projection, None, None)).await?)?;
+    let letters = letters::first_within(&mut *transaction, projection).await?;
     let due = first_now(letters, store.now());
     if due.is_empty() {
         return transaction.rollback().await;
@@ -414,7 +426,7 @@ pub(crate) fn list<T: AsRef<str>>(names: &[T]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use eventstore_core::{MemoryStore, NewEvent, Raw, StreamId, Version};
+    use eventstore_core::{__private::LETTERS, MemoryStore, NewEvent, Raw, StreamId, Version};
     use uuid::Uuid;
 
     use super::*;

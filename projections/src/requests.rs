@@ -5,8 +5,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventstore_core::{
     __private::{Brief, LETTERS},
-    Changes, Checkpoint, Column, DeadLetter, EventStore, Invalid, Kind, Position, Raw, Read, Recorded, Rows, Shard,
-    Store, StoreError, Table, Timestamp, Transaction,
+    Changes, Checkpoint, Column, DeadLetter, EventStore, Invalid, Kind, ParkedKeys, Position, Raw, Read, Recorded,
+    Rows, Shard, Store, StoreError, Table, Timestamp, Transaction,
 };
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -114,7 +114,8 @@ impl Projections {
         let answer = loop {
             match control::first(&REQUESTS, store.rows(control::key(&REQUESTS, &id)).await?)? {
                 Some(Request { error: Some(error), .. }) => {
-                    break Err(StoreError::Parked { projection: name.into(), key: request.of.clone(), reason: error });
+                    let keys = ParkedKeys::of([&*request.of]);
+                    break Err(StoreError::Parked { projection: name.into(), keys, reason: error });
                 }
                 Some(Request { answer: Some(answer), .. }) => break Ok(answer),
                 _ if start.elapsed() > PATIENCE || start.elapsed() > SOON && !self.lives(name).await? => {

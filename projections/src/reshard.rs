@@ -172,8 +172,8 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
         return Ok(true);
     };
     if count > 1 {
-        let waiting = letters::read(transaction.rows(letters::wanted(projection, None, None)).await?)?;
-        if let Some(letter) = waiting.iter().find(|letter| letter.whole_stream && letter.skipped.is_none()) {
+        let waiting = letters::first_within(&mut *transaction, projection).await?;
+        if let Some(letter) = waiting.iter().find(|letter| letter.whole_stream) {
             transaction.rollback().await?;
             if before.is_some() {
                 cancel(store, projection).await?;

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ops::Deref, sync::Arc, time::Duration};
 
-use eventstore_core::{DeadLetter, Position, ReadModel, Store, StoreError};
+use eventstore_core::{DeadLetter, Invalid, Position, ReadModel, Store, StoreError};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -15,7 +15,7 @@ use crate::{
     follower::Follower,
     inline, letters,
     node::{Node, Run},
-    operate::{Projections, there},
+    operate::Projections,
     projection::{Projection, Sql},
     read_model::Folded,
     shard::Options,
@@ -74,12 +74,14 @@ pub struct Runner {
     store: Store,
     followers: Vec<(Arc<dyn Follower>, Options)>,
     lease: Duration,
+    /// The first setting that was said before any processor was named.
+    misplaced: Option<&'static str>,
 }
 
 impl Runner {
     /// Nothing yet.
     pub fn new(store: &Store) -> Self {
-        Self { store: inline::beneath(store), followers: vec![], lease: LEASE }
+        Self { store: inline::beneath(store), followers: vec![], lease: LEASE, misplaced: None }
     }
 
     /// Keeps the rows of a read model; its table is made if it is not there.
@@ -103,9 +105,10 @@ impl Runner {
         self
     }
 
-    fn last(mut self, say: impl FnOnce(&mut Options)) -> Self {
-        if let Some((_, options)) = self.followers.last_mut() {
-            say(options);
+    fn last(mut self, setting: &'static str, say: impl FnOnce(&mut Options)) -> Self {
+        match self.followers.last_mut() {
+            Some((_, options)) => say(options),
+            None => self.misplaced = self.misplaced.or(Some(setting)),
         }
         self
     }
@@ -113,54 +116,58 @@ impl Runner {
     /// How many shards the one named last has when it runs for the first time, 1 unless said, 1,024 at most. They run
     /// side by side, on all nodes that run it.
     pub fn shards(self, shards: u16) -> Self {
-        self.last(|options| options.shards = shards)
+        self.last("shards", |options| options.shards = shards)
     }
 
-    /// How many events of the one named last are taken in together at most. Unless said: 1,000, and 10,000 while there is
+    /// How many events of the one named last are processed together at most. Unless said: 1,000, and 10,000 while there is
     /// much to catch up with. More is faster then, and takes more memory.
+    ///
+    /// A subscription moves its checkpoint once a batch: after a crash, the batch at hand is handed over again, from its first
+    /// event on, and so it may be after an error. With `.batch(1)` at most one event of each shard is handed over again, at the
+    /// cost of a transaction for each event.
     pub fn batch(self, events: usize) -> Self {
-        self.last(|options| options.batch = Some(events.max(1)))
+        self.last("batch", |options| options.batch = Some(events.max(1)))
     }
 
     /// How many keys of the one named last may be parked behind events that cannot be taken in: 100 unless said. One more,
     /// and all of it stops.
     pub fn max_parked(self, keys: usize) -> Self {
-        self.last(|options| options.max_parked = keys)
+        self.last("max_parked", |options| options.max_parked = keys)
     }
 
     /// Parks events of the one named last that cannot be read, with those behind them, instead of stopping: for a read
     /// model whose keys are those of its streams or tags, under the rows they concern; else under their stream, and with
     /// one shard only. They are tried again when somebody says so, with a program that can read them.
     pub fn park_unreadable(self) -> Self {
-        self.last(|options| options.park_unreadable = true)
+        self.last("park_unreadable", |options| options.park_unreadable = true)
     }
 
     /// What the one named last could not take in is tried again, once, whenever a program starts: it may be a new release
     /// that can.
     pub fn retry_at_start(self) -> Self {
-        self.last(|options| options.retry_at_start = true)
+        self.last("retry_at_start", |options| options.retry_at_start = true)
     }
 
     /// A new version of the read model named last is built and kept up to date, but readers of plain SQL are sent to it
     /// by [`Projections::promote`] only. Unless said, they are sent to it as soon as it is whole.
     pub fn promote_by_hand(self) -> Self {
-        self.last(|options| options.by_hand = true)
+        self.last("promote_by_hand", |options| options.by_hand = true)
     }
 
     /// The one named last, a subscription or a projection in SQL, begins with the first event recorded from then on: when
     /// the first node that runs it makes its checkpoint. It is no matter once there is one.
     pub fn from_now(self) -> Self {
-        self.last(|options| options.start = Some(StartFrom::Now))
+        self.last("from_now", |options| options.start = Some(StartFrom::Now))
     }
 
     /// The one named last begins with the first event there is; see [`from_now`](Self::from_now).
     pub fn from_beginning(self) -> Self {
-        self.last(|options| options.start = Some(StartFrom::Beginning))
+        self.last("from_beginning", |options| options.start = Some(StartFrom::Beginning))
     }
 
     /// The one named last begins with the first event after a position of the log; see [`from_now`](Self::from_now).
     pub fn from(self, position: Position) -> Self {
-        self.last(|options| options.start = Some(StartFrom::After(position)))
+        self.last("from", |options| options.start = Some(StartFrom::After(position)))
     }
 
     /// How long this process may be silent before others take over what it runs: 3 seconds unless said. The same for all
@@ -170,9 +177,30 @@ impl Runner {
     }
 
     /// Starts to run, on the runtime it is called in. Of two of the same name, the second is stopped at once.
-    pub fn start(self) -> Running {
+    ///
+    /// A setting that is said before any processor is named, as in `Runner::new(&store).shards(4).read_model::<Balance>()`, is
+    /// of none: nothing runs then, and [`Running::until`] and reads that wait are [`StoreError::Stopped`], by
+    /// [`Invalid::Request`].
+    pub fn start(mut self) -> Running {
+        let misplaced = self.misplaced.map(|setting| {
+            let why = format!("`.{setting}(…)` is said before any processor is named: say it after the one it is for");
+            Arc::new(StoreError::from(Invalid::Request(why)))
+        });
+        let followers = match &misplaced {
+            Some(_) => std::mem::take(&mut self.followers),
+            None => vec![],
+        };
+        let mut refused = vec![];
+        if let Some(reason) = misplaced {
+            let names = followers.iter().map(|(follower, _)| follower.name());
+            for name in names.chain(followers.is_empty().then(|| "runner".to_owned())) {
+                tracing::error!(projection = name, %reason, "nothing runs");
+                self.store.runs(&name, Some(reason.clone()), true);
+                refused.push(watch::channel(Status::refused(name, reason.clone())).1);
+            }
+        }
         let (stop, stopped) = watch::channel(false);
-        let (mut names, mut runs, mut reports) = (HashSet::new(), vec![], vec![]);
+        let (mut names, mut runs, mut reports) = (HashSet::new(), vec![], refused);
         let mut besides = vec![];
         for (follower, options) in self.followers {
             let name = follower.name();
@@ -224,8 +252,22 @@ impl Running {
     /// Returns when all have seen everything up to here: then one's own writes can be read from all.
     ///
     /// One that cannot go on is [`StoreError::Stopped`]; one that has not come so far in 30 seconds is
-    /// [`StoreError::Behind`], with what holds it up.
+    /// [`StoreError::Behind`], with what holds it up. Where all have come so far, but keys lack an event up to here, since they
+    /// wait behind one that could not be processed, it is [`StoreError::Parked`], with those keys of the first such one.
     pub async fn until(&self, position: Position) -> Result<(), StoreError> {
+        self.reach(position).await?;
+        for status in self.status() {
+            let letters = letters::first(self.store.as_ref(), &status.name).await?;
+            let lacking: Vec<_> = letters.into_iter().filter(|letter| letter.position <= position).collect();
+            if let Some(parked) = letters::parked(&status.name, &lacking) {
+                return Err(parked);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when all have come so far, whatever waits.
+    async fn reach(&self, position: Position) -> Result<(), StoreError> {
         let all = async {
             for report in &self.reports {
                 self.one(report.clone(), position).await?;
@@ -272,36 +314,32 @@ impl Running {
     pub async fn settle(&self) -> Result<Position, StoreError> {
         loop {
             let head = self.store.head().await?;
-            self.until(head).await?;
+            self.reach(head).await?;
             let waiting = self.retried().await?;
             // What ran may have appended.
             if self.store.head().await? > head {
                 continue;
             }
-            return match waiting {
-                Some(DeadLetter { projection, key, error: reason, .. }) => {
-                    Err(StoreError::Parked { projection, key, reason })
-                }
-                None => Ok(head),
-            };
+            let first = waiting.first().map(|letter| letter.projection.clone());
+            let of = |name: &String| waiting.iter().filter(|letter| letter.projection == *name).cloned().collect();
+            let letters: Vec<DeadLetter> = first.as_ref().map(of).unwrap_or_default();
+            return first.and_then(|name| letters::parked(&name, &letters)).map_or(Ok(head), Err);
         }
     }
 
-    /// Returns when nothing is due to be tried again, or nobody has for a while; with an event that waits, if any does.
-    async fn retried(&self) -> Result<Option<DeadLetter>, StoreError> {
+    /// Returns when nothing is due to be tried again, or no node has for a while: with the first letter of each key that waits.
+    async fn retried(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
         loop {
             let store = self.store.as_ref();
             let mut waiting = vec![];
             for status in self.status() {
-                let letters = store.rows(letters::wanted(&status.name, None, None)).await;
-                let letters = letters::read(there(letters)?)?;
-                waiting.extend(letters.into_iter().filter(|letter| letter.skipped.is_none()));
+                waiting.extend(letters::first(store, &status.name).await?);
             }
             let now = store.now();
             let due = waiting.iter().any(|letter| letter.retry_at.is_some_and(|at| at <= now));
             if !due || start.elapsed() > PATIENCE {
-                return Ok(waiting.into_iter().next());
+                return Ok(waiting);
             }
             self.tail.nudge();
             sleep(pause).await;

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::{Brief, LETTERS},
+    __private::{Brief, LETTERS, Sweep, swept},
     Checkpoint, DeadLetter, Events, Position, Raw, Read, Recorded, Rows, Shard, Step, Store, StoreError, Timestamp,
     Transaction,
 };
@@ -433,7 +433,8 @@ impl Work {
             let pace = self.pace();
             // A second's worth at most.
             end = pace.map_or(end, |pace| end.min(first + pace as usize)).max(first);
-            end = self.most.map_or(end, |most| end.min(first.saturating_add(most)));
+            let most = [self.most, self.options.batch].into_iter().flatten().min();
+            end = most.map_or(end, |most| end.min(first.saturating_add(most)));
             place.tried = end - first;
             let all = end >= stretch.events.len();
             let to = match end.checked_sub(1).map(|last| &stretch.events[last]) {
@@ -723,9 +724,9 @@ impl Work {
     async fn retry(&self, place: &mut Place, queue: &Queue) -> Result<(), Halt> {
         const TOGETHER: usize = 1_000;
         let store = self.store.as_ref();
-        let rows = store.rows(letters::wanted(&self.shard.projection, Some(queue.key()), None)).await?;
-        let here = |letter: &DeadLetter| letter.skipped.is_none() && Queue::of(letter) == *queue;
-        let waiting: Vec<_> = letters::read(rows)?.into_iter().filter(here).collect();
+        let sweep = Sweep::all_of(&self.shard.projection, queue.key(), TOGETHER + 1);
+        let waiting = swept(store, sweep).await?.into_iter();
+        let waiting: Vec<_> = waiting.filter(|letter| Queue::of(letter) == *queue).collect();
         let more = waiting.len() > TOGETHER;
         let mut letters: Vec<_> = waiting.into_iter().take(TOGETHER).collect();
         let events = store.recorded(letters.iter().map(|letter| letter.event).collect()).await?;
@@ -774,7 +775,7 @@ impl Work {
     /// may have been done after all, and have taken in what they are of.
     async fn open_for(&self, letters: &[DeadLetter]) -> Result<Option<Box<dyn Transaction>>, Halt> {
         let (mut transaction, _) = self.open(false).await?;
-        let there = Rows::Keys { table: LETTERS, keys: letters.iter().map(DeadLetter::id).collect() };
+        let there = Rows::Keys { table: LETTERS, keys: letters.iter().map(DeadLetter::row).collect() };
         if transaction.rows(there).await?.len() == letters.len() {
             return Ok(Some(transaction));
         }

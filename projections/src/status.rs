@@ -86,6 +86,11 @@ impl Status {
         Self { error: Some(Arc::new(error)), stopped: true, state: State::Failed, ..Self::new(name) }
     }
 
+    /// It does not run: the runner was declared wrongly.
+    pub(crate) fn refused(name: String, reason: Arc<dyn Error + Send + Sync>) -> Self {
+        Self { error: Some(reason), stopped: true, state: State::Failed, ..Self::new(name) }
+    }
+
     pub(crate) fn behind(&self, until: Position) -> StoreError {
         let projection = self.name.clone();
         let reason = self.error.clone().map(Into::into);

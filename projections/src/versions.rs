@@ -20,8 +20,9 @@ use crate::{
     failed::Failed,
     follower::Follower,
     letters,
+    node::NODES,
     operate::{PATIENCE, Projections, list, there},
-    reshard,
+    reshard::{self, RESHARDS},
 };
 
 /// How often a node tries to send readers to a new version that is a step behind, before it does something else.
@@ -55,8 +56,20 @@ fn versions<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> impl Iterator<I
     versions.filter(|(name, _)| !name.ends_with(SHADOW)).map(|(name, row)| (&**name, row))
 }
 
-/// A read model or projection has come to where the log ended when it began.
-pub(crate) async fn built(store: &dyn EventStore, follower: &dyn Follower, promote: bool) -> Result<(), StoreError> {
+/// Whether readers may be sent to a table some of whose keys wait behind an event that those of the other do not wait for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Rows {
+    Complete,
+    Any,
+}
+
+/// A read model or projection has come to where the log ended when it began. Returns why readers are not sent to it, if its
+/// rows would lack events that those they read now have: the next look tries again.
+pub(crate) async fn built(
+    store: &dyn EventStore,
+    follower: &dyn Follower,
+    promote: bool,
+) -> Result<Option<StoreError>, StoreError> {
     let name = follower.name();
     if let Some(table) = follower.table() {
         store.index(&table).await?;
@@ -67,21 +80,22 @@ pub(crate) async fn built(store: &dyn EventStore, follower: &dyn Follower, promo
         let newer = promote && current.is_none_or(|current| number(current) < table.version);
         if !table.shadow && (newer || first && current.is_none()) {
             for _ in 0..TRIES {
-                match switch(store, current, &name).await {
-                    Ok(true) => return Ok(()),
+                match switch(store, current, &name, Rows::Complete).await {
+                    Ok(true) => return Ok(None),
                     // It is a step behind the other, or somebody reads: again, at the next beat at the latest.
                     Ok(false) => sleep(PAUSE).await,
-                    Err(StoreError::Busy(_)) => return Ok(()),
+                    Err(StoreError::Busy(_)) => return Ok(None),
+                    Err(parked @ StoreError::Parked { .. }) => return Ok(Some(parked)),
                     Err(error) => {
                         tracing::warn!(projection = name, %error, "readers of plain SQL are not sent to it");
-                        return now_built(store, &name).await;
+                        return now_built(store, &name).await.map(|()| None);
                     }
                 }
             }
-            return Ok(());
+            return Ok(None);
         }
     }
-    now_built(store, &name).await
+    now_built(store, &name).await.map(|()| None)
 }
 
 async fn now_built(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
@@ -90,7 +104,7 @@ async fn now_built(store: &dyn EventStore, name: &str) -> Result<(), StoreError>
 }
 
 /// Sends readers to another version, or to the shadow; not if any row would be older than it was.
-async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Result<bool, StoreError> {
+async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str, rows: Rows) -> Result<bool, StoreError> {
     let base = to.strip_suffix(SHADOW);
     let from = base.or(current.filter(|current| *current != to));
     let mut transaction = store.begin().await?;
@@ -110,6 +124,14 @@ async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str) -> Resu
     if !reaches(&new, &old) {
         transaction.rollback().await?;
         return Ok(false);
+    }
+    if let Some(from) = from.filter(|_| rows == Rows::Complete) {
+        let letters = letters::first_within(&mut *transaction, to).await?;
+        let older = letters::older(letters, &letters::first_within(&mut *transaction, from).await?);
+        if let Some(parked) = letters::parked(to, &older) {
+            transaction.rollback().await?;
+            return Err(parked);
+        }
     }
     let (now, fresh) = (store.now(), || Row::new(store.now(), Position(0)));
     let view = format!("{}@current", model(to));
@@ -169,9 +191,7 @@ async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &
     let (mut old, mut new) = (vec![], vec![]);
     for (from, to) in [(one, other), (other, one)] {
         for letter in letters::read(transaction.rows(letters::wanted(from, None, None)).await?)? {
-            let mut letter_there = letter.clone();
-            letter_there.projection = to.into();
-            new.push(letter_there);
+            new.push(letter.moved_to(to));
             old.push(letter);
         }
     }
@@ -294,12 +314,24 @@ impl Projections {
     /// plain SQL finds a new version under `"balance@current"`. What was read before is kept, for
     /// [`rollback`](Self::rollback). No row is older afterwards than before.
     ///
-    /// What is not whole yet is [`StoreError::Building`].
+    /// What is not whole yet is [`StoreError::Building`]. [`StoreError::Parked`] if keys wait in it behind an event that could
+    /// not be processed, and do not wait in what is read now, or at a later event: their rows would be older. It lists the
+    /// keys; retry or skip what they wait for, or say [`promote_anyway`](Self::promote_anyway).
     pub async fn promote(&self, name: &str) -> Result<(), StoreError> {
-        let rows = self.known().await?;
-        let (current, to) = self.other(&rows, name)?;
-        self.whole(&rows, &to).await?;
-        self.arrive(current.as_deref(), &to).await
+        self.promote_with(name, Rows::Complete).await
+    }
+
+    /// As [`promote`](Self::promote), also where keys wait in it behind an event that could not be processed: until that is
+    /// retried, their rows are older than before, or are not there.
+    pub async fn promote_anyway(&self, name: &str) -> Result<(), StoreError> {
+        self.promote_with(name, Rows::Any).await
+    }
+
+    async fn promote_with(&self, name: &str, rows: Rows) -> Result<(), StoreError> {
+        let known = self.known().await?;
+        let (current, to) = self.other(&known, name)?;
+        self.whole(&known, &to).await?;
+        self.arrive(current.as_deref(), &to, rows).await
     }
 
     pub(crate) async fn whole(&self, rows: &BTreeMap<String, Row>, name: &str) -> Result<(), StoreError> {
@@ -313,8 +345,8 @@ impl Projections {
 
     /// Switches as soon as nothing is older in one than in the other. Where events come so fast that it never is, both
     /// stop at one position for a moment.
-    async fn arrive(&self, current: Option<&str>, to: &str) -> Result<(), StoreError> {
-        match self.switch(current, to, UNHELD).await {
+    async fn arrive(&self, current: Option<&str>, to: &str, rows: Rows) -> Result<(), StoreError> {
+        match self.switch(current, to, rows, UNHELD).await {
             Ok(true) => return Ok(()),
             Ok(false) | Err(StoreError::Busy(_)) => {}
             Err(error) => return Err(error),
@@ -329,7 +361,7 @@ impl Projections {
             return behind(format!("it is {}", row.state)).await;
         }
         let names: Vec<_> = from.into_iter().chain([to]).collect();
-        if self.held(&names, self.switch(current, to, PATIENCE)).await? {
+        if self.held(&names, self.switch(current, to, rows, PATIENCE)).await? {
             return Ok(());
         }
         behind("it does not come to where the other one is".into()).await
@@ -363,10 +395,16 @@ impl Projections {
     }
 
     /// Tries to switch for so long, and says whether it did.
-    async fn switch(&self, current: Option<&str>, to: &str, patience: Duration) -> Result<bool, StoreError> {
+    async fn switch(
+        &self,
+        current: Option<&str>,
+        to: &str,
+        rows: Rows,
+        patience: Duration,
+    ) -> Result<bool, StoreError> {
         let start = Instant::now();
         loop {
-            match switch(self.store.as_ref(), current, to).await {
+            match switch(self.store.as_ref(), current, to, rows).await {
                 Ok(true) => {
                     self.poke();
                     return Ok(true);
@@ -380,8 +418,20 @@ impl Projections {
     }
 
     /// Sends readers back to what they read before the last [`promote`](Self::promote): the table that was replaced,
-    /// once it has taken in what was recorded since; or else the version before, which must still be run by somebody.
+    /// once it has taken in what was recorded since; or else the version before, which must still be run by a node.
+    ///
+    /// [`StoreError::Parked`] if rows would be older, as by [`promote`](Self::promote).
     pub async fn rollback(&self, name: &str) -> Result<(), StoreError> {
+        self.rollback_with(name, Rows::Complete).await
+    }
+
+    /// As [`rollback`](Self::rollback), also where keys wait in it behind an event that could not be processed: until that is
+    /// retried, their rows are older than before, or are not there.
+    pub async fn rollback_anyway(&self, name: &str) -> Result<(), StoreError> {
+        self.rollback_with(name, Rows::Any).await
+    }
+
+    async fn rollback_with(&self, name: &str, with: Rows) -> Result<(), StoreError> {
         let rows = self.known().await?;
         let model = model(name);
         let nothing = || Invalid::Request(format!("`{name}` has nothing to go back to"));
@@ -397,20 +447,29 @@ impl Projections {
             };
             control::update(self.store.as_ref(), &shadow, again).await?;
             self.poke();
-            return self.arrive(Some(now), &shadow).await;
+            return self.arrive(Some(now), &shadow, with).await;
         }
         let before = versions(&rows, model).filter(|(version, _)| *version != now);
         let before = before.filter_map(|(version, row)| Some((row.promoted_at?, version))).max();
         let (_, before) = before.ok_or_else(nothing)?;
-        self.arrive(Some(now), before).await
+        self.arrive(Some(now), before, with).await
     }
 
     /// Removes what was built or kept beside the current version, for good: its table, its checkpoint and its dead letters.
-    /// The name must be a full one, [`Rebuild::name`] or `balance@1`; a version that somebody still runs stays.
+    /// The name must be a full one, [`Rebuild::name`] or `balance@1`.
+    ///
+    /// Also a subscription or a projection in SQL that was given up: its checkpoints, its dead letters, and all that is known of
+    /// it. Afterwards it may start again under its name, as for the first time. The tables that a projection in SQL writes to
+    /// stay: empty or drop them. A program that keeps it inline must be stopped first.
+    ///
+    /// [`Invalid::Request`] while a node that has its code lives, and 10 seconds longer where that was killed.
     pub async fn discard(&self, name: &str) -> Result<(), StoreError> {
+        if !name.contains('@') {
+            return self.remove(name).await;
+        }
         let rows = self.known().await?;
         let refused = |why: &str| Err(Invalid::Request(format!("`{name}` {why}")).into());
-        if !rows.contains_key(name) || !name.contains('@') {
+        if !rows.contains_key(name) {
             return refused("is not the full name of what was built or kept");
         }
         if current_or_first(&rows, model(name)) == Some(name) {
@@ -429,6 +488,39 @@ impl Projections {
         }
         self.clear(&mut *transaction, name).await?;
         transaction.write(control::delete(&PROJECTIONS, name)).await?;
+        transaction.commit().await?;
+        self.poke();
+        Ok(())
+    }
+}
+
+impl Projections {
+    /// Removes all there is of a subscription or a projection in SQL.
+    async fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let store = self.store.as_ref();
+        let refused = |why: &str| Err(Invalid::Request(format!("`{name}` {why}")).into());
+        let known = self.known().await?.contains_key(name);
+        if !known && store.shards(Some(name)).await?.is_empty() {
+            return refused("is no subscription and no projection in SQL, nor the full name of what was built or kept");
+        }
+        for table in [NODES, RESHARDS] {
+            store.create(&table).await?;
+        }
+        let mut transaction = store.begin().await?;
+        transaction.lock_projection(name).await?;
+        // A node says that it lives before it locks what it runs.
+        if self.lives_within(&mut *transaction, name).await? {
+            transaction.rollback().await?;
+            return refused("is run by a node that has its code");
+        }
+        transaction.put_shards(name, vec![]).await?;
+        let letters = letters::read(transaction.rows(letters::wanted(name, None, None)).await?)?;
+        if !letters.is_empty() {
+            transaction.write(letters::changes(&[], &letters)?).await?;
+        }
+        for table in [PROJECTIONS, RESHARDS] {
+            transaction.write(control::delete(&table, name)).await?;
+        }
         transaction.commit().await?;
         self.poke();
         Ok(())

@@ -196,7 +196,7 @@ async fn p3_what_others_appended_and_cannot_be_taken_in_is_named_until_a_runner_
     refused(2).await;
     assert_eq!(store.head().await?, Position(2), "nothing was recorded");
     let runner = Runner::new(&store).read_model::<Ratio>().start();
-    runner.until(Position(2)).await?;
+    super::parked::reached(&runner, Position(2)).await?;
     runner.stop().await;
     store.append(&ann, Expected::Any, [Deposited { amount: 2 }]).await?;
     let waits = store.append(&bob, Expected::Any, [Deposited { amount: 4 }]).await?;

@@ -74,7 +74,7 @@ async fn p3_a_key_that_was_parked_by_a_late_commit_is_parked() -> Result<(), Any
     until("it is parked", async || Ok(store.as_ref().checkpoint("parking@1").await? == bad.last)).await?;
     late.store(false, Ordering::SeqCst);
     let last = store.append(&ann, Expected::Any, [Deposited { amount: 100 }]).await?;
-    runner.until(last.last).await?;
+    super::parked::reached(&runner, last.last).await?;
     let rows = store.read_model::<Parking>();
     assert_eq!(rows.get(&ann).await?, Some(Parking { events: 1, sum: 1 }));
     let waits: Vec<_> = runner.dead_letters("parking").list().await?.iter().map(|letter| letter.version).collect();
@@ -95,7 +95,7 @@ async fn p1_p3_what_waited_and_was_taken_in_by_a_late_commit_counts_once() -> Re
     let all = store.append(&ann, Expected::Any, amounts).await?;
     let (between, late) = late(&world);
     let runner = Runner::new(&between).read_model::<Retried>().start();
-    runner.until(all.last).await?;
+    super::parked::reached(&runner, all.last).await?;
     let letters = runner.dead_letters("retried");
     assert_eq!(letters.list().await?.len(), 2);
     RETRIED_LIKES.store(true, Ordering::SeqCst);

@@ -35,6 +35,7 @@ pub mod import;
 pub mod inline;
 pub mod late;
 pub mod mistakes;
+pub mod parked;
 pub mod projections;
 pub mod reading;
 pub mod rebuild;
@@ -106,6 +107,8 @@ pub struct Between {
     lost: Arc<AtomicBool>,
     /// Nothing is safe from a crash while it has no permit.
     disk: Arc<Semaphore>,
+    /// How many dead letters were read.
+    letters: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -120,7 +123,8 @@ impl Between {
         let (gate, disk) = (open(), open());
         let (intruder, after_read) = Default::default();
         let (counts, commits, late, lost) = Default::default();
-        Self { inner: inner.clone(), gate, intruder, after_read, counts, unanswered: None, commits, late, lost, disk }
+        let (inner, letters) = (inner.clone(), Arc::default());
+        Self { inner, gate, intruder, after_read, counts, unanswered: None, commits, late, lost, disk, letters }
     }
 
     pub fn flushed_by(self, disk: &Arc<Semaphore>) -> Self {
@@ -150,6 +154,10 @@ impl Between {
     /// Nobody hears of every so many-th commit, by turns of one that was done and of one that was not.
     pub fn unanswered(self, every: usize) -> Self {
         Self { unanswered: Some(every), ..self }
+    }
+
+    pub fn letters(&self) -> Arc<AtomicUsize> {
+        self.letters.clone()
     }
 
     pub fn counts(&self) -> Arc<Mutex<Counts>> {
@@ -218,7 +226,8 @@ impl EventStore for Between {
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         let (inner, counts, commits) = (self.inner.begin().await?, self.counts.clone(), self.commits.clone());
-        Ok(Box::new(Counted { inner, counts, unanswered: self.unanswered, commits, late: self.late.clone() }))
+        let (late, letters) = (self.late.clone(), self.letters.clone());
+        Ok(Box::new(Counted { inner, counts, unanswered: self.unanswered, commits, late, letters }))
     }
     async fn count(&self, read: Read) -> Result<u64, StoreError> {
         self.inner.count(read).await
@@ -279,7 +288,11 @@ impl Tables for Between {
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let of_a_model = matches!(&rows, Rows::Keys { table, keys } if table.version > 0 && !keys.is_empty());
         self.counts.lock().unwrap().reads_of_rows += usize::from(of_a_model);
-        self.inner.rows(rows).await
+        let of_letters = of_letters(&rows);
+        let rows = self.inner.rows(rows).await;
+        let read = rows.as_ref().map_or(0, |rows| if of_letters { rows.len() } else { 0 });
+        self.letters.fetch_add(read, Ordering::SeqCst);
+        rows
     }
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         self.inner.shards(projection).await
@@ -292,6 +305,14 @@ struct Counted {
     unanswered: Option<usize>,
     commits: Arc<AtomicUsize>,
     late: Arc<AtomicBool>,
+    letters: Arc<AtomicUsize>,
+}
+
+fn of_letters(rows: &Rows) -> bool {
+    match rows {
+        Rows::Keys { table, .. } | Rows::Where { table, .. } => table.name == "dead_letters",
+        Rows::Whole { table, .. } => table == "dead_letters",
+    }
 }
 
 #[async_trait::async_trait]
@@ -333,7 +354,11 @@ impl Transaction for Counted {
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let of_a_model = matches!(&rows, Rows::Keys { table, .. } | Rows::Where { table, .. } if table.version > 0);
         self.counts.lock().unwrap().reads_of_rows += usize::from(of_a_model);
-        self.inner.rows(rows).await
+        let of_letters = of_letters(&rows);
+        let rows = self.inner.rows(rows).await;
+        let read = rows.as_ref().map_or(0, |rows| if of_letters { rows.len() } else { 0 });
+        self.letters.fetch_add(read, Ordering::SeqCst);
+        rows
     }
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
         self.counts.lock().unwrap().writes_of_rows += usize::from(changes.table.version > 0);

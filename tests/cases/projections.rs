@@ -337,7 +337,7 @@ async fn p3_a_parked_row_with_the_name_of_a_stream_is_not_that_stream() -> Resul
     }
     let running = Runner::new(store).read_model::<Spread>().shards(4).start();
     let head = store.head().await?;
-    running.until(head).await?;
+    super::parked::reached(&running, head).await?;
     let rows = store.read_model::<Spread>();
     let letters = running.dead_letters("spread").list().await?;
     // 13, 19, 25 … 55, for one row.
@@ -379,10 +379,10 @@ async fn p3_an_event_that_cannot_be_taken_in_waits_with_those_behind_it_and_othe
     store.execute(&bob, Deposit { amount: 1 }).await?;
     let bad = store.execute(&bob, Deposit { amount: 0 }).await?;
     // A row must be fit for its table when it is written, not in between.
-    runner.until(bad.position).await?;
+    super::parked::reached(&runner, bad.position).await?;
     let behind = store.execute(&bob, Deposit { amount: 5 }).await?;
     let later = store.execute(&ann, Deposit { amount: 4 }).await?;
-    runner.until(later.position).await?;
+    super::parked::reached(&runner, later.position).await?;
     let ratios = store.read_model::<Ratio>();
     assert_eq!(ratios.get(&ann).after(later.position).await?, Some(Ratio { value: 0.25 }), "others go on");
     assert_eq!(ratios.get(&bob).await?, Some(Ratio { value: 1.0 }), "it is as it was before the event");
@@ -398,7 +398,8 @@ async fn p3_an_event_that_cannot_be_taken_in_waits_with_those_behind_it_and_othe
     let waited = ratios.get(&bob).after(behind.position).await.err().map(|error| error.to_string());
     let waited = waited.expect("whoever waits for it is told");
     assert!(
-        waited.starts_with("row `bob` of `ratio@1` waits behind an event that could not be taken in: event 3"),
+        waited
+            .starts_with("`ratio@1` lacks events of `bob`, which wait behind one that could not be processed: event 3"),
         "{waited}"
     );
     runner.stop().await;
@@ -406,7 +407,7 @@ async fn p3_an_event_that_cannot_be_taken_in_waits_with_those_behind_it_and_othe
     // Started again, it waits still; and what comes then waits, too.
     let runner = Runner::new(store).read_model::<Ratio>().start();
     let last = store.execute(&bob, Deposit { amount: 8 }).await?;
-    runner.until(last.position).await?;
+    super::parked::reached(&runner, last.position).await?;
     assert_eq!(runner.status()[0].parked, 1);
     let letters = runner.dead_letters("ratio");
     assert_eq!(letters.list().await?.len(), 3);
@@ -508,7 +509,7 @@ async fn what_no_store_can_hold_stops_a_model_at_once_and_the_event_is_named() -
         store.execute(Id::<Account>::from(n.to_string()), Open { owner: owner.into() }).await?;
     }
     let runner = Runner::new(store).read_model::<Balance>().start();
-    runner.until(Position(4)).await?;
+    super::parked::reached(&runner, Position(4)).await?;
     let why = "event 1 of stream account-2 (`account.opened`, position 3): cannot write or read a row of `balance@1`: \
                column `owner` of row `2` is text and cannot hold U+0000";
     let letters = runner.dead_letters("balance").list().await?;

@@ -18,6 +18,8 @@ use super::{
 
 type Any = Box<dyn std::error::Error>;
 
+const LEASE: Duration = Duration::from_millis(300);
+
 /// As [`Balance`], and how often something was deposited.
 #[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
 #[read_model(name = "balance", version = 2)]
@@ -234,6 +236,51 @@ async fn p4_a_new_version_is_read_once_it_is_whole() -> Result<(), Any> {
     Ok(())
 }
 
+/// A process that has read the table before it was discarded is told, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_a_version_that_was_discarded_is_not_read_before_it_is_whole_again() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    for account in 0..3 {
+        let deposits = (0..100).map(|n| eventstore::StreamId::new("account", &format!("A{account}-{n}")));
+        for stream in deposits {
+            store.append(stream, eventstore::Expected::Any, [Deposited { amount: 1 }]).await?;
+        }
+    }
+    let head = store.head().await?;
+    let runner = |store: &Store| Runner::new(store).read_model::<Balance2>().batch(1).promote_by_hand().lease(LEASE);
+    let old = Runner::new(store).read_model::<Balance>().start();
+    old.until(head).await?;
+    let reader: Store = world.inner.clone().into();
+    for round in 0..3 {
+        let builder: Store = world.inner.clone().into();
+        let new = runner(&builder).start();
+        let (mut whole, mut building) = (0, 0);
+        while whole < 20 {
+            match reader.read_model::<Balance2>().list().await {
+                Ok(rows) => {
+                    assert_eq!(rows.len(), 300, "round {round}");
+                    whole += 1;
+                }
+                Err(StoreError::Building { until, .. }) => {
+                    assert_eq!(until, head);
+                    building += 1;
+                }
+                Err(StoreError::NotBuilt { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if let Ok(row) = reader.read_model::<Balance2>().get("A2-99").await {
+                assert_eq!(row.map(|row| row.balance), Some(1), "round {round}");
+            }
+        }
+        assert!(building > 0, "round {round}: it was read while it was built");
+        new.stop().await;
+        old.discard("balance@2").await?;
+    }
+    old.stop().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_being_built_is_not_read_and_its_pace_is_kept() -> Result<(), Any> {
     let world = world().await;
@@ -370,7 +417,7 @@ async fn p3_what_would_happen_is_shown_and_one_row_is_made_anew() -> Result<(), 
     for amount in [7, 5] {
         store.execute(&ids[0], Deposit { amount }).await?;
     }
-    running.until(store.head().await?).await?;
+    super::parked::reached(&running, store.head().await?).await?;
     // From another process, without the code.
     let letters = Projections::new(store).dead_letters("flaky");
     let tried = letters.try_run("A0").await?;
@@ -400,7 +447,7 @@ async fn p3_what_would_happen_is_shown_and_one_row_is_made_anew() -> Result<(), 
     // A new release tries what the one before could not take in, if it is asked to.
     MENDED.store(false, Ordering::SeqCst);
     let waits = store.execute(&ids[1], Deposit { amount: 7 }).await?;
-    running.until(waits.position).await?;
+    super::parked::reached(&running, waits.position).await?;
     assert_eq!(letters.list().await?.len(), 1);
     running.stop().await;
     MENDED.store(true, Ordering::SeqCst);

@@ -366,7 +366,7 @@ async fn e5_rows_of_events_that_an_old_program_passed_are_made_anew_and_no_other
     append(store, "p3", first::Filled { amount: POISON }).await;
     append(store, "p3", second::Fee { amount: 9 }).await;
     let last = append(store, "p3", first::Spent { amount: 4 }).await;
-    old.until(last).await?;
+    super::parked::reached(&old, last).await?;
     let row = async |key: &str| Ok::<_, Any>(store.read_model::<second::Purse>().get(key).await?.map(|row| row.sum));
     assert_eq!((row("p1").await?, row("new").await?), (Some(1 + 9 + 17 + 25 + 33), None));
     old.stop().await;
@@ -380,7 +380,7 @@ async fn e5_rows_of_events_that_an_old_program_passed_are_made_anew_and_no_other
     let runner =
         Runner::new(&program(&world)).lease(LEASE).read_model::<second::Purse>().read_model::<second::Amounts>();
     let new = runner.start();
-    new.until(append(store, "p0", first::Filled { amount: 0 }).await).await?;
+    super::parked::reached(&new, append(store, "p0", first::Filled { amount: 0 }).await).await?;
     assert_eq!(row("p1").await?, Some(1 + 9 + 17 + 25 + 33 - 5));
     assert_eq!(row("new").await?, Some(-5));
     assert_eq!(row("p2").await?, Some(-1), "it had no event that was passed");

@@ -9,8 +9,8 @@ use std::{
 };
 
 use eventstore::{
-    BoxError, Expected, Id, Position, Runner, Running, StartFrom, State, Store, StoreError, StreamId, Unavailable,
-    prelude::*,
+    BoxError, Expected, Id, Invalid, Position, Projections, Rows, Runner, Running, StartFrom, State, Store, StoreError,
+    StreamId, Unavailable, prelude::*,
 };
 use futures::FutureExt;
 use tokio::sync::Semaphore;
@@ -150,8 +150,8 @@ async fn p3_what_cannot_be_handed_over_waits_and_is_tried_again_when_it_is_due()
     let deposits = store.append(&ann, Expected::Any, [1, 13, 3].map(|amount| Deposited { amount }));
     deposits.and(&bob, Expected::Any, [Deposited { amount: 4 }]).await?;
     let parked = runner.settle().await;
-    let Err(StoreError::Parked { projection, key, reason }) = parked else { panic!("{parked:?}") };
-    assert_eq!((&*projection, &*key), ("outside", "account-ann"));
+    let Err(StoreError::Parked { projection, keys, reason }) = parked else { panic!("{parked:?}") };
+    assert_eq!((&*projection, keys.to_string()), ("outside", "`account-ann`".to_owned()));
     assert_eq!(reason, "event 2 of stream account-ann (`account.deposited`, position 2): thirteen");
     let mut got = outside.positions();
     got.dedup();
@@ -341,6 +341,95 @@ async fn r3_nothing_is_handed_over_that_a_crash_of_the_database_can_take_back() 
     disk.add_permits(1);
     running.until(written.last).await?;
     assert_eq!(outside.positions(), [1]);
+    running.stop().await;
+    Ok(())
+}
+
+/// One event at a time: what was handed over before an event that fails, or before a crash, is not handed over again.
+#[tokio::test]
+async fn r4_a_subscription_with_batches_of_one_hands_over_one_event_again_at_most() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let outside = Outside::failing(1);
+    // Also of events that are read together, for all processors.
+    let runner = Runner::new(store).subscription(outside.clone()).batch(1).start();
+    let deposits = store.append(&ann, Expected::Any, [1, 2, 13, 4, 5].map(|amount| Deposited { amount })).await?;
+    runner.until(deposits.last).await?;
+    assert_eq!(outside.positions(), [1, 2, 3, 4, 5], "each once");
+    assert_eq!(outside.calls.load(Ordering::SeqCst), 6, "one event a call, and one call failed");
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p10_a_subscription_that_was_given_up_is_removed_and_may_start_again() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let outside = Outside::failing(u32::MAX);
+    let runner = Runner::new(store).subscription(outside.clone()).start();
+    let last = store.append(&ann, Expected::Any, [1, 13, 3].map(|amount| Deposited { amount })).await?.last;
+    super::parked::reached(&runner, last).await?;
+    let operator = Projections::new(store);
+    let is_request = |done: &Result<(), StoreError>| matches!(done, Err(StoreError::Invalid(Invalid::Request(_))));
+    for name in ["outside", "outsid", "balance"] {
+        let refused = operator.discard(name).await;
+        assert!(is_request(&refused), "{name}: {refused:?}");
+    }
+    assert_eq!(operator.dead_letters("outside").list().await?.len(), 2, "nothing has happened while it runs");
+    runner.stop().await;
+
+    assert_eq!(operator.status().await?[0].state, State::Detached);
+    operator.discard("outside").await?;
+    assert_eq!(operator.status().await?.len(), 0);
+    assert!(is_request(&operator.discard("outside").await), "it is gone");
+    assert!(operator.dead_letters("outside").list().await.is_err());
+    for table in ["dead_letters", "projections"] {
+        let rows = Rows::Whole { table: table.into(), keys: vec![], after: String::new(), limit: 9 };
+        assert_eq!(world.inner.rows(rows).await?.len(), 0, "{table}");
+    }
+
+    // Under its name, as for the first time.
+    let outside = Outside::failing(0);
+    let runner = Runner::new(store).subscription(outside.clone()).from(Position(1)).start();
+    runner.until(last).await?;
+    assert_eq!(outside.positions(), [2, 3]);
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn p10_a_setting_before_any_processor_is_refused() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let last = store.append(&ann, Expected::Any, [Opened { owner: "Ann".into() }]).await?.last;
+    let balances = store.read_model::<Balance>();
+    let runners: [(&str, Runner); 4] = [
+        ("shards", Runner::new(store).shards(4).read_model::<Balance>()),
+        ("batch", Runner::new(store).batch(10).lease(Duration::from_secs(1)).read_model::<Balance>().shards(2)),
+        ("park_unreadable", Runner::new(store).park_unreadable().read_model::<Balance>()),
+        ("from_now", Runner::new(store).from_now()),
+    ];
+    for (setting, runner) in runners {
+        let running = runner.start();
+        let stopped = running.until(last).await;
+        let Err(stopped @ StoreError::Stopped { .. }) = stopped else { panic!("{setting}: {stopped:?}") };
+        let Some(StoreError::Invalid(Invalid::Request(why))) =
+            stopped.reason().and_then(|reason| reason.downcast_ref())
+        else {
+            panic!("{setting}: {stopped}")
+        };
+        assert!(why.contains(&format!("`.{setting}(")), "{why}");
+        assert!(running.status()[0].stopped);
+        if setting != "from_now" {
+            let read = balances.get(&ann).after(last).await;
+            assert!(matches!(read, Err(StoreError::Stopped { .. })), "{read:?}");
+        }
+        running.stop().await;
+    }
+    // Said at the right place.
+    let running = Runner::new(store).read_model::<Balance>().shards(4).start();
+    running.until(last).await?;
+    assert_eq!(world.inner.shards(Some("balance@1")).await?.len(), 4);
     running.stop().await;
     Ok(())
 }

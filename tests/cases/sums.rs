@@ -169,3 +169,30 @@ async fn g8_a_projection_in_sql_begins_where_it_is_told_to() -> Result<(), Any> 
     running.stop().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn p10_a_projection_in_sql_that_was_given_up_is_removed_and_may_start_again() -> Result<(), Any> {
+    let scene = Scene::new().await;
+    let store = scene.store();
+    for amount in 1..=2 {
+        Scene::append(&store, first::Filled { amount }).await?;
+    }
+    let running = Runner::new(&store).projection(scene.first()).shards(2).start();
+    running.until(store.head().await?).await?;
+    let operator = Projections::new(&store);
+    let refused = operator.discard("sums").await;
+    assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+    running.stop().await;
+    operator.discard("sums").await?;
+    assert!(operator.status().await?.is_empty());
+    assert_eq!(scene.amounts().await, [1, 2], "its own tables stay");
+    let running = Runner::new(&store).projection(scene.first()).from_now().start();
+    // It has begun once it has a checkpoint.
+    while scene.world.inner.shards(Some("sums")).await?.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    running.until(Scene::append(&store, first::Filled { amount: 3 }).await?).await?;
+    assert_eq!(scene.amounts().await, [1, 2, 3]);
+    running.stop().await;
+    Ok(())
+}

@@ -51,7 +51,7 @@ async fn p8_by_policy_an_event_that_cannot_be_read_is_parked_with_those_behind_i
     // Started again, nothing changes.
     for _ in 0..2 {
         let runner = runner();
-        runner.until(Position(5)).await?;
+        super::parked::reached(&runner, Position(5)).await?;
         assert_eq!((balance("ann").await?, balance("bob").await?, total().await?), (Some(5), Some(1), Some(6)));
         assert_eq!(letters(&runner, "balance").await?, [("ann".into(), 3), ("ann".into(), 4)]);
         for name in ["turnover", "outside"] {
@@ -129,7 +129,7 @@ async fn p3_p6_a_stream_that_waits_is_not_split_and_goes_on_behind_its_keys() ->
     store.append(&bob, Expected::Any, [Deposited { amount: 13 }, Deposited { amount: 20 }]).await?;
     let ann = store.append(Id::<Account>::from("ann"), Expected::Any, [Deposited { amount: 40 }]).await?;
     let runner = Runner::new(store).read_model::<Amounts>().park_unreadable().start();
-    runner.until(ann.last).await?;
+    super::parked::reached(&runner, ann.last).await?;
     let stream = |n| ("account-ann".into(), n);
     let all = |n| ("all".into(), n);
     assert_eq!(letters(&runner, "amounts").await?, [stream(3), stream(4), all(6), all(7), stream(8)]);

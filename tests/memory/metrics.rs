@@ -104,7 +104,7 @@ async fn projections_are_measured_once_a_batch() -> Result<(), Box<dyn std::erro
     runner.until(world.store.head().await?).await?;
     // No row can hold it, and it is parked.
     let bad = world.store.append(&bob, eventstore::Expected::Any, [Deposited { amount: 0 }]).await?;
-    runner.until(bad.last).await?;
+    crate::cases::parked::reached(&runner, bad.last).await?;
     runner.stop().await;
     let heard = heard.0.lock().unwrap();
     let of = |name: &str| heard[&format!("eventstore.projection.{name} projection=measured@1")].clone();

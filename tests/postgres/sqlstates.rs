@@ -196,7 +196,7 @@ async fn p3_an_error_that_an_event_causes_parks_its_key() -> Result<(), Any> {
         let account = Id::<Account>::from(format!("account-{n}"));
         store.append(&account, Expected::Any, [Deposited { amount: 13 }]).await?;
         let other = store.append(Id::<Account>::from("first"), Expected::Any, [Deposited { amount: 1 }]).await?;
-        runner.until(other.last).await?;
+        crate::cases::parked::reached(&runner, other.last).await?;
         let letters = runner.dead_letters("moody").list().await?;
         assert_eq!(letters.len(), 1, "{what}");
         assert_eq!(letters[0].key, account.stream().to_string(), "{what}");

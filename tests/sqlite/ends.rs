@@ -344,7 +344,7 @@ async fn p1_a_projection_whose_helper_ends_transactions_counts_each_event_once()
             assert_eq!(amounts().await?.len() as u64, at.0.saturating_sub(1).min(2), "rows are of the checkpoint");
             runner.stop().await;
             let runner = Runner::new(&store).projection(Amounts { at_thirteen: "nested" }).start();
-            runner.until(last).await?;
+            crate::cases::parked::reached(&runner, last).await?;
             runner.dead_letters("amounts").retry_all().await?;
             runner.stop().await;
         } else {

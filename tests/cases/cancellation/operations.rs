@@ -50,7 +50,8 @@ async fn run_by_another(sweep: &Sweep) -> Running {
 /// The rows are the fold of the log, and stay so.
 async fn follows(sweep: &Sweep, runner: &Running) {
     let written = sweep.other.append(account("more", 0), Expected::Any, [Deposited { amount: 1 }]).await.unwrap();
-    timeout(Duration::from_secs(30), runner.until(written.last)).await.expect("it goes on").unwrap();
+    let reached = crate::cases::parked::reached(runner, written.last);
+    timeout(Duration::from_secs(30), reached).await.expect("it goes on").unwrap();
     let rows = sweep.other.read_model::<Balance>();
     assert_eq!(rows.list().after(written.last).await.unwrap(), rows.at_position(written.last).list().await.unwrap());
 }
@@ -227,7 +228,7 @@ async fn a8_p4_a_promote_dropped_while_it_holds_others_up_lets_them_go_on() {
     loop {
         let deposits = (0..20).map(|amount| Deposited { amount });
         let last = sweep.other.append(account("more", 0), Expected::Any, deposits).await.unwrap().last;
-        runner.until(last).await.unwrap();
+        crate::cases::parked::reached(&runner, last).await.unwrap();
         if sweep.world.inner.checkpoint("balance@1~shadow").await.unwrap().0 + 40 < last.0 {
             break;
         }
@@ -263,7 +264,7 @@ async fn a8_p3_seeing_to_dead_letters_dropped_at_any_await_loses_none() {
     let parked = async |key: &str| {
         let events = [Deposited { amount: 13 }, Deposited { amount: 1 }];
         let written = sweep.other.append(Id::<Account>::from(key.to_owned()), Expected::Any, events).await.unwrap();
-        runner.until(written.last).await.unwrap();
+        crate::cases::parked::reached(&runner, written.last).await.unwrap();
     };
     parked("eve").await;
     let key = letters.list().await.unwrap()[0].key.clone();
@@ -346,7 +347,7 @@ async fn o2_p3_what_is_asked_of_a_node_needs_one_connection() {
     let runner = Runner::new(sweep.store()).read_model::<Wary>().max_parked(100).start();
     let events = [Deposited { amount: 13 }, Deposited { amount: 1 }];
     let written = sweep.other.append(Id::<Account>::from("eve"), Expected::Any, events).await.unwrap();
-    runner.until(written.last).await.unwrap();
+    crate::cases::parked::reached(&runner, written.last).await.unwrap();
     let letters = Projections::new(&sweep.other).dead_letters("wary");
     let key = letters.list().await.unwrap()[0].key.clone();
     let asked = (0..12).map(|_| letters.try_run(&key));
