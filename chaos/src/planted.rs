@@ -55,6 +55,7 @@ impl Change {
     }
 
     /// How many lines it adds or removes: the larger number.
+    #[cfg(test)]
     pub fn size(&self) -> (usize, usize) {
         let count = |wanted| self.lines.iter().filter(|(kind, _)| *kind == wanted).count();
         (count(Kind::Removed), count(Kind::Added))
