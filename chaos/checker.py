@@ -1362,6 +1362,12 @@ class Check:
             for event in events:
                 report.rules["C2"] += 1
                 balance += added(*log.data[event])
+                op = self.ops.get(log.op[event])
+                if op is not None and op.kind == "drawn":
+                    report.rules["C6"] += 1
+                    if balance != 0:
+                        what = "what was loaded in a transaction had changed before it was committed"
+                        report.violation("C6", what, **log.show(event), left=balance)
                 if balance < 0:
                     report.violation(
                         "C2",
@@ -1763,8 +1769,14 @@ class Check:
         report.rules[f"P9 {kind}"] += 1
         folds, columns = self.folds["balance@1"], MODELS["balance@1"].columns
 
+        def waits(positions):
+            # A key that may be parked: a list has its row as it is, and says nothing.
+            return kind != "row" and any(
+                self.log.data[self.log.by_position[position]][0] == "poisoned" for position in positions
+            )
+
         def between(positions):
-            low = bisect.bisect_right(positions, after) if after else 0
+            low = bisect.bisect_right(positions, after) if after and not waits(positions) else 0
             high = len(positions)
             while high > low and not self.begun_before(self.log.by_position[positions[high - 1]], t):
                 high -= 1
@@ -1803,7 +1815,7 @@ class Check:
         for key, (positions, states) in folds.items():
             low = bisect.bisect_right(positions, after) if after else 0
             # Without a position to wait for, it may have been read before the first event of a key.
-            if after is None or key in there or not states[low] or states[low][at] != wanted:
+            if after is None or key in there or not states[low] or states[low][at] != wanted or waits(positions):
                 continue
             low, high = between(positions)
             if all(one and one[at] == wanted for one in states[low : high + 1]):

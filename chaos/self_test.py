@@ -893,6 +893,21 @@ class SelfTest(unittest.TestCase):
             made.do(kind, event, expected=None, course="k", data="decided")
             self.broken(made.seal(), "A13")
 
+    def test_c6_what_a_transaction_had_loaded_has_changed(self):
+        for amount, broken in ((46, False), (45, True)):
+            made = Made().everything().beside()
+            made.do("drawn", ("account-9", "withdrawn", {"amount": amount}), expected=None, data="decided")
+            if broken:
+                self.broken(made.seal(), "C6")
+            else:
+                self.assertEqual(made.seal().found().violations, [])
+
+    def test_p9_a_row_that_waits_is_not_in_a_list_as_it_is_to_be(self):
+        made = Made().everything()
+        made.read("list", "account-2", [], None, after=9, at_version=3)
+        made.read("list", "account-2", [["2", {"owner": None, "balance": 12, "events": 2}]], None, after=9, at_version=2)
+        self.assertEqual(made.seal().found().violations, [])
+
     def test_c5_sponsored_after_it_was_closed(self):
         made = Made().everything().beside()
         made.do("close", ("course-l", "closed", {"course": "l"}), course="l")

@@ -341,6 +341,7 @@ impl Client {
                 Some(true) => self.within(operation).await.unwrap_or_else(Outcome::from),
                 _ => self.decide(&self.store, operation).await,
             },
+            "drawn" => self.drawn(operation, attempt).await.unwrap_or_else(Outcome::from),
             "close" => {
                 let course = operation.course.clone().unwrap_or_default();
                 let stream = StreamId::new("course", &course);
@@ -421,27 +422,53 @@ impl Client {
         let row_first = operation.row_first.unwrap_or(true);
         let aside = operation.aside.filter(|aside| *aside != Aside::Failure || attempt == 1);
         let nested = aside == Some(Aside::NestedCommit);
-        if row_first {
-            self.business(&tx, operation, nested).await?;
-        }
-        if let Some(aside) = aside {
-            self.aside(&tx, operation, aside).await?;
-        }
         let refused = |error: StoreError| match aside {
-            // It has been refused for what failed before, as it must be; nothing was asked of a commit.
+            // It is refused for what failed before, as it must be; nothing was asked of a commit.
             Some(Aside::Failure) => Outcome::Refused(said(&error)),
             _ => error.into(),
         };
+        if row_first {
+            self.business(&tx, operation, nested).await?;
+            self.aside(&tx, operation, aside).await?;
+        }
         let written = append(&tx, operation).await.map_err(refused)?;
         if !row_first {
             self.business(&tx, operation, nested).await?;
+            self.aside(&tx, operation, aside).await?;
         }
-        tx.commit().await?;
+        tx.commit().await.map_err(refused)?;
         Ok(written)
     }
 
+    /// Takes all there is from an account, by what was loaded in the same transaction.
+    async fn drawn(&self, operation: &Operation, attempt: u64) -> Result<Outcome, StoreError> {
+        let first = operation.streams[0].events[0].id;
+        // What was decided before may be recorded by now, and would be decided otherwise.
+        if attempt > 1
+            && let Some(event) = self.store.event(first).await?
+        {
+            let streams = [(event.stream.as_str().to_owned(), event.version.0)].into();
+            let (first, last) = (event.position.0, event.position.0);
+            return Ok(Outcome::Stored { first, last, streams, repeated: Some(true), state: Json::Null });
+        }
+        let tx = self.store.begin().await?;
+        let account = Id::<PlainAccount>::from(operation.streams[0].stream.trim_start_matches("account-"));
+        let amount = tx.load(&account).await?.balance;
+        if amount <= 0 {
+            return Ok(Outcome::Rejected { error: "nothing left".into(), why: "rule", conflict: Json::Null });
+        }
+        let append = tx.append(account.stream(), Expected::Any, [AccountEvent::Withdrawn { amount }]);
+        let written = match with!(append, operation).await {
+            Err(error @ StoreError::Duplicate { .. }) => return Ok(Outcome::Unknown(said(&error))),
+            written => written?,
+        };
+        tx.commit().await?;
+        Ok(written.into())
+    }
+
     /// What nothing must be left of: a row and events that are not those of the operation.
-    async fn aside(&self, tx: &Tx, operation: &Operation, aside: Aside) -> Result<(), Outcome> {
+    async fn aside(&self, tx: &Tx, operation: &Operation, aside: Option<Aside>) -> Result<(), Outcome> {
+        let Some(aside) = aside else { return Ok(()) };
         let insert = format!("INSERT INTO {} VALUES ('{}', -1)", self.world.table("business"), Uuid::now_v7());
         let statement = |sql: &str| sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         macro_rules! on {
@@ -527,7 +554,7 @@ impl Client {
         let op = Uuid::now_v7();
         let account = self.account();
         let within = (self.dice.roll(4) == 0).then_some(true);
-        Some(match self.dice.roll(106) {
+        Some(match self.dice.roll(116) {
             0..21 => {
                 let mut any = Operation::new("any", op);
                 any.part(&account, json!("any"), self.deposits(9));
@@ -637,14 +664,19 @@ impl Client {
                 };
                 transaction
             }
-            100..104 => {
-                let course = (now() / 4_000_000 * 4 + self.dice.roll(4)).to_string();
+            100..105 => {
+                let course = (now() / 4_000_000 * 4 + self.dice.roll(2)).to_string();
                 let mut sponsor = Operation::new("sponsor", op);
                 sponsor.decided(&format!("account-{account}"), "account.withdrawn");
                 (sponsor.course, sponsor.within) = (Some(course), within);
                 sponsor
             }
-            104.. => {
+            105..110 => {
+                let mut drawn = Operation::new("drawn", op);
+                drawn.decided(&format!("account-{account}"), "account.withdrawn");
+                drawn
+            }
+            110.. => {
                 let mut ticket = Operation::new("ticket", op);
                 ticket.decided("ticket-$every", "ticket.issued");
                 ticket.within = within;
@@ -752,7 +784,7 @@ impl Client {
                 ("row", (json!(row), None, seen))
             }
             7 => ("row_now", (json!(model.get(&account).await?), None, seen)),
-            8 if self.dice.roll(4) == 0 => {
+            8 if self.dice.roll(2) == 0 => {
                 let events = 2 + self.dice.roll(40);
                 let mut list = model.list().filter("events", events);
                 if self.dice.roll(2) == 0 {
