@@ -658,8 +658,9 @@ async fn n2_commands_dropped_at_any_moment_leave_nothing_wrong() -> Result<(), A
     }
     for amount in 0..12 {
         store.execute(&id, add(amount)).await?;
+        // While one is on its way, no other is taken.
+        store.finish_snapshots().await;
     }
-    store.finish_snapshots().await;
     let taken = store.snapshot_counts().taken;
     assert!(taken > 0, "of a dozen commands that were not dropped, none has kept a snapshot");
     assert_eq!(seen(store.load(&id)).await, seen(store.load(Id::<PlainTally>::from("t"))).await);
