@@ -134,7 +134,7 @@ async fn a13_of_conditions_that_share_a_call_one_of_each_kind_wins(durability: D
 // lock, alone and in a shared call, also where it has no tag.
 both!(a13_a_condition_is_checked_under_the_lock_by_its_names_alone_too);
 async fn a13_a_condition_is_checked_under_the_lock_by_its_names_alone_too(durability: Durability) {
-    let names = |name: &str| Item { names: vec![format!("account.{name}").into()], ..Item::default() };
+    let names = |name: &str| Item { names: vec![name.to_owned().into()], ..Item::default() };
     let tags = |key: &str| Item { tags: vec![Tag::new("club", key)], ..Item::default() };
     let both = |name: &str, key: &str| Item { names: names(name).names, ..tags(key) };
     let queries = [
