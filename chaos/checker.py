@@ -1754,6 +1754,10 @@ class Check:
         events = self.log.of_stream(stream)
         count = bisect.bisect_right(events, read["at"], key=lambda event: self.log.recorded[event])
         fold = self.state(stream, count)
+        whole = bisect.bisect_right(self.log.recorded, read["at"])
+        if read.get("position", 0) > whole:
+            what = "a state as of an instant was read from more than was recorded by then"
+            report.violation("T3", what, **evidence, place=read["position"], recorded=whole)
         if read.get("version") != count or any(not same(state.get(name), fold[name]) for name in fold):
             what = "a state as of an instant is not made of what was recorded by then"
             report.violation("T3", what, **evidence, read=state, fold=fold, events=count)

@@ -863,6 +863,11 @@ class SelfTest(unittest.TestCase):
             state = {"open": True, "owner": "Eve", "balance": balance, "events": count}
             made.read("load_as_of", "account-9", state, count, at=made.log[14]["recorded"])
             self.broken(made.seal(), "T3")
+        for position, broken in ((15, False), (16, True)):
+            made = Made().everything().beside()
+            state = {"open": True, "owner": "Eve", "balance": 50, "events": 2}
+            made.read("load_as_of", "account-9", state, 2, at=made.log[14]["recorded"], position=position)
+            self.broken(made.seal(), *["T3"] * broken)
 
     def test_p9_a_read_lacks_what_it_was_to_have_seen(self):
         made = Made().everything().beside()
