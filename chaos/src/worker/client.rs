@@ -442,20 +442,21 @@ impl Client {
 
     /// Takes all there is from an account, by what was loaded in the same transaction.
     async fn drawn(&self, operation: &Operation, attempt: u64) -> Result<Outcome, StoreError> {
-        let first = operation.streams[0].events[0].id;
         // What was decided before may be recorded by now, and would be decided otherwise.
         if attempt > 1
-            && let Some(event) = self.store.event(first).await?
+            && let Some(stored) = self.recorded(operation).await?
         {
-            let streams = [(event.stream.as_str().to_owned(), event.version.0)].into();
-            let (first, last) = (event.position.0, event.position.0);
-            return Ok(Outcome::Stored { first, last, streams, repeated: Some(true), state: Json::Null });
+            return Ok(stored);
         }
         let tx = self.store.begin().await?;
         let account = Id::<PlainAccount>::from(operation.streams[0].stream.trim_start_matches("account-"));
         let amount = tx.load(&account).await?.balance;
         if amount <= 0 {
-            return Ok(Outcome::Rejected { error: "nothing left".into(), why: "rule", conflict: Json::Null });
+            tx.rollback().await?;
+            // A commit that came late may be what has left nothing.
+            let stored = self.recorded(operation).await?;
+            let none = || Outcome::Rejected { error: "nothing left".into(), why: "rule", conflict: Json::Null };
+            return Ok(stored.unwrap_or_else(none));
         }
         let append = tx.append(account.stream(), Expected::Any, [AccountEvent::Withdrawn { amount }]);
         let written = match with!(append, operation).await {
@@ -464,6 +465,16 @@ impl Client {
         };
         tx.commit().await?;
         Ok(written.into())
+    }
+
+    /// The answer, if the one event of an operation is in the log.
+    async fn recorded(&self, operation: &Operation) -> Result<Option<Outcome>, StoreError> {
+        let event = self.store.event(operation.streams[0].events[0].id).await?;
+        Ok(event.map(|event| {
+            let streams = [(event.stream.as_str().to_owned(), event.version.0)].into();
+            let (first, last) = (event.position.0, event.position.0);
+            Outcome::Stored { first, last, streams, repeated: Some(true), state: Json::Null }
+        }))
     }
 
     /// What nothing must be left of: a row and events that are not those of the operation.
