@@ -68,7 +68,7 @@ impl Change {
             self.lines.iter().filter(|(kind, _)| *kind != Kind::Added).map(|(_, text)| text.trim()).collect();
         let within = match &self.function {
             Some(function) => functions(&lines, function),
-            None => vec![0..lines.len()],
+            None => std::iter::once(0..lines.len()).collect(),
         };
         let starts = |range: &Range<usize>| range.start..(range.end + 1).saturating_sub(before.len());
         let fits = |at: &usize| before.iter().zip(&lines[*at..]).all(|(before, line)| *before == line.trim());
