@@ -372,7 +372,9 @@ class Postgres:
         with open(path, "wb") as to:
             self.run(
                 f"""COPY (SELECT e.position, e.version, e.event_id, t.name, e.stream,
-                                 encode(substring(e.metadata FROM 1 FOR 64), 'hex'), encode(e.payload, 'hex')
+                                 encode(e.metadata, 'hex'), encode(e.payload, 'hex'), to_json(e.tags),
+                                 (extract(epoch FROM e.recorded_at) * 1000000)::bigint,
+                                 (extract(epoch FROM e.occurred_at) * 1000000)::bigint
                             FROM {events} AS e LEFT JOIN {types} AS t USING (type_key)
                            ORDER BY e.position, e.event_id) TO STDOUT;""",
                 to,
@@ -432,7 +434,7 @@ class Sqlite:
         with contextlib.closing(self.open()) as db, open(path, "w", encoding="utf-8") as to:
             for row in db.execute(
                 """SELECT e.position, e.version, lower(hex(e.event_id)), t.name, e.stream,
-                          lower(hex(substr(e.metadata, 1, 64))), lower(hex(e.payload))
+                          lower(hex(e.metadata)), lower(hex(e.payload)), e.tags, e.recorded_at, e.occurred_at
                      FROM eventstore_events AS e LEFT JOIN eventstore_types AS t USING (type_key)
                     ORDER BY e.position"""
             ):
@@ -575,8 +577,15 @@ COMMAND = re.compile(rb'"\$commandId":"([0-9a-fA-F-]{32,36})"')
 TIMELINE, WHEN = re.compile(rb'"timeline":"([0-9A-F]+)"'), re.compile(rb'"t":([0-9]{12,})')
 
 
+DECIDED = "decided"
+"""The data of an event that a rule made: other checks say what they are to be."""
+BY_RULE = ("command", "reserve", "sponsor", "ticket")
+CLOCKS = 5_000_000
+"""So many microseconds the clock of the server and that of the run may be apart."""
 UNSEEN = 60_000_000
 """After so many microseconds without an observation, somebody has not looked who should have."""
+CRASHED = 15_000_000
+"""So many microseconds around a crash of the server, rows may be of before it."""
 NOW = ("load", "snapshot", "head")
 """Reads of what is there now; others are of what was there."""
 
@@ -591,7 +600,8 @@ class Log:
 
     def __init__(self):
         self.position, self.version, self.stream, self.op = array("q"), array("q"), array("l"), array("q")
-        self.names, self.data, self.ids = [], [], []
+        self.recorded, self.occurred = array("q"), array("q")
+        self.names, self.data, self.ids, self.tags, self.metadata = [], [], [], [], []
         self.streams, self.stream_of, self.events_of = [], {}, []
         self.by_id, self.by_command, self.by_position = {}, defaultdict(list), {}
 
@@ -617,9 +627,11 @@ class Log:
         }
 
     def read(self, lines, report):
-        names, kinds = {}, {}
+        names, kinds, all_tags, metadatas = {}, {}, {}, {}
         for line in lines:
-            position, version, id, name, stream, metadata, payload = map(unescaped, line.rstrip("\n").split("\t"))
+            position, version, id, name, stream, metadata, payload, tags, recorded, occurred = map(
+                unescaped, line.rstrip("\n").split("\t")
+            )
             event, position, version, id = len(self.position), int(position), int(version), same_uuid(id)
             if id in self.by_id:
                 report.violation("A5", "an event id is in the log twice", **self.show(self.by_id[id]), again=position)
@@ -633,6 +645,10 @@ class Log:
             self.events_of[self.stream_of[stream]].append(event)
             self.op.append(-1)
             self.names.append(names.setdefault(name, name))
+            self.tags.append(all_tags.get(tags) or all_tags.setdefault(tags, tuple(json.loads(tags))))
+            self.metadata.append(metadatas.setdefault(metadata, metadata))
+            self.recorded.append(int(recorded))
+            self.occurred.append(int(occurred))
             self.ids.append(id)
             self.by_id.setdefault(id, event)
             self.by_position.setdefault(position, event)
@@ -647,6 +663,12 @@ class Log:
             if command:
                 self.by_command[same_uuid(command[1].decode())].append(event)
         return self
+
+
+def tags_of(data):
+    """A course and a student are tags of the events that name them."""
+    fields = data if isinstance(data, dict) else {}
+    return tuple(f"{name}:{fields[name]}" for name in ("course", "student") if name in fields)
 
 
 def show_uuid(number):
@@ -681,11 +703,11 @@ class Attempt:
 class Op:
     """What one client asked for, as often as it or another asked."""
 
-    __slots__ = ("id", "kind", "expected", "events", "attempts", "extra", "present")
+    __slots__ = ("id", "kind", "expected", "events", "attempts", "extra", "present", "said")
 
     def __init__(self, id, kind):
         self.id, self.kind, self.attempts, self.expected, self.events = id, kind, [], (), ()
-        self.extra, self.present = None, ()
+        self.extra, self.present, self.said = None, (), None
 
     def invoked(self):
         return min(attempt.invoked for attempt in self.attempts)
@@ -752,7 +774,7 @@ class Clients:
             for event in one.get("events") or ()
         )
         extra = {name: line[name] for name in ("course", "student", "amount") if name in line}
-        op.extra = extra or None
+        op.extra, op.said = extra or None, line.get("said")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -764,7 +786,7 @@ class Check:
     def __init__(self, folder, report):
         self.folder, self.report = folder, report
         self.run, self.log, self.clients = {}, Log(), Clients()
-        self.last, self.timelines, self.failovers = None, [], []
+        self.last, self.timelines, self.failovers, self.crashes = None, [], [], []
 
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
@@ -838,6 +860,8 @@ class Check:
                 self.report.note(f"a fault failed: {what}")
             else:
                 self.report.faults[fault] += 1
+                if re.search("restart|backend kill|fail.?over|disk full", fault, re.I):
+                    self.crashes.append(line["t"])
                 if re.search("fail.?over|promote|restore", f"{fault} {what}", re.I):
                     self.failovers.append(line["t"])
         if not self.report.faults:
@@ -876,6 +900,7 @@ class Check:
             return
         self.look_for_timelines()
         self.link()
+        self.beside()
         self.acknowledged = self.acknowledgements()
         self.order()
         self.outcomes()
@@ -933,8 +958,54 @@ class Check:
             report.violation("A10", "an event is in another stream", **op.show(asked=stream, **log.show(event)))
         if type is not None and Domain.kind(type) != kind:
             report.violation("A10", "an event is of another type", **op.show(asked=type, **log.show(event)))
-        if meaning(stored) != meaning(data):
+        if data != DECIDED and meaning(stored) != meaning(data):
             report.violation("A10", "an event has other data", **op.show(asked=data, stored=stored, **log.show(event)))
+
+    def beside(self):
+        """A10, T2 and A2: tags, metadata and instants are what was said, all the same for what was appended at once."""
+        log, report = self.log, self.report
+        for op in self.clients.ops.values():
+            if not op.present:
+                continue
+            programs = {attempt.client.rsplit("-", 1)[0] for attempt in op.attempts}
+            said, first = op.said or {}, min(attempt.invoked for attempt in op.attempts)
+            over = min((attempt.over for attempt in op.attempts if attempt.phase == "stored"), default=None)
+            for event in op.present:
+                report.rules["A10 metadata"] += 1
+                kind, data = log.data[event]
+                tags = () if is_account(log.stream_name(event)) else tags_of(data)
+                if sorted(log.tags[event]) != sorted(tags):
+                    report.violation("A10", "an event has other tags", **op.show(tags=log.tags[event], asked=tags))
+                try:
+                    stored = json.loads(bytes.fromhex(log.metadata[event]))
+                except ValueError:
+                    stored = {}
+                expected = {
+                    "$commandId": show_uuid(op.id),
+                    "$actor": said.get("actor"),
+                    "$correlationId": said.get("correlation"),
+                    "note": said.get("note"),
+                }
+                expected = {name: value for name, value in expected.items() if value is not None}
+                source, request = stored.pop("$source", None), stored.pop("$request", None)
+                if stored != expected:
+                    report.violation("A10", "an event has other metadata", **op.show(stored=stored, asked=expected))
+                elif source not in programs:
+                    report.violation("A10", "an event is said to be another program's", **op.show(source=source))
+                elif (request is not None) != (op.kind in BY_RULE):
+                    report.violation("A10", "an event is of a request, or is not", **op.show(request=request))
+                occurred = said.get("occurred_at", log.recorded[event])
+                if log.occurred[event] != occurred:
+                    evidence = {"occurred": log.occurred[event], "recorded": log.recorded[event], "asked": occurred}
+                    report.violation("T2", "an event happened at another instant", **op.show(**evidence))
+                if log.recorded[event] < first - CLOCKS or over is not None and log.recorded[event] > over + CLOCKS:
+                    evidence = {"recorded": log.recorded[event], "invoked": first, "acknowledged": over}
+                    report.violation("T1", "an event was recorded before it was asked for, or later", **op.show(**evidence))
+            stamps = {log.recorded[event] for event in op.present}
+            positions = self.positions(op)
+            together = positions[-1] - positions[0] == len(positions) - 1 and len(positions) == len(op.events)
+            if len(stamps) > 1 and together and op.kind != "transaction":
+                report.violation("T1", "the events of an append were recorded at two instants", **op.show(stamps=sorted(stamps)))
 
     def order(self):
         """A3: positions are 1..n, and versions are 1..n in their order."""
@@ -944,6 +1015,9 @@ class Check:
             if position != previous + 1:
                 report.violation("A3", "positions have a gap or a double", after=previous, **log.show(event))
             previous = position
+            if event and log.recorded[event] < log.recorded[event - 1]:
+                evidence = {"recorded": log.recorded[event], "before": log.recorded[event - 1]}
+                report.violation("T1", "a stamp goes back along positions", **log.show(event), **evidence)
         for events in log.events_of:
             for version, event in enumerate(events, 1):
                 if log.version[event] != version:
@@ -1158,7 +1232,7 @@ class Check:
     def newer(self, op, attempt):
         """C5: a seat is refused for an event that this program does not know, where there is one."""
         course = (op.extra or {}).get("course")
-        if op.kind != "reserve" or self.lost_after(attempt.invoked):
+        if op.kind not in ("reserve", "sponsor") or self.lost_after(attempt.invoked):
             return
         self.report.rules["C5 refusals"] += 1
         closed = self.closed.get(course)
@@ -1239,11 +1313,27 @@ class Check:
         """A13, C2 and C5: what no decision on a fresh state could have made."""
         log, report = self.log, self.report
         taken, students, seats = Counter(), {}, self.run.get("seats")
-        self.seats, self.closed = defaultdict(list), {}
+        self.seats, self.closed, issued = defaultdict(list), {}, 0
         for event in range(len(log)):
             kind, data = log.data[event]
             if kind == "closed" and not is_account(log.stream_name(event)):
                 self.closed.setdefault(field(data, "course", ""), event)
+            if kind == "issued":
+                report.rules["A13 tickets"] += 1
+                issued += 1
+                if field(data, "number", 0) != issued:
+                    what = "a ticket was decided on a state that was not fresh: by the names of events alone"
+                    report.violation("A13", what, **log.show(event), number=data, expected=issued)
+            op = self.ops.get(log.op[event])
+            if op is not None and op.kind == "sponsor":
+                report.rules["A13 sponsors"] += 1
+                course = (op.extra or {}).get("course")
+                if field(data, "amount", 0) != taken[course] + 1:
+                    what = "a sponsor was decided on a course that was not fresh: a stream and a tag together"
+                    report.violation("A13", what, **log.show(event), data=data, students=taken[course])
+                if course in self.closed:
+                    what = "a course was sponsored after an event that the rule does not know"
+                    report.violation("C5", what, **log.show(event), unknown=log.position[self.closed[course]])
             if kind == "reserved":
                 report.rules["C5"] += 1
                 closed = self.closed.get(field(data, "course", ""))
@@ -1272,6 +1362,12 @@ class Check:
             for event in events:
                 report.rules["C2"] += 1
                 balance += added(*log.data[event])
+                op = self.ops.get(log.op[event])
+                if op is not None and op.kind == "drawn":
+                    report.rules["C6"] += 1
+                    if balance != 0:
+                        what = "what was loaded in a transaction had changed before it was committed"
+                        report.violation("C6", what, **log.show(event), left=balance)
                 if balance < 0:
                     report.violation(
                         "C2",
@@ -1585,6 +1681,12 @@ class Check:
                     )
             if kind == "head":
                 continue
+            if kind in ("row", "row_now", "until", "list"):
+                self.typed(kind, read, evidence)
+                continue
+            if kind == "load_as_of":
+                self.as_of(read, evidence)
+                continue
             events, rule = log.of_stream(stream), "N1" if at is None else "T1"
             report.rules[rule] += 1
             asked = at if kind == "load_version" else None
@@ -1642,6 +1744,86 @@ class Check:
                 }
                 if different:
                     report.violation(rule, "a state is not the fold of its events", **evidence, read_and_fold=different)
+
+    def as_of(self, read, evidence):
+        """T3: a state as of an instant that is over is made of what was recorded by then, for ever."""
+        report, stream, state = self.report, read["stream"], read.get("state")
+        if self.lost_after(read["t"]):
+            return
+        report.rules["T3"] += 1
+        events = self.log.of_stream(stream)
+        count = bisect.bisect_right(events, read["at"], key=lambda event: self.log.recorded[event])
+        fold = self.state(stream, count)
+        whole = bisect.bisect_right(self.log.recorded, read["at"])
+        if read.get("position", 0) > whole:
+            what = "a state as of an instant was read from more than was recorded by then"
+            report.violation("T3", what, **evidence, place=read["position"], recorded=whole)
+        if read.get("version") != count or any(not same(state.get(name), fold[name]) for name in fold):
+            what = "a state as of an instant is not made of what was recorded by then"
+            report.violation("T3", what, **evidence, read=state, fold=fold, events=count)
+
+    def typed(self, kind, read, evidence):
+        """P9: a row that is read is the fold of its first events, and of all that were to be seen; a list has all that
+        match, and no other."""
+        report, after, t = self.report, read.get("after"), read["t"]
+        # The rows of before a crash or a failover are those of a checkpoint that may have been lost.
+        near = bisect.bisect_left(self.crashes, read["began"] - CRASHED)
+        if self.lost_after(read["began"]) or near < len(self.crashes) and self.crashes[near] < t + CRASHED:
+            return
+        report.rules[f"P9 {kind}"] += 1
+        folds, columns = self.folds["balance@1"], MODELS["balance@1"].columns
+
+        def waits(positions):
+            # A key that may be parked: a list has its row as it is, and says nothing.
+            return kind != "row" and any(
+                self.log.data[self.log.by_position[position]][0] == "poisoned" for position in positions
+            )
+
+        def between(positions):
+            low = bisect.bisect_right(positions, after) if after and not waits(positions) else 0
+            high = len(positions)
+            while high > low and not self.begun_before(self.log.by_position[positions[high - 1]], t):
+                high -= 1
+            return low, high
+
+        def row(state):
+            return state and normal(tuple(state.get(name) for name in columns))
+
+        def expected(states, low, high):
+            return [one and normal(one) for one in states[low : high + 1]]
+
+        if kind != "list":
+            positions, states = folds.get(Domain.key(read["stream"]), ((), (None,)))
+            low, high = between(positions)
+            seen = row(read.get("state"))
+            if seen not in expected(states, low, high):
+                promise = "P1" if seen not in expected(states, 0, high) else "P9"
+                what = {
+                    "P1": "a row that was read is not the fold of its first events",
+                    "P9": "a row that was read lacks what it was to have seen",
+                }[promise]
+                fold = expected(states, low, high)[:5]
+                report.violation(promise, what, **evidence, after=after, read=seen, between=(low, high), fold=fold)
+            return
+        wanted, there = read.get("at_version"), {key: row(state) for key, state in read["state"]}
+        evidence = {**evidence, "after": after, "events": wanted}
+        if list(there) != sorted(there, key=str.encode):
+            report.violation("P9", "a list is not in the order of its keys", **evidence, keys=list(there)[:20])
+        at = columns.index("events")
+        for key, seen in there.items():
+            positions, states = folds.get(key, ((), (None,)))
+            low, high = between(positions)
+            if seen[at] != wanted or seen not in expected(states, low, high):
+                fold = expected(states, low, high)[:5]
+                report.violation("P9", "a list has a row that it is not to have", **evidence, key=key, row=seen, fold=fold)
+        for key, (positions, states) in folds.items():
+            low = bisect.bisect_right(positions, after) if after else 0
+            # Without a position to wait for, it may have been read before the first event of a key.
+            if after is None or key in there or not states[low] or states[low][at] != wanted or waits(positions):
+                continue
+            low, high = between(positions)
+            if all(one and one[at] == wanted for one in states[low : high + 1]):
+                report.violation("P9", "a list lacks a row", **evidence, key=key, fold=states[low])
 
     def highest(self):
         """The last position acknowledged before an instant."""

@@ -22,7 +22,7 @@ class Made:
         self.faults = [{"t": self.t, "fault": "kill", "what": "worker 1"}]
         self.faults.append({"t": self.t + 9, "fault": "recovered", "what": "kill", "ms": 12})
         self.run = {"seed": 7, "profile": "smoke", "store": "postgres", "seats": 3, "settled_ms": 812, "mutant": None}
-        self.observed, self.last, self.versions, self.epoch = [], None, Counter(), 5
+        self.observed, self.last, self.versions, self.epoch, self.asked = [], None, Counter(), 5, {}
 
     def now(self):
         self.t += 10
@@ -34,16 +34,25 @@ class Made:
 
     def append(self, op, events):
         """Into the log, whatever anybody has said of it."""
+        asked = self.asked.get(op, {})
+        said, by_rule = asked.get("said") or {}, asked.get("kind") in ("command", "reserve", "sponsor", "ticket")
+        recorded, metadata = self.now(), {"$commandId": op, "$source": asked.get("program", "c1")}
+        for name, key in (("actor", "$actor"), ("correlation", "$correlationId"), ("note", "note")):
+            metadata.update({key: said[name]} if name in said else {})
+        metadata.update({"$request": self.id()} if by_rule else {})
         for event in events:
             stream = event["stream"]
             self.versions[stream] += 1
             data = None if event["data"] == {} else event["data"]
             payload = json.dumps(data, ensure_ascii=False).encode()
             place = {"position": len(self.log) + 1, "version": self.versions[stream], "command": op, "payload": payload}
-            self.log.append({**event, **place})
+            data = data or {}
+            tags = [f"{name}:{data[name]}" for name in ("course", "student") if name in data]
+            beside = {"tags": tags, "metadata": metadata, "recorded": recorded}
+            self.log.append({**event, **place, **beside, "occurred": said.get("occurred_at", recorded)})
 
     def planned(self, *events):
-        names = {"account": "account.{}", "course": "course.{}"}
+        names = {"account": "account.{}", "course": "course.{}", "ticket": "ticket.{}"}
         return [
             {"id": self.id(), "stream": stream, "name": names[stream.split("-")[0]].format(kind), "data": data}
             for stream, kind, data in events
@@ -57,8 +66,10 @@ class Made:
     def invoke(self, client, op, kind, events, expected="any", attempt=1, **more):
         streams = defaultdict(list)
         for event in events:
-            streams[event["stream"]].append({"id": event["id"], "type": event["name"], "data": event["data"]})
+            data = more.get("data", event["data"])
+            streams[event["stream"]].append({"id": event["id"], "type": event["name"], "data": data})
         streams = [{"stream": stream, "expected": expected, "events": planned} for stream, planned in streams.items()]
+        self.asked.setdefault(op, {"kind": kind, "program": client, **more})
         return self.say(client, op=op, phase="invoked", kind=kind, attempt=attempt, streams=streams, **more)
 
     def stored(self, client, op, events, **more):
@@ -137,6 +148,27 @@ class Made:
         self.read("load_version", "account-1", {"owner": "Ann", "balance": 55, "events": 5}, 5, at=9)
         self.read("head", "account-2", None, None, position=13)
         return self
+
+    def beside(self):
+        """What has come to the end of a run later: what is said with events, decisions on more than a stream, typed
+        reads, and instants."""
+        said = {"actor": 'Ann "A"', "correlation": self.id(), "occurred_at": self.t - 7_000_000, "note": "n"}
+        self.do("any", ("account-9", "opened", {"owner": "Eve"}), ("account-9", "deposited", {"amount": 50}), said=said)
+        self.do("sponsor", ("account-9", "withdrawn", {"amount": 4}), expected=None, course="k", data="decided")
+        self.do("ticket", ("ticket-$every", "issued", {"number": 1}), expected=None, data="decided", said=said)
+        self.do("ticket", ("ticket-$every", "issued", {"number": 2}), expected=None, data="decided")
+        self.rows_of_nine()
+        self.t += 60_000_000
+        self.read("load_as_of", "account-9", {"open": True, "owner": "Eve", "balance": 50, "events": 2}, 2, at=self.log[14]["recorded"])
+        self.read("load_as_of", "account-9", {"open": False, "owner": None, "balance": 0, "events": 0}, 0, at=self.log[12]["recorded"])
+        return self
+
+    def rows_of_nine(self, after=16, events=3, owner="Eve"):
+        row = {"owner": owner, "balance": 46 if events == 3 else 50, "events": events}
+        for kind in ("row", "until"):
+            self.read(kind, "account-9", row, None, after=after)
+        self.read("row_now", "account-9", {"owner": "Eve", "balance": 50, "events": 2}, None)
+        self.read("list", "account-9", [["9", row]], None, after=after, at_version=events)
 
     def refused(self, kind, stream, expected=None, actual=None, why="conflict", name="withdrawn", data=None, **more):
         op = self.id()
@@ -237,9 +269,10 @@ class Made:
                 lines(kind, folder_name, f"{name}.jsonl")
         with open(os.path.join(folder, "tables", "events.tsv"), "w", encoding="utf-8") as file:
             for event in self.log:
-                metadata = json.dumps({"$commandId": event["command"]}, separators=(",", ":")).encode()[:64].hex()
+                metadata = json.dumps(event["metadata"], separators=(",", ":")).encode().hex()
                 row = event["position"], event["version"], event["id"], event["name"], event["stream"], metadata
-                file.write("\t".join(escaped(str(one)) for one in row) + f"\t{event['payload'].hex()}\n")
+                row += event["payload"].hex(), json.dumps(event["tags"]), event["recorded"], event["occurred"]
+                file.write("\t".join(escaped(str(one)) for one in row) + "\n")
 
     def found(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -497,7 +530,7 @@ class SelfTest(unittest.TestCase):
         made = Made().everything()
         _, events = made.do("any", ("account-7", "deposited", {"amount": 1}))
         made.invoke("c2", made.id(), "any", events)
-        self.broken(made.seal(), "A5")
+        self.broken(made.seal(), "A10", "A5")
 
     def test_a5_another_answer(self):
         made = self.whole()
@@ -542,8 +575,8 @@ class SelfTest(unittest.TestCase):
         late, events = made.id(), made.planned(("account-7", "deposited", {"amount": 1}))
         made.append(late, events)
         made.do("any", ("account-8", "deposited", {"amount": 1}))
-        made.invoke("c2", late, "any", events)
-        made.stored("c2", late, events)
+        made.invoke("c1", late, "any", events)
+        made.stored("c1", late, events)
         self.broken(made.seal(), "A7")
 
     def test_a7_head(self):
@@ -784,6 +817,120 @@ class SelfTest(unittest.TestCase):
         del made.observed[1]["checkpoints"][1]
         ids = {one["id"] for one in made.found().violations}
         self.assertIn("P6", ids)
+
+    def test_what_is_said_beside_typed_reads_and_decisions_break_nothing(self):
+        report = self.broken(Made().everything().beside().seal())
+        kinds = ("row", "row_now", "until", "list")
+        for rule in ("A10 metadata", "A13 sponsors", "A13 tickets", "T3", *(f"P9 {kind}" for kind in kinds)):
+            self.assertGreater(report.rules[rule], 0, rule)
+
+    def test_a10_other_tags_or_metadata(self):
+        for change in (
+            {"tags": ["course:k"]},
+            {"metadata": {"$source": "c1"}},
+            {"metadata": {"$commandId": None, "$source": "c2", "$request": "r"}},
+            {"metadata": {"$commandId": None, "$source": "c1"}},
+        ):
+            made = Made().everything().beside().seal()
+            event = next(event for event in made.log if event["name"] == "course.reserved")
+            if change.get("metadata", {}).get("$commandId", "") is None:
+                change["metadata"]["$commandId"] = event["command"]
+            event.update(change)
+            self.broken(made, "A10")
+        for name in ("$actor", "$correlationId", "note"):
+            made = Made().everything().beside().seal()
+            made.log[13]["metadata"].pop(name)
+            self.broken(made, "A10")
+
+    def test_t2_another_instant(self):
+        made = Made().everything().beside().seal()
+        made.log[13]["occurred"] = made.log[13]["recorded"]
+        self.broken(made, "T2")
+        made = Made().everything().beside().seal()
+        made.log[3]["occurred"] += 1
+        self.broken(made, "T2")
+
+    def test_t1_stamps(self):
+        for event, by in ((5, -3_000), (0, -5_000_001), (0, 1)):
+            made = Made().everything().seal()
+            for stamp in ("recorded", "occurred"):
+                made.log[event][stamp] += by
+            self.broken(made, "T1")
+
+    def test_t3_another_state_as_of_an_instant(self):
+        for count, balance in ((2, 49), (1, 0)):
+            made = Made().everything().beside()
+            state = {"open": True, "owner": "Eve", "balance": balance, "events": count}
+            made.read("load_as_of", "account-9", state, count, at=made.log[14]["recorded"])
+            self.broken(made.seal(), "T3")
+        for position, broken in ((15, False), (16, True)):
+            made = Made().everything().beside()
+            state = {"open": True, "owner": "Eve", "balance": 50, "events": 2}
+            made.read("load_as_of", "account-9", state, 2, at=made.log[14]["recorded"], position=position)
+            self.broken(made.seal(), *["T3"] * broken)
+
+    def test_p9_a_read_lacks_what_it_was_to_have_seen(self):
+        made = Made().everything().beside()
+        made.rows_of_nine(events=2)
+        self.broken(made.seal(), "P9")
+        made = Made().everything().beside()
+        made.rows_of_nine(owner="Eva")
+        self.broken(made.seal(), "P1", "P9")
+        made = Made().everything().beside()
+        made.read("list", "account-9", [], None, after=16, at_version=3)
+        self.broken(made.seal(), "P9")
+        made = Made().everything().beside()
+        made.read("row", "account-9", None, None, after=16)
+        self.broken(made.seal(), "P9")
+
+    def test_p9_a_row_of_before_a_crash_is_excused(self):
+        made = Made().everything().beside()
+        made.rows_of_nine(events=2)
+        made.faults.append({"t": made.now(), "fault": "restart", "what": "the server"})
+        self.assertEqual(made.seal().found().violations, [])
+
+    def test_a13_a_ticket_or_a_sponsor_of_a_state_that_was_not_fresh(self):
+        for kind, event in (
+            ("ticket", ("ticket-$every", "issued", {"number": 2})),
+            ("sponsor", ("account-9", "withdrawn", {"amount": 3})),
+        ):
+            made = Made().everything().beside()
+            made.do(kind, event, expected=None, course="k", data="decided")
+            self.broken(made.seal(), "A13")
+
+    def test_c6_what_a_transaction_had_loaded_has_changed(self):
+        for amount, broken in ((46, False), (45, True)):
+            made = Made().everything().beside()
+            made.do("drawn", ("account-9", "withdrawn", {"amount": amount}), expected=None, data="decided")
+            if broken:
+                self.broken(made.seal(), "C6")
+            else:
+                self.assertEqual(made.seal().found().violations, [])
+
+    def test_p9_a_row_that_waits_is_not_in_a_list_as_it_is_to_be(self):
+        made = Made().everything()
+        made.read("list", "account-2", [], None, after=9, at_version=3)
+        made.read("list", "account-2", [["2", {"owner": None, "balance": 12, "events": 2}]], None, after=9, at_version=2)
+        self.assertEqual(made.seal().found().violations, [])
+
+    def test_c5_sponsored_after_it_was_closed(self):
+        made = Made().everything().beside()
+        made.do("close", ("course-l", "closed", {"course": "l"}), course="l")
+        made.do("sponsor", ("account-9", "withdrawn", {"amount": 1}), expected=None, course="l", data="decided")
+        self.broken(made.seal(), "C5")
+
+    def test_a1_a2_a5_what_is_rolled_back_or_refused_leaves_nothing(self):
+        made = Made().everything()
+        made.append(made.id(), made.planned(("account-1", "deposited", {"amount": 1})))
+        self.broken(made.seal(), "A5")
+        made = self.whole()
+        made.business.append([made.id(), -1])
+        self.broken(made, "A2")
+        made = Made().everything()
+        op, events = made.id(), made.planned(("account-1", "deposited", {"amount": 1}))
+        made.invoke("c1", op, "transaction", events, amount=1, aside="failure")
+        made.say("c1", op=op, phase="stored", first=14, last=14, streams={"account-1": 6})
+        self.broken(made.seal(), "A1")
 
     def test_n1_snapshots(self):
         made = Made().everything()

@@ -196,6 +196,48 @@ impl Decide<Reserve> for (Course, Student) {
     }
 }
 
+/// Takes as much from an account as the course has students, and one more: the amount shows the state it was decided on.
+#[derive(Clone)]
+pub struct Sponsor;
+
+impl Decide<Sponsor> for (Account, Course) {
+    fn decide(&self, Sponsor: Sponsor) -> Decision<Self> {
+        let (account, course) = self;
+        let amount = course.students.len() as i64 + 1;
+        ensure!(amount <= account.balance, "only {} left", account.balance);
+        Ok(vec![Withdrawn { amount }])
+    }
+}
+
+#[derive(Event, Clone, Debug, PartialEq)]
+pub enum TicketEvent {
+    Issued { number: u64 },
+}
+
+/// How many tickets there are, in whichever stream.
+#[derive(Aggregate, Serialize, Deserialize)]
+#[aggregate(name = "ticket", snapshot = 50)]
+pub struct Tickets {
+    issued: u64,
+}
+
+impl Evolve for Tickets {
+    type Event = TicketEvent;
+
+    fn evolve(&mut self, TicketEvent::Issued { .. }: TicketEvent) {
+        self.issued += 1;
+    }
+}
+
+#[derive(Clone)]
+pub struct Issue;
+
+impl Decide<Issue> for Tickets {
+    fn decide(&self, Issue: Issue) -> Decision<Self> {
+        Ok(vec![TicketEvent::Issued { number: self.issued + 1 }])
+    }
+}
+
 static FLAG: OnceLock<PathBuf> = OnceLock::new();
 
 /// The file that says that there is poison, in the folder of a run.

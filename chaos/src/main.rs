@@ -4,6 +4,7 @@ mod domain;
 mod log;
 mod mutants;
 mod nemesis;
+mod planted;
 mod processes;
 mod proxy;
 mod run;

@@ -17,7 +17,10 @@ use futures::{StreamExt, stream};
 use serde::Deserialize;
 use tokio::{process::Command, time::timeout};
 
-use crate::Error;
+use crate::{
+    Error,
+    planted::{Change, plant},
+};
 
 /// How long there are faults in the first run of a bug, in seconds: most need no more. All that is left is for the second.
 const FIRST: u64 = 10;
@@ -63,7 +66,7 @@ struct Mutant {
     profile: String,
     /// The test that is to fail, where no run could notice: a binary of `tests/`, and the name.
     test: Option<(String, String)>,
-    patch: PathBuf,
+    changes: Vec<Change>,
 }
 
 /// What became of a build.
@@ -143,7 +146,7 @@ fn all() -> Result<Vec<Mutant>, Error> {
         let Some(name) = patch.file_name().and_then(|name| name.to_str()?.strip_suffix(".patch")) else { continue };
         let text = fs::read_to_string(&patch)?;
         let said = |what: &str| {
-            let head = text.lines().take_while(|line| !line.starts_with("diff "));
+            let head = text.lines().take_while(|line| !line.starts_with("@@ "));
             head.filter_map(|line| line.strip_prefix(what)).next().map(str::to_owned)
         };
         let lacks = |what: &str| format!("the head of `{name}.patch` lacks `{what}`");
@@ -160,7 +163,7 @@ fn all() -> Result<Vec<Mutant>, Error> {
             expected,
             profile,
             test: test.transpose()?,
-            patch: patch.clone(),
+            changes: Change::read(&text).map_err(|error| format!("{name}.patch: {error}"))?,
         });
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -221,8 +224,8 @@ impl Tree {
 
     /// Builds the program with a bug, or none, and gives where it is.
     async fn plant(&self, mutant: Option<&Mutant>, profile: &str) -> Result<PathBuf, Error> {
-        if let Some(Mutant { patch, .. }) = mutant {
-            self.git(&["apply", &patch.display().to_string()]).await?;
+        if let Some(Mutant { changes, .. }) = mutant {
+            plant(changes, &self.folder, true)?;
         }
         let built = match mutant.and_then(|mutant| mutant.test.as_ref()) {
             Some((binary, _)) => self.build_test(binary).await,
@@ -400,27 +403,24 @@ mod tests {
     fn every_planted_bug_applies_to_the_tree() {
         let mutants = all().expect("the patches");
         assert!(mutants.len() >= 24, "{}", mutants.len());
-        for Mutant { name, patch, .. } in mutants {
-            let mut check = std::process::Command::new("git");
-            let check = check.args(["apply", "--check"]).arg(patch).current_dir(root()).output().expect("git");
-            assert!(check.status.success(), "{name}: {}", String::from_utf8_lossy(&check.stderr));
-        }
+        let wrong = mutants.iter().filter_map(|Mutant { name, changes, .. }| {
+            plant(changes, root(), false).err().map(|error| format!("{name}: {error}"))
+        });
+        let wrong: Vec<_> = wrong.collect();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 
     #[test]
     fn every_planted_bug_breaks_a_promise_by_a_few_lines_of_the_product() {
         let promises = fs::read_to_string(root().join("docs/guarantees.md")).expect("the promises");
-        for Mutant { name, breaks, patch, .. } in all().expect("the patches") {
+        for Mutant { name, breaks, changes, .. } in all().expect("the patches") {
             for promise in breaks.split(", ") {
                 assert!(promises.contains(&format!("\n| {promise} | ")), "{name}: there is no promise {promise}");
             }
-            let text = fs::read_to_string(patch).expect("a patch");
-            let changed = |sign: &str, file: &str| {
-                text.lines().filter(|line| line.starts_with(sign) && !line.starts_with(file)).count()
-            };
-            let lines = changed("+", "+++ ").max(changed("-", "--- "));
+            let (removed, added) = changes.iter().map(Change::size).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+            let lines = removed.max(added);
             assert!((1..=15).contains(&lines), "{name}: {lines} lines");
-            for file in text.lines().filter_map(|line| line.strip_prefix("+++ b/")) {
+            for Change { file, .. } in changes {
                 let product =
                     ["eventstore-core/src/", "eventstore-postgres/", "eventstore-sqlite/", "projections/src/"];
                 assert!(product.iter().any(|folder| file.starts_with(folder)), "{name} changes {file}");

@@ -6,6 +6,7 @@ mod follow;
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -52,6 +53,7 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
     };
     let runner = runner.shards(2).max_parked(1_000_000).batch(500);
     let running = runner.subscription(follow::Mailbox::open(&world, name, *run)?).shards(2).from_beginning().start();
+    let running = Arc::new(running);
     follow::follow(&store, folder, name, *run)?;
 
     let mut clients = tokio::task::JoinSet::new();
@@ -60,6 +62,8 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
     }
     clients.spawn(client::Client::open(&world, &store, &format!("{name}-twin"), *run)?.twin());
     clients.spawn(client::Client::open(&world, &store, &format!("{name}-reader"), *run)?.read());
+    let until = client::Client::open(&world, &store, &format!("{name}-until"), *run)?.until(running.clone());
+    let until = tokio::spawn(until);
     let (quiet, who) = (world.quiet_of(name), name.clone());
     tokio::spawn(async move {
         while let Some(ended) = clients.join_next().await {
@@ -72,7 +76,11 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
     });
     let mut nothing = [0];
     while tokio::io::stdin().read(&mut nothing).await? > 0 {}
-    running.stop().await;
+    until.abort();
+    let _ = until.await;
+    if let Some(running) = Arc::into_inner(running) {
+        running.stop().await;
+    }
     Ok(true)
 }
 

@@ -1,6 +1,9 @@
 //! Rules over several states at once: seats, limits, and races for both.
 
+use std::sync::Arc;
+
 use eventstore::{Refusal, prelude::*, testing::*};
+use tokio::sync::Barrier;
 
 use super::{
     Between, World,
@@ -69,11 +72,15 @@ async fn a13_a_conflict_names_the_event_in_the_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a13_twenty_students_race_for_five_seats() {
     let (world, rust, ..) = campus(5).await;
-    let store = &world.store;
+    // Commands of one handle take turns. Each student has another, and all have read five free seats before any appends.
+    let all_have_read = Arc::new(Barrier::new(20));
     let mut tasks = vec![];
     for _ in 0..20 {
         let student = Id::<Student>::new();
-        store.execute(&student, Join).await.unwrap();
+        world.store.execute(&student, Join).await.unwrap();
+        let barrier = all_have_read.clone();
+        let wait = move |_| async move { drop(barrier.wait().await) };
+        let store = Store::from(Between::new(&world.inner).let_in(wait));
         tasks.push(tokio::spawn(store.execute((&rust, &student), Enrol).retries(200).into_future()));
     }
     let mut seated = 0;
@@ -87,7 +94,7 @@ async fn a13_twenty_students_race_for_five_seats() {
             Err(other) => panic!("{other}"),
         }
     }
-    assert_eq!((seated, store.load(&rust).await.unwrap().free()), (5, 0));
+    assert_eq!((seated, world.store.load(&rust).await.unwrap().free()), (5, 0));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ type Any = Box<dyn Error>;
 
 /// Finding C4: a read that comes too early is one to try again (503), not a broken program (500).
 #[tokio::test]
-async fn a_read_that_comes_too_early_is_retryable_and_waits_as_long_as_it_was_told() -> Result<(), Any> {
+async fn p9_a_read_that_comes_too_early_is_retryable_and_waits_as_long_as_it_was_told() -> Result<(), Any> {
     let world = world().await;
     let (store, ann) = (&world.store, Id::<Account>::from("ann"));
     let balances = store.read_model::<Balance>();

@@ -130,6 +130,110 @@ async fn a13_of_conditions_that_share_a_call_one_of_each_kind_wins(durability: D
     assert!(outcomes.into_iter().filter_map(Result::err).all(|error| error.is_conflict()));
 }
 
+// What comes in while an append waits for the lock, its condition has not seen before: it is looked at again under the
+// lock, alone and in a shared call, also where it has no tag.
+both!(a13_a_condition_is_checked_under_the_lock_by_its_names_alone_too);
+async fn a13_a_condition_is_checked_under_the_lock_by_its_names_alone_too(durability: Durability) {
+    let names = |name: &str| Item { names: vec![name.to_owned().into()], ..Item::default() };
+    let tags = |key: &str| Item { tags: vec![Tag::new("club", key)], ..Item::default() };
+    let both = |name: &str, key: &str| Item { names: names(name).names, ..tags(key) };
+    let queries = [
+        (Query::from(names("opened")), false),
+        (names("closed").into(), true),
+        (tags("x").into(), false),
+        (tags("y").into(), true),
+        (both("opened", "x").into(), false),
+        (both("closed", "x").into(), true),
+        (Query { items: vec![tags("y"), names("opened")] }, false),
+        (Query { items: vec![tags("y"), names("closed")] }, true),
+    ];
+    // Alone in its call, and behind another one.
+    for alone in 0..queries.len() {
+        let store = fresh(durability).await;
+        // What the appends record is no concern of the others; and its type is known, so they may share a call.
+        let asking = |key: &str, condition| {
+            let stream = StreamId::new("asking", key);
+            let write = Write { stream, expected: Expected::Any, events: vec![raw("asked", b"{}")] };
+            Append { writes: vec![write], condition, ..Append::default() }
+        };
+        store.append(asking("first", None)).await.unwrap();
+        store.append(append("first", Expected::Any)).await.unwrap();
+        let mut open = store.begin().await.unwrap();
+        let mut second = append("second", Expected::Any);
+        second.writes[0].events[0].data.tags = vec![Tag::new("club", "x")];
+        open.append(second).await.unwrap();
+        let asked = |n: usize| {
+            let (query, holds) = &queries[(alone + n) % queries.len()];
+            let condition = Some(Condition { query: query.clone(), after: Position(2) });
+            (asking(&n.to_string(), condition), *holds)
+        };
+        let mut appends: Vec<_> = (0..queries.len()).map(|n| Box::pin(store.append(asked(n).0))).collect();
+        all_wait(&mut appends);
+        // The long part of the condition of the first is done by then.
+        let commit = async {
+            server::waiting_for_the_lock(store.schema(), 1).await;
+            open.commit().await.unwrap();
+        };
+        let (outcomes, ()) = tokio::join!(join_all(appends), commit);
+        for (n, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Ok(_) => assert!(asked(n).1, "{n} of {alone}: {:?}", queries[(alone + n) % queries.len()]),
+                Err(error) => {
+                    assert!(error.is_conflict() && !asked(n).1, "{n} of {alone}: {error:?}");
+                }
+            }
+        }
+    }
+}
+
+both!(a1_appends_of_one_moment_share_a_call);
+async fn a1_appends_of_one_moment_share_a_call(durability: Durability) {
+    let store = fresh(durability).await;
+    let counted = count_calls(&store).await;
+    let open = held(&store).await;
+    let before = counted.asked().await;
+    let mut appends: Vec<_> = (0..50).map(|n| Box::pin(store.append(append(&n.to_string(), Expected::Any)))).collect();
+    all_wait(&mut appends);
+    open.commit().await.unwrap();
+    join_all(appends).await.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    assert_eq!(counted.calls_since(before).await, [1, 49], "the first was under way, the others waited together");
+}
+
+/// Counts how often a server is asked to insert events, and how many are inserted each time.
+struct CountedCalls(String);
+
+async fn count_calls(store: &PgStore) -> CountedCalls {
+    let count = "
+        CREATE SEQUENCE {schema}.asked; CREATE TABLE {schema}.calls (asked bigint, events bigint);
+        CREATE FUNCTION {schema}.count() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM nextval('{schema}.asked'); RETURN NULL; END $$;
+        CREATE TRIGGER asked BEFORE INSERT ON {schema}.events FOR EACH STATEMENT EXECUTE FUNCTION {schema}.count();
+        CREATE FUNCTION {schema}.called() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO {schema}.calls SELECT currval('{schema}.asked'), count(*) FROM new_events;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER called AFTER INSERT ON {schema}.events REFERENCING NEW TABLE AS new_events
+            FOR EACH STATEMENT EXECUTE FUNCTION {schema}.called()";
+    let count = count.replace("{schema}", store.schema());
+    sqlx::raw_sql(AssertSqlSafe(count)).execute(&mut server::connection().await).await.unwrap();
+    CountedCalls(store.schema().to_owned())
+}
+
+impl CountedCalls {
+    /// How often it was asked.
+    async fn asked(&self) -> i64 {
+        let asked = format!("SELECT last_value FROM {}.asked", self.0);
+        sqlx::query_scalar(AssertSqlSafe(asked)).fetch_one(&mut server::connection().await).await.unwrap()
+    }
+
+    /// How many events were inserted by each call after so many.
+    async fn calls_since(&self, before: i64) -> Vec<i64> {
+        let calls = format!("SELECT events FROM {}.calls WHERE asked > {before} ORDER BY asked", self.0);
+        sqlx::query_scalar(AssertSqlSafe(calls)).fetch_all(&mut server::connection().await).await.unwrap()
+    }
+}
+
 both!(a4_what_must_be_unchanged_is_not_changed_by_the_same_call);
 async fn a4_what_must_be_unchanged_is_not_changed_by_the_same_call(durability: Durability) {
     let store = fresh(durability).await;
@@ -236,27 +340,12 @@ fn a8_a_runtime_that_ends_leaves_the_store_to_the_next() {
 both!(a5_a_repeated_append_does_not_break_the_call_of_its_neighbours);
 async fn a5_a_repeated_append_does_not_break_the_call_of_its_neighbours(durability: Durability) {
     let store = fresh(durability).await;
-    let count = "
-        CREATE SEQUENCE {schema}.asked; CREATE TABLE {schema}.calls (asked bigint, events bigint);
-        CREATE FUNCTION {schema}.count() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN PERFORM nextval('{schema}.asked'); RETURN NULL; END $$;
-        CREATE TRIGGER asked BEFORE INSERT ON {schema}.events FOR EACH STATEMENT EXECUTE FUNCTION {schema}.count();
-        CREATE FUNCTION {schema}.called() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            INSERT INTO {schema}.calls SELECT currval('{schema}.asked'), count(*) FROM new_events;
-            RETURN NULL;
-        END $$;
-        CREATE TRIGGER called AFTER INSERT ON {schema}.events REFERENCING NEW TABLE AS new_events
-            FOR EACH STATEMENT EXECUTE FUNCTION {schema}.called()";
-    let mut connection = server::connection().await;
-    let count = count.replace("{schema}", store.schema());
-    sqlx::raw_sql(AssertSqlSafe(count)).execute(&mut connection).await.unwrap();
+    let counted = count_calls(&store).await;
     let repeated = append("repeated", Expected::Any);
     let first = store.append(repeated.clone()).await.unwrap();
     for round in 0..3 {
         let open = held(&store).await;
-        let asked = format!("SELECT last_value FROM {}.asked", store.schema());
-        let before: i64 = sqlx::query_scalar(AssertSqlSafe(&*asked)).fetch_one(&mut connection).await.unwrap();
+        let before = counted.asked().await;
         let mut appends: Vec<_> = (0..50)
             .map(|n| match n {
                 // The first of all is alone in its call.
@@ -277,10 +366,8 @@ async fn a5_a_repeated_append_does_not_break_the_call_of_its_neighbours(durabili
                 );
             }
         }
-        let calls = format!("SELECT events FROM {}.calls WHERE asked > {before} ORDER BY asked", store.schema());
-        let calls: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(calls)).fetch_all(&mut connection).await.unwrap();
-        assert_eq!(calls, [1, 48], "round {round}");
-        let after: i64 = sqlx::query_scalar(AssertSqlSafe(&*asked)).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(counted.calls_since(before).await, [1, 48], "round {round}");
+        let after = counted.asked().await;
         // Once a call was broken by it, each looks before.
         assert_eq!(after - before, if round == 0 { 3 } else { 2 }, "round {round}");
     }

@@ -858,6 +858,38 @@ async fn t3_stamps_ahead_of_the_clock_are_found() -> Result<(), Any> {
     Ok(())
 }
 
+#[tokio::test]
+async fn t1_stamps_never_go_back_when_the_clock_does() -> Result<(), Any> {
+    let store = server::fresh().await;
+    let log = Store::from(store.clone());
+    let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+    log.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
+    // As a clock that has been set back since would have stamped it.
+    let ahead = format!(
+        "ALTER TABLE {0}.events DISABLE TRIGGER append_only;
+         UPDATE {0}.events SET recorded_at = now() + interval '1 hour' WHERE position = 1;
+         ALTER TABLE {0}.events ENABLE ALWAYS TRIGGER append_only",
+        store.schema()
+    );
+    run(&mut server::connection().await, ahead).await?;
+    let deposit = || [Deposited { amount: 1 }];
+    // To one stream; to two; in a transaction; and several that share a call, behind a transaction that is open.
+    log.append(&ann, Expected::Any, deposit()).await?;
+    log.append(&ann, Expected::Any, deposit()).and(&bob, Expected::Any, deposit()).await?;
+    let tx = log.begin().await?;
+    tx.append(&ann, Expected::Any, deposit()).await?;
+    let shared = (0..9).map(|n| log.append(Id::<Account>::from(n.to_string()), Expected::Any, deposit()).into_future());
+    let (committed, shared) = tokio::join!(tx.commit(), futures::future::join_all(shared));
+    committed?;
+    shared.into_iter().try_for_each(|written| written.map(drop))?;
+    let events: Vec<_> = log.read().raw().try_collect().await?;
+    let (head, stamps): (_, Vec<_>) = (events.len(), events.iter().map(|event| event.recorded_at).collect());
+    assert_eq!(head, 14);
+    assert!(stamps[0] > log.as_ref().now(), "the first is ahead of the clock");
+    assert!(stamps.is_sorted(), "{stamps:?}");
+    Ok(())
+}
+
 // P8: what something else than this library wrote.
 
 #[tokio::test]

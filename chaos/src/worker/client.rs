@@ -5,14 +5,15 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
+    sync::Arc,
     task::Poll,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use eventstore::{
-    Appended, CommandError, Decider, Expected, Id, Position, Store, StoreError, StreamId, Tx, Version, Written,
-    event_id,
-    sqlx::{self, AssertSqlSafe, PgConnection, SqliteConnection},
+    Appended, CommandError, Decider, Expected, Id, Position, Running, Store, StoreError, StreamId, Tx, Version,
+    Written, event_id, every,
+    sqlx::{self, AssertSqlSafe, Connection, PgConnection, SqliteConnection},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
@@ -21,7 +22,8 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        Account, AccountEvent, Balance, Course, Deposit, NewerCourseEvent, PlainAccount, Reserve, Student, Withdraw,
+        Account, AccountEvent, Balance, Course, Deposit, Issue, NewerCourseEvent, PlainAccount, Reserve, Sponsor,
+        Student, Tickets, Withdraw,
     },
     log::{self, Lines, now},
     run::Log,
@@ -32,6 +34,8 @@ use crate::{
 const ACCOUNTS: u64 = 300;
 /// How often all processes try the same command at once.
 const TWINS: u64 = 250_000;
+/// How long a read waits for a read model to come to what was seen.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is to be appended to one stream.
 #[derive(Clone, Serialize, Deserialize)]
@@ -74,6 +78,52 @@ struct Operation {
     /// Of a transaction: whether the row is written before the events.
     #[serde(skip_serializing_if = "Option::is_none")]
     row_first: Option<bool>,
+    /// Of a transaction: what else is done on its connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aside: Option<Aside>,
+    /// Whether a decision is made in a transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    within: Option<bool>,
+    /// What is said with the events: who asks, in which conversation, when it happened (microseconds), and a note.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<With>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct With {
+    actor: String,
+    correlation: Uuid,
+    occurred_at: u64,
+    note: String,
+}
+
+/// What the code of a caller does on the connection of a transaction, besides what is recorded.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Aside {
+    /// It begins a transaction of its own, writes, and rolls back.
+    NestedRollback,
+    /// It begins a transaction of its own, writes the row of `business` there, and commits.
+    NestedCommit,
+    /// It appends to the log behind a savepoint, and rolls back to it.
+    Savepoint,
+    /// A statement fails, and nobody minds. The next attempt does without.
+    Failure,
+}
+
+/// Says with an append or a command what its operation has written down.
+macro_rules! with {
+    ($asked:expr, $operation:expr) => {{
+        let asked = $asked.command_id($operation.op);
+        match &$operation.said {
+            Some(With { actor, correlation, occurred_at, note }) => asked
+                .by(actor)
+                .correlation(*correlation)
+                .occurred_at(UNIX_EPOCH + Duration::from_micros(*occurred_at))
+                .metadata("note", note.as_str()),
+            None => asked,
+        }
+    }};
 }
 
 enum Outcome {
@@ -127,6 +177,11 @@ impl From<StoreError> for Outcome {
             _ => Self::Unknown(text),
         }
     }
+}
+
+/// What a statement of the caller's own has come to: not committed yet, and never will be.
+fn own(error: sqlx::Error) -> Outcome {
+    Outcome::Refused(said(&error))
 }
 
 /// An error with all that is below it.
@@ -282,19 +337,18 @@ impl Client {
 
     async fn ask(&mut self, operation: &Operation, attempt: u64) -> Outcome {
         match &*operation.kind {
-            "command" => self.command(operation).await,
-            "reserve" => {
-                let course = Id::<Course>::from(operation.course.clone().unwrap_or_default());
-                let student = Id::<Student>::from(operation.student.clone().unwrap_or_default());
-                answered(self.store.execute((course, student), Reserve).command_id(operation.op).await, |_| Json::Null)
-            }
+            "command" | "reserve" | "sponsor" | "ticket" => match operation.within {
+                Some(true) => self.within(operation).await.unwrap_or_else(Outcome::from),
+                _ => self.decide(&self.store, operation).await,
+            },
+            "drawn" => self.drawn(operation, attempt).await.unwrap_or_else(Outcome::from),
             "close" => {
                 let course = operation.course.clone().unwrap_or_default();
                 let stream = StreamId::new("course", &course);
                 let closed = self.store.append(stream, Expected::Any, [NewerCourseEvent::Closed { course }]);
-                closed.command_id(operation.op).await.map_or_else(Outcome::from, Outcome::from)
+                with!(closed, operation).await.map_or_else(Outcome::from, Outcome::from)
             }
-            "transaction" => self.transaction(operation).await.map_or_else(|outcome| outcome, Outcome::from),
+            "transaction" => self.transaction(operation, attempt).await.map_or_else(|outcome| outcome, Outcome::from),
             "dropped" if attempt == 1 => {
                 let asked = Box::pin(append(&self.store, operation));
                 let done = match (operation.polls, operation.micros) {
@@ -310,64 +364,208 @@ impl Client {
         }
     }
 
-    async fn command(&self, operation: &Operation) -> Outcome {
+    /// A decision, in a store or in a transaction.
+    async fn decide(&self, store: &Store, operation: &Operation) -> Outcome {
+        let course = || Id::<Course>::from(operation.course.clone().unwrap_or_default());
+        match &*operation.kind {
+            "reserve" => {
+                let student = Id::<Student>::from(operation.student.clone().unwrap_or_default());
+                answered(with!(store.execute((course(), student), Reserve), operation).await, |_| Json::Null)
+            }
+            "sponsor" => {
+                let account = Id::<Account>::from(operation.streams[0].stream.trim_start_matches("account-"));
+                answered(with!(store.execute((account, course()), Sponsor), operation).await, |_| Json::Null)
+            }
+            "ticket" => answered(with!(store.execute(every::<Tickets>(), Issue), operation).await, |_| Json::Null),
+            _ => self.command(store, operation).await,
+        }
+    }
+
+    async fn command(&self, store: &Store, operation: &Operation) -> Outcome {
         let part = &operation.streams[0];
         let account = Id::<Account>::from(part.stream.trim_start_matches("account-"));
         let amount = part.events[0].data["amount"].as_i64().unwrap_or(0);
         let state = |account: &Account| json!({ "balance": account.balance, "events": account.events });
         match operation.command.as_deref() {
             Some("withdraw") => {
-                let command = self.store.execute(&account, Withdraw { amount }).retries(20).command_id(operation.op);
-                answered(command.await, state)
+                let command = store.execute(&account, Withdraw { amount }).retries(20);
+                answered(with!(command, operation).await, state)
             }
             _ => {
-                let command = self.store.execute(&account, Deposit { amount }).retries(20).command_id(operation.op);
-                answered(command.await, state)
+                let command = store.execute(&account, Deposit { amount }).retries(20);
+                answered(with!(command, operation).await, state)
             }
+        }
+    }
+
+    /// A decision in a transaction, which is the answer's only once it is committed.
+    async fn within(&self, operation: &Operation) -> Result<Outcome, StoreError> {
+        let tx = self.store.begin().await?;
+        let decided = self.decide(&tx, operation).await;
+        match decided {
+            Outcome::Stored { .. } => {
+                tx.commit().await?;
+                Ok(decided)
+            }
+            // What was said in a transaction that is then rolled back has recorded nothing, whatever it was.
+            Outcome::Unknown(error) => {
+                tx.rollback().await?;
+                Ok(Outcome::Refused(error))
+            }
+            decided => Ok(decided),
         }
     }
 
     /// A row of one's own and events: both, or neither.
-    async fn transaction(&self, operation: &Operation) -> Result<Written, Outcome> {
+    async fn transaction(&self, operation: &Operation, attempt: u64) -> Result<Written, Outcome> {
         let tx = self.store.begin().await?;
         let row_first = operation.row_first.unwrap_or(true);
+        let aside = operation.aside.filter(|aside| *aside != Aside::Failure || attempt == 1);
+        let nested = aside == Some(Aside::NestedCommit);
+        let refused = |error: StoreError| match aside {
+            // It is refused for what failed before, as it must be; nothing was asked of a commit.
+            Some(Aside::Failure) => Outcome::Refused(said(&error)),
+            _ => error.into(),
+        };
         if row_first {
-            self.business(&tx, operation).await?;
+            self.business(&tx, operation, nested).await?;
+            self.aside(&tx, operation, aside).await?;
         }
-        let written = append(&tx, operation).await?;
+        let written = append(&tx, operation).await.map_err(refused)?;
         if !row_first {
-            self.business(&tx, operation).await?;
+            self.business(&tx, operation, nested).await?;
+            self.aside(&tx, operation, aside).await?;
         }
-        tx.commit().await?;
+        tx.commit().await.map_err(refused)?;
         Ok(written)
     }
 
-    async fn business(&self, tx: &Tx, operation: &Operation) -> Result<(), Outcome> {
+    /// Takes all there is from an account, by what was loaded in the same transaction.
+    async fn drawn(&self, operation: &Operation, attempt: u64) -> Result<Outcome, StoreError> {
+        // What was decided before may be recorded by now, and would be decided otherwise.
+        if attempt > 1
+            && let Some(stored) = self.recorded(operation).await?
+        {
+            return Ok(stored);
+        }
+        let tx = self.store.begin().await?;
+        let account = Id::<PlainAccount>::from(operation.streams[0].stream.trim_start_matches("account-"));
+        let amount = tx.load(&account).await?.balance;
+        if amount <= 0 {
+            tx.rollback().await?;
+            // A commit that came late may be what has left nothing.
+            let stored = self.recorded(operation).await?;
+            let none = || Outcome::Rejected { error: "nothing left".into(), why: "rule", conflict: Json::Null };
+            return Ok(stored.unwrap_or_else(none));
+        }
+        let append = tx.append(account.stream(), Expected::Any, [AccountEvent::Withdrawn { amount }]);
+        let written = match with!(append, operation).await {
+            Err(error @ StoreError::Duplicate { .. }) => return Ok(Outcome::Unknown(said(&error))),
+            written => written?,
+        };
+        tx.commit().await?;
+        Ok(written.into())
+    }
+
+    /// The answer, if the one event of an operation is in the log.
+    async fn recorded(&self, operation: &Operation) -> Result<Option<Outcome>, StoreError> {
+        let event = self.store.event(operation.streams[0].events[0].id).await?;
+        Ok(event.map(|event| {
+            let streams = [(event.stream.as_str().to_owned(), event.version.0)].into();
+            let (first, last) = (event.position.0, event.position.0);
+            Outcome::Stored { first, last, streams, repeated: Some(true), state: Json::Null }
+        }))
+    }
+
+    /// What nothing must be left of: a row and events that are not those of the operation.
+    async fn aside(&self, tx: &Tx, operation: &Operation, aside: Option<Aside>) -> Result<(), Outcome> {
+        let Some(aside) = aside else { return Ok(()) };
+        let insert = format!("INSERT INTO {} VALUES ('{}', -1)", self.world.table("business"), Uuid::now_v7());
+        let statement = |sql: &str| sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        macro_rules! on {
+            ($Connection:ty) => {
+                match aside {
+                    Aside::NestedRollback => {
+                        let mut connection = tx.connection::<$Connection>().await?;
+                        let mut nested = connection.begin().await.map_err(own)?;
+                        statement(&insert).execute(&mut *nested).await.map_err(own)?;
+                        nested.rollback().await.map_err(own)?;
+                    }
+                    Aside::Savepoint => {
+                        let savepoint = statement("SAVEPOINT aside");
+                        savepoint.execute(&mut *tx.connection::<$Connection>().await?).await.map_err(own)?;
+                        let stream: StreamId = operation.streams[0].stream.parse().expect("of our own");
+                        tx.append(stream, Expected::Any, [AccountEvent::Deposited { amount: 1 }]).await?;
+                        let mut connection = tx.connection::<$Connection>().await?;
+                        statement(&insert).execute(&mut *connection).await.map_err(own)?;
+                        statement("ROLLBACK TO aside").execute(&mut *connection).await.map_err(own)?;
+                    }
+                    Aside::Failure => {
+                        let mut connection = tx.connection::<$Connection>().await?;
+                        let _ = statement("SELECT of_what_is_not_there").execute(&mut *connection).await;
+                    }
+                    Aside::NestedCommit => {}
+                }
+            };
+        }
+        match self.world.store {
+            Log::Postgres => on!(PgConnection),
+            Log::Sqlite => on!(SqliteConnection),
+        }
+        Ok(())
+    }
+
+    /// The row of an operation, once; in a transaction of its own within the other, if it is `nested`.
+    async fn business(&self, tx: &Tx, operation: &Operation, nested: bool) -> Result<(), Outcome> {
         let insert = match self.world.store {
             Log::Postgres => "VALUES ($1::uuid, $2)",
             Log::Sqlite => "VALUES ($1, $2)",
         };
         let insert = format!("INSERT INTO {} {insert} ON CONFLICT (op) DO NOTHING", self.world.table("business"));
         let (op, amount) = (operation.op.to_string(), operation.amount);
-        let done = match self.world.store {
-            Log::Postgres => {
+        macro_rules! on {
+            ($Connection:ty) => {{
                 let insert = sqlx::query(AssertSqlSafe(insert)).bind(op).bind(amount);
-                insert.execute(&mut *tx.connection::<PgConnection>().await?).await.map(drop)
-            }
-            Log::Sqlite => {
-                let insert = sqlx::query(AssertSqlSafe(insert)).bind(op).bind(amount);
-                insert.execute(&mut *tx.connection::<SqliteConnection>().await?).await.map(drop)
-            }
-        };
-        // Not committed yet, and never will be.
-        done.map_err(|error| Outcome::Refused(said(&error)))
+                let mut connection = tx.connection::<$Connection>().await?;
+                if nested {
+                    let mut inner = connection.begin().await.map_err(own)?;
+                    insert.execute(&mut *inner).await.map_err(own)?;
+                    inner.commit().await.map_err(own)?;
+                } else {
+                    insert.execute(&mut *connection).await.map_err(own)?;
+                }
+            }};
+        }
+        match self.world.store {
+            Log::Postgres => on!(PgConnection),
+            Log::Sqlite => on!(SqliteConnection),
+        }
+        Ok(())
     }
 
     /// What to do next; nothing, if what has to be known first cannot be read.
     async fn plan(&mut self) -> Option<Operation> {
+        let mut operation = self.plan_one().await?;
+        if self.dice.roll(2) == 0 {
+            operation.said = Some(With {
+                actor: format!(
+                    "user {} \"{}\"",
+                    self.dice.roll(9),
+                    ["ü", "\u{1f600}", "\\"][self.dice.roll(3) as usize]
+                ),
+                correlation: Uuid::from_u128(u128::from(self.dice.roll(1 << 40)) << 64 | 1 << 63 | u128::from(now())),
+                occurred_at: now() - self.dice.roll(10_000_000_000),
+                note: format!("note {}", self.dice.roll(1_000)),
+            });
+        }
+        Some(operation)
+    }
+
+    async fn plan_one(&mut self) -> Option<Operation> {
         let op = Uuid::now_v7();
         let account = self.account();
-        Some(match self.dice.roll(100) {
+        let within = (self.dice.roll(4) == 0).then_some(true);
+        Some(match self.dice.roll(116) {
             0..21 => {
                 let mut any = Operation::new("any", op);
                 any.part(&account, json!("any"), self.deposits(9));
@@ -449,7 +647,7 @@ impl Client {
                         data: json!({ "course": course, "student": student }),
                     }],
                 });
-                (reserve.course, reserve.student) = (Some(course), Some(student));
+                (reserve.course, reserve.student, reserve.within) = (Some(course), Some(student), within);
                 reserve
             }
             68..80 => {
@@ -460,7 +658,7 @@ impl Client {
                 };
                 let mut decided = Operation::new("command", op);
                 decided.part(&account, Json::Null, [event]);
-                decided.command = Some(command.into());
+                (decided.command, decided.within) = (Some(command.into()), within);
                 decided
             }
             80..92 => {
@@ -468,7 +666,32 @@ impl Client {
                 transaction.part(&account, json!("any"), self.deposits(6));
                 transaction.amount = Some(self.dice.roll(1_000) as i64);
                 transaction.row_first = Some(self.dice.roll(2) == 0);
+                transaction.aside = match self.dice.roll(8) {
+                    0 => Some(Aside::NestedRollback),
+                    1 => Some(Aside::NestedCommit),
+                    2 => Some(Aside::Savepoint),
+                    3 => Some(Aside::Failure),
+                    _ => None,
+                };
                 transaction
+            }
+            100..105 => {
+                let course = (now() / 4_000_000 * 4 + self.dice.roll(2)).to_string();
+                let mut sponsor = Operation::new("sponsor", op);
+                sponsor.decided(&format!("account-{account}"), "account.withdrawn");
+                (sponsor.course, sponsor.within) = (Some(course), within);
+                sponsor
+            }
+            105..110 => {
+                let mut drawn = Operation::new("drawn", op);
+                drawn.decided(&format!("account-{account}"), "account.withdrawn");
+                drawn
+            }
+            110.. => {
+                let mut ticket = Operation::new("ticket", op);
+                ticket.decided("ticket-$every", "ticket.issued");
+                ticket.within = within;
+                ticket
             }
             _ => {
                 let mut dropped = Operation::new("dropped", op);
@@ -514,11 +737,36 @@ impl Client {
         }
     }
 
+    /// Waits until what its process runs has seen what this has seen, and reads rows then.
+    pub async fn until(mut self, running: Arc<Running>) {
+        while !self.over() {
+            let _ = self.until_one(&running).await;
+            sleep(Duration::from_millis(50 + self.dice.roll(100))).await;
+        }
+    }
+
+    async fn until_one(&mut self, running: &Running) -> Result<(), StoreError> {
+        let (key, began) = (self.account(), now());
+        let account = Id::<Account>::from(&*key);
+        let head = self.store.head().await?;
+        timeout(PATIENCE, running.until(head)).await.map_err(|_| StoreError::Busy("until".into()))??;
+        let model = self.store.read_model::<Balance>();
+        let (row, t) = (model.get(&account).await?, now());
+        // Of a key that is parked, the row is older.
+        model.get(&account).after(head).within(PATIENCE).await?;
+        self.lines.write(&json!({
+            "t": t, "op": Uuid::now_v7(), "phase": "read", "kind": "until", "stream": format!("account-{key}"),
+            "after": head.0, "began": began, "state": row,
+        }));
+        Ok(())
+    }
+
     async fn read_one(&mut self) -> Result<(), StoreError> {
         let (key, began) = (self.account(), now());
         let (account, plain) = (Id::<Account>::from(&*key), Id::<PlainAccount>::from(&*key));
-        let (mut at, mut at_version) = (None, None);
-        let (kind, earlier) = (self.dice.roll(7), Position(1 + self.dice.roll(self.head.0)));
+        let (mut at, mut at_version, mut after) = (None, None, None);
+        let (kind, earlier) = (self.dice.roll(11), Position(1 + self.dice.roll(self.head.0)));
+        let (seen, model) = (self.head, self.store.read_model::<Balance>());
         let (kind, loaded) = match kind {
             0 | 1 => ("snapshot", whole(self.store.load(&account).await?, |state| serde_json::to_value(state))),
             2 => ("load", whole(self.store.load(&plain).await?, |state| serde_json::to_value(state))),
@@ -541,6 +789,34 @@ impl Client {
                 let row = row?;
                 ("row_at", (json!(row), None, earlier))
             }
+            6 => {
+                after = Some(seen.0);
+                let row = model.get(&account).after(seen).within(PATIENCE).await?;
+                ("row", (json!(row), None, seen))
+            }
+            7 => ("row_now", (json!(model.get(&account).await?), None, seen)),
+            8 if self.dice.roll(2) == 0 => {
+                let events = 2 + self.dice.roll(40);
+                let mut list = model.list().filter("events", events);
+                if self.dice.roll(2) == 0 {
+                    after = Some(seen.0);
+                    list = list.after(seen).within(PATIENCE);
+                }
+                at_version = Some(events);
+                ("list", (json!(list.await?), None, seen))
+            }
+            9 => {
+                let ago = 50_000 + self.dice.roll(3_000_000);
+                let instant = SystemTime::now() - Duration::from_micros(ago);
+                let since = instant.duration_since(UNIX_EPOCH).expect("after 1970").as_micros();
+                let micros = u64::try_from(since).expect("before the year 586524");
+                at = Some(micros);
+                let loaded = self.store.load(&plain).as_of(UNIX_EPOCH + Duration::from_micros(micros)).await?;
+                if !loaded.settled {
+                    return Ok(());
+                }
+                ("load_as_of", whole(loaded, |state| serde_json::to_value(state)))
+            }
             _ => {
                 let head = self.store.head().await?;
                 ("head", (Json::Null, None, head))
@@ -550,7 +826,7 @@ impl Client {
         self.head = self.head.max(position);
         self.lines.write(&json!({
             "t": now(), "op": Uuid::now_v7(), "phase": "read", "kind": kind, "stream": format!("account-{key}"),
-            "at": at, "at_version": at_version, "began": began, "state": state, "version": version, "position": position.0,
+            "at": at, "at_version": at_version, "after": after, "began": began, "state": state, "version": version, "position": position.0,
         }));
         Ok(())
     }
@@ -575,7 +851,16 @@ impl Operation {
             student: None,
             amount: None,
             row_first: None,
+            aside: None,
+            within: None,
+            said: None,
         }
+    }
+
+    /// One event, whose data are for the rule to say.
+    fn decided(&mut self, stream: &str, name: &str) {
+        let event = Planned { id: event_id(self.op, 0), name: name.into(), data: json!("decided") };
+        self.streams.push(Part { stream: stream.into(), expected: Json::Null, events: vec![event] });
     }
 
     fn part(&mut self, account: &str, expected: Json, events: impl IntoIterator<Item = AccountEvent>) {
@@ -606,7 +891,7 @@ async fn append(store: &Store, operation: &Operation) -> Result<Written, StoreEr
     let (stream, expected, events) = parts.next().expect("at least one");
     let append = store.append(stream, expected, events);
     let append = parts.fold(append, |append, (stream, expected, events)| append.and(stream, expected, events));
-    append.command_id(operation.op).await
+    with!(append, operation).await
 }
 
 /// Polls so many times, and then drops it.
