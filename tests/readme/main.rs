@@ -109,7 +109,7 @@ fn tests_and_pages_that_the_readme_names_are_there() {
             }
         }
     }
-    let named: Vec<_> = README.lines().filter_map(|line| line.strip_suffix("` |")?.rsplit_once('`'));
+    let named = README.lines().filter_map(|line| line.strip_suffix("` |")?.rsplit_once('`'));
     let named: Vec<_> = named.filter(|(_, name)| !name.contains('(')).collect();
     assert!(named.len() >= 8, "{named:?}");
     for (_, test) in named {
