@@ -46,7 +46,7 @@ impl Unavailable {
             if one.is::<Self>() {
                 return true;
             }
-            error = one.source();
+            error = below(one);
         }
         false
     }
@@ -321,6 +321,12 @@ impl fmt::Display for Brief<'_> {
     }
 }
 
+/// The error below another: of a [`StoreError`], whose text has said it, the [`reason`](StoreError::reason).
+#[doc(hidden)]
+pub fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    error.downcast_ref().map_or_else(|| error.source(), StoreError::reason)
+}
+
 /// An error with all that is below it, in one line; what one says of the next by itself is not said twice.
 #[doc(hidden)]
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
@@ -579,6 +585,17 @@ mod tests {
             assert_eq!(error.reason().is_some(), text != "`sum@1` has only reached position 3, not 4");
         }
         assert!(StoreError::Busy(disk()).reason().is_some_and(|reason| reason.is::<Disk>()));
+    }
+
+    #[test]
+    fn what_is_below_an_error_of_a_store_is_found() {
+        let away = || Unavailable::new("away");
+        let stopped = StoreError::Stopped { projection: "sum@1".into(), reason: away().into() };
+        let shared: Arc<dyn Error + Send + Sync> = Arc::new(away());
+        for error in [away().into(), BoxError::from(stopped), StoreError::Busy(shared.into()).into()] {
+            assert!(Unavailable::is_in(&*error), "{error}");
+        }
+        assert!(!Unavailable::is_in(&StoreError::Busy(std::io::Error::other("full").into())));
     }
 
     #[test]

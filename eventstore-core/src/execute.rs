@@ -263,7 +263,8 @@ impl<S: Decider> Execute<S> {
         let stream = self.boundary.stream.clone();
         let Basis { mut unchanged, mut condition } = fold.basis(&self.boundary);
         let mut expected = Expected::Any;
-        if !self.unaffected.is_empty() && self.expecting.is_none() {
+        let patient = self.expecting.is_none() && self.expecting_position.is_none();
+        if !self.unaffected.is_empty() && patient {
             let Condition { mut query, after } =
                 condition.unwrap_or(Condition { query: Query::default(), after: fold.loaded.position });
             let names = S::EVENTS.iter().copied().flatten().copied().map(Cow::Borrowed).collect();

@@ -89,7 +89,7 @@ pub mod __private {
             snapshot, state_codec, tag_of,
         },
         encode::encode,
-        error::{Brief, Chain},
+        error::{Brief, Chain, below},
         letters::{LETTERS, Sweep, parked, swept, swept_within},
         process::Nothing,
         projections::{PROJECTIONS, ProjectionRow},

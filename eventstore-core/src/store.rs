@@ -250,6 +250,13 @@ pub trait Transaction: Send {
         }
     }
 
+    /// Whether it still keeps all others from appending, after [`hold`](Self::hold) or an append: not any more, if a caller
+    /// of the [`connection`](Self::connection) has rolled back to a savepoint from before it. The default is for a store
+    /// whose transactions keep others from appending from the beginning.
+    async fn holds(&mut self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     /// As [`EventStore::read`], one page of it, seeing what this transaction has appended.
     async fn read(&mut self, read: Read) -> Result<Page, StoreError>;
 

@@ -70,8 +70,10 @@ pub(crate) struct Reads(sync::Mutex<Loads>);
 
 #[derive(Default)]
 struct Loads {
-    /// Whether all others are kept from appending, so that nothing that is read can change any more.
+    /// Whether all others are kept from appending, and nothing that was loaded has changed before that.
     held: bool,
+    /// Whether a caller has had the connection, who may roll back to a savepoint, and so let others append again.
+    lent: bool,
     loads: Vec<Basis>,
 }
 
@@ -82,18 +84,26 @@ impl Reads {
 
     /// Remembers what a state was made of, if it may still change.
     pub(crate) fn remember(&self, basis: impl FnOnce() -> Basis) {
-        if !self.loads().held {
+        if self.loads().may_change() {
             let basis = basis();
             self.loads().loads.push(basis);
         }
     }
 
-    /// Checks what has been loaded. From then on nothing of it changes.
+    /// Checks what has been loaded. From then on nothing of it changes, unless a caller rolls back to a savepoint.
     async fn hold(&self, transaction: &mut dyn Transaction) -> Result<(), StoreError> {
-        let loads = self.loads().loads.clone();
-        if loads.is_empty() {
+        let (held, may_change) = {
+            let loads = self.loads();
+            (loads.held, loads.may_change() && !loads.loads.is_empty())
+        };
+        if !may_change || held && transaction.holds().await? {
             return Ok(());
         }
+        let loads = {
+            let mut loads = self.loads();
+            loads.held = false;
+            loads.loads.clone()
+        };
         let (unchanged, conditions): (Vec<_>, Vec<_>) =
             loads.into_iter().map(|Basis { unchanged, condition }| (unchanged, condition)).unzip();
         let mut conditions = conditions.into_iter().flatten();
@@ -102,8 +112,23 @@ impl Reads {
             transaction.hold(vec![], Some(condition)).await?;
         }
         // Only now: what is stale, or was not checked to the end, is checked again.
-        *self.loads() = Loads { held: true, loads: vec![] };
+        self.held();
         Ok(())
+    }
+
+    /// All others are kept from appending from now on. What was loaded before that is checked.
+    fn held(&self) {
+        let mut loads = self.loads();
+        loads.held = true;
+        if !loads.may_change() {
+            loads.loads = vec![];
+        }
+    }
+}
+
+impl Loads {
+    fn may_change(&self) -> bool {
+        !self.held || self.lent
     }
 }
 
@@ -152,6 +177,7 @@ impl Tx {
             MutexGuard::try_map(open, |open| (open.as_mut()?.connection()? as &mut dyn Any).downcast_mut());
         let other = || format!("this store's transactions run on no `{}`", type_name::<C>());
         let connection = connection.map_err(|_| Invalid::Request(other()))?;
+        self.reads.loads().lent = true;
         Ok(TxConnection { open: &self.open, connection: Some(connection) })
     }
 
@@ -266,7 +292,7 @@ impl EventStore for TxStore {
         self.reads.hold(&mut **open).await?;
         let written = open.append(append).await?;
         // From its first append on, nobody else appends before its end.
-        self.reads.loads().held = true;
+        self.reads.held();
         Ok(written)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io};
 
-use eventstore_core::{Blame, BoxError, StoreError};
+use eventstore_core::{__private::below, Blame, BoxError, StoreError};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::sqlstate::{Told, meaning};
@@ -77,8 +77,8 @@ pub(crate) fn standby() -> StoreError {
 
 /// Who has caused an error that user code gives, if the driver's is somewhere below it.
 pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
-    let mut below = Some(error);
-    while let Some(error) = below {
+    let mut next = Some(error);
+    while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<sqlx::Error>() {
             return match (state(error), error) {
                 (Some(state), _) => Some(meaning(&state).0),
@@ -90,7 +90,7 @@ pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
                 (None, _) => None,
             };
         }
-        below = error.source();
+        next = below(error);
     }
     None
 }

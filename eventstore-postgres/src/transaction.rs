@@ -36,6 +36,8 @@ pub(crate) struct PgTransaction {
     spoiled: Option<Spoiled>,
     /// Whether a caller has had the connection since it was last looked whether this is still the same transaction.
     lent: bool,
+    /// Whether it keeps all others from appending.
+    held: bool,
     /// Whether an operation has set time-outs for itself that a caller of the connection is not to have.
     tuned: bool,
     /// The last position it has appended.
@@ -113,6 +115,7 @@ impl PgTransaction {
                 over: false,
                 spoiled: None,
                 lent: false,
+                held: false,
                 tuned: false,
                 appended: None,
                 fits: None,
@@ -195,6 +198,10 @@ impl PgTransaction {
             self.spoiled = Some(Spoiled::Ended);
             return Err(StoreError::Ended);
         }
+        if self.held {
+            let held = sqlx::query_scalar(self.shared.sql.holds()).fetch_one(&mut *self.connection).await;
+            self.held = held.map_err(error::store)?;
+        }
         self.lent = false;
         let head = read::position(head)?;
         self.appended = self.appended.map(|_| head);
@@ -215,6 +222,7 @@ impl PgTransaction {
             Err(_) => Some(Spoiled::Unfinished),
         };
         let written = written?;
+        self.held |= !written.replayed;
         if !written.replayed {
             self.appended = Some(written.last);
         }
@@ -240,6 +248,7 @@ impl PgTransaction {
     /// Keeps all others from appending, and learns of all event types there are.
     async fn hold(&mut self) -> Result<(), StoreError> {
         sqlx::query(self.shared.sql.hold()).execute(&mut *self.connection).await.map_err(error::store)?;
+        self.held = true;
         let types = sqlx::query_as(self.shared.sql.types()).fetch_all(&mut *self.connection).await;
         self.new_types = types.map_err(error::store)?;
         Ok(())
@@ -401,6 +410,11 @@ impl Transaction for PgTransaction {
     ) -> Result<(), StoreError> {
         self.tuned = true;
         writes!(self, self.hold_unchanged(unchanged, condition))
+    }
+
+    async fn holds(&mut self) -> Result<bool, StoreError> {
+        self.ready().await?;
+        Ok(self.held)
     }
 
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {

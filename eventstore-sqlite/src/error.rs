@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, path::Path};
 
-use eventstore_core::{Blame, BoxError, StoreError};
+use eventstore_core::{__private::below, Blame, BoxError, StoreError};
 
 // https://www.sqlite.org/rescode.html
 const PERM: i32 = 3;
@@ -59,8 +59,8 @@ pub(crate) fn store(error: sqlx::Error) -> StoreError {
 
 /// Who has caused an error that user code gives, if the driver's is somewhere below it. `docs/errors.md` has the table.
 pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
-    let mut below = Some(error);
-    while let Some(error) = below {
+    let mut next = Some(error);
+    while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<sqlx::Error>() {
             return match (code(error), error) {
                 _ if extended(error) == Some(CONSTRAINT_COMMITHOOK) => Some(Blame::Program),
@@ -74,7 +74,7 @@ pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
                 (None, _) => None,
             };
         }
-        below = error.source();
+        next = below(error);
     }
     None
 }

@@ -192,7 +192,7 @@ impl Transaction for SqliteTransaction {
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let rows = operation!(self, |connection| tables::rows(connection, rows));
         // A read of a table that is not there leaves the transaction as it was.
-        if matches!(rows, Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. })) {
+        if matches!(rows, Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. } | StoreError::Schema(_))) {
             self.unfinished -= 1;
         }
         rows

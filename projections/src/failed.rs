@@ -58,12 +58,16 @@ impl Failed {
 
     /// The same, where the user's code has had the connection of a transaction: the database says who is to blame.
     pub(crate) fn of_sql(reason: BoxError, transaction: &dyn Transaction) -> Self {
-        let blame = match transaction.blame(&*reason) {
+        let said = transaction.blame(&*reason);
+        let failed = Self::theirs(reason);
+        let blame = match said {
+            // What it calls is away, whatever else is below that.
+            _ if failed.blame == Blame::World => Blame::World,
             Some(DatabaseBlame::Server) => Blame::World,
             Some(DatabaseBlame::Program) => Blame::Program,
             _ => Blame::Event,
         };
-        Self { blame, ..Self::theirs(reason) }
+        Self { blame, ..failed }
     }
 
     /// What the user's code has left of a transaction, whatever it said.

@@ -10,10 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Blame as DatabaseBlame, Changes, Checkpoint, Condition, DeadLetter, EventStore, Events,
-    Identity, Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Shard, Step,
-    Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written,
-    doctor::Report,
+    __private::LETTERS, Append, Blame as DatabaseBlame, BoxError, Changes, Checkpoint, Condition, DeadLetter,
+    EventStore, Events, Identity, Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded,
+    Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction,
+    Version, Written, doctor::Report,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
@@ -272,8 +272,8 @@ impl InlineStore {
         let results = match self.record(&appends).await {
             Ok(results) => results,
             Err(error @ (StoreError::Busy(_) | StoreError::Unavailable(_) | StoreError::Unknown(_))) => {
-                let error = Arc::new(error);
-                appends.iter().map(|_| Err(shared(&error))).collect()
+                let error = shared(error);
+                appends.iter().map(|_| Err(error())).collect()
             }
             Err(error) if appends.len() == 1 => vec![Err(error)],
             // One of them may be to blame: then not the others.
@@ -625,16 +625,15 @@ impl Fence for InlineFence {
 }
 
 /// The same error for all who wait.
-fn shared(error: &Arc<StoreError>) -> StoreError {
-    let again = Box::new(error.clone());
-    match &**error {
-        StoreError::Busy(_) => StoreError::Busy(again),
-        StoreError::Unavailable(_) => StoreError::Unavailable(again),
-        StoreError::Newer { projection, events } => {
-            StoreError::Newer { projection: projection.clone(), events: events.clone() }
-        }
-        _ => StoreError::Unknown(again),
-    }
+fn shared(error: StoreError) -> impl Fn() -> StoreError {
+    let (kind, reason): (fn(BoxError) -> StoreError, BoxError) = match error {
+        StoreError::Busy(reason) => (StoreError::Busy, reason),
+        StoreError::Unavailable(reason) => (StoreError::Unavailable, reason),
+        StoreError::Unknown(reason) => (StoreError::Unknown, reason),
+        error => (StoreError::Unknown, error.into()),
+    };
+    let reason: Arc<dyn Error + Send + Sync> = reason.into();
+    move || kind(Box::new(reason.clone()))
 }
 
 /// How far all of it has come.
@@ -646,7 +645,8 @@ fn behind(shards: &[(Shard, Checkpoint)]) -> Position {
 fn world(failed: Failed) -> StoreError {
     match failed.reason.downcast() {
         Ok(error) => *error,
-        Err(reason) => StoreError::Database(reason),
+        // The database has said it to the code of the user, or what that calls is away.
+        Err(reason) => StoreError::Unavailable(reason),
     }
 }
 
@@ -904,6 +904,10 @@ impl Transaction for InlineTransaction {
         self.inner.hold(unchanged, condition).await
     }
 
+    async fn holds(&mut self) -> Result<bool, StoreError> {
+        self.inner.holds().await
+    }
+
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
         self.inner.lock(shard).await
     }
@@ -965,6 +969,8 @@ impl Transaction for InlineTransaction {
     }
 
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        // What was appended, and where the shards are, may be rolled back to a savepoint.
+        self.free.iter_mut().for_each(|(_, free)| *free = None);
         self.inner.connection()
     }
 

@@ -139,7 +139,7 @@ impl<P: Projection> Follower for Sql<P> {
 
     async fn clear(&self, transaction: &mut dyn Transaction) -> Result<(), Failed> {
         let cleared = self.0.clear(Self::connection(transaction)?).await;
-        cleared.map_err(|error| Failed::theirs(error).for_certain())
+        cleared.map_err(|error| Failed::of_sql(error, transaction).for_certain())
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {

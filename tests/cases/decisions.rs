@@ -329,6 +329,25 @@ async fn a13_events_that_a_rule_is_unaffected_by_are_no_conflict() -> Result<(),
     Ok(())
 }
 
+/// A caller who says what it has seen hears of whatever makes the state, whenever it was recorded.
+#[tokio::test]
+async fn a4_what_a_caller_has_seen_is_checked_for_every_event_of_the_state() -> Result<(), Any> {
+    let (world, rust, ann) = campus().await;
+    let seen = world.store.load((&rust, &ann)).await?.position;
+    let (course, moved) = (rust.clone(), CourseEvent::Moved { course: rust.clone() });
+    let intrude = move |store: Store| async move {
+        store.append(&course, Expected::Any, [moved]).await.unwrap();
+    };
+    // Between the read and the append; before the read.
+    let racing = Store::from(Between::new(&world.inner).let_in(intrude));
+    for store in [&racing, &world.store] {
+        let late = store.execute((&rust, &ann), Enrol).expecting_position(seen).await;
+        assert!(late.as_ref().is_err_and(CommandError::is_conflict), "{late:?}");
+    }
+    assert_eq!(world.store.head().await?, Position(3));
+    Ok(())
+}
+
 #[derive(Clone)]
 struct Rename {
     owner: &'static str,

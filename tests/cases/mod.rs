@@ -336,6 +336,10 @@ impl Transaction for Counted {
     ) -> Result<(), StoreError> {
         self.inner.hold(unchanged, condition).await
     }
+
+    async fn holds(&mut self) -> Result<bool, StoreError> {
+        self.inner.holds().await
+    }
     async fn read(&mut self, read: Read) -> Result<Page, StoreError> {
         self.inner.read(read).await
     }

@@ -842,3 +842,44 @@ async fn p4_an_optional_column_is_added_to_an_inline_model() -> Result<(), Any> 
     assert_eq!(old.read_model::<noted::Before>().get(&ann).await?.map(|row| row.balance), Some(8));
     Ok(())
 }
+
+/// Finding F1: built again, all rows have the column, whichever release began it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_a_model_with_an_optional_column_more_is_built_again() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let old = || Runner::new(store).lease(LEASE).read_model::<noted::Before>().start();
+    let new = || Runner::new(store).lease(LEASE).read_model::<noted::After>().start();
+    let running = old();
+    let first = store.append(&ann, Expected::Any, [Opened { owner: "Ann".into() }, Deposited { amount: 5 }]).await?;
+    running.until(first.last).await?;
+    // The shadow has the columns of the release before.
+    running.rebuild("holding").await?.wait().await?;
+    running.stop().await;
+
+    let running = new();
+    let second = store.append(&ann, Expected::Any, [Deposited { amount: 6 }]).await?;
+    running.until(second.last).await?;
+    running.promote("holding").await?;
+    let get = async || store.read_model::<noted::After>().get(&ann).await;
+    let row = noted::After { owner: "Ann".into(), balance: 11, note: Some("deposit of 6".into()) };
+    assert_eq!(get().await?, Some(row.clone()));
+    let bob = Id::<Account>::from("bob");
+    running.rebuild("holding").await?.wait().await?;
+    running.promote("holding").await?;
+    let third = store.append(&bob, Expected::Any, [Opened { owner: "Bob".into() }, Deposited { amount: 1 }]).await?;
+    running.until(third.last).await?;
+    assert_eq!(get().await?, Some(row.clone()));
+    assert_eq!(store.read_model::<noted::After>().list().filter("note", "deposit of 1").await?.len(), 1);
+    none_has_stopped(&[&running]);
+    running.stop().await;
+
+    // The release before takes its place again.
+    let running = old();
+    let fourth = store.append(&ann, Expected::Any, [Withdrawn { amount: 1 }]).await?;
+    running.until(fourth.last).await?;
+    assert_eq!(get().await?, Some(noted::After { balance: 10, ..row }));
+    none_has_stopped(&[&running]);
+    running.stop().await;
+    Ok(())
+}

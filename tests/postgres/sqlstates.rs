@@ -171,6 +171,44 @@ async fn p3_an_error_that_the_server_causes_is_waited_out() -> Result<(), Any> {
     Ok(())
 }
 
+/// The same where it is kept with each append: what the server causes is retryable, and nothing is recorded.
+#[tokio::test]
+async fn a6_what_the_server_causes_in_an_inline_projection_is_retryable() -> Result<(), Any> {
+    let pg = server::fresh().await;
+    let mood = Mood::new(pg.schema()).await?;
+    let plain = Store::from(pg.clone());
+    let store = plain.clone().with_inline_projection(Moody { schema: pg.schema().into() });
+    let ann = Id::<Account>::from("ann");
+    store.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
+    for what in ["statement_timeout", "terminated", "08006", "25006", "40001", "53100", "55P03", "57014", "58030"] {
+        mood.set(what).await?;
+        let error = store.append(&ann, Expected::Any, [Deposited { amount: 13 }]).await.expect_err(what);
+        assert!(error.is_retryable(), "{what}: {error:?}");
+        let tx = store.begin().await?;
+        let error = tx.append(&ann, Expected::Any, [Deposited { amount: 13 }]).await.expect_err(what);
+        assert!(error.is_retryable(), "{what}, in a transaction: {error:?}");
+        tx.commit().await.expect_err(what);
+        assert_eq!(plain.head().await?, Position(1), "{what}");
+        mood.set("").await?;
+    }
+    // What an event causes is told with the event, and what the program causes is told of it.
+    for (what, event) in [("22003", true), ("42601", false)] {
+        mood.set(what).await?;
+        let error = store.append(&ann, Expected::Any, [Deposited { amount: 13 }]).await.expect_err(what);
+        match event {
+            true => assert!(matches!(error, StoreError::NotProjected { .. }), "{what}: {error:?}"),
+            false => assert!(
+                matches!(error, StoreError::NotProjected { .. } | StoreError::Stopped { .. }),
+                "{what}: {error:?}"
+            ),
+        }
+        mood.set("").await?;
+    }
+    store.append(&ann, Expected::Any, [Deposited { amount: 13 }]).await?;
+    assert_eq!(rows(pg.schema()).await?, [1, 13]);
+    Ok(())
+}
+
 /// What a row or an event causes parks its key; others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p3_an_error_that_an_event_causes_parks_its_key() -> Result<(), Any> {

@@ -166,6 +166,51 @@ async fn t1_a_position_that_was_rolled_back_to_a_savepoint_is_no_place_to_read_f
     Ok(())
 }
 
+/// Finding A5 beside G1: with a savepoint, the lock of appends that was taken since is gone, and what was loaded may change.
+#[tokio::test]
+async fn c6_what_was_loaded_is_checked_again_after_a_rollback_to_a_savepoint() -> Result<(), Any> {
+    for (loads, appends) in [("before", false), ("before", true), ("between", false), ("between", true)] {
+        for inline in [false, true] {
+            let what = format!("loaded {loads}, appends: {appends}, inline: {inline}");
+            let (_, plain, _) = with_receipts().await?;
+            let store = if inline { plain.clone().with_inline::<Balance>() } else { plain.clone() };
+            let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
+            store.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
+            let tx = store.begin().await?;
+            if loads == "before" {
+                assert_eq!(tx.load(&ann).await?.balance, 1);
+            }
+            run(&mut *tx.connection::<PgConnection>().await?, "SAVEPOINT caller").await?;
+            tx.append(&bob, Expected::Any, [Deposited { amount: 2 }]).await?;
+            if loads == "between" {
+                assert_eq!(tx.load(&ann).await?.balance, 1);
+            }
+            run(&mut *tx.connection::<PgConnection>().await?, "ROLLBACK TO SAVEPOINT caller").await?;
+            plain.append(&ann, Expected::Any, [Deposited { amount: 5 }]).await?;
+            let stale = match appends {
+                true => tx.append(&bob, Expected::Any, [Deposited { amount: 2 }]).await.map(drop),
+                false => tx.commit().await,
+            };
+            assert!(matches!(stale, Err(StoreError::Conflict(_))), "{what}: {stale:?}");
+            assert_eq!(plain.head().await?, Position(2), "{what}");
+        }
+    }
+    // Where nothing was rolled back, what it has loaded and changed itself is no conflict.
+    let (_, store, _) = with_receipts().await?;
+    let ann = Id::<Account>::from("ann");
+    let tx = store.begin().await?;
+    run(&mut *tx.connection::<PgConnection>().await?, "SAVEPOINT caller").await?;
+    for n in 0..3 {
+        assert_eq!(tx.load(&ann).await?.balance, n);
+        tx.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
+        run(&mut *tx.connection::<PgConnection>().await?, "SAVEPOINT another").await?;
+    }
+    run(&mut *tx.connection::<PgConnection>().await?, "RELEASE SAVEPOINT caller").await?;
+    tx.commit().await?;
+    assert_eq!(store.load(&ann).await?.balance, 3);
+    Ok(())
+}
+
 /// The same, with event types that were registered since the savepoint.
 #[tokio::test]
 async fn a10_event_types_that_were_rolled_back_to_a_savepoint_are_registered_again() -> Result<(), Any> {

@@ -1,7 +1,15 @@
 //! A projection in SQL of one's own, on SQLite.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
 use eventstore::{
-    BoxError, CommandError, Id, Runner, StoreError,
+    BoxError, CommandError, Expected, Id, Position, Runner, StoreError, Unavailable,
     prelude::*,
     sqlx::{self, PgConnection, Postgres, Sqlite, SqliteConnection},
 };
@@ -107,5 +115,54 @@ async fn a_projection_for_another_database_is_stopped_at_the_start() -> Result<(
     let why = "`ledger` cannot run: it is written for SQLite, and this store is in memory: run it on one in SQLite";
     assert_eq!(stopped.err().map(|error| error.to_string()).as_deref(), Some(why));
     runner.stop().await;
+    Ok(())
+}
+
+/// Finding F14 in SQL: what the code calls is away.
+struct Calls(Arc<AtomicBool>);
+
+impl Projection for Calls {
+    const NAME: &'static str = "calls";
+    type Event = AccountEvent;
+    type Db = Sqlite;
+
+    async fn project(&self, _: &Recorded<AccountEvent>, _: &mut SqliteConnection) -> Result<(), BoxError> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(Unavailable::new("the other side is away").into()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_a_projection_in_sql_that_says_unavailable_blames_no_event() -> Result<(), Box<dyn std::error::Error>> {
+    let world = world().await;
+    let away = Arc::new(AtomicBool::new(true));
+    let written = world.store.append(Id::<Account>::from("ann"), Expected::Any, [Deposited { amount: 1 }]).await?;
+    let runner = Runner::new(&world.store).projection(Calls(away.clone())).start();
+    // An event that is to blame is parked after 210 ms.
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(runner.dead_letters("calls").list().await?, []);
+    away.store(false, Ordering::SeqCst);
+    runner.until(written.last).await?;
+    assert_eq!(runner.dead_letters("calls").list().await?, []);
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a6_an_inline_projection_in_sql_that_says_unavailable_is_retryable() -> Result<(), Box<dyn std::error::Error>> {
+    let world = world().await;
+    let away = Arc::new(AtomicBool::new(true));
+    let store = world.store.clone().with_inline_projection(Calls(away.clone()));
+    let ann = Id::<Account>::from("ann");
+    let refused = store.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await;
+    assert!(matches!(&refused, Err(error @ StoreError::Unavailable(_)) if error.is_retryable()), "{refused:?}");
+    let told = refused.unwrap_err().to_string();
+    assert_eq!(told, "the store is unavailable: unavailable: the other side is away");
+    assert_eq!(store.head().await?, Position(0));
+    away.store(false, Ordering::SeqCst);
+    store.append(&ann, Expected::Any, [Deposited { amount: 1 }]).await?;
+    assert_eq!(world.inner.checkpoint("calls").await?, Position(1));
     Ok(())
 }
