@@ -23,10 +23,11 @@ const SAMPLE: usize = 100;
 const PLACES: u64 = 10;
 
 impl Store {
-    /// Gives the stored events of a type the tags that the type gives them today: after a tag was added to a field, or
-    /// removed. Tags are an index, so the history stays what it is; nothing else of an event can be changed.
+    /// Gives the stored events of a type the tags that the type gives them today and that they lack: after a tag was added
+    /// to a field. Tags are an index, so the history stays what it is; nothing else of an event can be changed. Tags that
+    /// the type does not give stay, unless [`remove_others`](Retag::remove_others) says otherwise.
     ///
-    /// The events are read in order, decoded, and tagged anew, in batches of up to 500 events whose tags differ. Each batch
+    /// The events are read in order, decoded, and tagged anew, in batches of up to 500 events whose tags change. Each batch
     /// is a short transaction that keeps others from appending, and removes the snapshots of states by tag. An interrupted
     /// job is simply started again, from the beginning or [`after`](Retag::after) the position it had reached. Read models
     /// whose rows are found by a tag (`#[read_model(tag = "…")]`) are to be rebuilt afterwards.
@@ -49,7 +50,7 @@ impl Store {
     /// # }
     /// ```
     pub fn retag<E: Event>(&self) -> Retag<E> {
-        Retag { store: self.clone(), after: Position(0), progress: Box::new(|_| {}), of: PhantomData }
+        Retag { store: self.clone(), after: Position(0), remove: false, progress: Box::new(|_| {}), of: PhantomData }
     }
 
     /// What [`doctor`](Self::doctor) finds, and whether the stored events of a type have the tags that the type gives them
@@ -57,7 +58,7 @@ impl Store {
     pub async fn doctor_of<E: Event>(&self) -> Result<Report, StoreError> {
         let mut report = self.doctor().await?;
         let head = self.head().await?;
-        let (mut looked_at, mut differ, mut first) = (0_u64, 0_u64, None);
+        let (mut looked_at, mut lack, mut others, mut first) = (0_u64, 0_u64, 0_u64, None);
         let mut after = Position(0);
         for place in 0..PLACES {
             let until = Position(head.0 / PLACES * (place + 1) + if place + 1 == PLACES { head.0 % PLACES } else { 0 });
@@ -67,19 +68,25 @@ impl Store {
             while let Some(event) = events.try_next().await? {
                 looked_at += 1;
                 // What cannot be decoded is found by those who read it.
-                if let Ok(Some(_)) = today::<E>(&event) {
-                    differ += 1;
+                let Ok(Some(tags)) = today::<E>(&event) else { continue };
+                others += u64::from(!tags.others.is_empty());
+                if !tags.lacking.is_empty() {
+                    lack += 1;
                     first = first.or(Some(event.position));
                 }
             }
             after = until;
         }
         match first {
-            None => report.ok("tags", format!("{looked_at} events have the tags of today")),
+            None if others == 0 => report.ok("tags", format!("{looked_at} events have the tags of today")),
+            None => report.ok(
+                "tags",
+                format!("{looked_at} events have the tags of today, and {others} of them also tags that this type does not give"),
+            ),
             Some(first) => report.warning(
                 "tags",
-                format!("{differ} of {looked_at} events have other tags than their type gives them, from position {first} on"),
-                "States and read models by tag do not see them, or see too many. Run `store.retag` for the event type.",
+                format!("{lack} of {looked_at} events lack tags that their type gives them, from position {first} on"),
+                "States and read models by tag do not see them. Run `store.retag` for the event type.",
             ),
         }
         Ok(report)
@@ -91,6 +98,7 @@ impl Store {
 pub struct Retag<E> {
     store: Store,
     after: Position,
+    remove: bool,
     progress: Box<dyn FnMut(&Retagged) + Send>,
     of: PhantomData<fn() -> E>,
 }
@@ -128,26 +136,51 @@ impl NewTags {
     }
 }
 
-/// The tags that an event has today, if they are not those it has. An event that means nothing any more keeps its own.
-fn today<E: Event>(event: &Recorded<Raw>) -> Result<Option<Vec<Tag>>, StoreError> {
-    let (mut tags, mut means) = (vec![], false);
+/// How the tags of an event differ from those that its type gives it today.
+struct Differences {
+    /// Of the type, in its order.
+    lacking: Vec<Tag>,
+    /// Of the event alone: a type that reads less of it does not give them.
+    others: HashSet<Tag>,
+}
+
+/// How the tags of an event differ from those of today, if they do. An event that means nothing any more keeps its own.
+fn today<E: Event>(event: &Recorded<Raw>) -> Result<Option<Differences>, StoreError> {
+    let (mut lacking, mut means) = (vec![], false);
+    let mut others: HashSet<_> = event.data.tags.iter().cloned().collect();
     let decoded = event.decode_each::<E>(|data| {
         means = true;
-        let new = data.tags();
-        tags.extend(new);
+        for tag in data.tags() {
+            let held = event.data.tags.contains(&tag);
+            others.remove(&tag);
+            if !held && !lacking.contains(&tag) {
+                lacking.push(tag);
+            }
+        }
     });
     decoded.map_err(|source| StoreError::unreadable(event, source))?;
-    let before: HashSet<_> = event.data.tags.iter().collect();
-    let mut seen = HashSet::new();
-    tags.retain(|tag| seen.insert(tag.clone()));
-    let same = tags.len() == before.len() && tags.iter().all(|tag| before.contains(tag));
-    Ok((means && !same).then_some(tags))
+    Ok((means && !(lacking.is_empty() && others.is_empty())).then_some(Differences { lacking, others }))
+}
+
+fn new_tags(event: Recorded<Raw>, differ: Differences, remove: bool) -> NewTags {
+    let Recorded { position, id, data: Raw { mut tags, .. }, .. } = event;
+    tags.retain(|tag| !(remove && differ.others.contains(tag)));
+    tags.extend(differ.lacking);
+    NewTags { position, id, tags }
 }
 
 impl<E: Event> Retag<E> {
     /// Goes on after a position: that of an earlier [`Retagged`].
     pub fn after(mut self, position: Position) -> Self {
         self.after = position;
+        self
+    }
+
+    /// Also removes the tags that the type does not give: after a tag was removed from a field. The type must be the one that
+    /// the events are written with. A type that reads only a part of their fields removes the tags of the others, and states
+    /// and decisions by these tags no longer see the events.
+    pub fn remove_others(mut self) -> Self {
+        self.remove = true;
         self
     }
 
@@ -158,7 +191,7 @@ impl<E: Event> Retag<E> {
     }
 
     async fn run(self) -> Result<Retagged, StoreError> {
-        let Self { store, after, mut progress, .. } = self;
+        let Self { store, after, remove, mut progress, .. } = self;
         let until = store.head().await?;
         let mut done = Retagged { position: after, until, ..Retagged::default() };
         let read = Read { query: Query::names(E::NAMES), after, until: Some(until), ..Read::default() };
@@ -170,8 +203,8 @@ impl<E: Event> Retag<E> {
             if let Some(event) = event {
                 done.events += 1;
                 done.position = event.position;
-                let Recorded { position, id, .. } = event;
-                batch.extend(today::<E>(&event)?.map(|tags| NewTags { position, id, tags }));
+                let differ = today::<E>(&event)?.filter(|differ| remove || !differ.lacking.is_empty());
+                batch.extend(differ.map(|differ| new_tags(event, differ, remove)));
             }
             let due = done.events.is_multiple_of(1_000);
             if batch.len() >= BATCH || !batch.is_empty() && (due || last) {

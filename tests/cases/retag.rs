@@ -83,10 +83,10 @@ async fn x3_events_get_the_tags_that_their_type_gives_them_today() -> Result<(),
     let found = tags().await?;
     assert_eq!(found.severity, Severity::Warning);
     assert!(found.found.starts_with("6 of 8 events") && found.found.ends_with("from position 1 on"), "{found}");
-    assert_eq!(
-        store.doctor_of::<earlier::ParcelEvent>().await?.get("tags").map(|tags| tags.severity),
-        Some(Severity::Warning)
-    );
+    // To the type of before, one event has a tag that it does not give, and none lacks one.
+    let earlier = store.doctor_of::<earlier::ParcelEvent>().await?.get("tags").cloned().expect("looked at");
+    assert_eq!(earlier.severity, Severity::Ok);
+    assert!(earlier.found.contains("1 of them also tags"), "{earlier}");
 
     // Interrupted, and started again where it was.
     let seen = Arc::new(Mutex::new(vec![]));
@@ -112,6 +112,26 @@ async fn x3_events_get_the_tags_that_their_type_gives_them_today() -> Result<(),
     use futures::TryStreamExt;
     let log: Vec<_> = store.read().raw().try_collect().await?;
     assert_eq!(log[6].data.tags[0].to_string(), "scale:7");
+    Ok(())
+}
+
+/// A service that reads the events of another, and only a part of their fields.
+#[tokio::test]
+async fn x3_a_type_that_reads_less_of_an_event_does_not_take_its_tags_away() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Customer>::from("ann"));
+    for _ in 0..3 {
+        store.execute(&ann, Send).await?;
+    }
+    let done = store.retag::<earlier::ParcelEvent>().await?;
+    assert_eq!((done.events, done.changed), (3, 0));
+    assert_eq!(store.load(&ann).await?.parcels, 3);
+    assert_eq!(store.doctor_of::<ParcelEvent>().await?.get("tags").map(|tags| tags.severity), Some(Severity::Ok));
+    // The tag was removed from the field, and the program of before runs no more.
+    let done = store.retag::<earlier::ParcelEvent>().remove_others().await?;
+    assert_eq!((done.events, done.changed), (3, 3));
+    assert_eq!(store.load(&ann).await?.parcels, 0);
+    assert_eq!(store.retag::<earlier::ParcelEvent>().remove_others().await?.changed, 0);
     Ok(())
 }
 
