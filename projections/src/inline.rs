@@ -238,11 +238,12 @@ impl InlineStore {
                     }
                     Err(error) => {
                         transaction.rollback().await?;
-                        // Fewer, until it is the one that is to blame.
-                        if batch == 1 || !matches!(error, StoreError::Stopped { .. }) {
-                            return Err(error);
+                        batch = match error {
+                            StoreError::Stopped { .. } => fewer(batch, Blame::Event),
+                            StoreError::Busy(_) => fewer(batch, Blame::World),
+                            _ => None,
                         }
-                        batch /= 2;
+                        .ok_or(error)?;
                     }
                 }
             }
@@ -319,6 +320,11 @@ impl InlineStore {
                         // A program of another release has begun one of them again.
                         begun += 1;
                         self.ready().await?;
+                        continue;
+                    }
+                    if matches!(error, StoreError::Busy(_)) && gap == GAP {
+                        // The events that the rows lack may be more than one statement may take.
+                        gap = 0;
                         continue;
                     }
                     if matches!(error, StoreError::Stopped { .. }) {
@@ -477,11 +483,7 @@ impl Kept {
                 Ok(waiting) => waiting,
                 Err(failed) => {
                     transaction.rollback().await?;
-                    // Fewer, until it is the one that is to blame.
-                    if batch == 1 || failed.blame == Blame::World {
-                        return Err(failed.into());
-                    }
-                    batch /= 2;
+                    batch = fewer(batch, failed.blame).ok_or(failed)?;
                     continue;
                 }
             };
@@ -639,6 +641,13 @@ fn shared(error: StoreError) -> impl Fn() -> StoreError {
 /// How far all of it has come.
 fn behind(shards: &[(Shard, Checkpoint)]) -> Position {
     shards.iter().map(|(_, at)| at.position).min().unwrap_or_default()
+}
+
+/// How many events are tried next after so many have failed; none if one has. An event that is to blame is found by halves.
+/// More than a statement may take is divided by 8: each try may have waited for a lock.
+fn fewer(tried: usize, blame: Blame) -> Option<usize> {
+    let parts = if blame == Blame::World { 8 } else { 2 };
+    (tried > 1).then_some((tried / parts).max(1))
 }
 
 /// What the store has said.

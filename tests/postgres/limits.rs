@@ -22,38 +22,59 @@ async fn run(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Err
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
 }
 
-/// A batch that takes longer than a statement may is made smaller until it fits.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_a_batch_that_takes_longer_than_a_statement_may_is_made_smaller() -> Result<(), Any> {
-    const EVENTS: u64 = 2_000;
+/// A log of so many accounts, the first with its row, and what connects to it with a `statement_timeout` of a fifth of a
+/// second. Each row takes two milliseconds.
+async fn hurried(events: u64) -> Result<(Store, Store), Any> {
     let (schema, mut admin) = (server::schema(), server::connection().await);
     let options = PgStore::options().schema(schema.clone()).max_connections(5);
     let store = Store::from(options.clone().connect(server::url()).await?);
     let running = Runner::new(&store).read_model::<Balance>().start();
     running.until(store.append(Id::<Account>::from("a"), Expected::Any, [Deposited { amount: 1 }]).await?.last).await?;
     running.stop().await;
-    // Each row takes two milliseconds, and a statement may take a fifth of a second.
     let slow = format!(
         "CREATE FUNCTION {schema}.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.002); RETURN new; END $$;
          CREATE TRIGGER slow BEFORE INSERT ON {schema}.\"balance@1\" FOR EACH ROW EXECUTE FUNCTION {schema}.slow()"
     );
     run(&mut admin, slow).await?;
-    for n in 0..EVENTS / 100 {
+    for n in 0..events / 100 {
         let id = |m: u64| Id::<Account>::from(format!("A{}", n * 100 + m));
         let first = store.append(id(0), Expected::Any, [Deposited { amount: 1 }]);
         let all = (1..100).fold(first, |append, m| append.and(id(m), Expected::Any, [Deposited { amount: 1 }]));
         all.await?;
     }
     let hurried = options.connect(&server::url_with("options=-c%20statement_timeout%3D200ms")).await?;
-    let hurried = Store::from(hurried);
+    Ok((store, Store::from(hurried)))
+}
+
+async fn whole(store: &Store, rows: u64) -> Result<(), Any> {
+    let balances = store.read_model::<Balance>().list().await?;
+    assert_eq!(balances.len() as u64, rows);
+    assert!(balances.iter().all(|(_, row)| row.balance == 1));
+    Ok(())
+}
+
+/// A batch that takes longer than a statement may is made smaller until it fits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_a_batch_that_takes_longer_than_a_statement_may_is_made_smaller() -> Result<(), Any> {
+    let (store, hurried) = hurried(2_000).await?;
     let running = Runner::new(&hurried).read_model::<Balance>().start();
     let head = store.head().await?;
     let caught_up = async { while running.until(head).await.is_err() {} };
     timeout(Duration::from_secs(100), caught_up).await?;
-    let rows = store.read_model::<Balance>().list().await?;
-    assert_eq!(rows.len() as u64, EVENTS + 1);
-    assert!(rows.iter().all(|(_, row)| row.balance == 1));
     running.stop().await;
+    whole(&store, 2_001).await
+}
+
+/// The same where the rows are kept with each append: the append that finds them behind, and the program that starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p1_inline_rows_that_lag_by_more_than_a_statement_may_take_catch_up() -> Result<(), Any> {
+    // More than an append takes along, and less.
+    for events in [2_000, 600] {
+        let (store, hurried) = hurried(events).await?;
+        let inline = hurried.with_inline::<Balance>();
+        inline.append(Id::<Account>::from("last"), Expected::Any, [Deposited { amount: 1 }]).await?;
+        whole(&store, events + 2).await?;
+    }
     Ok(())
 }
 
