@@ -195,7 +195,7 @@ class Made:
             ]
             for n in range(parts)
         ]
-        return of("balance@1", 3) + of("turnover@1", 2) + of("ledger", 2) + of("mailbox", 2)
+        return of("balance@1", 3) + of("turnover@1", 2) + of("ledger", 2) + of("activity@1", 1) + of("mailbox", 2)
 
     def rows(self, until, parked=()):
         models = {}
@@ -373,6 +373,7 @@ class SelfTest(unittest.TestCase):
             "P1 balance@1",
             "P1 turnover@1",
             "P1 ledger",
+            "E5 activity@1",
             "P2",
             "P3",
             "P6",

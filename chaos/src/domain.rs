@@ -277,6 +277,53 @@ impl Project for Balance {
     }
 }
 
+/// One row an account, for ever. Programs of two releases keep it side by side: the later one reads all events.
+#[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+pub struct Activity {
+    pub events: i64,
+    pub sum: i64,
+}
+
+impl Project for Activity {
+    type Event = AccountEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+        row.events += 1;
+        row.sum += event.data.sum();
+    }
+}
+
+/// The release before.
+pub mod earlier {
+    use super::*;
+
+    /// It does not know that accounts are opened and closed, nor that there is poison.
+    #[derive(Event, Clone, Debug, PartialEq)]
+    #[event(prefix = "account")]
+    pub enum AccountEvent {
+        Deposited { amount: i64 },
+        Withdrawn { amount: i64 },
+    }
+
+    #[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
+    pub struct Activity {
+        pub events: i64,
+        pub sum: i64,
+    }
+
+    impl Project for Activity {
+        type Event = AccountEvent;
+
+        fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+            row.events += 1;
+            match event.data {
+                AccountEvent::Deposited { amount } => row.sum += amount,
+                AccountEvent::Withdrawn { amount } => row.sum -= amount,
+            }
+        }
+    }
+}
+
 /// Many streams in one row, and several rows an event.
 #[derive(ReadModel, Serialize, Deserialize, Default, Debug, PartialEq)]
 #[read_model(keys = spread)]

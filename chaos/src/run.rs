@@ -519,7 +519,7 @@ impl Scene {
 }
 
 /// What is not as it should be in the tables, all of the log taken in.
-const WRONG: [(&str, &str); 3] = [
+const WRONG: [(&str, &str); 4] = [
     (
         "balance@1",
         "WITH e AS (SELECT position, split_part(stream, '-', 2) AS key, name, (convert_from(payload, 'UTF8')::json ->> 'amount')::bigint AS amount
@@ -538,6 +538,14 @@ const WRONG: [(&str, &str); 3] = [
               k AS (SELECT 'amount-' || amount % 97 AS key, name, amount FROM e UNION ALL SELECT 'account-' || right(key, 2), name, amount FROM e),
               f AS (SELECT key, count(*) AS n, sum(CASE name WHEN 'account.withdrawn' THEN -amount ELSE amount END) AS s FROM k GROUP BY key)
          SELECT concat_ws(' ', coalesce(f.key, t.key), f.n, t.events, f.s, t.sum) FROM f FULL JOIN S.\"turnover@1\" AS t ON t.key = f.key
+          WHERE (f.n, f.s) IS DISTINCT FROM (t.events, t.sum::numeric)",
+    ),
+    (
+        "activity@1",
+        "WITH e AS (SELECT split_part(stream, '-', 2) AS key, name, (convert_from(payload, 'UTF8')::json ->> 'amount')::bigint AS amount
+                     FROM S.events JOIN S.event_types USING (type_key) WHERE name ^@ 'account.'),
+              f AS (SELECT key, count(*) AS n, coalesce(sum(CASE name WHEN 'account.withdrawn' THEN -amount ELSE amount END), 0) AS s FROM e GROUP BY key)
+         SELECT concat_ws(' ', coalesce(f.key, t.key), f.n, t.events, f.s, t.sum) FROM f FULL JOIN S.\"activity@1\" AS t ON t.key = f.key
           WHERE (f.n, f.s) IS DISTINCT FROM (t.events, t.sum::numeric)",
     ),
     (

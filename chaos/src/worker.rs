@@ -46,6 +46,11 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
     let runner = Runner::new(&store).lease(Duration::from_millis(world.lease_ms));
     let runner = runner.read_model::<Balance>().shards(3).max_parked(1_000_000);
     let runner = runner.read_model::<Turnover>().shards(2).max_parked(1_000_000);
+    let runner = match is_earlier(name, *run) {
+        true => runner.read_model::<domain::earlier::Activity>(),
+        false => runner.read_model::<domain::Activity>(),
+    };
+    let runner = runner.shards(2);
     let ledger = Ledger { table: world.table("ledger") };
     let runner = match world.store {
         Log::Postgres => runner.projection(ledger),
@@ -82,6 +87,11 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
         running.stop().await;
     }
     Ok(true)
+}
+
+/// Whether a worker is a program of the earlier release: the first one, each second time that it is started.
+fn is_earlier(name: &str, run: u64) -> bool {
+    name == "w1" && run.is_multiple_of(2)
 }
 
 /// Opens the store, however long that takes.
