@@ -118,3 +118,33 @@ fn tests_and_pages_that_the_readme_names_are_there() {
         assert!(sources.contains(&format!("fn {test}(")), "{test}");
     }
 }
+
+/// A promise that no page makes cannot be trusted: `p1_…` is named after the row `| P1 |`.
+#[test]
+fn each_promise_that_a_test_is_named_after_is_in_the_guarantees() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let guarantees = fs::read_to_string(root.join("docs/guarantees.md")).expect("the promises");
+    let (mut folders, mut seen) = (vec![root.join("tests"), root.join("projections/src")], 0);
+    while let Some(folder) = folders.pop() {
+        for file in fs::read_dir(folder).expect("a folder of the project") {
+            let path = file.expect("a file").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let Ok(source) = fs::read_to_string(&path) else { continue };
+            for name in source.split("async fn ").skip(1) {
+                let id: String = name.chars().take_while(|c| *c != '_').collect();
+                let digits = id.trim_start_matches(|c: char| c.is_ascii_lowercase());
+                let is_id = digits.len() + 1 == id.len() && digits.parse::<u8>().is_ok();
+                let process = (id.starts_with('g') && id != "g8") || id.starts_with('m');
+                if is_id && !process {
+                    let row = format!("| {} |", id.to_uppercase());
+                    assert!(guarantees.contains(&row), "{}: no row {row}", path.display());
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 200, "{seen}");
+}
