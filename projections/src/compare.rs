@@ -26,11 +26,15 @@ const LOOKED_AT: usize = 10_000;
 const SHOWN: usize = 100;
 
 impl Projections {
-    /// Compares what was built with what is read, row by row, each at one moment of the log. Both are kept up to date
-    /// meanwhile; for rows that differ they may have to wait for each other for a moment. What could not be brought to one
-    /// moment in ten seconds, because nobody runs one of the two, is counted as moving.
+    /// Compares the table that was built with the one that readers are sent to, row by row, each at one moment of the log.
+    /// `name` is the table that was built, `balance@2`, or the model, `balance`, if there is one such table. The table
+    /// that is read is `live` in the answer, and the one that was built is `other`.
     ///
-    /// Two versions are compared in the columns they both have.
+    /// Both are kept up to date meanwhile; a row that differs may have to wait up to ten seconds until both are at one
+    /// position. A row that was not, because no node runs one of the two, is counted as moving.
+    ///
+    /// Two versions are compared in the columns they both have. Returns an error if nothing was built beside the table
+    /// that is read.
     pub async fn compare(&self, name: &str) -> Result<Comparison, StoreError> {
         let rows = self.known().await?;
         let (current, other) = self.other(&rows, name)?;

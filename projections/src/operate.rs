@@ -85,7 +85,7 @@ impl Projections {
         }
     }
 
-    /// How they are, by name.
+    /// How they are, by name: all that the store knows, whichever node runs them, with the end of the log.
     pub async fn status(&self) -> Result<Vec<Status>, StoreError> {
         let store = self.store.as_ref();
         let head = self.store.head().await?;

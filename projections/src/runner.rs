@@ -347,7 +347,9 @@ impl Running {
         }
     }
 
-    /// How far each has come.
+    /// How far each has come that this runner has the code of, as this node knows it: without a query, so a shard that
+    /// another node runs may have come further. [`Projections::status`](crate::Projections::status) asks the store for those
+    /// of all nodes.
     pub fn status(&self) -> Vec<Status> {
         self.reports.iter().map(|report| report.borrow().clone()).collect()
     }
