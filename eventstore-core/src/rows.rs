@@ -10,7 +10,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream, StreamExt},
 };
-use serde_json::Value as Json;
+use serde_json::{Value as Json, value::RawValue};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     runs::Run,
+    select::{Cursor, Match, Select, Test},
     store::{Order, Query, Read, Rows},
     stream::{Position, Version},
 };
@@ -107,10 +108,11 @@ impl<M: ReadModel> ReadModels<M> {
         List {
             store,
             until,
-            equal: vec![],
+            matches: vec![],
             by: None,
             order: Order::default(),
             limit: None,
+            cursor: None,
             after: None,
             patience: PATIENCE,
             of: PhantomData,
@@ -219,14 +221,7 @@ impl<M: ReadModel> Get<M> {
         limits::name("row key", &key)?;
         if until == Until::default() {
             let read = || store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key.clone()] });
-            let found = match after {
-                Some(after) => {
-                    wait::<M>(&store, after, patience, Some(&key)).await?;
-                    letters::complete(store.inner(), &M::TABLE, after, Some(&key)).await?;
-                    read().await?
-                }
-                None => store.read_whole(&M::TABLE, read).await?,
-            };
+            let found = read_after::<M, _>(&store, after, patience, Some(&key), read).await?;
             return found.first().map(|(_, row)| read_row(row)).transpose();
         }
         if until.version.is_some() && !matches!(M::KEYS, Keys::Stream) {
@@ -268,20 +263,76 @@ async fn one_row<M: ReadModel>(
 pub struct List<M> {
     store: Store,
     until: Until,
-    equal: Vec<(&'static str, Json)>,
+    matches: Vec<(&'static str, Wanted)>,
     by: Option<&'static str>,
     order: Order,
     limit: Option<usize>,
+    cursor: Option<Cursor>,
     after: Option<Position>,
     patience: Duration,
     of: PhantomData<fn() -> M>,
 }
 
+/// How a value is compared with a column, before either is known to fit.
+enum Wanted {
+    Is(Json),
+    In(Vec<Json>),
+    Compared(fn(Json) -> Test, Json),
+}
+
+/// Rows of a list, and where it goes on.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RowPage<M> {
+    /// The rows, each with its key.
+    pub rows: Vec<(String, M)>,
+    /// Where the next page begins: behind the last of these rows. None: there were no more.
+    pub next: Option<Cursor>,
+}
+
+/// How many rows a page has, unless told otherwise.
+const ROWS_OF_A_PAGE: usize = 100;
+
 impl<M: ReadModel> List<M> {
-    /// Only rows with this value in this column.
-    pub fn filter(mut self, column: &'static str, value: impl Into<Json>) -> Self {
-        self.equal.push((column, value.into()));
+    fn wanted(mut self, column: &'static str, wanted: Wanted) -> Self {
+        self.matches.push((column, wanted));
         self
+    }
+
+    /// Only rows with this value in this column. Null is a value: `Json::Null`, or `None::<i64>`.
+    pub fn filter(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Is(value.into()))
+    }
+
+    /// Only rows with one of these values in this column; of no values, no row.
+    pub fn is_in<T: Into<Json>>(self, column: &'static str, values: impl IntoIterator<Item = T>) -> Self {
+        self.wanted(column, Wanted::In(values.into_iter().map(Into::into).collect()))
+    }
+
+    /// Only rows with less than this in this column. Rows with null there are neither less nor greater than anything; a
+    /// `jsonb` column, and null as the value, are [`Invalid::Request`]. Text is compared byte by byte.
+    pub fn lt(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Compared(Test::Less, value.into()))
+    }
+
+    /// Only rows with this or less in this column; see [`lt`](Self::lt).
+    pub fn le(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Compared(Test::AtMost, value.into()))
+    }
+
+    /// Only rows with more than this in this column; see [`lt`](Self::lt).
+    pub fn gt(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Compared(Test::Greater, value.into()))
+    }
+
+    /// Only rows with this or more in this column; see [`lt`](Self::lt).
+    pub fn ge(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Compared(Test::AtLeast, value.into()))
+    }
+
+    /// Only rows with one of these or anything between them in this column; see [`lt`](Self::lt).
+    pub fn between(self, column: &'static str, least: impl Into<Json>, most: impl Into<Json>) -> Self {
+        self.ge(column, least).le(column, most)
     }
 
     /// In the order of a column, null last; rows with the same value in the order of their keys. An index on the column
@@ -298,7 +349,7 @@ impl<M: ReadModel> List<M> {
     }
 
     /// Without so many of the first. What is skipped is read, and what is recorded between two pages moves rows from
-    /// one to the other: to go through all rows of a moment, say the same [`at_position`](ReadModels::at_position).
+    /// one to the other: [`page`](Self::page) does neither.
     pub fn skip(mut self, rows: usize) -> Self {
         self.order.skip = rows;
         self
@@ -307,6 +358,13 @@ impl<M: ReadModel> List<M> {
     /// At most so many.
     pub fn limit(mut self, rows: usize) -> Self {
         bound(&mut self.limit, rows);
+        self
+    }
+
+    /// Only rows behind the last one of a [`page`](Self::page), of a list in the same order. A row that was not changed between
+    /// two pages is in one of them, whatever else was; no row that comes before the cursor is given again.
+    pub fn from_cursor(mut self, cursor: Cursor) -> Self {
+        self.cursor = Some(cursor);
         self
     }
 
@@ -329,36 +387,108 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    async fn run(self) -> Result<Vec<(String, M)>, StoreError> {
-        let Self { store, until, equal, by, mut order, limit, after, patience, .. } = self;
-        let equal = equal.into_iter().map(|(column, value)| read_model::equal::<M>(column, value));
-        let equal = equal.collect::<Result<Vec<_>, _>>()?;
-        order.by = by.map(read_model::ordered::<M>).transpose()?;
-        if until == Until::default() {
-            let rows = Rows::Where { table: M::TABLE, equal, order, limit };
-            let read = || store.inner().rows(rows.clone());
-            let found = match after {
-                Some(after) => {
-                    wait::<M>(&store, after, patience, None).await?;
-                    letters::complete(store.inner(), &M::TABLE, after, None).await?;
-                    read().await?
+    /// The rows of a page, 100 unless a [`limit`](Self::limit) says otherwise, and where the next one begins: given to
+    /// [`from_cursor`](Self::from_cursor) of the same list.
+    pub async fn page(mut self) -> Result<RowPage<M>, StoreError> {
+        let limit = self.limit.unwrap_or(ROWS_OF_A_PAGE).max(1);
+        // One more says whether there is another page.
+        self.limit = Some(limit.saturating_add(1));
+        let order = Order { by: self.by.map(read_model::ordered::<M>).transpose()?, ..self.order };
+        let mut found = self.found().await?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|(key, row)| Cursor::behind(&order, key, row));
+        Ok(RowPage { rows: read_rows(found)?, next })
+    }
+
+    /// How many rows match, whatever the order, the limit and the cursor.
+    pub async fn count(mut self) -> Result<u64, StoreError> {
+        (self.limit, self.cursor, self.order, self.by) = (None, None, Order::default(), None);
+        if self.until != Until::default() {
+            return Ok(self.found().await?.len() as u64);
+        }
+        let (store, after, patience) = (self.store.clone(), self.after, self.patience);
+        let select = self.select()?;
+        let count = || store.inner().count_rows(select.clone());
+        read_after::<M, _>(&store, after, patience, None, count).await
+    }
+
+    /// Whether any row matches.
+    pub async fn exists(self) -> Result<bool, StoreError> {
+        Ok(!self.limit(1).found().await?.is_empty())
+    }
+
+    /// What is asked for, if the columns are there and can hold the values.
+    fn select(self) -> Result<Select, StoreError> {
+        let Self { matches, by, mut order, limit, cursor, .. } = self;
+        let mut tests = vec![];
+        for (name, wanted) in matches {
+            let (column, test) = match wanted {
+                Wanted::Is(value) => {
+                    let (column, value) = read_model::equal::<M>(name, value)?;
+                    (column, Test::Is(value))
                 }
-                None => store.read_whole(&M::TABLE, read).await?,
+                Wanted::In(values) => {
+                    let (column, _) = read_model::equal::<M>(name, Json::Null)?;
+                    let values = values.into_iter().map(|value| Ok(read_model::equal::<M>(name, value)?.1));
+                    (column, Test::In(values.collect::<Result<_, StoreError>>()?))
+                }
+                Wanted::Compared(test, value) => {
+                    let (column, value) = read_model::compared::<M>(name, value)?;
+                    (column, test(value))
+                }
             };
-            return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
+            tests.push(Match { column, test });
+        }
+        order.by = by.map(read_model::ordered::<M>).transpose()?;
+        let after = cursor.map(|cursor| cursor.place(&order)).transpose()?;
+        Ok(Select { table: M::TABLE, matches: tests, order, after, limit })
+    }
+
+    async fn found(self) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        let (store, until, after, patience) = (self.store.clone(), self.until, self.after, self.patience);
+        let select = self.select()?;
+        if until == Until::default() {
+            let rows = || store.inner().select(select.clone());
+            return read_after::<M, _>(&store, after, patience, None, rows).await;
         }
         let mut replay = ReadModels::<M> { store, until, of: PhantomData }.replay();
         replay.finish().await?;
         let mut rows = vec![];
         for key in replay.rows.keys_in_order() {
-            let Some(row) = replay.rows.take(&key) else { continue };
-            let written = if equal.is_empty() { None } else { Some(write_row(&row)?) };
-            if written.is_none_or(|written| equal.iter().all(|(column, value)| column.has(&written, value))) {
-                rows.push((key, row));
+            if let Some(row) = replay.rows.take(&key) {
+                rows.push((key, write_row(&row)?));
             }
         }
-        let rows = order.sort(rows, |(_, row)| write_row(row))?;
-        Ok(rows.into_iter().skip(order.skip).take(limit.unwrap_or(usize::MAX)).collect())
+        let rows = select.order.sort(rows, |(_, row)| Ok(row.clone()))?;
+        Ok(select.take(rows, |(key, row)| (key, row)))
+    }
+
+    async fn run(self) -> Result<Vec<(String, M)>, StoreError> {
+        read_rows(self.found().await?)
+    }
+}
+
+fn read_rows<M: ReadModel>(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<(String, M)>, StoreError> {
+    rows.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect()
+}
+
+/// Reads from the table of a read model: once its rows, or the one of a key, have every event up to a position, if one is
+/// said; else once it is whole.
+async fn read_after<'a, M: ReadModel, T>(
+    store: &Store,
+    after: Option<Position>,
+    patience: Duration,
+    key: Option<&str>,
+    read: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match after {
+        Some(after) => {
+            wait::<M>(store, after, patience, key).await?;
+            letters::complete(store.inner(), &M::TABLE, after, key).await?;
+            read().await
+        }
+        None => store.read_whole(&M::TABLE, read).await,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     invalid::Invalid,
     limits,
     retag::NewTags,
+    select::Select,
     shard::{Checkpoint, Shard},
     stream::{Expected, Position, StreamHead, StreamId, Version},
     table::{Column, Table},
@@ -193,6 +194,18 @@ pub trait Tables: Send + Sync + 'static {
     /// The rows asked for, by key, each as the JSON object it was written as. An [optional](Column::optional) column that
     /// the table lacks is null in every row: a program that reads may be started before the one that adds it.
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
+
+    /// The rows that match, in the order asked for, with the columns that [`rows`](Self::rows) gives. The default reads all that
+    /// are equal where that is asked for, and leaves out the others.
+    async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        Ok(select.among(self.rows(select.rows()).await?))
+    }
+
+    /// How many rows match, whatever the order, the limit and the place. The default reads them.
+    async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
+        let all = Select { order: Order::default(), after: None, limit: None, ..select };
+        Ok(self.select(all).await?.len() as u64)
+    }
 
     /// The shards of a projection, or of all, by name and slot: none if it never ran.
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError>;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use eventstore_core::{
-    __private::SHADOW, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table,
+    __private::SHADOW, Changes, Checkpoint, Column, Kind, Match, Place, Position, Rows, Select, Shard, Step,
+    StoreError, Table, Test,
 };
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
@@ -250,44 +251,139 @@ pub(crate) async fn rows(
             sqlx::query_as(statement).bind(name(sql, &table)).bind(keys).fetch_all(connection).await
         }
         Rows::Where { equal, order, limit, .. } => {
-            let mut values = vec![];
-            let mut conditions = vec!["true".to_owned()];
-            for (column, value) in equal {
-                let name = quoted(column.name);
-                let Some(value) = text(value) else {
-                    conditions.push(format!("t.{name} IS NULL"));
-                    continue;
-                };
-                values.push(value);
-                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 3, sql_type(column.kind)));
-            }
-            let conditions = ("{conditions}", conditions.join(" AND "));
-            let direction = if order.descending { "DESC" } else { "ASC" };
-            let by = match order.by {
-                Some(column) => format!("t.{} {direction} NULLS LAST, t.key", quoted(column.name)),
-                None => format!("t.key {direction}"),
-            };
-            let parts = [columns, conditions, ("{order}", by), from];
-            let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &parts);
-            let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
-            let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit);
-            let query = query.bind(read::signed(order.skip as u64));
-            values.into_iter().fold(query, |query, value| query.bind(value)).fetch_all(connection).await
+            let matches = equal.into_iter().map(|(column, value)| Match { column, test: Test::Is(value) }).collect();
+            return select(connection, sql, Select { table, matches, order, after: None, limit }, lacking).await;
         }
         Rows::Whole { .. } => return Ok(vec![]),
     };
-    let mut found = found.map_err(|error| match error::row(&table.to_string(), error) {
+    as_asked(sql, &table, found, lacking)
+}
+
+/// The rows that match, in order, of a table that lacks these columns.
+pub(crate) async fn select(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    select: Select,
+    lacking: &[&'static Column],
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let Select { table, order, limit, .. } = select;
+    let mut values = vec![];
+    let conditions = ("{conditions}", conditions(&select, 3, &mut values));
+    let direction = if order.descending { "DESC" } else { "ASC" };
+    let by = match order.by {
+        Some(column) => format!("t.{} {direction} NULLS LAST, t.key", quoted(column.name)),
+        None => format!("t.key {direction}"),
+    };
+    let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
+    let parts = [columns, conditions, ("{order}", by), ("{from}", with_nulls(sql, &table, lacking))];
+    let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &parts);
+    let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
+    let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit).bind(read::signed(order.skip as u64));
+    let found = values.into_iter().fold(query, |query, value| query.bind(value)).fetch_all(connection).await;
+    as_asked(sql, &table, found, lacking)
+}
+
+/// How many rows match, of a table that lacks these columns.
+pub(crate) async fn count(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    select: Select,
+    lacking: &[&'static Column],
+) -> Result<u64, StoreError> {
+    let table = select.table;
+    let mut values = vec![];
+    let conditions = ("{conditions}", conditions(&select, 1, &mut values));
+    let parts = [conditions, ("{from}", with_nulls(sql, &table, lacking))];
+    let statement = statement(include_str!("../sql/rows_count.sql"), sql, &table, &parts);
+    let query = sqlx::query_as(statement).bind(name(sql, &table));
+    let query = values.into_iter().fold(query, |query, value| query.bind(value));
+    let found: Result<(i64, Option<String>), _> = query.fetch_one(connection).await;
+    let (count, types) = found.map_err(|error| match error::row(&table.to_string(), error) {
         StoreError::Columns { .. } => misfit(sql, &table),
         error => error,
     })?;
-    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
-    let types = found.pop().map(|(_, types)| types).unwrap_or_default();
-    let types: HashMap<String, String> = serde_json::from_str(&types).map_err(refused)?;
-    if lacks(sql, &table, types.iter().map(|(name, kind)| (&**name, &**kind)))? != lacking {
-        return Err(misfit(sql, &table));
+    as_it_is(sql, &table, &types.unwrap_or_default(), lacking)?;
+    Ok(count.unsigned_abs())
+}
+
+/// What is written after `WHERE`. Its values are numbered from the first one after those that are bound before.
+fn conditions(select: &Select, before: usize, values: &mut Vec<String>) -> String {
+    let mut bound = |kind: Kind, value: &Json| {
+        values.push(text(value.clone())?);
+        Some(format!("CAST(${}::text AS {})", values.len() + before, sql_type(kind)))
+    };
+    let mut conditions = vec!["true".to_owned()];
+    for Match { column, test } in &select.matches {
+        let name = format!("t.{}", quoted(column.name));
+        let mut is = |value: &Json| match bound(column.kind, value) {
+            Some(value) => format!("{name} = {value}"),
+            None => format!("{name} IS NULL"),
+        };
+        let (sign, value) = match test {
+            Test::Is(value) => {
+                conditions.push(is(value));
+                continue;
+            }
+            Test::In(given) => {
+                let each: Vec<_> = given.iter().map(is).collect();
+                conditions.push(if each.is_empty() { "false".into() } else { format!("({})", each.join(" OR ")) });
+                continue;
+            }
+            Test::Less(value) => ("<", value),
+            Test::AtMost(value) => ("<=", value),
+            Test::Greater(value) => (">", value),
+            Test::AtLeast(value) => (">=", value),
+        };
+        conditions.push(match bound(column.kind, value) {
+            Some(value) => format!("{name} {sign} {value}"),
+            // Nothing is less or greater than null.
+            None => "false".into(),
+        });
     }
+    if let Some(Place { value, key }) = &select.after {
+        values.push(key.clone());
+        let key = format!("${}::text COLLATE \"C\"", values.len() + before);
+        let sign = if select.order.descending { "<" } else { ">" };
+        let there = text(value.clone());
+        conditions.push(match (select.order.by, there) {
+            (None, _) => format!("t.key {sign} {key}"),
+            (Some(column), None) => format!("(t.{} IS NULL AND t.key > {key})", quoted(column.name)),
+            (Some(column), Some(there)) => {
+                values.push(there);
+                let there = format!("CAST(${}::text AS {})", values.len() + before, sql_type(column.kind));
+                let here = format!("t.{}", quoted(column.name));
+                format!("({here} {sign} {there} OR {here} = {there} AND t.key > {key} OR {here} IS NULL)")
+            }
+        });
+    }
+    conditions.join(" AND ")
+}
+
+/// The rows that were found, if the table is as it was taken to be: last comes what its columns are.
+fn as_asked(
+    sql: &Sql,
+    table: &Table,
+    found: Result<Vec<(Option<String>, String)>, sqlx::Error>,
+    lacking: &[&'static Column],
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let mut found = found.map_err(|error| match error::row(&table.to_string(), error) {
+        StoreError::Columns { .. } => misfit(sql, table),
+        error => error,
+    })?;
+    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
+    as_it_is(sql, table, &found.pop().map(|(_, types)| types).unwrap_or_default(), lacking)?;
     let rows = found.into_iter().filter_map(|(key, row)| Some((key?, row)));
     rows.map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
+}
+
+/// Refuses a table that has other columns, by their types, than was thought.
+fn as_it_is(sql: &Sql, table: &Table, types: &str, lacking: &[&'static Column]) -> Result<(), StoreError> {
+    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
+    let types: HashMap<String, String> = serde_json::from_str(types).map_err(refused)?;
+    match lacks(sql, table, types.iter().map(|(name, kind)| (&**name, &**kind)))? == lacking {
+        true => Ok(()),
+        false => Err(misfit(sql, table)),
+    }
 }
 
 async fn whole(

@@ -3,7 +3,8 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use eventstore_core::{
-    __private::SHADOW, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
+    __private::SHADOW, Changes, Checkpoint, Column, Kind, Match, Order, Place, Position, Rows, Select, Shard,
+    StoreError, Table, Test, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
@@ -216,20 +217,9 @@ pub(crate) async fn rows(
             sqlx::query(AssertSqlSafe(sql)).bind(serde_json::json!(keys).to_string()).fetch_all(connection).await
         }
         Rows::Where { equal, order, limit, .. } => {
-            let equals = equal.iter().enumerate();
-            let mut conditions: Vec<_> =
-                equals.map(|(n, (column, _))| format!("{} IS ?{}", quoted(column.name), n + 3)).collect();
-            conditions.push("TRUE".into());
-            let conditions = ("{conditions}", conditions.join(" AND "));
-            let parts = [columns, conditions, ("{order}", order_by(order)), from];
-            let sql = statement(include_str!("../sql/rows_where.sql"), &table, &parts);
-            let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
-            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));
-            for (column, value) in equal {
-                let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
-                query = bind(query, column.kind, &value).map_err(|error| refused(table, error))?;
-            }
-            query.fetch_all(connection).await
+            let matches = equal.into_iter().map(|(column, value)| Match { column, test: Test::Is(value) }).collect();
+            let select = Select { table, matches, order, after: None, limit };
+            return self::select(connection, select).await;
         }
         Rows::Whole { .. } => return Ok(vec![]),
     };
@@ -237,13 +227,93 @@ pub(crate) async fn rows(
     found.map_err(error::store)?.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
 }
 
+/// The rows that match, in order.
+pub(crate) async fn select(
+    connection: &mut SqliteConnection,
+    select: Select,
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let Select { table, order, limit, .. } = select;
+    let from = ("{from}", with_nulls(&table, &lacks(connection, &table).await?));
+    let columns = ("{columns}", names(table.columns));
+    let mut values = vec![];
+    let conditions = ("{conditions}", conditions(&select, 2, &mut values));
+    let parts = [columns, conditions, ("{order}", order_by(order)), from];
+    let sql = statement(include_str!("../sql/rows_where.sql"), &table, &parts);
+    let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));
+    let found = bind_all(query, &table, values)?.fetch_all(connection).await.map_err(error::store)?;
+    let columns: Vec<_> = table.columns.iter().map(|column| (column.name, column.kind)).collect();
+    found.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
+}
+
+/// How many rows match.
+pub(crate) async fn count(connection: &mut SqliteConnection, select: Select) -> Result<u64, StoreError> {
+    let table = select.table;
+    let from = ("{from}", with_nulls(&table, &lacks(connection, &table).await?));
+    let mut values = vec![];
+    let conditions = ("{conditions}", conditions(&select, 0, &mut values));
+    let sql = statement(include_str!("../sql/rows_count.sql"), &table, &[conditions, from]);
+    let query = bind_all(sqlx::query(AssertSqlSafe(sql)), &table, values)?;
+    let count: i64 = query.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(error::store)?;
+    Ok(count.unsigned_abs())
+}
+
+/// What is written after `WHERE`. Its values are numbered from the first one after those that are bound before.
+fn conditions(select: &Select, before: usize, values: &mut Vec<(Kind, Json)>) -> String {
+    let mut bound = |kind: Kind, value: &Json| {
+        values.push((kind, value.clone()));
+        format!("?{}", values.len() + before)
+    };
+    let mut conditions = vec!["TRUE".to_owned()];
+    for Match { column, test } in &select.matches {
+        let (name, kind) = (quoted(column.name), column.kind);
+        let ordered =
+            |sign: &str, value: String| format!("{} {sign} {}", in_order(&name, kind), in_order(&value, kind));
+        conditions.push(match test {
+            Test::Is(value) => format!("{name} IS {}", bound(kind, value)),
+            Test::In(given) => {
+                let each: Vec<_> = given.iter().map(|value| format!("{name} IS {}", bound(kind, value))).collect();
+                if each.is_empty() { "FALSE".into() } else { format!("({})", each.join(" OR ")) }
+            }
+            Test::Less(value) => ordered("<", bound(kind, value)),
+            Test::AtMost(value) => ordered("<=", bound(kind, value)),
+            Test::Greater(value) => ordered(">", bound(kind, value)),
+            Test::AtLeast(value) => ordered(">=", bound(kind, value)),
+        });
+    }
+    if let Some(Place { value, key }) = &select.after {
+        let key = bound(Kind::Text, &Json::from(key.clone()));
+        let sign = if select.order.descending { "<" } else { ">" };
+        conditions.push(match select.order.by {
+            None => format!("key {sign} {key}"),
+            Some(column) if value.is_null() => format!("({} IS NULL AND key > {key})", quoted(column.name)),
+            Some(column) => {
+                let (name, there) = (quoted(column.name), bound(column.kind, value));
+                let (here, there) = (in_order(&name, column.kind), in_order(&there, column.kind));
+                format!("({here} {sign} {there} OR {here} = {there} AND key > {key} OR {name} IS NULL)")
+            }
+        });
+    }
+    conditions.join(" AND ")
+}
+
+fn bind_all(query: Statement, table: &Table, values: Vec<(Kind, Json)>) -> Result<Statement, StoreError> {
+    values.into_iter().try_fold(query, |query, (kind, value)| {
+        let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
+        bind(query, kind, &value).map_err(|error| refused(table, error))
+    })
+}
+
+/// A value in a form that has its order: as text, a fraction of a second would come before the Z it is without.
+fn in_order(value: &str, kind: Kind) -> String {
+    if kind == Kind::Time { format!("rtrim({value}, 'Z')") } else { value.to_owned() }
+}
+
 /// What is written after `ORDER BY`.
 fn order_by(Order { by, descending, .. }: Order) -> String {
     let direction = if descending { "DESC" } else { "ASC" };
     let Some(column) = by else { return format!("key {direction}") };
-    let name = quoted(column.name);
-    // As text, a fraction of a second would come before the Z it is without.
-    let value = if column.kind == Kind::Time { format!("rtrim({name}, 'Z')") } else { name };
+    let value = in_order(&quoted(column.name), column.kind);
     format!("{value} {direction} NULLS LAST, key")
 }
 

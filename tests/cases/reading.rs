@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use eventstore::{Expected, Id, Invalid, Position, Runner, StoreError, Timestamp, Uuid, Version, prelude::*};
+use eventstore::{
+    Cursor, Expected, Id, Invalid, Position, Runner, Store, StoreError, Timestamp, Uuid, Version, prelude::*,
+};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::{account::*, balances::*, world};
 
@@ -219,10 +222,8 @@ async fn an_instant_that_a_database_would_write_otherwise_is_refused_by_every_st
     Ok(())
 }
 
-#[tokio::test]
-async fn rows_come_in_the_order_of_a_column_the_same_from_every_store_and_from_the_past() -> Result<(), Any> {
-    let world = world().await;
-    let store = &world.store;
+/// Six rows that are in the same order by every column: k3, k1, k5 and k2, k4; k6 has null in all.
+async fn sorted(store: &Store) -> Result<[(&'static str, [Json; 5]); 6], Any> {
     // The second largest is there twice.
     let texts = ["", "B", "a", "a", "ß"];
     let numbers = [i64::MIN, -1, 0, 0, i64::MAX];
@@ -250,6 +251,24 @@ async fn rows_come_in_the_order_of_a_column_the_same_from_every_store_and_from_t
     let runner = Runner::new(store).read_model::<Sorted>().start();
     runner.until(store.head().await?).await?;
     runner.stop().await;
+    fn values<T: Into<Json>>(values: impl IntoIterator<Item = T>) -> [Json; 5] {
+        values.into_iter().map(Into::into).collect::<Vec<_>>().try_into().expect("five values")
+    }
+    Ok([
+        ("text", values(texts)),
+        ("number", values(numbers)),
+        ("real", values(reals)),
+        ("id", values(ids.map(|id| id.to_string()))),
+        ("at", values(ats.map(|at| at.to_string()))),
+        ("before", values(befores.iter().map(ToString::to_string))),
+    ])
+}
+
+#[tokio::test]
+async fn rows_come_in_the_order_of_a_column_the_same_from_every_store_and_from_the_past() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    sorted(store).await?;
     let table = store.read_model::<Sorted>();
     let keys = async |list: eventstore::List<Sorted>| {
         Ok::<_, StoreError>(list.await?.into_iter().map(|(key, _)| key).collect::<Vec<_>>())
@@ -277,5 +296,110 @@ async fn rows_come_in_the_order_of_a_column_the_same_from_every_store_and_from_t
             assert!(matches!(&refused, Err(StoreError::Invalid(Invalid::Request(said))) if said == why), "{refused:?}");
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_are_found_by_comparison_the_same_in_every_store_and_in_the_past() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let columns = sorted(store).await?;
+    let table = store.read_model::<Sorted>();
+    for rows in [table.live(), table.at_position(store.head().await?), table] {
+        for (column, [least, second, twice, _, most]) in columns.clone() {
+            let list = || rows.list().order_by(column);
+            let same = async |list: eventstore::List<Sorted>, counted: eventstore::List<Sorted>, expected: &[&str]| {
+                let found = list.await?.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+                assert_eq!(found, expected, "{column}");
+                assert_eq!(counted.count().await?, expected.len() as u64, "{column}");
+                Ok::<_, StoreError>(())
+            };
+            let lt = || list().lt(column, twice.clone());
+            same(lt(), lt(), &["k3", "k1"]).await?;
+            let le = || list().le(column, twice.clone());
+            same(le(), le(), &["k3", "k1", "k2", "k5"]).await?;
+            let gt = || list().gt(column, twice.clone());
+            same(gt(), gt(), &["k4"]).await?;
+            let ge = || list().ge(column, twice.clone());
+            same(ge(), ge(), &["k2", "k5", "k4"]).await?;
+            let between = || list().between(column, second.clone(), twice.clone());
+            same(between(), between(), &["k1", "k2", "k5"]).await?;
+            let ends = || list().is_in(column, [most.clone(), least.clone(), Json::Null]);
+            same(ends(), ends(), &["k3", "k4", "k6"]).await?;
+            let none = || list().is_in(column, Vec::<Json>::new());
+            same(none(), none(), &[]).await?;
+            let both = || list().gt(column, least.clone()).filter("flag", true);
+            same(both(), both(), &["k2", "k5", "k4"]).await?;
+            // Neither the order nor a limit changes the count.
+            assert_eq!(ge().descending().skip(1).limit(1).count().await?, 3, "{column}");
+            assert!(list().ge(column, most.clone()).exists().await?, "{column}");
+            assert!(!list().gt(column, most.clone()).exists().await?, "{column}");
+            let null = list().lt(column, Json::Null).await;
+            assert!(matches!(null, Err(StoreError::Invalid(Invalid::Request(_)))), "{column}: {null:?}");
+        }
+        assert_eq!(rows.list().count().await?, 6);
+        let refused = rows.list().lt("list", 1).await;
+        assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Request(_)))), "{refused:?}");
+        let refused = rows.list().lt("number", "seven").await;
+        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn pages_have_each_row_once_whatever_comes_in_between() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let columns = sorted(store).await?;
+    let table = store.read_model::<Sorted>();
+    for rows in [table.live(), store.read_model::<Sorted>()] {
+        for column in columns.iter().map(|(column, _)| Some(*column)).chain([None]) {
+            for descending in [false, true] {
+                let list = || {
+                    let list = column.map_or_else(|| rows.list(), |column| rows.list().order_by(column));
+                    if descending { list.descending() } else { list }
+                };
+                let whole: Vec<_> = list().await?.into_iter().map(|(key, _)| key).collect();
+                for limit in 1..=7 {
+                    let (mut found, mut cursor) = (vec![], None::<Cursor>);
+                    loop {
+                        // As a client keeps it: as text.
+                        let text = cursor.map(|cursor| cursor.to_string());
+                        let list = match &text {
+                            Some(text) => list().from_cursor(text.parse()?),
+                            None => list(),
+                        };
+                        let page = list.limit(limit).page().await?;
+                        found.extend(page.rows.into_iter().map(|(key, _)| key));
+                        cursor = page.next;
+                        if cursor.is_none() {
+                            break;
+                        }
+                    }
+                    assert_eq!(found, whole, "{column:?}, {limit} rows a page, descending: {descending}");
+                }
+            }
+        }
+    }
+    let first = table.list().order_by("number").limit(2).page().await?;
+    let cursor = first.next.expect("another page");
+    let other = table.list().order_by("text").from_cursor(cursor.clone()).await;
+    assert!(matches!(other, Err(StoreError::Invalid(Invalid::Request(_)))), "{other:?}");
+    for garbage in ["", "zz", "7b7d", "ä"] {
+        assert!(garbage.parse::<Cursor>().is_err(), "{garbage}");
+    }
+    // A row before the cursor and one behind it are recorded between two pages: the first is not given, the second is.
+    let row = |number| Sorted { number: Some(number), ..Sorted::default() };
+    for (key, number) in [("k0", i64::MIN + 1), ("k9", 7)] {
+        let owner = serde_json::to_string(&row(number))?;
+        store.append(Id::<Account>::from(key), Expected::Any, [AccountEvent::Opened { owner }]).await?;
+    }
+    let runner = Runner::new(store).read_model::<Sorted>().start();
+    runner.until(store.head().await?).await?;
+    runner.stop().await;
+    let rest = table.list().order_by("number").from_cursor(cursor).page().await?;
+    let keys: Vec<_> = rest.rows.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["k2", "k5", "k9", "k4", "k6"]);
+    assert_eq!(rest.next, None);
     Ok(())
 }

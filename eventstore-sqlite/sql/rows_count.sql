@@ -1,0 +1,2 @@
+-- How many rows match.
+SELECT count(*) FROM {from} WHERE {conditions}
