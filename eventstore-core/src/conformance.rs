@@ -2429,6 +2429,19 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
     assert_eq!(found.iter().map(|(_, row)| row["more"].clone()).collect::<Vec<_>>(), [json!(null), json!("m")]);
     let fewer = with(&|columns| _ = columns.pop());
     store.create(&fewer).await.unwrap();
+    // What a program writes that does not know the column leaves it as it was, unless the row was deleted.
+    for (deletes, text, kept) in [(false, "y", json!("m")), (false, "x", json!("m")), (true, "x", json!(null))] {
+        let mut transaction = store.begin().await.unwrap();
+        if deletes {
+            let deletes = vec!["m".into()];
+            transaction.write(Changes { table: TABLE, upserts: vec![], deletes }).await.unwrap();
+        }
+        let upserts = vec![("m".into(), to_raw_value(&json!({ "text": text })).unwrap())];
+        transaction.write(Changes { table: TABLE, upserts, deletes: vec![] }).await.unwrap();
+        transaction.commit().await.unwrap();
+        let found = rows(&store, Rows::Keys { table: more, keys: vec!["m".into()] }).await;
+        assert_eq!((&found[0].1["text"], &found[0].1["more"]), (&json!(text), &kept));
+    }
     assert_eq!(
         rows(&store, Rows::Where { table: fewer, equal: vec![], order: Order::default(), limit: None }).await.len(),
         2

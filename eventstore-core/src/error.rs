@@ -15,9 +15,10 @@ use crate::{
 /// Any error, as user code and drivers hand it over.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Marks an error of something outside of the store as one of the way to it: the other side is away, or refuses everybody
+/// Marks an error of something outside of the store as one of the way to it: the other side is away, or refuses every call
 /// for a while. What handles events and fails with it, as the error itself or anywhere below it
 /// ([`source`](Error::source)), is tried again until it succeeds, with pauses of up to 5 seconds, and no event is blamed.
+/// An error of a store or of a command that may succeed later needs no mark, unless the command has a refusal type of its own.
 ///
 /// ```
 /// # use eventstore_core::{BoxError, Unavailable};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
     sync::{OwnedMutexGuard, watch},
     time::timeout,
@@ -77,6 +77,26 @@ impl MemoryTable {
         let wanted = |name| table.columns.iter().find(|column| column.name == name);
         let same = |old: &Column| wanted(old.name).is_none_or(|column| column.kind == old.kind);
         table.lacks(&table.to_string(), &self.columns.iter().map(|old| (old.name, same(old))).collect::<Vec<_>>())
+    }
+
+    /// A row as it is from now on: the columns that the program which writes it does not know stay as they were.
+    fn with_others(
+        &self,
+        table: &Table,
+        before: Option<&RawValue>,
+        row: Box<RawValue>,
+    ) -> Result<Box<RawValue>, StoreError> {
+        let is_other = |name: &str| table.columns.iter().all(|column| column.name != name);
+        let Some(before) = before.filter(|_| self.columns.iter().any(|column| is_other(column.name))) else {
+            return Ok(row);
+        };
+        let merged = || {
+            let mut merged: BTreeMap<&str, &RawValue> = serde_json::from_str(before.get())?;
+            merged.retain(|name, _| is_other(name));
+            merged.extend(serde_json::from_str::<BTreeMap<&str, &RawValue>>(row.get())?);
+            to_raw_value(&merged)
+        };
+        merged().map_err(|reason| StoreError::Row { table: table.to_string(), reason: reason.into() })
     }
 }
 
@@ -543,10 +563,15 @@ impl MemoryTransaction {
     }
 
     fn put(&mut self, changes: Changes) -> Result<(), StoreError> {
-        self.store.inner().table(&changes.table)?;
+        let inner = self.store.inner();
+        let there = inner.table(&changes.table)?;
         changes.check()?;
         let changed = self.changed.entry(changes.table.to_string()).or_default();
-        changed.extend(changes.upserts.into_iter().map(|(key, row)| (key, Some(row))));
+        for (key, row) in changes.upserts {
+            let before = changed.get(&key).map_or_else(|| there.rows.get(&key), Option::as_ref);
+            let row = there.with_others(&changes.table, before.map(|row| &**row), row)?;
+            changed.insert(key, Some(row));
+        }
         changed.extend(changes.deletes.into_iter().map(|key| (key, None)));
         Ok(())
     }

@@ -126,7 +126,12 @@ async fn switch(store: &dyn EventStore, current: Option<&str>, to: &str, rows: R
         return Ok(false);
     }
     if let Some(from) = from.filter(|_| rows == Rows::Complete) {
-        let letters = letters::first_within(&mut *transaction, to).await?;
+        let mut letters = letters::first_within(&mut *transaction, to).await?;
+        // What the table of today has not come to is in none of its rows either.
+        letters.retain(|letter| {
+            let of_key = old.iter().filter(|(shard, _)| letter.whole_stream || shard.has(&letter.key));
+            of_key.map(|(_, at)| at.position).max().is_some_and(|reached| letter.position <= reached)
+        });
         let older = letters::older(letters, &letters::first_within(&mut *transaction, from).await?);
         if let Some(parked) = letters::parked(to, &older) {
             transaction.rollback().await?;

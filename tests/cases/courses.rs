@@ -79,7 +79,9 @@ async fn a13_twenty_students_race_for_five_seats() {
         let student = Id::<Student>::new();
         world.store.execute(&student, Join).await.unwrap();
         let barrier = all_have_read.clone();
-        let wait = move |_| async move { drop(barrier.wait().await) };
+        let wait = move |_| async move {
+            barrier.wait().await;
+        };
         let store = Store::from(Between::new(&world.inner).let_in(wait));
         tasks.push(tokio::spawn(store.execute((&rust, &student), Enrol).retries(200).into_future()));
     }

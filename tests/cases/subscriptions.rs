@@ -9,8 +9,8 @@ use std::{
 };
 
 use eventstore::{
-    BoxError, Expected, Id, Invalid, Position, Projections, Rows, Runner, Running, StartFrom, State, Store, StoreError,
-    StreamId, Unavailable, prelude::*,
+    BoxError, Expected, Id, Invalid, Position, Projections, Refusal, Rows, Runner, Running, StartFrom, State, Store,
+    StoreError, StreamId, Unavailable, prelude::*,
 };
 use futures::FutureExt;
 use tokio::sync::Semaphore;
@@ -324,6 +324,58 @@ async fn r7_an_outside_that_is_away_is_no_dead_letter_and_afterwards_everything_
     assert!(got.chunks(3).all(|of_one| of_one.iter().map(|(_, version)| *version).eq(1..=3)), "in order");
     assert_eq!(running.dead_letters("away").list().await?, []);
     assert_ne!(running.status()[0].state, State::Failed);
+    running.stop().await;
+    Ok(())
+}
+
+/// Answers each event with a command, on a store that is away for a while.
+#[derive(Clone)]
+struct Answers {
+    store: Store,
+    away: Arc<std::sync::atomic::AtomicBool>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Subscription for Answers {
+    const NAME: &'static str = "answers";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
+    type Event = AccountEvent;
+
+    async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.away.load(Ordering::SeqCst) {
+            return Err(match call % 3 {
+                0 => CommandError::<Refusal>::Store(StoreError::Unavailable("it restarts".into())).into(),
+                1 => CommandError::<Refusal>::Store(StoreError::Busy("another has the lock".into())).into(),
+                _ => StoreError::Busy("another has the lock".into()).into(),
+            });
+        }
+        for event in events.iter().filter(|event| matches!(event.data, Opened { .. })) {
+            self.store.execute(Id::<Account>::from(event.stream.key()), Deposit { amount: 1 }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Finding F14, its sibling: what a handler calls is a store.
+#[tokio::test]
+async fn r7_a_store_that_is_away_is_no_dead_letter_of_a_handler_that_executes_commands() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let ann = Id::<Account>::from("ann");
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let away = Arc::new(true.into());
+    let answers = Answers { store: store.clone(), away, calls: Arc::default() };
+    let running = Runner::new(store).subscription(answers.clone()).start();
+    while answers.calls.load(Ordering::SeqCst) < 9 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let status = running.status().remove(0);
+    assert!(!status.stopped && status.parked == 0 && status.position == Position(0), "{status:?}");
+    answers.away.store(false, Ordering::SeqCst);
+    running.until(Position(2)).await?;
+    assert_eq!(store.load(&ann).await?.balance, 1);
+    assert_eq!(running.dead_letters("answers").list().await?, []);
     running.stop().await;
     Ok(())
 }

@@ -148,7 +148,7 @@ async fn p3_an_error_that_the_server_causes_is_waited_out() -> Result<(), Any> {
         let written = store.append(&account, Expected::Any, [Deposited { amount: 13 }]).await?;
         // More often than an event is tried that is to blame.
         let (mut tries, mut told) = (0, None);
-        for _ in 0..1_000 {
+        for _ in 0..6_000 {
             let status = &runner.status()[0];
             assert!(!status.stopped && status.state != State::Failed, "{what}: {:?}", status.error);
             let error = status.error.as_ref().map(|error| std::sync::Arc::as_ptr(error).cast::<()>().addr());

@@ -165,6 +165,7 @@ async fn trouble(scene: &Scene, workers: &mut [Option<Process>; WORKERS], seed: 
                 | StoreError::Building { .. }
                 | StoreError::Busy(_)
                 | StoreError::Invalid(_)
+                | StoreError::Parked { .. }
                 | StoreError::Stopped { .. },
             )) => done.not_rebuilt += 1,
             Ok(Err(error)) => panic!("{error}"),
