@@ -32,8 +32,8 @@ pub mod guide;
 /// What a store of one's own implements, and what it is asked: the [guide](guide::store) says where to begin.
 pub mod contract {
     pub use eventstore_core::{
-        Append, Blame, Changes, Checkpoint, Condition, EventStore, Events, Item, Match, NewEvent, NewTags, Page, Place,
-        Read, Rows, SLOTS, Select, Shard, Step, StoredSnapshot, StreamHead, Table, Tables, Test, Transaction,
+        Append, Blame, Changes, Checkpoint, Comparison, Condition, EventStore, Events, Filter, Item, NewEvent, NewTags,
+        Page, Read, Rows, SLOTS, Select, Shard, SortKey, Step, StoredSnapshot, StreamHead, Table, Tables, Transaction,
         TypeIndex, Write, Written, slot,
     };
 }

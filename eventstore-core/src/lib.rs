@@ -66,7 +66,7 @@ pub use read::ReadEvents;
 pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
 pub use retag::{NewTags, Retag, Retagged};
 pub use rows::{Get, List, Moment, ReadModels, Replay, RowPage};
-pub use select::{Cursor, Match, Place, Select, Test};
+pub use select::{Comparison, Cursor, Filter, Select, SortKey};
 pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{

@@ -70,12 +70,12 @@ pub(crate) fn equal<M: ReadModel>(name: &str, value: Json) -> Result<(&'static C
     Ok((column, column.kind.compared(value).map_err(refused)?))
 }
 
-/// A column and a value to compare it with: one that has an order, and is not null.
+/// A column with an order, and a value to compare it with, which is not null.
 pub(crate) fn compared<M: ReadModel>(name: &str, value: Json) -> Result<(&'static Column, Json), Invalid> {
     ordered::<M>(name)?;
     let (column, value) = equal::<M>(name, value)?;
     match value.is_null() {
-        true => Err(Invalid::Request(format!("nothing of `{}` is less or greater than null in `{name}`", M::NAME))),
+        true => Err(Invalid::Request(format!("column `{name}` of `{}` cannot be less or greater than null", M::NAME))),
         false => Ok((column, value)),
     }
 }

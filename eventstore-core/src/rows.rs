@@ -23,7 +23,7 @@ use crate::{
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     runs::Run,
-    select::{Cursor, Match, Select, Test},
+    select::{Comparison, Cursor, Filter, Select},
     store::{Order, Query, Read, Rows},
     stream::{Position, Version},
 };
@@ -108,7 +108,7 @@ impl<M: ReadModel> ReadModels<M> {
         List {
             store,
             until,
-            matches: vec![],
+            filters: vec![],
             by: None,
             order: Order::default(),
             limit: None,
@@ -263,7 +263,7 @@ async fn one_row<M: ReadModel>(
 pub struct List<M> {
     store: Store,
     until: Until,
-    matches: Vec<(&'static str, Wanted)>,
+    filters: Vec<(&'static str, Wanted)>,
     by: Option<&'static str>,
     order: Order,
     limit: Option<usize>,
@@ -273,64 +273,74 @@ pub struct List<M> {
     of: PhantomData<fn() -> M>,
 }
 
-/// How a value is compared with a column, before either is known to fit.
+/// A comparison whose values have not been checked against the column.
 enum Wanted {
-    Is(Json),
+    Equal(Json),
     In(Vec<Json>),
-    Compared(fn(Json) -> Test, Json),
+    Ordered(fn(Json) -> Comparison, Json),
 }
 
-/// Rows of a list, and where it goes on.
+/// A page of a list.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RowPage<M> {
-    /// The rows, each with its key.
+    /// The rows, each with its key, in the order of the list.
     pub rows: Vec<(String, M)>,
-    /// Where the next page begins: behind the last of these rows. None: there were no more.
+    /// Where the next page begins. `None` if there was no further row when this page was read.
     pub next: Option<Cursor>,
 }
 
-/// How many rows a page has, unless told otherwise.
+/// The rows of a page without a [`List::limit`].
 const ROWS_OF_A_PAGE: usize = 100;
 
 impl<M: ReadModel> List<M> {
     fn wanted(mut self, column: &'static str, wanted: Wanted) -> Self {
-        self.matches.push((column, wanted));
+        self.filters.push((column, wanted));
         self
     }
 
-    /// Only rows with this value in this column. Null is a value: `Json::Null`, or `None::<i64>`.
+    /// Only rows whose column equals the value. Null is a value: `Json::Null`, or `None::<i64>`. NaN and the infinities are
+    /// null in JSON, and so find the rows that have null.
+    ///
+    /// Filters add up: a row must pass all of them. The await fails with [`Invalid::Request`] if there is no such column,
+    /// if it is `jsonb`, or if it cannot hold the value, and with [`Invalid::TooLarge`] if the list compares with more than
+    /// [`COMPARED_VALUES`](limits::COMPARED_VALUES) values. An instant and a UUID are given as text.
     pub fn filter(self, column: &'static str, value: impl Into<Json>) -> Self {
-        self.wanted(column, Wanted::Is(value.into()))
+        self.wanted(column, Wanted::Equal(value.into()))
     }
 
-    /// Only rows with one of these values in this column; of no values, no row.
+    /// Only rows whose column equals one of the values; no row if there are no values. Null among the values finds null.
+    /// Errors as of [`filter`](Self::filter).
     pub fn is_in<T: Into<Json>>(self, column: &'static str, values: impl IntoIterator<Item = T>) -> Self {
         self.wanted(column, Wanted::In(values.into_iter().map(Into::into).collect()))
     }
 
-    /// Only rows with less than this in this column. Rows with null there are neither less nor greater than anything; a
-    /// `jsonb` column, and null as the value, are [`Invalid::Request`]. Text is compared byte by byte.
+    /// Only rows whose column is less than the value. A row with null in the column is in no such list. Every store
+    /// compares alike: text byte by byte in UTF-8, without regard to language or case; `false` before `true`; UUIDs
+    /// byte by byte; -0.0 equals 0.0.
+    ///
+    /// Errors as of [`filter`](Self::filter), and [`Invalid::Request`] if the value is null, which NaN and the infinities
+    /// are in JSON.
     pub fn lt(self, column: &'static str, value: impl Into<Json>) -> Self {
-        self.wanted(column, Wanted::Compared(Test::Less, value.into()))
+        self.wanted(column, Wanted::Ordered(Comparison::Less, value.into()))
     }
 
-    /// Only rows with this or less in this column; see [`lt`](Self::lt).
+    /// Only rows whose column is less than or equal to the value; see [`lt`](Self::lt).
     pub fn le(self, column: &'static str, value: impl Into<Json>) -> Self {
-        self.wanted(column, Wanted::Compared(Test::AtMost, value.into()))
+        self.wanted(column, Wanted::Ordered(Comparison::LessOrEqual, value.into()))
     }
 
-    /// Only rows with more than this in this column; see [`lt`](Self::lt).
+    /// Only rows whose column is greater than the value; see [`lt`](Self::lt).
     pub fn gt(self, column: &'static str, value: impl Into<Json>) -> Self {
-        self.wanted(column, Wanted::Compared(Test::Greater, value.into()))
+        self.wanted(column, Wanted::Ordered(Comparison::Greater, value.into()))
     }
 
-    /// Only rows with this or more in this column; see [`lt`](Self::lt).
+    /// Only rows whose column is greater than or equal to the value; see [`lt`](Self::lt).
     pub fn ge(self, column: &'static str, value: impl Into<Json>) -> Self {
-        self.wanted(column, Wanted::Compared(Test::AtLeast, value.into()))
+        self.wanted(column, Wanted::Ordered(Comparison::GreaterOrEqual, value.into()))
     }
 
-    /// Only rows with one of these or anything between them in this column; see [`lt`](Self::lt).
+    /// Only rows whose column is at least `least` and at most `most`; no row if `least` is greater. See [`lt`](Self::lt).
     pub fn between(self, column: &'static str, least: impl Into<Json>, most: impl Into<Json>) -> Self {
         self.ge(column, least).le(column, most)
     }
@@ -348,8 +358,8 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// Without so many of the first. What is skipped is read, and what is recorded between two pages moves rows from
-    /// one to the other: [`page`](Self::page) does neither.
+    /// Leaves out the first rows. They are read all the same, and an event between two reads moves rows across the border,
+    /// so that a row is seen twice or not at all: to read on, take [`page`](Self::page).
     pub fn skip(mut self, rows: usize) -> Self {
         self.order.skip = rows;
         self
@@ -361,8 +371,14 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// Only rows behind the last one of a [`page`](Self::page), of a list in the same order. A row that was not changed between
-    /// two pages is in one of them, whatever else was; no row that comes before the cursor is given again.
+    /// Begins after the last row of a page; for [`page`](Self::page) and for the rows themselves.
+    ///
+    /// A row that does not change between two pages is in exactly one of them, whatever happens to other rows. A row that
+    /// changes may move past the cursor or before it, and so be in two pages or in none, unless it keeps its value in the
+    /// column of the order. Pages of one moment of the past ([`at_position`](ReadModels::at_position)) have no such rows.
+    ///
+    /// The await fails with [`Invalid::Request`] if the cursor is of another read model, version, order or set of filters,
+    /// if it was changed, or if the list has a [`skip`](Self::skip).
     pub fn from_cursor(mut self, cursor: Cursor) -> Self {
         self.cursor = Some(cursor);
         self
@@ -387,72 +403,96 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// The rows of a page, 100 unless a [`limit`](Self::limit) says otherwise, and where the next one begins: given to
-    /// [`from_cursor`](Self::from_cursor) of the same list.
-    pub async fn page(mut self) -> Result<RowPage<M>, StoreError> {
-        let limit = self.limit.unwrap_or(ROWS_OF_A_PAGE).max(1);
-        // One more says whether there is another page.
-        self.limit = Some(limit.saturating_add(1));
-        let order = Order { by: self.by.map(read_model::ordered::<M>).transpose()?, ..self.order };
-        let mut found = self.found().await?;
+    /// Returns one page, of [`limit`](Self::limit) rows (100 without it), and the cursor for
+    /// [`from_cursor`](Self::from_cursor) of the same list. A page costs the same at any depth if the column of
+    /// [`order_by`](Self::order_by) has an index; of the past, and of [`live`](ReadModels::live), each page folds the log
+    /// again.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// # for name in ["ann", "bob", "cem"] {
+    /// #     store.execute(Id::<Account>::from(name), Deposit { amount: 100 }).await?;
+    /// # }
+    /// let balances = store.read_model::<Balance>().live();
+    /// let mut page = balances.list().ge("balance", 50).limit(2).page().await?;
+    /// assert_eq!(page.rows.len(), 2);
+    /// while let Some(cursor) = page.next {
+    ///     page = balances.list().ge("balance", 50).limit(2).from_cursor(cursor).page().await?;
+    /// }
+    /// assert_eq!(page.rows.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Fails with [`Invalid::Request`] if the limit is zero; otherwise as the list does.
+    pub async fn page(self) -> Result<RowPage<M>, StoreError> {
+        let limit = self.limit.unwrap_or(ROWS_OF_A_PAGE);
+        if limit == 0 {
+            return Err(Invalid::Request("a page of zero rows would have no end".into()).into());
+        }
+        // One more row says whether there is another page.
+        let select = Select { limit: Some(limit.saturating_add(1)), ..self.select()? };
+        let mut found = self.found(select.clone()).await?;
         let more = found.len() > limit;
         found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|(key, row)| Cursor::behind(&order, key, row));
+        let next = found.last().filter(|_| more).map(|(key, row)| Cursor::after(&select, key, row));
         Ok(RowPage { rows: read_rows(found)?, next })
     }
 
-    /// How many rows match, whatever the order, the limit and the cursor.
-    pub async fn count(mut self) -> Result<u64, StoreError> {
-        (self.limit, self.cursor, self.order, self.by) = (None, None, Order::default(), None);
+    /// Returns the number of rows that pass the filters, regardless of the order, the limit, the skip and the cursor.
+    pub async fn count(self) -> Result<u64, StoreError> {
+        let select = Select { order: Order::default(), after: None, limit: None, ..self.select()? };
         if self.until != Until::default() {
-            return Ok(self.found().await?.len() as u64);
+            return Ok(self.found(select).await?.len() as u64);
         }
-        let (store, after, patience) = (self.store.clone(), self.after, self.patience);
-        let select = self.select()?;
-        let count = || store.inner().count_rows(select.clone());
-        read_after::<M, _>(&store, after, patience, None, count).await
+        let count = || self.store.inner().count_rows(select.clone());
+        read_after::<M, _>(&self.store, self.after, self.patience, None, count).await
     }
 
-    /// Whether any row matches.
+    /// Returns whether any row passes the filters, regardless of the order, the limit, the skip and the cursor.
     pub async fn exists(self) -> Result<bool, StoreError> {
-        Ok(!self.limit(1).found().await?.is_empty())
+        let select = Select { order: Order::default(), after: None, limit: Some(1), ..self.select()? };
+        Ok(!self.found(select).await?.is_empty())
     }
 
-    /// What is asked for, if the columns are there and can hold the values.
-    fn select(self) -> Result<Select, StoreError> {
-        let Self { matches, by, mut order, limit, cursor, .. } = self;
-        let mut tests = vec![];
-        for (name, wanted) in matches {
-            let (column, test) = match wanted {
-                Wanted::Is(value) => {
-                    let (column, value) = read_model::equal::<M>(name, value)?;
-                    (column, Test::Is(value))
+    /// The query, if the columns exist and can hold the values, and the cursor is of it.
+    fn select(&self) -> Result<Select, StoreError> {
+        let filter = |(name, wanted): &(&'static str, Wanted)| {
+            let (column, comparison) = match wanted {
+                Wanted::Equal(value) => {
+                    let (column, value) = read_model::equal::<M>(name, value.clone())?;
+                    (column, Comparison::Equal(value))
                 }
                 Wanted::In(values) => {
                     let (column, _) = read_model::equal::<M>(name, Json::Null)?;
-                    let values = values.into_iter().map(|value| Ok(read_model::equal::<M>(name, value)?.1));
-                    (column, Test::In(values.collect::<Result<_, StoreError>>()?))
+                    let values = values.iter().map(|value| Ok(read_model::equal::<M>(name, value.clone())?.1));
+                    (column, Comparison::In(values.collect::<Result<_, StoreError>>()?))
                 }
-                Wanted::Compared(test, value) => {
-                    let (column, value) = read_model::compared::<M>(name, value)?;
-                    (column, test(value))
+                Wanted::Ordered(comparison, value) => {
+                    let (column, value) = read_model::compared::<M>(name, value.clone())?;
+                    (column, comparison(value))
                 }
             };
-            tests.push(Match { column, test });
-        }
-        order.by = by.map(read_model::ordered::<M>).transpose()?;
-        let after = cursor.map(|cursor| cursor.place(&order)).transpose()?;
-        Ok(Select { table: M::TABLE, matches: tests, order, after, limit })
+            Ok(Filter { column, comparison })
+        };
+        let filters = self.filters.iter().map(filter).collect::<Result<Vec<_>, StoreError>>()?;
+        let values = filters.iter().map(Filter::values).sum();
+        limits::size("the values a list is compared with", values, limits::COMPARED_VALUES)?;
+        let order = Order { by: self.by.map(read_model::ordered::<M>).transpose()?, ..self.order };
+        let mut select = Select { table: M::TABLE, filters, order, after: None, limit: self.limit };
+        select.after = self.cursor.clone().map(|cursor| cursor.sort_key(&select)).transpose()?;
+        Ok(select)
     }
 
-    async fn found(self) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let (store, until, after, patience) = (self.store.clone(), self.until, self.after, self.patience);
-        let select = self.select()?;
-        if until == Until::default() {
-            let rows = || store.inner().select(select.clone());
-            return read_after::<M, _>(&store, after, patience, None, rows).await;
+    async fn found(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        if self.until == Until::default() {
+            let rows = || self.store.inner().select(select.clone());
+            return read_after::<M, _>(&self.store, self.after, self.patience, None, rows).await;
         }
-        let mut replay = ReadModels::<M> { store, until, of: PhantomData }.replay();
+        let mut replay = ReadModels::<M> { store: self.store.clone(), until: self.until, of: PhantomData }.replay();
         replay.finish().await?;
         let mut rows = vec![];
         for key in replay.rows.keys_in_order() {
@@ -460,12 +500,12 @@ impl<M: ReadModel> List<M> {
                 rows.push((key, write_row(&row)?));
             }
         }
-        let rows = select.order.sort(rows, |(_, row)| Ok(row.clone()))?;
-        Ok(select.take(rows, |(key, row)| (key, row)))
+        Ok(select.take(select.order.sort(rows, |(_, row)| Ok(row.clone()))?))
     }
 
     async fn run(self) -> Result<Vec<(String, M)>, StoreError> {
-        read_rows(self.found().await?)
+        let select = self.select()?;
+        read_rows(self.found(select).await?)
     }
 }
 

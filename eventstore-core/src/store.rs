@@ -195,13 +195,14 @@ pub trait Tables: Send + Sync + 'static {
     /// the table lacks is null in every row: a program that reads may be started before the one that adds it.
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
 
-    /// The rows that match, in the order asked for, with the columns that [`rows`](Self::rows) gives. The default reads all that
-    /// are equal where that is asked for, and leaves out the others.
+    /// Returns the rows of a query, in its order, each as [`rows`](Self::rows) returns it. The default reads all rows that
+    /// pass the filters by equality, and leaves out the others in memory.
     async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         Ok(select.among(self.rows(select.rows()).await?))
     }
 
-    /// How many rows match, whatever the order, the limit and the place. The default reads them.
+    /// Returns the number of rows that pass the filters, regardless of `order`, `after` and `limit`. The default reads
+    /// them.
     async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
         let all = Select { order: Order::default(), after: None, limit: None, ..select };
         Ok(self.select(all).await?.len() as u64)
