@@ -1,2 +1,2 @@
--- How many rows match.
+-- The number of rows that match.
 SELECT count(*) FROM {from} WHERE {conditions}

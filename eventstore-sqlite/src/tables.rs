@@ -3,8 +3,8 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use eventstore_core::{
-    __private::SHADOW, Changes, Checkpoint, Column, Kind, Match, Order, Place, Position, Rows, Select, Shard,
-    StoreError, Table, Test, Timestamp,
+    __private::SHADOW, Changes, Checkpoint, Column, Comparison, Filter, Kind, Order, Position, Rows, Select, Shard,
+    SortKey, StoreError, Table, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
@@ -217,8 +217,9 @@ pub(crate) async fn rows(
             sqlx::query(AssertSqlSafe(sql)).bind(serde_json::json!(keys).to_string()).fetch_all(connection).await
         }
         Rows::Where { equal, order, limit, .. } => {
-            let matches = equal.into_iter().map(|(column, value)| Match { column, test: Test::Is(value) }).collect();
-            let select = Select { table, matches, order, after: None, limit };
+            let equal = equal.into_iter().map(|(column, value)| (column, Comparison::Equal(value)));
+            let filters = equal.map(|(column, comparison)| Filter { column, comparison }).collect();
+            let select = Select { table, filters, order, after: None, limit };
             return self::select(connection, select).await;
         }
         Rows::Whole { .. } => return Ok(vec![]),
@@ -227,81 +228,131 @@ pub(crate) async fn rows(
     found.map_err(error::store)?.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
 }
 
-/// The rows that match, in order.
+/// The rows of a query, in order.
 pub(crate) async fn select(
     connection: &mut SqliteConnection,
     select: Select,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
     let Select { table, order, limit, .. } = select;
-    let from = ("{from}", with_nulls(&table, &lacks(connection, &table).await?));
+    let from = with_nulls(&table, &lacks(connection, &table).await?);
     let columns = ("{columns}", names(table.columns));
-    let mut values = vec![];
-    let conditions = ("{conditions}", conditions(&select, 2, &mut values));
-    let parts = [columns, conditions, ("{order}", order_by(order)), from];
+    let mut values = Values { bound: vec![], before: 2 };
+    let conditions = conditions(&select.filters, &mut values);
+    let (from, conditions) = match order.by {
+        Some(column) if limit.is_some() && order.skip == 0 => {
+            let (valued, null) = parts_past(column, order.descending, &select.after, &mut values);
+            let direction = if order.descending { "DESC" } else { "ASC" };
+            let by = format!("{} {direction}, key", in_order(&quoted(column.name), column.kind));
+            let parts = [
+                columns.clone(),
+                ("{conditions}", conditions),
+                ("{valued}", valued),
+                ("{null}", null),
+                ("{by}", by),
+                ("{from}", from),
+            ];
+            (statement(include_str!("../sql/rows_page.sql"), &table, &parts), "TRUE".into())
+        }
+        by => {
+            let past = match (by, &select.after) {
+                (_, None) => "TRUE".into(),
+                (None, Some(after)) => {
+                    let sign = if order.descending { "<" } else { ">" };
+                    format!("key {sign} {}", values.push(Kind::Text, &after.key.clone().into()))
+                }
+                (Some(column), after) => {
+                    let (valued, null) = parts_past(column, order.descending, after, &mut values);
+                    format!("({valued} OR {null})")
+                }
+            };
+            (from, format!("{conditions} AND {past}"))
+        }
+    };
+    let parts = [columns, ("{conditions}", conditions), ("{order}", order_by(order)), ("{from}", from)];
     let sql = statement(include_str!("../sql/rows_where.sql"), &table, &parts);
     let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
     let query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));
-    let found = bind_all(query, &table, values)?.fetch_all(connection).await.map_err(error::store)?;
+    let found = values.bind(query, &table)?.fetch_all(connection).await.map_err(error::store)?;
     let columns: Vec<_> = table.columns.iter().map(|column| (column.name, column.kind)).collect();
     found.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
 }
 
-/// How many rows match.
+/// The number of rows that pass the filters of a query.
 pub(crate) async fn count(connection: &mut SqliteConnection, select: Select) -> Result<u64, StoreError> {
     let table = select.table;
     let from = ("{from}", with_nulls(&table, &lacks(connection, &table).await?));
-    let mut values = vec![];
-    let conditions = ("{conditions}", conditions(&select, 0, &mut values));
+    let mut values = Values { bound: vec![], before: 0 };
+    let conditions = ("{conditions}", conditions(&select.filters, &mut values));
     let sql = statement(include_str!("../sql/rows_count.sql"), &table, &[conditions, from]);
-    let query = bind_all(sqlx::query(AssertSqlSafe(sql)), &table, values)?;
+    let query = values.bind(sqlx::query(AssertSqlSafe(sql)), &table)?;
     let count: i64 = query.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(error::store)?;
     Ok(count.unsigned_abs())
 }
 
-/// What is written after `WHERE`. Its values are numbered from the first one after those that are bound before.
-fn conditions(select: &Select, before: usize, values: &mut Vec<(Kind, Json)>) -> String {
-    let mut bound = |kind: Kind, value: &Json| {
-        values.push((kind, value.clone()));
-        format!("?{}", values.len() + before)
-    };
-    let mut conditions = vec!["TRUE".to_owned()];
-    for Match { column, test } in &select.matches {
-        let (name, kind) = (quoted(column.name), column.kind);
-        let ordered =
-            |sign: &str, value: String| format!("{} {sign} {}", in_order(&name, kind), in_order(&value, kind));
-        conditions.push(match test {
-            Test::Is(value) => format!("{name} IS {}", bound(kind, value)),
-            Test::In(given) => {
-                let each: Vec<_> = given.iter().map(|value| format!("{name} IS {}", bound(kind, value))).collect();
-                if each.is_empty() { "FALSE".into() } else { format!("({})", each.join(" OR ")) }
-            }
-            Test::Less(value) => ordered("<", bound(kind, value)),
-            Test::AtMost(value) => ordered("<=", bound(kind, value)),
-            Test::Greater(value) => ordered(">", bound(kind, value)),
-            Test::AtLeast(value) => ordered(">=", bound(kind, value)),
-        });
+/// The values of a statement, numbered after those that are bound before them.
+struct Values {
+    bound: Vec<(Kind, Json)>,
+    before: usize,
+}
+
+impl Values {
+    fn push(&mut self, kind: Kind, value: &Json) -> String {
+        self.bound.push((kind, value.clone()));
+        format!("?{}", self.bound.len() + self.before)
     }
-    if let Some(Place { value, key }) = &select.after {
-        let key = bound(Kind::Text, &Json::from(key.clone()));
-        let sign = if select.order.descending { "<" } else { ">" };
-        conditions.push(match select.order.by {
-            None => format!("key {sign} {key}"),
-            Some(column) if value.is_null() => format!("({} IS NULL AND key > {key})", quoted(column.name)),
-            Some(column) => {
-                let (name, there) = (quoted(column.name), bound(column.kind, value));
-                let (here, there) = (in_order(&name, column.kind), in_order(&there, column.kind));
-                format!("({here} {sign} {there} OR {here} = {there} AND key > {key} OR {name} IS NULL)")
+
+    fn bind(self, query: Statement, table: &Table) -> Result<Statement, StoreError> {
+        self.bound.into_iter().try_fold(query, |query, (kind, value)| {
+            let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
+            bind(query, kind, &value).map_err(|error| refused(table, error))
+        })
+    }
+}
+
+/// The filters, as a condition.
+fn conditions(filters: &[Filter], values: &mut Values) -> String {
+    let mut conditions = vec!["TRUE".to_owned()];
+    for Filter { column, comparison } in filters {
+        let (name, kind) = (quoted(column.name), column.kind);
+        let mut ordered = |sign: &str, value: &Json| {
+            let value = in_order(&values.push(kind, value), kind);
+            format!("{} {sign} {value}", in_order(&name, kind))
+        };
+        conditions.push(match comparison {
+            Comparison::Less(value) => ordered("<", value),
+            Comparison::LessOrEqual(value) => ordered("<=", value),
+            Comparison::Greater(value) => ordered(">", value),
+            Comparison::GreaterOrEqual(value) => ordered(">=", value),
+            Comparison::Equal(value) => format!("{name} IS {}", values.push(kind, value)),
+            // A list, since a chain of `OR` may be 1,000 deep at most.
+            Comparison::In(given) => {
+                let some = given.iter().filter(|value| !value.is_null());
+                let some = some.map(|value| values.push(kind, value)).collect::<Vec<_>>().join(", ");
+                let or_null = if given.contains(&Json::Null) { format!("{name} IS NULL") } else { "FALSE".into() };
+                format!("({name} IN ({some}) OR {or_null})")
             }
         });
     }
     conditions.join(" AND ")
 }
 
-fn bind_all(query: Statement, table: &Table, values: Vec<(Kind, Json)>) -> Result<Statement, StoreError> {
-    values.into_iter().try_fold(query, |query, (kind, value)| {
-        let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
-        bind(query, kind, &value).map_err(|error| refused(table, error))
-    })
+/// The conditions for rows past a row in the order of a column: for those with a value, which come first, and for those with
+/// null.
+fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values: &mut Values) -> (String, String) {
+    let name = quoted(column.name);
+    let null = format!("{name} IS NULL");
+    let Some(SortKey { value, key }) = after else {
+        return (format!("{name} IS NOT NULL"), null);
+    };
+    let key = values.push(Kind::Text, &key.clone().into());
+    if value.is_null() {
+        return ("FALSE".into(), format!("({null} AND key > {key})"));
+    }
+    let there = in_order(&values.push(column.kind, value), column.kind);
+    let here = in_order(&name, column.kind);
+    let sign = if descending { "<" } else { ">" };
+    // The first comparison is what an index is searched by.
+    (format!("({here} {sign}= {there} AND ({here} {sign} {there} OR key > {key}))"), null)
 }
 
 /// A value in a form that has its order: as text, a fraction of a second would come before the Z it is without.
