@@ -280,13 +280,8 @@ pub(crate) async fn select(
         Some(column) if limit.is_some() && order.skip == 0 => {
             let (valued, null) = parts_past(column, order.descending, &select.after, &mut values);
             let by = format!("t.{} {direction}, t.key", quoted(column.name));
-            let parts = [
-                ("{conditions}", conditions),
-                ("{valued}", valued),
-                ("{null}", null),
-                ("{by}", by),
-                ("{from}", from),
-            ];
+            let parts =
+                [("{conditions}", conditions), ("{valued}", valued), ("{null}", null), ("{by}", by), ("{from}", from)];
             (statement(include_str!("../sql/rows_page.sql"), sql, &table, &parts).0, "true".into())
         }
         by => {
