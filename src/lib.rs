@@ -73,6 +73,10 @@ pub use eventstore_core::__private;
 #[doc = include_str!("../docs/aggregates.md")]
 mod aggregates {}
 
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../docs/read-models.md")]
+mod read_models {}
+
 /// What a domain module needs: `use eventstore::prelude::*;`.
 ///
 /// The traits with their derives, the few types one meets every day, and what `Account::given([…])`,

@@ -406,7 +406,7 @@ impl<M: ReadModel> List<M> {
     /// Returns one page, of [`limit`](Self::limit) rows (100 without it), and the cursor for
     /// [`from_cursor`](Self::from_cursor) of the same list. A page costs the same at any depth if the column of
     /// [`order_by`](Self::order_by) has an index; of the past, and of [`live`](ReadModels::live), each page folds the log
-    /// again.
+    /// again, and in a transaction each page reads all rows that pass the filters by equality.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -442,7 +442,9 @@ impl<M: ReadModel> List<M> {
         Ok(RowPage { rows: read_rows(found)?, next })
     }
 
-    /// Returns the number of rows that pass the filters, regardless of the order, the limit, the skip and the cursor.
+    /// Returns the number of rows that pass the filters, regardless of the order, the limit, the skip and the cursor. The
+    /// database counts; of the past, of [`live`](ReadModels::live) and in a transaction, the rows are read. Fails as the
+    /// list does.
     pub async fn count(self) -> Result<u64, StoreError> {
         let select = Select { order: Order::default(), after: None, limit: None, ..self.select()? };
         if self.until != Until::default() {
@@ -452,7 +454,8 @@ impl<M: ReadModel> List<M> {
         read_after::<M, _>(&self.store, self.after, self.patience, None, count).await
     }
 
-    /// Returns whether any row passes the filters, regardless of the order, the limit, the skip and the cursor.
+    /// Returns whether any row passes the filters, regardless of the order, the limit, the skip and the cursor. Fails as the
+    /// list does.
     pub async fn exists(self) -> Result<bool, StoreError> {
         let select = Select { order: Order::default(), after: None, limit: Some(1), ..self.select()? };
         Ok(!self.found(select).await?.is_empty())

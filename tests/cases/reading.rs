@@ -246,6 +246,7 @@ async fn paged<M: ReadModel>(list: impl Fn() -> List<M>, limit: usize) -> Result
         let page = list.limit(limit).page().await?;
         assert!(page.rows.len() <= limit, "{} rows", page.rows.len());
         keys.extend(page.rows.into_iter().map(|(key, _)| key));
+        assert!(keys.len() < 10_000, "the pages have no end");
         match page.next {
             Some(next) => cursor = Some(next.to_string()),
             None => return Ok(keys),

@@ -63,7 +63,7 @@ async fn a_page_reads_about_as_many_rows_as_it_has_at_any_depth() -> Result<(), 
         let reader = Store::from(one);
         let page = list(reader.read_model::<Sorted>().list()).from_cursor(cursor).page().await?;
         assert_eq!(page.rows.len(), 100, "{name}");
-        reader.close().await;
+        reader.close().await?;
         let read = settled(&mut admin, &schema, before + 1).await? - before;
         assert!((100..1_000).contains(&read), "{name}: a page of 100 rows has read {read}");
     }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use eventstore::{
     Expected, Id, Runner, SqliteStore, Store,
-    prelude::*,
     sqlx::{self, Connection, SqliteConnection},
 };
 use tokio::time::{Instant, sleep};
