@@ -239,7 +239,7 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
-        let digits = text.len() % 2 == 0 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let digits = text.len().is_multiple_of(2) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
         let bytes: Option<Vec<u8>> = digits.then(|| text.as_bytes().chunks(2).map(byte).collect()).flatten();
         let parts = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         // The text is not repeated in the error: it may contain personal data.
