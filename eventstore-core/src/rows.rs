@@ -516,8 +516,8 @@ fn read_rows<M: ReadModel>(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<(St
     rows.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect()
 }
 
-/// Reads from the table of a read model: once its rows, or the one of a key, have every event up to a position, if one is
-/// said; else once it is whole.
+/// Reads from the table of a read model. With a position, waits until the rows, or the row of a key, have every event up to
+/// it; without one, until the table is whole.
 async fn read_after<'a, M: ReadModel, T>(
     store: &Store,
     after: Option<Position>,

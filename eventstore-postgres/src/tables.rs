@@ -394,8 +394,8 @@ fn conditions(filters: &[Filter], values: &mut Values) -> String {
     conditions.join(" AND ")
 }
 
-/// The conditions for rows past a row in the order of a column: for those with a value, which come first, and for those with
-/// null.
+/// The conditions for rows past a row in the order of a column: for those with a value, which come first, and for those
+/// with null.
 fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values: &mut Values) -> (String, String) {
     let here = format!("t.{}", quoted(column.name));
     let Some(SortKey { value, key }) = after else {
@@ -413,7 +413,7 @@ fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values
     }
 }
 
-/// The rows that were found, if the table is as it was taken to be: last comes what its columns are.
+/// The rows found, if the table lacks just these columns; the last row has the types of its columns.
 fn as_asked(
     sql: &Sql,
     table: &Table,
@@ -430,7 +430,7 @@ fn as_asked(
     rows.map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
 }
 
-/// Refuses a table that has other columns, by their types, than was thought.
+/// Refuses a table whose columns differ from those of the program other than by the ones it lacks.
 fn as_it_is(sql: &Sql, table: &Table, types: &str, lacking: &[&'static Column]) -> Result<(), StoreError> {
     let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
     let types: HashMap<String, String> = serde_json::from_str(types).map_err(refused)?;

@@ -336,8 +336,8 @@ fn conditions(filters: &[Filter], values: &mut Values) -> String {
     conditions.join(" AND ")
 }
 
-/// The conditions for rows past a row in the order of a column: for those with a value, which come first, and for those with
-/// null.
+/// The conditions for rows past a row in the order of a column: for those with a value, which come first, and for those
+/// with null.
 fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values: &mut Values) -> (String, String) {
     let name = quoted(column.name);
     let null = format!("{name} IS NULL");
