@@ -32,21 +32,22 @@ pub mod guide;
 /// What a store of one's own implements, and what it is asked: the [guide](guide::store) says where to begin.
 pub mod contract {
     pub use eventstore_core::{
-        Append, Blame, Changes, Checkpoint, Condition, EventStore, Events, Item, NewEvent, NewTags, Page, Read, Rows,
-        SLOTS, Shard, Step, StoredSnapshot, StreamHead, Table, Tables, Transaction, TypeIndex, Write, Written, slot,
+        Append, Blame, Changes, Checkpoint, Comparison, Condition, EventStore, Events, Filter, Item, NewEvent, NewTags,
+        Page, Read, Rows, SLOTS, Select, Shard, SortKey, Step, StoredSnapshot, StreamHead, Table, Tables, Transaction,
+        TypeIndex, Write, Written, slot,
     };
 }
 
 #[doc(hidden)]
 pub use contract::*;
 pub use eventstore_core::{
-    Aggregate, AppendEvents, AppendTo, Appended, Boundary, BoxError, Column, CommandError, Conflict, DeadLetter,
-    Decide, Decider, Decision, Event, EventError, Every, Evolve, Execute, Expected, Get, History, Id, Identity,
-    ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, Order, ParkedKeys,
-    Position, Prefix, Project, Query, Raw, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay, Retag,
-    Retagged, Row, RowFold, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store, StoreError, StreamId,
-    Tag, Tagged, Target, Timestamp, TimestampError, Token, Tx, TxConnection, Unavailable, Upcast, VerifiedSnapshots,
-    Version, doctor, ensure, event_id, every, limits, testing,
+    Aggregate, AppendEvents, AppendTo, Appended, Boundary, BoxError, Column, CommandError, Conflict, Cursor,
+    DeadLetter, Decide, Decider, Decision, Event, EventError, Every, Evolve, Execute, Expected, Get, History, Id,
+    Identity, ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, Order,
+    ParkedKeys, Position, Prefix, Project, Query, Raw, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay,
+    Retag, Retagged, Row, RowFold, RowPage, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store,
+    StoreError, StreamId, Tag, Tagged, Target, Timestamp, TimestampError, Token, Tx, TxConnection, Unavailable, Upcast,
+    VerifiedSnapshots, Version, doctor, ensure, event_id, every, limits, testing,
 };
 pub use eventstore_core::{
     Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start,
@@ -71,6 +72,10 @@ pub use eventstore_core::__private;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/aggregates.md")]
 mod aggregates {}
+
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../docs/read-models.md")]
+mod read_models {}
 
 /// What a domain module needs: `use eventstore::prelude::*;`.
 ///

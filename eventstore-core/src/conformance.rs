@@ -26,10 +26,10 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
-    Append, Changes, Checkpoint, Column, Condition, Conflict, EventStore, Events, Expected, Invalid, Item, Kind,
-    Metadata, NewEvent, NewTags, Order, Page, Position, Prefix, Query, Raw, Read, Recorded, Rows, Shard, Step, Store,
-    StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tag, Timestamp, Transaction, Version, Write, Written,
-    event_id, limits,
+    Append, Changes, Checkpoint, Column, Comparison, Condition, Conflict, EventStore, Events, Expected, Filter,
+    Invalid, Item, Kind, Metadata, NewEvent, NewTags, Order, Page, Position, Prefix, Query, Raw, Read, Recorded, Rows,
+    Select, Shard, SortKey, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tag, Timestamp,
+    Transaction, Version, Write, Written, event_id, limits,
 };
 
 /// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
@@ -104,6 +104,7 @@ macro_rules! conformance {
             rows_are_what_was_written
             rows_no_database_can_hold_are_refused
             rows_are_found_by_their_columns
+            rows_are_selected_by_comparison_and_from_a_place
             a_table_is_built_once
             p4_a_table_and_its_shadow_change_names_at_once
             a_table_with_other_columns_is_refused_wherever_it_is_used
@@ -2269,6 +2270,83 @@ pub async fn rows_are_found_by_their_columns(store: Fresh) {
     assert_eq!(order("text", false, 0, None).await, "cebdfa", "null is last");
     assert_eq!(order("text", true, 0, None).await, "bdfcea", "in both directions");
     assert_eq!(find(&[], Some(0)).await, "");
+}
+
+pub async fn rows_are_selected_by_comparison_and_from_a_place(store: Fresh) {
+    store.create(&TABLE).await.unwrap();
+    let row = |n: i64| {
+        let time = Timestamp::from_micros(n / 2 * 500_000);
+        json!({ "text": format!("{}", n / 2), "integer": n / 2, "real": n as f64 / 2.0, "bool": n > 2, "time": time })
+    };
+    let all: Vec<_> = (1..=5).map(|n| (["c", "a", "b", "e", "d"][n as usize - 1], row(n))).collect();
+    write(&store, &all, &[]).await;
+    write(&store, &[("f", json!({}))], &[]).await;
+    let column = |name: &str| TABLE.columns.iter().find(|column| column.name == name).unwrap();
+    let select = |filters: Vec<(&str, Comparison)>| {
+        let filters = filters.into_iter().map(|(name, comparison)| Filter { column: column(name), comparison });
+        Select { table: TABLE, filters: filters.collect(), order: Order::default(), after: None, limit: None }
+    };
+    let find = async |select: Select| {
+        let found = store.select(select.clone()).await.unwrap();
+        if select.after.is_none() && select.limit.is_none() && select.order.skip == 0 {
+            assert_eq!(store.count_rows(select).await.unwrap(), found.len() as u64);
+        }
+        found.into_iter().map(|(key, _)| key).collect::<String>()
+    };
+    let time = |micros| json!(Timestamp::from_micros(micros));
+    use Comparison::*;
+    for (filters, expected) in [
+        (vec![], "abcdef"),
+        (vec![("integer", Less(json!(1)))], "c"),
+        (vec![("integer", LessOrEqual(json!(1)))], "abc"),
+        (vec![("integer", Greater(json!(1)))], "de"),
+        (vec![("integer", GreaterOrEqual(json!(1)))], "abde"),
+        (vec![("integer", GreaterOrEqual(json!(1))), ("text", Less(json!("2")))], "ab"),
+        (vec![("real", Greater(json!(1.0))), ("bool", Equal(json!(true)))], "bde"),
+        (vec![("bool", Greater(json!(false)))], "bde"),
+        (vec![("time", Less(time(500_000)))], "c"),
+        (vec![("time", GreaterOrEqual(time(500_000)))], "abde"),
+        (vec![("integer", In(vec![json!(0), json!(2), json!(null)]))], "cdef"),
+        (vec![("integer", In(vec![]))], ""),
+        (vec![("integer", Equal(json!(null)))], "f"),
+        (vec![("text", Greater(json!("'; --")))], "abcde"),
+    ] {
+        assert_eq!(find(select(filters.clone())).await, expected, "{filters:?}");
+    }
+    for (by, descending, expected) in [
+        ("", false, "abcdef"),
+        ("", true, "fedcba"),
+        ("integer", false, "cabdef"),
+        ("integer", true, "deabcf"),
+        ("time", false, "cabdef"),
+        ("time", true, "deabcf"),
+        ("text", true, "deabcf"),
+        ("bool", true, "bdeacf"),
+    ] {
+        let by = TABLE.columns.iter().find(|column| column.name == by);
+        let ordered = |after, limit| Select {
+            order: Order { by, descending, skip: 0 },
+            after,
+            limit,
+            ..select(vec![("integer", In(vec![json!(0), json!(1), json!(2), json!(null)]))])
+        };
+        assert_eq!(find(ordered(None, None)).await, expected, "{by:?}, descending: {descending}");
+        for (n, (key, row)) in store.select(ordered(None, None)).await.unwrap().into_iter().enumerate() {
+            let value = by.and_then(|column| column.value(&row)).unwrap_or_default();
+            let after = Some(SortKey { value, key });
+            assert_eq!(find(ordered(after.clone(), None)).await, expected[n + 1..], "{by:?} after {after:?}");
+            assert_eq!(
+                find(ordered(after.clone(), Some(2))).await,
+                expected[n + 1..(n + 3).min(6)],
+                "{by:?}, {after:?}"
+            );
+            let skipped = Select { order: Order { by, descending, skip: 1 }, ..ordered(after.clone(), Some(2)) };
+            assert_eq!(find(skipped).await, expected[(n + 2).min(6)..(n + 4).min(6)], "{by:?}, {after:?}");
+            assert_eq!(store.count_rows(ordered(after, Some(1))).await.unwrap(), 6);
+        }
+        assert_eq!(find(ordered(None, Some(3))).await, expected[..3]);
+        assert_eq!(find(ordered(None, Some(0))).await, "");
+    }
 }
 
 pub async fn a_table_is_built_once(store: Fresh) {

@@ -32,6 +32,7 @@ mod release;
 mod retag;
 mod rows;
 mod runs;
+mod select;
 mod shard;
 mod snapshot;
 mod store;
@@ -64,7 +65,8 @@ pub use process::{
 pub use read::ReadEvents;
 pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
 pub use retag::{NewTags, Retag, Retagged};
-pub use rows::{Get, List, Moment, ReadModels, Replay};
+pub use rows::{Get, List, Moment, ReadModels, Replay, RowPage};
+pub use select::{Comparison, Cursor, Filter, Select, SortKey};
 pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{

@@ -70,6 +70,16 @@ pub(crate) fn equal<M: ReadModel>(name: &str, value: Json) -> Result<(&'static C
     Ok((column, column.kind.compared(value).map_err(refused)?))
 }
 
+/// A column with an order, and a value to compare it with, which is not null.
+pub(crate) fn compared<M: ReadModel>(name: &str, value: Json) -> Result<(&'static Column, Json), Invalid> {
+    ordered::<M>(name)?;
+    let (column, value) = equal::<M>(name, value)?;
+    match value.is_null() {
+        true => Err(Invalid::Request(format!("column `{name}` of `{}` cannot be less or greater than null", M::NAME))),
+        false => Ok((column, value)),
+    }
+}
+
 /// Which rows an event concerns.
 pub enum Keys<E: 'static> {
     /// The one with the key of the event's stream. The default; all events must be in streams of one category.

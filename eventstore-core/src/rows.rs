@@ -10,7 +10,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream, StreamExt},
 };
-use serde_json::Value as Json;
+use serde_json::{Value as Json, value::RawValue};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     runs::Run,
+    select::{Comparison, Cursor, Filter, Select},
     store::{Order, Query, Read, Rows},
     stream::{Position, Version},
 };
@@ -107,10 +108,11 @@ impl<M: ReadModel> ReadModels<M> {
         List {
             store,
             until,
-            equal: vec![],
+            filters: vec![],
             by: None,
             order: Order::default(),
             limit: None,
+            cursor: None,
             after: None,
             patience: PATIENCE,
             of: PhantomData,
@@ -219,14 +221,7 @@ impl<M: ReadModel> Get<M> {
         limits::name("row key", &key)?;
         if until == Until::default() {
             let read = || store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![key.clone()] });
-            let found = match after {
-                Some(after) => {
-                    wait::<M>(&store, after, patience, Some(&key)).await?;
-                    letters::complete(store.inner(), &M::TABLE, after, Some(&key)).await?;
-                    read().await?
-                }
-                None => store.read_whole(&M::TABLE, read).await?,
-            };
+            let found = read_after::<M, _>(&store, after, patience, Some(&key), read).await?;
             return found.first().map(|(_, row)| read_row(row)).transpose();
         }
         if until.version.is_some() && !matches!(M::KEYS, Keys::Stream) {
@@ -268,20 +263,86 @@ async fn one_row<M: ReadModel>(
 pub struct List<M> {
     store: Store,
     until: Until,
-    equal: Vec<(&'static str, Json)>,
+    filters: Vec<(&'static str, Wanted)>,
     by: Option<&'static str>,
     order: Order,
     limit: Option<usize>,
+    cursor: Option<Cursor>,
     after: Option<Position>,
     patience: Duration,
     of: PhantomData<fn() -> M>,
 }
 
+/// A comparison whose values have not been checked against the column.
+enum Wanted {
+    Equal(Json),
+    In(Vec<Json>),
+    Ordered(fn(Json) -> Comparison, Json),
+}
+
+/// A page of a list.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RowPage<M> {
+    /// The rows, each with its key, in the order of the list.
+    pub rows: Vec<(String, M)>,
+    /// Where the next page begins. `None` if there was no further row when this page was read.
+    pub next: Option<Cursor>,
+}
+
+/// The rows of a page without a [`List::limit`].
+const ROWS_OF_A_PAGE: usize = 100;
+
 impl<M: ReadModel> List<M> {
-    /// Only rows with this value in this column.
-    pub fn filter(mut self, column: &'static str, value: impl Into<Json>) -> Self {
-        self.equal.push((column, value.into()));
+    fn wanted(mut self, column: &'static str, wanted: Wanted) -> Self {
+        self.filters.push((column, wanted));
         self
+    }
+
+    /// Only rows whose column equals the value. Null is a value: `Json::Null`, or `None::<i64>`. NaN and the infinities are
+    /// null in JSON, and so find the rows that have null.
+    ///
+    /// Filters add up: a row must pass all of them. The await fails with [`Invalid::Request`] if there is no such column,
+    /// if it is `jsonb`, or if it cannot hold the value, and with [`Invalid::TooLarge`] if the list compares with more than
+    /// [`COMPARED_VALUES`](limits::COMPARED_VALUES) values. An instant and a UUID are given as text.
+    pub fn filter(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Equal(value.into()))
+    }
+
+    /// Only rows whose column equals one of the values; no row if there are no values. Null among the values finds null.
+    /// Errors as of [`filter`](Self::filter).
+    pub fn is_in<T: Into<Json>>(self, column: &'static str, values: impl IntoIterator<Item = T>) -> Self {
+        self.wanted(column, Wanted::In(values.into_iter().map(Into::into).collect()))
+    }
+
+    /// Only rows whose column is less than the value. A row with null in the column is in no such list. Every store
+    /// compares alike: text byte by byte in UTF-8, without regard to language or case; `false` before `true`; UUIDs
+    /// byte by byte; -0.0 equals 0.0.
+    ///
+    /// Errors as of [`filter`](Self::filter), and [`Invalid::Request`] if the value is null, which NaN and the infinities
+    /// are in JSON.
+    pub fn lt(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Ordered(Comparison::Less, value.into()))
+    }
+
+    /// Only rows whose column is less than or equal to the value; see [`lt`](Self::lt).
+    pub fn le(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Ordered(Comparison::LessOrEqual, value.into()))
+    }
+
+    /// Only rows whose column is greater than the value; see [`lt`](Self::lt).
+    pub fn gt(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Ordered(Comparison::Greater, value.into()))
+    }
+
+    /// Only rows whose column is greater than or equal to the value; see [`lt`](Self::lt).
+    pub fn ge(self, column: &'static str, value: impl Into<Json>) -> Self {
+        self.wanted(column, Wanted::Ordered(Comparison::GreaterOrEqual, value.into()))
+    }
+
+    /// Only rows whose column is at least `least` and at most `most`; no row if `least` is greater. See [`lt`](Self::lt).
+    pub fn between(self, column: &'static str, least: impl Into<Json>, most: impl Into<Json>) -> Self {
+        self.ge(column, least).le(column, most)
     }
 
     /// In the order of a column, null last; rows with the same value in the order of their keys. An index on the column
@@ -297,8 +358,8 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// Without so many of the first. What is skipped is read, and what is recorded between two pages moves rows from
-    /// one to the other: to go through all rows of a moment, say the same [`at_position`](ReadModels::at_position).
+    /// Leaves out the first rows. They are read all the same, and an event between two reads moves rows across the border,
+    /// so that a row is seen twice or not at all: to read on, take [`page`](Self::page).
     pub fn skip(mut self, rows: usize) -> Self {
         self.order.skip = rows;
         self
@@ -307,6 +368,19 @@ impl<M: ReadModel> List<M> {
     /// At most so many.
     pub fn limit(mut self, rows: usize) -> Self {
         bound(&mut self.limit, rows);
+        self
+    }
+
+    /// Begins after the last row of a page; for [`page`](Self::page) and for the rows themselves.
+    ///
+    /// A row that does not change between two pages is in exactly one of them, whatever happens to other rows. A row that
+    /// changes may move past the cursor or before it, and so be in two pages or in none, unless it keeps its value in the
+    /// column of the order. Pages of one moment of the past ([`at_position`](ReadModels::at_position)) have no such rows.
+    ///
+    /// The await fails with [`Invalid::Request`] if the cursor is of another read model, version, order or set of filters,
+    /// if it was changed, or if the list has a [`skip`](Self::skip).
+    pub fn from_cursor(mut self, cursor: Cursor) -> Self {
+        self.cursor = Some(cursor);
         self
     }
 
@@ -329,36 +403,135 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    async fn run(self) -> Result<Vec<(String, M)>, StoreError> {
-        let Self { store, until, equal, by, mut order, limit, after, patience, .. } = self;
-        let equal = equal.into_iter().map(|(column, value)| read_model::equal::<M>(column, value));
-        let equal = equal.collect::<Result<Vec<_>, _>>()?;
-        order.by = by.map(read_model::ordered::<M>).transpose()?;
-        if until == Until::default() {
-            let rows = Rows::Where { table: M::TABLE, equal, order, limit };
-            let read = || store.inner().rows(rows.clone());
-            let found = match after {
-                Some(after) => {
-                    wait::<M>(&store, after, patience, None).await?;
-                    letters::complete(store.inner(), &M::TABLE, after, None).await?;
-                    read().await?
-                }
-                None => store.read_whole(&M::TABLE, read).await?,
-            };
-            return found.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect();
+    /// Returns one page, of [`limit`](Self::limit) rows (100 without it), and the cursor for
+    /// [`from_cursor`](Self::from_cursor) of the same list. A page costs the same at any depth if the column of
+    /// [`order_by`](Self::order_by) has an index; of the past, and of [`live`](ReadModels::live), each page folds the log
+    /// again, and in a transaction each page reads all rows that pass the filters by equality.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = eventstore::connect("memory:").await?;
+    /// # for name in ["ann", "bob", "cem"] {
+    /// #     store.execute(Id::<Account>::from(name), Deposit { amount: 100 }).await?;
+    /// # }
+    /// let balances = store.read_model::<Balance>().live();
+    /// let mut page = balances.list().ge("balance", 50).limit(2).page().await?;
+    /// assert_eq!(page.rows.len(), 2);
+    /// while let Some(cursor) = page.next {
+    ///     page = balances.list().ge("balance", 50).limit(2).from_cursor(cursor).page().await?;
+    /// }
+    /// assert_eq!(page.rows.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Fails with [`Invalid::Request`] if the limit is zero; otherwise as the list does.
+    pub async fn page(self) -> Result<RowPage<M>, StoreError> {
+        let limit = self.limit.unwrap_or(ROWS_OF_A_PAGE);
+        if limit == 0 {
+            return Err(Invalid::Request("a page of zero rows would have no end".into()).into());
         }
-        let mut replay = ReadModels::<M> { store, until, of: PhantomData }.replay();
+        // One more row says whether there is another page.
+        let select = Select { limit: Some(limit.saturating_add(1)), ..self.select()? };
+        let mut found = self.found(select.clone()).await?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|(key, row)| Cursor::after(&select, key, row));
+        Ok(RowPage { rows: read_rows(found)?, next })
+    }
+
+    /// Returns the number of rows that pass the filters, regardless of the order, the limit, the skip and the cursor. The
+    /// database counts; of the past, of [`live`](ReadModels::live) and in a transaction, the rows are read. Fails as the
+    /// list does.
+    pub async fn count(self) -> Result<u64, StoreError> {
+        let select = Select { order: Order::default(), after: None, limit: None, ..self.select()? };
+        if self.until != Until::default() {
+            return Ok(self.found(select).await?.len() as u64);
+        }
+        let count = || self.store.inner().count_rows(select.clone());
+        read_after::<M, _>(&self.store, self.after, self.patience, None, count).await
+    }
+
+    /// Returns whether any row passes the filters, regardless of the order, the limit, the skip and the cursor. Fails as the
+    /// list does.
+    pub async fn exists(self) -> Result<bool, StoreError> {
+        let select = Select { order: Order::default(), after: None, limit: Some(1), ..self.select()? };
+        Ok(!self.found(select).await?.is_empty())
+    }
+
+    /// The query, if the columns exist and can hold the values, and the cursor is of it.
+    fn select(&self) -> Result<Select, StoreError> {
+        let filter = |(name, wanted): &(&'static str, Wanted)| {
+            let (column, comparison) = match wanted {
+                Wanted::Equal(value) => {
+                    let (column, value) = read_model::equal::<M>(name, value.clone())?;
+                    (column, Comparison::Equal(value))
+                }
+                Wanted::In(values) => {
+                    let (column, _) = read_model::equal::<M>(name, Json::Null)?;
+                    let values = values.iter().map(|value| Ok(read_model::equal::<M>(name, value.clone())?.1));
+                    (column, Comparison::In(values.collect::<Result<_, StoreError>>()?))
+                }
+                Wanted::Ordered(comparison, value) => {
+                    let (column, value) = read_model::compared::<M>(name, value.clone())?;
+                    (column, comparison(value))
+                }
+            };
+            Ok(Filter { column, comparison })
+        };
+        let filters = self.filters.iter().map(filter).collect::<Result<Vec<_>, StoreError>>()?;
+        let values = filters.iter().map(Filter::values).sum();
+        limits::size("the values a list is compared with", values, limits::COMPARED_VALUES)?;
+        let order = Order { by: self.by.map(read_model::ordered::<M>).transpose()?, ..self.order };
+        let mut select = Select { table: M::TABLE, filters, order, after: None, limit: self.limit };
+        select.after = self.cursor.clone().map(|cursor| cursor.sort_key(&select)).transpose()?;
+        Ok(select)
+    }
+
+    async fn found(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        if self.until == Until::default() {
+            let rows = || self.store.inner().select(select.clone());
+            return read_after::<M, _>(&self.store, self.after, self.patience, None, rows).await;
+        }
+        let mut replay = ReadModels::<M> { store: self.store.clone(), until: self.until, of: PhantomData }.replay();
         replay.finish().await?;
         let mut rows = vec![];
         for key in replay.rows.keys_in_order() {
-            let Some(row) = replay.rows.take(&key) else { continue };
-            let written = if equal.is_empty() { None } else { Some(write_row(&row)?) };
-            if written.is_none_or(|written| equal.iter().all(|(column, value)| column.has(&written, value))) {
-                rows.push((key, row));
+            if let Some(row) = replay.rows.take(&key) {
+                rows.push((key, write_row(&row)?));
             }
         }
-        let rows = order.sort(rows, |(_, row)| write_row(row))?;
-        Ok(rows.into_iter().skip(order.skip).take(limit.unwrap_or(usize::MAX)).collect())
+        Ok(select.take(select.order.sort(rows, |(_, row)| Ok(row.clone()))?))
+    }
+
+    async fn run(self) -> Result<Vec<(String, M)>, StoreError> {
+        let select = self.select()?;
+        read_rows(self.found(select).await?)
+    }
+}
+
+fn read_rows<M: ReadModel>(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<(String, M)>, StoreError> {
+    rows.into_iter().map(|(key, row)| Ok((key, read_row(&row)?))).collect()
+}
+
+/// Reads from the table of a read model. With a position, waits until the rows, or the row of a key, have every event up to
+/// it; without one, until the table is whole.
+async fn read_after<'a, M: ReadModel, T>(
+    store: &Store,
+    after: Option<Position>,
+    patience: Duration,
+    key: Option<&str>,
+    read: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match after {
+        Some(after) => {
+            wait::<M>(store, after, patience, key).await?;
+            letters::complete(store.inner(), &M::TABLE, after, key).await?;
+            read().await
+        }
+        None => store.read_whole(&M::TABLE, read).await,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     invalid::Invalid,
     limits,
     retag::NewTags,
+    select::Select,
     shard::{Checkpoint, Shard},
     stream::{Expected, Position, StreamHead, StreamId, Version},
     table::{Column, Table},
@@ -193,6 +194,19 @@ pub trait Tables: Send + Sync + 'static {
     /// The rows asked for, by key, each as the JSON object it was written as. An [optional](Column::optional) column that
     /// the table lacks is null in every row: a program that reads may be started before the one that adds it.
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
+
+    /// Returns the rows of a query, in its order, each as [`rows`](Self::rows) returns it. The default reads all rows that
+    /// pass the filters by equality, and leaves out the others in memory.
+    async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        Ok(select.among(self.rows(select.rows()).await?))
+    }
+
+    /// Returns the number of rows that pass the filters, regardless of `order`, `after` and `limit`. The default reads
+    /// them.
+    async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
+        let all = Select { order: Order::default(), after: None, limit: None, ..select };
+        Ok(self.select(all).await?.len() as u64)
+    }
 
     /// The shards of a projection, or of all, by name and slot: none if it never ran.
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError>;

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use eventstore_core::{
     Append, BoxError, Checkpoint, Column, Conflict, EventStore, Events, Expected, Identity, Invalid, NewTags, Page,
-    Position, Prefix, Query, Raw, Read, Recorded, Rows, Shard, Step, StoreError, StoredSnapshot, StreamHead, StreamId,
-    Table, Tables, Timestamp, Transaction, Written,
+    Position, Prefix, Query, Raw, Read, Recorded, Rows, Select, Shard, Step, StoreError, StoredSnapshot, StreamHead,
+    StreamId, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
 };
 use futures::{
@@ -411,6 +411,12 @@ impl PgStore {
         &self.shared
     }
 
+    /// The columns that a table lacks, which a row may be without.
+    async fn lacking(&self, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
+        let lacking = tables::to_add(&mut *self.connection().await?, self.sql(), table).await?;
+        lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })
+    }
+
     /// A connection for single statements. Behind a pooler that forgets them, what they write is rolled back.
     pub(crate) async fn connection(&self) -> Result<Session, StoreError> {
         Session::free(&self.shared).await
@@ -806,12 +812,28 @@ impl Tables for PgStore {
         };
         let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else { return found(&[]).await };
         match found(&[]).await {
-            // It may lack a column that a row may be without.
-            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                let lacking = tables::to_add(&mut *self.connection().await?, self.sql(), &table).await?;
-                found(&lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })?).await
-            }
+            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => found(&self.lacking(&table).await?).await,
             found => found,
+        }
+    }
+
+    async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        let found = async |lacking: &[&'static Column]| {
+            tables::select(&mut *self.connection().await?, self.sql(), select.clone(), lacking).await
+        };
+        match found(&[]).await {
+            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => found(&self.lacking(&select.table).await?).await,
+            found => found,
+        }
+    }
+
+    async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
+        let count = async |lacking: &[&'static Column]| {
+            tables::count(&mut *self.connection().await?, self.sql(), select.clone(), lacking).await
+        };
+        match count(&[]).await {
+            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => count(&self.lacking(&select.table).await?).await,
+            count => count,
         }
     }
 

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use eventstore_core::{
-    __private::SHADOW, Changes, Checkpoint, Column, Kind, Position, Rows, Shard, Step, StoreError, Table,
+    __private::SHADOW, Changes, Checkpoint, Column, Comparison, Filter, Kind, Position, Rows, Select, Shard, SortKey,
+    Step, StoreError, Table,
 };
 use serde_json::{Value as Json, value::RawValue};
-use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, Row, postgres::PgArguments, query::QueryAs};
 use uuid::Uuid;
 
 use crate::{
@@ -250,44 +251,193 @@ pub(crate) async fn rows(
             sqlx::query_as(statement).bind(name(sql, &table)).bind(keys).fetch_all(connection).await
         }
         Rows::Where { equal, order, limit, .. } => {
-            let mut values = vec![];
-            let mut conditions = vec!["true".to_owned()];
-            for (column, value) in equal {
-                let name = quoted(column.name);
-                let Some(value) = text(value) else {
-                    conditions.push(format!("t.{name} IS NULL"));
-                    continue;
-                };
-                values.push(value);
-                conditions.push(format!("t.{name} = CAST(${}::text AS {})", values.len() + 3, sql_type(column.kind)));
-            }
-            let conditions = ("{conditions}", conditions.join(" AND "));
-            let direction = if order.descending { "DESC" } else { "ASC" };
-            let by = match order.by {
-                Some(column) => format!("t.{} {direction} NULLS LAST, t.key", quoted(column.name)),
-                None => format!("t.key {direction}"),
-            };
-            let parts = [columns, conditions, ("{order}", by), from];
-            let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &parts);
-            let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
-            let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit);
-            let query = query.bind(read::signed(order.skip as u64));
-            values.into_iter().fold(query, |query, value| query.bind(value)).fetch_all(connection).await
+            let equal = equal.into_iter().map(|(column, value)| (column, Comparison::Equal(value)));
+            let filters = equal.map(|(column, comparison)| Filter { column, comparison }).collect();
+            return select(connection, sql, Select { table, filters, order, after: None, limit }, lacking).await;
         }
         Rows::Whole { .. } => return Ok(vec![]),
     };
-    let mut found = found.map_err(|error| match error::row(&table.to_string(), error) {
+    as_asked(sql, &table, found, lacking)
+}
+
+/// The rows of a query, in order, of a table that lacks these columns.
+pub(crate) async fn select(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    select: Select,
+    lacking: &[&'static Column],
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let Select { table, order, limit, .. } = select;
+    let mut values = Values { bound: vec![], before: 3 };
+    let conditions = conditions(&select.filters, &mut values);
+    let direction = if order.descending { "DESC" } else { "ASC" };
+    let by = match order.by {
+        Some(column) => format!("t.{} {direction} NULLS LAST, t.key", quoted(column.name)),
+        None => format!("t.key {direction}"),
+    };
+    let from = with_nulls(sql, &table, lacking);
+    let (from, conditions) = match order.by {
+        Some(column) if limit.is_some() && order.skip == 0 => {
+            let (valued, null) = parts_past(column, order.descending, &select.after, &mut values);
+            let by = format!("t.{} {direction}, t.key", quoted(column.name));
+            let parts =
+                [("{conditions}", conditions), ("{valued}", valued), ("{null}", null), ("{by}", by), ("{from}", from)];
+            (statement(include_str!("../sql/rows_page.sql"), sql, &table, &parts).0, "true".into())
+        }
+        by => {
+            let past = match (by, &select.after) {
+                (_, None) => "true".into(),
+                (None, Some(after)) => {
+                    let sign = if order.descending { "<" } else { ">" };
+                    format!("t.key {sign} {}", values.key(&after.key))
+                }
+                (Some(column), after) => {
+                    let (valued, null) = parts_past(column, order.descending, after, &mut values);
+                    format!("({valued} OR {null})")
+                }
+            };
+            (from, format!("{conditions} AND {past}"))
+        }
+    };
+    let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
+    let parts = [columns, ("{conditions}", conditions), ("{order}", by), ("{from}", from)];
+    let statement = statement(include_str!("../sql/rows_where.sql"), sql, &table, &parts);
+    let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
+    let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit).bind(read::signed(order.skip as u64));
+    let found = values.bind(query).fetch_all(connection).await;
+    as_asked(sql, &table, found, lacking)
+}
+
+/// The number of rows that pass the filters of a query, of a table that lacks these columns.
+pub(crate) async fn count(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    select: Select,
+    lacking: &[&'static Column],
+) -> Result<u64, StoreError> {
+    let table = select.table;
+    let mut values = Values { bound: vec![], before: 1 };
+    let conditions = ("{conditions}", conditions(&select.filters, &mut values));
+    let parts = [conditions, ("{from}", with_nulls(sql, &table, lacking))];
+    let statement = statement(include_str!("../sql/rows_count.sql"), sql, &table, &parts);
+    let query = values.bind(sqlx::query_as(statement).bind(name(sql, &table)));
+    let found: Result<(i64, Option<String>), _> = query.fetch_one(connection).await;
+    let (count, types) = found.map_err(|error| match error::row(&table.to_string(), error) {
         StoreError::Columns { .. } => misfit(sql, &table),
         error => error,
     })?;
-    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
-    let types = found.pop().map(|(_, types)| types).unwrap_or_default();
-    let types: HashMap<String, String> = serde_json::from_str(&types).map_err(refused)?;
-    if lacks(sql, &table, types.iter().map(|(name, kind)| (&**name, &**kind)))? != lacking {
-        return Err(misfit(sql, &table));
+    as_it_is(sql, &table, &types.unwrap_or_default(), lacking)?;
+    Ok(count.unsigned_abs())
+}
+
+/// The values of a statement, numbered after those that are bound before them.
+struct Values {
+    bound: Vec<Bound>,
+    before: usize,
+}
+
+enum Bound {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Values {
+    fn push(&mut self, value: Bound) -> usize {
+        self.bound.push(value);
+        self.bound.len() + self.before
     }
+
+    /// A value that is not null.
+    fn one(&mut self, kind: Kind, value: &Json) -> Option<String> {
+        let text = text(value.clone())?;
+        Some(format!("CAST(${}::text AS {})", self.push(Bound::One(text)), sql_type(kind)))
+    }
+
+    fn key(&mut self, key: &str) -> String {
+        format!("${}::text COLLATE \"C\"", self.push(Bound::One(key.into())))
+    }
+
+    fn bind<'a, T>(self, query: QueryAs<'a, Postgres, T, PgArguments>) -> QueryAs<'a, Postgres, T, PgArguments> {
+        self.bound.into_iter().fold(query, |query, value| match value {
+            Bound::One(value) => query.bind(value),
+            Bound::Many(values) => query.bind(values),
+        })
+    }
+}
+
+/// The filters, as a condition.
+fn conditions(filters: &[Filter], values: &mut Values) -> String {
+    let mut conditions = vec!["true".to_owned()];
+    for Filter { column, comparison } in filters {
+        let name = format!("t.{}", quoted(column.name));
+        let null = format!("{name} IS NULL");
+        // Nothing is less or greater than null.
+        let mut ordered = |sign: &str, value: &Json| {
+            values.one(column.kind, value).map_or("false".into(), |value| format!("{name} {sign} {value}"))
+        };
+        conditions.push(match comparison {
+            Comparison::Equal(Json::Null) => null,
+            Comparison::Equal(value) => ordered("=", value),
+            Comparison::In(given) => {
+                let each: Vec<_> = given.iter().cloned().filter_map(text).collect();
+                let or_null = if each.len() < given.len() { null } else { "false".into() };
+                // One parameter for any number of values: PostgreSQL takes 65,535 parameters.
+                let each = values.push(Bound::Many(each));
+                format!("({name} = ANY (CAST(${each}::text[] AS {}[])) OR {or_null})", sql_type(column.kind))
+            }
+            Comparison::Less(value) => ordered("<", value),
+            Comparison::LessOrEqual(value) => ordered("<=", value),
+            Comparison::Greater(value) => ordered(">", value),
+            Comparison::GreaterOrEqual(value) => ordered(">=", value),
+        });
+    }
+    conditions.join(" AND ")
+}
+
+/// The conditions for rows past a row in the order of a column: for those with a value, which come first, and for those
+/// with null.
+fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values: &mut Values) -> (String, String) {
+    let here = format!("t.{}", quoted(column.name));
+    let Some(SortKey { value, key }) = after else {
+        return (format!("{here} IS NOT NULL"), format!("{here} IS NULL"));
+    };
+    let key = values.key(key);
+    let sign = if descending { "<" } else { ">" };
+    match values.one(column.kind, value) {
+        // The first comparison is what an index is searched by.
+        Some(there) => (
+            format!("({here} {sign}= {there} AND ({here} {sign} {there} OR t.key > {key}))"),
+            format!("{here} IS NULL"),
+        ),
+        None => ("false".into(), format!("({here} IS NULL AND t.key > {key})")),
+    }
+}
+
+/// The rows found, if the table lacks just these columns; the last row has the types of its columns.
+fn as_asked(
+    sql: &Sql,
+    table: &Table,
+    found: Result<Vec<(Option<String>, String)>, sqlx::Error>,
+    lacking: &[&'static Column],
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let mut found = found.map_err(|error| match error::row(&table.to_string(), error) {
+        StoreError::Columns { .. } => misfit(sql, table),
+        error => error,
+    })?;
+    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
+    as_it_is(sql, table, &found.pop().map(|(_, types)| types).unwrap_or_default(), lacking)?;
     let rows = found.into_iter().filter_map(|(key, row)| Some((key?, row)));
     rows.map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
+}
+
+/// Refuses a table whose columns differ from those of the program other than by the ones it lacks.
+fn as_it_is(sql: &Sql, table: &Table, types: &str, lacking: &[&'static Column]) -> Result<(), StoreError> {
+    let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
+    let types: HashMap<String, String> = serde_json::from_str(types).map_err(refused)?;
+    match lacks(sql, table, types.iter().map(|(name, kind)| (&**name, &**kind)))? == lacking {
+        true => Ok(()),
+        false => Err(misfit(sql, table)),
+    }
 }
 
 async fn whole(

@@ -5,8 +5,8 @@ use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duratio
 use async_trait::async_trait;
 use eventstore_core::{
     Append, Checkpoint, EventStore, Events, Identity, Invalid, NewTags, Position, Prefix, Raw, Read, Recorded, Rows,
-    Shard, StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written, doctor::Report,
-    testing::Clock,
+    Select, Shard, StoreError, StoredSnapshot, StreamHead, Table, Tables, Timestamp, Transaction, Written,
+    doctor::Report, testing::Clock,
 };
 use futures::future::select;
 use serde_json::value::RawValue;
@@ -333,6 +333,14 @@ impl Tables for SqliteStore {
 
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         tables::rows(&mut *self.reader().await?, rows).await
+    }
+
+    async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        tables::select(&mut *self.reader().await?, select).await
+    }
+
+    async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
+        tables::count(&mut *self.reader().await?, select).await
     }
 
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {

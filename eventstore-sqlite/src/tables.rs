@@ -3,7 +3,8 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use eventstore_core::{
-    __private::SHADOW, Changes, Checkpoint, Column, Kind, Order, Position, Rows, Shard, StoreError, Table, Timestamp,
+    __private::SHADOW, Changes, Checkpoint, Column, Comparison, Filter, Kind, Order, Position, Rows, Select, Shard,
+    SortKey, StoreError, Table, Timestamp,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
@@ -216,20 +217,10 @@ pub(crate) async fn rows(
             sqlx::query(AssertSqlSafe(sql)).bind(serde_json::json!(keys).to_string()).fetch_all(connection).await
         }
         Rows::Where { equal, order, limit, .. } => {
-            let equals = equal.iter().enumerate();
-            let mut conditions: Vec<_> =
-                equals.map(|(n, (column, _))| format!("{} IS ?{}", quoted(column.name), n + 3)).collect();
-            conditions.push("TRUE".into());
-            let conditions = ("{conditions}", conditions.join(" AND "));
-            let parts = [columns, conditions, ("{order}", order_by(order)), from];
-            let sql = statement(include_str!("../sql/rows_where.sql"), &table, &parts);
-            let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
-            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));
-            for (column, value) in equal {
-                let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
-                query = bind(query, column.kind, &value).map_err(|error| refused(table, error))?;
-            }
-            query.fetch_all(connection).await
+            let equal = equal.into_iter().map(|(column, value)| (column, Comparison::Equal(value)));
+            let filters = equal.map(|(column, comparison)| Filter { column, comparison }).collect();
+            let select = Select { table, filters, order, after: None, limit };
+            return self::select(connection, select).await;
         }
         Rows::Whole { .. } => return Ok(vec![]),
     };
@@ -237,13 +228,143 @@ pub(crate) async fn rows(
     found.map_err(error::store)?.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
 }
 
+/// The rows of a query, in order.
+pub(crate) async fn select(
+    connection: &mut SqliteConnection,
+    select: Select,
+) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    let Select { table, order, limit, .. } = select;
+    let from = with_nulls(&table, &lacks(connection, &table).await?);
+    let columns = ("{columns}", names(table.columns));
+    let mut values = Values { bound: vec![], before: 2 };
+    let conditions = conditions(&select.filters, &mut values);
+    let (from, conditions) = match order.by {
+        Some(column) if limit.is_some() && order.skip == 0 => {
+            let (valued, null) = parts_past(column, order.descending, &select.after, &mut values);
+            let direction = if order.descending { "DESC" } else { "ASC" };
+            let by = format!("{} {direction}, key", in_order(&quoted(column.name), column.kind));
+            let parts = [
+                columns.clone(),
+                ("{conditions}", conditions),
+                ("{valued}", valued),
+                ("{null}", null),
+                ("{by}", by),
+                ("{from}", from),
+            ];
+            (statement(include_str!("../sql/rows_page.sql"), &table, &parts), "TRUE".into())
+        }
+        by => {
+            let past = match (by, &select.after) {
+                (_, None) => "TRUE".into(),
+                (None, Some(after)) => {
+                    let sign = if order.descending { "<" } else { ">" };
+                    format!("key {sign} {}", values.push(Kind::Text, &after.key.clone().into()))
+                }
+                (Some(column), after) => {
+                    let (valued, null) = parts_past(column, order.descending, after, &mut values);
+                    format!("({valued} OR {null})")
+                }
+            };
+            (from, format!("{conditions} AND {past}"))
+        }
+    };
+    let parts = [columns, ("{conditions}", conditions), ("{order}", order_by(order)), ("{from}", from)];
+    let sql = statement(include_str!("../sql/rows_where.sql"), &table, &parts);
+    let limit = limit.map_or(-1, |limit| read::signed(limit as u64));
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(read::signed(order.skip as u64));
+    let found = values.bind(query, &table)?.fetch_all(connection).await.map_err(error::store)?;
+    let columns: Vec<_> = table.columns.iter().map(|column| (column.name, column.kind)).collect();
+    found.iter().map(|row| object(&table.to_string(), &columns, row)).collect()
+}
+
+/// The number of rows that pass the filters of a query.
+pub(crate) async fn count(connection: &mut SqliteConnection, select: Select) -> Result<u64, StoreError> {
+    let table = select.table;
+    let from = ("{from}", with_nulls(&table, &lacks(connection, &table).await?));
+    let mut values = Values { bound: vec![], before: 0 };
+    let conditions = ("{conditions}", conditions(&select.filters, &mut values));
+    let sql = statement(include_str!("../sql/rows_count.sql"), &table, &[conditions, from]);
+    let query = values.bind(sqlx::query(AssertSqlSafe(sql)), &table)?;
+    let count: i64 = query.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(error::store)?;
+    Ok(count.unsigned_abs())
+}
+
+/// The values of a statement, numbered after those that are bound before them.
+struct Values {
+    bound: Vec<(Kind, Json)>,
+    before: usize,
+}
+
+impl Values {
+    fn push(&mut self, kind: Kind, value: &Json) -> String {
+        self.bound.push((kind, value.clone()));
+        format!("?{}", self.bound.len() + self.before)
+    }
+
+    fn bind(self, query: Statement, table: &Table) -> Result<Statement, StoreError> {
+        self.bound.into_iter().try_fold(query, |query, (kind, value)| {
+            let value = serde_json::value::to_raw_value(&value).map_err(|error| refused(table, error))?;
+            bind(query, kind, &value).map_err(|error| refused(table, error))
+        })
+    }
+}
+
+/// The filters, as a condition.
+fn conditions(filters: &[Filter], values: &mut Values) -> String {
+    let mut conditions = vec!["TRUE".to_owned()];
+    for Filter { column, comparison } in filters {
+        let (name, kind) = (quoted(column.name), column.kind);
+        let mut ordered = |sign: &str, value: &Json| {
+            let value = in_order(&values.push(kind, value), kind);
+            format!("{} {sign} {value}", in_order(&name, kind))
+        };
+        conditions.push(match comparison {
+            Comparison::Less(value) => ordered("<", value),
+            Comparison::LessOrEqual(value) => ordered("<=", value),
+            Comparison::Greater(value) => ordered(">", value),
+            Comparison::GreaterOrEqual(value) => ordered(">=", value),
+            Comparison::Equal(value) => format!("{name} IS {}", values.push(kind, value)),
+            // A list, since a chain of `OR` may be 1,000 deep at most.
+            Comparison::In(given) => {
+                let some = given.iter().filter(|value| !value.is_null());
+                let some = some.map(|value| values.push(kind, value)).collect::<Vec<_>>().join(", ");
+                let or_null = if given.contains(&Json::Null) { format!("{name} IS NULL") } else { "FALSE".into() };
+                format!("({name} IN ({some}) OR {or_null})")
+            }
+        });
+    }
+    conditions.join(" AND ")
+}
+
+/// The conditions for rows past a row in the order of a column: for those with a value, which come first, and for those
+/// with null.
+fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values: &mut Values) -> (String, String) {
+    let name = quoted(column.name);
+    let null = format!("{name} IS NULL");
+    let Some(SortKey { value, key }) = after else {
+        return (format!("{name} IS NOT NULL"), null);
+    };
+    let key = values.push(Kind::Text, &key.clone().into());
+    if value.is_null() {
+        return ("FALSE".into(), format!("({null} AND key > {key})"));
+    }
+    let there = in_order(&values.push(column.kind, value), column.kind);
+    let here = in_order(&name, column.kind);
+    let sign = if descending { "<" } else { ">" };
+    // The first comparison is what an index is searched by.
+    (format!("({here} {sign}= {there} AND ({here} {sign} {there} OR key > {key}))"), null)
+}
+
+/// A value in a form that has its order: as text, a fraction of a second would come before the Z it is without.
+fn in_order(value: &str, kind: Kind) -> String {
+    if kind == Kind::Time { format!("rtrim({value}, 'Z')") } else { value.to_owned() }
+}
+
 /// What is written after `ORDER BY`.
 fn order_by(Order { by, descending, .. }: Order) -> String {
     let direction = if descending { "DESC" } else { "ASC" };
     let Some(column) = by else { return format!("key {direction}") };
-    let name = quoted(column.name);
-    // As text, a fraction of a second would come before the Z it is without.
-    let value = if column.kind == Kind::Time { format!("rtrim({name}, 'Z')") } else { name };
+    let value = in_order(&quoted(column.name), column.kind);
     format!("{value} {direction} NULLS LAST, key")
 }
 

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use eventstore_core::{
     __private::LETTERS, Append, Blame as DatabaseBlame, BoxError, Changes, Checkpoint, Condition, DeadLetter,
     EventStore, Events, Identity, Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded,
-    Rows, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction,
-    Version, Written, doctor::Report,
+    Rows, Select, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp,
+    Transaction, Version, Written, doctor::Report,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
@@ -880,6 +880,26 @@ impl Tables for InlineStore {
             Err(StoreError::NotBuilt { table }) if self.kept.iter().any(|kept| kept.name == table) => {
                 self.ready().await?;
                 self.base.rows(rows).await
+            }
+            found => found,
+        }
+    }
+
+    async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        match self.base.select(select.clone()).await {
+            Err(StoreError::NotBuilt { table }) if self.kept.iter().any(|kept| kept.name == table) => {
+                self.ready().await?;
+                self.base.select(select).await
+            }
+            found => found,
+        }
+    }
+
+    async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
+        match self.base.count_rows(select.clone()).await {
+            Err(StoreError::NotBuilt { table }) if self.kept.iter().any(|kept| kept.name == table) => {
+                self.ready().await?;
+                self.base.count_rows(select).await
             }
             found => found,
         }

@@ -11,8 +11,8 @@ use std::{
 
 use eventstore::{
     Append, Blame, Changes, Checkpoint, Condition, EventStore, Events, Identity, NewEvent, NewTags, Page, Position,
-    Prefix, Raw, Read, Recorded, Rows, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
-    Timestamp, Transaction, Version, Written, doctor::Report, testing::Clock,
+    Prefix, Raw, Read, Recorded, Rows, Select, Shard, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table,
+    Tables, Timestamp, Transaction, Version, Written, doctor::Report, testing::Clock,
 };
 use futures::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -284,6 +284,12 @@ impl Tables for Between {
     }
     async fn index(&self, table: &Table) -> Result<(), StoreError> {
         self.inner.index(table).await
+    }
+    async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+        self.inner.select(select).await
+    }
+    async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
+        self.inner.count_rows(select).await
     }
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let of_a_model = matches!(&rows, Rows::Keys { table, keys } if table.version > 0 && !keys.is_empty());

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use eventstore::{Expected, Id, Invalid, Position, Runner, StoreError, Timestamp, Uuid, Version, prelude::*};
+use eventstore::{
+    Cursor, Expected, Id, Invalid, List, Position, Runner, Store, StoreError, Timestamp, Uuid, Version, prelude::*,
+};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::{account::*, balances::*, world};
 
@@ -219,10 +222,45 @@ async fn an_instant_that_a_database_would_write_otherwise_is_refused_by_every_st
     Ok(())
 }
 
-#[tokio::test]
-async fn rows_come_in_the_order_of_a_column_the_same_from_every_store_and_from_the_past() -> Result<(), Any> {
-    let world = world().await;
-    let store = &world.store;
+async fn put(store: &Store, key: &str, row: Sorted) -> Result<Position, Any> {
+    let owner = serde_json::to_string(&row)?;
+    Ok(store.append(Id::<Account>::from(key), Expected::Any, [AccountEvent::Opened { owner }]).await?.last)
+}
+
+/// Brings a read model to the end of the log.
+async fn run<M: ReadModel>(store: &Store) -> Result<(), Any> {
+    let runner = Runner::new(store).read_model::<M>().start();
+    runner.until(store.head().await?).await?;
+    runner.stop().await;
+    Ok(())
+}
+
+/// The keys of all pages of a list, one page after the other, each cursor kept as text.
+async fn paged<M: ReadModel>(list: impl Fn() -> List<M>, limit: usize) -> Result<Vec<String>, Any> {
+    let (mut keys, mut cursor) = (vec![], None::<String>);
+    loop {
+        let list = match &cursor {
+            Some(text) => list().from_cursor(text.parse()?),
+            None => list(),
+        };
+        let page = list.limit(limit).page().await?;
+        assert!(page.rows.len() <= limit, "{} rows", page.rows.len());
+        keys.extend(page.rows.into_iter().map(|(key, _)| key));
+        assert!(keys.len() < 10_000, "the pages have no end");
+        match page.next {
+            Some(next) => cursor = Some(next.to_string()),
+            None => return Ok(keys),
+        }
+    }
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+    assert!(matches!(result, Err(StoreError::Invalid(Invalid::Request(_)))), "{result:?}");
+}
+
+/// Six rows that are in the same order by every column: k3, k1, k5 and k2, k4; k6 has null in all.
+async fn sorted(store: &Store) -> Result<[(&'static str, [Json; 5]); 6], Any> {
     // The second largest is there twice.
     let texts = ["", "B", "a", "a", "ß"];
     let numbers = [i64::MIN, -1, 0, 0, i64::MAX];
@@ -244,12 +282,27 @@ async fn rows_come_in_the_order_of_a_column_the_same_from_every_store_and_from_t
             before: befores.get(n).copied(),
             list: vec![],
         };
-        let owner = serde_json::to_string(&row)?;
-        store.append(Id::<Account>::from(key), Expected::Any, [AccountEvent::Opened { owner }]).await?;
+        put(store, key, row).await?;
     }
-    let runner = Runner::new(store).read_model::<Sorted>().start();
-    runner.until(store.head().await?).await?;
-    runner.stop().await;
+    run::<Sorted>(store).await?;
+    fn values<T: Into<Json>>(values: impl IntoIterator<Item = T>) -> [Json; 5] {
+        values.into_iter().map(Into::into).collect::<Vec<_>>().try_into().expect("five values")
+    }
+    Ok([
+        ("text", values(texts)),
+        ("number", values(numbers)),
+        ("real", values(reals)),
+        ("id", values(ids.map(|id| id.to_string()))),
+        ("at", values(ats.map(|at| at.to_string()))),
+        ("before", values(befores.iter().map(ToString::to_string))),
+    ])
+}
+
+#[tokio::test]
+async fn rows_come_in_the_order_of_a_column_the_same_from_every_store_and_from_the_past() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    sorted(store).await?;
     let table = store.read_model::<Sorted>();
     let keys = async |list: eventstore::List<Sorted>| {
         Ok::<_, StoreError>(list.await?.into_iter().map(|(key, _)| key).collect::<Vec<_>>())
@@ -277,5 +330,413 @@ async fn rows_come_in_the_order_of_a_column_the_same_from_every_store_and_from_t
             assert!(matches!(&refused, Err(StoreError::Invalid(Invalid::Request(said))) if said == why), "{refused:?}");
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_are_found_by_comparison_the_same_in_every_store_and_in_the_past() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let columns = sorted(store).await?;
+    let table = store.read_model::<Sorted>();
+    for rows in [table.live(), table.at_position(store.head().await?), table] {
+        for (column, [least, second, twice, _, most]) in columns.clone() {
+            let list = || rows.list().order_by(column);
+            let same = async |list: eventstore::List<Sorted>, counted: eventstore::List<Sorted>, expected: &[&str]| {
+                let found = list.await?.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+                assert_eq!(found, expected, "{column}");
+                assert_eq!(counted.count().await?, expected.len() as u64, "{column}");
+                Ok::<_, StoreError>(())
+            };
+            let lt = || list().lt(column, twice.clone());
+            same(lt(), lt(), &["k3", "k1"]).await?;
+            let le = || list().le(column, twice.clone());
+            same(le(), le(), &["k3", "k1", "k2", "k5"]).await?;
+            let gt = || list().gt(column, twice.clone());
+            same(gt(), gt(), &["k4"]).await?;
+            let ge = || list().ge(column, twice.clone());
+            same(ge(), ge(), &["k2", "k5", "k4"]).await?;
+            let between = || list().between(column, second.clone(), twice.clone());
+            same(between(), between(), &["k1", "k2", "k5"]).await?;
+            let ends = || list().is_in(column, [most.clone(), least.clone(), Json::Null]);
+            same(ends(), ends(), &["k3", "k4", "k6"]).await?;
+            let none = || list().is_in(column, Vec::<Json>::new());
+            same(none(), none(), &[]).await?;
+            let both = || list().gt(column, least.clone()).filter("flag", true);
+            same(both(), both(), &["k2", "k5", "k4"]).await?;
+            // Neither the order nor a limit changes the count.
+            assert_eq!(ge().descending().skip(1).limit(1).count().await?, 3, "{column}");
+            assert!(list().ge(column, most.clone()).exists().await?, "{column}");
+            assert!(!list().gt(column, most.clone()).exists().await?, "{column}");
+            let null = list().lt(column, Json::Null).await;
+            assert!(matches!(null, Err(StoreError::Invalid(Invalid::Request(_)))), "{column}: {null:?}");
+        }
+        assert_eq!(rows.list().count().await?, 6);
+        let refused = rows.list().lt("list", 1).await;
+        assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Request(_)))), "{refused:?}");
+        let refused = rows.list().lt("number", "seven").await;
+        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn p11_pages_have_each_row_once_whatever_is_recorded_between_them() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let columns = sorted(store).await?;
+    let table = store.read_model::<Sorted>();
+    for rows in [table.live(), store.read_model::<Sorted>()] {
+        for column in columns.iter().map(|(column, _)| Some(*column)).chain([None]) {
+            for descending in [false, true] {
+                let list = || {
+                    let list = column.map_or_else(|| rows.list(), |column| rows.list().order_by(column));
+                    if descending { list.descending() } else { list }
+                };
+                let whole: Vec<_> = list().await?.into_iter().map(|(key, _)| key).collect();
+                for limit in 1..=7 {
+                    assert_eq!(paged(list, limit).await?, whole, "{column:?}, {limit} rows, descending: {descending}");
+                }
+            }
+        }
+    }
+    let first = table.list().order_by("number").limit(2).page().await?;
+    let cursor = first.next.expect("another page");
+    // A row before the cursor and one after it are recorded between two pages: the first is left out, the second is there.
+    for (key, number) in [("k0", i64::MIN + 1), ("k9", 7)] {
+        put(store, key, Sorted { number: Some(number), ..Sorted::default() }).await?;
+    }
+    run::<Sorted>(store).await?;
+    let rest = table.list().order_by("number").from_cursor(cursor).page().await?;
+    let keys: Vec<_> = rest.rows.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["k2", "k5", "k9", "k4", "k6"]);
+    assert_eq!(rest.next, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn values_at_the_edges_of_their_types_compare_the_same_in_every_store() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    // By bytes of UTF-8, which is not the order of UTF-16, nor that of any language.
+    let texts = ["", " ", "A", "Z", "a", "a ", "ab", "e\u{301}", "z", "\u{e9}", "\u{ffff}", "\u{1f600}"];
+    let exact = 1_i64 << 53;
+    let numbers =
+        [i64::MIN, i64::MIN + 1, -exact - 1, -exact, -1, 0, 1, exact, exact + 1, 1 << 62, i64::MAX - 1, i64::MAX];
+    let reals = [
+        f64::MIN,
+        -1.0,
+        -f64::MIN_POSITIVE,
+        -5e-324,
+        -0.0,
+        0.0,
+        5e-324,
+        0.1,
+        0.3,
+        0.1 + 0.2,
+        9007199254740994.0,
+        f64::MAX,
+    ];
+    for (n, ((text, number), real)) in texts.into_iter().zip(numbers).zip(reals).enumerate() {
+        // Keys are in another order than values.
+        let key = format!("r{:02}", n * 7 % 12);
+        let row = Sorted { text: Some(text.into()), number: Some(number), real: Some(real), ..Sorted::default() };
+        put(store, &key, row).await?;
+    }
+    put(store, "r99", Sorted::default()).await?;
+    run::<Sorted>(store).await?;
+    let table = store.read_model::<Sorted>();
+    for rows in [table.live(), table] {
+        compare(&rows, "text", &texts).await?;
+        compare(&rows, "number", &numbers).await?;
+        compare(&rows, "real", &reals).await?;
+        for column in ["text", "number", "real", "flag"] {
+            for descending in [false, true] {
+                let list = || match descending {
+                    true => rows.list().order_by(column).descending(),
+                    false => rows.list().order_by(column),
+                };
+                let whole: Vec<_> = list().await?.into_iter().map(|(key, _)| key).collect();
+                assert_eq!((whole.len(), whole.last().map(|key| &**key)), (13, Some("r99")), "null is last");
+                assert_eq!(paged(list, 1).await?, whole, "{column}, descending: {descending}");
+                assert_eq!(paged(list, 5).await?, whole, "{column}, descending: {descending}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares a column with each of its values, the n-th in the row `r{n * 7 % 12}`, as Rust does.
+async fn compare<T: PartialOrd + Copy + Into<Json>>(
+    rows: &eventstore::ReadModels<Sorted>,
+    column: &'static str,
+    values: &[T],
+) -> Result<(), Any> {
+    let found =
+        async |list: List<Sorted>| Ok::<_, StoreError>(list.await?.into_iter().map(|(key, _)| key).collect::<Vec<_>>());
+    let list = || rows.list();
+    for (n, value) in values.iter().copied().enumerate() {
+        let expected = |passes: &dyn Fn(&T) -> bool| {
+            let rows = values.iter().enumerate().filter(|(_, value)| passes(value));
+            let mut keys: Vec<_> = rows.map(|(n, _)| format!("r{:02}", n * 7 % 12)).collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(found(list().filter(column, value)).await?, expected(&|it| *it == value), "{column} = {n}");
+        assert_eq!(found(list().is_in(column, [value])).await?, expected(&|it| *it == value), "{column} in {n}");
+        assert_eq!(found(list().lt(column, value)).await?, expected(&|it| *it < value), "{column} < {n}");
+        assert_eq!(found(list().le(column, value)).await?, expected(&|it| *it <= value), "{column} <= {n}");
+        assert_eq!(found(list().gt(column, value)).await?, expected(&|it| *it > value), "{column} > {n}");
+        assert_eq!(found(list().ge(column, value)).await?, expected(&|it| *it >= value), "{column} >= {n}");
+        assert_eq!(list().ge(column, value).count().await?, expected(&|it| *it >= value).len() as u64, "{column}: {n}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_query_that_no_column_can_answer_is_refused_by_every_store() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    sorted(store).await?;
+    let table = store.read_model::<Sorted>();
+    let wrong: [fn(List<Sorted>) -> List<Sorted>; 28] = [
+        |list| list.filter("nope", 1),
+        |list| list.lt("nope", 1),
+        |list| list.between("nope", 1, 2),
+        |list| list.is_in("nope", [1]),
+        |list| list.is_in("nope", Vec::<i64>::new()),
+        |list| list.order_by("nope"),
+        |list| list.order_by("key"),
+        |list| list.order_by("list"),
+        |list| list.filter("list", "a"),
+        |list| list.is_in("list", ["a"]),
+        |list| list.ge("list", "a"),
+        |list| list.gt("number", 1.5),
+        |list| list.gt("number", u64::MAX),
+        |list| list.gt("number", "1"),
+        |list| list.is_in("number", [Json::from(1), Json::from("1")]),
+        |list| list.lt("real", f64::NAN),
+        |list| list.le("real", f64::INFINITY),
+        |list| list.lt("real", "1"),
+        |list| list.lt("flag", 1),
+        |list| list.lt("id", "no UUID"),
+        |list| list.lt("at", "yesterday"),
+        |list| list.lt("at", "0000-12-31T23:59:59Z"),
+        |list| list.lt("text", 1),
+        |list| list.lt("text", "\0"),
+        |list| list.gt("text", Json::Null),
+        |list| list.between("number", Json::Null, 1),
+        |list| list.between("number", 1, Json::Null),
+        |list| list.ge("number", None::<i64>),
+    ];
+    for rows in [table.live(), store.read_model::<Sorted>()] {
+        for wrong in wrong {
+            refused(wrong(rows.list()).await);
+            refused(wrong(rows.list()).count().await);
+            refused(wrong(rows.list()).exists().await);
+            refused(wrong(rows.list()).page().await);
+        }
+        refused(rows.list().limit(0).page().await);
+        // The limits are those of every store: SQLite has 32,766 parameters, and 1,000 levels of an expression.
+        let many = || rows.list().is_in("number", 0..9_999_i64).ge("number", 0);
+        assert_eq!(many().count().await?, 2);
+        assert_eq!(paged(many, 1).await?, ["k2", "k5"]);
+        let texts = (0..10_000).map(|n| format!("{n}"));
+        assert_eq!(rows.list().is_in("text", texts).await?, []);
+        let Err(StoreError::Invalid(Invalid::TooLarge { size, limit, .. })) = many().ge("number", 1).await else {
+            panic!("too many values are not refused")
+        };
+        assert_eq!((size, limit), (10_001, eventstore::limits::COMPARED_VALUES));
+        // What is false before true, and rows without either.
+        let keys = async |list: List<Sorted>| {
+            Ok::<_, StoreError>(list.await?.into_iter().map(|(key, _)| key).collect::<Vec<_>>())
+        };
+        assert_eq!(keys(rows.list().lt("flag", true)).await?, ["k1", "k3"]);
+        assert_eq!(keys(rows.list().ge("flag", false)).await?, ["k1", "k2", "k3", "k4", "k5"]);
+        assert_eq!(keys(rows.list().between("number", 1, 0)).await?, [""; 0]);
+        assert_eq!(keys(rows.list().filter("number", None::<i64>)).await?, ["k6"]);
+    }
+    // Neither a limit nor a skip has a say in what there is.
+    assert!(table.list().limit(0).exists().await?);
+    assert!(table.list().skip(100).exists().await?);
+    assert_eq!(table.list().limit(0).await?, []);
+    assert_eq!(table.list().limit(usize::MAX).page().await?.rows.len(), 6);
+    // A model whose table was never built, and a place that is not in the log.
+    let never = store.read_model::<Balance>();
+    assert!(matches!(never.list().page().await, Err(StoreError::NotBuilt { .. })));
+    assert!(matches!(never.list().count().await, Err(StoreError::NotBuilt { .. })));
+    assert!(matches!(never.list().gt("balance", 1).exists().await, Err(StoreError::NotBuilt { .. })));
+    let beyond = Position(store.head().await?.0 + 1);
+    assert!(matches!(table.list().after(beyond).page().await, Err(StoreError::Forked { .. })));
+    assert!(matches!(table.list().after(beyond).count().await, Err(StoreError::Forked { .. })));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cursor_is_refused_by_any_list_but_its_own() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    sorted(store).await?;
+    store.execute(Id::<Account>::from("k1"), Deposit { amount: 1 }).await?;
+    run::<Balance>(store).await?;
+    let table = store.read_model::<Sorted>();
+    let list = || table.list().order_by("number").is_in("number", [-1, 0, 7]).gt("real", -9.5).limit(1);
+    let cursor = || async { Ok::<_, Any>(list().page().await?.next.expect("another page")) };
+    let first = cursor().await?;
+    assert_eq!(list().from_cursor(first.clone()).page().await?.rows[0].0, "k2");
+    // The same filters, said in another order.
+    let same = || table.list().order_by("number").gt("real", -9.5).is_in("number", [7, 0, 0, -1]);
+    assert_eq!(same().from_cursor(first.clone()).await?.len(), 2);
+    // In serde it is its text.
+    let text = serde_json::to_string(&first)?;
+    assert_eq!(text, format!("\"{first}\""));
+    assert_eq!(serde_json::from_str::<Cursor>(&text)?, first);
+    let other = |list: List<Sorted>| list.from_cursor(first.clone());
+    refused(other(table.list()).await);
+    refused(other(table.list().order_by("text")).page().await);
+    refused(other(list().descending()).page().await);
+    refused(other(table.list().order_by("number")).count().await);
+    refused(other(list().ge("number", 0)).exists().await);
+    refused(other(table.list().order_by("number").is_in("number", [-1, 0, 8]).gt("real", -9.5)).await);
+    refused(other(table.list().order_by("number").is_in("number", [-1, 0, 7]).ge("real", -9.5)).await);
+    refused(other(list().skip(1)).page().await);
+    refused(other(table.live().list()).await);
+    refused(store.read_model::<Balance>().list().order_by("balance").from_cursor(first.clone()).page().await);
+    // No change of the text gives rows: it is garbage, or the list refuses it.
+    let text = first.to_string();
+    for garbage in ["", "zz", "7b7d", "\u{e4}", "+1", &text[1..], &text[2..], &text[..text.len() - 2]] {
+        let error = garbage.parse::<Cursor>().expect_err(garbage);
+        assert!(matches!(error, Invalid::Request(_)), "{error:?}");
+        assert!(
+            !error.to_string().contains(garbage) || garbage.len() < 5,
+            "an error may be logged, and a cursor has data"
+        );
+    }
+    let json = String::from_utf8(
+        (0..text.len() / 2).map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap()).collect(),
+    )?;
+    let changes = [
+        (r#""number""#, r#""text""#),
+        (r#""value":-1"#, r#""value":0"#),
+        (r#""value":-1"#, r#""value":"x""#),
+        (r#""value":-1"#, r#""value":null"#),
+        (r#""value":-1"#, r#""value":[[[]]]"#),
+        ("k1", "k0"),
+        ("k1", "k\\u0000"),
+        ("sorted@1", "sorted@2"),
+        (r#""descending":false"#, r#""descending":true"#),
+        (r#""sum":"#, r#""sum":1"#),
+    ];
+    for (from, to) in changes {
+        assert!(json.contains(from), "{json} has no {from}");
+        let text: String = json.replace(from, to).bytes().map(|byte| format!("{byte:02x}")).collect();
+        match text.parse::<Cursor>() {
+            Ok(changed) => refused(list().from_cursor(changed).page().await),
+            Err(error) => assert!(matches!(error, Invalid::Request(_)), "{to}: {error:?}"),
+        }
+    }
+    assert!(!format!("{first:?}").contains("k1"), "{first:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn pages_of_the_past_of_inline_rows_and_after_a_position() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store.clone().with_inline::<Balance>();
+    let ids: Vec<_> = (0..9).map(|n| Id::<Account>::from(format!("A{n}"))).collect();
+    for (n, id) in ids.iter().enumerate() {
+        store.append(id, Expected::Any, [AccountEvent::Deposited { amount: n as i64 / 3 }]).await?;
+    }
+    let balances = store.read_model::<Balance>();
+    let list = || balances.list().order_by("balance").descending();
+    let all = ["A6", "A7", "A8", "A3", "A4", "A5", "A0", "A1", "A2"];
+    assert_eq!(paged(list, 2).await?, all);
+    assert_eq!((balances.list().ge("balance", 1).count().await?, balances.list().exists().await?), (6, true));
+
+    // The past stays as it was between its pages.
+    let (then, head) = (world.noon().await, store.head().await?);
+    let past = [balances.at_position(head), balances.as_of(then)];
+    let past: Vec<_> = past.iter().map(|rows| move || rows.list().order_by("balance").descending()).collect();
+    let mut first = vec![];
+    for past in &past {
+        first.push(past().limit(4).page().await?);
+    }
+    let moved = store.append(&ids[8], Expected::Any, [AccountEvent::Withdrawn { amount: 2 }]).await?.last;
+    for (past, page) in past.iter().zip(first) {
+        let mut keys: Vec<_> = page.rows.into_iter().map(|(key, _)| key).collect();
+        let rest = past().from_cursor(page.next.expect("another page")).page().await?;
+        keys.extend(rest.rows.into_iter().map(|(key, _)| key));
+        assert_eq!(keys, all);
+        assert_eq!(paged(past, 4).await?, all);
+        assert_eq!((past().gt("balance", 1).count().await?, past().gt("balance", 2).exists().await?), (3, false));
+    }
+    let now = ["A6", "A7", "A3", "A4", "A5", "A0", "A1", "A2", "A8"];
+    assert_eq!(paged(|| list().after(moved), 2).await?, now);
+    assert_eq!(balances.list().gt("balance", 1).after(moved).count().await?, 2);
+
+    // In a transaction, rows that it has changed.
+    let tx = store.begin().await?;
+    tx.append(&ids[0], Expected::Any, [AccountEvent::Deposited { amount: 7 }]).await?;
+    let own = tx.read_model::<Balance>();
+    let keys = paged(|| own.list().order_by("balance").descending().ge("balance", 1), 2).await?;
+    assert_eq!(keys, ["A0", "A6", "A7", "A3", "A4", "A5"]);
+    assert_eq!(own.list().gt("balance", 1).count().await?, 3);
+    tx.rollback().await?;
+    assert_eq!(balances.list().gt("balance", 1).count().await?, 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p11_pages_have_each_unchanged_row_once_while_others_come_move_and_go() -> Result<(), Any> {
+    const STEADY: usize = 40;
+    let world = world().await;
+    let store = &world.store;
+    for n in 0..STEADY {
+        let amount = (n * 11 % 7) as i64;
+        store
+            .append(Id::<Account>::from(format!("S{n:02}")), Expected::Any, [AccountEvent::Deposited { amount }])
+            .await?;
+    }
+    let running = Runner::new(store).read_model::<Balance>().start();
+    running.until(store.head().await?).await?;
+    let balances = store.read_model::<Balance>();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let write = async {
+        let mut n = 0_u64;
+        while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            n += 1;
+            let id = Id::<Account>::from(format!("{}{:02}", ["A", "S1x", "Z"][n as usize % 3], n * 17 % 23));
+            let amount = (n * 31 % 9) as i64 - 1;
+            let event = if n % 4 == 0 { AccountEvent::Closed } else { AccountEvent::Deposited { amount } };
+            store.append(id, Expected::Any, [event]).await?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok::<_, Any>(n)
+    };
+    let read = async {
+        for round in 0..12 {
+            let list = || match round % 4 {
+                0 => balances.list().order_by("balance"),
+                1 => balances.list().order_by("balance").descending(),
+                2 => balances.list().ge("balance", 0),
+                _ => balances.list().is_in("balance", 0..7_i64).order_by("owner").descending(),
+            };
+            let steady = |keys: Vec<String>| {
+                keys.into_iter().filter(|key| key.starts_with('S') && key.len() == 3).collect::<Vec<_>>()
+            };
+            let whole = steady(list().await?.into_iter().map(|(key, _)| key).collect());
+            assert_eq!(whole.len(), STEADY);
+            assert_eq!(steady(paged(list, 1 + round).await?), whole, "round {round}");
+        }
+        Ok::<_, Any>(())
+    };
+    let (written, read) = tokio::join!(write, async {
+        let read = read.await;
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        read
+    });
+    read?;
+    assert!(written? > 0);
+    running.stop().await;
     Ok(())
 }

@@ -460,3 +460,44 @@ async fn p3_what_would_happen_is_shown_and_one_row_is_made_anew() -> Result<(), 
     assert!(matches!(letters.try_run("A0").await, Err(StoreError::Behind { .. })), "nobody is there to answer");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p11_pages_go_on_in_the_table_that_takes_the_place_of_the_one_they_began_in() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    open(store, 12).await?;
+    let running = Runner::new(store).read_model::<Balance>().start();
+    running.until(store.head().await?).await?;
+    let balances = store.read_model::<Balance>();
+    let list = || balances.list().order_by("balance").limit(5);
+    let keys = |rows: Vec<(String, Balance)>| rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    let whole = keys(balances.list().order_by("balance").await?);
+    assert_eq!(whole.len(), 12);
+
+    let first = list().page().await?;
+    running.rebuild("balance").await?.wait().await?;
+    running.promote("balance").await?;
+    let second = list().from_cursor(first.next.clone().ok_or("no second page")?).page().await?;
+    running.rollback("balance").await?;
+    let third = list().from_cursor(second.next.clone().ok_or("no third page")?).page().await?;
+    assert_eq!(third.next, None);
+    let pages = [first.rows, second.rows, third.rows].map(keys).concat();
+    assert_eq!(pages, whole);
+
+    // A new version: the older program goes on in its own table, and the newer one refuses its cursors.
+    let newer = Runner::new(store).read_model::<Balance2>().start();
+    newer.until(store.head().await?).await?;
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while by_sql(&world).await?.is_some_and(|columns| columns.len() < 3) {
+        assert!(tokio::time::Instant::now() < until, "readers are not sent to the new version");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let cursor = first.next.ok_or("no second page")?;
+    let rest = balances.list().order_by("balance").from_cursor(cursor.clone()).await?;
+    assert_eq!(keys(rest), whole[5..]);
+    let refused = store.read_model::<Balance2>().list().order_by("balance").limit(5).from_cursor(cursor).page().await;
+    assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Request(_)))), "{refused:?}");
+    newer.stop().await;
+    running.stop().await;
+    Ok(())
+}

@@ -22,6 +22,7 @@ mod names;
 mod operations;
 mod pooler;
 mod processes;
+mod queries;
 mod roles;
 #[path = "../cases/rolling.rs"]
 mod rolling;

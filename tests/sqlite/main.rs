@@ -15,6 +15,7 @@ mod ledger;
 mod moved;
 #[path = "../cases/names.rs"]
 mod names;
+mod queries;
 #[path = "../cases/rolling.rs"]
 mod rolling;
 #[path = "../cases/sums.rs"]

@@ -1,0 +1,2 @@
+-- The number of rows that match.
+SELECT count(*) FROM {from} WHERE {conditions}
