@@ -9,10 +9,9 @@ use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
-    error,
-    lean::{expected, tags},
-    read,
-    shared::Shared,
+    bind::{Types, expected, tags},
+    db::Db,
+    error, read,
     types::{EventTypes, Instant, array, names},
 };
 
@@ -24,28 +23,8 @@ pub(crate) struct Checked {
     pub(crate) metadata: Vec<Vec<u8>>,
     /// The keys of their types, if this process knows all of them.
     pub(crate) types: Option<Vec<i32>>,
-    /// Whether it names each stream once, as the lean functions want it.
-    pub(crate) lean: bool,
-}
-
-/// The event types of an append, each once, so that the server can see that they are what they were.
-#[derive(Default)]
-pub(crate) struct Types<'a> {
-    pub(crate) keys: Vec<i32>,
-    pub(crate) categories: Vec<&'a str>,
-    pub(crate) names: Vec<&'a str>,
-}
-
-impl<'a> Types<'a> {
-    pub(crate) fn add(&mut self, append: &'a Append, keys: &[i32]) {
-        for ((stream, event), key) in append.events().zip(keys) {
-            if !self.keys.contains(key) {
-                self.keys.push(*key);
-                self.categories.push(stream.category());
-                self.names.push(&event.data.name);
-            }
-        }
-    }
+    /// Whether it can be one of several in a call: it names each stream once, and its condition asks for no stream.
+    pub(crate) batchable: bool,
 }
 
 /// Why an append was not recorded: by the server's word, or because the word did not come.
@@ -103,10 +82,10 @@ impl FromRow<'_, PgRow> for Answer {
 impl Checked {
     pub(crate) fn new(append: Append, known: &EventTypes) -> Result<Self, StoreError> {
         let metadata = append.check()?;
-        let lean = append.writes.len() == 1 || append.streams().len() == append.writes.len();
-        let lean = lean && !items_of(&append).iter().any(|item| item.key.is_some());
+        let batchable = append.writes.len() == 1 || append.streams().len() == append.writes.len();
+        let batchable = batchable && !items_of(&append).iter().any(|item| item.key.is_some());
         let types = known.known(append.events().map(|(stream, event)| (stream.category(), &*event.data.name)));
-        Ok(Self { append, metadata, types, lean })
+        Ok(Self { append, metadata, types, batchable })
     }
 
     /// Whether it goes to one stream, and asks for nothing else.
@@ -144,16 +123,16 @@ impl Checked {
     pub(crate) async fn record(
         &self,
         connection: &mut PgConnection,
-        shared: &Shared,
+        db: &Db,
         new_types: &mut Vec<(i32, String, String)>,
         look: bool,
         held: bool,
     ) -> Result<Written, Failed> {
         let Self { append, .. } = self;
         let types: Vec<_> = append.events().map(|(stream, event)| (stream.category(), &*event.data.name)).collect();
-        let types = shared.types.keys(connection, &shared.sql, &types, new_types).await?;
+        let types = db.types.keys(connection, &db.sql, &types, new_types).await?;
         let types = types.map_err(|size| StoreError::from(Invalid::types(size)))?;
-        let answer = self.call(connection, shared, types, new_types, look, held).await?;
+        let answer = self.call(connection, db, types, new_types, look, held).await?;
         match (answer.status, answer) {
             (0, Answer { versions: Some(versions), first_position: Some(first), recorded_at: Some(at), .. }) => {
                 let first = read::position(first)?;
@@ -174,7 +153,7 @@ impl Checked {
                 let duplicate = || Failed::from(append.duplicate(taken));
                 let first = read::position(first_position.ok_or_else(duplicate)?)?;
                 let until = Position(first.0 - 1 + append.events().count() as u64);
-                let recorded = read::events(connection, shared, Position(first.0 - 1), until, new_types).await?;
+                let recorded = read::events(connection, db, Position(first.0 - 1), until, new_types).await?;
                 append.replay(&recorded).ok_or_else(duplicate)
             }
             (4, _) => {
@@ -201,7 +180,7 @@ impl Checked {
     async fn call(
         &self,
         connection: &mut PgConnection,
-        shared: &Shared,
+        db: &Db,
         types: Vec<i32>,
         new_types: &[(i32, String, String)],
         look: bool,
@@ -217,13 +196,13 @@ impl Checked {
         let events: Vec<&NewEvent> = self.append.events().map(|(_, event)| event).collect();
         let after = condition.as_ref().map(|condition| read::signed(condition.after.0));
         let query = condition.as_ref().map(|condition| &condition.query);
-        let (resolved, known) = query.map_or((None, 0), |query| shared.types.resolve(query, new_types));
+        let (resolved, known) = query.map_or((None, 0), |query| db.types.resolve(query, new_types));
         let items = resolved.as_ref().or(query).map_or(&[][..], |query| &query.items);
         let (of_streams, items): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| item.key.is_some());
         let of_streams = if held { vec![] } else { of_streams };
         let still = !held && (resolved.is_some() || !of_streams.is_empty());
         let all_tags = |item: &&Item| array(item.tags.iter().map(ToString::to_string));
-        let mut call = sqlx::query_as(if still { shared.sql.append_still() } else { shared.sql.append() })
+        let mut call = sqlx::query_as(if still { db.sql.append_still() } else { db.sql.append() })
             .bind(streams.iter().map(|(stream, ..)| stream.as_str()).collect::<Vec<_>>())
             .bind(streams.iter().map(|(_, is, _)| expected(*is)).collect::<Vec<_>>())
             .bind(e_stream)

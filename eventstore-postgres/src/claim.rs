@@ -4,7 +4,7 @@ use eventstore_core::{Identity, StoreError};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{error, functions::functions, read, sql::Sql, store::PgStore, transaction::PgTransaction};
+use crate::{error, functions::functions, read, shared::Shared, sql::Sql};
 
 /// Refuses a schema whose functions work on another one: it was renamed, or copied from another.
 pub(crate) async fn own_functions(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
@@ -34,25 +34,25 @@ pub(crate) async fn vacant(connection: &mut PgConnection, sql: &Sql) -> Result<(
 
 /// Notes in the schema of rows that they are of this log, and refuses a schema with the rows of another one. A role that
 /// may not write there writes no rows either.
-pub(crate) async fn own_tables(store: &PgStore) -> Result<(), StoreError> {
-    let (sql, shared) = (store.sql(), store.shared());
+pub(crate) async fn own_tables(shared: &Shared) -> Result<(), StoreError> {
+    let sql = shared.sql();
     let apart = sql.tables() != sql.schema();
     let (noted, is_log, writes): (bool, bool, bool) =
-        sqlx::query_as(sql.tables_of()).fetch_one(&mut *store.connection().await?).await.map_err(error::store)?;
+        sqlx::query_as(sql.tables_of()).fetch_one(&mut *shared.connection().await?).await.map_err(error::store)?;
     if apart && is_log {
         return Err(refused(sql, "it is the schema of another log"));
     }
     if !apart && !noted {
         return Ok(());
     }
-    let identity = match read::identity(&mut *store.connection().await?, shared).await {
+    let identity = match read::identity(&mut *shared.connection().await?, &shared.db).await {
         Err(error) if error::may_not(&error) => {
             let lacks = format!("the right to read {}.identity, which the script of `roles_sql` grants", sql.schema());
             return Err(StoreError::Unmigrated { missing: vec![lacks] });
         }
         identity => identity?,
     };
-    if noted && is_noted(&mut *store.connection().await?, sql, &identity).await? {
+    if noted && is_noted(&mut *shared.connection().await?, sql, &identity).await? {
         return Ok(());
     }
     if !apart {
@@ -61,7 +61,7 @@ pub(crate) async fn own_tables(store: &PgStore) -> Result<(), StoreError> {
     if !writes {
         return Ok(());
     }
-    match note(store, &identity).await {
+    match note(shared, &identity).await {
         // No right to write there, or a session that only reads.
         Err(error) if error::may_not(&error) => Ok(()),
         noted => noted,
@@ -83,9 +83,9 @@ async fn is_noted(connection: &mut PgConnection, sql: &Sql, identity: &Identity)
     Ok(schema == sql.schema())
 }
 
-async fn note(store: &PgStore, identity: &Identity) -> Result<(), StoreError> {
-    let sql = store.sql();
-    let mut transaction = PgTransaction::begin(store.shared()).await?;
+async fn note(shared: &Shared, identity: &Identity) -> Result<(), StoreError> {
+    let sql = shared.sql();
+    let mut transaction = shared.transaction().await?;
     let connection = transaction.connection();
     sqlx::query(sql.lock_note()).execute(&mut *connection).await.map_err(error::store)?;
     sqlx::query(sql.create_note()).execute(&mut *connection).await.map_err(error::store)?;

@@ -11,10 +11,11 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use crate::{
     error,
     functions::functions,
-    migrate, read,
-    session::Pooler,
+    migrate,
+    pooler::Pooler,
+    read,
+    shared::Shared,
     sql::Sql,
-    store::PgStore,
     types::{Instant, array},
 };
 
@@ -23,54 +24,53 @@ const TRIED: i32 = 15;
 /// Clocks that differ by less are as good as the same.
 const CLOCK: Duration = Duration::from_secs(1);
 
-pub(crate) async fn examine(store: &PgStore) -> Result<Report, StoreError> {
+pub(crate) async fn examine(shared: &Shared) -> Result<Report, StoreError> {
     let mut report = Report::default();
-    let mut connection = store.connection().await?;
+    let mut connection = shared.connection().await?;
     let before = SystemTime::now();
-    let server = sqlx::query(store.sql().doctor_server()).fetch_one(&mut *connection).await.map_err(error::store)?;
+    let server = sqlx::query(shared.sql().doctor_server()).fetch_one(&mut *connection).await.map_err(error::store)?;
     let server = Server::new(&server, (before.into(), SystemTime::now().into())).map_err(error::store)?;
     server.durability(&mut report);
-    server.sessions(&mut report, store.shared().pooler);
-    let shared = store.shared();
-    let pool = shared.pool.options().get_max_connections() as usize
-        + shared.lines.limit()
-        + usize::from(shared.notify.listens());
-    server.connections(&mut report, pool, store.shared().pooler);
+    server.sessions(&mut report, shared.db.pooler);
+    let pool = shared.db.pool.options().get_max_connections() as usize
+        + shared.connections.limit()
+        + usize::from(shared.listener.listens());
+    server.connections(&mut report, pool, shared.db.pooler);
     server.upkeep(&mut report);
 
-    let log = sqlx::query(store.sql().doctor_log()).fetch_optional(&mut *connection).await.map_err(error::store)?;
+    let log = sqlx::query(shared.sql().doctor_log()).fetch_optional(&mut *connection).await.map_err(error::store)?;
     let Some(log) = log else {
-        report.danger("log", format!("there is none in schema {}", store.schema()), "Apply the migrations.");
+        report.danger("log", format!("there is none in schema {}", shared.schema()), "Apply the migrations.");
         return Ok(report);
     };
     let log = Log::new(&log).map_err(error::store)?;
-    let guard = sqlx::query_scalar(store.sql().doctor_guard()).fetch_all(&mut *connection).await;
+    let guard = sqlx::query_scalar(shared.sql().doctor_guard()).fetch_all(&mut *connection).await;
     guard_of(&mut report, &guard.map_err(error::store)?);
-    log.table(&mut report, store.schema());
-    log.rights(&mut report, &server, store.schema());
-    let granted = sqlx::query_scalar(store.sql().doctor_grants()).fetch_all(&mut *connection).await;
+    log.table(&mut report, shared.schema());
+    log.rights(&mut report, &server, shared.schema());
+    let granted = sqlx::query_scalar(shared.sql().doctor_grants()).fetch_all(&mut *connection).await;
     grants(&mut report, &granted.map_err(error::store)?);
     if !log.reads {
         return Ok(report);
     }
-    match migrate::is_of_this_release(&mut connection, store.sql()).await {
-        Ok(true) => functions_of(&mut report, store.sql(), &mut connection).await?,
+    match migrate::is_of_this_release(&mut connection, shared.sql()).await {
+        Ok(true) => functions_of(&mut report, shared.sql(), &mut connection).await?,
         Ok(false) => report.ok("functions", "those of another release"),
         Err(StoreError::Schema(_)) => {}
         Err(error) => return Err(error),
     }
-    match migrate::missing(&mut connection, store.sql()).await {
+    match migrate::missing(&mut connection, shared.sql()).await {
         Ok(missing) if missing.is_empty() => report.ok("migrations", "all are applied"),
         Ok(missing) => report.danger("migrations", format!("missing: {}", missing.join(", ")), "Apply them."),
         Err(StoreError::Schema(why)) => report.danger("migrations", why, "Run the program this log was migrated for."),
         Err(error) => return Err(error),
     }
-    let sample = sqlx::query_as(store.sql().doctor_sample()).fetch_one(&mut *connection).await;
+    let sample = sqlx::query_as(shared.sql().doctor_sample()).fetch_one(&mut *connection).await;
     let sample = sample.map_err(error::store)?;
     positions(&mut report, sample);
     // Asked after the head: what is appended meanwhile is stamped ahead of nothing.
     let over =
-        sqlx::query_scalar(store.sql().doctor_stamps()).bind(CLOCK.as_secs_f64()).fetch_one(&mut *connection).await;
+        sqlx::query_scalar(shared.sql().doctor_stamps()).bind(CLOCK.as_secs_f64()).fetch_one(&mut *connection).await;
     report.stamps(read::position(over.map_err(error::store)?)?, read::position(sample.0)?);
     Ok(report)
 }

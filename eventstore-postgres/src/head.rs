@@ -9,7 +9,11 @@ use eventstore_core::Position;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tokio::sync::watch;
 
-use crate::{lines::ASSUMED_ALIVE, sql::Sql, types::EventTypes};
+use crate::{sql::Sql, types::EventTypes};
+
+/// How long a connection may be idle before it is asked whether it still lives: a server that was stopped meanwhile is
+/// noticed before anything is sent that may or may not be recorded.
+pub(crate) const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
 
 /// The last position known to be recorded. It is known of one server: what has taken its place may lack the end of the
 /// log, and what was known of the old one is no place to read from.

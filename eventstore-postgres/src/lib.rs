@@ -14,15 +14,21 @@
 //! ```
 
 mod append;
+mod batch;
+mod bind;
 mod claim;
+mod connect;
+mod connections;
+mod db;
 mod doctor;
 mod error;
+mod fast_path;
 mod functions;
 mod head;
-mod lean;
-mod lines;
+mod listen;
 mod migrate;
 mod notify;
+mod pooler;
 mod read;
 mod session;
 mod shared;

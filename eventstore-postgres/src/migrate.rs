@@ -1,12 +1,12 @@
 //! Brings the schema to this version: one step after the other, each in the one transaction of the node that came first.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use eventstore_core::{__private::is_at_least, StoreError, Timestamp};
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use crate::{error, sql::Sql, store::PgStore, types::Instant};
+use crate::{error, shared::Shared, sql::Sql, types::Instant};
 
 /// One step, `{schema}` still in it.
 pub(crate) struct Step {
@@ -47,7 +47,7 @@ impl Step {
 pub struct Migrations {
     /// Every step this program knows, in order.
     pub steps: Vec<Migration>,
-    store: PgStore,
+    shared: Arc<Shared>,
 }
 
 /// One step.
@@ -63,12 +63,12 @@ pub struct Migration {
 }
 
 impl Migrations {
-    pub(crate) async fn of(store: PgStore) -> Result<Self, StoreError> {
-        let sql = store.sql();
-        let applied = applied(&mut *store.connection().await?, sql).await?;
+    pub(crate) async fn of(shared: Arc<Shared>) -> Result<Self, StoreError> {
+        let sql = shared.sql();
+        let applied = applied(&mut *shared.connection().await?, sql).await?;
         let applied_at = applied.into_iter().map(Some).chain(std::iter::repeat(None));
         let step = |(step, applied_at): (&Step, _)| Migration { name: step.name, applied_at, sql: step.text(sql) };
-        Ok(Self { steps: STEPS.iter().zip(applied_at).map(step).collect(), store })
+        Ok(Self { steps: STEPS.iter().zip(applied_at).map(step).collect(), shared })
     }
 
     /// The steps still to come.
@@ -80,12 +80,12 @@ impl Migrations {
     /// The script that does what [`apply`](Self::apply) would, for a person to read and to run. It does nothing if
     /// somebody else was faster, and is empty if nothing is to do.
     pub fn script(&self) -> String {
-        script(self.store.sql(), self.steps.len() - self.missing().len())
+        script(self.shared.sql(), self.steps.len() - self.missing().len())
     }
 
     /// Applies what is missing: all, or nothing. Any number may do it at once.
     pub async fn apply(self) -> Result<(), StoreError> {
-        self.store.migrate().await
+        apply(&self.shared).await
     }
 }
 
@@ -150,8 +150,15 @@ pub(crate) async fn is_of_this_release(connection: &mut PgConnection, sql: &Sql)
     Ok(applied(connection, sql).await?.len() == STEPS.len())
 }
 
+/// Applies what is missing: all, or nothing.
+pub(crate) async fn apply(shared: &Shared) -> Result<(), StoreError> {
+    let mut transaction = shared.transaction().await?;
+    migrate(transaction.connection(), shared.sql()).await?;
+    transaction.commit().await
+}
+
 /// Runs in a transaction of the caller's; a step that fails leaves nothing behind.
-pub(crate) async fn migrate(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
+async fn migrate(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
     let lock = sqlx::query(sql.lock_migrations()).bind(sql.schema());
     lock.execute(&mut *connection).await.map_err(error::store)?;
     // Asked first: who may not make schemas may not say `IF NOT EXISTS` either.

@@ -18,8 +18,8 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::{
+    db::Db,
     error,
-    shared::Shared,
     types::{Instant, array, names},
 };
 
@@ -32,7 +32,7 @@ type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 /// as `known`.
 pub(crate) async fn page(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     read: &Read,
     known: Position,
     new: &mut NewTypes,
@@ -42,15 +42,15 @@ pub(crate) async fn page(
         && let Some(stream) = read.query.stream()
         && read.query == Query::of(&stream)
     {
-        let query = || bare_query(shared, read, &stream);
-        let mut page = fetch(connection, shared, new, query, Layout::Bare(&stream)).await?.page;
+        let query = || bare_query(db, read, &stream);
+        let mut page = fetch(connection, db, new, query, Layout::Bare(&stream)).await?.page;
         page.events.sort_by_key(|event| event.version);
-        page.head = head_of(connection, shared, known, &page, read.limit, read.until_version).await?;
+        page.head = head_of(connection, db, known, &page, read.limit, read.until_version).await?;
         return Ok(page);
     }
     let mut page = match read.query.items.iter().any(|item| item.except.is_some()) {
-        false => fetch(connection, shared, new, || query(shared, read), Layout::Whole).await?.page,
-        true => resolved(connection, shared, read, new).await?,
+        false => fetch(connection, db, new, || query(db, read), Layout::Whole).await?.page,
+        true => resolved(connection, db, read, new).await?,
     };
     // They come in order. No statement says so: that would have the server hold all of a page back, to sort it.
     if read.backwards {
@@ -63,20 +63,15 @@ pub(crate) async fn page(
 
 /// A page of a query that asks for names without naming them: they are found among the types that this process knows,
 /// and the statement says how many there are. If there are others, it reads again.
-async fn resolved(
-    connection: &mut PgConnection,
-    shared: &Shared,
-    read: &Read,
-    new: &mut NewTypes,
-) -> Result<Page, StoreError> {
-    let (mut asked, mut known) = shared.types.resolve(&read.query, new);
+async fn resolved(connection: &mut PgConnection, db: &Db, read: &Read, new: &mut NewTypes) -> Result<Page, StoreError> {
+    let (mut asked, mut known) = db.types.resolve(&read.query, new);
     loop {
         let named = Read { query: asked.clone().unwrap_or_default(), ..read.clone() };
-        let found = fetch(connection, shared, new, || query(shared, &named), Layout::Counted).await?;
+        let found = fetch(connection, db, new, || query(db, &named), Layout::Counted).await?;
         if found.types == known as u64 {
             return Ok(Page { asked, ..found.page });
         }
-        *new = sqlx::query_as(shared.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
+        *new = sqlx::query_as(db.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
         let all: TypeIndex = new.iter().map(|(_, category, name)| (category, name)).collect();
         (asked, known) = (all.resolve(&read.query), all.len());
     }
@@ -97,27 +92,27 @@ impl Asked<'_> {
         self,
         connection: &mut PgConnection,
         server: u64,
-        shared: &Shared,
+        db: &Db,
         new: &mut NewTypes,
     ) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
         // Before anything is sent: whatever is known now, the statement sees.
-        let known = shared.head.known(server);
+        let known = db.head.known(server);
         let (stream, kind, limit) = match self {
             Self::Page(read) => {
-                let page = page(connection, shared, read, known, new).await?;
-                shared.head.seen(server, known, page.head);
+                let page = page(connection, db, read, known, new).await?;
+                db.head.seen(server, known, page.head);
                 return Ok((None, page));
             }
             Self::FromSnapshot(stream, kind, limit) => (stream, kind, signed(limit as u64)),
         };
         let query = || {
-            let query = sqlx::query(shared.sql.events_from_snapshot()).bind(stream.as_str().to_owned());
+            let query = sqlx::query(db.sql.events_from_snapshot()).bind(stream.as_str().to_owned());
             query.bind(kind).bind(limit)
         };
         let layout = Layout::FromSnapshot(stream, kind);
-        let Found { mut page, snapshot, .. } = fetch(connection, shared, new, query, layout).await?;
+        let Found { mut page, snapshot, .. } = fetch(connection, db, new, query, layout).await?;
         page.events.sort_by_key(|event| event.version);
-        page.head = head_of(connection, shared, known, &page, usize::try_from(limit).ok(), None).await?;
+        page.head = head_of(connection, db, known, &page, usize::try_from(limit).ok(), None).await?;
         Ok((snapshot, page))
     }
 }
@@ -127,7 +122,7 @@ impl Asked<'_> {
 /// ten events. What comes behind a whole page must be known to be there.
 async fn head_of(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     known: Position,
     page: &Page,
     limit: Option<usize>,
@@ -138,17 +133,17 @@ async fn head_of(
     if !whole || last.is_some_and(|last| Some(last.version) == until) {
         return Ok(last.map_or(known, |last| last.position.max(known)));
     }
-    let head = sqlx::query_scalar(shared.sql.head()).fetch_one(connection).await.map_err(error::store)?;
+    let head = sqlx::query_scalar(db.sql.head()).fetch_one(connection).await.map_err(error::store)?;
     position(head)
 }
 
-fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
+fn query<'q>(db: &Db, read: &'q Read) -> Statement<'q> {
     let (after, until) = (signed(read.after.0), read.until.map_or(i64::MAX, |until| signed(until.0)));
     let limit = read.limit.map_or(i64::MAX, |limit| signed(limit as u64));
     let tags = |item: &Item| item.tags.iter().map(ToString::to_string).collect::<Vec<_>>();
     match (&read.query.items[..], read.query.stream()) {
         ([item], _) if *item == Item::default() => {
-            let page = sqlx::query(if read.backwards { shared.sql.events_backwards() } else { shared.sql.events() });
+            let page = sqlx::query(if read.backwards { db.sql.events_backwards() } else { db.sql.events() });
             page.bind(after).bind(until).bind(limit)
         }
         ([item], Some(stream)) => {
@@ -156,21 +151,21 @@ fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
                 (!item.names.is_empty()).then(|| item.names.iter().map(|name| &**name).collect());
             let until_version = read.until_version.map_or(i64::MAX, |until| signed(until.0));
             let page = sqlx::query(match read.backwards {
-                false => shared.sql.events_of_stream(),
-                true => shared.sql.events_of_stream_backwards(),
+                false => db.sql.events_of_stream(),
+                true => db.sql.events_of_stream_backwards(),
             });
             let page = page.bind(after).bind(until).bind(limit).bind(stream.as_str().to_owned());
             page.bind(signed(read.after_version.0)).bind(until_version).bind(names).bind(tags(item))
         }
         ([Item { names, tags, category, key: None, .. }], _) if tags.is_empty() && !read.backwards => {
             let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-            let page = sqlx::query(shared.sql.events_of_types()).bind(after).bind(until).bind(limit);
+            let page = sqlx::query(db.sql.events_of_types()).bind(after).bind(until).bind(limit);
             page.bind(names).bind(category.as_deref())
         }
         (items, _) => {
             let page = sqlx::query(match read.backwards {
-                false => shared.sql.events_matching(),
-                true => shared.sql.events_matching_backwards(),
+                false => db.sql.events_matching(),
+                true => db.sql.events_matching_backwards(),
             });
             let page = page.bind(after).bind(until).bind(limit);
             let page = page.bind(items.iter().map(names).collect::<Vec<_>>());
@@ -181,8 +176,8 @@ fn query<'q>(shared: &Shared, read: &'q Read) -> Statement<'q> {
     }
 }
 
-fn bare_query<'q>(shared: &Shared, read: &Read, stream: &StreamId) -> Statement<'q> {
-    let page = sqlx::query(shared.sql.events_bare()).bind(stream.as_str().to_owned());
+fn bare_query<'q>(db: &Db, read: &Read, stream: &StreamId) -> Statement<'q> {
+    let page = sqlx::query(db.sql.events_bare()).bind(stream.as_str().to_owned());
     let page = page.bind(signed(read.after.0)).bind(read.until.map_or(i64::MAX, |until| signed(until.0)));
     let page = page.bind(signed(read.after_version.0));
     let page = page.bind(read.until_version.map_or(i64::MAX, |until| signed(until.0)));
@@ -190,7 +185,7 @@ fn bare_query<'q>(shared: &Shared, read: &Read, stream: &StreamId) -> Statement<
 }
 
 /// How many events a read asks for. They are counted page by page, so that the server's memory stays bounded.
-pub(crate) async fn count(connection: &mut PgConnection, shared: &Shared, read: &Read) -> Result<u64, StoreError> {
+pub(crate) async fn count(connection: &mut PgConnection, db: &Db, read: &Read) -> Result<u64, StoreError> {
     const PAGE: u64 = 100_000;
     let until = read.until.map_or(i64::MAX, |until| signed(until.0));
     let wanted = read.limit.map_or(u64::MAX, |limit| limit as u64);
@@ -199,7 +194,7 @@ pub(crate) async fn count(connection: &mut PgConnection, shared: &Shared, read: 
         let named: Option<Vec<&str>> =
             (!item.names.is_empty()).then(|| item.names.iter().map(|name| &**name).collect());
         let until_version = read.until_version.map_or(i64::MAX, |until| signed(until.0));
-        let count = sqlx::query_scalar(shared.sql.count_of_stream())
+        let count = sqlx::query_scalar(db.sql.count_of_stream())
             .bind(signed(read.after.0))
             .bind(until)
             .bind(stream.as_str().to_owned())
@@ -214,7 +209,7 @@ pub(crate) async fn count(connection: &mut PgConnection, shared: &Shared, read: 
     let (mut count, mut after) = (0, signed(read.after.0));
     loop {
         let page = PAGE.min(wanted - count);
-        let some = sqlx::query_as(shared.sql.count())
+        let some = sqlx::query_as(db.sql.count())
             .bind(after)
             .bind(until)
             .bind(signed(page))
@@ -234,24 +229,24 @@ pub(crate) async fn count(connection: &mut PgConnection, shared: &Shared, read: 
 /// The events of a stretch of the log.
 pub(crate) async fn events(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     after: Position,
     until: Position,
     new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
     let read = Read { query: Query::all(), after, until: Some(until), ..Read::default() };
-    Ok(page(connection, shared, &read, Position(0), new).await?.events)
+    Ok(page(connection, db, &read, Position(0), new).await?.events)
 }
 
 /// The events with these ids.
 pub(crate) async fn of_ids(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     ids: &[Uuid],
     new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
-    let query = || sqlx::query(shared.sql.events_of_ids()).bind(ids);
-    let mut events = fetch(connection, shared, new, query, Layout::Whole).await?.page.events;
+    let query = || sqlx::query(db.sql.events_of_ids()).bind(ids);
+    let mut events = fetch(connection, db, new, query, Layout::Whole).await?.page.events;
     events.sort_by_key(|event| event.position);
     Ok(events)
 }
@@ -259,7 +254,7 @@ pub(crate) async fn of_ids(
 /// The events of a command, from that of its first id on.
 pub(crate) async fn of_command(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     command: Uuid,
     new: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
@@ -267,8 +262,8 @@ pub(crate) async fn of_command(
     let mut found = vec![];
     loop {
         let (first, skip) = (event_id(command, 0), signed(found.len() as u64));
-        let query = || sqlx::query(shared.sql.events_of_command()).bind(first).bind(skip).bind(signed(PAGE as u64));
-        let page = fetch(connection, shared, new, query, Layout::Whole).await?.page.events;
+        let query = || sqlx::query(db.sql.events_of_command()).bind(first).bind(skip).bind(signed(PAGE as u64));
+        let page = fetch(connection, db, new, query, Layout::Whole).await?.page.events;
         let numbers = u32::try_from(found.len()).map_err(error::damaged)?..;
         let own = page.into_iter().zip(numbers).take_while(|(event, n)| event.id == event_id(command, *n));
         let before = found.len();
@@ -282,14 +277,14 @@ pub(crate) async fn of_command(
 /// A page of the streams of a category.
 pub(crate) async fn streams(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     category: &str,
     after: &str,
     limit: usize,
 ) -> Result<Vec<StreamHead>, StoreError> {
     // No name begins with a category and a character between `-` and `.`.
     let (after, before) = (format!("{category}-{after}"), format!("{category}."));
-    let page = sqlx::query_as(shared.sql.streams()).bind(after).bind(before).bind(signed(limit as u64));
+    let page = sqlx::query_as(db.sql.streams()).bind(after).bind(before).bind(signed(limit as u64));
     let page: Vec<(String, i64, i64)> = page.fetch_all(connection).await.map_err(error::store)?;
     let head = |(stream, version, last): (String, i64, i64)| {
         let (stream, version) = (stream.parse().map_err(error::damaged)?, Version(version.unsigned_abs()));
@@ -299,19 +294,15 @@ pub(crate) async fn streams(
 }
 
 /// What was recorded by an instant. At READ COMMITTED only: else the error is `ES001`, where what is open is waited for.
-pub(crate) async fn prefix_at(
-    connection: &mut PgConnection,
-    shared: &Shared,
-    at: Timestamp,
-) -> Result<Prefix, sqlx::Error> {
-    let found = sqlx::query_as(shared.sql.position_at()).bind(Instant(at)).fetch_one(connection).await;
+pub(crate) async fn prefix_at(connection: &mut PgConnection, db: &Db, at: Timestamp) -> Result<Prefix, sqlx::Error> {
+    let found = sqlx::query_as(db.sql.position_at()).bind(Instant(at)).fetch_one(connection).await;
     let (found, settled): (i64, bool) = found?;
     Ok(Prefix { position: Position(found.unsigned_abs()), settled })
 }
 
 /// Which log it is.
-pub(crate) async fn identity(connection: &mut PgConnection, shared: &Shared) -> Result<Identity, StoreError> {
-    let stored = sqlx::query_as(shared.sql.identity()).fetch_optional(connection).await.map_err(error::store)?;
+pub(crate) async fn identity(connection: &mut PgConnection, db: &Db) -> Result<Identity, StoreError> {
+    let stored = sqlx::query_as(db.sql.identity()).fetch_optional(connection).await.map_err(error::store)?;
     let stored: Option<(Uuid, i64, Instant)> = stored;
     let (id, epoch, since) = stored.ok_or_else(|| error::damaged("the identity of the log is gone"))?;
     Ok(Identity::new(id, epoch.unsigned_abs(), since.0))
@@ -348,7 +339,7 @@ struct Found {
 /// Runs one of the statements that begin with `events`; again as long as it shows a type of event that is new here.
 async fn fetch<'q>(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     new: &mut NewTypes,
     query: impl Fn() -> Statement<'q>,
     layout: Layout<'_>,
@@ -356,11 +347,11 @@ async fn fetch<'q>(
     // Types of events that are not in the log.
     let mut missing = HashSet::new();
     loop {
-        let unknown = match fetch_known(connection, shared, new, &missing, query(), layout).await? {
+        let unknown = match fetch_known(connection, db, new, &missing, query(), layout).await? {
             Ok(found) => return Ok(found),
             Err(unknown) => unknown,
         };
-        *new = sqlx::query_as(shared.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
+        *new = sqlx::query_as(db.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
         // A type is there before its first event, so a list that is read later has it, or it is nowhere. The next page may
         // show another, which was added since.
         if new.iter().all(|(key, ..)| *key != unknown) {
@@ -372,14 +363,14 @@ async fn fetch<'q>(
 /// Takes rows in while the server sends them; or says which type of an event is not known here.
 async fn fetch_known(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     new: &NewTypes,
     missing: &HashSet<i32>,
     query: Statement<'_>,
     layout: Layout<'_>,
 ) -> Result<Result<Found, i32>, StoreError> {
     let new = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
-    let mut names = Names { shared, new, missing, last: None };
+    let mut names = Names { db, new, missing, last: None };
     let mut rows = connection.fetch_many(query);
     let mut found = Found::default();
     let mut unknown = None;
@@ -402,7 +393,7 @@ async fn fetch_known(
 
 /// The names of event types.
 struct Names<'a> {
-    shared: &'a Shared,
+    db: &'a Db,
     new: HashMap<i32, Arc<str>>,
     /// Types that are not in the log.
     missing: &'a HashSet<i32>,
@@ -416,7 +407,7 @@ impl Names<'_> {
         if let Some((_, name)) = self.last.as_ref().filter(|(last, _)| *last == key) {
             return Ok(name.clone());
         }
-        let name = self.new.get(&key).cloned().or_else(|| self.shared.types.name(key));
+        let name = self.new.get(&key).cloned().or_else(|| self.db.types.name(key));
         let name = match name {
             Some(name) => name,
             None if self.missing.contains(&key) => format!("?{key}").into(),

@@ -30,22 +30,27 @@ use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
-    claim, doctor, error,
+    batch::Reply,
+    claim,
+    connect::PATIENCE,
+    connections::{Connections, Dedicated},
+    db::{Built, Db, OddSessions},
+    doctor, error, fast_path,
     functions::{Function, functions},
     head::Head,
-    lean,
-    lines::{Line, Lines, PATIENCE},
+    listen::Listener,
     migrate::{self, Migrations},
     notify::Notify,
+    pooler::Pooler,
     read::{self, Asked},
-    session::{Pooler, Session},
-    shared::{Built, OddSessions, Shared},
+    session::Session,
+    shared::Shared,
     snapshots,
     sql::{Sql, quoted},
     tables,
     transaction::PgTransaction,
     types::{EventTypes, array},
-    writer::{Durability, Reply, Writer},
+    writer::{Durability, Writer},
 };
 
 const PAGE: usize = 1_000;
@@ -131,7 +136,7 @@ impl PgOptions {
     pub async fn connect(self, url: &str) -> Result<PgStore, StoreError> {
         let store = self.open(url).await?;
         store.prepare(self.migrate).await?;
-        claim::own_tables(&store).await?;
+        claim::own_tables(&store.shared).await?;
         store.look(self.doctor).await?;
         Ok(store)
     }
@@ -149,7 +154,7 @@ impl PgOptions {
     /// # }
     /// ```
     pub async fn migrations(&self, url: &str) -> Result<Migrations, StoreError> {
-        Migrations::of(self.open(url).await?).await
+        Migrations::of(self.open(url).await?.shared).await
     }
 
     /// The SQL that makes the schema from nothing, for a person to read and `psql` to run.
@@ -231,10 +236,13 @@ impl PgOptions {
                 }
             })
             .connect_lazy_with(options);
-        let (lines, writer) = (Lines::new(own as usize), Writer::new(self.queue, self.durability, calls));
-        let notify = Notify::new(sql.schema(), listens);
         let (odd_sessions, built) = (OddSessions::new(), Built::default());
-        let shared = Shared { pool, pooler, sql, types, head, lines, writer, notify, odd_sessions, built };
+        let db = Arc::new(Db { pool, pooler, sql, types, head, odd_sessions, built });
+        let connections = Arc::new(Connections::new(db.clone(), own as usize));
+        let notify = Arc::new(Notify::new(connections.clone()));
+        let listener = Arc::new(Listener::new(db.clone(), notify.clone(), listens));
+        let writer = Writer::new(connections.clone(), notify.clone(), self.queue, self.durability, calls);
+        let shared = Shared { db, connections, notify, listener, writer: Arc::new(writer) };
         Ok(PgStore { shared: Arc::new(shared) })
     }
 }
@@ -310,13 +318,13 @@ impl PgStore {
 
     /// The schema of the log.
     pub fn schema(&self) -> &str {
-        self.shared.sql.schema()
+        self.shared.db.sql.schema()
     }
 
     /// Looks at the server, the session, the role and the log, and says what is unsafe or slow about them. Changes
     /// nothing, and reads no more than a few hundred rows.
     pub async fn doctor(&self) -> Result<Report, StoreError> {
-        doctor::examine(self).await
+        doctor::examine(&self.shared).await
     }
 
     /// Waits until the appends that have begun are recorded and their callers told, and closes all connections. Of this
@@ -329,9 +337,9 @@ impl PgStore {
             while !self.shared.writer.is_idle() {
                 sleep(Duration::from_millis(1)).await;
             }
-            self.shared.pool.close().await;
-            self.shared.notify.stop();
-            self.shared.lines.close().await;
+            self.shared.db.pool.close().await;
+            self.shared.listener.stop();
+            self.shared.connections.close().await;
         };
         let late = |_| StoreError::Busy("an append, a transaction or a reader is under way".into());
         timeout(CLOSING, closed).await.map_err(late)
@@ -364,7 +372,7 @@ impl PgStore {
             return Ok(());
         }
         let renamed = async {
-            let mut transaction = PgTransaction::begin(&self.shared).await?;
+            let mut transaction = self.shared.transaction().await?;
             tables::rename_shadows(transaction.connection(), self.sql()).await?;
             transaction.commit().await
         };
@@ -390,25 +398,15 @@ impl PgStore {
         if !allowed {
             return Err(StoreError::Unmigrated { missing });
         }
-        match self.migrate().await {
+        match migrate::apply(&self.shared).await {
             // Its role may not.
             Err(StoreError::Denied(_)) => Err(StoreError::Unmigrated { missing }),
             migrated => migrated,
         }
     }
 
-    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
-        migrate::migrate(transaction.connection(), self.sql()).await?;
-        transaction.commit().await
-    }
-
-    pub(crate) fn sql(&self) -> &Sql {
-        &self.shared.sql
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    fn sql(&self) -> &Sql {
+        self.shared.sql()
     }
 
     /// The columns that a table lacks, which a row may be without.
@@ -418,8 +416,8 @@ impl PgStore {
     }
 
     /// A connection for single statements. Behind a pooler that forgets them, what they write is rolled back.
-    pub(crate) async fn connection(&self) -> Result<Session, StoreError> {
-        Session::free(&self.shared).await
+    async fn connection(&self) -> Result<Session, StoreError> {
+        self.shared.connection().await
     }
 
     async fn page(&self, asked: Asked<'_>) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
@@ -427,25 +425,25 @@ impl PgStore {
         let in_session = async |new: &mut _| {
             let mut session = self.connection().await?;
             let server = session.server();
-            asked.read(&mut session, server, &self.shared, new).await
+            asked.read(&mut session, server, &self.shared.db, new).await
         };
-        let mut page = if self.shared.pooler == Pooler::Forgetful {
+        let mut page = if self.shared.db.pooler == Pooler::Forgetful {
             in_session(&mut new).await
         } else {
-            let mut line = Line::free(&self.shared).await.map_err(error::store)?;
-            let server = line.server();
-            let page = asked.read(&mut line, server, &self.shared, &mut new).await;
+            let mut connection = Dedicated::free(&self.shared.connections).await.map_err(error::store)?;
+            let server = connection.server();
+            let page = asked.read(&mut connection, server, &self.shared.db, &mut new).await;
             if page.is_ok() {
-                line.keep();
+                connection.keep();
             }
             page
         };
         if let Err(StoreError::Unavailable(_)) = page {
             // A connection had broken unnoticed, in a restart of the server perhaps.
-            self.shared.head.broke();
+            self.shared.db.head.broke();
             page = in_session(&mut new).await;
         }
-        self.shared.types.learn(new);
+        self.shared.db.types.learn(new);
         page
     }
 
@@ -461,21 +459,21 @@ impl PgStore {
 
     /// One statement that is a transaction of its own, unless the session's defaults forbid it.
     async fn append_once(&self, append: &Checked) -> Result<(u64, Written), Failed> {
-        if !self.shared.in_transactions() {
+        if !self.shared.db.in_transactions() {
             let mut types = vec![];
             let mut connection = self.connection().await?;
             let server = connection.server();
-            let written = append.record(&mut connection, &self.shared, &mut types, true, false).await;
-            self.shared.types.learn(types);
+            let written = append.record(&mut connection, &self.shared.db, &mut types, true, false).await;
+            self.shared.db.types.learn(types);
             match written {
                 Err(Failed::Broken(error)) if error::odd(&error) => {
-                    self.shared.odd_sessions.seen();
+                    self.shared.db.odd_sessions.seen();
                     connection.close();
                 }
                 written => return Ok((server, written?)),
             }
         }
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        let mut transaction = self.shared.transaction().await?;
         let written = transaction.record(append).await?;
         let server = transaction.server();
         transaction.commit().await?;
@@ -487,8 +485,8 @@ impl PgStore {
     async fn replay(&self, append: &Checked) -> Result<Option<Written>, StoreError> {
         let ids: Vec<_> = append.append.events().map(|(_, event)| event.id).collect();
         let mut new = vec![];
-        let recorded = read::of_ids(&mut *self.connection().await?, &self.shared, &ids, &mut new).await;
-        self.shared.types.learn(new);
+        let recorded = read::of_ids(&mut *self.connection().await?, &self.shared.db, &ids, &mut new).await;
+        self.shared.db.types.learn(new);
         let written = append.append.replay(&recorded?);
         let whole = |written: &Written| written.last.0 - written.first.0 + 1 == ids.len() as u64;
         let Some(written) = written.filter(whole) else { return Ok(None) };
@@ -498,8 +496,8 @@ impl PgStore {
 
     /// Learns of all event types there are.
     async fn learn_types(&self) -> Result<(), StoreError> {
-        let types = sqlx::query_as(self.shared.sql.types()).fetch_all(&mut *self.connection().await?).await;
-        self.shared.types.learn(types.map_err(error::store)?);
+        let types = sqlx::query_as(self.shared.db.sql.types()).fetch_all(&mut *self.connection().await?).await;
+        self.shared.db.types.learn(types.map_err(error::store)?);
         Ok(())
     }
 
@@ -517,8 +515,8 @@ impl PgStore {
     /// said aloud: behind a pooler, a connection for single statements ends in a rollback. Fails if the event is not
     /// recorded any more.
     async fn flush(&self, event: Uuid) -> Result<(), StoreError> {
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
-        let there = lean::flush(transaction.connection(), &self.shared, event).await.map_err(error::store)?;
+        let mut transaction = self.shared.transaction().await?;
+        let there = fast_path::flush(transaction.connection(), &self.shared.db, event).await.map_err(error::store)?;
         transaction.commit().await.map_err(|error| StoreError::Unknown(error.into()))?;
         let lost = || StoreError::Unknown("the server has lost the end of the log meanwhile".into());
         there.then_some(()).ok_or_else(lost)
@@ -553,11 +551,11 @@ impl EventStore for PgStore {
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
-        let append = Arc::new(Checked::new(append, &self.shared.types)?);
+        let append = Arc::new(Checked::new(append, &self.shared.db.types)?);
         // What broke the connection, once it is unknown whether an attempt was recorded.
         let mut lost: Option<BoxError> = None;
-        if append.types.is_some() && !self.shared.in_transactions() {
-            match Writer::append(&self.shared, &append).await {
+        if append.types.is_some() && !self.shared.db.in_transactions() {
+            match self.shared.writer.append(&append).await {
                 Reply::Recorded(written) => return Ok(written),
                 Reply::Refused(error) => return Err(error),
                 Reply::NotRecorded => {}
@@ -578,18 +576,18 @@ impl EventStore for PgStore {
                         let first = append.append.events().next().map_or_else(Uuid::nil, |(_, event)| event.id);
                         self.flush(first).await.map_err(StoreError::though_recorded)?;
                     }
-                    self.shared.recorded(server, written.last);
+                    self.shared.notify.recorded(server, written.last);
                     return Ok(written);
                 }
                 // The same ids again: recorded or not, the answer is the right one.
                 Err(Failed::Broken(error)) if error::lost(&error) => {
-                    self.shared.head.broke();
+                    self.shared.db.head.broke();
                     lost = Some(error.into());
                 }
                 Err(Failed::Refused(StoreError::Unknown(error))) => lost = Some(error),
                 // An event type this process knew is another one now.
                 Err(Failed::Broken(error)) if error::is(&error, &["ES002"]) => {
-                    self.shared.types.forget();
+                    self.shared.db.types.forget();
                     last = Some(error::store(error));
                     continue;
                 }
@@ -601,7 +599,7 @@ impl EventStore for PgStore {
                 }
                 // It did not reach the server, which had closed the connection; another may.
                 Err(Failed::Broken(error)) if error::broken(&error) => {
-                    self.shared.head.broke();
+                    self.shared.db.head.broke();
                     last = Some(error::store(error));
                 }
                 Err(failed) => {
@@ -630,8 +628,8 @@ impl EventStore for PgStore {
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         let mut new = vec![];
-        let found = read::of_command(&mut *self.connection().await?, &self.shared, command, &mut new).await;
-        self.shared.types.learn(new);
+        let found = read::of_command(&mut *self.connection().await?, &self.shared.db, command, &mut new).await;
+        self.shared.db.types.learn(new);
         let found = found?;
         if let Some(first) = found.first() {
             self.flush(first.id).await?;
@@ -641,13 +639,13 @@ impl EventStore for PgStore {
 
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
         let mut new = vec![];
-        let found = read::of_ids(&mut *self.connection().await?, &self.shared, &ids, &mut new).await;
-        self.shared.types.learn(new);
+        let found = read::of_ids(&mut *self.connection().await?, &self.shared.db, &ids, &mut new).await;
+        self.shared.db.types.learn(new);
         found
     }
 
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
-        read::streams(&mut *self.connection().await?, &self.shared, category, after, limit).await
+        read::streams(&mut *self.connection().await?, &self.shared.db, category, after, limit).await
     }
 
     async fn count(&self, read: Read) -> Result<u64, StoreError> {
@@ -656,14 +654,14 @@ impl EventStore for PgStore {
             let events = self.read(read).await?.events;
             return events.try_fold(0, |count, _| ready(Ok(count + 1))).await;
         }
-        read::count(&mut *self.connection().await?, &self.shared, &read).await
+        read::count(&mut *self.connection().await?, &self.shared.db, &read).await
     }
 
     async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
         events.iter().try_for_each(NewTags::check)?;
         let tags = |new: &NewTags| array(new.tags.iter().map(ToString::to_string));
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
-        let retag = sqlx::query_scalar(self.shared.sql.retag())
+        let mut transaction = self.shared.transaction().await?;
+        let retag = sqlx::query_scalar(self.shared.db.sql.retag())
             .bind(events.iter().map(|new| read::signed(new.position.0)).collect::<Vec<_>>())
             .bind(events.iter().map(|new| new.id).collect::<Vec<_>>())
             .bind(events.iter().map(tags).collect::<Vec<_>>());
@@ -677,21 +675,21 @@ impl EventStore for PgStore {
     }
 
     async fn prefix_at(&self, at: Timestamp) -> Result<Prefix, StoreError> {
-        let prefix = if self.shared.pooler == Pooler::Forgetful {
-            read::prefix_at(&mut *self.connection().await?, &self.shared, at).await
+        let prefix = if self.shared.db.pooler == Pooler::Forgetful {
+            read::prefix_at(&mut *self.connection().await?, &self.shared.db, at).await
         } else {
-            let mut line = Line::free(&self.shared).await.map_err(error::store)?;
-            let prefix = read::prefix_at(&mut line, &self.shared, at).await;
+            let mut connection = Dedicated::free(&self.shared.connections).await.map_err(error::store)?;
+            let prefix = read::prefix_at(&mut connection, &self.shared.db, at).await;
             if prefix.is_ok() {
-                line.keep();
+                connection.keep();
             }
             prefix
         };
         match prefix {
             // Sessions begin at another isolation level (our own code); or a connection had broken unnoticed.
             Err(error) if error::is(&error, &["ES001"]) || error::lost(&error) => {
-                let mut transaction = PgTransaction::begin(&self.shared).await?;
-                let prefix = read::prefix_at(transaction.connection(), &self.shared, at).await;
+                let mut transaction = self.shared.transaction().await?;
+                let prefix = read::prefix_at(transaction.connection(), &self.shared.db, at).await;
                 let prefix = prefix.map_err(error::store)?;
                 transaction.rollback().await?;
                 Ok(prefix)
@@ -701,11 +699,11 @@ impl EventStore for PgStore {
     }
 
     async fn identity(&self) -> Result<Identity, StoreError> {
-        read::identity(&mut *self.connection().await?, &self.shared).await
+        read::identity(&mut *self.connection().await?, &self.shared.db).await
     }
 
     async fn step(&self, step: Step) -> Result<bool, StoreError> {
-        if !self.shared.in_transactions() {
+        if !self.shared.db.in_transactions() {
             let mut connection = self.connection().await?;
             let done = tables::step(&mut connection, self.sql(), step).await;
             if let Err(StoreError::Unavailable(_)) = &done {
@@ -714,7 +712,7 @@ impl EventStore for PgStore {
             }
             return done;
         }
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
+        let mut transaction = self.shared.transaction().await?;
         let done = tables::step(transaction.connection(), self.sql(), step).await?;
         transaction.commit().await?;
         Ok(done)
@@ -733,12 +731,12 @@ impl EventStore for PgStore {
     }
 
     async fn appended(&self, after: Position) {
-        let mut head = self.shared.head.subscribe();
+        let mut head = self.shared.db.head.subscribe();
         let server = head.borrow().server;
         if head.borrow().position > after {
             return;
         }
-        let (_following, mut watched) = Notify::follow(&self.shared);
+        let (_following, mut watched) = self.shared.listener.follow();
         // Another server may have lost what was followed so far.
         let appended = pin!(head.wait_for(|head| head.position > after || head.server != server));
         let unwatched = pin!(watched.changed());
@@ -746,7 +744,7 @@ impl EventStore for PgStore {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
-        Ok(Box::new(PgTransaction::begin_marked(&self.shared).await?))
+        Ok(Box::new(PgTransaction::begin_marked(&self.shared.db, &self.shared.notify).await?))
     }
 
     async fn doctor(&self) -> Result<Report, StoreError> {
@@ -758,18 +756,18 @@ impl EventStore for PgStore {
     }
 
     async fn snapshot(&self, boundary: &str, kind: &str) -> Result<Option<StoredSnapshot>, StoreError> {
-        snapshots::snapshot(&mut *self.connection().await?, &self.shared.sql, boundary, kind).await
+        snapshots::snapshot(&mut *self.connection().await?, &self.shared.db.sql, boundary, kind).await
     }
 
     async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError> {
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
-        let kept = snapshots::keep(transaction.connection(), &self.shared.sql, snapshot, instead_of).await?;
+        let mut transaction = self.shared.transaction().await?;
+        let kept = snapshots::keep(transaction.connection(), &self.shared.db.sql, snapshot, instead_of).await?;
         transaction.commit().await?;
         Ok(kept)
     }
 
     async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
-        snapshots::snapshots(&mut *self.connection().await?, &self.shared.sql, kind, limit).await
+        snapshots::snapshots(&mut *self.connection().await?, &self.shared.db.sql, kind, limit).await
     }
 
     fn now(&self) -> Timestamp {
@@ -777,19 +775,19 @@ impl EventStore for PgStore {
     }
 
     fn database(&self) -> &(dyn Any + Send + Sync) {
-        &self.shared.pool
+        &self.shared.db.pool
     }
 }
 
 #[async_trait]
 impl Tables for PgStore {
     async fn create(&self, table: &Table) -> Result<(), StoreError> {
-        let built = tables::is_built(&mut *self.connection().await?, &self.shared.sql, table).await?;
+        let built = tables::is_built(&mut *self.connection().await?, &self.shared.db.sql, table).await?;
         if built {
             return Ok(());
         }
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
-        tables::create(transaction.connection(), &self.shared.sql, table).await?;
+        let mut transaction = self.shared.transaction().await?;
+        tables::create(transaction.connection(), &self.shared.db.sql, table).await?;
         transaction.commit().await
     }
 
@@ -797,12 +795,12 @@ impl Tables for PgStore {
         if table.columns.iter().all(|column| !column.index) {
             return Ok(());
         }
-        let lacking = tables::lacking(&mut *self.connection().await?, &self.shared.sql, table).await?;
+        let lacking = tables::lacking(&mut *self.connection().await?, &self.shared.db.sql, table).await?;
         if lacking.is_empty() {
             return Ok(());
         }
-        let mut transaction = PgTransaction::begin(&self.shared).await?;
-        tables::index(transaction.connection(), &self.shared.sql, table).await?;
+        let mut transaction = self.shared.transaction().await?;
+        tables::index(transaction.connection(), &self.shared.db.sql, table).await?;
         transaction.commit().await
     }
 
@@ -838,6 +836,6 @@ impl Tables for PgStore {
     }
 
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
-        tables::shards(&mut *self.connection().await?, &self.shared.sql, projection).await
+        tables::shards(&mut *self.connection().await?, &self.shared.db.sql, projection).await
     }
 }

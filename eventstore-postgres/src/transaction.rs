@@ -15,11 +15,11 @@ use uuid::Uuid;
 
 use crate::{
     append::{Checked, Failed},
+    connect::PATIENCE,
+    db::Db,
     error,
-    lines::{self, PATIENCE},
-    read,
-    shared::Shared,
-    tables,
+    notify::Notify,
+    read, tables,
 };
 
 /// The driver's transactions: it counts those that a caller of the connection begins in this one, as savepoints.
@@ -30,7 +30,9 @@ pub(crate) struct PgTransaction {
     connection: PoolConnection<Postgres>,
     /// Which server it runs on.
     server: u64,
-    shared: Arc<Shared>,
+    db: Arc<Db>,
+    /// Told of what it has appended.
+    notify: Arc<Notify>,
     over: bool,
     /// Why it can be committed no more.
     spoiled: Option<Spoiled>,
@@ -94,24 +96,25 @@ macro_rules! writes {
 
 impl PgTransaction {
     /// A transaction whose connection is lent to nobody.
-    pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
-        Self::begin_with(shared, shared.pooler.begin(false)).await
+    pub(crate) async fn begin(db: &Arc<Db>, notify: &Arc<Notify>) -> Result<Self, StoreError> {
+        Self::begin_with(db, notify, db.pooler.begin(false)).await
     }
 
     /// A transaction whose connection may be lent.
-    pub(crate) async fn begin_marked(shared: &Arc<Shared>) -> Result<Self, StoreError> {
-        Self::begin_with(shared, shared.pooler.begin(true)).await
+    pub(crate) async fn begin_marked(db: &Arc<Db>, notify: &Arc<Notify>) -> Result<Self, StoreError> {
+        Self::begin_with(db, notify, db.pooler.begin(true)).await
     }
 
-    async fn begin_with(shared: &Arc<Shared>, statement: &'static str) -> Result<Self, StoreError> {
+    async fn begin_with(db: &Arc<Db>, notify: &Arc<Notify>, statement: &'static str) -> Result<Self, StoreError> {
         let start = Instant::now();
         loop {
-            let (connection, server) = lines::pooled(shared).await.map_err(error::store)?;
+            let (connection, server) = db.pooled().await.map_err(error::store)?;
             // From here on whoever drops this future has the connection closed, begun or not.
             let mut transaction = Self {
                 connection,
                 server,
-                shared: shared.clone(),
+                db: db.clone(),
+                notify: notify.clone(),
                 over: false,
                 spoiled: None,
                 lent: false,
@@ -125,10 +128,10 @@ impl PgTransaction {
             match Manager::begin(&mut transaction.connection, Some(statement.into_sql_str())).await {
                 Ok(()) => return Ok(transaction),
                 // It had broken unnoticed: nothing was begun. The others of before are asked whether they live.
-                Err(error) if error::broken(&error) && start.elapsed() < PATIENCE => shared.head.broke(),
+                Err(error) if error::broken(&error) && start.elapsed() < PATIENCE => db.head.broke(),
                 Err(error) if error::is(&error, &["0A000"]) => {
                     // Another server may have the name of the old one by now: the next connection finds out.
-                    shared.head.forget();
+                    db.head.forget();
                     return Err(error::standby());
                 }
                 Err(error) => return Err(error::store(error)),
@@ -181,7 +184,7 @@ impl PgTransaction {
 
     /// Looks whether this is still the transaction that was begun, and what is left of what it has appended.
     async fn look(&mut self) -> Result<(), StoreError> {
-        let row = sqlx::query(self.shared.sql.check()).fetch_one(&mut *self.connection).await;
+        let row = sqlx::query(self.db.sql.check()).fetch_one(&mut *self.connection).await;
         let seen = row.and_then(|row| Ok((row.try_get::<bool, _>(0)?, row.try_get::<i64, _>(1)?)));
         let (open, head) = match seen {
             Ok(seen) => seen,
@@ -199,7 +202,7 @@ impl PgTransaction {
             return Err(StoreError::Ended);
         }
         if self.held {
-            let held = sqlx::query_scalar(self.shared.sql.holds()).fetch_one(&mut *self.connection).await;
+            let held = sqlx::query_scalar(self.db.sql.holds()).fetch_one(&mut *self.connection).await;
             self.held = held.map_err(error::store)?;
         }
         self.lent = false;
@@ -237,30 +240,30 @@ impl PgTransaction {
             if let Some(newer) = append.of_streams()
                 && let Some(event) = self.read_page(newer).await?.events.pop()
                 // What is in the way may be these events themselves.
-                && read::of_ids(&mut self.connection, &self.shared, &append.ids(), &mut self.new_types).await?.is_empty()
+                && read::of_ids(&mut self.connection, &self.db, &append.ids(), &mut self.new_types).await?.is_empty()
             {
                 return Err(StoreError::from(Conflict::in_the_way(event.stream, event.version)).into());
             }
         }
-        append.record(&mut self.connection, &self.shared, &mut self.new_types, true, true).await
+        append.record(&mut self.connection, &self.db, &mut self.new_types, true, true).await
     }
 
     /// Keeps all others from appending, and learns of all event types there are.
     async fn hold(&mut self) -> Result<(), StoreError> {
-        sqlx::query(self.shared.sql.hold()).execute(&mut *self.connection).await.map_err(error::store)?;
+        sqlx::query(self.db.sql.hold()).execute(&mut *self.connection).await.map_err(error::store)?;
         self.held = true;
-        let types = sqlx::query_as(self.shared.sql.types()).fetch_all(&mut *self.connection).await;
+        let types = sqlx::query_as(self.db.sql.types()).fetch_all(&mut *self.connection).await;
         self.new_types = types.map_err(error::store)?;
         Ok(())
     }
 
     async fn read_page(&mut self, read: Read) -> Result<Page, StoreError> {
         // What others know of the log may be newer than what this sees.
-        read::page(&mut self.connection, &self.shared, &read, Position(0), &mut self.new_types).await
+        read::page(&mut self.connection, &self.db, &read, Position(0), &mut self.new_types).await
     }
 
     async fn prefix_there(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
-        read::prefix_at(&mut self.connection, &self.shared, at).await.map_err(error::store)
+        read::prefix_at(&mut self.connection, &self.db, at).await.map_err(error::store)
     }
 
     async fn hold_unchanged(
@@ -272,7 +275,7 @@ impl PgTransaction {
         if !unchanged.is_empty() {
             let (streams, versions): (Vec<_>, Vec<_>) =
                 unchanged.iter().map(|(stream, version)| (stream.as_str(), read::signed(version.0))).unzip();
-            let changed = sqlx::query_as(self.shared.sql.changed()).bind(streams).bind(versions);
+            let changed = sqlx::query_as(self.db.sql.changed()).bind(streams).bind(versions);
             let changed: Option<(String, i64)> =
                 changed.fetch_optional(&mut *self.connection).await.map_err(error::store)?;
             if let Some((name, actual)) = changed {
@@ -307,9 +310,9 @@ impl PgTransaction {
             }
         }
         self.over = true;
-        self.shared.types.learn(take(&mut self.new_types));
+        self.db.types.learn(take(&mut self.new_types));
         if let Some(last) = self.appended {
-            self.shared.recorded(self.server, last);
+            self.notify.recorded(self.server, last);
         }
         Ok(())
     }
@@ -341,7 +344,7 @@ impl PgTransaction {
             Rows::Whole { .. } => None,
         };
         sqlx::raw_sql(include_str!("../sql/savepoint.sql")).execute(&mut *connection).await.map_err(error::store)?;
-        let found = tables::rows(connection, &self.shared.sql, rows, &[]).await;
+        let found = tables::rows(connection, &self.db.sql, rows, &[]).await;
         let after = match found {
             Ok(_) => include_str!("../sql/release.sql"),
             Err(_) => include_str!("../sql/rollback_to.sql"),
@@ -350,9 +353,9 @@ impl PgTransaction {
         match (found, retry) {
             // It may lack a column that a row may be without.
             (Err(StoreError::Columns { .. } | StoreError::Schema(_)), Some((table, rows))) => {
-                let lacking = tables::to_add(&mut *connection, &self.shared.sql, &table).await?;
+                let lacking = tables::to_add(&mut *connection, &self.db.sql, &table).await?;
                 let lacking = lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })?;
-                Ok((tables::rows(connection, &self.shared.sql, rows, &lacking).await?, false))
+                Ok((tables::rows(connection, &self.db.sql, rows, &lacking).await?, false))
             }
             (found, _) => Ok((found?, true)),
         }
@@ -379,26 +382,26 @@ impl Drop for PgTransaction {
 impl Transaction for PgTransaction {
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
         self.tuned = true;
-        reads!(self, tables::lock(&mut self.connection, &self.shared.sql, shard))
+        reads!(self, tables::lock(&mut self.connection, &self.db.sql, shard))
     }
 
     async fn lock_projection(&mut self, projection: &str) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         self.tuned = true;
-        reads!(self, tables::lock_projection(&mut self.connection, &self.shared.sql, projection))
+        reads!(self, tables::lock_projection(&mut self.connection, &self.db.sql, projection))
     }
 
     async fn put_shards(&mut self, projection: &str, shards: Vec<(Shard, Checkpoint)>) -> Result<(), StoreError> {
-        writes!(self, tables::put_shards(&mut self.connection, &self.shared.sql, projection, shards))
+        writes!(self, tables::put_shards(&mut self.connection, &self.db.sql, projection, shards))
     }
 
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
-        let append = Checked::new(append, &self.shared.types)?;
+        let append = Checked::new(append, &self.db.types)?;
         let written = self.record(&append).await;
         if let Err(Failed::Broken(error)) = &written
             && error::is(error, &["ES002"])
         {
             // An event type this process knew is another one now.
-            self.shared.types.forget();
+            self.db.types.forget();
         }
         written.map_err(Failed::into_store)
     }
@@ -422,11 +425,11 @@ impl Transaction for PgTransaction {
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        reads!(self, read::of_command(&mut self.connection, &self.shared, command, &mut self.new_types))
+        reads!(self, read::of_command(&mut self.connection, &self.db, command, &mut self.new_types))
     }
 
     async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
-        reads!(self, read::streams(&mut self.connection, &self.shared, category, after, limit))
+        reads!(self, read::streams(&mut self.connection, &self.db, category, after, limit))
     }
 
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError> {
@@ -447,21 +450,21 @@ impl Transaction for PgTransaction {
             Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((table.name, table.version, table.shadow)),
             Rows::Whole { .. } => None,
         };
-        let built = self.shared.built.has(&table);
+        let built = self.db.built.has(&table);
         let found = match built {
-            true => tables::rows(&mut self.connection, &self.shared.sql, rows, &[]).await.map(|rows| (rows, true)),
+            true => tables::rows(&mut self.connection, &self.db.sql, rows, &[]).await.map(|rows| (rows, true)),
             false => self.rows_if_built(rows).await,
         };
         match &found {
             Ok((_, true)) => {
-                self.shared.built.insert(table);
+                self.db.built.insert(table);
                 self.fits = fits.or(self.fits);
             }
             Ok((_, false)) => {}
             Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. } | StoreError::Schema(_)) if !built => {}
             Err(StoreError::Row { .. }) if !built => {}
             failed => {
-                self.shared.built.remove(&table);
+                self.db.built.remove(&table);
                 self.note(failed);
             }
         }
@@ -472,28 +475,28 @@ impl Transaction for PgTransaction {
         self.ready().await?;
         let table = &changes.table;
         if self.fits != Some((table.name, table.version, table.shadow)) {
-            reads!(self, tables::check(&mut self.connection, &self.shared.sql, table))?;
+            reads!(self, tables::check(&mut self.connection, &self.db.sql, table))?;
         }
-        writes!(self, tables::write(&mut self.connection, &self.shared.sql, changes))
+        writes!(self, tables::write(&mut self.connection, &self.db.sql, changes))
     }
 
     async fn swap(&mut self, table: &str) -> Result<(), StoreError> {
         self.tuned = true;
-        writes!(self, tables::swap(&mut self.connection, &self.shared.sql, table))
+        writes!(self, tables::swap(&mut self.connection, &self.db.sql, table))
     }
 
     async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError> {
         self.tuned = true;
-        writes!(self, tables::publish(&mut self.connection, &self.shared.sql, name, table))
+        writes!(self, tables::publish(&mut self.connection, &self.db.sql, name, table))
     }
 
     async fn remove(&mut self, table: &str) -> Result<(), StoreError> {
         self.tuned = true;
-        writes!(self, tables::remove(&mut self.connection, &self.shared.sql, table))
+        writes!(self, tables::remove(&mut self.connection, &self.db.sql, table))
     }
 
     async fn advance(&mut self, shard: &Shard, to: Position, event: Option<Uuid>) -> Result<(), StoreError> {
-        writes!(self, tables::advance(&mut self.connection, &self.shared.sql, shard, to, event))
+        writes!(self, tables::advance(&mut self.connection, &self.db.sql, shard, to, event))
     }
 
     fn lazy(&mut self) {

@@ -1,46 +1,34 @@
-//! Calls of the lean functions: the common append, and many at once. What they do not record, they do not explain.
+//! The fast path: calls of the functions for the common append, and for many at once. What they do not record, they do not
+//! explain.
 
 use std::collections::HashSet;
 
-use eventstore_core::{Expected, NewEvent, Position, Version, Written};
+use eventstore_core::{NewEvent, Position, Version, Written};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::{
-    append::{Checked, Types},
+    append::Checked,
+    bind::{Types, expected, tags},
+    db::Db,
     read,
-    shared::Shared,
     types::{Instant, array, names},
 };
 
 /// Whether it was recorded, the version of the stream before, the position of the first event, and when.
 type Row = (bool, i64, i64, Instant);
 
-/// What is expected of a stream, as the functions are told.
-pub(crate) fn expected(expected: Expected) -> i64 {
-    match expected {
-        Expected::Any => -1,
-        Expected::Exists => -2,
-        Expected::Version(version) => read::signed(version.0),
-    }
-}
-
-/// The tags of an event: an array, as text.
-pub(crate) fn tags(event: &NewEvent) -> String {
-    array(event.data.tags.iter().map(ToString::to_string))
-}
-
 /// Appends to one stream, without a condition.
 pub(crate) async fn append_one(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     append: &Checked,
 ) -> Result<Option<Written>, sqlx::Error> {
     let write = &append.append.writes[0];
     let events = || write.events.iter();
     let mut types = Types::default();
     types.add(&append.append, append.types.as_deref().unwrap_or_default());
-    let row: Row = sqlx::query_as(shared.sql.append_one())
+    let row: Row = sqlx::query_as(db.sql.append_one())
         .bind(write.stream.as_str())
         .bind(expected(write.expected))
         .bind(events().map(|event| event.id).collect::<Vec<_>>())
@@ -62,7 +50,7 @@ pub(crate) async fn append_one(
 /// [`flush`].
 pub(crate) async fn append_batch(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     appends: &[&Checked],
     pipelined: bool,
 ) -> Result<Vec<Option<Written>>, sqlx::Error> {
@@ -88,7 +76,7 @@ pub(crate) async fn append_batch(
         events.types.extend(keys);
         events.metadata.extend(checked.metadata.iter().map(|metadata| &**metadata));
         if let Some(condition) = &append.condition {
-            let (resolved, known) = shared.types.resolve(&condition.query, &[]);
+            let (resolved, known) = db.types.resolve(&condition.query, &[]);
             if resolved.is_some() {
                 // Of two numbers the smaller was read earlier.
                 types_there = Some(types_there.map_or(known, |other: usize| known.min(other)));
@@ -101,7 +89,7 @@ pub(crate) async fn append_batch(
             }
         }
     }
-    let sql = if types_there.is_some() { shared.sql.append_batch_still() } else { shared.sql.append_batch() };
+    let sql = if types_there.is_some() { db.sql.append_batch_still() } else { db.sql.append_batch() };
     let mut call = sqlx::query_as(sql)
         .bind(writes.append)
         .bind(writes.stream)
@@ -136,17 +124,17 @@ pub(crate) async fn append_batch(
 }
 
 /// Waits until everything recorded so far is on disk, and says whether this event is among it.
-pub(crate) async fn flush(connection: &mut PgConnection, shared: &Shared, event: Uuid) -> Result<bool, sqlx::Error> {
-    sqlx::query(shared.sql.flush()).bind(event).fetch_one(connection).await?.try_get(0)
+pub(crate) async fn flush(connection: &mut PgConnection, db: &Db, event: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query(db.sql.flush()).bind(event).fetch_one(connection).await?.try_get(0)
 }
 
 /// Which of these event ids are recorded.
 pub(crate) async fn taken(
     connection: &mut PgConnection,
-    shared: &Shared,
+    db: &Db,
     ids: Vec<Uuid>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let taken: Vec<Uuid> = sqlx::query_scalar(shared.sql.taken()).bind(ids).fetch_all(connection).await?;
+    let taken: Vec<Uuid> = sqlx::query_scalar(db.sql.taken()).bind(ids).fetch_all(connection).await?;
     Ok(taken.into_iter().collect())
 }
 
