@@ -4,11 +4,11 @@ use std::{error::Error, sync::Arc};
 
 use crate::{
     __private::contains,
-    error::StoreError,
-    event::{Event, EventError, Raw, Recorded, Tag, Tagged},
+    boundary::Boundary,
+    error::{EventError, StoreError},
+    event::{Event, Raw, Recorded, Tag, Tagged},
     snapshot::{Policy, Snapshot},
     stream::{Id, StreamId},
-    target::Boundary,
 };
 
 /// A state made of its events, and of nothing else.

@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    encode::{encode, encode_state},
-    event::{EventError, Tagged},
+    error::EventError,
+    event::Tagged,
+    json::{encode, encode_state},
     process::{Command, Saga},
     snapshot::{Snapshot, SnapshotPolicy},
     stream::Id,

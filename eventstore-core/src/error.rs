@@ -1,14 +1,12 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{collections::BTreeSet, error::Error, fmt, sync::Arc};
 
 use uuid::Uuid;
 
 use crate::{
     doctor::Report,
-    event::{EventError, Raw, Recorded},
     invalid::Invalid,
-    letters::ParkedKeys,
     stream::{Expected, Position, StreamId, Version},
 };
 
@@ -430,10 +428,79 @@ impl StoreError {
     pub fn though_recorded(self) -> Self {
         if self.is_retryable() { Self::Unknown(self.into()) } else { self }
     }
+}
 
-    /// An event of a log that cannot be read.
-    pub fn unreadable(event: &Recorded<Raw>, reason: EventError) -> Self {
-        Self::Unreadable { stream: event.stream.clone(), version: event.version, reason }
+/// An event could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError {
+    /// The event type, which comes second, does not know the name: the event is of another type, or newer than this
+    /// program. If it means nothing any more, `#[event(retired("…"))]` says so; if it is of another event type of this
+    /// program that does not matter here, `#[event(others(…))]` does.
+    #[error(
+        "`{1}` has no event called `{0}`: it is newer than this program, or of another event type (`#[event(others(…))]`), \
+         or means nothing any more (`#[event(retired(\"{0}\"))]`)"
+    )]
+    Name(String, &'static str),
+    /// The stored form is newer than this program.
+    #[error("version {1} of `{0}` is newer than this program")]
+    Schema(String, u32),
+    /// The body is not what the event type expects.
+    #[error(transparent)]
+    Body(#[from] serde_json::Error),
+    /// The body is larger than [`BODY_BYTES`](crate::limits::BODY_BYTES): at least so many bytes.
+    #[error("its body is larger than the limit: {0} bytes or more")]
+    TooLarge(usize),
+    /// The body holds NaN or an infinity, which JSON cannot say.
+    #[error("a number in it is not finite")]
+    NotFinite,
+    /// The event can be written, but what would be stored could not be read again.
+    #[error("what it is written as cannot be read back: {0}")]
+    OneWay(String),
+    /// The metadata stored beside the body is not readable.
+    #[error("its metadata cannot be read: {0}")]
+    Metadata(serde_json::Error),
+    /// What the store has of it breaks the rules of a log: the name of its stream, its tags, its metadata, or a type that
+    /// is not there. Something other than this library wrote it.
+    #[error("what is stored of it breaks the rules: {0}")]
+    Damaged(Arc<str>),
+}
+
+/// How many keys are listed by name.
+const LISTED: usize = 20;
+
+/// Keys that wait behind an event that could not be processed: their rows are incomplete.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParkedKeys {
+    /// The keys, byte by byte in order, 20 at most. A stream (`account-ann`) where the keys of the event are unknown.
+    pub listed: Vec<String>,
+    /// How many there are in all.
+    pub count: usize,
+}
+
+impl ParkedKeys {
+    /// Those of the first letters of keys.
+    #[doc(hidden)]
+    pub fn of<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
+        let keys: BTreeSet<_> = keys.into_iter().collect();
+        Self { count: keys.len(), listed: keys.into_iter().take(LISTED).map(str::to_owned).collect() }
+    }
+
+    /// Whether no key waits.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl fmt::Display for ParkedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed: Vec<_> = self.listed.iter().map(|key| format!("`{key}`")).collect();
+        f.write_str(&listed.join(", "))?;
+        match self.count.saturating_sub(self.listed.len()) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 

@@ -7,16 +7,18 @@ use uuid::Uuid;
 
 use crate::{
     aggregate::{Decide, Decider, Decision, check_rule},
+    boundary::Boundary,
     cause::{self, Cause, cause_methods, event_id},
     encode,
     error::{CommandError, Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
     handle::Store,
-    load::{Basis, Fold, Loaded, Until},
+    load::{Fold, Loaded, Until},
     metadata::Metadata,
+    reads::Basis,
     store::{Append, Condition, Item, Query, Read, Write, Written},
     stream::{Expected, Position, StreamId, Version},
-    target::{Boundary, Target},
+    target::Target,
     timestamp::Timestamp,
 };
 

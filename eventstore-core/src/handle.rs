@@ -11,16 +11,15 @@ use crate::{
     doctor::Report,
     error::{Conflict, StoreError},
     event::{Raw, Recorded},
+    identity::{Identity, Token},
+    known::{Built, Runs},
     limits,
-    load::Basis,
-    projections::Built,
-    runs::Runs,
+    reads::{Basis, Reads},
     snapshot::Snapshots,
     store::{EventStore, Prefix, Query, Read},
     stream::{Position, StreamHead, Version},
     timestamp::Timestamp,
     turns::Turns,
-    tx::Reads,
 };
 
 /// How long a store that is closed waits for the snapshots that are being written.
@@ -251,5 +250,41 @@ impl Store {
 
     pub(crate) fn cause(&self) -> Cause {
         Cause::new(self.source.as_deref().map(str::to_owned))
+    }
+}
+
+impl Store {
+    /// Which log it is.
+    pub async fn identity(&self) -> Result<Identity, StoreError> {
+        self.inner.identity().await
+    }
+
+    /// A position of this log, to be given to others; [`position_of`](Self::position_of) takes it back.
+    pub async fn token(&self, position: Position) -> Result<Token, StoreError> {
+        let Identity { id, epoch, .. } = self.identity().await?;
+        Ok(Token { log: id, epoch, position })
+    }
+
+    /// The position of a token. [`StoreError::Forked`] if it is of another log or of another epoch of this one, or if the
+    /// log ends before it. A replica may not have come so far yet.
+    pub async fn position_of(&self, token: &Token) -> Result<Position, StoreError> {
+        let Identity { id, epoch, .. } = self.identity().await?;
+        if (token.log, token.epoch) != (id, epoch) {
+            return Err(StoreError::Forked { position: token.position, event: None });
+        }
+        self.reached(token.position).await?;
+        Ok(token.position)
+    }
+
+    /// Fails with [`StoreError::Forked`] if the log ends before a position. Returns whether it can be seen here: a replica
+    /// may lack what is recorded.
+    pub(crate) async fn reached(&self, position: Position) -> Result<bool, StoreError> {
+        if position <= self.head().await? {
+            return Ok(true);
+        }
+        match self.inner.is_replica().await? {
+            true => Ok(false),
+            false => Err(StoreError::Forked { position, event: None }),
+        }
     }
 }

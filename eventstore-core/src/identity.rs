@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
-use crate::{error::StoreError, handle::Store, invalid::Invalid, stream::Position, timestamp::Timestamp};
+use crate::{invalid::Invalid, stream::Position, timestamp::Timestamp};
 
 /// Which log it is. Made with the log, and kept by a backup and by what is restored from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,42 +83,6 @@ impl Serialize for Token {
 impl<'de> Deserialize<'de> for Token {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
-
-impl Store {
-    /// Which log it is.
-    pub async fn identity(&self) -> Result<Identity, StoreError> {
-        self.inner().identity().await
-    }
-
-    /// A position of this log, to be given to others; [`position_of`](Self::position_of) takes it back.
-    pub async fn token(&self, position: Position) -> Result<Token, StoreError> {
-        let Identity { id, epoch, .. } = self.identity().await?;
-        Ok(Token { log: id, epoch, position })
-    }
-
-    /// The position of a token. [`StoreError::Forked`] if it is of another log or of another epoch of this one, or if the
-    /// log ends before it. A replica may not have come so far yet.
-    pub async fn position_of(&self, token: &Token) -> Result<Position, StoreError> {
-        let Identity { id, epoch, .. } = self.identity().await?;
-        if (token.log, token.epoch) != (id, epoch) {
-            return Err(StoreError::Forked { position: token.position, event: None });
-        }
-        self.reached(token.position).await?;
-        Ok(token.position)
-    }
-
-    /// Fails with [`StoreError::Forked`] if the log ends before a position. Returns whether it can be seen here: a replica
-    /// may lack what is recorded.
-    pub(crate) async fn reached(&self, position: Position) -> Result<bool, StoreError> {
-        if position <= self.head().await? {
-            return Ok(true);
-        }
-        match self.inner().is_replica().await? {
-            true => Ok(false),
-            false => Err(StoreError::Forked { position, event: None }),
-        }
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::limits;
-
 /// What no store can keep or answer; nothing was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -43,11 +41,6 @@ impl Invalid {
     /// A name that breaks a rule.
     pub fn name(what: &'static str, name: &str, reason: &'static str) -> Self {
         Self::Name { what, name: name.into(), reason }
-    }
-
-    /// A log would have more event types than [`TYPES`](crate::limits::TYPES).
-    pub fn types(size: usize) -> Self {
-        Self::TooLarge { what: "the event types of a log", size, limit: limits::TYPES }
     }
 
     /// A transaction cannot be committed, for an operation in it failed or was dropped.

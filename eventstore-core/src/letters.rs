@@ -1,13 +1,13 @@
 //! Events that a projection could not take in.
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
-    error::StoreError,
+    error::{ParkedKeys, StoreError},
     event::{Raw, Recorded},
     shard::Shard,
     store::{Rows, Tables, Transaction},
@@ -143,44 +143,6 @@ impl DeadLetter {
     #[doc(hidden)]
     pub fn say(&mut self, error: &str) {
         self.error = error.replace('\0', "\\0");
-    }
-}
-
-/// How many keys are listed by name.
-const LISTED: usize = 20;
-
-/// Keys that wait behind an event that could not be processed: their rows are incomplete.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ParkedKeys {
-    /// The keys, byte by byte in order, 20 at most. A stream (`account-ann`) where the keys of the event are unknown.
-    pub listed: Vec<String>,
-    /// How many there are in all.
-    pub count: usize,
-}
-
-impl ParkedKeys {
-    /// Those of the first letters of keys.
-    #[doc(hidden)]
-    pub fn of<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
-        let keys: BTreeSet<_> = keys.into_iter().collect();
-        Self { count: keys.len(), listed: keys.into_iter().take(LISTED).map(str::to_owned).collect() }
-    }
-
-    /// Whether no key waits.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-}
-
-impl fmt::Display for ParkedKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listed: Vec<_> = self.listed.iter().map(|key| format!("`{key}`")).collect();
-        f.write_str(&listed.join(", "))?;
-        match self.count.saturating_sub(self.listed.len()) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod aggregate;
 mod append;
+mod boundary;
 mod cause;
 mod clock;
 #[cfg(feature = "conformance")]
@@ -19,6 +20,8 @@ mod handle;
 mod identity;
 mod import;
 mod invalid;
+mod json;
+mod known;
 mod letters;
 pub mod limits;
 mod load;
@@ -28,10 +31,10 @@ pub mod process;
 mod projections;
 mod read;
 mod read_model;
+mod reads;
 mod release;
 mod retag;
 mod rows;
-mod runs;
 mod select;
 mod shard;
 mod snapshot;
@@ -46,15 +49,16 @@ mod tx;
 
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
 pub use append::{AppendEvents, AppendTo};
+pub use boundary::Boundary;
 pub use cause::event_id;
-pub use error::{Blame, BoxError, CommandError, Conflict, StoreError, Unavailable};
-pub use event::{Event, EventError, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
+pub use error::{Blame, BoxError, CommandError, Conflict, EventError, ParkedKeys, StoreError, Unavailable};
+pub use event::{Event, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
 pub use execute::{Appended, Execute};
 pub use handle::Store;
 pub use identity::{Identity, Token};
 pub use import::{ImportEvent, Imported};
 pub use invalid::Invalid;
-pub use letters::{DeadLetter, ParkedKeys};
+pub use letters::DeadLetter;
 pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
 pub use metadata::Metadata;
@@ -64,18 +68,18 @@ pub use process::{
 };
 pub use read::ReadEvents;
 pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
-pub use retag::{NewTags, Retag, Retagged};
+pub use retag::{Retag, Retagged};
 pub use rows::{Get, List, Moment, ReadModels, Replay, RowPage};
 pub use select::{Comparison, Cursor, Filter, Select, SortKey};
 pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
-    Append, Changes, Condition, EventStore, Events, Item, Order, Page, Prefix, Query, Read, Rows, Step, StoredSnapshot,
-    Tables, Transaction, TypeIndex, Write, Written,
+    Append, Changes, Condition, EventStore, Events, Item, NewTags, Order, Page, Prefix, Query, Read, Rows, Step,
+    StoredSnapshot, Tables, Transaction, TypeIndex, Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Table};
-pub use target::{Boundary, Every, Target, every};
+pub use target::{Every, Target, every};
 pub use timestamp::{Timestamp, TimestampError};
 pub use tx::{Tx, TxConnection};
 
@@ -90,8 +94,8 @@ pub mod __private {
             Beginning, Blank, Codec, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, command_codec, decode,
             snapshot, state_codec, tag_of,
         },
-        encode::encode,
         error::{Brief, Chain, below},
+        json::encode,
         letters::{LETTERS, Sweep, parked, swept, swept_within},
         process::Nothing,
         projections::{PROJECTIONS, ProjectionRow},

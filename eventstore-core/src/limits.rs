@@ -56,3 +56,10 @@ pub(crate) fn plain(what: &'static str, text: &str) -> Result<(), Invalid> {
 pub(crate) fn size(what: &'static str, size: usize, limit: usize) -> Result<(), Invalid> {
     if size > limit { Err(Invalid::TooLarge { what, size, limit }) } else { Ok(()) }
 }
+
+impl Invalid {
+    /// A log would have more event types than [`TYPES`](crate::limits::TYPES).
+    pub fn types(size: usize) -> Self {
+        Self::TooLarge { what: "the event types of a log", size, limit: TYPES }
+    }
+}

@@ -15,14 +15,16 @@ use futures::{
 
 use crate::{
     aggregate::{Aggregate, Decider, Evolve, apply},
+    boundary::{Boundary, Part},
     error::StoreError,
     event::{Raw, Recorded, Tag},
     handle::Store,
     invalid::Invalid,
+    reads::Basis,
     snapshot::{Begun, Last, Policy, Unfit},
     store::{Condition, Events, Prefix, Query, Read, StoredSnapshot},
     stream::{Position, StreamId, Version},
-    target::{Boundary, Part, Target},
+    target::Target,
     timestamp::Timestamp,
 };
 
@@ -222,13 +224,6 @@ pub(crate) struct Fold<S> {
     unknown: Vec<(usize, Vec<Cow<'static, str>>)>,
 }
 
-/// What a state was made of, so that it can be seen whether it still is.
-#[derive(Clone, Debug)]
-pub(crate) struct Basis {
-    pub(crate) unchanged: Vec<(StreamId, Version)>,
-    pub(crate) condition: Option<Condition>,
-}
-
 /// Where a part of a state stands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stand {
@@ -291,7 +286,7 @@ impl<S: Decider> Fold<S> {
             match fold.go_on(store, boundary, until, &read, part, &stored).await? {
                 Ok(()) => store.snapshots().used(),
                 Err(why) => {
-                    fold.stands[part].begun.ignore(store, &stored, &why);
+                    store.snapshots().ignore(&mut fold.stands[part].begun, &stored, &why);
                     others.push(part);
                     continue;
                 }
@@ -340,7 +335,7 @@ impl<S: Decider> Fold<S> {
                         store.snapshots().used();
                         return Ok(());
                     }
-                    Err(why) => self.stands[0].begun.ignore(store, &stored, &why),
+                    Err(why) => store.snapshots().ignore(&mut self.stands[0].begun, &stored, &why),
                 }
             }
             Err(error) => store.snapshots().ignored(stream.as_str(), policy.kind, &Unfit::Unreadable(error)),
@@ -357,7 +352,8 @@ impl<S: Decider> Fold<S> {
         read: &Read,
         part: usize,
     ) -> Option<StoredSnapshot> {
-        let policy = self.loaded.state.snapshots(part).filter(|_| until.snapshots())?.of(&boundary.parts[part]);
+        let policy = self.loaded.state.snapshots(part).filter(|_| until.snapshots())?;
+        let policy = boundary.parts[part].policy(policy);
         let name = boundary.parts[part].name();
         let stored = store.inner().snapshot(&name, policy.kind).await.unwrap_or_else(|error| {
             store.snapshots().ignored(&name, policy.kind, &Unfit::Unreadable(error));
@@ -367,7 +363,7 @@ impl<S: Decider> Fold<S> {
         match policy.fits(&stored) {
             Ok(()) => Some(stored),
             Err(why) => {
-                self.stands[part].begun.ignore(store, &stored, &why);
+                store.snapshots().ignore(&mut self.stands[part].begun, &stored, &why);
                 None
             }
         }

@@ -25,11 +25,10 @@ use crate::{
     identity::Identity,
     invalid::Invalid,
     limits,
-    retag::NewTags,
     shard::{Checkpoint, Shard},
     store::{
-        Append, Changes, Condition, EventStore, Events, Item, Page, Prefix, Query, Read, Rows, StoredSnapshot, Tables,
-        Transaction, TypeIndex, Written,
+        Append, Changes, Condition, EventStore, Events, Item, NewTags, Page, Prefix, Query, Read, Rows, StoredSnapshot,
+        Tables, Transaction, TypeIndex, Written,
     },
     stream::{Position, StreamHead, StreamId, Version},
     table::{Column, SHADOW, Table},

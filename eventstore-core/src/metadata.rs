@@ -10,7 +10,7 @@ use serde::{
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::{encode, invalid::Invalid, limits};
+use crate::{invalid::Invalid, json, limits};
 
 /// Who asked, and why.
 ///
@@ -43,7 +43,7 @@ impl Metadata {
             return Err(Invalid::name("metadata key", key, "begins with `$`, like the framework's own"));
         }
         let unreadable = |error: serde_json::Error| Invalid::Metadata(error.to_string());
-        let json = encode::bounded(self, limits::METADATA_BYTES).map_err(unreadable)?.map_err(|size| {
+        let json = json::bounded(self, limits::METADATA_BYTES).map_err(unreadable)?.map_err(|size| {
             Invalid::TooLarge { what: "the metadata of an event", size, limit: limits::METADATA_BYTES }
         })?;
         if !self.extra.is_empty() {

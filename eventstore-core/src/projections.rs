@@ -2,8 +2,8 @@
 //! build is whole.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    error::Error,
+    sync::{Arc, PoisonError},
 };
 
 use futures::future::BoxFuture;
@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use crate::{
     error::StoreError,
     handle::Store,
-    runs::Run,
+    known::{Build, Run},
     store::Rows,
     stream::Position,
     table::{Column, Kind, Table},
@@ -96,22 +96,27 @@ const WHOLE: Table = Table {
     ..PROJECTIONS
 };
 
-/// Which build of a table its rows are of: one that was removed and is built again, or that took another's place, is
-/// another.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-struct Build {
-    since: Timestamp,
-    target: u64,
-    built_at: Option<Timestamp>,
-}
-
-/// The builds of tables that this process has seen whole, by the names of the tables; none where nothing is said of a table,
-/// and so what is there is what it is.
-#[derive(Default)]
-pub(crate) struct Built(Mutex<HashMap<String, Option<Build>>>);
-
 /// How often a read begins again, since its table was exchanged meanwhile.
 const READS: usize = 3;
+
+impl Store {
+    /// For a runner: this projection runs here, and this holds it up.
+    #[doc(hidden)]
+    pub fn runs(&self, projection: &str, reason: Option<Arc<dyn Error + Send + Sync>>, stopped: bool) {
+        self.running().all().insert(projection.into(), Run { reason, stopped });
+    }
+
+    /// For a runner: this projection runs here no more.
+    #[doc(hidden)]
+    pub fn runs_no_more(&self, projection: &str) {
+        self.running().all().remove(projection);
+    }
+
+    /// What is known of a projection, if this process runs it.
+    pub(crate) fn run(&self, projection: &str) -> Option<Run> {
+        self.running().all().get(projection).cloned()
+    }
+}
 
 impl Store {
     /// Reads rows of a read model, all of one build, which is whole. What is not whole is [`StoreError::Building`].

@@ -9,10 +9,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value as Json, value::RawValue};
 
 use crate::{
-    encode,
     error::{BoxError, StoreError},
     event::{Event, Raw, Recorded, Tag},
     invalid::Invalid,
+    json,
     store::{Changes, Item, Query},
     table::{Column, Kind, Table},
 };
@@ -309,5 +309,5 @@ pub(crate) fn read_row<M: ReadModel>(row: &RawValue) -> Result<M, StoreError> {
 }
 
 pub(crate) fn write_row<M: ReadModel>(row: &M) -> Result<Box<RawValue>, StoreError> {
-    encode::encode_raw(row).map_err(row_error::<M>)
+    json::encode_raw(row).map_err(row_error::<M>)
 }

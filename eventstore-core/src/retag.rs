@@ -3,16 +3,13 @@
 use std::{collections::HashSet, marker::PhantomData};
 
 use futures::{TryStreamExt, future::BoxFuture};
-use uuid::Uuid;
 
 use crate::{
     doctor::Report,
     error::StoreError,
     event::{Event, Raw, Recorded, Tag},
     handle::Store,
-    invalid::Invalid,
-    limits,
-    store::{Query, Read},
+    store::{NewTags, Query, Read},
     stream::Position,
 };
 
@@ -115,25 +112,6 @@ pub struct Retagged {
     pub position: Position,
     /// Where the log ended when it began.
     pub until: Position,
-}
-
-/// Other tags for a stored event.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewTags {
-    /// Its position.
-    pub position: Position,
-    /// Its id.
-    pub id: Uuid,
-    /// All of its tags from then on.
-    pub tags: Vec<Tag>,
-}
-
-impl NewTags {
-    /// Refuses what no store can keep. Every store calls it first.
-    pub fn check(&self) -> Result<(), Invalid> {
-        limits::size("the tags of an event", self.tags.len(), limits::TAGS)?;
-        self.tags.iter().try_for_each(Tag::check)
-    }
 }
 
 /// How the tags of an event differ from those that its type gives it today.

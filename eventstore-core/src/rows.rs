@@ -14,15 +14,15 @@ use serde_json::{Value as Json, value::RawValue};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    error::{BoxError, StoreError},
+    error::{BoxError, ParkedKeys, StoreError},
     event::{Event, Raw, Recorded},
     handle::Store,
     invalid::Invalid,
-    letters::{self, ParkedKeys, Sweep},
+    known::Run,
+    letters::{self, Sweep},
     limits,
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
-    runs::Run,
     select::{Comparison, Cursor, Filter, Select},
     store::{Order, Query, Read, Rows},
     stream::{Position, Version},

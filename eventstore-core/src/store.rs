@@ -25,7 +25,6 @@ use crate::{
     identity::Identity,
     invalid::Invalid,
     limits,
-    retag::NewTags,
     select::Select,
     shard::{Checkpoint, Shard},
     stream::{Expected, Position, StreamHead, StreamId, Version},
@@ -849,6 +848,25 @@ impl Write {
     fn check(&self) -> Result<(), Invalid> {
         self.stream.check()?;
         self.events.iter().try_for_each(NewEvent::check)
+    }
+}
+
+/// Other tags for a stored event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTags {
+    /// Its position.
+    pub position: Position,
+    /// Its id.
+    pub id: Uuid,
+    /// All of its tags from then on.
+    pub tags: Vec<Tag>,
+}
+
+impl NewTags {
+    /// Refuses what no store can keep. Every store calls it first.
+    pub fn check(&self) -> Result<(), Invalid> {
+        limits::size("the tags of an event", self.tags.len(), limits::TAGS)?;
+        self.tags.iter().try_for_each(Tag::check)
     }
 }
 

@@ -33,13 +33,14 @@ pub use self::{
 pub use crate::clock::Clock;
 use crate::{
     aggregate::{Aggregate, Decide, Decider, Evolve, check_rule},
+    boundary::Boundary,
     encode,
     event::{Event, Raw, Recorded},
     load::Fold,
     metadata::Metadata,
     read_model::{ReadModel, RowFold},
     stream::{Id, Position, StreamId, Version},
-    target::{Boundary, Target},
+    target::Target,
     timestamp::Timestamp,
 };
 

@@ -4,7 +4,7 @@ use std::{
     any::{Any, type_name},
     fmt,
     ops::{Deref, DerefMut},
-    sync::{self, Arc, PoisonError},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -18,7 +18,7 @@ use crate::{
     handle::Store,
     identity::Identity,
     invalid::Invalid,
-    load::Basis,
+    reads::Reads,
     shard::{Checkpoint, Shard},
     store::{Append, EventStore, Events, Prefix, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamHead},
@@ -61,74 +61,6 @@ impl Store {
         let inner = TxStore { open: open.clone(), outer: self.shared(), reads: reads.clone() };
         let store = self.over(Arc::new(inner), reads.clone());
         Ok(Tx { open, store, reads, outer: self.clone() })
-    }
-}
-
-/// What has been loaded in a transaction.
-#[derive(Default)]
-pub(crate) struct Reads(sync::Mutex<Loads>);
-
-#[derive(Default)]
-struct Loads {
-    /// Whether all others are kept from appending, and nothing that was loaded has changed before that.
-    held: bool,
-    /// Whether a caller has had the connection, who may roll back to a savepoint, and so let others append again.
-    lent: bool,
-    loads: Vec<Basis>,
-}
-
-impl Reads {
-    fn loads(&self) -> sync::MutexGuard<'_, Loads> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Remembers what a state was made of, if it may still change.
-    pub(crate) fn remember(&self, basis: impl FnOnce() -> Basis) {
-        if self.loads().may_change() {
-            let basis = basis();
-            self.loads().loads.push(basis);
-        }
-    }
-
-    /// Checks what has been loaded. From then on nothing of it changes, unless a caller rolls back to a savepoint.
-    async fn hold(&self, transaction: &mut dyn Transaction) -> Result<(), StoreError> {
-        let (held, may_change) = {
-            let loads = self.loads();
-            (loads.held, loads.may_change() && !loads.loads.is_empty())
-        };
-        if !may_change || held && transaction.holds().await? {
-            return Ok(());
-        }
-        let loads = {
-            let mut loads = self.loads();
-            loads.held = false;
-            loads.loads.clone()
-        };
-        let (unchanged, conditions): (Vec<_>, Vec<_>) =
-            loads.into_iter().map(|Basis { unchanged, condition }| (unchanged, condition)).unzip();
-        let mut conditions = conditions.into_iter().flatten();
-        transaction.hold(unchanged.into_iter().flatten().collect(), conditions.next()).await?;
-        for condition in conditions {
-            transaction.hold(vec![], Some(condition)).await?;
-        }
-        // Only now: what is stale, or was not checked to the end, is checked again.
-        self.held();
-        Ok(())
-    }
-
-    /// All others are kept from appending from now on. What was loaded before that is checked.
-    fn held(&self) {
-        let mut loads = self.loads();
-        loads.held = true;
-        if !loads.may_change() {
-            loads.loads = vec![];
-        }
-    }
-}
-
-impl Loads {
-    fn may_change(&self) -> bool {
-        !self.held || self.lent
     }
 }
 
@@ -177,7 +109,7 @@ impl Tx {
             MutexGuard::try_map(open, |open| (open.as_mut()?.connection()? as &mut dyn Any).downcast_mut());
         let other = || format!("this store's transactions run on no `{}`", type_name::<C>());
         let connection = connection.map_err(|_| Invalid::Request(other()))?;
-        self.reads.loads().lent = true;
+        self.reads.lent();
         Ok(TxConnection { open: &self.open, connection: Some(connection) })
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::event::EventError;
+use crate::error::EventError;
 
 /// A command with a stored name: one that is [asked](crate::ask) of another service, or scheduled. Derive it.
 ///

@@ -2,11 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    encode::encode,
-    event::{Event, EventError},
-    stream::StreamId,
-};
+use crate::{error::EventError, event::Event, json::encode, stream::StreamId};
 
 /// How a command was answered that recorded nothing, where something depends on it. It is recorded under the command's id,
 /// so the log decides once between the command and the mark.

@@ -1,7 +1,8 @@
 //! Reactors: whenever this happens, send that.
 
 use crate::{
-    event::{Event, EventError, Raw, Recorded},
+    error::EventError,
+    event::{Event, Raw, Recorded},
     invalid::Invalid,
     process::{
         commands::Commands,

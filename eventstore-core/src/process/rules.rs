@@ -3,7 +3,8 @@
 use uuid::Uuid;
 
 use crate::{
-    event::{Event, EventError, Raw, Recorded},
+    error::EventError,
+    event::{Event, Raw, Recorded},
     invalid::Invalid,
     process::{
         instance::{SagaStatus, StoredInstance, Timer},

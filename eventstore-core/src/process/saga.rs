@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 use crate::{
     aggregate::Evolve,
     derive::Beginning,
-    event::{Event, EventError, Raw, Recorded},
+    error::EventError,
+    event::{Event, Raw, Recorded},
     invalid::Invalid,
     process::{
         commands::Commands,

@@ -8,9 +8,10 @@ use uuid::Uuid;
 use crate::{
     aggregate::{Decide, Decider},
     append::AppendEvents,
+    boundary::Boundary,
     encode::Stored,
-    error::{CommandError, StoreError},
-    event::{Event, EventError, Raw, Recorded},
+    error::{CommandError, EventError, StoreError},
+    event::{Event, Raw, Recorded},
     execute::Execute,
     handle::Store,
     invalid::Invalid,
@@ -21,7 +22,6 @@ use crate::{
         mark::{Mark, stream_of},
     },
     stream::{Expected, StreamId},
-    target::Boundary,
     timestamp::Timestamp,
 };
 

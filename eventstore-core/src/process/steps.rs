@@ -5,7 +5,8 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use crate::{
-    event::{Event, EventError, Raw, Recorded},
+    error::EventError,
+    event::{Event, Raw, Recorded},
     invalid::Invalid,
     process::{
         commands::Commands,

@@ -27,8 +27,8 @@ use std::{
 };
 
 use crate::{
-    error::StoreError,
-    event::{EventError, NewEvent, Raw, Recorded},
+    error::{EventError, StoreError},
+    event::{NewEvent, Raw, Recorded},
     limits,
     metadata::Metadata,
     process::{
