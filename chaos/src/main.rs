@@ -6,6 +6,7 @@ mod mutants;
 mod nemesis;
 mod planted;
 mod processes;
+mod profile;
 mod proxy;
 mod run;
 mod server;

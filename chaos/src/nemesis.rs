@@ -19,8 +19,8 @@ use crate::{
     Error, domain,
     log::{Lines, now},
     processes::{Process, signal},
+    profile::{Log, Profile},
     proxy::Proxy,
-    run::{Log, Profile},
     server::Cluster,
     world::{Dice, World},
 };

@@ -8,12 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::ValueEnum;
 use eventstore::{
     PgStore, Projections, SqliteStore, Status, Store,
     sqlx::{self, AssertSqlSafe, ConnectOptions, sqlite::SqliteConnectOptions},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::{
     process::{Child, Command},
     time::{sleep, timeout},
@@ -24,6 +23,7 @@ use crate::{
     log::{self, Lines, now},
     nemesis::{Nemesis, PROJECTIONS},
     processes::Process,
+    profile::{Log, Profile},
     proxy::Proxy,
     server::Cluster,
     world::World,
@@ -63,25 +63,6 @@ pub struct Options {
     /// The name of the bug that is planted in it.
     #[arg(long, hide = true)]
     pub mutant: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Log {
-    Postgres,
-    Sqlite,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-pub enum Profile {
-    /// A minute in all.
-    Smoke,
-    /// Ten minutes: at least 300 faults and 300,000 acknowledged events.
-    Gate,
-    /// Until told otherwise (ctrl-c).
-    Soak,
-    /// Failovers that lose the end of the log, and no other faults.
-    Fork,
 }
 
 impl Options {

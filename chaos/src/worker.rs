@@ -17,7 +17,7 @@ use tracing::{Event as Said, Level, Metadata, field::Visit, span};
 use crate::{
     Error,
     domain::{self, Balance, FileLedger, Ledger, Turnover},
-    run::Log,
+    profile::Log,
     world::World,
 };
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, run::Log};
+use crate::{Error, profile::Log};
 
 /// What all processes of a run know: `world.json` in its folder.
 #[derive(Clone, Serialize, Deserialize)]

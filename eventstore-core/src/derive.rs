@@ -135,24 +135,6 @@ fn today<T: DeserializeOwned>(name: &str, today: u32, version: u32, bytes: &[u8]
     if version == today { Ok(serde_json::from_slice(bytes)?) } else { Err(EventError::Schema(name.into(), version)) }
 }
 
-/// What an instance of a saga is before its first event.
-#[diagnostic::on_unimplemented(
-    message = "an instance of `{Self}` cannot begin, since `{Self}` has no default",
-    label = "no `Default`",
-    note = "derive `Default` for it; the default variant of an enum is marked `#[default]`"
-)]
-pub trait Beginning {
-    /// The state before the first event.
-    fn beginning() -> Self;
-}
-
-#[diagnostic::do_not_recommend]
-impl<T: Default> Beginning for T {
-    fn beginning() -> Self {
-        T::default()
-    }
-}
-
 /// A command that is stored.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored as a command",

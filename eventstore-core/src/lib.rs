@@ -91,13 +91,13 @@ pub mod __private {
 
     pub use crate::{
         derive::{
-            Beginning, Blank, Codec, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, command_codec, decode,
-            snapshot, state_codec, tag_of,
+            Blank, Codec, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, command_codec, decode, snapshot,
+            state_codec, tag_of,
         },
         error::{Brief, Chain, below},
         json::encode,
         letters::{LETTERS, Sweep, parked, swept, swept_within},
-        process::Nothing,
+        process::{Beginning, Nothing},
         projections::{PROJECTIONS, ProjectionRow},
         release::is_at_least,
         snapshot::shape,

@@ -26,7 +26,7 @@ use crate::{
         Student, Tickets, Withdraw,
     },
     log::{self, Lines, now},
-    run::Log,
+    profile::Log,
     world::{Dice, World},
 };
 

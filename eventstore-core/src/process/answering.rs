@@ -11,8 +11,9 @@ use crate::{
         commands::Commands,
         derived_id::{at, derived_id},
         mark::Mark,
-        script::{Next, Outcome, Script},
-        sending::{Delivery, Sending},
+        outcome::{Next, Outcome},
+        script::Script,
+        sending::{Delivery, Sending, Told},
         walk::{Answer, Known},
     },
     timestamp::Timestamp,
@@ -52,23 +53,6 @@ pub enum Todo {
     Mark(Mark, Delivery),
     /// Look whether the instance was over before its row was forgotten; tell [`Told::Over`].
     LookUp(Delivery),
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// It is recorded, now or before.
-    Recorded,
-    /// There was nothing to do.
-    Nothing,
-    /// A rule refused it, in these words.
-    Refused(String),
-    /// A mark is recorded under the command's id: it was refused in these words, or there was nothing to do.
-    Marked(Option<String>),
-    /// The id of a mark is taken, by the command or by a mark of other words: the command is to be sent again.
-    Taken,
-    /// Whether the instance was over.
-    Over(bool),
 }
 
 /// One event being answered by one instance of a process.

@@ -9,39 +9,13 @@ use crate::{
     cause::event_id,
     process::{
         commands::When,
-        progress::Progress,
+        progress::{Progress, SagaStatus},
         walk::{Arm, TimerChange},
     },
     shard::slot,
     stream::Position,
     timestamp::Timestamp,
 };
-
-/// How an instance of a process stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum SagaStatus {
-    /// It hears events.
-    Running,
-    /// A step has failed, and those before it are being undone.
-    Compensating,
-    /// It waits for an operator or for other code; `error` says why.
-    Parked,
-    /// It is over.
-    Finished,
-    /// It is over: a step has failed, and all that was done is undone.
-    Compensated,
-    /// An operator has ended it.
-    Cancelled,
-}
-
-impl SagaStatus {
-    /// Whether it is over: it hears nothing and no timer of it fires.
-    pub fn is_over(self) -> bool {
-        matches!(self, Self::Finished | Self::Compensated | Self::Cancelled)
-    }
-}
 
 /// A timer of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -8,10 +8,11 @@ use crate::{
     error::StoreError,
     handle::Store,
     process::{
-        answering::{Todo, Told},
+        answering::Todo,
         derived_id::{at, derived_id},
         instance::StoredInstance,
         mark::{Ended, stream_of},
+        sending::Told,
         turn::{Parked, panicked},
     },
     store::{Item, Query, Read},

@@ -9,9 +9,9 @@ use crate::{
     invalid::Invalid,
     process::{
         commands::{Commands, When},
+        outcome::{Next, Outcome, Send},
+        plan::{End, Plan},
         progress::{Progress, StepStatus},
-        script::{Next, Outcome, Script, Send},
-        steps::{End, Plan},
         walk::{Answer, Arm, Known, TimerChange, Walk},
     },
     timestamp::Timestamp,
@@ -115,15 +115,6 @@ impl PlanScript {
             Stimulus::Retry => script.again_all(),
         }
         script
-    }
-
-    /// What a timer among the commands of a step says.
-    pub(super) fn due<E: Event>(plan: &Plan<E>, place: &str) -> Option<Script> {
-        let (prefix, way) = place.split_once('.').unwrap_or((place, ""));
-        let (kind, name) = prefix.split_once(':')?;
-        let step = plan.get(name.split('#').next().unwrap_or(name))?;
-        let commands = if kind == "undo" { step.undo.clone() } else { step.send.clone() };
-        Script::due_in(commands, prefix, way)
     }
 
     pub(super) fn ids(&self) -> (Uuid, u32) {

@@ -6,11 +6,13 @@ use crate::{
     invalid::Invalid,
     process::{
         commands::Commands,
-        instance::{SagaStatus, StoredInstance, Timer},
+        instance::{StoredInstance, Timer},
         mark::Mark,
+        outcome::Outcome,
+        progress::SagaStatus,
         rules::{Process, Unanswerable},
         saga::Start,
-        script::{Outcome, Script},
+        script::Script,
     },
     timestamp::Timestamp,
 };

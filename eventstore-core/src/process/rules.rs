@@ -7,8 +7,10 @@ use crate::{
     event::{Event, Raw, Recorded},
     invalid::Invalid,
     process::{
-        instance::{SagaStatus, StoredInstance, Timer},
-        script::{Outcome, Script},
+        instance::{StoredInstance, Timer},
+        outcome::Outcome,
+        progress::SagaStatus,
+        script::Script,
     },
     timestamp::Timestamp,
 };

@@ -4,15 +4,16 @@ use std::marker::PhantomData;
 
 use crate::{
     aggregate::Evolve,
-    derive::Beginning,
     error::EventError,
     event::{Event, Raw, Recorded},
     invalid::Invalid,
     process::{
         commands::Commands,
-        instance::{SagaStatus, StoredInstance, Timer},
+        instance::{StoredInstance, Timer},
+        outcome::Outcome,
+        progress::SagaStatus,
         rules::{Process, Unanswerable},
-        script::{Outcome, Script},
+        script::Script,
     },
     stream::Position,
     timestamp::Timestamp,
@@ -119,6 +120,24 @@ fn tagged(name: &str, tags: Vec<crate::event::Tag>) -> Vec<String> {
         }
     }
     keys
+}
+
+/// What an instance of a saga is before its first event.
+#[diagnostic::on_unimplemented(
+    message = "an instance of `{Self}` cannot begin, since `{Self}` has no default",
+    label = "no `Default`",
+    note = "derive `Default` for it; the default variant of an enum is marked `#[default]`"
+)]
+pub trait Beginning {
+    /// The state before the first event.
+    fn beginning() -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Default> Beginning for T {
+    fn beginning() -> Self {
+        T::default()
+    }
 }
 
 /// How a saga answers that implements [`React`].

@@ -1,17 +1,16 @@
 //! What a process answers, whatever kind of process it is.
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
 use crate::{
+    event::Event,
     invalid::Invalid,
     process::{
         commands::Commands,
+        outcome::{Next, Outcome},
+        plan::Plan,
         plan_script::PlanScript,
-        progress::Progress,
-        sending::Sending,
-        walk::{Due, Known, Pending, TimerChange, Walk},
+        walk::{Due, Known, Walk},
     },
 };
 
@@ -45,34 +44,6 @@ impl Part {
     }
 }
 
-/// What is next.
-pub(super) enum Next {
-    Send(Send),
-    Done(Box<Outcome>),
-}
-
-pub(super) struct Send {
-    pub(super) sending: Sending,
-    pub(super) place: String,
-    pub(super) guarded: bool,
-    pub(super) within: Option<Duration>,
-}
-
-impl From<Pending<'_>> for Send {
-    fn from(Pending { sending, place, guarded, within }: Pending<'_>) -> Self {
-        Self { sending: sending.clone(), place, guarded, within }
-    }
-}
-
-/// What follows from an answer that is complete.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    pub(super) timers: Vec<TimerChange>,
-    pub(super) plan: Option<Progress>,
-    /// The words of the last refusal for which there is no alternative.
-    pub refused: Option<String>,
-}
-
 impl Script {
     /// The answer of a process without steps.
     pub(crate) fn commands(commands: Commands) -> Self {
@@ -88,6 +59,15 @@ impl Script {
     pub(super) fn due_in(commands: Commands, root: &str, way: &str) -> Option<Self> {
         commands.due(way)?;
         Some(Self(Kind::Tree { commands, timer: Some(Part { root: root.into(), way: way.into() }) }))
+    }
+
+    /// What a timer among the commands of a step says.
+    pub(super) fn due_in_plan<E: Event>(plan: &Plan<E>, place: &str) -> Option<Self> {
+        let (prefix, way) = place.split_once('.').unwrap_or((place, ""));
+        let (kind, name) = prefix.split_once(':')?;
+        let step = plan.get(name.split('#').next().unwrap_or(name))?;
+        let commands = if kind == "undo" { step.undo.clone() } else { step.send.clone() };
+        Self::due_in(commands, prefix, way)
     }
 
     pub(super) fn plan(plan: PlanScript) -> Self {

@@ -17,7 +17,6 @@ use crate::{
     invalid::Invalid,
     limits,
     process::{
-        answering::Told,
         command::Command,
         mark::{Mark, stream_of},
     },
@@ -67,6 +66,23 @@ impl Delivery {
         });
         expires.into_iter().chain(step).collect()
     }
+}
+
+/// What came of a command or a mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is recorded, now or before.
+    Recorded,
+    /// There was nothing to do.
+    Nothing,
+    /// A rule refused it, in these words.
+    Refused(String),
+    /// A mark is recorded under the command's id: it was refused in these words, or there was nothing to do.
+    Marked(Option<String>),
+    /// The id of a mark is taken, by the command or by a mark of other words: the command is to be sent again.
+    Taken,
+    /// Whether the instance was over.
+    Over(bool),
 }
 
 trait Erased: Any + fmt::Debug + Send + Sync {

@@ -12,8 +12,8 @@ use crate::{
     process::{Failure, Item, Parked, Process, Terms, TimerId, Todo, Told, Turn, heard},
     stream::Position,
     testing::simulate::{
-        Alternative, Simulation,
         choices::Choices,
+        scenario::{Alternative, Budgets, Simulation},
         world::{World, now},
     },
 };
@@ -109,15 +109,6 @@ impl Move {
     fn may_record(self) -> bool {
         matches!(self, Self::Go { .. } | Self::Lost { .. } | Self::Meanwhile(_) | Self::Reply { .. })
     }
-}
-
-/// How often what goes wrong may still go wrong.
-#[derive(Clone, Copy, Debug, Hash)]
-pub(super) struct Budgets {
-    pub(super) crashes: u32,
-    pub(super) take_overs: u32,
-    pub(super) lost_answers: u32,
-    pub(super) conflicts: u32,
 }
 
 /// How many steps a run may have.
