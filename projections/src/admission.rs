@@ -1,31 +1,22 @@
 //! Decides, in the transaction that takes the shards of a processor, whether this program may go on with what another one
 //! has begun: by comparing the events that it was processed with and those that this program reads.
 
-use eventstore_core::{Checkpoint, Position, Query, Read, Shard, StoreError, StreamId, Transaction, Version};
+use std::{error::Error, sync::Arc, time::SystemTime};
+
+use eventstore_core::{
+    Checkpoint, Position, Query, Read, Shard, StoreError, StreamId, Timestamp, Transaction, Version,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
     control::Row,
     failed::Failed,
-    follower::{Begins, Follower},
+    follower::{Begins, Follower, StartFrom},
     letters,
     reads::{self, Reads},
-    shard::beginning,
     stretch::id_within,
 };
-
-/// Where a subscription or projection begins that runs for the first time. Kept with its checkpoint: later it is no matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StartFrom {
-    /// With the first event there is.
-    Beginning,
-    /// With the first event recorded from then on.
-    Now,
-    /// With the first event after a position.
-    After(Position),
-}
 
 /// Events that a processor has passed without reading them, and is to process before it goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -293,4 +284,21 @@ async fn first_checkpoint(
     };
     let event = if position > Position(0) { id_within(transaction, position).await? } else { None };
     Ok(Checkpoint { position, event, ..beginning() })
+}
+
+/// Where a shard begins. Its first epoch is one that no shard of its name has had: one that was removed, and is made
+/// again, is another.
+fn beginning() -> Checkpoint {
+    let now = Timestamp::from(SystemTime::now());
+    Checkpoint { epoch: now.as_micros().unsigned_abs(), ..Checkpoint::default() }
+}
+
+/// Why a projection has failed, by its type where that is known.
+pub(crate) fn failure(name: &str, known: &Row) -> Option<Arc<dyn Error + Send + Sync>> {
+    let cause = Cause::of(known).filter(|_| known.state == "failed");
+    let failed = match cause {
+        Some(cause) => Failed::from(cause.error(name)),
+        None => Failed::program(known.reason.clone()?),
+    };
+    Some(failed.told().into())
 }

@@ -10,11 +10,7 @@ use eventstore_core::{__private::SHADOW, EventStore, Invalid, Rows, StoreError};
 use serde_json::{Map, Value as Json, value::RawValue};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    letters,
-    operate::{Projections, list},
-    versions::{PAUSE, UNHELD},
-};
+use crate::{control::list, letters, operate::Projections, promote::PAUSE, versions::UNHELD};
 
 /// How long the two are held at one position, for rows that came to none by chance.
 const LONGEST_HELD: Duration = Duration::from_secs(10);

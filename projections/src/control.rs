@@ -136,3 +136,19 @@ pub(crate) async fn set(
     let change = |row: &mut Row| (row.state, row.reason, row.since, row.cause) = (state, reason, now, None);
     update(store, projection, change).await
 }
+
+/// What is in a table, also if it was never made.
+pub(crate) fn there<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
+    match found {
+        Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
+        found => found,
+    }
+}
+
+/// Names, for people.
+pub(crate) fn list<T: AsRef<str>>(names: &[T]) -> String {
+    match names {
+        [] => "none".into(),
+        names => names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", "),
+    }
+}

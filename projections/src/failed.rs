@@ -14,7 +14,7 @@ use eventstore_core::{
     StreamId, Transaction, Unavailable, Version,
 };
 
-use crate::{letters::Queue, reads::Reads};
+use crate::{queue::Queue, reads::Reads};
 
 /// Why a shard could not go on. Shown whole: the event, and the reason with all that is below it.
 #[derive(Debug)]
@@ -199,6 +199,18 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { stream, version, position, name } = self;
         write!(f, "event {version} of stream {stream} (`{name}`, position {position})")
+    }
+}
+
+/// What a step has come to that it could not finish.
+pub(crate) enum Halt {
+    Lost,
+    Failed(Failed),
+}
+
+impl<F: Into<Failed>> From<F> for Halt {
+    fn from(failed: F) -> Self {
+        Self::Failed(failed.into())
     }
 }
 

@@ -3,16 +3,10 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
-use eventstore_core::{Changes, EventStore, Query, Raw, Recorded, Shard, Table, Transaction};
+use eventstore_core::{Changes, EventStore, Position, Query, Raw, Recorded, Shard, Table, Transaction};
 use serde_json::value::RawValue;
 
-use crate::{
-    admission::StartFrom,
-    failed::Failed,
-    letters::{Parked, Queue},
-    reads::Reads,
-    stretch::Stretch,
-};
+use crate::{failed::Failed, letters::Parked, queue::Queue, reads::Reads, stretch::Stretch};
 
 /// Whatever takes events in.
 #[async_trait]
@@ -124,6 +118,18 @@ impl Remembered {
             self.bytes += bytes;
         }
     }
+}
+
+/// Where a subscription or projection begins that runs for the first time. Kept with its checkpoint: later it is no matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartFrom {
+    /// With the first event there is.
+    Beginning,
+    /// With the first event recorded from then on.
+    Now,
+    /// With the first event after a position.
+    After(Position),
 }
 
 /// Where a processor begins that runs for the first time.

@@ -26,16 +26,16 @@ use uuid::Uuid;
 use crate::{
     admission::{Admitted, How, Missed, admit},
     control::{self, PROJECTIONS, Row},
-    failed::{Blame, Failed},
+    failed::{Blame, Failed, Halt},
     follower::{Follower, Part},
-    letters::{self, Parked, Queue},
+    letters::{self, Parked},
     projection::{Projection, Sql},
+    promote,
+    queue::Queue,
     read_model::Folded,
     reads::{self, EVENT_SETS, Reads},
     refold::{self, Fence, Refold, pending},
-    shard::Halt,
     stretch::{Stretch, id_within, unforked},
-    versions,
 };
 
 /// How many events that were recorded without it are taken in together.
@@ -213,7 +213,7 @@ impl InlineStore {
             }
             if known.get(&kept.name).is_none_or(|row| row.built_at.is_none()) {
                 // Sends plain SQL to the first version there is. To a newer one somebody sends it, or a `Runner`.
-                versions::built(base, &*kept.follower, false).await?;
+                promote::built(base, &*kept.follower, false).await?;
             }
         }
         Ok(())

@@ -1,18 +1,22 @@
 //! Events that could not be taken in, and those behind them for the same key.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
 pub(crate) use eventstore_core::__private::parked;
 use eventstore_core::{
     __private::{LETTERS, Sweep, swept, swept_within},
-    Changes, DeadLetter, EventStore, Order, Raw, Recorded, Rows, Shard, StoreError, Timestamp, Transaction,
+    Changes, DeadLetter, EventStore, Order, Rows, Shard, StoreError, Timestamp, Transaction,
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::failed::{Blame, Failed};
+use crate::{
+    control,
+    failed::{Blame, Failed},
+    queue::Queue,
+};
 
 /// Tries of its own, once a key is parked: after so long, and twice as long each further time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -80,38 +84,6 @@ pub(crate) fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>
     let mut letters = letters.collect::<Result<Vec<_>, _>>()?;
     letters.sort_by_key(|letter| letter.position);
     Ok(letters)
-}
-
-/// Where events wait, one behind the other.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Queue {
-    /// Those of a key.
-    Key(String),
-    /// All of a stream, since nobody can tell which keys the first one has.
-    Stream(String),
-}
-
-impl Queue {
-    pub(crate) fn of(letter: &DeadLetter) -> Self {
-        match letter.whole_stream {
-            true => Self::Stream(letter.key.clone()),
-            false => Self::Key(letter.key.clone()),
-        }
-    }
-
-    /// What people call it.
-    pub(crate) fn key(&self) -> &str {
-        let (Self::Key(key) | Self::Stream(key)) = self;
-        key
-    }
-
-    pub(crate) fn is_stream(&self) -> bool {
-        matches!(self, Self::Stream(_))
-    }
-
-    pub(crate) fn letter(&self, shard: &Shard, event: &Recorded<Raw>, error: &str, now: Timestamp) -> DeadLetter {
-        DeadLetter::new(shard, self.key(), event, error, now, self.is_stream())
-    }
 }
 
 /// What waits of a shard, and what for.
@@ -182,4 +154,25 @@ impl Parked {
         let due = self.queues.iter().filter_map(|(queue, waiting)| Some((queue, waiting.retry_at?)));
         due.min_by_key(|(_, at)| *at)
     }
+}
+
+/// The first letters of those who wait, due at an instant.
+pub(crate) fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
+    let mut queues = HashSet::new();
+    letters.retain(|letter| letter.skipped.is_none() && queues.insert(Queue::of(letter)));
+    letters.iter_mut().for_each(|letter| letter.retry_at = Some(now));
+    letters
+}
+
+/// Has whatever waits of a projection tried again now.
+pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
+    let mut transaction = store.begin().await?;
+    control::begin_again(&mut *transaction, projection, |_| true).await?;
+    let letters = first_within(&mut *transaction, projection).await?;
+    let due = first_now(letters, store.now());
+    if due.is_empty() {
+        return transaction.rollback().await;
+    }
+    transaction.write(changes(&due, &[])?).await?;
+    transaction.commit().await
 }

@@ -2,16 +2,24 @@
 //! each event counted exactly once; and subscriptions, each event handed over at least once.
 
 mod admission;
+mod answer;
+mod ask;
 mod compare;
 mod control;
 mod failed;
 mod follower;
+mod holds;
 mod inline;
 mod letters;
 mod measure;
+mod names;
 mod node;
+mod nodes;
 mod operate;
+mod options;
 mod projection;
+mod promote;
+mod queue;
 mod read_model;
 mod reads;
 mod refold;
@@ -25,8 +33,8 @@ mod subscription;
 mod tail;
 mod versions;
 
-pub use admission::StartFrom;
 pub use compare::{Comparison, Difference};
+pub use follower::StartFrom;
 pub use inline::Inline;
 pub use operate::{DeadLetters, Projections};
 pub use projection::Projection;

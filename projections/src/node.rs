@@ -18,80 +18,36 @@ use std::{
 
 use eventstore_core::{
     __private::{Brief, LETTERS},
-    Changes, Checkpoint, Column, EventStore, Kind, Position, Query, Read, Shard, Store, StoreError, Table, Timestamp,
+    Changes, Checkpoint, EventStore, Position, Query, Read, Shard, Store, StoreError, Timestamp,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, interval, timeout},
 };
 use uuid::Uuid;
 
 use crate::{
-    admission::{Admitted, Cause, How, admit},
+    admission::{Admitted, Cause, How, admit, failure},
+    answer::{ANSWERING, answer},
     control::{self, Row},
     failed::{Blame, Failed},
     follower::Follower,
-    measure, operate,
+    holds::{self, RESHARDS, Wanted},
+    letters, measure, names,
+    nodes::{Beat, NODES, beat},
+    options::Options,
+    promote,
     reads::{self, EVENT_SETS, Reads, Sets, Standing},
     requests,
-    reshard::{self, RESHARDS, Wanted},
-    shard::{Ended, Options, Work},
+    shard::{Ended, Work},
     status::{self, State, Status},
     tail::Tail,
-    versions,
 };
 
 /// How many beats there are in a lease.
 const BEATS: u32 = 5;
-
-/// The table of nodes.
-pub(crate) const NODES: Table = Table {
-    shadow: false,
-    name: "nodes",
-    version: 0,
-    columns: &[
-        Column::new("beat", Kind::Integer),
-        Column::new("beat_at", Kind::Time),
-        Column::new("started_at", Kind::Time),
-        Column::new("process", Kind::Text),
-        Column::new("projections", Kind::Json),
-        Column::optional("reads", Kind::Json),
-        Column::optional("cannot", Kind::Json),
-    ],
-};
-
-/// A node, as it says it is.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Beat {
-    pub(crate) beat: i64,
-    /// By its own clock: for people.
-    pub(crate) beat_at: Timestamp,
-    started_at: Timestamp,
-    /// Which process it is, for people.
-    process: String,
-    #[serde(default, deserialize_with = "control::lenient")]
-    pub(crate) projections: Vec<String>,
-    /// The fingerprints of the sets of events that its processors read, by their names. None: a node of release 0.1.
-    #[serde(default)]
-    reads: Option<Json>,
-    /// Why it cannot run some of them, by their names.
-    #[serde(default, deserialize_with = "control::lenient")]
-    cannot: BTreeMap<String, String>,
-}
-
-impl Beat {
-    fn reads(&self, processor: &str) -> Option<&str> {
-        self.reads.as_ref()?.get(processor)?.as_str()
-    }
-
-    /// Whether it has the code of a processor, and can run it as far as it knows.
-    fn can_run(&self, processor: &str) -> bool {
-        self.projections.iter().any(|name| name == processor) && !self.cannot.contains_key(processor)
-    }
-}
 
 /// Why a node cannot run a processor itself.
 struct Cannot {
@@ -131,28 +87,6 @@ struct Running {
     epoch: u64,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-}
-
-/// Says that this node lives, for as long as it does.
-async fn beat(
-    store: Store,
-    node: Uuid,
-    mut beat: Beat,
-    cannot: watch::Receiver<BTreeMap<String, String>>,
-    every: Duration,
-) {
-    let mut beats = interval(every);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        beats.tick().await;
-        beat.beat += 1;
-        beat.beat_at = store.as_ref().now();
-        beat.cannot = cannot.borrow().clone();
-        // The table may not be there yet; and whoever cannot reach the store is told by everything else.
-        if let Err(error) = control::write(store.as_ref(), &NODES, &node.to_string(), &beat).await {
-            tracing::debug!(%error, "a node could not say that it lives");
-        }
-    }
 }
 
 /// A shard has ended.
@@ -271,7 +205,7 @@ impl Node {
             heart: None,
             begun: false,
             asked: HashSet::new(),
-            answering: Arc::new(Semaphore::new(requests::ANSWERING)),
+            answering: Arc::new(Semaphore::new(ANSWERING)),
             poke,
         }
     }
@@ -375,7 +309,7 @@ impl Node {
                 continue;
             }
             if reshards.contains_key(&name) {
-                reshard::step(store, &name, None).await?;
+                holds::step(store, &name, None).await?;
             }
             let mut state = states.get(&name).cloned();
             let others = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
@@ -395,9 +329,9 @@ impl Node {
                 (row.state, row.reason, row.cause, row.since) = ("active".into(), None, None, store.now());
             }
             if !self.begun && self.runs[run].options.retry_at_start {
-                operate::due_again(store, &name).await?;
+                letters::due_again(store, &name).await?;
             }
-            let current = versions::current(&states, versions::model(&name)) == Some(&*name);
+            let current = names::current(&states, names::model(&name)) == Some(&*name);
             self.runs[run].report.send_modify(|status| status.current = current);
             self.arrange(store, run, state, &nodes.keys().copied().collect(), standing).await?;
         }
@@ -433,7 +367,7 @@ impl Node {
             let Some(run) = self.runs.iter().find(here) else { continue };
             if self.asked.insert(id.clone()) {
                 let (store, follower, answering) = (self.store.clone(), run.follower.clone(), self.answering.clone());
-                tokio::spawn(requests::answer(store, follower, id, request, answering));
+                tokio::spawn(answer(store, follower, id, request, answering));
             }
         }
         Ok(())
@@ -501,7 +435,7 @@ impl Node {
             return Ok(());
         }
         if let Some(state) = state.filter(|_| !active) {
-            let reason = operate::failure(&name, state);
+            let reason = failure(&name, state);
             self.halt(at).await;
             let idle = match &*state.state {
                 "paused" => State::Paused,
@@ -591,7 +525,7 @@ impl Node {
             && position.is_some_and(|position| position.0 >= state.target)
         {
             let run = &self.runs[at];
-            if let Some(parked) = versions::built(store, &*run.follower, !run.options.by_hand).await? {
+            if let Some(parked) = promote::built(store, &*run.follower, !run.options.by_hand).await? {
                 run.is_not_promoted(parked);
             }
         }

@@ -1,16 +1,10 @@
 //! Operating projections from any process, also from one that does not have their code.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    error::Error,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventstore_core::{
     __private::{SHADOW, Sweep, swept, swept_within},
-    Checkpoint, DeadLetter, EventStore, Invalid, Order, ParkedKeys, Position, Rows, Shard, Store, StoreError,
-    Timestamp, Transaction,
+    Checkpoint, DeadLetter, Invalid, Order, ParkedKeys, Position, Rows, Shard, Store, StoreError, Transaction,
 };
 use tokio::{
     sync::Notify,
@@ -18,15 +12,14 @@ use tokio::{
 };
 
 use crate::{
-    admission::{Cause, Word},
-    control::{self, PROJECTIONS, Row},
-    failed::Failed,
+    admission::{Cause, Word, failure},
+    control::{self, PROJECTIONS, Row, list, there},
     inline,
-    letters::{self, Queue},
-    node::{Beat, NODES},
+    letters::{self, first_now},
+    names,
+    nodes::{Beat, NODES},
     requests::{TryRun, What},
     status::{self, State, Status},
-    versions::{self, Rebuild},
 };
 
 /// How long to wait for a node to do what was asked of it.
@@ -103,7 +96,7 @@ impl Projections {
             status.head = head;
             let row = rows.get(&status.name);
             status.target = Position(row.map_or(0, |row| row.target));
-            status.current = versions::current(&rows, versions::model(&status.name)) == Some(&*status.name);
+            status.current = names::current(&rows, names::model(&status.name)) == Some(&*status.name);
             status.state = match row.map(|row| &*row.state) {
                 Some("paused") => State::Paused,
                 Some("failed") => State::Failed,
@@ -205,25 +198,6 @@ impl Projections {
         transaction.commit().await?;
         self.poke();
         Ok(())
-    }
-
-    /// Has a projection in SQL or a subscription begin again.
-    pub(crate) async fn again(&self, name: &str) -> Result<Rebuild, StoreError> {
-        let store = self.store.as_ref();
-        let (head, now) = (self.store.head().await?, store.now());
-        let mut transaction = store.begin().await?;
-        transaction.lock_projection(name).await?;
-        let known = control::row(&mut *transaction, name).await?;
-        let mut known = known.unwrap_or_else(|| Row::new(now, head));
-        if known.state == "failed" {
-            (known.state, known.reason, known.cause, known.since) = ("active".into(), None, None, now);
-        }
-        (known.word, known.target, known.built_at) = (Word::Rebuild.json(), head.0, None);
-        control::put(&mut *transaction, name, &known).await?;
-        control::begin_again(&mut *transaction, name, |_| true).await?;
-        transaction.commit().await?;
-        self.poke();
-        self.building(name).await
     }
 
     /// Ends what runs: the shards wait for somebody to take them, or are taken again by the same node, which then looks
@@ -375,52 +349,6 @@ impl DeadLetters {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
-    }
-}
-
-/// Why a projection has failed, by its type where that is known.
-pub(crate) fn failure(name: &str, known: &Row) -> Option<Arc<dyn Error + Send + Sync>> {
-    let cause = Cause::of(known).filter(|_| known.state == "failed");
-    let failed = match cause {
-        Some(cause) => Failed::from(cause.error(name)),
-        None => Failed::program(known.reason.clone()?),
-    };
-    Some(failed.told().into())
-}
-
-/// The first letters of those who wait, due at an instant.
-fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
-    let mut queues = HashSet::new();
-    letters.retain(|letter| letter.skipped.is_none() && queues.insert(Queue::of(letter)));
-    letters.iter_mut().for_each(|letter| letter.retry_at = Some(now));
-    letters
-}
-
-/// Has whatever waits of a projection tried again now.
-pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
-    let mut transaction = store.begin().await?;
-    control::begin_again(&mut *transaction, projection, |_| true).await?;
-    let letters = letters::first_within(&mut *transaction, projection).await?;
-    let due = first_now(letters, store.now());
-    if due.is_empty() {
-        return transaction.rollback().await;
-    }
-    transaction.write(letters::changes(&due, &[])?).await?;
-    transaction.commit().await
-}
-
-/// What is in a table, also if it was never made.
-pub(crate) fn there<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
-    match found {
-        Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
-        found => found,
-    }
-}
-
-pub(crate) fn list<T: AsRef<str>>(names: &[T]) -> String {
-    match names {
-        [] => "none".into(),
-        names => names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -10,7 +10,7 @@ use sqlx::{Database, Pool};
 use crate::{
     failed::{Failed, at},
     follower::{Begins, Follower, Part, Remembered, Turn},
-    letters::Queue,
+    queue::Queue,
     reads::Reads,
     stretch::{Decoded, Stretch},
 };

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use crate::{
     failed::{Blame, Failed, at},
     follower::{Follower, Part, Remembered, RowsAnew, Turn},
-    letters::Queue,
+    queue::Queue,
     reads::Reads,
     stretch::{Decoded, Stretch},
 };

@@ -12,11 +12,12 @@ use uuid::Uuid;
 use crate::{
     admission::{Left, Missed},
     control,
-    failed::{Blame, Failed},
+    failed::{Blame, Failed, Halt},
     follower::{Follower, RowsAnew},
-    letters::{self, Queue, retry_at},
+    letters::{self, retry_at},
+    options::Options,
+    queue::Queue,
     reads,
-    shard::{Halt, Options},
 };
 
 /// How many keys are looked up together; of more, those of half the slots.

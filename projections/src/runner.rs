@@ -11,14 +11,13 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    admission::StartFrom,
-    follower::Follower,
+    follower::{Follower, StartFrom},
     inline, letters,
     node::{Node, Run},
     operate::Projections,
+    options::Options,
     projection::{Projection, Sql},
     read_model::Folded,
-    shard::Options,
     status::Status,
     subscription::{Delivered, Subscription},
     tail::Tail,

@@ -1,11 +1,6 @@
 //! Runs one shard of a projection: takes in what the log has, a batch and its checkpoint in one transaction.
 
-use std::{
-    future::pending,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
@@ -23,14 +18,17 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    admission::{Missed, StartFrom},
+    admission::Missed,
     control,
-    failed::{Blame, Failed},
+    failed::{Blame, Failed, Halt},
     follower::{Follower, Part, Remembered},
-    letters::{self, Parked, Queue, Waiting, retry_at},
-    measure, reads,
+    holds,
+    letters::{self, Parked, Waiting, retry_at},
+    measure,
+    options::Options,
+    queue::Queue,
+    reads,
     refold::{self, Fence, Refold},
-    reshard,
     status::{State, Status},
     stretch::{Stretch, id_at, unforked},
     tail::{After, Tail},
@@ -43,25 +41,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// The pauses after which an event that failed is tried again before its key is parked.
 const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
-
-/// How a projection is run.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
-    /// How many events are taken in together; none: as many as is best.
-    pub(crate) batch: Option<usize>,
-    /// How many shards a projection has that runs for the first time.
-    pub(crate) shards: u16,
-    /// How many keys may be parked before all of it stops.
-    pub(crate) max_parked: usize,
-    /// Whether events that cannot be read are parked; else they stop it.
-    pub(crate) park_unreadable: bool,
-    /// Whether what waits is tried again when a program starts.
-    pub(crate) retry_at_start: bool,
-    /// Whether readers of plain SQL are sent to a new version by somebody, and not by itself once it is whole.
-    pub(crate) by_hand: bool,
-    /// Where it begins that runs for the first time, if the runner says so.
-    pub(crate) start: Option<StartFrom>,
-}
 
 /// How many events are taken in together, of those that are read for all and when there is much to catch up with.
 const BATCH: usize = 1_000;
@@ -76,13 +55,6 @@ impl Default for Options {
         let (batch, start, shards, max_parked) = (None, None, 1, 100);
         Self { batch, shards, max_parked, park_unreadable: false, retry_at_start: false, by_hand: false, start }
     }
-}
-
-/// Where a shard begins. Its first epoch is one that no shard of its name has had: one that was removed, and is made
-/// again, is another.
-pub(crate) fn beginning() -> Checkpoint {
-    let now = Timestamp::from(SystemTime::now());
-    Checkpoint { epoch: now.as_micros().unsigned_abs(), ..Checkpoint::default() }
 }
 
 /// How long one that is to stop waits for its shard, to write down what it has handed over.
@@ -116,18 +88,6 @@ pub(crate) enum Ended {
     Lost,
     /// It cannot go on.
     Failed(Failed),
-}
-
-/// What a step has come to that it could not finish.
-pub(crate) enum Halt {
-    Lost,
-    Failed(Failed),
-}
-
-impl<F: Into<Failed>> From<F> for Halt {
-    fn from(failed: F) -> Self {
-        Self::Failed(failed.into())
-    }
 }
 
 /// What a shard knows while it runs.
@@ -333,7 +293,7 @@ impl Work {
         let parked = Parked::load(store, &self.shard).await?;
         self.report.send_modify(|status| status.parked = parked.len());
         // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
-        let until = reshard::until(store, &self.shard.projection).await?;
+        let until = holds::until(store, &self.shard.projection).await?;
         let known = control::known(store, &self.shard.projection).await?;
         let missed = known.map(|known| Missed::of(&known)).transpose()?.unwrap_or_default();
         let missed = refold::pending(&missed, &self.shard);

@@ -7,11 +7,11 @@ use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, Transaction}
 use futures::FutureExt;
 
 use crate::{
-    admission::StartFrom,
     failed::Failed,
+    follower::StartFrom,
     follower::{Begins, Follower, Part, Remembered},
-    letters::Queue,
     projection::Turns,
+    queue::Queue,
     reads::Reads,
     stretch::Stretch,
 };

@@ -1,0 +1,173 @@
+//! Sends readers to another version of a read model, or to a table that was built beside theirs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eventstore_core::{__private::SHADOW, Checkpoint, EventStore, Invalid, Position, Shard, StoreError, Transaction};
+use tokio::time::sleep;
+
+use crate::{
+    control::{self, PROJECTIONS, Row},
+    follower::Follower,
+    letters,
+    names::{current, current_or_first, model, number},
+};
+
+/// How often a node tries to send readers to a new version that is a step behind, before it does something else.
+const TRIES: u32 = 20;
+pub(crate) const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether readers may be sent to a table some of whose keys wait behind an event that those of the other do not wait for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Rows {
+    Complete,
+    Any,
+}
+
+/// A read model or projection has come to where the log ended when it began. Returns why readers are not sent to it, if its
+/// rows would lack events that those they read now have: the next look tries again.
+pub(crate) async fn built(
+    store: &dyn EventStore,
+    follower: &dyn Follower,
+    promote: bool,
+) -> Result<Option<StoreError>, StoreError> {
+    let name = follower.name();
+    if let Some(table) = follower.table() {
+        store.index(&table).await?;
+        let rows = control::rows(store, &PROJECTIONS).await?;
+        let current = current(&rows, model(&name));
+        // The first one at once; then newer ones.
+        let first = current_or_first(&rows, model(&name)) == Some(&*name);
+        let newer = promote && current.is_none_or(|current| number(current) < table.version);
+        if !table.shadow && (newer || first && current.is_none()) {
+            for _ in 0..TRIES {
+                match switch(store, current, &name, Rows::Complete).await {
+                    Ok(true) => return Ok(None),
+                    // It is a step behind the other, or somebody reads: again, at the next beat at the latest.
+                    Ok(false) => sleep(PAUSE).await,
+                    Err(StoreError::Busy(_)) => return Ok(None),
+                    Err(parked @ StoreError::Parked { .. }) => return Ok(Some(parked)),
+                    Err(error) => {
+                        tracing::warn!(projection = name, %error, "readers of plain SQL are not sent to it");
+                        return now_built(store, &name).await.map(|()| None);
+                    }
+                }
+            }
+            return Ok(None);
+        }
+    }
+    now_built(store, &name).await.map(|()| None)
+}
+
+async fn now_built(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
+    let now = store.now();
+    control::update(store, name, |row| row.built_at = Some(now)).await
+}
+
+/// Sends readers to another version, or to the shadow; not if any row would be older than it was.
+pub(crate) async fn switch(
+    store: &dyn EventStore,
+    current: Option<&str>,
+    to: &str,
+    rows: Rows,
+) -> Result<bool, StoreError> {
+    let base = to.strip_suffix(SHADOW);
+    let from = base.or(current.filter(|current| *current != to));
+    let mut transaction = store.begin().await?;
+    // Always in this order: no two wait for each other.
+    let mut names: Vec<_> = from.into_iter().chain([to]).collect();
+    names.sort_unstable();
+    let mut shards = BTreeMap::new();
+    for name in names {
+        shards.insert(name, transaction.lock_projection(name).await?);
+    }
+    let new = shards.remove(to).unwrap_or_default();
+    let old = from.and_then(|from| shards.remove(from)).unwrap_or_default();
+    if base.is_some() && control::row(&mut *transaction, to).await?.is_none_or(|row| row.state == "kept") {
+        transaction.rollback().await?;
+        return Err(Invalid::Request(format!("`{to}` has taken its place already, or was discarded")).into());
+    }
+    if !reaches(&new, &old) {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
+    if let Some(from) = from.filter(|_| rows == Rows::Complete) {
+        let mut letters = letters::first_within(&mut *transaction, to).await?;
+        // What the table of today has not come to is in none of its rows either.
+        letters.retain(|letter| {
+            let of_key = old.iter().filter(|(shard, _)| letter.whole_stream || shard.has(&letter.key));
+            of_key.map(|(_, at)| at.position).max().is_some_and(|reached| letter.position <= reached)
+        });
+        let older = letters::older(letters, &letters::first_within(&mut *transaction, from).await?);
+        if let Some(parked) = letters::parked(to, &older) {
+            transaction.rollback().await?;
+            return Err(parked);
+        }
+    }
+    let (now, fresh) = (store.now(), || Row::new(store.now(), Position(0)));
+    let view = format!("{}@current", model(to));
+    let known = |row: Option<Row>| row.unwrap_or_else(fresh);
+    match base {
+        None => {
+            transaction.publish(&view, to).await?;
+            let row = known(control::row(&mut *transaction, to).await?);
+            let row = Row { built_at: row.built_at.or(Some(now)), promoted_at: Some(now), ..row };
+            control::put(&mut *transaction, to, &row).await?;
+        }
+        Some(base) => {
+            transaction.swap(base).await?;
+            if current == Some(base) {
+                transaction.publish(&view, base).await?;
+            }
+            let epoch = new.iter().chain(&old).map(|(_, at)| at.epoch).max().unwrap_or_default() + 1;
+            transaction.put_shards(base, renamed(base, epoch, new)).await?;
+            transaction.put_shards(to, renamed(to, epoch, old)).await?;
+            exchange_letters(&mut *transaction, base, to).await?;
+            let [here, shadow] =
+                [control::row(&mut *transaction, base).await?, control::row(&mut *transaction, to).await?].map(known);
+            let (state, since) = ("kept".into(), now);
+            let kept = Row { state, since, reason: None, promoted_at: None, ..here.clone() };
+            // What was said of the name stays: whether it is paused.
+            let (reads, began, missed) = (shadow.reads, shadow.began, shadow.missed);
+            let (built_at, target) = (shadow.built_at.or(Some(now)), shadow.target);
+            let here = Row { built_at, target, reads, began, missed, ..here };
+            control::put(&mut *transaction, base, &here).await?;
+            control::put(&mut *transaction, to, &kept).await?;
+        }
+    }
+    transaction.commit().await?;
+    tracing::info!(projection = to, "readers are switched to it");
+    Ok(true)
+}
+
+type Shards = Vec<(Shard, Checkpoint)>;
+
+/// Whether every key has come as far in one as in the other.
+fn reaches(new: &Shards, old: &Shards) -> bool {
+    let before = |(a, at): &(Shard, Checkpoint), (b, other): &(Shard, Checkpoint)| {
+        a.from_slot < b.to_slot && b.from_slot < a.to_slot && at.position < other.position
+    };
+    !new.is_empty() && !new.iter().any(|new| old.iter().any(|old| before(new, old)))
+}
+
+/// The same under another name, and nobody's.
+fn renamed(name: &str, epoch: u64, shards: Shards) -> Shards {
+    let shards = shards.into_iter();
+    shards
+        .map(|(shard, at)| (Shard { projection: name.into(), ..shard }, Checkpoint { epoch, owner: None, ..at }))
+        .collect()
+}
+
+async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &str) -> Result<(), StoreError> {
+    let (mut old, mut new) = (vec![], vec![]);
+    for (from, to) in [(one, other), (other, one)] {
+        for letter in letters::read(transaction.rows(letters::wanted(from, None, None)).await?)? {
+            new.push(letter.moved_to(to));
+            old.push(letter);
+        }
+    }
+    if old.is_empty() {
+        return Ok(());
+    }
+    transaction.write(letters::changes(&[], &old)?).await?;
+    transaction.write(letters::changes(&new, &[])?).await
+}
