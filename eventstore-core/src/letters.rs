@@ -10,9 +10,9 @@ use crate::{
     error::{ParkedKeys, StoreError},
     event::{Raw, Recorded},
     shard::Shard,
-    store::{Rows, Tables, Transaction},
+    store::{Tables, Transaction},
     stream::{Position, StreamId, Version},
-    table::{Column, Kind, Table},
+    table::{Column, Kind, Rows, Table},
     timestamp::Timestamp,
 };
 

@@ -74,11 +74,11 @@ pub use select::{Comparison, Cursor, Filter, Select, SortKey};
 pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
 pub use store::{
-    Append, Changes, Condition, EventStore, Events, Item, NewTags, Order, Page, Prefix, Query, Read, Rows, Step,
-    StoredSnapshot, Tables, Transaction, TypeIndex, Write, Written,
+    Append, Changes, Condition, EventStore, Events, Item, NewTags, Page, Prefix, Query, Read, Step, StoredSnapshot,
+    Tables, Transaction, TypeIndex, Write, Written,
 };
 pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
-pub use table::{Column, Kind, Table};
+pub use table::{Column, Kind, Order, Rows, Table};
 pub use target::{Every, Target, every};
 pub use timestamp::{Timestamp, TimestampError};
 pub use tx::{Tx, TxConnection};

@@ -27,11 +27,11 @@ use crate::{
     limits,
     shard::{Checkpoint, Shard},
     store::{
-        Append, Changes, Condition, EventStore, Events, Item, NewTags, Page, Prefix, Query, Read, Rows, StoredSnapshot,
+        Append, Changes, Condition, EventStore, Events, Item, NewTags, Page, Prefix, Query, Read, StoredSnapshot,
         Tables, Transaction, TypeIndex, Written,
     },
     stream::{Position, StreamHead, StreamId, Version},
-    table::{Column, SHADOW, Table},
+    table::{Column, Rows, SHADOW, Table},
     timestamp::Timestamp,
 };
 

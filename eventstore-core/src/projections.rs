@@ -14,9 +14,8 @@ use crate::{
     error::StoreError,
     handle::Store,
     known::{Build, Run},
-    store::Rows,
     stream::Position,
-    table::{Column, Kind, Table},
+    table::{Column, Kind, Rows, Table},
     timestamp::Timestamp,
 };
 

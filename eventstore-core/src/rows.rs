@@ -24,8 +24,9 @@ use crate::{
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     select::{Comparison, Cursor, Filter, Select},
-    store::{Order, Query, Read, Rows},
+    store::{Query, Read},
     stream::{Position, Version},
+    table::{Order, Rows},
 };
 
 /// How long a read waits for its read model to come to a position, unless told otherwise.

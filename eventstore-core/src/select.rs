@@ -10,8 +10,7 @@ use crate::{
     error::StoreError,
     invalid::Invalid,
     limits,
-    store::{Order, Rows},
-    table::{Column, Table},
+    table::{Column, Order, Rows, Table},
 };
 
 /// A query on a table: see [`Tables::select`](crate::Tables::select).

@@ -260,6 +260,69 @@ fn has_nul(value: &Json) -> bool {
     }
 }
 
+/// Which rows of a table.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// Those with these keys.
+    Keys {
+        /// The table.
+        table: Table,
+        /// The keys.
+        keys: Vec<String>,
+    },
+    /// Those with these values in these columns.
+    Where {
+        /// The table.
+        table: Table,
+        /// Columns of the table, and the values asked for.
+        equal: Vec<(&'static Column, Json)>,
+        /// Which come first.
+        order: Order,
+        /// At most so many.
+        limit: Option<usize>,
+    },
+    /// Those of whatever table, with all columns there are, in the order of their keys.
+    Whole {
+        /// The name of the table, `balance@1`.
+        table: String,
+        /// Only these keys, if there are any.
+        keys: Vec<String>,
+        /// Only those after this key.
+        after: String,
+        /// At most so many.
+        limit: usize,
+    },
+}
+
+/// The order of rows, and where in it to begin.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Order {
+    /// By a column that is not `jsonb`, null last in both directions; rows with the same value by their keys, the first
+    /// one first. None: by their keys, byte by byte.
+    pub by: Option<&'static Column>,
+    /// The largest first.
+    pub descending: bool,
+    /// How many of the first are left out.
+    pub skip: usize,
+}
+
+impl Order {
+    /// Brings rows that come in the order of their keys into this one.
+    pub(crate) fn sort<T>(
+        self,
+        rows: Vec<T>,
+        row: impl Fn(&T) -> Result<Box<RawValue>, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let Some(column) = self.by else {
+            return Ok(if self.descending { rows.into_iter().rev().collect() } else { rows });
+        };
+        let keyed = rows.into_iter().map(|one| Ok((column.value(&row(&one)?), one)));
+        let mut keyed = keyed.collect::<Result<Vec<_>, StoreError>>()?;
+        keyed.sort_by(|(a, _), (b, _)| column.compare(a, b, self.descending));
+        Ok(keyed.into_iter().map(|(_, one)| one).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

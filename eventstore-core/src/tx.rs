@@ -20,9 +20,9 @@ use crate::{
     invalid::Invalid,
     reads::Reads,
     shard::{Checkpoint, Shard},
-    store::{Append, EventStore, Events, Prefix, Read, Rows, StoredSnapshot, Tables, Transaction, Written},
+    store::{Append, EventStore, Events, Prefix, Read, StoredSnapshot, Tables, Transaction, Written},
     stream::{Position, StreamHead},
-    table::Table,
+    table::{Rows, Table},
     timestamp::Timestamp,
 };
 
