@@ -707,7 +707,7 @@ async fn p11_pages_have_each_unchanged_row_once_while_others_come_move_and_go() 
             n += 1;
             let id = Id::<Account>::from(format!("{}{:02}", ["A", "S1x", "Z"][n as usize % 3], n * 17 % 23));
             let amount = (n * 31 % 9) as i64 - 1;
-            let event = if n % 4 == 0 { AccountEvent::Closed } else { AccountEvent::Deposited { amount } };
+            let event = if n.is_multiple_of(4) { AccountEvent::Closed } else { AccountEvent::Deposited { amount } };
             store.append(id, Expected::Any, [event]).await?;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

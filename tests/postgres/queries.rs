@@ -46,7 +46,8 @@ async fn a_page_reads_about_as_many_rows_as_it_has_at_any_depth() -> Result<(), 
     base.index(&Sorted::TABLE).await?;
     sqlx::query(AssertSqlSafe(format!("ANALYZE {schema}.\"sorted@1\""))).execute(&mut admin).await?;
 
-    let lists: [(&str, fn(List<Sorted>) -> List<Sorted>); 5] = [
+    type Narrow = fn(List<Sorted>) -> List<Sorted>;
+    let lists: [(&str, Narrow); 5] = [
         ("ascending", |list| list.order_by("number")),
         ("descending", |list| list.order_by("number").descending()),
         ("filtered", |list| list.order_by("number").ge("number", 100).le("number", 6_500)),
