@@ -182,7 +182,7 @@ pub trait EventStore: Tables + Any {
 /// Rows beside the log, and how far they have come.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
-    /// Makes a table if it is not there, without indexes, and adds the [optional](Column::optional) columns that it lacks.
+    /// Makes a table if it is not there, without indexes, and adds the [optional](crate::table::Column::optional) columns that it lacks.
     /// One that has other columns, by name and kind, is [`StoreError::Columns`], here and wherever it is read or written;
     /// their order is no matter.
     async fn create(&self, table: &Table) -> Result<(), StoreError>;
@@ -190,7 +190,7 @@ pub trait Tables: Send + Sync + 'static {
     /// Makes the indexes a table lacks: once much has been written to it, for that is faster.
     async fn index(&self, table: &Table) -> Result<(), StoreError>;
 
-    /// The rows asked for, by key, each as the JSON object it was written as. An [optional](Column::optional) column that
+    /// The rows asked for, by key, each as the JSON object it was written as. An [optional](crate::table::Column::optional) column that
     /// the table lacks is null in every row: a program that reads may be started before the one that adds it.
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
 

@@ -18,7 +18,7 @@ use crate::{
 ///
 /// The state of a list is a `Vec` of states, in the order of the ids. Of a list that decides, the first id does: the
 /// events go into its stream. An empty list that is consulted is an empty `Vec`; one that is to decide has no stream, and
-/// is [`Invalid::Request`]. An id that is there twice has two states, which are equal. Each id costs the read and the
+/// is [`Invalid::Request`](crate::Invalid::Request). An id that is there twice has two states, which are equal. Each id costs the read and the
 /// append a look-up, so a list may have some hundreds of ids, not millions.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say which aggregate is meant",

@@ -50,7 +50,7 @@ pub enum SnapshotPolicy {
     Every(u64),
     /// When a load took so long.
     Slow(Duration),
-    /// Only by [`Store::snapshot`].
+    /// Only by [`Store::snapshot`](crate::Store::snapshot).
     ByHand,
 }
 
