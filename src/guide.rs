@@ -14,7 +14,7 @@ macro_rules! links {
             "[operating-projections]: crate::guide::operating_projections\n",
             "[operating-projections-a-new-version]: crate::guide::operating_projections#a-new-version\n",
             "[operating-projections-the-same-version-again]: crate::guide::operating_projections#the-same-version-again\n",
-            "[operating-projections-when-an-event-cannot-be-taken-in]: crate::guide::operating_projections#when-an-event-cannot-be-taken-in\n",
+            "[operating-projections-when-an-event-cannot-be-processed]: crate::guide::operating_projections#when-an-event-cannot-be-processed\n",
             "[operations-roles]: crate::guide::operations#roles\n",
             "[performance]: crate::guide::performance\n",
             "[proof]: https://github.com/eventstore-rs/eventstore/blob/main/docs/proof.md\n",
