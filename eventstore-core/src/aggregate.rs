@@ -192,7 +192,7 @@ pub trait Decide<C>: Decider {
     /// Answers a command with the events it causes, or says why not.
     ///
     /// Pure: whatever the rule needs besides the state travels in the command. Asked again, with a clone of the
-    /// command, when somebody else was faster.
+    /// command, when another command was faster.
     fn decide(&self, command: C) -> Result<Vec<Self::Event>, Self::Error>;
 }
 
@@ -220,7 +220,7 @@ pub(crate) const fn check_rule<S: Decide<C>, C>() {
     assert!(left > 0 || known == 0, "`UNAFFECTED_BY` names every event of this state: a rule depends on one at least");
 }
 
-/// Everybody has a rule for two commands that nobody can give. Where there is one rule only, rustc takes its command
+/// Every decider has a rule for two commands without values. Where there is one rule only, rustc takes its command
 /// for the one that is meant, and says "expected `Open`, found `Close`" instead of what [`Decide`] has to say.
 macro_rules! nobodys {
     ($($Command:ident)*) => {

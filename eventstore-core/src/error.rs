@@ -156,7 +156,7 @@ pub enum StoreError {
         until: Position,
     },
     /// A read model's table has other columns than the struct has fields: raise the model's version. If the table is
-    /// somebody else's, name the model otherwise.
+    /// another program's, name the model otherwise.
     #[error(
         "`{table}` has other columns than its read model: raise the version of the read model, or give it another \
          name if the table is somebody else's"
@@ -364,7 +364,7 @@ fn because(reason: &Option<BoxError>) -> String {
 }
 
 impl StoreError {
-    /// Whether somebody else was faster: reading and deciding again may help.
+    /// Whether another command was faster: reading and deciding again may help.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict(_))
     }
@@ -578,7 +578,7 @@ pub enum CommandError<R> {
 }
 
 impl<R> CommandError<R> {
-    /// Whether somebody else was faster.
+    /// Whether another command was faster.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict(_))
     }

@@ -104,7 +104,7 @@ impl<S: Decider> Execute<S> {
 
     cause_methods!();
 
-    /// What the caller has seen. If the stream has changed since, that is a conflict, and nobody tries again. For the
+    /// What the caller has seen. If the stream has changed since, that is a conflict, and it is not tried again. For the
     /// state of one stream: for others, use [`expecting_position`](Self::expecting_position).
     pub fn expecting(mut self, version: Version) -> Self {
         const { assert!(S::ONE_STREAM, "a version is a place in one stream: use `expecting_position` for this state") }
@@ -113,7 +113,7 @@ impl<S: Decider> Execute<S> {
     }
 
     /// How far the caller has seen. If an event that makes the state was recorded since, that is a conflict, and
-    /// nobody tries again. A position beyond the end of the log is [`StoreError::Forked`]: it is of another log, or of an
+    /// it is not tried again. A position beyond the end of the log is [`StoreError::Forked`]: it is of another log, or of an
     /// end that was lost.
     pub fn expecting_position(mut self, position: Position) -> Self {
         self.expecting_position = Some(position);
@@ -137,7 +137,7 @@ impl<S: Decider> IntoFuture for Execute<S> {
 }
 
 impl<S: Decider> Execute<S> {
-    /// Load, decide, append, acknowledge. Whoever loses a race starts over on the new state.
+    /// Load, decide, append, acknowledge. A command that loses a race starts over on the new state.
     async fn run(self) -> Result<Appended<S>, CommandError<S::Error>> {
         self.boundary.check().map_err(StoreError::from)?;
         let metadata = Metadata { request: self.request(), ..self.cause.metadata() };

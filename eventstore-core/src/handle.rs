@@ -1,4 +1,4 @@
-//! The store everybody works with: the same type over every database.
+//! The store that programs work with: the same type over every database.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
 /// How long a store that is closed waits for the snapshots that are being written.
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// The store everybody works with: cheap to clone, the same type over every database.
+/// The store that programs work with: cheap to clone, the same type over every database.
 ///
 /// Everything it gives is `Send` and `'static`, so it can be spawned; and everything can be dropped at any await
 /// without leaving anything open.

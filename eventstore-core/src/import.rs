@@ -106,7 +106,7 @@ impl Store {
                     imported.last = written.last.max(imported.last);
                     return Ok(());
                 }
-                // Asked already, and somebody else was faster with others of them.
+                // Asked already, and another import was faster with others of them.
                 Err(StoreError::Duplicate { .. }) => ask = true,
                 Err(error) => return Err(error),
             }

@@ -48,7 +48,7 @@ pub struct DeadLetter {
     /// The key it waits for: of a row, or of whatever the projection keeps in order.
     #[serde(rename = "of")]
     pub key: String,
-    /// Whether nobody can tell which keys the event has: then the key is its stream, and all of that waits.
+    /// Whether the keys of the event are unknown: then the key is its stream, and all of that waits.
     pub whole_stream: bool,
     /// Where the event is in the log.
     pub position: Position,
@@ -66,7 +66,7 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// Since when it is parked.
     pub parked_at: Timestamp,
-    /// When it is tried again by itself; none: somebody must say so.
+    /// When it is tried again by itself; none: an operator must say so.
     pub retry_at: Option<Timestamp>,
     /// Why it was passed over for good; none: it waits.
     pub skipped: Option<String>,

@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct MemoryStore {
     identity: Identity,
     inner: Arc<Mutex<Inner>>,
-    /// Held by whoever appends or has a transaction open, while others read what is committed.
+    /// Held by the append or the transaction that is open, while others read what is committed.
     writer: Arc<tokio::sync::Mutex<()>>,
     head: Arc<watch::Sender<Position>>,
     clock: Clock,
@@ -547,7 +547,7 @@ fn shards(all: &BTreeMap<Shard, Checkpoint>, projection: Option<&str>) -> Vec<(S
 struct MemoryTransaction {
     store: MemoryStore,
     changed: Changed,
-    /// Tables that change names, or go: the names they have then. Nobody sees it before the end.
+    /// Tables that change names, or go: the names they have then. No reader sees it before the end.
     moved: Vec<(String, Option<String>)>,
     checkpoints: BTreeMap<Shard, Checkpoint>,
     /// Whether an operation has failed. None can be half done: there is no await in any.

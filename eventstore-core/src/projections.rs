@@ -43,7 +43,7 @@ pub const PROJECTIONS: Table = Table {
 /// What is known of a projection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectionRow {
-    /// `active`, `paused`, `failed`; `kept`: it is there for a way back, and nobody runs it.
+    /// `active`, `paused`, `failed`; `kept`: it is there for a way back, and no node runs it.
     pub state: String,
     /// Why.
     pub reason: Option<String>,
@@ -85,7 +85,7 @@ impl ProjectionRow {
 }
 
 /// What says whether a table is whole: no more columns than a table of release 0.1 has, so that a program that only reads
-/// needs nobody to add the others.
+/// needs no other part of the program to add the others.
 const WHOLE: Table = Table {
     columns: &[
         Column::new("since", Kind::Time),

@@ -594,7 +594,7 @@ impl<M: ReadModel> Replay<M> {
             if self.until.takes(&raw) {
                 self.rows.apply(&raw, |_, _| {})?;
             }
-            // Event by event: whoever drops this future and goes on later takes no event in twice.
+            // Event by event: a caller that drops this future and goes on later processes no event twice.
             self.position = raw.position;
         }
         self.position = self.position.max(read.head);

@@ -71,7 +71,7 @@ pub struct Checkpoint {
     pub position: Position,
     /// The event at that position, to notice a log that is not the one it was; none at the start.
     pub event: Option<Uuid>,
-    /// Another one each time it changes hands, and none twice. Whoever took it over at an epoch may write while it stays.
+    /// Another one each time it changes hands, and none twice. The node that took it over at an epoch may write while it stays.
     pub epoch: u64,
     /// The node that runs it, if any does.
     pub owner: Option<Uuid>,

@@ -219,7 +219,7 @@ pub trait Tables: Send + Sync + 'static {
 
 /// Reads and writes that happen together, or not at all.
 ///
-/// Once an operation has failed or its future was dropped, nobody knows how much of it was done: `commit` refuses, and
+/// Once an operation has failed or its future was dropped, it is unknown how much of it was done: `commit` refuses, and
 /// leaves nothing. A refusal ([`StoreError::is_refusal`]) is no failure: it comes before anything is done. Nor is a read of
 /// the rows of a table that is not there ([`StoreError::NotBuilt`]) or has other columns.
 #[async_trait]
@@ -296,7 +296,7 @@ pub trait Transaction: Send {
     /// A table and its [shadow](Table::shadow) exchange their names; both must exist.
     async fn swap(&mut self, table: &str) -> Result<(), StoreError>;
 
-    /// Has readers of plain SQL find a table under a name from now on, a view, with the rights that whoever it showed
+    /// Has readers of plain SQL find a table under a name from now on, a view, with the rights that the table it showed
     /// before had.
     async fn publish(&mut self, name: &str, table: &str) -> Result<(), StoreError>;
 
@@ -319,7 +319,7 @@ pub trait Transaction: Send {
 
     /// The connection that runs it, for SQL of one's own: a `PgConnection`, a `SqliteConnection`.
     ///
-    /// Whoever has it may begin transactions on it with sqlx's `begin`, which makes savepoints of them, and must not end
+    /// The caller may begin transactions on it with sqlx's `begin`, which makes savepoints of them, and must not end
     /// this one. The next operation looks: a transaction that is not the one that was begun is [`StoreError::Ended`], and
     /// one in which a statement has failed, or was dropped before its end, cannot be committed.
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)>;
@@ -610,8 +610,8 @@ impl Events {
     /// Events that come in pages: the first is at hand, `fetch` brings the next. `read` is what the first page was read
     /// with, its limit being the size of a page; `limit` is how many events are wanted in all.
     ///
-    /// While a page is taken in, the next one is fetched in a task of its own: it needs nobody who waits for it, so it
-    /// never keeps a connection from whoever takes the events in. One page ahead, and no more.
+    /// While a page is processed, the next one is fetched in a task of its own: no caller has to poll it, so it
+    /// never keeps a connection from the caller that processes the events. One page ahead, and no more.
     pub fn paged<F, P>(head: Position, read: Read, limit: Option<usize>, first: Vec<Recorded<Raw>>, fetch: F) -> Self
     where
         F: Fn(Read) -> P + Send + 'static,
@@ -672,7 +672,7 @@ where
     async fn page(&mut self) -> Result<Option<Vec<Recorded<Raw>>>, StoreError> {
         let Some(next) = self.next.take() else { return Ok(None) };
         let fetched = match self.task.try_join_next() {
-            // It failed while nobody waited for it, for want of a connection perhaps: now it counts.
+            // It failed while no caller waited for it, for want of a connection perhaps: now it counts.
             Some(fetched) => fetched.ok().and_then(Result::ok),
             None => match self.task.join_next().await {
                 Some(Ok(fetched)) => Some(fetched?),
@@ -709,7 +709,7 @@ impl Pages {
         if self.left == 0 || events.len() < self.read.limit? {
             return None;
         }
-        // Whoever reads on reads much: then a page is large, so that little is asked for it.
+        // A caller that reads on reads much: then a page is large, so that little is asked for it.
         self.page = self.page.saturating_mul(2).min(LARGE_PAGE).max(self.page);
         // Large events come in small pages, so that memory stays bounded.
         let bytes: usize = events.iter().map(|event| event.data.body.len()).sum();
@@ -997,7 +997,7 @@ mod tests {
         (Events::paged(Position(35), read, None, log(Position(0), 35, 10), fetch), counts)
     }
 
-    /// Until whoever is at work is done.
+    /// Until the task at work is done.
     async fn settle() {
         for _ in 0..10 {
             yield_now().await;

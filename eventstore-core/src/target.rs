@@ -88,11 +88,11 @@ impl<A: Aggregate, const N: usize> Target for [Id<A>; N] {
     }
 }
 
-/// One state over every event of its kind, whoever's it is. Made by [`every`].
+/// One state over every event of its kind, of all streams. Made by [`every`].
 #[derive(Clone, Copy, Debug)]
 pub struct Every<A>(PhantomData<fn() -> A>);
 
-/// One state over every event of its kind, whoever's it is: how many have enrolled anywhere, which names are taken.
+/// One state over every event of its kind, of all streams: how many have enrolled anywhere, which names are taken.
 ///
 /// What it decides goes to the stream `{category}-$every`, so no id may have the key `$every`. (Release 0.1 wrote to
 /// `{category}-every`; what is there still counts.)

@@ -53,7 +53,7 @@ impl Store {
     /// the past, which cannot change.
     ///
     /// Append last, and commit at once: from its first append to its end the transaction keeps all others from
-    /// appending, so it costs the log a round trip of everybody's time. An append outside of it, awaited inside of it,
+    /// appending, so it costs the log a round trip during which no other append runs. An append outside of it, awaited inside of it,
     /// waits for itself: after ten seconds that is [`Busy`](StoreError::Busy).
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let open = Arc::new(Mutex::new(Some(self.inner().begin().await?)));
@@ -223,7 +223,7 @@ impl EventStore for TxStore {
         let open = open.as_mut().ok_or_else(over)?;
         self.reads.hold(&mut **open).await?;
         let written = open.append(append).await?;
-        // From its first append on, nobody else appends before its end.
+        // From its first append on, no other transaction appends before its end.
         self.reads.held();
         Ok(written)
     }
@@ -264,7 +264,7 @@ impl EventStore for TxStore {
         Err(Invalid::Request("a transaction is committed or rolled back, and its store is closed".into()).into())
     }
 
-    /// A snapshot of what may yet be rolled back is kept by nobody.
+    /// A snapshot of what may yet be rolled back is never kept.
     async fn snapshot(&self, _: &str, _: &str) -> Result<Option<StoredSnapshot>, StoreError> {
         Ok(None)
     }

@@ -31,7 +31,7 @@ pub(crate) enum Reply {
     NotRecorded,
     /// An event of it was recorded before. All of them perhaps, and then the first result is the answer.
     Taken,
-    /// The connection broke: recorded or not, nobody knows.
+    /// The connection broke: recorded or not is unknown.
     Lost,
 }
 
@@ -108,7 +108,7 @@ impl Batch {
             })
     }
 
-    /// Takes its streams, so that whoever comes after it stays after it.
+    /// Takes its streams, so that an append that comes after it stays after it.
     fn note(&mut self, append: &Checked) {
         let append = &append.append;
         for write in &append.writes {

@@ -69,7 +69,7 @@ impl Connections {
 }
 
 /// A connection for one operation, and for the next one once it is [kept](Self::keep). Dropped in the middle of an
-/// operation it is closed: nobody gets one that waits for an answer.
+/// operation it is closed: no caller gets one that waits for an answer.
 pub(crate) enum Dedicated {
     Own(PgConnection, Counted),
     Pooled(PoolConnection<Postgres>, u64),

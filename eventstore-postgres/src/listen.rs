@@ -32,14 +32,14 @@ use crate::{
     session::Session,
 };
 
-/// How long after one look at the head the next one comes if nobody tells: while nothing can be heard, at first and in
+/// How long after one look at the head the next one comes without a notification: while nothing can be heard, at first and in
 /// the end; while it can.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const LISTENING_PAUSE: Duration = Duration::from_secs(1);
 /// How long after listening failed it is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How long one goes on watching when nobody waits for news any more.
+/// How long one goes on watching when no caller waits for news any more.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// What a store hears from others.
@@ -56,7 +56,7 @@ struct State {
     following: usize,
     /// When the last of them went.
     left: Instant,
-    /// Whether somebody watches the log, as long as the channel is open.
+    /// Whether a task watches the log, as long as the channel is open.
     watching: Option<(AbortHandle, watch::Receiver<()>)>,
 }
 
@@ -76,7 +76,7 @@ impl Listener {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the log watched until this is dropped; if the channel closes before, nobody does.
+    /// Has the log watched until this is dropped; if the channel closes before, no task does.
     pub(crate) fn follow(self: &Arc<Self>) -> (Following<'_>, watch::Receiver<()>) {
         // Here, where nothing has been counted yet: it panics outside of a runtime.
         let runtime = Handle::current();
@@ -84,7 +84,7 @@ impl Listener {
         state.following += 1;
         let watched = match &state.watching {
             Some((_, watched)) if watched.has_changed().is_ok() => watched.clone(),
-            // The runtime of whoever did it may have ended.
+            // The runtime of the task that did it may have ended.
             _ => {
                 let (watching, watched) = watch::channel(());
                 let task = runtime.spawn(Watch::new(self, watching).run());
@@ -112,7 +112,7 @@ impl Drop for Listener {
     }
 }
 
-/// Somebody who waits for news.
+/// A caller that waits for news.
 pub(crate) struct Following<'a> {
     listener: &'a Listener,
 }

@@ -78,7 +78,7 @@ impl Migrations {
     }
 
     /// The script that does what [`apply`](Self::apply) would, for a person to read and to run. It does nothing if
-    /// somebody else was faster, and is empty if nothing is to do.
+    /// another node was faster, and is empty if nothing is to do.
     pub fn script(&self) -> String {
         script(self.shared.sql(), self.steps.len() - self.missing().len())
     }

@@ -1,5 +1,5 @@
-//! Wakes those who follow the log from other processes. A notification is a reason to look, and no more: nobody believes
-//! what it says, and whoever follows looks from time to time anyway. `listen.rs` is woken by it.
+//! Wakes those who follow the log from other processes. A notification is a reason to look, and no more: no reader
+//! believes what it says, and each looks from time to time anyway. `listen.rs` is woken by it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -35,7 +35,7 @@ struct State {
     /// The last position this store has recorded, on the server of today.
     recorded: Position,
     server: u64,
-    /// Whether somebody is about to tell others.
+    /// Whether a task is about to tell others.
     telling: bool,
 }
 

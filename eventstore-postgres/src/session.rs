@@ -68,7 +68,7 @@ impl DerefMut for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let Self::Held(transaction) = self else { return };
-        // Nobody waits for it. Without a runtime, or if it fails, the connection is closed.
+        // No caller waits for it. Without a runtime, or if it fails, the connection is closed.
         if let (Some(transaction), Ok(runtime)) = (transaction.take(), Handle::try_current()) {
             runtime.spawn(transaction.rollback());
         }

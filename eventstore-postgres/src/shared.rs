@@ -32,7 +32,7 @@ impl Shared {
         Session::free(&self.db, &self.notify).await
     }
 
-    /// A transaction whose connection is lent to nobody.
+    /// A transaction whose connection is not lent.
     pub(crate) async fn transaction(&self) -> Result<PgTransaction, StoreError> {
         PgTransaction::begin(&self.db, &self.notify).await
     }

@@ -60,7 +60,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// for how long at most.
 const RESENT: u32 = 3;
 const RESENT_FOR: Duration = PATIENCE;
-/// How long somebody waits for news before it is told to look for itself.
+/// How long a caller waits for news before it is told to look for itself.
 const AT_LATEST: Duration = Duration::from_secs(5);
 
 /// A log in PostgreSQL, shared by its clones.
@@ -357,7 +357,7 @@ impl PgStore {
                 if refused { Err(StoreError::Unhealthy(report)) } else { Ok(()) }
             }
             (Err(error), Policy::Refuse) => Err(error),
-            // Whoever may not look may still append.
+            // A role that may not look may still append.
             (Err(error), _) => {
                 tracing::warn!(schema = self.schema(), %error, "the doctor could not look at the log");
                 Ok(())
@@ -510,7 +510,7 @@ impl PgStore {
         })
     }
 
-    /// Waits until everything recorded so far is on disk: before a first result is given again, for whoever recorded it
+    /// Waits until everything recorded so far is on disk: before a first result is given again, for the caller that recorded it
     /// may not have waited (a pipelined batch), and giving it again writes nothing. It is the commit that waits, so it is
     /// said aloud: behind a pooler, a connection for single statements ends in a rollback. Fails if the event is not
     /// recorded any more.
@@ -724,7 +724,7 @@ impl EventStore for PgStore {
     }
 
     async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
-        // Whoever appends may not wait for the disk, in this process or in another one.
+        // The append may not have waited for the disk, in this process or in another one.
         let flushed =
             sqlx::query_scalar(self.sql().flushed()).bind(event).fetch_one(&mut *self.connection().await?).await;
         if flushed.map_err(error::store)? { Ok(()) } else { self.flush(event).await }

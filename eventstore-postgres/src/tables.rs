@@ -52,8 +52,8 @@ pub(crate) async fn to_add(
     there.map(|there| lacks(sql, table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))).transpose()
 }
 
-/// Whether a table is there and fits: mostly, and then nobody waits for those who make others. Not in the transaction of
-/// [`create`]: a name that was not found is remembered, and would not be found in it after somebody else made the table.
+/// Whether a table is there and fits: the common case, in which no caller waits for the table lock. Not in the transaction of
+/// [`create`]: a name that was not found is remembered, and would not be found in it after another session made the table.
 pub(crate) async fn is_built(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<bool, StoreError> {
     Ok(to_add(connection, sql, table).await?.is_some_and(|lacking| lacking.is_empty()))
 }

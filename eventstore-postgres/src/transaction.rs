@@ -25,7 +25,7 @@ use crate::{
 /// The driver's transactions: it counts those that a caller of the connection begins in this one, as savepoints.
 type Manager = <Postgres as Database>::TransactionManager;
 
-/// A transaction. Dropped before its end, its connection is closed: nobody else gets one that is not idle.
+/// A transaction. Dropped before its end, its connection is closed: no other caller gets one that is not idle.
 pub(crate) struct PgTransaction {
     connection: PoolConnection<Postgres>,
     /// Which server it runs on.
@@ -44,7 +44,7 @@ pub(crate) struct PgTransaction {
     tuned: bool,
     /// The last position it has appended.
     appended: Option<Position>,
-    /// The table that was seen to have the columns the program knows. Having been read, nobody else changes them.
+    /// The table that was seen to have the columns the program knows. Once it was read, no other session can change them.
     fits: Option<(&'static str, u32, bool)>,
     /// Whether its commit need not wait for the flush.
     lazy: bool,
@@ -95,7 +95,7 @@ macro_rules! writes {
 }
 
 impl PgTransaction {
-    /// A transaction whose connection is lent to nobody.
+    /// A transaction whose connection is not lent.
     pub(crate) async fn begin(db: &Arc<Db>, notify: &Arc<Notify>) -> Result<Self, StoreError> {
         Self::begin_with(db, notify, db.pooler.begin(false)).await
     }
@@ -109,7 +109,7 @@ impl PgTransaction {
         let start = Instant::now();
         loop {
             let (connection, server) = db.pooled().await.map_err(error::store)?;
-            // From here on whoever drops this future has the connection closed, begun or not.
+            // From here on, dropping this future closes the connection, begun or not.
             let mut transaction = Self {
                 connection,
                 server,
@@ -168,7 +168,7 @@ impl PgTransaction {
         };
     }
 
-    /// Whether a statement of a caller is still under way: its future was dropped, and nobody knows how much of it was
+    /// Whether a statement of a caller is still under way: its future was dropped, and it is unknown how much of it was
     /// done. What waits to be sent is no such statement: the driver rolls back to the savepoint of a transaction that was
     /// dropped.
     fn settle(&mut self) {
@@ -304,7 +304,7 @@ impl PgTransaction {
         while Manager::get_transaction_depth(&self.connection) > 0 {
             match Manager::commit(&mut self.connection).await {
                 Ok(()) => {}
-                // Nobody knows whether the server got to the commit.
+                // It is unknown whether the server got to the commit.
                 Err(error) if error::lost(&error) => return Err(StoreError::Unknown(error.into())),
                 Err(error) => return Err(error::store(error)),
             }
@@ -518,7 +518,7 @@ impl Transaction for PgTransaction {
     }
 
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
-        // Whoever has it may change a table, and end the transaction.
+        // The caller may change a table, and end the transaction.
         (self.fits, self.lent) = (None, true);
         Some(&mut *self.connection)
     }

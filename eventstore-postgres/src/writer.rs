@@ -1,6 +1,6 @@
 //! Group commit: appends that wait at the same moment share one call, one lock and one flush.
 //!
-//! Whoever comes while nobody appends calls at once, in one round trip. Whoever comes while somebody does waits in a
+//! An append that comes while no other is open calls at once, in one round trip. One that comes meanwhile waits in a
 //! queue, and all who wait are the next batch, with those the last one has woken, if they come again within a small part
 //! of the time it took: the busier it is, the larger the batches. What a call does not record goes the careful way, by
 //! itself: an append that fails never touches its neighbours.
@@ -120,7 +120,7 @@ impl Writer {
         state.busy == 0 && state.flushing == 0 && state.waiting.is_empty() && state.unflushed.is_empty()
     }
 
-    /// Appends at once if nobody else does, else with the next batch.
+    /// Appends at once if no other call is open, else with the next batch.
     pub(crate) async fn append(self: &Arc<Self>, append: &Arc<Checked>) -> Reply {
         match self.admit(append) {
             Ok(Admitted::AtOnce(turn)) => {
@@ -128,7 +128,7 @@ impl Writer {
                 self.recorded(server, &replies);
                 replies.pop().unwrap_or(Reply::NotRecorded)
             }
-            // Nobody answers if the runtime of the batch ended in the middle of it.
+            // There is no answer if the runtime of the batch ended in the middle of it.
             Ok(Admitted::Queued(reply)) => reply.await.unwrap_or(Reply::Lost),
             Err(full) => Reply::Refused(full),
         }
@@ -181,7 +181,7 @@ impl Writer {
     }
 }
 
-/// The right to make calls. Whoever still waits when it ends is seen to by the next.
+/// The right to make calls. Appends that still wait when it ends are left to the next.
 struct Turn {
     writer: Arc<Writer>,
     runtime: Handle,
@@ -190,7 +190,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// Batch after batch until nobody waits, on a task of its own: no caller's end is the end of others.
+    /// Batch after batch until no append waits, on a task of its own: no caller's end is the end of others.
     fn follow(mut self) {
         self.task = true;
         let runtime = self.runtime.clone();
@@ -287,7 +287,7 @@ impl Turn {
                 let reply = if error::lost(&error) {
                     || Reply::Lost
                 } else if error::is(&error, &["55P03"]) {
-                    // Somebody has kept the lock for too long: each would only wait for it again.
+                    // Another session has kept the lock for too long: each would only wait for it again.
                     || Reply::Refused(StoreError::Busy("another append keeps the lock of the log".into()))
                 } else {
                     || Reply::NotRecorded
@@ -374,7 +374,7 @@ impl Drop for Turn {
             drop(lost);
             return;
         }
-        // Whoever has called at once may come again.
+        // The caller that called at once may come again.
         state.expected = state.waiting.len() + 1;
         if !state.waiting.is_empty() && state.busy == 0 {
             state.busy += 1;
@@ -400,7 +400,7 @@ impl Flush {
         Some((last, take(&mut state.unflushed)))
     }
 
-    /// Flush after flush, until nobody waits for one. One is enough for all that was recorded before it began. The server may
+    /// Flush after flush, until no append waits for one. One is enough for all that was recorded before it began. The server may
     /// have crashed since, and have lost what was not on disk: then a flush says nothing of it.
     async fn run(mut self) {
         while let Some((last, waiting)) = self.waiting() {

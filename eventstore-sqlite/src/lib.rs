@@ -1,7 +1,7 @@
 //! The log of [eventstore](https://docs.rs/eventstore), its read models and checkpoints, in one SQLite file.
 //!
 //! All writes of a process go through one connection, in the order in which they come; reads have connections of
-//! their own and wait for nobody. An acknowledged append is on the disk (`synchronous=FULL`). Several processes may
+//! their own and wait for no writer. An acknowledged append is on the disk (`synchronous=FULL`). Several processes may
 //! share the file.
 //!
 //! ```

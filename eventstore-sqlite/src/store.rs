@@ -83,7 +83,7 @@ impl SqliteStore {
             return Err(in_memory());
         }
         if file.as_os_str().is_empty() {
-            // SQLite would make one of its own, which nobody could open again.
+            // SQLite would make one of its own, which no program could open again.
             return Err(Invalid::Url("name a file: `sqlite://bank.db`".into()).into());
         }
         Self::open_file(options, clock).await.map_err(|error| error::opening(&file, error))
@@ -168,7 +168,7 @@ fn in_memory() -> StoreError {
     Invalid::Url("SQLite keeps its log in a file; a store in memory is `memory:`".into()).into()
 }
 
-/// Readers that wait for nobody need the write-ahead log. The switch takes a lock that SQLite does not wait for.
+/// Readers that wait for no writer need the write-ahead log. The switch takes a lock that SQLite does not wait for.
 async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut attempts = 0;
     loop {

@@ -141,7 +141,7 @@ impl Drop for SqliteTransaction {
 #[async_trait]
 impl Transaction for SqliteTransaction {
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
-        // The write lock of the file is held: nobody else can move any checkpoint.
+        // The write lock of the file is held: no other connection can move a checkpoint.
         operation!(self, |connection| tables::lock(connection, shard))
     }
 

@@ -199,7 +199,7 @@ impl Entry<'_> {
 
     /// `retired("account.flagged", "account.blocked")`
     ///
-    /// Values are checked by whoever asked for them: an error while reading is one of form.
+    /// Values are checked by the derive that asked for them: an error while reading is one of form.
     pub(crate) fn list<T: Parse>(&self, example: &str) -> syn::Result<Vec<T>> {
         if !self.input.peek(Paren) {
             return Err(self.incomplete(example));

@@ -229,7 +229,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// Bounds that hold where they stand, and must be shown by whoever calls: `for<'__any>` keeps rustc from looking
+/// Bounds that hold where they stand, and must be shown by the caller: `for<'__any>` keeps rustc from looking
 /// whether they are true for types that it knows.
 fn assumed<'a>(types: impl IntoIterator<Item = &'a Stand<'a>>) -> TokenStream {
     types

@@ -194,7 +194,7 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Events of several kinds
 ///
-/// `#[event(transparent)]` on an enum of other events passes on what they say, for whoever has to hear of them all.
+/// `#[event(transparent)]` on an enum of other events passes on what they say, for a reader of them all.
 /// Each variant can be made `From` its event.
 ///
 /// ```
@@ -439,7 +439,7 @@ pub fn read_model(input: TokenStream) -> TokenStream {
 /// #     fn decide(&self, _: Close) -> Decision<Self> { Ok(vec![TicketEvent::Closed]) }
 /// # }
 ///
-/// /// A ticket that nobody answers within a week is closed.
+/// /// A ticket without an answer within a week is closed.
 /// #[derive(Saga, Serialize, Deserialize, Clone, Default)]
 /// #[saga(stream)]
 /// enum Forgotten {

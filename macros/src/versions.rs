@@ -69,7 +69,7 @@ impl History {
                 upcasts.push((earlier, function));
                 Ok(upcasts)
             })?;
-        // The first few will do, if somebody has typed a million.
+        // The first few will do, if there are a million.
         let missing = (1..version).filter(|earlier| upcasts.iter().all(|(other, _)| other != earlier)).take(9);
         match missing.collect::<Vec<_>>().as_slice() {
             [] => Ok(Self { version, upcasts }),

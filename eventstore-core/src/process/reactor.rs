@@ -22,7 +22,7 @@ use crate::{
 /// ```
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
 /// # fn main() {}
-/// /// Whoever pays something in gets a bonus of one.
+/// /// An owner who pays something in gets a bonus of one.
 /// struct Bonus;
 ///
 /// impl Reactor for Bonus {
@@ -41,7 +41,7 @@ use crate::{
 pub trait Reactor: Send + Sync + 'static {
     /// The name: of its checkpoint, and part of the id of every command. It never changes. a-z, 0-9 and `_`.
     const NAME: &'static str;
-    /// Where it begins when it runs for the first time. None: whoever starts it must say.
+    /// Where it begins when it runs for the first time. None: the program that starts it must say.
     const FROM: Option<Start> = None;
     /// What it hears.
     type Event: Event;

@@ -46,7 +46,7 @@ pub trait Saga: Clone + Send + Sync + 'static {
     const NAME: &'static str;
     /// The version of the stored state.
     const VERSION: u32 = 1;
-    /// Where it begins when it runs for the first time. None: whoever starts it must say.
+    /// Where it begins when it runs for the first time. None: the program that starts it must say.
     const FROM: Option<Start> = None;
     /// How it answers: `Reacting<Self>` by [`React`], `Stepping<Self>` by [`Steps`](crate::Steps).
     type Process: Process + Default;

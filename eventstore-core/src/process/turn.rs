@@ -1,6 +1,6 @@
 //! What one instance has to answer in a batch: some events one after the other, or the timers that are due.
 //!
-//! A batch of one shard goes so, whoever drives it:
+//! A batch of one shard goes so, whichever node drives it:
 //!
 //! 1. Read the rows of the instances that the events concern, together with the shard: if it is not at the checkpoint, at
 //!    this epoch and this node's any more, stop.
@@ -459,7 +459,7 @@ impl<P: Process> Turn<P> {
         Ok(())
     }
 
-    /// The next timer that was claimed before and decides how the instance goes on: whoever has claimed it may have answered
+    /// The next timer that was claimed before and decides how the instance goes on: the node that claimed it may have answered
     /// half of it.
     fn claimed(&self) -> Option<TimerId> {
         let claimed = |timer: &&Timer| timer.fired > 0 && self.process.decides(&self.state, timer).is_some();

@@ -195,7 +195,7 @@ impl<S: Decider> New<S> {
         Ok(Some(Self { snapshot, instead_of: begun.unfit, blank: S::blank(boundary), part }))
     }
 
-    /// Read back first, as events are: one that nobody could read is of no use to anybody.
+    /// Read back first, as events are: one that cannot be read is of no use.
     async fn write(self, store: &Store) -> Result<(), StoreError> {
         let Self { snapshot, instead_of, mut blank, part } = self;
         if let Some(Err(error)) = blank.open(part, &snapshot.state) {

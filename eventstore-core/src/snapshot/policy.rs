@@ -15,7 +15,7 @@ use crate::{
 /// When snapshots of an aggregate are taken, and how they are written and read. Derived with
 /// `#[aggregate(snapshot = 100)]`.
 pub struct Snapshot<A> {
-    /// The name of the type: whoever folds the same events into another state has a snapshot of its own.
+    /// The name of the type: a program that folds the same events into another state has a snapshot of its own.
     pub kind: &'static str,
     /// When one is taken.
     pub take: SnapshotPolicy,

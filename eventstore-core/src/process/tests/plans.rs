@@ -295,7 +295,7 @@ fn behind_the_pivot_a_step_that_was_accepted_and_failed_is_sent_under_another_id
     let failed = failed.stands(Running, &[Done, Done, Retrying], &sent);
     assert_eq!(failed.timers().iter().map(|(place, _)| &**place).collect::<Vec<_>>(), ["retry:wait"]);
     let again = failed.waits(101).stands(Running, &[Done, Done, Sent], &["step:wait#1"]);
-    // One that is late is not sent again by itself: nobody knows whether it was done.
+    // One that is late is not sent again by itself: it is unknown whether it was done.
     let late = again.waits(200).stands(Parked, &[Done, Done, Stuck], &[]);
     assert_eq!(late.error(), Some("step `wait`: not done within 7200s"));
     late.hears(LampEvent::SwitchedOn).stands(Finished, &[Done, Done, Done], &["end"]);
@@ -334,7 +334,7 @@ fn a_timer_among_the_commands_of_a_step_is_answered_too() {
 
 #[test]
 fn g7_the_ids_of_steps_depend_on_the_event_that_began_and_the_name_alone() {
-    // Whoever undoes it, and why: the same command.
+    // Whatever undoes it, and why: the same command.
     let late = Instance::begun("three").waits(2);
     let failed = Instance::begun("three").hears(LampEvent::Broke { reason: "wire".into() });
     let id = |instance: &Instance, place: &str| {
