@@ -42,7 +42,7 @@ pub(crate) struct Left {
 pub(crate) enum Cause {
     /// These events are read by none of the programs that run.
     Newer(Reads),
-    /// It has passed this event, and nobody has said what is to become of it.
+    /// It has passed this event, and no operator has said what is to become of it.
     Missed(First),
 }
 
@@ -112,7 +112,7 @@ impl Cause {
         }
     }
 
-    /// Whether a processor that has failed for this can go on in a program that reads this, with nobody saying so.
+    /// Whether a processor that has failed for this can go on in a program that reads this, without a word of an operator.
     pub(crate) fn is_over(&self, own: &Reads) -> bool {
         match self {
             Self::Newer(events) => own.lacks(events).is_empty(),
@@ -156,7 +156,7 @@ pub(crate) enum Admitted {
     Anew,
     /// No: it does not read these events.
     Lacks(Reads),
-    /// Nobody may.
+    /// No program may.
     Failed(Cause),
 }
 
@@ -204,7 +204,7 @@ pub(crate) async fn admit(
             return Ok(Admitted::Lacks(removed));
         }
         let accepted = |name: &String| matches!(&word, Some(Word::Accept { names }) if names.contains(name));
-        // What was never recorded is missed by nobody. Of a later version of a name that is read, each event says so.
+        // What was never recorded is not missed. Of a later version of a name that is read, each event says so.
         let gone: Vec<_> = before.names_beyond(&own).into_iter().filter(|name| !accepted(name)).collect();
         if first(transaction, &gone, Position(0), None).await?.is_some() {
             return Ok(Admitted::Failed(Cause::Newer(removed.only(&gone))));
@@ -226,7 +226,7 @@ pub(crate) async fn admit(
     }
     (known.reads, known.missed) = (Some(fingerprint), Missed::json(&missed));
     (known.word, known.cause) = (None, None);
-    // Whoever runs them reads something else: what it does not know yet must not be written.
+    // The node that runs them reads something else: what it does not know yet must not be written.
     shards.iter_mut().for_each(|(_, at)| (at.owner, at.epoch) = (None, at.epoch + 1));
     Ok(Admitted::Anew)
 }

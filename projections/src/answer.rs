@@ -72,7 +72,7 @@ async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Resul
         false => letter.skipped.is_some() && letter.key == key,
     };
     let skipped: Vec<_> = letters::read(skipped)?.into_iter().filter(left_out).collect();
-    // Most of it while nobody waits; the rest while nobody else can take anything in.
+    // Most of it without a lock; the rest while no node can process anything.
     let (_, at) = shard_of(store.shards(Some(&name)).await?, key)?;
     let skips = |event: &Recorded<Raw>| skipped.iter().any(|letter| letter.event == event.id);
     let read = Read { query: row.query(), until: Some(at), ..Read::default() };
@@ -109,7 +109,7 @@ async fn rebuild_key(store: &Store, follower: &dyn Follower, key: &str) -> Resul
 
 async fn try_run(store: &Store, follower: &dyn Follower, key: &str) -> Result<TryRun, Failed> {
     let (name, store) = (follower.name(), store.as_ref());
-    // Read before anybody is held up: whoever is in a transaction asks for no other connection.
+    // Read before any node is held up: a caller in a transaction asks for no other connection.
     let waiting = there(store.rows(letters::wanted(&name, Some(key), None)).await)?;
     let events = letters::read(waiting)?.into_iter().map(|letter| letter.event).collect();
     let events = store.recorded(events).await?;

@@ -16,7 +16,7 @@ use crate::{
 /// How long it may take until a node that has just begun is known.
 const SOON: Duration = Duration::from_secs(2);
 impl Projections {
-    /// Asks whoever runs the shard of a key, and waits for the answer.
+    /// Asks the node that runs the shard of a key, and waits for the answer.
     pub(crate) async fn ask(&self, name: &str, of: &str, what: What) -> Result<Json, StoreError> {
         let store = self.store.as_ref();
         for table in [REQUESTS, LETTERS] {
@@ -50,7 +50,7 @@ impl Projections {
         answer
     }
 
-    /// Makes one row of a read model anew, from all events of its key: one that somebody has spoiled, or that waits behind
+    /// Makes one row of a read model anew, from all events of its key: one that was spoiled, or that waits behind
     /// an event which can now be taken in. What was skipped stays so. Returns when it is done; an event that cannot be
     /// taken in is [`StoreError::Parked`], and the row is as it was.
     pub async fn rebuild_key(&self, name: &str, key: &str) -> Result<(), StoreError> {

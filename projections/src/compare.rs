@@ -65,7 +65,7 @@ pub struct Comparison {
     pub same: u64,
     /// How many differ.
     pub different: u64,
-    /// How many rows could not be compared, because nobody brought both tables to one position.
+    /// How many rows could not be compared, because no node brought both tables to one position.
     pub moving: u64,
     /// The first hundred that differ.
     pub differences: Vec<Difference>,
@@ -83,7 +83,7 @@ pub struct Difference {
     pub live: Option<Json>,
     /// The row that was built.
     pub other: Option<Json>,
-    /// Why it may: an event one of the two could not take in. Else their code differs, or somebody has changed a row.
+    /// Why it may: an event one of the two could not process. Else their code differs, or a row was changed by hand.
     pub reason: Option<String>,
 }
 

@@ -92,7 +92,7 @@ pub(crate) async fn put(transaction: &mut dyn Transaction, projection: &str, row
     transaction.write(upsert(&PROJECTIONS, projection, row)?).await
 }
 
-/// Locks a projection, and has whoever runs these shards begin again with what is there then: their epochs are others.
+/// Locks a projection, and has the nodes that run these shards begin again with what is there then: their epochs are others.
 /// Gives the shards as they are now.
 pub(crate) async fn begin_again(
     transaction: &mut dyn Transaction,
@@ -105,7 +105,7 @@ pub(crate) async fn begin_again(
     Ok(shards)
 }
 
-/// Changes what is known of a projection, and nobody else does meanwhile.
+/// Changes what is known of a projection, and no other transaction does meanwhile.
 pub(crate) async fn update(
     store: &dyn EventStore,
     projection: &str,

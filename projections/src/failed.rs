@@ -93,7 +93,7 @@ impl Failed {
         })
     }
 
-    /// What must be mended by whoever wrote the program.
+    /// What must be mended in the program.
     pub(crate) fn program(reason: impl Into<BoxError>) -> Self {
         Self { event: None, queue: None, reason: reason.into(), blame: Blame::Program }
     }
@@ -111,7 +111,7 @@ impl Failed {
         Self { event: Some(Place { stream, version, position, name: event.data.name.to_string() }), ..self }
     }
 
-    /// The same, and nobody knows which key would have to wait: all must.
+    /// The same, and the key that would have to wait is unknown: all must.
     pub(crate) fn for_certain(self) -> Self {
         let blame = if self.blame == Blame::World { Blame::World } else { Blame::Program };
         Self { blame, ..self }
@@ -160,7 +160,7 @@ pub(crate) fn at<T>(event: &Recorded<Raw>, code: impl FnOnce() -> Result<T, Stor
 impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Self {
         use StoreError as E;
-        // What is declared, what is written in `project`, how events are read: nobody mends that while this runs.
+        // What is declared, what is written in `project`, how events are read: that is not mended while this runs.
         let blame = match error {
             E::Stopped { .. }
             | E::Ended

@@ -88,7 +88,7 @@ pub(crate) trait Follower: Send + Sync {
     }
 }
 
-/// Rows a shard has written while it catches up, as they are in the table: nobody else writes them, unless he moves the
+/// Rows a shard has written while it catches up, as they are in the table: no other node writes them, unless it moves the
 /// checkpoint or changes the epoch.
 #[derive(Default)]
 pub(crate) struct Remembered {
@@ -179,7 +179,7 @@ pub(crate) enum Turn {
     Now,
     /// The event waits behind others of the key.
     Waits,
-    /// Somebody else does it.
+    /// Another node does it.
     NotHere,
 }
 
@@ -203,7 +203,7 @@ impl Part<'_> {
     }
 
     /// An event that cannot be read, and the keys it is known to concern: those whose turn it is not yet wait; of another,
-    /// it is told. None: nobody knows, and its stream stands for them.
+    /// it is told. None: they are unknown, and its stream stands for them.
     pub(crate) fn unreadable(
         &self,
         event: &Recorded<Raw>,

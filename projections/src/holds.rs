@@ -3,7 +3,7 @@
 //!
 //! Shards that become one must stand at one position. Where they do not, all are held at the furthest position that any
 //! has come to: those behind run up to it, the others wait. Then new shards take the place of all, in one transaction.
-//! Whoever asked may die meanwhile: what was asked is in a table, and the nodes carry it out.
+//! The operator that asked may die meanwhile: what was asked is in a table, and the nodes carry it out.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(crate) struct Wanted {
     asked_at: Timestamp,
 }
 
-/// How long shards that are only to stop do so, if nobody lets them go on: whoever wanted it may have been killed. Longer
+/// How long shards that are only to stop do so, if they are not let go: the operator that wanted it may have been killed. Longer
 /// than anybody waits for them.
 const HELD: Duration = Duration::from_secs(35);
 
@@ -69,7 +69,7 @@ pub(crate) async fn hold(
     transaction.commit().await
 }
 
-/// Lets them go on, unless somebody has asked for something else since.
+/// Lets them go on, unless something else was asked for since.
 pub(crate) async fn let_go(
     store: &dyn EventStore,
     projections: &[String],
@@ -132,7 +132,7 @@ pub(crate) async fn step(store: &dyn EventStore, projection: &str, asked: Option
     }
     let now = Wanted { shards: count, until, asked_at: store.now() };
     transaction.write(control::upsert(&RESHARDS, projection, &now)?).await?;
-    // Whoever runs a shard looks where it is to stop.
+    // The node that runs a shard looks where it is to stop.
     control::begin_again(&mut *transaction, projection, |_| true).await?;
     transaction.commit().await?;
     Ok(false)
@@ -149,7 +149,7 @@ async fn go_on(mut transaction: Box<dyn Transaction>, projection: &str) -> Resul
     transaction.commit().await
 }
 
-/// So many shards in the place of these, owned by nobody yet; none if some that become one are not at one position.
+/// So many shards in the place of these, without an owner yet; none if some that become one are not at one position.
 fn cut(projection: &str, from: &[(Shard, Checkpoint)], count: u16) -> Option<Vec<(Shard, Checkpoint)>> {
     // Higher than any there was: a shard may have been there before, with the same slots.
     let epoch = from.iter().map(|(_, at)| at.epoch).max()? + 1;

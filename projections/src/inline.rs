@@ -1,4 +1,4 @@
-//! Keeps read models in the transaction of each append, so that whoever reads after an append sees it.
+//! Keeps read models in the transaction of each append, so that each read after an append sees it.
 
 use std::{
     any::Any,
@@ -128,7 +128,7 @@ fn with(store: &Store, follower: Arc<dyn Follower>) -> Store {
     store.through(Arc::new(InlineStore { base, kept, ready, turn: Default::default(), queue: Mutex::default() }))
 }
 
-/// The same store without what is kept with each append: for whoever takes in and mends what that cannot.
+/// The same store without what is kept with each append: for the caller that processes and mends what that cannot.
 pub(crate) fn beneath(store: &Store) -> Store {
     match (store.as_ref() as &dyn Any).downcast_ref::<InlineStore>() {
         Some(inline) => store.through(inline.base.clone()),
@@ -140,9 +140,9 @@ pub(crate) fn beneath(store: &Store) -> Store {
 struct InlineStore {
     base: Arc<dyn EventStore>,
     kept: Arc<[Arc<Kept>]>,
-    /// Held by whoever makes the tables, and takes in what was recorded before.
+    /// Held by the call that makes the tables and processes what was recorded before.
     ready: tokio::sync::Mutex<()>,
-    /// Held by whoever records what is in the queue, for all.
+    /// Held by the call that records what is in the queue, for all.
     turn: tokio::sync::Mutex<()>,
     queue: Mutex<VecDeque<Waiting>>,
 }
@@ -156,14 +156,14 @@ struct Kept {
     name: String,
     /// Where the shards were when no key of theirs was parked: to park one moves a checkpoint or changes an epoch.
     free: Mutex<Option<Places>>,
-    /// What was found out when this program was let go on with it; none before, and once somebody has begun it again.
+    /// What was found out when this program was let go on with it; none before, and once another program has begun it again.
     admitted: Mutex<Option<Seen>>,
 }
 
 /// What is known of the shards that a program was let go on with.
 #[derive(Clone, PartialEq)]
 struct Seen {
-    /// The shards and their epochs: whoever reads more raises them.
+    /// The shards and their epochs: a program that reads more raises them.
     epochs: Vec<(Shard, u64)>,
     /// The fingerprint of the events it was processed with.
     reads: Option<String>,
@@ -212,7 +212,7 @@ impl InlineStore {
                 base.index(&table).await?;
             }
             if known.get(&kept.name).is_none_or(|row| row.built_at.is_none()) {
-                // Sends plain SQL to the first version there is. To a newer one somebody sends it, or a `Runner`.
+                // Sends plain SQL to the first version there is. To a newer one an operator sends it, or a `Runner`.
                 promote::built(base, &*kept.follower, false).await?;
             }
         }
@@ -262,7 +262,7 @@ impl InlineStore {
             }
             batch.extend(queue.pop_front());
         }
-        // Whoever has gone waits for no answer, and has nothing recorded.
+        // A caller that has gone waits for no answer, and has nothing recorded.
         batch.retain(|(_, answer)| !answer.is_closed());
         batch
     }
@@ -287,7 +287,7 @@ impl InlineStore {
             }
         };
         for (answer, result) in answers.into_iter().zip(results) {
-            // Whoever has gone needs no answer.
+            // A caller that has gone needs no answer.
             let _ = answer.send(result);
         }
     }
@@ -497,7 +497,7 @@ impl Kept {
         }
     }
 
-    /// Its shards, locked. Fails if the log is not the one they have followed, or if somebody has begun it again whom this
+    /// Its shards, locked. Fails if the log is not the one they have followed, or if a program has begun it again that this
     /// program does not know of.
     async fn lock(&self, transaction: &mut dyn Transaction) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         let shards = transaction.lock_projection(&self.name).await?;
@@ -604,7 +604,7 @@ fn behind_others(shard: &Shard, stretch: &Stretch, waiting: &[(Queue, usize)]) -
     waiting.iter().map(letter).collect()
 }
 
-/// A shard that nobody has moved, nor begun again, since this program was let go on with it.
+/// A shard that no node has moved, nor begun again, since this program was let go on with it.
 struct InlineFence {
     base: Arc<dyn EventStore>,
     shard: Shard,
@@ -761,7 +761,7 @@ impl EventStore for InlineStore {
             let _turn = self.turn.lock().await;
             loop {
                 match answered.try_recv() {
-                    // Somebody who had the turn before has recorded it.
+                    // The call that had the turn before has recorded it.
                     Ok(result) => return result,
                     // Or has gone away with it: the same again, which is recorded once.
                     Err(TryRecvError::Closed) => break,

@@ -1,6 +1,6 @@
 //! A process among others that run the same: which shards are its own, and since when.
 //!
-//! Each node counts its beats in a table. Whoever sees a node not beat for a lease, by its own clock, takes its shards
+//! Each node counts its beats in a table. A node that sees another not beat for a lease, by its own clock, takes its shards
 //! over: no two clocks are ever compared. A shard that changes hands gets a new epoch, and every write of a shard first
 //! locks its row and looks at the epoch: a node that was frozen, and does not know it yet, writes nothing.
 //!
@@ -68,7 +68,7 @@ pub(crate) struct Run {
     pub(crate) report: watch::Sender<Status>,
     /// How many events it may take in in a second.
     pace: watch::Sender<Option<u64>>,
-    /// Whether it is only run while somebody wants it.
+    /// Whether it is only run while it is wanted.
     shadow: bool,
     prepared: bool,
     /// Since when it is wanted, if it is a shadow.
@@ -319,7 +319,7 @@ impl Node {
             let standing = reads::standing(self.id, &self.runs[run].reads, before, &others);
             let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
             self.runs[run].others = able.map(|(node, _)| *node).collect();
-            // Whoever starts a program again wants it to be tried again; and what it has failed for may be over.
+            // A program that is started again wants it to be tried again; and what it has failed for may be over.
             let is_over = |row: &Row| Cause::of(row).is_some_and(|cause| cause.is_over(&self.runs[run].reads));
             if let Some(row) = state.as_mut().filter(|row| row.state == "failed")
                 && standing.lacks.is_empty()
@@ -422,7 +422,7 @@ impl Node {
         let state = state.as_ref();
         let run = &mut self.runs[at];
         let name = run.name.clone();
-        // Somebody has said since that it is to be tried again.
+        // An operator has said since that it is to be tried again.
         let again = |cannot: &Cannot| state.is_some_and(|row| row.state == "active" && row.since > cannot.since);
         run.cannot = run.cannot.take().filter(|cannot| !again(cannot));
         let active = state.is_none_or(|row| row.state == "active");
@@ -633,7 +633,7 @@ impl Node {
             let end = shard.clone();
             let task = tokio::spawn(async move {
                 let ended = work.run().await;
-                // Nobody listens any more: then nobody needs to know.
+                // No receiver is left: then none needs to know.
                 let _ = ends.send(End { run: at, shard: end, epoch, ended });
             });
             run.shards.insert(shard, Running { epoch, stop, task });
@@ -687,7 +687,7 @@ impl Node {
     ) -> Result<bool, StoreError> {
         self.halt(at).await;
         let name = self.runs[at].name.clone();
-        // Whoever begins says so before it has anything tried again: who sees that it is to be tried sees the node as well.
+        // A node that begins says so before it has anything tried again: who sees that it is to be tried sees the node as well.
         let nodes = self.living(store).await?;
         let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name)).map(|(node, _)| *node);
         if able.collect::<BTreeSet<_>>() != self.runs[at].others {
@@ -733,7 +733,7 @@ impl Node {
         if released.is_empty() {
             return Ok(());
         }
-        // Somebody frozen may have locked them: then they are taken over when the lease is over.
+        // A frozen node may have locked them: then they are taken over when the lease is over.
         timeout(self.lease, self.give_back(store, &name, Some(released)))
             .await
             .unwrap_or_else(|late| Err(StoreError::Busy(late.into())))
@@ -799,7 +799,7 @@ async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
 
 async fn asked(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
-        // Nobody can ask any more: then it runs on.
+        // No operator can ask any more: then it runs on.
         pending::<()>().await;
     }
 }

@@ -74,7 +74,7 @@ pub(crate) async fn beat(
         beat.beat += 1;
         beat.beat_at = store.as_ref().now();
         beat.cannot = cannot.borrow().clone();
-        // The table may not be there yet; and whoever cannot reach the store is told by everything else.
+        // The table may not be there yet; and a node that cannot reach the store is told by everything else.
         if let Err(error) = control::write(store.as_ref(), &NODES, &node.to_string(), &beat).await {
             tracing::debug!(%error, "a node could not say that it lives");
         }

@@ -60,7 +60,7 @@ impl Projections {
         let store = self.store.as_ref();
         let shards = store.shards(None).await?;
         let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();
-        // Also those that nobody has begun to run yet.
+        // Also those that no node has begun to run yet.
         let known: BTreeMap<String, Row> = there(control::rows(store, &PROJECTIONS).await)?;
         names.extend(known.into_keys());
         names.sort_unstable();
@@ -200,7 +200,7 @@ impl Projections {
         Ok(())
     }
 
-    /// Ends what runs: the shards wait for somebody to take them, or are taken again by the same node, which then looks
+    /// Ends what runs: the shards wait for a node to take them, or are taken again by the same node, which then looks
     /// at everything anew.
     async fn take_away(&self, name: &str) -> Result<(), StoreError> {
         let mut transaction = self.store.as_ref().begin().await?;
@@ -311,8 +311,8 @@ impl DeadLetters {
         Invalid::Request(format!("no event of `{name}` waits for the key `{key}`")).into()
     }
 
-    /// Writes down letters that still wait, and has whoever runs the shard look at them. Says whether the first one does:
-    /// whoever runs the shard may have taken it in since it was read, and it must not come back.
+    /// Writes down letters that still wait, and has the node that runs the shard look at them. Says whether the first one does:
+    /// the node that runs the shard may have processed it since it was read, and it must not come back.
     async fn due(&self, name: &str, key: &str, letters: &[DeadLetter]) -> Result<bool, StoreError> {
         let store = self.projections.store.as_ref();
         let mut transaction = store.begin().await?;
@@ -370,7 +370,7 @@ mod tests {
         let letter = DeadLetter::new(&Shard::whole("p@1"), "b", &event, "why", now, false);
         control::change(store.as_ref(), letters::changes(std::slice::from_ref(&letter), &[])?).await?;
         let letters = Projections::new(&store).dead_letters("p@1");
-        // It is read, and then whoever runs the shard takes it in.
+        // It is read, and then the node that runs the shard processes it.
         let read = letters.waiting("p@1", "b").await?;
         assert!(letters.due("p@1", "b", &read).await?, "it waits still");
         control::change(store.as_ref(), letters::changes(&[], &read)?).await?;

@@ -15,7 +15,7 @@ pub(crate) struct Options {
     pub(crate) park_unreadable: bool,
     /// Whether what waits is tried again when a program starts.
     pub(crate) retry_at_start: bool,
-    /// Whether readers of plain SQL are sent to a new version by somebody, and not by itself once it is whole.
+    /// Whether readers of plain SQL are sent to a new version by an operator, and not by itself once it is whole.
     pub(crate) by_hand: bool,
     /// Where it begins that runs for the first time, if the runner says so.
     pub(crate) start: Option<StartFrom>,

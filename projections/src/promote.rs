@@ -42,7 +42,7 @@ pub(crate) async fn built(
             for _ in 0..TRIES {
                 match switch(store, current, &name, Rows::Complete).await {
                     Ok(true) => return Ok(None),
-                    // It is a step behind the other, or somebody reads: again, at the next beat at the latest.
+                    // It is a step behind the other, or a reader holds the table: again, at the next beat at the latest.
                     Ok(false) => sleep(PAUSE).await,
                     Err(StoreError::Busy(_)) => return Ok(None),
                     Err(parked @ StoreError::Parked { .. }) => return Ok(Some(parked)),
@@ -149,7 +149,7 @@ fn reaches(new: &Shards, old: &Shards) -> bool {
     !new.is_empty() && !new.iter().any(|new| old.iter().any(|old| before(new, old)))
 }
 
-/// The same under another name, and nobody's.
+/// The same under another name, without an owner.
 fn renamed(name: &str, epoch: u64, shards: Shards) -> Shards {
     let shards = shards.into_iter();
     shards

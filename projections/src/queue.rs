@@ -7,7 +7,7 @@ use eventstore_core::{DeadLetter, Raw, Recorded, Shard, Timestamp};
 pub(crate) enum Queue {
     /// Those of a key.
     Key(String),
-    /// All of a stream, since nobody can tell which keys the first one has.
+    /// All of a stream, since the keys of the first one are unknown.
     Stream(String),
 }
 

@@ -193,7 +193,7 @@ impl<M: ReadModel> Folded<M> {
                 }
             };
             for event in events {
-                // A key no store can hold, or that cannot be told: nobody knows which row would wait.
+                // A key no store can hold, or that cannot be told: the row that would wait is unknown.
                 let keys = at(raw, || self.keys_of(raw, event)).map_err(Failed::for_certain)?;
                 for key in keys {
                     match part.turn(raw, &key) {

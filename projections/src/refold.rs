@@ -25,7 +25,7 @@ const ROUND: usize = 10_000;
 /// How many rows are written together.
 const WRITTEN: usize = 500;
 
-/// Opens transactions in which nobody else moves a shard.
+/// Opens transactions in which no other node moves a shard.
 #[async_trait]
 pub(crate) trait Fence: Send + Sync {
     /// A transaction that has locked the processor, and where the shard is.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::control;
 
-/// How long an answer waits for whoever has asked.
+/// How long an answer waits for the operator that asked.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
 /// The table of what is asked, by a key of its own.
@@ -28,7 +28,7 @@ pub(crate) const REQUESTS: Table = Table {
     shadow: false,
 };
 
-/// Something asked of whoever runs a projection.
+/// Something asked of the node that runs a projection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
     pub(crate) projection: String,
@@ -75,7 +75,7 @@ impl Request {
     }
 }
 
-/// What is asked and not yet answered, of what this program knows to answer. What nobody has taken note of for an hour is
+/// What is asked and not yet answered, of what this program knows to answer. What no node has taken note of for an hour is
 /// forgotten, also what a newer program has asked in a form of its own.
 pub(crate) async fn open(store: &dyn EventStore) -> Result<Vec<(String, Request)>, StoreError> {
     let now = store.now();

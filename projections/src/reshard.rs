@@ -19,7 +19,7 @@ impl Projections {
     /// Each event is still taken in once. Returns when it has them.
     ///
     /// More of them are made at once. Fewer: the nodes that run it first bring those behind to where the furthest one
-    /// is, which meanwhile waits. If that takes longer than 30 seconds, or nobody can do it because the projection is
+    /// is, which meanwhile waits. If that takes longer than 30 seconds, or no node can do it because the projection is
     /// paused, has failed, or is run nowhere, it is [`StoreError::Behind`], and all is as before.
     pub async fn reshard(&self, name: &str, shards: u16) -> Result<(), StoreError> {
         if !(1..=SLOTS).contains(&shards) {

@@ -136,7 +136,7 @@ impl Runner {
 
     /// Parks events of the one named last that cannot be read, with those behind them, instead of stopping: for a read
     /// model whose keys are those of its streams or tags, under the rows they concern; else under their stream, and with
-    /// one shard only. They are tried again when somebody says so, with a program that can read them.
+    /// one shard only. They are tried again when an operator says so, with a program that can read them.
     pub fn park_unreadable(self) -> Self {
         self.last("park_unreadable", |options| options.park_unreadable = true)
     }
@@ -207,7 +207,7 @@ impl Runner {
                 reports.push(watch::channel(Status::twice(name)).1);
                 continue;
             }
-            // From now on, whoever reads and waits for it is right to wait.
+            // From now on, a read that waits for it is right to wait.
             self.store.runs(&name, None, false);
             let (report, status) = watch::channel(Status::new(name));
             if let Some(shadow) = follower.shadow() {

@@ -219,7 +219,7 @@ impl Work {
     /// Waits for something, but not when asked to stop.
     async fn unless_stopped(&mut self, something: impl Future<Output = ()>) {
         tokio::select! {
-            // Nobody can ask any more: then it runs on.
+            // No operator can ask any more: then it runs on.
             Ok(_) = self.stop.wait_for(|stop| *stop) => {}
             () = something => {}
         }
@@ -463,11 +463,11 @@ impl Work {
         Ok(())
     }
 
-    /// A transaction in which nobody else moves the shard, or anything of the projection; and where the shard stands.
+    /// A transaction in which no other node moves the shard, or anything of the projection; and where the shard stands.
     async fn open(&self, whole: bool) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut stop = self.stop.clone();
-        // Whoever has locked it may be frozen: once this is to stop, it waits for it no longer than that.
+        // The node that has locked it may be frozen: once this is to stop, it waits for it no longer than that.
         let late = async {
             if stop.wait_for(|stop| *stop).await.is_err() {
                 pending::<()>().await;
@@ -731,7 +731,7 @@ impl Work {
         Ok(())
     }
 
-    /// A transaction in which nobody else moves the shard, if these letters are still there: a commit whose answer was lost
+    /// A transaction in which no other node moves the shard, if these letters are still there: a commit whose answer was lost
     /// may have been done after all, and have taken in what they are of.
     async fn open_for(&self, letters: &[DeadLetter]) -> Result<Option<Box<dyn Transaction>>, Halt> {
         let (mut transaction, _) = self.open(false).await?;

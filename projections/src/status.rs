@@ -49,7 +49,7 @@ pub enum State {
     Booting,
     /// It takes in what is recorded.
     Active,
-    /// Somebody has said so.
+    /// An operator has said so.
     Paused,
     /// It has given up: see the reason.
     Failed,
@@ -58,7 +58,7 @@ pub enum State {
     Aside,
     /// No node that lives has its code.
     Detached,
-    /// It is there for a way back, and nobody runs it: see [`Projections::rollback`](crate::Projections::rollback).
+    /// It is there for a way back, and no node runs it: see [`Projections::rollback`](crate::Projections::rollback).
     Kept,
 }
 

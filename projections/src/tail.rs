@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Tail {
     ring: Mutex<Ring>,
     state: watch::Sender<State>,
-    /// Somebody has moved the clock, or wants to know at once.
+    /// A caller has moved the clock, or wants to know at once.
     nudge: Notify,
 }
 
@@ -76,7 +76,7 @@ impl Tail {
         let (mut here, mut events) = (vec![], 0);
         match ring.stretches.get(place) {
             Some(stretch) if stretch.after <= position => {
-                // All that has come since: one short stretch after another, each with a flush of its own, somebody who is
+                // All that has come since: one short stretch after another, each with a flush of its own, a processor that is
                 // behind would stay behind.
                 here.extend(ring.stretches.range(place..).take_while(|stretch| {
                     events += stretch.events.len();
@@ -115,7 +115,7 @@ impl Tail {
         }
     }
 
-    /// How often it was seen that the log has lost its end: whoever follows must then find out where it is.
+    /// How often it was seen that the log has lost its end: each processor must then find out where it is.
     pub(crate) fn lost(&self) -> u64 {
         self.state.borrow().lost
     }
@@ -138,7 +138,7 @@ impl Tail {
                 Ok(Some(end)) => {
                     pause = Duration::from_millis(20);
                     if end > last {
-                        // Where something has just come, more may have that nobody has told of yet.
+                        // Where something has just come, more may have that no notification has told of yet.
                         (last, quiet, woken) = (end, SHORTEST_QUIET, false);
                         continue;
                     }
@@ -162,7 +162,7 @@ impl Tail {
         }
     }
 
-    /// The log is not the one it was: what was read is forgotten, and whoever follows must find out where he is.
+    /// The log is not the one it was: what was read is forgotten, and each processor must find out where it is.
     pub(crate) fn forget(&self) {
         *self.ring() = Ring { stretches: VecDeque::new(), bytes: 0 };
         self.state.send_modify(|state| (state.end, state.lost) = (None, state.lost + 1));

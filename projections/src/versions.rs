@@ -287,7 +287,7 @@ impl Projections {
         if rows.get(&shadow).is_some_and(|row| row.state == "kept") {
             let (head, at) = (self.store.head().await?, self.store.as_ref().now());
             let again = |row: &mut Row| {
-                // Somebody else may have begun it in between.
+                // Another node may have begun it in between.
                 if row.state == "kept" {
                     (row.state, row.since, row.target) = ("active".into(), at, head.0);
                 }
@@ -374,7 +374,7 @@ impl Projections {
     }
 }
 
-/// Shards that stop at one position until whoever wanted it is done, or is gone.
+/// Shards that stop at one position until the operator that wanted it is done, or is gone.
 struct Held {
     projections: Projections,
     /// None once they are let go.
