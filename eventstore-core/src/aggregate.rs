@@ -20,7 +20,7 @@ pub trait Evolve: Send + Sync + Sized + 'static {
     /// What can happen to it.
     type Event: Event;
 
-    /// Takes in one event. It has happened: there is no refusing it.
+    /// Applies one event. It has happened: there is no refusing it.
     ///
     /// A panic here is a mistake in the rules. On what `decide` has just answered it ends the command, and nothing is
     /// recorded; on what is recorded already it would end every load.
@@ -30,10 +30,10 @@ pub trait Evolve: Send + Sync + Sized + 'static {
     /// all that is stored of an event, not only its body, and a command reads its state again after it has recorded.
     const RECORDED: bool = false;
 
-    /// Takes in one event, and sees where and when it was recorded, by whom and why; for a state that depends on instants
+    /// Applies one event, and sees where and when it was recorded, by whom and why; for a state that depends on instants
     /// which the bodies do not repeat. As pure as `evolve`. Called where [`RECORDED`](Self::RECORDED) is true.
     ///
-    /// For the answer of a rule it is called before the events are recorded, to see that the state can take them in; their
+    /// For the answer of a rule it is called before the events are recorded, to see that the state can apply them; their
     /// position and instants are estimates then, and what it makes of them is thrown away.
     ///
     /// ```
@@ -295,7 +295,7 @@ pub trait Member: Decider {
     fn parts(&self) -> usize;
 }
 
-/// Takes in what was read of one event.
+/// Applies what was read of one event.
 pub(crate) fn apply<A: Evolve>(state: &mut A, event: A::Event, recorded: &Recorded<Raw>) {
     if A::RECORDED { state.evolve_recorded(event, recorded) } else { state.evolve(event) }
 }

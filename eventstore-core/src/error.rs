@@ -188,9 +188,9 @@ pub enum StoreError {
         /// The first of the events, and why it could not be processed.
         reason: String,
     },
-    /// An inline read model or projection could not take in what was to be appended. Nothing was recorded: mend what it
+    /// An inline read model or projection could not process what was to be appended. Nothing was recorded: mend what it
     /// does with the event, or do without the event.
-    #[error("`{projection}` is kept with each append and could not take it in: {}", Chain(&**reason))]
+    #[error("`{projection}` is kept with each append and could not process it: {}", Chain(&**reason))]
     NotProjected {
         /// The read model or projection, `balance@1`.
         projection: String,

@@ -74,7 +74,7 @@ type Rule<S> = dyn Fn(&S) -> Decision<S> + Send + Sync;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Appended<S: Decider> {
-    /// The state with the new events taken in.
+    /// The state with the new events applied.
     pub state: S,
     /// The stream the events are in.
     pub stream: StreamId,

@@ -1,4 +1,4 @@
-//! Events that a projection could not take in.
+//! Events that a projection could not process.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ pub const LETTERS: Table = Table {
     ],
 };
 
-/// An event that a projection could not take in, or one behind it for the same key.
+/// An event that a projection could not process, or one behind it for the same key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -60,7 +60,7 @@ pub struct DeadLetter {
     pub version: Version,
     /// Its stored name.
     pub name: String,
-    /// Why it was not taken in.
+    /// Why it was not processed.
     pub error: String,
     /// How often it was tried since it is parked.
     pub attempts: u32,

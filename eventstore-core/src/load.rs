@@ -495,7 +495,7 @@ impl<S: Decider> Fold<S> {
         Ok(())
     }
 
-    /// The events taken in last have been recorded: where they are now is where the parts end.
+    /// The events applied last have been recorded: where they are now is where the parts end.
     pub(crate) fn recorded(&mut self, boundary: &Boundary, events: &[Recorded<Raw>]) {
         for event in events {
             for part in boundary.concerned(event) {

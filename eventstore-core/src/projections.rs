@@ -55,7 +55,7 @@ pub struct ProjectionRow {
     pub built_at: Option<Timestamp>,
     /// When readers of plain SQL were sent to it last.
     pub promoted_at: Option<Timestamp>,
-    /// How many events it may take in in a second, if that is limited.
+    /// How many events it may process in a second, if that is limited.
     pub pace: Option<u64>,
     /// The fingerprint of the set of events it was processed with; none in a row of release 0.1.
     #[serde(default)]

@@ -570,7 +570,7 @@ pub struct Replay<M> {
 }
 
 impl<M: ReadModel> Replay<M> {
-    /// Takes in the events up to a position; a moment named before still holds. Going back is
+    /// Processes the events up to a position; a moment named before still holds. Going back is
     /// [`Invalid::Request`]: start another replay.
     pub async fn until(&mut self, position: Position) -> Result<(), StoreError> {
         if position < self.position {
@@ -581,7 +581,7 @@ impl<M: ReadModel> Replay<M> {
         self.run(Some(last.map_or(position, |last| last.min(position)))).await
     }
 
-    /// Takes in all events up to the moment named before, or to the end of the log.
+    /// Processes all events up to the moment named before, or to the end of the log.
     pub async fn finish(&mut self) -> Result<(), StoreError> {
         let last = self.until.last(&self.store).await?;
         self.run(last).await

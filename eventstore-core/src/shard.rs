@@ -67,7 +67,7 @@ impl fmt::Display for Shard {
 /// How far a shard has come, and who may move it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Everything up to here is taken in.
+    /// Everything up to here is processed.
     pub position: Position,
     /// The event at that position, to notice a log that is not the one it was; none at the start.
     pub event: Option<Uuid>,

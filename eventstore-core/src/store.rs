@@ -101,7 +101,7 @@ pub trait EventStore: Tables + Any {
     /// rolled back.
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
 
-    /// Writes rows, and moves a shard that has taken in what they are made of; or neither, and says whether it did. It
+    /// Writes rows, and moves a shard that has processed what they are made of; or neither, and says whether it did. It
     /// does neither where the shard is not as it is said to be, or where an event that is named is not in the log. Of what
     /// else goes wrong, a transaction says more.
     async fn step(&self, step: Step) -> Result<bool, StoreError> {

@@ -51,8 +51,8 @@ impl Projections {
     }
 
     /// Makes one row of a read model anew, from all events of its key: one that was spoiled, or that waits behind
-    /// an event which can now be taken in. What was skipped stays so. Returns when it is done; an event that cannot be
-    /// taken in is [`StoreError::Parked`], and the row is as it was.
+    /// an event which can now be processed. What was skipped stays so. Returns when it is done; an event that cannot be
+    /// processed is [`StoreError::Parked`], and the row is as it was.
     pub async fn rebuild_key(&self, name: &str, key: &str) -> Result<(), StoreError> {
         let name = self.name(name).await?;
         if !name.contains('@') {

@@ -151,7 +151,7 @@ impl Failed {
     }
 }
 
-/// Runs the code of a user that takes in one event; whatever it does is told with the event.
+/// Runs the code of a user that processes one event; whatever it does is told with the event.
 pub(crate) fn at<T>(event: &Recorded<Raw>, code: impl FnOnce() -> Result<T, StoreError>) -> Result<T, Failed> {
     let done = catch_unwind(AssertUnwindSafe(code)).map_err(|panic| Failed::panicked(&*panic).at(event))?;
     done.map_err(|error| Failed::from(error).at(event))

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{failed::Failed, letters::Parked, queue::Queue, reads::Reads, stretch::Stretch};
 
-/// Whatever takes events in.
+/// What processes events.
 #[async_trait]
 pub(crate) trait Follower: Send + Sync {
     /// The name of the checkpoint.
@@ -57,16 +57,16 @@ pub(crate) trait Follower: Send + Sync {
     /// Comes before the first batch.
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed>;
 
-    /// Decodes events ahead of their turn. What cannot be decoded is told when it is taken in.
+    /// Decodes events ahead of their turn. What cannot be decoded is told when it is processed.
     fn decode(&self, stretch: &Stretch, places: Range<usize>);
 
-    /// Takes in what happens outside of the transaction, before it is opened: it may happen again.
+    /// Does what happens outside of the transaction, before it is opened: it may happen again.
     async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failed> {
         let _ = (store, part);
         Ok(())
     }
 
-    /// Takes in a part; the caller moves the checkpoint and commits. Gives the events that must wait, and where. Rows that
+    /// Processes a part; the caller moves the checkpoint and commits. Gives the events that must wait, and where. Rows that
     /// are remembered need not be read; what is remembered of a transaction that was not committed must be forgotten.
     async fn take(
         &self,
@@ -151,7 +151,7 @@ pub(crate) trait RowsAnew: Send + Sync {
     /// The events that may concern them.
     fn query(&self) -> Query;
 
-    /// Takes in the next of them. What fails says the key.
+    /// Processes the next of them. What fails says the key.
     fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failed>;
 
     /// Whether the rows are fit for their table, as they are now.
@@ -161,7 +161,7 @@ pub(crate) trait RowsAnew: Send + Sync {
     fn changes(&mut self) -> Result<Changes, Failed>;
 }
 
-/// Events to be taken in together, and which of their keys.
+/// Events to be processed together, and which of their keys.
 pub(crate) struct Part<'a> {
     pub(crate) stretch: &'a Stretch,
     /// Their places in the stretch.
@@ -175,7 +175,7 @@ pub(crate) struct Part<'a> {
 /// What is to be done for a key.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Turn {
-    /// The event is taken in.
+    /// The event is processed.
     Now,
     /// The event waits behind others of the key.
     Waits,

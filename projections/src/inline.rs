@@ -38,9 +38,9 @@ use crate::{
     stretch::{Stretch, id_within, unforked},
 };
 
-/// How many events that were recorded without it are taken in together.
+/// How many events that were recorded without it are processed together.
 const BATCH: usize = 1_000;
-/// How many events recorded without it are taken in while others wait to append.
+/// How many events recorded without it are processed while others wait to append.
 const GAP: u64 = 1_000;
 /// How many appends, and how many of their events, are recorded together.
 const APPENDS: usize = 256;
@@ -55,11 +55,11 @@ const AGAIN: u32 = 5;
 ///
 /// Whatever the store that is given back appends, by a command or without, alone or in a transaction of one's own, is in
 /// their rows when it is recorded: `get` sees it at once, from any process. It costs every append: see the
-/// [guide](https://docs.rs/eventstore). An event they cannot take in is [`StoreError::NotProjected`], and is not
+/// [guide](https://docs.rs/eventstore). An event they cannot process is [`StoreError::NotProjected`], and is not
 /// recorded.
 ///
-/// The name and the checkpoint are those a [`Runner`](crate::Runner) has, and one beside it does no harm: it takes in what
-/// is recorded without it. Without one, the next append does; what cannot be taken in then is
+/// The name and the checkpoint are those a [`Runner`](crate::Runner) has, and one beside it does no harm: it processes what
+/// is recorded without it. Without one, the next append does; what cannot be processed then is
 /// [`StoreError::Stopped`], with the event.
 ///
 /// ```
@@ -183,7 +183,7 @@ fn places(shards: &[(Shard, Checkpoint)]) -> Places {
 }
 
 impl InlineStore {
-    /// Makes what is not there, and takes in what was recorded before.
+    /// Makes what is not there, and processes what was recorded before.
     async fn ready(&self) -> Result<(), StoreError> {
         if self.is_ready() {
             return Ok(());
@@ -223,7 +223,7 @@ impl InlineStore {
         self.kept.iter().all(|kept| kept.admitted().is_some())
     }
 
-    /// Takes in what was recorded without it, up to the end of the log, in transactions of its own.
+    /// Processes what was recorded without it, up to the end of the log, in transactions of its own.
     async fn catch_up(&self) -> Result<(), StoreError> {
         for kept in &*self.kept {
             let mut batch = BATCH;
@@ -368,7 +368,7 @@ impl Kept {
         StoreError::Newer { projection: self.name.clone(), events: events.to_string() }
     }
 
-    /// It cannot take in what is being appended.
+    /// It cannot process what is being appended.
     fn refused(&self, failed: Failed) -> StoreError {
         match failed.blame {
             Blame::World => world(failed),
@@ -524,7 +524,7 @@ impl Kept {
         Ok(shards)
     }
 
-    /// Takes in the next events that were recorded without it, up to a position or to the end of the log. Says whether
+    /// Processes the next events that were recorded without it, up to a position or to the end of the log. Says whether
     /// there may be more.
     async fn gap(
         &self,

@@ -1,4 +1,4 @@
-//! Events that could not be taken in, and those behind them for the same key.
+//! Events that could not be processed, and those behind them for the same key.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -93,7 +93,7 @@ pub(crate) struct Parked {
 }
 
 pub(crate) struct Waiting {
-    /// Why the first of its events was not taken in.
+    /// Why the first of its events was not processed.
     pub(crate) error: String,
     /// When it is tried again.
     pub(crate) retry_at: Option<Timestamp>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use eventstore_core::{Position, Shard};
 use metrics::{counter, gauge, histogram};
 
-/// A batch was taken in.
+/// A batch was processed.
 pub(crate) fn batch(shard: &Shard, events: usize, took: Duration) {
     let projection = || shard.projection.clone();
     counter!("eventstore.projection.events", "projection" => projection()).increment(events as u64);
@@ -20,7 +20,7 @@ pub(crate) fn place(projection: &str, position: Position, lag: u64, parked: usiz
     gauge!("eventstore.projection.parked", "projection" => projection()).set(parked as f64);
 }
 
-/// Something was not taken in, and is tried again or has stopped it.
+/// Something was not processed, and is tried again or has stopped it.
 pub(crate) fn failed(projection: &str) {
     counter!("eventstore.projection.failures", "projection" => projection.to_owned()).increment(1);
 }

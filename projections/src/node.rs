@@ -66,7 +66,7 @@ pub(crate) struct Run {
     fingerprint: String,
     pub(crate) options: Options,
     pub(crate) report: watch::Sender<Status>,
-    /// How many events it may take in in a second.
+    /// How many events it may process in a second.
     pace: watch::Sender<Option<u64>>,
     /// Whether it is only run while it is wanted.
     shadow: bool,

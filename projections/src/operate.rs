@@ -214,13 +214,13 @@ impl Projections {
         Ok(())
     }
 
-    /// What a projection could not take in.
+    /// What a projection could not process.
     pub fn dead_letters(&self, name: &str) -> DeadLetters {
         DeadLetters { projections: self.clone(), name: name.into() }
     }
 }
 
-/// The events that a projection could not take in, and those that wait behind them.
+/// The events that a projection could not process, and those that wait behind them.
 #[derive(Clone)]
 pub struct DeadLetters {
     projections: Projections,
@@ -242,7 +242,7 @@ impl DeadLetters {
         letters::first(self.projections.store.as_ref(), &name).await
     }
 
-    /// Tries the events of a key again, in their order, on the node that runs its shard. Returns when all are taken in;
+    /// Tries the events of a key again, in their order, on the node that runs its shard. Returns when all are processed;
     /// the event that cannot be is [`StoreError::Parked`], and it and those behind it wait on.
     pub async fn retry(&self, key: &str) -> Result<(), StoreError> {
         let name = self.projections.name(&self.name).await?;
@@ -253,7 +253,7 @@ impl DeadLetters {
         self.wait(&name, key, &first).await
     }
 
-    /// Tries all keys again; see [`retry`](Self::retry). Returns how many are taken in and how many wait on.
+    /// Tries all keys again; see [`retry`](Self::retry). Returns how many are processed and how many wait on.
     pub async fn retry_all(&self) -> Result<(usize, usize), StoreError> {
         let name = self.projections.name(&self.name).await?;
         let mut keys = letters::first(self.projections.store.as_ref(), &name).await?;
@@ -264,7 +264,7 @@ impl DeadLetters {
             match self.retry(&letter.key).await {
                 Ok(()) => done += 1,
                 Err(StoreError::Parked { .. }) => left += 1,
-                // It was taken in by itself since it was listed.
+                // It was processed by itself since it was listed.
                 Err(StoreError::Invalid(_)) => done += 1,
                 Err(error) => return Err(error),
             }
@@ -273,7 +273,7 @@ impl DeadLetters {
     }
 
     /// Passes over the event that a key waits for, for good and for a reason, which is kept; the events behind it are
-    /// tried. Gives what was passed over. Whether those behind it could be taken in is an error of
+    /// tried. Gives what was passed over. Whether those behind it could be processed is an error of
     /// [`retry`](Self::retry)'s kind.
     pub async fn skip(&self, key: &str, reason: &str) -> Result<DeadLetter, StoreError> {
         let name = self.projections.name(&self.name).await?;

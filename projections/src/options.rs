@@ -5,7 +5,7 @@ use crate::follower::StartFrom;
 /// How a projection is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
-    /// How many events are taken in together; none: as many as is best.
+    /// How many events are processed together; none: as many as is best.
     pub(crate) batch: Option<usize>,
     /// How many shards a projection has that runs for the first time.
     pub(crate) shards: u16,

@@ -66,14 +66,14 @@ pub trait Projection: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Takes in one event, in the transaction that moves the checkpoint.
+    /// Processes one event, in the transaction that moves the checkpoint.
     fn project(
         &self,
         event: &Recorded<Self::Event>,
         db: &mut <Self::Db as Database>::Connection,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// Takes in events that are next to each other in its order; one by one, unless you write better. If it fails, fewer
+    /// Processes events that are next to each other in its order; one by one, unless you write better. If it fails, fewer
     /// are tried, down to the one that is to blame.
     fn project_batch(
         &self,
@@ -96,7 +96,7 @@ pub trait Projection: Send + Sync + 'static {
         async { Err("it does not say how its tables are emptied: write `Projection::clear`".into()) }
     }
 
-    /// What is kept in order: events of one key are taken in one after the other, and wait if one of them cannot be.
+    /// What is kept in order: events of one key are processed one after the other, and wait if one of them cannot be.
     /// The stream, unless you say otherwise. Pure: shards are cut by it.
     fn key(event: &Recorded<Self::Event>) -> String {
         event.stream.to_string()
@@ -183,7 +183,7 @@ impl<P: Projection> Follower for Sql<P> {
     }
 }
 
-/// The events of a part whose turn it is, where each is taken in under one key.
+/// The events of a part whose turn it is, where each is processed under one key.
 pub(crate) struct Turns<'a, E> {
     pub(crate) events: Vec<&'a Recorded<E>>,
     pub(crate) waiting: Vec<(Queue, usize)>,

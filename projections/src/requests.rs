@@ -55,7 +55,7 @@ pub(crate) enum What {
 pub struct TryRun {
     /// How many events wait.
     pub waiting: usize,
-    /// How many of them could be taken in, one after the other.
+    /// How many of them could be processed, one after the other.
     pub taken: usize,
     /// Why the next one could not be.
     pub error: Option<String>,

@@ -16,7 +16,7 @@ const STARTING: Duration = Duration::from_secs(1);
 
 impl Projections {
     /// Changes how many shards a projection has, 1 to 1,024, while it runs: see [`Runner::shards`](crate::Runner::shards).
-    /// Each event is still taken in once. Returns when it has them.
+    /// Each event is still processed once. Returns when it has them.
     ///
     /// More of them are made at once. Fewer: the nodes that run it first bring those behind to where the furthest one
     /// is, which meanwhile waits. If that takes longer than 30 seconds, or no node can do it because the projection is

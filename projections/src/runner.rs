@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Says what is to follow the log; [`start`](Runner::start) lets it.
 ///
-/// Any number of processes may run the same: they share the work, and each event is taken in once. One that ends without
+/// Any number of processes may run the same: they share the work, and each event is processed once. One that ends without
 /// a word, or is frozen, is replaced when its [lease](Runner::lease) is over, and can write nothing from then on.
 ///
 /// ```
@@ -128,7 +128,7 @@ impl Runner {
         self.last("batch", |options| options.batch = Some(events.max(1)))
     }
 
-    /// How many keys of the one named last may be parked behind events that cannot be taken in: 100 unless said. One more,
+    /// How many keys of the one named last may be parked behind events that cannot be processed: 100 unless said. One more,
     /// and all of it stops.
     pub fn max_parked(self, keys: usize) -> Self {
         self.last("max_parked", |options| options.max_parked = keys)
@@ -141,7 +141,7 @@ impl Runner {
         self.last("park_unreadable", |options| options.park_unreadable = true)
     }
 
-    /// What the one named last could not take in is tried again, once, whenever a program starts: it may be a new release
+    /// What the one named last could not process is tried again, once, whenever a program starts: it may be a new release
     /// that can.
     pub fn retry_at_start(self) -> Self {
         self.last("retry_at_start", |options| options.retry_at_start = true)
@@ -305,9 +305,9 @@ impl Running {
         }
     }
 
-    /// For tests: has everything taken in up to the end of the log, and all that is due to be tried again tried, and gives
+    /// For tests: has everything processed up to the end of the log, and all that is due to be tried again tried, and gives
     /// the position. What did not arrive is an error that says why: [`StoreError::Parked`] for what waits behind an event
-    /// that could not be taken in, [`StoreError::Stopped`], [`StoreError::Behind`].
+    /// that could not be processed, [`StoreError::Stopped`], [`StoreError::Behind`].
     ///
     /// What is due, the clock of the store says: on a store with a [`Clock`](eventstore_core::testing::Clock), advance it.
     pub async fn settle(&self) -> Result<Position, StoreError> {

@@ -1,4 +1,4 @@
-//! Runs one shard of a projection: takes in what the log has, a batch and its checkpoint in one transaction.
+//! Runs one shard of a projection: processes what the log has, a batch and its checkpoint in one transaction.
 
 use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// The pauses after which an event that failed is tried again before its key is parked.
 const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
 
-/// How many events are taken in together, of those that are read for all and when there is much to catch up with.
+/// How many events are processed together, of those that are read for all and when there is much to catch up with.
 const BATCH: usize = 1_000;
 const LARGE_BATCH: usize = 10_000;
 /// How large what is read together may be.
@@ -74,7 +74,7 @@ pub(crate) struct Work {
     pub(crate) stop: watch::Receiver<bool>,
     /// Has the node look at everything.
     pub(crate) poke: Arc<Notify>,
-    /// How many events all of the projection may take in in a second.
+    /// How many events all of the projection may process in a second.
     pub(crate) pace: watch::Receiver<Option<u64>>,
     /// How many events are processed together at most, since more of them have failed.
     pub(crate) most: Option<usize>,
@@ -100,7 +100,7 @@ struct Place {
     /// Where it stops, until shards have changed.
     until: Option<Position>,
     parked: Parked,
-    /// Whether something of what is taken in now has failed: it is tried in a transaction only, else each try would be two.
+    /// Whether something of what is processed now has failed: it is tried in a transaction only, else each try would be two.
     failed: bool,
     /// What is read of the log, while it is behind what the node has in memory.
     own: Option<Own>,
@@ -120,7 +120,7 @@ impl Place {
     }
 }
 
-/// A reading of the log, ahead of what is taken in.
+/// A reading of the log, ahead of what is processed.
 struct Own {
     head: Position,
     stretches: mpsc::Receiver<Result<Stretch, StoreError>>,
@@ -356,7 +356,7 @@ impl Work {
         Ok(stretch)
     }
 
-    /// Reads from a position to where the log ends now, and decodes, while others are taken in.
+    /// Reads from a position to where the log ends now, and decodes, while others are processed.
     async fn reading(&self, after: Position) -> Result<Own, StoreError> {
         // Where fewer are to be processed together, fewer are read: that may be what has taken too long.
         let limit = self.most.filter(|most| *most < BATCH);
@@ -384,7 +384,7 @@ impl Work {
         Ok(Own { head, stretches, remembered: Remembered::default() })
     }
 
-    /// Takes a stretch in: all of it at once if that can be, and around whatever cannot be taken in.
+    /// Processes a stretch: all of it at once if that can be, and around what cannot be processed.
     async fn through(&mut self, place: &mut Place, stretch: &Stretch) -> Result<(), Halt> {
         let (mut end, mut tries) = (stretch.events.len(), 0);
         place.failed = false;
@@ -441,7 +441,7 @@ impl Work {
         Ok(())
     }
 
-    /// How many events this shard may take in in a second.
+    /// How many events this shard may process in a second.
     fn pace(&self) -> Option<f64> {
         pace(&self.report, &self.pace)
     }
@@ -497,7 +497,7 @@ impl Work {
         }
     }
 
-    /// Has events taken in and the checkpoint moved, or nothing.
+    /// Has events processed and the checkpoint moved, or nothing.
     async fn commit(
         &self,
         place: &mut Place,
@@ -732,7 +732,7 @@ impl Work {
     }
 
     /// A transaction in which no other node moves the shard, if these letters are still there: a commit whose answer was lost
-    /// may have been done after all, and have taken in what they are of.
+    /// may have been done after all, and have processed what they are of.
     async fn open_for(&self, letters: &[DeadLetter]) -> Result<Option<Box<dyn Transaction>>, Halt> {
         let (mut transaction, _) = self.open(false).await?;
         let there = Rows::Keys { table: LETTERS, keys: letters.iter().map(DeadLetter::row).collect() };
@@ -750,7 +750,7 @@ impl Work {
         Ok(())
     }
 
-    /// Takes in events that waited and removes their letters, or nothing. Those of a stream may have to wait on, for a key.
+    /// Processes events that waited and removes their letters, or nothing. Those of a stream may have to wait on, for a key.
     /// Says whether the letters were still there.
     async fn again(
         &self,
@@ -784,7 +784,7 @@ impl Fence for Work {
     }
 }
 
-/// How many events one shard of those there are may take in in a second.
+/// How many events one shard of those there are may process in a second.
 fn pace(report: &watch::Sender<Status>, pace: &watch::Receiver<Option<u64>>) -> Option<f64> {
     let shards = report.borrow().shards.len().max(1);
     pace.borrow().map(|pace| (pace as f64 / shards as f64).max(1.0))

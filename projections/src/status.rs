@@ -28,11 +28,11 @@ pub struct Status {
     pub error: Option<Arc<dyn Error + Send + Sync>>,
     /// Whether it has given up: its code, not the world, must be mended.
     pub stopped: bool,
-    /// How many keys wait behind an event that could not be taken in: see its dead letters.
+    /// How many keys wait behind an event that could not be processed: see its dead letters.
     pub parked: usize,
     /// Its shards, and who runs them.
     pub shards: Vec<(Shard, Checkpoint)>,
-    /// How old the oldest event is that it has not taken in; zero if there is none. As of the last look: a node looks five
+    /// How old the oldest event is that it has not processed; zero if there is none. As of the last look: a node looks five
     /// times a lease.
     pub lag_time: Duration,
     /// How fast this node was, when it last took something in.
@@ -45,9 +45,9 @@ pub struct Status {
 pub enum State {
     /// It has never run.
     New,
-    /// It takes in what was recorded before it first ran.
+    /// It processes what was recorded before it first ran.
     Booting,
-    /// It takes in what is recorded.
+    /// It processes what is recorded.
     Active,
     /// An operator has said so.
     Paused,
@@ -105,23 +105,23 @@ impl Status {
         self.head.0.saturating_sub(self.position.0)
     }
 
-    /// How many events a second this node takes in, about, over the last ten seconds; 0 if it is not run by this node.
+    /// How many events a second this node processes, about, over the last ten seconds; 0 if it is not run by this node.
     pub fn rate(&self) -> f64 {
         self.rate.map_or(0.0, |(rate, at)| rate * faded(at))
     }
 
-    /// This node has taken in so many events.
+    /// This node has processed so many events.
     pub(crate) fn took(&mut self, events: usize) {
         self.rate = Some((self.rate() + events as f64 / RATED.as_secs_f64(), Instant::now()));
     }
 
-    /// The event it is to take in next.
+    /// The event it is to process next.
     pub(crate) fn next(&mut self, recorded_at: Option<Timestamp>, now: Timestamp) {
         let age = recorded_at.map(|then| now.as_micros().saturating_sub(then.as_micros()));
         self.lag_time = Duration::from_micros(age.and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
     }
 
-    /// Takes in what is known of its shards.
+    /// Adds what is known of its shards.
     pub(crate) fn look(&mut self, shards: Vec<(Shard, Checkpoint)>) {
         self.shards = shards;
         // What a shard of this node has come to since is told by itself.

@@ -1,4 +1,4 @@
-//! A stretch of the log: read once, decoded once, and taken in by all that hear of it.
+//! A stretch of the log: read once, decoded once, and processed by all that hear of it.
 
 use std::{
     any::{Any, TypeId},
@@ -116,7 +116,7 @@ pub(crate) async fn id_within(
     Ok(transaction.read(Read::at(position)).await?.events.pop().map(|event| event.id))
 }
 
-/// Fails if the log has lost what was taken in, also while this ran: another server may answer since the last batch.
+/// Fails if the log has lost what was processed, also while this ran: another server may answer since the last batch.
 pub(crate) async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint) -> Result<(), StoreError> {
     let Checkpoint { position, event: Some(event), .. } = *at else { return Ok(()) };
     match id_within(transaction, position).await? {

@@ -265,7 +265,7 @@ impl Projections {
     }
 
     /// Sends readers back to what they read before the last [`promote`](Self::promote): the table that was replaced,
-    /// once it has taken in what was recorded since; or else the version before, which must still be run by a node.
+    /// once it has processed what was recorded since; or else the version before, which must still be run by a node.
     ///
     /// [`StoreError::Parked`] if rows would be older, as by [`promote`](Self::promote).
     pub async fn rollback(&self, name: &str) -> Result<(), StoreError> {
