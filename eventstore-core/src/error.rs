@@ -16,7 +16,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// Marks an error of something outside of the store as one of the way to it: the other side is away, or refuses every call
 /// for a while. What handles events and fails with it, as the error itself or anywhere below it
 /// ([`source`](Error::source)), is tried again until it succeeds, with pauses of up to 5 seconds, and no event is blamed.
-/// An error of a store or of a command that may succeed later needs no mark, unless the command has a refusal type of its own.
+/// `Busy`, `Unavailable` and `Unknown` of a store or of a command need no mark, unless the command has a refusal type of its
+/// own, or the error is in an enum under `#[error(transparent)]`, which hides it from `source`: give it a text, and `#[from]`.
 ///
 /// ```
 /// # use eventstore_core::{BoxError, Unavailable};

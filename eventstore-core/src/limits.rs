@@ -18,6 +18,8 @@ pub const EVENTS: usize = 1 << 18;
 pub const APPEND_BYTES: usize = 256 << 20;
 /// The most values that the filters of one list of rows compare with, together.
 pub const COMPARED_VALUES: usize = 10_000;
+/// The most filters of one list of rows.
+pub const FILTERS: usize = 256;
 /// The most commands and timers in what a process says to one event.
 pub const COMMANDS: usize = 10_000;
 /// How deep alternatives, successors and timers may be nested in it.

@@ -63,11 +63,26 @@ pub(crate) fn ordered<M: ReadModel>(name: &str) -> Result<&'static Column, Inval
 /// A column and a value to look for in it, if there is such a column and it can hold the value.
 pub(crate) fn equal<M: ReadModel>(name: &str, value: Json) -> Result<(&'static Column, Json), Invalid> {
     let column = column::<M>(name)?;
-    let refused = |value| {
-        let kind = column.kind;
-        Invalid::Request(format!("column `{name}` of `{}` is {kind} and cannot be compared with {value}", M::NAME))
+    // Without the value, which may be personal data.
+    let refused = |value: Json| {
+        let (kind, value) = (column.kind, json_type(&value));
+        Invalid::Request(format!(
+            "column `{name}` of `{}` is {kind} and cannot hold the {value} it is compared with",
+            M::NAME
+        ))
     };
     Ok((column, column.kind.compared(value).map_err(refused)?))
+}
+
+fn json_type(value: &Json) -> &'static str {
+    match value {
+        Json::Null => "null",
+        Json::Bool(_) => "boolean",
+        Json::Number(_) => "number",
+        Json::String(_) => "text",
+        Json::Array(_) => "array",
+        Json::Object(_) => "object",
+    }
 }
 
 /// A column with an order, and a value to compare it with, which is not null.

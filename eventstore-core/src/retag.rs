@@ -182,7 +182,14 @@ impl<E: Event> Retag<E> {
                 done.events += 1;
                 done.position = event.position;
                 let differ = today::<E>(&event)?.filter(|differ| remove || !differ.lacking.is_empty());
-                batch.extend(differ.map(|differ| new_tags(event, differ, remove)));
+                if let Some(differ) = differ {
+                    let new = new_tags(event, differ, remove);
+                    // Otherwise the error would be about some event of a batch.
+                    new.check().map_err(|error| {
+                        Invalid::Request(format!("the event at position {} cannot get its tags: {error}", new.position))
+                    })?;
+                    batch.push(new);
+                }
             }
             let due = done.events.is_multiple_of(1_000);
             if batch.len() >= BATCH || !batch.is_empty() && (due || last) {

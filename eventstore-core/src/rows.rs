@@ -304,8 +304,10 @@ impl<M: ReadModel> List<M> {
     /// null in JSON, and so find the rows that have null.
     ///
     /// Filters add up: a row must pass all of them. The await fails with [`Invalid::Request`] if there is no such column,
-    /// if it is `jsonb`, or if it cannot hold the value, and with [`Invalid::TooLarge`] if the list compares with more than
-    /// [`COMPARED_VALUES`](limits::COMPARED_VALUES) values. An instant and a UUID are given as text.
+    /// if it is `jsonb`, or if it cannot hold the value, and with [`Invalid::TooLarge`] if the list has more than
+    /// [`FILTERS`](limits::FILTERS) filters or compares with more than [`COMPARED_VALUES`](limits::COMPARED_VALUES) values. An
+    /// instant and a UUID are given as text; a value for a column of `f32` is given as `f64`, as its shortest decimal text
+    /// reads: `0.1`, not `0.1_f32`.
     pub fn filter(self, column: &'static str, value: impl Into<Json>) -> Self {
         self.wanted(column, Wanted::Equal(value.into()))
     }
@@ -483,6 +485,7 @@ impl<M: ReadModel> List<M> {
             Ok(Filter { column, comparison })
         };
         let filters = self.filters.iter().map(filter).collect::<Result<Vec<_>, StoreError>>()?;
+        limits::size("the filters of a list", filters.len(), limits::FILTERS)?;
         let values = filters.iter().map(Filter::values).sum();
         limits::size("the values a list is compared with", values, limits::COMPARED_VALUES)?;
         let order = Order { by: self.by.map(read_model::ordered::<M>).transpose()?, ..self.order };

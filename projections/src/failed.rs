@@ -50,14 +50,19 @@ pub(crate) struct Place {
     name: String,
 }
 
-/// Whether it may succeed later, whatever the event: what the user's code calls is away, or is a store that is. A conflict
-/// is none of these: with a fixed version it lasts, and would stop the events of all other keys.
+/// Whether it may succeed later, whatever the event: what the user's code calls is away, or is a store that is. Neither a
+/// conflict with a fixed version nor a read model that no node builds is one of these: such an error may last, and would stop
+/// the events of all other keys.
 fn passes(error: &(dyn Error + 'static)) -> bool {
     let mut errors = successors(Some(error), |error| below(*error));
     let of_store = errors.any(|error| {
         let command = error.downcast_ref::<CommandError<Refusal>>();
         let store = error.downcast_ref::<StoreError>();
-        command.is_some_and(CommandError::is_retryable) || store.is_some_and(StoreError::is_retryable)
+        let store = store.or(match command {
+            Some(CommandError::Store(store)) => Some(store),
+            _ => None,
+        });
+        matches!(store, Some(StoreError::Busy(_) | StoreError::Unavailable(_) | StoreError::Unknown(_)))
     });
     of_store || Unavailable::is_in(error)
 }

@@ -223,15 +223,18 @@ impl InlineStore {
         self.kept.iter().all(|kept| kept.admitted().is_some())
     }
 
-    /// Processes what was recorded without it, up to the end of the log, in transactions of its own.
+    /// Processes what was recorded without it, up to where the log ends now, in transactions of its own.
     async fn catch_up(&self) -> Result<(), StoreError> {
+        let head = self.base.head().await?;
         for kept in &*self.kept {
             let mut batch = BATCH;
             loop {
                 let mut transaction = self.base.begin().await?;
-                match kept.gap(&mut *transaction, None, batch).await {
+                match kept.gap(&mut *transaction, Some(head), batch).await {
                     Ok(more) => {
                         transaction.commit().await?;
+                        // What was too much once may have been another session's lock.
+                        batch = (batch * 2).min(BATCH);
                         if !more {
                             break;
                         }

@@ -547,6 +547,12 @@ async fn a_query_that_no_column_can_answer_is_refused_by_every_store() -> Result
             panic!("too many values are not refused")
         };
         assert_eq!((size, limit), (10_001, eventstore::limits::COMPARED_VALUES));
+        let filtered = |filters: i64| (0..filters).fold(rows.list(), |list, n| list.ge("number", -n));
+        assert_eq!(filtered(256).count().await?, filtered(1).count().await?);
+        let Err(StoreError::Invalid(Invalid::TooLarge { size: 257, limit, .. })) = filtered(257).await else {
+            panic!("too many filters are not refused")
+        };
+        assert_eq!(limit, eventstore::limits::FILTERS);
         // What is false before true, and rows without either.
         let keys = async |list: List<Sorted>| {
             Ok::<_, StoreError>(list.await?.into_iter().map(|(key, _)| key).collect::<Vec<_>>())
