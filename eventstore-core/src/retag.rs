@@ -9,6 +9,7 @@ use crate::{
     error::StoreError,
     event::{Event, Raw, Recorded, Tag},
     handle::Store,
+    invalid::Invalid,
     store::{NewTags, Query, Read},
     stream::Position,
 };
