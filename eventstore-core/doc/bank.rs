@@ -27,7 +27,7 @@ impl Evolve for Account {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Deposit {
     pub amount: i64,
 }
@@ -38,7 +38,7 @@ impl Decide<Deposit> for Account {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Withdraw {
     pub amount: i64,
 }
