@@ -37,18 +37,22 @@ use crate::{
 ///     }
 /// }
 ///
+/// fn account(name: &str) -> Id<Account> {
+///     name.into()
+/// }
+///
 /// # fn main() {
-/// let (ann, bob) = (Id::<Account>::from("ann"), Id::<Account>::from("bob"));
 /// Simulation::of_reactor(Bonus)
-///     .given(&ann, Deposit { amount: 60 })
-///     .meanwhile(&ann, Deposit { amount: 40 })
+///     .given(&account("ann"), Deposit { amount: 60 })
+///     .meanwhile(&account("ann"), Deposit { amount: 40 })
 ///     .always(|world| {
-///         ensure!(world.load(&bob).balance <= 2, "too much");
+///         ensure!(world.load(&account("bob")).balance <= 2, "too much");
 ///         Ok(())
 ///     })
 ///     .finally(|world| {
-///         let paid_in = world.events::<AccountEvent>(&ann).len() as i64;
-///         ensure!(world.load(&bob).balance == paid_in, "{} for {paid_in}", world.load(&bob).balance);
+///         let paid_in = world.events::<AccountEvent>(&account("ann")).len() as i64;
+///         let bonus = world.load(&account("bob")).balance;
+///         ensure!(bonus == paid_in, "{bonus} for {paid_in}");
 ///         Ok(())
 ///     })
 ///     .run();
