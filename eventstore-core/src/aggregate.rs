@@ -467,25 +467,8 @@ decider!(0 A, 1 B);
 decider!(0 A, 1 B, 2 C);
 decider!(0 A, 1 B, 2 C, 3 D);
 
-/// A refusal in words, for aggregates that name no error type of their own.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
-
-impl From<String> for Refusal {
-    fn from(words: String) -> Self {
-        Self(words)
-    }
-}
-
-impl From<&str> for Refusal {
-    fn from(words: &str) -> Self {
-        Self(words.into())
-    }
-}
-
 /// Refuses unless something holds: `ensure!(self.open, AccountError::NotOpen)`, or in words where the error can be
-/// made of them, as [`Refusal`] can: `ensure!(amount <= self.balance, "only {} left", self.balance)`.
+/// made of them, as [`Refusal`](crate::Refusal) can: `ensure!(amount <= self.balance, "only {} left", self.balance)`.
 #[macro_export]
 macro_rules! ensure {
     ($condition:expr, $format:literal $($arguments:tt)*) => {

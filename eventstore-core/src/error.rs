@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::{collections::BTreeSet, error::Error, fmt, sync::Arc};
+use std::{collections::BTreeSet, error::Error, fmt, iter::successors, sync::Arc};
 
 use uuid::Uuid;
 
@@ -39,16 +39,14 @@ impl Unavailable {
         Self(reason.into())
     }
 
-    /// Whether an error is one, or has one below it.
+    /// Whether an error is one, or has one below it, or an error of a store that is busy, unavailable or of unknown outcome.
+    /// Neither a conflict nor a read model that no node builds is one: such an error may last.
     pub fn is_in(error: &(dyn Error + 'static)) -> bool {
-        let mut error = Some(error);
-        while let Some(one) = error {
-            if one.is::<Self>() {
-                return true;
-            }
-            error = below(one);
-        }
-        false
+        let away = |error: &StoreError| {
+            matches!(error, StoreError::Busy(_) | StoreError::Unavailable(_) | StoreError::Unknown(_))
+        };
+        successors(Some(error), |error| below(*error))
+            .any(|error| error.is::<Self>() || error.downcast_ref().is_some_and(away))
     }
 }
 
@@ -321,10 +319,14 @@ impl fmt::Display for Brief<'_> {
     }
 }
 
-/// The error below another: of a [`StoreError`], whose text has said it, the [`reason`](StoreError::reason).
+/// The error below another: of a [`StoreError`], whose text has said it, the [`reason`](StoreError::reason); of a command
+/// that the store could not answer, the store's.
 #[doc(hidden)]
 pub fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    error.downcast_ref().map_or_else(|| error.source(), StoreError::reason)
+    match error.downcast_ref::<CommandError<Refusal>>() {
+        Some(CommandError::Store(error)) => Some(error),
+        _ => error.downcast_ref().map_or_else(|| error.source(), StoreError::reason),
+    }
 }
 
 /// An error with all that is below it, in one line; what one says of the next by itself is not said twice.
@@ -561,6 +563,23 @@ impl fmt::Display for Names<'_> {
             write!(f, "`{name}`")?;
         }
         Ok(())
+    }
+}
+
+/// A refusal in words, for aggregates that name no error type of their own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl From<String> for Refusal {
+    fn from(words: String) -> Self {
+        Self(words)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(words: &str) -> Self {
+        Self(words.into())
     }
 }
 

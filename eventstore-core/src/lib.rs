@@ -47,11 +47,11 @@ mod timestamp;
 mod turns;
 mod tx;
 
-pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve, Refusal};
+pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve};
 pub use append::{AppendEvents, AppendTo};
 pub use boundary::Boundary;
 pub use cause::event_id;
-pub use error::{Blame, BoxError, CommandError, Conflict, EventError, ParkedKeys, StoreError, Unavailable};
+pub use error::{Blame, BoxError, CommandError, Conflict, EventError, ParkedKeys, Refusal, StoreError, Unavailable};
 pub use event::{Event, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
 pub use execute::{Appended, Execute};
 pub use handle::Store;

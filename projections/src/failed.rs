@@ -4,13 +4,11 @@ use std::{
     any::Any,
     error::Error,
     fmt,
-    iter::successors,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use eventstore_core::{
-    __private::{Chain, below},
-    Blame as DatabaseBlame, BoxError, CommandError, EventError, Invalid, Position, Raw, Recorded, Refusal, StoreError,
+    __private::Chain, Blame as DatabaseBlame, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError,
     StreamId, Transaction, Unavailable, Version,
 };
 
@@ -50,28 +48,11 @@ pub(crate) struct Place {
     name: String,
 }
 
-/// Whether it may succeed later, whatever the event: what the user's code calls is away, or is a store that is. Neither a
-/// conflict with a fixed version nor a read model that no node builds is one of these: such an error may last, and would stop
-/// the events of all other keys.
-fn passes(error: &(dyn Error + 'static)) -> bool {
-    let mut errors = successors(Some(error), |error| below(*error));
-    let of_store = errors.any(|error| {
-        let command = error.downcast_ref::<CommandError<Refusal>>();
-        let store = error.downcast_ref::<StoreError>();
-        let store = store.or(match command {
-            Some(CommandError::Store(store)) => Some(store),
-            _ => None,
-        });
-        matches!(store, Some(StoreError::Busy(_) | StoreError::Unavailable(_) | StoreError::Unknown(_)))
-    });
-    of_store || Unavailable::is_in(error)
-}
-
 impl Failed {
     /// What the user's code said or did: an event may be to blame, unless it says that what it calls is away.
     pub(crate) fn theirs(reason: impl Into<BoxError>) -> Self {
         let reason = reason.into();
-        let blame = if passes(&*reason) { Blame::World } else { Blame::Event };
+        let blame = if Unavailable::is_in(&*reason) { Blame::World } else { Blame::Event };
         Self { event: None, queue: None, reason, blame }
     }
 

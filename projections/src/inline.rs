@@ -11,9 +11,9 @@ use std::{
 use async_trait::async_trait;
 use eventstore_core::{
     __private::LETTERS, Append, Blame as DatabaseBlame, BoxError, Changes, Checkpoint, Condition, DeadLetter,
-    EventStore, Events, Identity, Invalid, NewEvent, NewTags, Page, Position, Prefix, Query, Raw, Read, ReadModel,
-    Recorded, Rows, Select, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables,
-    Timestamp, Transaction, Version, Written, doctor::Report,
+    EventStore, Events, Identity, Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded,
+    Rows, Select, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp,
+    Transaction, Version, Written, doctor::Report,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
@@ -225,7 +225,7 @@ impl InlineStore {
 
     /// Processes what was recorded without it, up to where the log ends now, in transactions of its own.
     async fn catch_up(&self) -> Result<(), StoreError> {
-        let head = self.base.read(Read { query: Query::all(), limit: Some(0), ..Read::default() }).await?.head;
+        let head = Store::from(self.base.clone()).head().await?;
         for kept in &*self.kept {
             let mut batch = BATCH;
             loop {

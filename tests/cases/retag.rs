@@ -21,6 +21,20 @@ mod earlier {
     }
 }
 
+/// As another service reads it: by a tag of its own.
+mod elsewhere {
+    use super::*;
+
+    #[derive(Event, Clone, Debug, PartialEq)]
+    #[event(prefix = "parcel")]
+    pub enum ParcelEvent {
+        Sent {
+            #[event(tag = "receiver")]
+            to: String,
+        },
+    }
+}
+
 /// Whom it is for is a tag now.
 #[derive(Event, Clone, Debug, PartialEq)]
 #[event(retired("parcel.weighed"))]
@@ -127,11 +141,37 @@ async fn x3_a_type_that_reads_less_of_an_event_does_not_take_its_tags_away() -> 
     assert_eq!((done.events, done.changed), (3, 0));
     assert_eq!(store.load(&ann).await?.parcels, 3);
     assert_eq!(store.doctor_of::<ParcelEvent>().await?.get("tags").map(|tags| tags.severity), Some(Severity::Ok));
+    // Nor does one that gives another.
+    let done = store.retag::<elsewhere::ParcelEvent>().await?;
+    assert_eq!((done.events, done.changed), (3, 3));
+    assert_eq!(store.load(&ann).await?.parcels, 3);
+    use futures::TryStreamExt;
+    let log: Vec<_> = store.read().raw().try_collect().await?;
+    let tags: Vec<_> = log[0].data.tags.iter().map(ToString::to_string).collect();
+    assert_eq!(tags, ["customer:ann", "receiver:ann"]);
     // The tag was removed from the field, and the program of before runs no more.
     let done = store.retag::<earlier::ParcelEvent>().remove_others().await?;
     assert_eq!((done.events, done.changed), (3, 3));
     assert_eq!(store.load(&ann).await?.parcels, 0);
     assert_eq!(store.retag::<earlier::ParcelEvent>().remove_others().await?.changed, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a11_an_event_that_cannot_get_one_more_tag_is_named_and_none_is_changed() -> Result<(), Any> {
+    let world = world().await;
+    let (store, stream) = (&world.store, Id::<Customer>::from("p").stream());
+    let sent = earlier::ParcelEvent::Sent { to: "ann".into() };
+    store.append(&stream, Expected::Any, [sent]).await?;
+    let mut full = raw("parcel.sent", br#"{"to":"ann"}"#);
+    full.data.tags = (0..eventstore::limits::TAGS).map(|n| eventstore::Tag::new("n", n.to_string())).collect();
+    let write = eventstore::Write { stream, expected: Expected::Any, events: vec![full] };
+    world.inner.append(eventstore::Append { writes: vec![write], ..Default::default() }).await?;
+    let refused = store.retag::<ParcelEvent>().await.expect_err("129 tags");
+    assert!(refused.to_string().contains("the event at position 2 cannot get its tags"), "{refused}");
+    assert_eq!(store.load(Id::<Customer>::from("ann")).await?.parcels, 0, "its batch is all or nothing");
+    assert_eq!(store.retag::<ParcelEvent>().remove_others().await?.changed, 2);
+    assert_eq!(store.load(Id::<Customer>::from("ann")).await?.parcels, 2);
     Ok(())
 }
 
