@@ -1,5 +1,5 @@
 //! From the begin of an append to the event in the hand of somebody who follows the log with another store, as another
-//! process would, while eight others append; against somebody who looks every ten milliseconds.
+//! process would, while eight others append; against a reader that looks every ten milliseconds.
 
 use std::{
     sync::{

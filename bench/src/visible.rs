@@ -1,5 +1,5 @@
 //! From the acknowledgement of an append to the row it changed, read, while eight others append and another process
-//! keeps the read model; against somebody who looks every ten milliseconds, and asks every millisecond.
+//! keeps the read model; against a reader that looks every ten milliseconds, and asks every millisecond.
 
 use std::{
     sync::{

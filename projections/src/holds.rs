@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(cut("p", &three, 2), None, "the second half would be of two positions");
         let four = [at(0..256, 7, 4), at(256..512, 7, 9), at(512..768, 5, 1), at(768..1024, 5, 1)];
         assert_eq!(cut("p", &four, 2), Some(vec![at(0..512, 7, 10), at(512..1024, 5, 10)]));
-        let eight = cut("p", &four, 8).expect("splitting needs nobody to move");
+        let eight = cut("p", &four, 8).expect("a split needs no shard to move");
         assert_eq!(eight.iter().map(|(_, at)| at.position.0).collect::<Vec<_>>(), [7, 7, 7, 7, 5, 5, 5, 5]);
         assert_eq!(cut("p", &[], 3), None);
     }
