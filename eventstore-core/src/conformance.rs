@@ -1076,6 +1076,7 @@ pub async fn x3_an_event_gets_other_tags_and_stays_what_it_is(store: Fresh) {
     let new = |n: usize, tags: &[(&'static str, &str)]| NewTags {
         position: before[n].position,
         id: before[n].id,
+        was: before[n].data.tags.clone(),
         tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
     };
     let other = NewTags { id: Uuid::now_v7(), ..new(2, &[("t", "other")]) };
@@ -1093,6 +1094,7 @@ pub async fn x3_an_event_gets_other_tags_and_stays_what_it_is(store: Fresh) {
         .collect();
     assert_eq!(store.retag(events.clone()).await.unwrap(), 2);
     assert_eq!(store.retag(events).await.unwrap(), 0);
+    assert_eq!(store.retag(vec![new(1, &[("t", "late")])]).await.unwrap(), 0, "its tags are not those that were read");
 
     let tags = |event: &Recorded<Raw>| event.data.tags.iter().map(Tag::to_string).collect::<Vec<_>>();
     let after = whole(&store).await;

@@ -320,13 +320,23 @@ impl fmt::Display for Brief<'_> {
 }
 
 /// The error below another: of a [`StoreError`], whose text has said it, the [`reason`](StoreError::reason); of a command
-/// that the store could not answer, the store's.
+/// that the store could not answer, the store's; of an [`Arc`] or an `io::Error`, what it wraps.
 #[doc(hidden)]
 pub fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<CommandError<Refusal>>() {
-        Some(CommandError::Store(error)) => Some(error),
-        _ => error.downcast_ref().map_or_else(|| error.source(), StoreError::reason),
+    if let Some(CommandError::Store(error)) = error.downcast_ref::<CommandError<Refusal>>() {
+        return Some(error);
     }
+    // What these wrap is not their source: that is the source of what they wrap.
+    if let Some(shared) = error.downcast_ref::<Arc<StoreError>>() {
+        return Some(&**shared);
+    }
+    if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        return Some(&**shared);
+    }
+    if let Some(wrapped) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        return Some(wrapped);
+    }
+    error.downcast_ref().map_or_else(|| error.source(), StoreError::reason)
 }
 
 /// An error with all that is below it, in one line; what one says of the next by itself is not said twice.

@@ -468,9 +468,9 @@ impl EventStore for MemoryStore {
         let _writer = self.writer.lock().await;
         let mut inner = self.inner();
         let mut changed = 0;
-        for NewTags { position, id, tags } in events {
+        for NewTags { position, id, was, tags } in events {
             let at = place(position).checked_sub(1).and_then(|place| inner.log.get_mut(place));
-            if let Some(event) = at.filter(|event| event.id == id && event.data.tags != tags) {
+            if let Some(event) = at.filter(|event| event.id == id && event.data.tags == was && was != tags) {
                 event.data.tags = tags;
                 changed += 1;
             }

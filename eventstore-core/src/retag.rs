@@ -16,6 +16,8 @@ use crate::{
 
 /// How many events are given new tags at once.
 const BATCH: usize = 500;
+/// How often a batch is read again since its tags were changed meanwhile.
+const TRIES: u32 = 10;
 /// How many events the doctor looks at in each of as many places of the log.
 const SAMPLE: usize = 100;
 const PLACES: u64 = 10;
@@ -30,8 +32,9 @@ impl Store {
     /// job is simply started again, from the beginning or [`after`](Retag::after) the position it had reached. Read models
     /// whose rows are found by a tag (`#[read_model(tag = "…")]`) are to be rebuilt afterwards.
     ///
-    /// Run it once no program of the earlier release appends any more: what one appends has the earlier tags, and a
-    /// snapshot one takes lacks events. Until it has ended, a state by tag may lack events, as before. An event that cannot
+    /// Two such jobs may run at once. Run it once no program of the earlier release appends any more: what one appends has
+    /// the earlier tags, and a snapshot one takes lacks events. So does a snapshot of a state by tag that another process
+    /// has read before the job and keeps after its end: run the job once more a minute later, which removes such snapshots. Until it has ended, a state by tag may lack events, as before. An event that cannot
     /// be decoded ends it with [`Unreadable`](StoreError::Unreadable). In PostgreSQL it needs the rights of the owner of
     /// the schema.
     ///
@@ -142,10 +145,11 @@ fn today<E: Event>(event: &Recorded<Raw>) -> Result<Option<Differences>, StoreEr
 }
 
 fn new_tags(event: Recorded<Raw>, differ: Differences, remove: bool) -> NewTags {
-    let Recorded { position, id, data: Raw { mut tags, .. }, .. } = event;
+    let Recorded { position, id, data: Raw { tags: was, .. }, .. } = event;
+    let mut tags = was.clone();
     tags.retain(|tag| !(remove && differ.others.contains(tag)));
     tags.extend(differ.lacking);
-    NewTags { position, id, tags }
+    NewTags { position, id, was, tags }
 }
 
 impl<E: Event> Retag<E> {
@@ -173,9 +177,12 @@ impl<E: Event> Retag<E> {
         let Self { store, after, remove, mut progress, .. } = self;
         let until = store.head().await?;
         let mut done = Retagged { position: after, until, ..Retagged::default() };
-        let read = Read { query: Query::names(E::NAMES), after, until: Some(until), ..Read::default() };
-        let mut events = store.inner().read(read).await?.events;
-        let mut batch = vec![];
+        let names = Query::names(E::NAMES);
+        let read = |after| Read { query: names.clone(), after, until: Some(until), ..Read::default() };
+        let mut events = store.inner().read(read(after)).await?.events;
+        // Up to where all is written.
+        let mut written = done;
+        let (mut batch, mut tries) = (vec![], 0);
         loop {
             let event = events.try_next().await?;
             let last = event.is_none();
@@ -193,8 +200,25 @@ impl<E: Event> Retag<E> {
                 }
             }
             let due = done.events.is_multiple_of(1_000);
-            if batch.len() >= BATCH || !batch.is_empty() && (due || last) {
-                done.changed += store.inner().retag(std::mem::take(&mut batch)).await?;
+            if batch.len() >= BATCH || due || last {
+                let wanted = batch.len() as u64;
+                let changed = match wanted {
+                    0 => 0,
+                    _ => store.inner().retag(std::mem::take(&mut batch)).await?,
+                };
+                if changed < wanted {
+                    // Another job has changed tags since they were read: these events are read again.
+                    tries += 1;
+                    if tries == TRIES {
+                        return Err(StoreError::Busy("the tags of events are changed by another job".into()));
+                    }
+                    written.changed += changed;
+                    done = written;
+                    events = store.inner().read(read(done.position)).await?.events;
+                    continue;
+                }
+                done.changed += changed;
+                (written, tries) = (done, 0);
             }
             if last {
                 done.position = until.max(after);

@@ -130,8 +130,8 @@ pub trait EventStore: Tables + Any {
     }
 
     /// Gives events other tags, all or none, and removes the snapshots of tags, also where no event is named: the only
-    /// change of what is stored of an event, since tags are an index. Returns how many events have been changed; one that is
-    /// not at its position under its id stays.
+    /// change of what is stored of an event, since tags are an index. Returns how many events have been changed. An event
+    /// stays as it is if it is not at its position under its id, or if its tags are not those that were read.
     async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
         let _ = events;
         Err(Invalid::Request("this store cannot change the tags of events".into()).into())
@@ -858,6 +858,8 @@ pub struct NewTags {
     pub position: Position,
     /// Its id.
     pub id: Uuid,
+    /// All of its tags as they were read, in their order.
+    pub was: Vec<Tag>,
     /// All of its tags from then on.
     pub tags: Vec<Tag>,
 }

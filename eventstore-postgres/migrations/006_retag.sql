@@ -45,20 +45,23 @@ END $$;
 -- changed so. Runs with the rights of the caller, who must own the log: the guard is taken off and put back in the one
 -- transaction, which no other can see. Returns how many events have been changed.
 --
--- p_*: an event, at its position under its id, and its tags, an array written as text.
-CREATE FUNCTION {schema}.retag(p_position bigint[], p_id uuid[], p_tags text[]) RETURNS bigint
+-- p_*: an event, at its position under its id, its tags as they were read, and its tags from then on, arrays written as text.
+-- An event whose tags are others by now stays as it is.
+CREATE FUNCTION {schema}.retag(p_position bigint[], p_id uuid[], p_was text[], p_tags text[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
     changed bigint := 0;
 BEGIN
-    IF (cardinality(p_id), cardinality(p_tags)) <> (cardinality(p_position), cardinality(p_position)) THEN
+    IF (cardinality(p_id), cardinality(p_was), cardinality(p_tags))
+       <> (cardinality(p_position), cardinality(p_position), cardinality(p_position)) THEN
         RAISE EXCEPTION 'these are no events' USING ERRCODE = 'ES003';
     END IF;
     PERFORM {schema}.hold();
     IF cardinality(p_position) > 0 THEN
         ALTER TABLE {schema}.events DISABLE TRIGGER append_only;
-        UPDATE {schema}.events AS e SET tags = n.tags::text[] FROM unnest(p_position, p_id, p_tags) AS n (position, id, tags)
-         WHERE e.position = n.position AND e.event_id = n.id AND e.tags <> n.tags::text[];
+        UPDATE {schema}.events AS e SET tags = n.tags::text[]
+          FROM unnest(p_position, p_id, p_was, p_tags) AS n (position, id, was, tags)
+         WHERE e.position = n.position AND e.event_id = n.id AND e.tags = n.was::text[] AND e.tags <> n.tags::text[];
         GET DIAGNOSTICS changed = ROW_COUNT;
         ALTER TABLE {schema}.events ENABLE ALWAYS TRIGGER append_only;
     END IF;

@@ -1,2 +1,2 @@
 -- Gives events other tags.
-SELECT {schema}.retag($1, $2, $3)
+SELECT {schema}.retag($1, $2, $3, $4)

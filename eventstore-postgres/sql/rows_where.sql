@@ -1,5 +1,5 @@
 -- The rows that match, in order, at most $2 after $3; and last, with no key, the types of the columns there are.
-(SELECT t.key, (SELECT row_to_json(r)::text FROM (SELECT {columns}) AS r), row_number() OVER (ORDER BY {order})
+(SELECT t.key, (SELECT row_to_json("~row")::text FROM (SELECT {columns}) AS "~row"), row_number() OVER (ORDER BY {order})
    FROM {from} AS t WHERE {conditions} ORDER BY {order} LIMIT $2 OFFSET $3)
  UNION ALL
 SELECT NULL, json_object_agg(attname, format_type(atttypid, atttypmod))::text, NULL FROM pg_catalog.pg_attribute

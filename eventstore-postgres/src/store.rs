@@ -659,12 +659,15 @@ impl EventStore for PgStore {
 
     async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
         events.iter().try_for_each(NewTags::check)?;
-        let tags = |new: &NewTags| array(new.tags.iter().map(ToString::to_string));
+        let all = |tags: fn(&NewTags) -> &Vec<eventstore_core::Tag>| -> Vec<_> {
+            events.iter().map(|new| array(tags(new).iter().map(ToString::to_string))).collect()
+        };
         let mut transaction = self.shared.transaction().await?;
         let retag = sqlx::query_scalar(self.shared.db.sql.retag())
             .bind(events.iter().map(|new| read::signed(new.position.0)).collect::<Vec<_>>())
             .bind(events.iter().map(|new| new.id).collect::<Vec<_>>())
-            .bind(events.iter().map(tags).collect::<Vec<_>>());
+            .bind(all(|new| &new.was))
+            .bind(all(|new| &new.tags));
         let changed: i64 = retag.fetch_one(transaction.connection()).await.map_err(error::store)?;
         transaction.commit().await?;
         Ok(changed.unsigned_abs())

@@ -1,6 +1,6 @@
 //! Gives events other tags: the only change of what is stored of an event.
 
-use eventstore_core::{NewTags, StoreError};
+use eventstore_core::{NewTags, StoreError, Tag};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::error;
@@ -33,9 +33,9 @@ pub(crate) async fn retag(connection: &mut SqliteConnection, events: &[NewTags])
 
 async fn one(connection: &mut SqliteConnection, event: &NewTags) -> Result<bool, StoreError> {
     let position = event.position.0.cast_signed();
-    let tags: Vec<_> = event.tags.iter().map(ToString::to_string).collect();
-    let tags = serde_json::json!(tags).to_string();
-    let update = sqlx::query(include_str!("../sql/retag.sql")).bind(position).bind(event.id).bind(&*tags);
+    let json = |tags: &[Tag]| serde_json::json!(tags.iter().map(ToString::to_string).collect::<Vec<_>>()).to_string();
+    let (tags, was) = (json(&event.tags), json(&event.was));
+    let update = sqlx::query(include_str!("../sql/retag.sql")).bind(position).bind(event.id).bind(&*tags).bind(was);
     if update.execute(&mut *connection).await.map_err(error::store)?.rows_affected() == 0 {
         return Ok(false);
     }

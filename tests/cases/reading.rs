@@ -746,3 +746,50 @@ async fn p11_pages_have_each_unchanged_row_once_while_others_come_move_and_go() 
     running.stop().await;
     Ok(())
 }
+
+/// Columns with the names that a statement may want for itself.
+#[derive(ReadModel, Serialize, Deserialize, Default, Clone, Debug, PartialEq)]
+struct Short {
+    r: Option<f64>,
+    t: Option<String>,
+    e: i64,
+    n: i64,
+    valued: bool,
+}
+
+impl Project for Short {
+    type Event = AccountEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+        let AccountEvent::Deposited { amount } = event.data else { return };
+        (row.r, row.t, row.valued) = (Some(0.5), Some("t".into()), true);
+        (row.e, row.n) = (row.e + amount, row.n + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_may_have_any_name() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let running = Runner::new(store).read_model::<Short>().start();
+    let mut last = Position(0);
+    for (id, amount) in [("ann", 5), ("bob", 7), ("ann", 6)] {
+        let deposited = [AccountEvent::Deposited { amount }];
+        last = store.append(Id::<Account>::from(id), Expected::Any, deposited).await?.last;
+    }
+    running.until(last).await?;
+    let ann = Short { r: Some(0.5), t: Some("t".into()), e: 11, n: 2, valued: true };
+    let rows = store.read_model::<Short>();
+    assert_eq!(rows.get("ann").await?, Some(ann.clone()));
+    for column in ["e", "n"] {
+        let page = rows.list().filter("r", 0.5).ge("t", "t").order_by(column).descending().limit(1).page().await?;
+        assert_eq!(page.rows, [("ann".into(), ann.clone())]);
+        assert!(page.next.is_some());
+    }
+    // All columns of the rows as they are, and each row again.
+    running.rebuild("short").await?.wait().await?;
+    let compared = eventstore::Projections::new(store).compare("short").await?;
+    assert_eq!((compared.same, compared.different, compared.moving), (2, 0, 0), "{compared:?}");
+    running.stop().await;
+    Ok(())
+}

@@ -21,13 +21,30 @@ mod earlier {
     }
 }
 
-/// As another service reads it: by a tag of its own.
+/// As another service reads it: by a tag of its own. The first event that it decodes waits for what a test has to do.
 mod elsewhere {
     use super::*;
+
+    pub type Meanwhile = Box<dyn FnOnce() + std::marker::Send>;
+    pub static MEANWHILE: Mutex<Option<Meanwhile>> = Mutex::new(None);
+
+    #[derive(Deserialize)]
+    struct SentV1 {
+        to: String,
+    }
+
+    fn sent(SentV1 { to }: SentV1) -> ParcelEvent {
+        let meanwhile = MEANWHILE.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
+        ParcelEvent::Sent { to }
+    }
 
     #[derive(Event, Clone, Debug, PartialEq)]
     #[event(prefix = "parcel")]
     pub enum ParcelEvent {
+        #[event(version = 2, upcast(1 => sent))]
         Sent {
             #[event(tag = "receiver")]
             to: String,
@@ -154,6 +171,32 @@ async fn x3_a_type_that_reads_less_of_an_event_does_not_take_its_tags_away() -> 
     assert_eq!((done.events, done.changed), (3, 3));
     assert_eq!(store.load(&ann).await?.parcels, 0);
     assert_eq!(store.retag::<earlier::ParcelEvent>().remove_others().await?.changed, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn x3_of_two_jobs_at_once_neither_takes_the_tags_of_the_other_away() -> Result<(), Any> {
+    let world = world().await;
+    let (store, stream) = (&world.store, Id::<Customer>::from("p").stream());
+    for _ in 0..3 {
+        store.append(&stream, Expected::Any, [earlier::ParcelEvent::Sent { to: "ann".into() }]).await?;
+    }
+    let (other, runtime) = (store.clone(), tokio::runtime::Handle::current());
+    // It has read the events, and writes nothing before the other has written all.
+    *elsewhere::MEANWHILE.lock().unwrap() = Some(Box::new(move || {
+        let (done, wait) = std::sync::mpsc::channel();
+        runtime.spawn(async move { done.send(other.retag::<ParcelEvent>().await.map(|done| done.changed)) });
+        assert_eq!(wait.recv().unwrap().unwrap(), 3);
+    }));
+    let done = store.retag::<elsewhere::ParcelEvent>().await?;
+    assert_eq!((done.events, done.changed, done.position), (3, 3, Position(3)));
+    use futures::TryStreamExt;
+    let log: Vec<_> = store.read().raw().try_collect().await?;
+    for event in log {
+        let tags: Vec<_> = event.data.tags.iter().map(ToString::to_string).collect();
+        assert_eq!(tags, ["customer:ann", "receiver:ann"]);
+    }
+    assert_eq!(store.load(Id::<Customer>::from("ann")).await?.parcels, 3);
     Ok(())
 }
 

@@ -344,9 +344,12 @@ impl Subscription for Answers {
     async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst);
         if self.away.load(Ordering::SeqCst) {
-            return Err(match call % 3 {
+            return Err(match call % 6 {
                 0 => CommandError::<Refusal>::Store(StoreError::Unavailable("it restarts".into())).into(),
                 1 => CommandError::<Refusal>::Store(StoreError::Busy("another has the lock".into())).into(),
+                2 => std::io::Error::other(StoreError::Unavailable("it restarts".into())).into(),
+                3 => Arc::new(StoreError::Busy("another has the lock".into())).into(),
+                4 => (Arc::new(Unavailable::new("away")) as Arc<dyn std::error::Error + Send + Sync>).into(),
                 _ => StoreError::Busy("another has the lock".into()).into(),
             });
         }

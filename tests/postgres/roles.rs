@@ -111,7 +111,7 @@ async fn x3_the_app_role_can_append_and_read_and_nothing_else() -> Result<(), An
         "CREATE FUNCTION {s}.matching(text[], text[], text[], text[], bigint, bigint, int) RETURNS SETOF bigint
          LANGUAGE sql AS 'SELECT 1::bigint'",
         "CREATE OR REPLACE FUNCTION {s}.append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-        "SELECT {s}.retag(ARRAY[1::bigint], ARRAY[(SELECT event_id FROM {s}.events WHERE position = 1)], ARRAY['{}'])",
+        "SELECT {s}.retag(ARRAY[1::bigint], ARRAY[(SELECT event_id FROM {s}.events WHERE position = 1)], ARRAY['{}'], ARRAY['{}'])",
         "SET session_replication_role = replica",
         "SET ROLE {s}_owner",
         "GRANT {s}_owner TO {s}_app",
@@ -124,7 +124,8 @@ async fn x3_the_app_role_can_append_and_read_and_nothing_else() -> Result<(), An
     }
     // The owner can give events other tags, and the guard is on again afterwards.
     let first = store.read().limit(1).raw().try_next().await?.expect("an event");
-    let retag = format!("SELECT {{s}}.retag(ARRAY[1::bigint], ARRAY['{}'::uuid], ARRAY['{{a:b}}'])", first.id);
+    let retag =
+        format!("SELECT {{s}}.retag(ARRAY[1::bigint], ARRAY['{}'::uuid], ARRAY['{{}}'], ARRAY['{{a:b}}'])", first.id);
     assert_eq!(hardened.tries("owner", &retag).await?, None);
     let first = store.read().limit(1).raw().try_next().await?.expect("an event");
     assert_eq!((first.data.tags[0].to_string(), first.version.0), ("a:b".to_owned(), 1));

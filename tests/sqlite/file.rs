@@ -219,10 +219,15 @@ async fn x3_events_cannot_be_changed_or_deleted() -> Result<(), Any> {
 
     // Their tags can be given anew, and the guard is what it was.
     assert_eq!(store.retag::<crate::cases::campus::CampusEvent>().await?.changed, 0);
-    let events = vec![eventstore::NewTags { position: Position(1), id: log[0].id, tags: vec![] }];
+    let events = vec![eventstore::NewTags { position: Position(1), id: log[0].id, was: vec![], tags: vec![] }];
     assert_eq!(store.as_ref().retag(events).await?, 0, "it has no tags");
     let event = log.last().expect("an event");
-    let events = vec![eventstore::NewTags { position: event.position, id: event.id, tags: vec![] }];
+    let events = vec![eventstore::NewTags {
+        position: event.position,
+        id: event.id,
+        was: event.data.tags.clone(),
+        tags: vec![],
+    }];
     assert_eq!(store.as_ref().retag(events).await?, 1);
     for sql in ["UPDATE eventstore_events SET tags = '[]'", "INSERT INTO eventstore_tags VALUES ('course:other', 1)"] {
         let refused = sqlx::query(sql).execute(&mut other).await.expect_err(sql);
