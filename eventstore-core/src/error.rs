@@ -693,7 +693,7 @@ mod tests {
         for error in [away().into(), BoxError::from(stopped), StoreError::Busy(shared.into()).into()] {
             assert!(Unavailable::is_in(&*error), "{error}");
         }
-        assert!(!Unavailable::is_in(&StoreError::Busy(std::io::Error::other("full").into())));
+        assert!(!Unavailable::is_in(&StoreError::Damaged(std::io::Error::other("full").into())));
     }
 
     #[test]
