@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{Expected, Projections, Version, prelude::*};
+use eventstore::{Expected, Processors, Version, prelude::*};
 use serde::{Deserialize, Serialize};
 
 #[derive(Event, Clone, Debug)]
@@ -103,7 +103,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The new release starts beside it. Its table is built by two shards; nobody is sent to it by itself.
     let release = Runner::new(&store).read_model::<Balance2>().shards(2).promote_by_hand().start();
-    let operator = Projections::new(&store); // as a tool would, from any process
+    let operator = Processors::new(&store); // as a tool would, from any process
     let rebuild = loop {
         match operator.building("balance@2").await {
             Ok(rebuild) => break rebuild,

@@ -55,12 +55,12 @@ pub use eventstore_core::{
 };
 #[cfg(feature = "macros")]
 pub use eventstore_derive::{Aggregate, Command, Event, ReadModel, Saga};
+pub use eventstore_engine::{
+    DeadLetters, Processors, Progress, Rebuild, Runner, Running, StartFrom, State, Status, Subscription, TryRun,
+};
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
-pub use eventstore_projections::{
-    Comparison, DeadLetters, Difference, Inline, Progress, Projection, Projections, Rebuild, Runner, Running,
-    StartFrom, State, Status, Subscription, TryRun,
-};
+pub use eventstore_projections::{Comparison, Difference, Inline, Projection, ReadModelVersions, RunReadModels};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;
@@ -68,6 +68,10 @@ pub use uuid::Uuid;
 
 #[doc(hidden)]
 pub use eventstore_core::__private;
+
+/// What [`Processors`] was called in release 0.1.
+#[deprecated(since = "0.2.0", note = "it operates subscriptions and other processors, too: it is called `Processors`")]
+pub type Projections = Processors;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/aggregates.md")]
@@ -83,8 +87,8 @@ mod read_models {}
 /// `Balance::after(…)` and `MoneyTransfer::when(…)` need in tests.
 pub mod prelude {
     pub use crate::{
-        Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Inline, Project, Projection, ReadModel, Recorded,
-        Row, Runner, Store, Subscription, ensure, every,
+        Aggregate, CommandError, Decide, Decision, Event, Evolve, Id, Inline, Project, Projection, ReadModel,
+        ReadModelVersions, Recorded, Row, RunReadModels, Runner, Store, Subscription, ensure, every,
         testing::{After, Given},
     };
     pub use crate::{

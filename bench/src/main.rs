@@ -81,7 +81,7 @@ enum What {
     Visible,
     /// A declared read model that catches up with the whole log.
     ReadModel,
-    /// Projections in SQL of one's own.
+    /// Processors in SQL of one's own.
     Projection,
     /// The most memory it takes to catch up with a long log.
     Memory,

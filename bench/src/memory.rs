@@ -32,3 +32,4 @@ pub async fn run(bench: &mut Bench, url: &str, events: u64) -> Outcome<()> {
     let case = format!("{} events, against a tenth", long.events);
     bench.pair(case, "MB", async || peak(&long).await, async || peak(&short).await).await
 }
+use eventstore::RunReadModels;

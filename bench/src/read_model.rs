@@ -1,6 +1,6 @@
 //! Catching up with a whole log: events read, decoded, folded into 10,000 rows and written, with the checkpoint.
 
-use eventstore::Runner;
+use eventstore::{RunReadModels, Runner};
 
 use crate::{
     books::{Balance, Batches, Books, ByHand, Upserts},
@@ -29,7 +29,7 @@ pub async fn run(bench: &mut Bench, url: &str, events: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// Projections in SQL of one's own, against row upserts.
+/// Processors in SQL of one's own, against row upserts.
 pub async fn run_projection(bench: &mut Bench, url: &str, events: u64) -> Outcome<()> {
     let few = Books::of(url, "few", events.min(FEW)).await?;
     let upserts = async || few.by_hand(ByHand::Upserts { batch: 500 }).await;

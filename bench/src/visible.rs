@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventstore::{Expected, Position, Runner, Store, StreamId};
+use eventstore::{Expected, Position, RunReadModels, Runner, Store, StreamId};
 use sqlx::PgConnection;
 use tokio::time::sleep;
 use uuid::Uuid;

@@ -421,8 +421,13 @@ mod tests {
             let lines = removed.max(added);
             assert!((1..=15).contains(&lines), "{name}: {lines} lines");
             for Change { file, .. } in changes {
-                let product =
-                    ["eventstore-core/src/", "eventstore-postgres/", "eventstore-sqlite/", "projections/src/"];
+                let product = [
+                    "eventstore-core/src/",
+                    "eventstore-postgres/",
+                    "eventstore-sqlite/",
+                    "engine/src/",
+                    "projections/src/",
+                ];
                 assert!(product.iter().any(|folder| file.starts_with(folder)), "{name} changes {file}");
             }
         }

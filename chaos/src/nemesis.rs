@@ -6,7 +6,7 @@ use std::{
 };
 
 use eventstore::{
-    Projections, Store, StoreError,
+    Processors, ReadModelVersions, Store, StoreError,
     sqlx::{self, AssertSqlSafe, Connection, PgConnection},
 };
 use serde_json::json;
@@ -249,7 +249,7 @@ impl Nemesis {
         }
         for name in PROJECTIONS {
             let begun = Instant::now();
-            if let Err(error) = Projections::new(&self.store).resume(name).await {
+            if let Err(error) = Processors::new(&self.store).resume(name).await {
                 eprintln!("{name} cannot go on: {error}");
             }
             if begun.elapsed() > Duration::from_secs(2) {
@@ -499,7 +499,7 @@ impl Nemesis {
                     Log::Postgres => Some((self.connect().await?, self.world.schema.clone())),
                     Log::Sqlite => None,
                 };
-                let (projections, log) = (Projections::new(&self.store), self.log.clone());
+                let (projections, log) = (Processors::new(&self.store), self.log.clone());
                 self.asked.push(tokio::spawn(async move {
                     let mut done = projections.reshard(projection, 8).await;
                     if done.is_ok() {
@@ -513,7 +513,7 @@ impl Nemesis {
             Rebuild => {
                 let projection = PROJECTIONS[(two % 3) as usize];
                 self.say(&name, projection);
-                let (projections, log) = (Projections::new(&self.store), self.log.clone());
+                let (projections, log) = (Processors::new(&self.store), self.log.clone());
                 self.asked.push(tokio::spawn(async move {
                     let done = timeout(Duration::from_secs(120), rebuild(&projections, projection)).await;
                     let done = done.map_or_else(|_| "not within 120 s".into(), came);
@@ -524,7 +524,7 @@ impl Nemesis {
             }
             Pause => {
                 let projection = PROJECTIONS[(two % 5) as usize];
-                let projections = Projections::new(&self.store);
+                let projections = Processors::new(&self.store);
                 projections.pause(projection).await?;
                 self.say(&name, projection);
                 sleep(Duration::from_millis(three % 1_000)).await;
@@ -577,7 +577,7 @@ impl Nemesis {
 
     /// What waits is tried again, beside.
     fn retry(&mut self) {
-        let projections = Projections::new(&self.store);
+        let projections = Processors::new(&self.store);
         self.asked.push(tokio::spawn(async move {
             for name in PROJECTIONS {
                 let _ = timeout(Duration::from_secs(20), projections.dead_letters(name).retry_all()).await;
@@ -618,7 +618,7 @@ macro_rules! again {
 /// Makes a few shards of many. One of them is held where it is, if it can be, and the others go on: they are at different
 /// positions when they are to become one.
 async fn join(
-    projections: &Projections,
+    projections: &Processors,
     projection: &str,
     few: u16,
     holder: Option<(PgConnection, String)>,
@@ -643,7 +643,7 @@ async fn join(
 }
 
 /// Builds a table again beside the one there is, and puts it in its place.
-async fn rebuild(projections: &Projections, name: &str) -> Result<(), StoreError> {
+async fn rebuild(projections: &Processors, name: &str) -> Result<(), StoreError> {
     let rebuild = again!(projections.rebuild(name))?;
     again!(rebuild.wait())?;
     again!(projections.promote(name))?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventstore::{
-    PgStore, Projections, SqliteStore, Status, Store,
+    PgStore, Processors, SqliteStore, Status, Store,
     sqlx::{self, AssertSqlSafe, ConnectOptions, sqlite::SqliteConnectOptions},
 };
 use serde::Serialize;
@@ -348,7 +348,7 @@ impl Scene {
         if !left.is_empty() {
             return Ok(left);
         }
-        let (store, projections) = (&self.nemesis.store, Projections::new(&self.nemesis.store));
+        let (store, projections) = (&self.nemesis.store, Processors::new(&self.nemesis.store));
         let head = store.head().await?;
         let again = self.retried.is_none_or(|retried| retried.elapsed() > AGAIN);
         for name in PROJECTIONS {
@@ -408,7 +408,7 @@ impl Scene {
         }
         self.begun().await?;
         let store = self.nemesis.store.clone();
-        let projections = Projections::new(&store);
+        let projections = Processors::new(&store);
         let (schema, rounds) = (self.world.schema.clone(), options.length().unwrap_or_default().as_secs().div_ceil(5));
         let mut forked: Vec<String> = vec![];
         let mut right = true;

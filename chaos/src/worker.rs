@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{PgStore, Runner, SqliteStore, Store, StoreError};
+use eventstore::{PgStore, RunReadModels, Runner, SqliteStore, Store, StoreError};
 use tokio::io::AsyncReadExt;
 use tracing::{Event as Said, Level, Metadata, field::Visit, span};
 

@@ -227,7 +227,7 @@ pub enum StoreError {
         events: String,
     },
     /// A processor reads events of a name that it did not read before, and passed one of them earlier. It stops until an
-    /// operator says what is to become of those events: `Projections::deliver_missed`, `accept` or `rebuild`.
+    /// operator says what is to become of those events: `Processors::deliver_missed`, `accept` or `rebuild`.
     #[error(
         "`{projection}` has passed event {version} of stream {stream} (`{name}`, position {position}), which it reads \
          since this release only: say `deliver_missed`, `accept` or `rebuild`"

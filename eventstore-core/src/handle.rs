@@ -217,6 +217,12 @@ impl Store {
         Self { inner, ..self.clone() }
     }
 
+    /// For an engine: the same without the layers over it.
+    #[doc(hidden)]
+    pub fn beneath(&self) -> Self {
+        self.inner.beneath().map_or_else(|| self.clone(), |base| self.through(base).beneath())
+    }
+
     /// The same over another store: a transaction of this one, which remembers what is read in it.
     pub(crate) fn over(&self, inner: Arc<dyn EventStore>, reads: Arc<Reads>) -> Self {
         let (source, running, built) = (self.source.clone(), self.running.clone(), self.built.clone());

@@ -56,6 +56,12 @@ pub trait EventStore: Tables + Any {
     /// The streams of a category that come after a key, in the order of their keys, byte by byte; at most so many.
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
+    /// The store that this one is a layer over, if it does more with each append than that one. An engine processes events on
+    /// the store below: it must not wait for what the layer keeps up to date.
+    fn beneath(&self) -> Option<Arc<dyn EventStore>> {
+        None
+    }
+
     /// How many events match. The default reads them all.
     async fn count(&self, read: Read) -> Result<u64, StoreError> {
         let mut events = self.read(read).await?.events;

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{BoxError, Event, Expected, Projections, StreamId, prelude::*};
+use eventstore::{BoxError, Event, Expected, Processors, StreamId, prelude::*};
 use futures::TryStreamExt;
 use tokio::{
     io::{AsyncReadExt, stdin},
@@ -71,7 +71,7 @@ where
             Ok(())
         }
         ["check"] => check::<E, B, N>().await,
-        ["deliver"] => Ok(Projections::new(&store().await?).deliver_missed("letters").await?),
+        ["deliver"] => Ok(Processors::new(&store().await?).deliver_missed("letters").await?),
         _ => Err("node, write FROM TO [fees], check, or deliver".into()),
     }
 }
@@ -112,7 +112,7 @@ where
     let store = store().await?;
     let head = store.head().await?;
     let caught_up = async {
-        while Projections::new(&store)
+        while Processors::new(&store)
             .status()
             .await?
             .iter()

@@ -10,7 +10,13 @@ use eventstore_core::{__private::SHADOW, EventStore, Invalid, Rows, StoreError};
 use serde_json::{Map, Value as Json, value::RawValue};
 use tokio::time::{Instant, sleep};
 
-use crate::{control::list, letters, operate::Projections, promote::PAUSE, versions::UNHELD};
+use eventstore_engine::{
+    Processors,
+    operate::rebuild::UNHELD,
+    record::{dead_letters, list},
+};
+
+use crate::promote::{PAUSE, other, whole};
 
 /// How long the two are held at one position, for rows that came to none by chance.
 const LONGEST_HELD: Duration = Duration::from_secs(10);
@@ -21,39 +27,29 @@ const LOOKED_AT: usize = 10_000;
 /// How many of them are shown.
 const SHOWN: usize = 100;
 
-impl Projections {
-    /// Compares the table that was built with the one that readers are sent to, row by row, each at one moment of the log.
-    /// `name` is the table that was built, `balance@2`, or the model, `balance`, if there is one such table. The table
-    /// that is read is `live` in the answer, and the one that was built is `other`.
-    ///
-    /// Both are kept up to date meanwhile; a row that differs may have to wait up to ten seconds until both are at one
-    /// position. A row that was not, because no node runs one of the two, is counted as moving.
-    ///
-    /// Two versions are compared in the columns they both have. Returns an error if nothing was built beside the table
-    /// that is read.
-    pub async fn compare(&self, name: &str) -> Result<Comparison, StoreError> {
-        let rows = self.known().await?;
-        let (current, other) = self.other(&rows, name)?;
-        let live = other.strip_suffix(SHADOW).map(str::to_owned).or(current);
-        let live = live.ok_or_else(|| Invalid::Request(format!("`{name}` has no current version to compare with")))?;
-        self.whole(&rows, &other).await?;
-        let mut comparison = Comparison { live, other, ..Comparison::default() };
-        let mut differ = comparison.all(self.store.as_ref()).await?;
-        let more = differ.split_off(differ.len().min(LOOKED_AT));
-        comparison.different += more.len() as u64;
-        let mut moving = comparison.settle(self.store.as_ref(), differ, UNHELD).await?;
-        if !moving.is_empty() {
-            // Events come so fast that they never stand at the same position by chance.
-            let (live, other) = (comparison.live.clone(), comparison.other.clone());
-            let settle = comparison.settle(self.store.as_ref(), moving, LONGEST_HELD);
-            moving = self.held(&[&live, &other], settle).await?;
-        }
-        comparison.moving = moving.len() as u64;
-        Ok(comparison)
+/// Compares the table that was built with the one that readers are sent to.
+pub(crate) async fn compare(processors: &Processors, name: &str) -> Result<Comparison, StoreError> {
+    let rows = processors.known().await?;
+    let (current, other) = other(&rows, name)?;
+    let live = other.strip_suffix(SHADOW).map(str::to_owned).or(current);
+    let live = live.ok_or_else(|| Invalid::Request(format!("`{name}` has no current version to compare with")))?;
+    whole(processors, &rows, &other).await?;
+    let mut comparison = Comparison { live, other, ..Comparison::default() };
+    let mut differ = comparison.all(processors.store.as_ref()).await?;
+    let more = differ.split_off(differ.len().min(LOOKED_AT));
+    comparison.different += more.len() as u64;
+    let mut moving = comparison.settle(processors.store.as_ref(), differ, UNHELD).await?;
+    if !moving.is_empty() {
+        // Events come so fast that they never stand at the same position by chance.
+        let (live, other) = (comparison.live.clone(), comparison.other.clone());
+        let settle = comparison.settle(processors.store.as_ref(), moving, LONGEST_HELD);
+        moving = processors.held(&[&live, &other], settle).await?;
     }
+    comparison.moving = moving.len() as u64;
+    Ok(comparison)
 }
 
-/// What was built, beside what is read: see [`Projections::compare`].
+/// What was built, beside what is read: see [`compare`](crate::ReadModelVersions::compare).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Comparison {
@@ -207,7 +203,7 @@ impl Comparison {
             }
             let mut reasons = BTreeMap::new();
             for name in [&self.live, &self.other] {
-                let letters = letters::first_within(&mut *transaction, name).await?;
+                let letters = dead_letters::first_within(&mut *transaction, name).await?;
                 // The key of one that waits with its whole stream is the stream's, and no row's.
                 for letter in letters.into_iter().filter(|letter| !letter.whole_stream) {
                     reasons.entry(letter.key).or_insert(letter.error);

@@ -23,19 +23,25 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use eventstore_engine::{
+    failure::{Blame, Failure, Halt},
+    record::{
+        self, PROJECTIONS, Row, dead_letters,
+        queue::Queue,
+        reads::{self, EVENT_SETS, Reads},
+    },
+    run::{
+        admission::{Admitted, How, Missed, admit},
+        page::{DecodedPage, id_within, unforked},
+        parked::Parked,
+        processor::{Part, Processor},
+        refold::{self, Fence, Refold, pending},
+    },
+};
+
 use crate::{
-    admission::{Admitted, How, Missed, admit},
-    control::{self, PROJECTIONS, Row},
-    failed::{Blame, Failed, Halt},
-    follower::{Follower, Part},
-    letters::{self, Parked},
     projection::{Projection, Sql},
-    promote,
-    queue::Queue,
     read_model::Folded,
-    reads::{self, EVENT_SETS, Reads},
-    refold::{self, Fence, Refold, pending},
-    stretch::{Stretch, id_within, unforked},
 };
 
 /// How many events that were recorded without it are processed together.
@@ -111,29 +117,21 @@ impl Inline for Store {
     }
 }
 
-fn with(store: &Store, follower: Arc<dyn Follower>) -> Store {
+fn with(store: &Store, processor: Arc<dyn Processor>) -> Store {
     let (base, mut kept) = match (store.as_ref() as &dyn Any).downcast_ref::<InlineStore>() {
         Some(inline) => (inline.base.clone(), inline.kept.to_vec()),
         None => (store.shared(), vec![]),
     };
     // Always locked in one order, so that no two appends wait for each other for ever.
-    let name = follower.name();
+    let name = processor.name();
     let place = kept.binary_search_by(|there| there.name.cmp(&name));
-    let new = Arc::new(Kept { follower, name, free: Mutex::default(), admitted: Mutex::default() });
+    let new = Arc::new(Kept { processor, name, free: Mutex::default(), admitted: Mutex::default() });
     match place {
         Ok(there) => kept[there] = new,
         Err(place) => kept.insert(place, new),
     }
     let (kept, ready) = (kept.into(), tokio::sync::Mutex::new(()));
     store.through(Arc::new(InlineStore { base, kept, ready, turn: Default::default(), queue: Mutex::default() }))
-}
-
-/// The same store without what is kept with each append: for the caller that processes and mends what that cannot.
-pub(crate) fn beneath(store: &Store) -> Store {
-    match (store.as_ref() as &dyn Any).downcast_ref::<InlineStore>() {
-        Some(inline) => store.through(inline.base.clone()),
-        None => store.clone(),
-    }
 }
 
 /// A store that keeps rows with each append.
@@ -152,7 +150,7 @@ type Waiting = (Append, oneshot::Sender<Result<Written, StoreError>>);
 
 /// What is kept with each append.
 struct Kept {
-    follower: Arc<dyn Follower>,
+    processor: Arc<dyn Processor>,
     name: String,
     /// Where the shards were when no key of theirs was parked: to park one moves a checkpoint or changes an epoch.
     free: Mutex<Option<Places>>,
@@ -198,22 +196,22 @@ impl InlineStore {
             base.create(&table).await?;
             base.index(&table).await?;
         }
-        reads::publish(base, self.kept.iter().map(|kept| kept.follower.reads()).collect()).await?;
+        reads::publish(base, self.kept.iter().map(|kept| kept.processor.reads()).collect()).await?;
         for kept in &*self.kept {
-            kept.follower.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
+            kept.processor.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
         }
         for kept in &*self.kept {
             kept.admit(&self.base).await?;
         }
         self.catch_up().await?;
-        let known = control::rows::<Row>(base, &PROJECTIONS).await?;
+        let known = record::rows::<Row>(base, &PROJECTIONS).await?;
         for kept in &*self.kept {
-            if let Some(table) = kept.follower.table() {
+            if let Some(table) = kept.processor.table() {
                 base.index(&table).await?;
             }
             if known.get(&kept.name).is_none_or(|row| row.built_at.is_none()) {
                 // Sends plain SQL to the first version there is. To a newer one an operator sends it, or a `Runner`.
-                promote::built(base, &*kept.follower, false).await?;
+                kept.processor.built(base, false).await?;
             }
         }
         Ok(())
@@ -357,7 +355,7 @@ impl Kept {
     }
 
     /// It cannot go on, for an event that is recorded already or for the whole of it.
-    fn stopped(&self, failed: Failed) -> StoreError {
+    fn stopped(&self, failed: Failure) -> StoreError {
         if let Some(newer) = failed.newer() {
             return self.newer(&newer);
         }
@@ -372,7 +370,7 @@ impl Kept {
     }
 
     /// It cannot process what is being appended.
-    fn refused(&self, failed: Failed) -> StoreError {
+    fn refused(&self, failed: Failure) -> StoreError {
         match failed.blame {
             Blame::World => world(failed),
             Blame::Program if failed.event.is_none() => self.stopped(failed),
@@ -394,33 +392,33 @@ impl Kept {
         'anew: loop {
             let mut transaction = base.begin().await?;
             let mut shards = transaction.lock_projection(&self.name).await?;
-            let known = control::row(&mut *transaction, &self.name).await?;
+            let known = record::row(&mut *transaction, &self.name).await?;
             let is_new = known.is_none();
             let mut known = known.unwrap_or_else(|| Row::new(base.now(), Position(0)));
             let how = How { start: None, shards: 1, shrinks: false };
-            let admitted = admit(&mut *transaction, &*self.follower, &mut known, &mut shards, how).await;
+            let admitted = admit(&mut *transaction, &*self.processor, &mut known, &mut shards, how).await;
             let missed = Missed::of(&known).map_err(|failed| self.stopped(failed))?;
             let lacks = match admitted.map_err(|failed| self.stopped(failed))? {
                 Admitted::AsItWas => Reads::default(),
                 Admitted::Lacks(events) => events,
                 Admitted::Anew => {
-                    control::put(&mut *transaction, &self.name, &known).await?;
+                    record::put(&mut *transaction, &self.name, &known).await?;
                     transaction.put_shards(&self.name, shards).await?;
                     transaction.commit().await?;
                     continue;
                 }
                 Admitted::Failed(cause) => {
-                    let failed = Failed::from(cause.error(&self.name));
+                    let failed = Failure::from(cause.error(&self.name));
                     let (state, reason) = ("failed".into(), Some(cause.reason(&failed)));
                     (known.state, known.reason, known.since) = (state, reason, base.now());
                     known.cause = serde_json::to_value(cause).ok();
-                    control::put(&mut *transaction, &self.name, &known).await?;
+                    record::put(&mut *transaction, &self.name, &known).await?;
                     transaction.commit().await?;
                     return Err(self.stopped(failed));
                 }
             };
             if is_new {
-                control::put(&mut *transaction, &self.name, &known).await?;
+                record::put(&mut *transaction, &self.name, &known).await?;
                 transaction.commit().await?;
             } else {
                 transaction.rollback().await?;
@@ -435,11 +433,11 @@ impl Kept {
             for (shard, at) in shards {
                 for (names, range, after) in pending(&missed, &shard) {
                     let fence = InlineFence { base: base.clone(), shard: shard.clone(), at };
-                    let done = match self.follower.table() {
+                    let done = match self.processor.table() {
                         Some(table) => {
-                            let (store, follower, until) = (&**base, &*self.follower, at.position);
+                            let (store, processor, until) = (&**base, &*self.processor, at.position);
                             let refold =
-                                Refold { store, follower, table, fence: &fence, names: &names, until, parks: None };
+                                Refold { store, processor, table, fence: &fence, names: &names, until, parks: None };
                             refold.run(range).await
                         }
                         None => self.look_back(&fence, &names, range, after).await,
@@ -478,11 +476,11 @@ impl Kept {
                 return Ok(transaction.commit().await?);
             };
             let to = last.position;
-            let parked = letters::first_within(&mut *transaction, &self.name).await?;
+            let parked = dead_letters::first_within(&mut *transaction, &self.name).await?;
             let (parked, places) = (Parked::of(parked, &range), 0..events.len());
-            let stretch = Stretch::new(after, to, Some(last.id), events);
-            let part = Part { stretch: &stretch, places, shard: &range, parked: &parked, only: None };
-            let waiting = match self.follower.take(&mut *transaction, &part, None).await {
+            let page = DecodedPage::new(after, to, Some(last.id), events);
+            let part = Part { page: &page, places, shard: &range, parked: &parked, only: None };
+            let waiting = match self.processor.take(&mut *transaction, &part, None).await {
                 Ok(waiting) => waiting,
                 Err(failed) => {
                     transaction.rollback().await?;
@@ -490,9 +488,9 @@ impl Kept {
                     continue;
                 }
             };
-            let waiting = behind_others(&range, &stretch, &waiting);
+            let waiting = behind_others(&range, &page, &waiting);
             if !waiting.is_empty() {
-                transaction.write(letters::changes(&waiting, &[])?).await?;
+                transaction.write(dead_letters::changes(&waiting, &[])?).await?;
             }
             refold::progress(&mut *transaction, &range, names, Some(to)).await?;
             transaction.commit().await?;
@@ -516,7 +514,7 @@ impl Kept {
         if seen.epochs == epochs {
             return Ok(shards);
         }
-        let known = control::row(transaction, &self.name).await?;
+        let known = record::row(transaction, &self.name).await?;
         let same = |row: &Row| row.reads == seen.reads && row.missed.is_none() && row.word.is_none();
         if shards.is_empty() || !known.as_ref().is_some_and(same) {
             self.see(None);
@@ -538,8 +536,8 @@ impl Kept {
         let mut shards = self.lock(transaction).await?;
         let after = behind(&shards);
         let lacks = self.admitted().map(|seen| seen.lacks).unwrap_or_default();
-        let unknown = lacks.names_beyond(&self.follower.reads());
-        let mut query = self.follower.query();
+        let unknown = lacks.names_beyond(&self.processor.reads());
+        let mut query = self.processor.query();
         if !unknown.is_empty() {
             query.items.extend(reads::named(&unknown).items);
         }
@@ -561,48 +559,48 @@ impl Kept {
             Some(last) if last.position == to => Some(last.id),
             _ => id_within(transaction, to).await?,
         };
-        let stretch = Stretch::new(after, to, last, events);
-        self.take(transaction, &mut shards, &stretch, Self::stopped).await?;
+        let page = DecodedPage::new(after, to, last, events);
+        self.take(transaction, &mut shards, &page, Self::stopped).await?;
         Ok(full)
     }
 
-    /// Takes a stretch in, and moves the checkpoints. Events of keys that are parked wait with them; if there are none, it
+    /// Takes a page in, and moves the checkpoints. Events of keys that are parked wait with them; if there are none, it
     /// gives where the shards are then.
     async fn take(
         &self,
         transaction: &mut dyn Transaction,
         shards: &mut [(Shard, Checkpoint)],
-        stretch: &Stretch,
-        told: fn(&Self, Failed) -> StoreError,
+        page: &DecodedPage,
+        told: fn(&Self, Failure) -> StoreError,
     ) -> Result<Option<Places>, StoreError> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let parked = match free == Some(places(shards)) {
             true => vec![],
-            false => letters::first_within(transaction, &self.name).await?,
+            false => dead_letters::first_within(transaction, &self.name).await?,
         };
         let mut waits = false;
         for (shard, at) in shards.iter_mut() {
             let parked = Parked::of(parked.clone(), shard);
             waits |= !parked.is_empty();
-            let places = stretch.place_after(at.position)..stretch.events.len();
-            let part = Part { stretch, places, shard, parked: &parked, only: None };
-            let waiting = self.follower.take(transaction, &part, None).await.map_err(|failed| told(self, failed))?;
-            let waiting = behind_others(shard, stretch, &waiting);
+            let places = page.place_after(at.position)..page.events.len();
+            let part = Part { page, places, shard, parked: &parked, only: None };
+            let waiting = self.processor.take(transaction, &part, None).await.map_err(|failed| told(self, failed))?;
+            let waiting = behind_others(shard, page, &waiting);
             if !waiting.is_empty() {
-                transaction.write(letters::changes(&waiting, &[])?).await?;
+                transaction.write(dead_letters::changes(&waiting, &[])?).await?;
             }
-            transaction.advance(shard, stretch.until, stretch.last).await?;
-            at.position = at.position.max(stretch.until);
+            transaction.advance(shard, page.until, page.last).await?;
+            at.position = at.position.max(page.until);
         }
         Ok((!waits).then(|| places(shards)))
     }
 }
 
 /// Letters for events that wait behind others.
-fn behind_others(shard: &Shard, stretch: &Stretch, waiting: &[(Queue, usize)]) -> Vec<DeadLetter> {
+fn behind_others(shard: &Shard, page: &DecodedPage, waiting: &[(Queue, usize)]) -> Vec<DeadLetter> {
     let letter = |(queue, place): &(Queue, usize)| {
-        let event = &stretch.events[*place];
-        queue.letter(shard, event, letters::BEHIND, event.recorded_at)
+        let event = &page.events[*place];
+        queue.letter(shard, event, dead_letters::BEHIND, event.recorded_at)
     };
     waiting.iter().map(letter).collect()
 }
@@ -654,7 +652,7 @@ fn fewer(tried: usize, blame: Blame) -> Option<usize> {
 }
 
 /// What the store has said.
-fn world(failed: Failed) -> StoreError {
+fn world(failed: Failure) -> StoreError {
     match failed.reason.downcast() {
         Ok(error) => *error,
         // The database has said it to the code of the user, or what that calls is away.
@@ -725,14 +723,14 @@ impl InlineTransaction {
             if all.iter().any(|shards| before.0.saturating_sub(behind(shards).0) > gap) {
                 return Ok(None);
             }
-            let stretch = Stretch::new(before, until, id, new);
+            let page = DecodedPage::new(before, until, id, new);
             self.free.clear();
             for (kept, mut shards) in kept.iter().zip(all) {
                 if behind(&shards) < before {
                     while kept.gap(&mut *self.inner, Some(before), BATCH).await? {}
                     shards = kept.lock(&mut *self.inner).await?;
                 }
-                let free = kept.take(&mut *self.inner, &mut shards, &stretch, Kept::refused).await?;
+                let free = kept.take(&mut *self.inner, &mut shards, &page, Kept::refused).await?;
                 self.free.push((kept.clone(), free));
             }
         }
@@ -755,6 +753,10 @@ impl InlineTransaction {
 
 #[async_trait]
 impl EventStore for InlineStore {
+    fn beneath(&self) -> Option<Arc<dyn EventStore>> {
+        Some(self.base.clone())
+    }
+
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
         append.check()?;
         self.ready().await?;

@@ -7,12 +7,14 @@ use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, StoreError, 
 use futures::FutureExt;
 use sqlx::{Database, Pool};
 
-use crate::{
-    failed::{Failed, at},
-    follower::{Begins, Follower, Part, Remembered, Turn},
-    queue::Queue,
-    reads::Reads,
-    stretch::{Decoded, Stretch},
+use eventstore_engine::{
+    failure::Failure,
+    record::{queue::Queue, reads::Reads},
+    run::{
+        page::DecodedPage,
+        processor::{Begins, Part, Processor, Remembered},
+        turns::Turns,
+    },
 };
 
 /// A read model in your own SQL.
@@ -88,7 +90,7 @@ pub trait Projection: Send + Sync + 'static {
         }
     }
 
-    /// Empties what it has written, so that [`Projections::rebuild`](crate::Projections::rebuild) can have it begin again
+    /// Empties what it has written, so that [`Processors::rebuild`](crate::Processors::rebuild) can have it begin again
     /// with the first event: the place for `TRUNCATE`. Runs in the transaction that puts the checkpoint back. Unless it is
     /// written, a rebuild is refused.
     fn clear(&self, db: &mut <Self::Db as Database>::Connection) -> impl Future<Output = Result<(), BoxError>> + Send {
@@ -104,7 +106,7 @@ pub trait Projection: Send + Sync + 'static {
 }
 
 /// Runs a projection.
-pub(crate) struct Sql<P>(pub(crate) P);
+pub struct Sql<P>(pub P);
 
 impl<P: Projection> Sql<P> {
     fn connection(transaction: &mut dyn Transaction) -> Result<&mut <P::Db as Database>::Connection, StoreError> {
@@ -120,7 +122,7 @@ impl<P: Projection> Sql<P> {
 }
 
 #[async_trait]
-impl<P: Projection> Follower for Sql<P> {
+impl<P: Projection> Processor for Sql<P> {
     fn name(&self) -> String {
         P::NAME.into()
     }
@@ -137,12 +139,12 @@ impl<P: Projection> Follower for Sql<P> {
         Begins::Anywhere(None)
     }
 
-    async fn clear(&self, transaction: &mut dyn Transaction) -> Result<(), Failed> {
+    async fn clear(&self, transaction: &mut dyn Transaction) -> Result<(), Failure> {
         let cleared = self.0.clear(Self::connection(transaction)?).await;
-        cleared.map_err(|error| Failed::of_sql(error, transaction).for_certain())
+        cleared.map_err(|error| Failure::of_sql(error, transaction).for_certain())
     }
 
-    async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {
+    async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {
         if !store.database().is::<Pool<P::Db>>() {
             let place = if store.database().is::<()>() { "in memory" } else { "in another database" };
             return Err(Self::wrong_database(place).into());
@@ -151,13 +153,13 @@ impl<P: Projection> Follower for Sql<P> {
         // Of many nodes that start at once, one after the other prepares.
         transaction.lock_projection(P::NAME).await?;
         let prepared = self.0.prepare(Self::connection(&mut *transaction)?).await;
-        prepared.map_err(|error| Failed::of_sql(error, &*transaction))?;
-        Failed::unless_whole(&mut *transaction).await?;
+        prepared.map_err(|error| Failure::of_sql(error, &*transaction))?;
+        Failure::unless_whole(&mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
 
-    fn decode(&self, stretch: &Stretch, places: Range<usize>) {
-        stretch.decoded::<P::Event>().decode(stretch, places);
+    fn decode(&self, page: &DecodedPage, places: Range<usize>) {
+        page.decoded::<P::Event>().decode(page, places);
     }
 
     async fn take(
@@ -165,8 +167,8 @@ impl<P: Projection> Follower for Sql<P> {
         transaction: &mut dyn Transaction,
         part: &Part<'_>,
         _: Option<&mut Remembered>,
-    ) -> Result<Vec<(Queue, usize)>, Failed> {
-        let decoded = part.stretch.decoded::<P::Event>();
+    ) -> Result<Vec<(Queue, usize)>, Failure> {
+        let decoded = part.page.decoded::<P::Event>();
         let turns = Turns::of(part, &decoded, P::key)?;
         if turns.events.is_empty() {
             return Ok(turns.waiting);
@@ -174,69 +176,11 @@ impl<P: Projection> Follower for Sql<P> {
         let connection = Self::connection(transaction)?;
         let projected = AssertUnwindSafe(self.0.project_batch(&turns.events, connection)).catch_unwind().await;
         let projected = match projected {
-            Ok(Ok(())) => Failed::unless_whole(transaction).await,
-            Ok(Err(error)) => Err(Failed::of_sql(error, transaction)),
-            Err(panic) => Err(Failed::panicked(&*panic)),
+            Ok(Ok(())) => Failure::unless_whole(transaction).await,
+            Ok(Err(error)) => Err(Failure::of_sql(error, transaction)),
+            Err(panic) => Err(Failure::panicked(&*panic)),
         };
         projected.map_err(|failed| turns.blame(part, failed))?;
         Ok(turns.waiting)
-    }
-}
-
-/// The events of a part whose turn it is, where each is processed under one key.
-pub(crate) struct Turns<'a, E> {
-    pub(crate) events: Vec<&'a Recorded<E>>,
-    pub(crate) waiting: Vec<(Queue, usize)>,
-    /// The key and the place of each.
-    of: Vec<(String, usize)>,
-}
-
-impl<'a, E: Event> Turns<'a, E> {
-    pub(crate) fn of(
-        part: &Part<'_>,
-        decoded: &'a Decoded<E>,
-        key: fn(&Recorded<E>) -> String,
-    ) -> Result<Self, Failed> {
-        let mut turns = Self { events: vec![], waiting: vec![], of: vec![] };
-        for place in part.places.clone() {
-            let raw = &part.stretch.events[place];
-            if !E::NAMES.contains(&&*raw.data.name) {
-                continue;
-            }
-            if let Some(queue) = part.stream_waits(raw) {
-                turns.waiting.push((queue, place));
-                continue;
-            }
-            let events = match decoded.at(part.stretch, place) {
-                Ok(events) => events,
-                Err(failed) => {
-                    let keys = part.unreadable(raw, None, failed)?;
-                    turns.waiting.extend(keys.into_iter().map(|queue| (queue, place)));
-                    continue;
-                }
-            };
-            for event in events {
-                let key = at(raw, || Ok(key(event))).map_err(Failed::for_certain)?;
-                match part.turn(raw, &key) {
-                    Turn::Now => {
-                        turns.events.push(event);
-                        turns.of.push((key, place));
-                    }
-                    Turn::Waits => turns.waiting.push((Queue::Key(key), place)),
-                    Turn::NotHere => {}
-                }
-            }
-        }
-        turns.waiting.dedup();
-        turns.of.dedup();
-        Ok(turns)
-    }
-
-    /// Names the event that is to blame, if there is only one.
-    pub(crate) fn blame(&self, part: &Part<'_>, failed: Failed) -> Failed {
-        match &self.of[..] {
-            [(key, place)] => failed.at(&part.stretch.events[*place]).of(key),
-            _ => failed,
-        }
     }
 }

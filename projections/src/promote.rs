@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventstore_core::{__private::SHADOW, Checkpoint, EventStore, Invalid, Position, Shard, StoreError, Transaction};
+use eventstore_core::{
+    __private::SHADOW, Checkpoint, EventStore, Invalid, Position, Shard, StoreError, Table, Transaction,
+};
 use tokio::time::sleep;
 
-use crate::{
-    control::{self, PROJECTIONS, Row},
-    follower::Follower,
-    letters,
-    names::{current, current_or_first, model, number},
+use eventstore_engine::{
+    Processors,
+    record::{
+        self, PROJECTIONS, Row, dead_letters, list,
+        names::{current, current_or_first, model, number},
+    },
 };
 
 /// How often a node tries to send readers to a new version that is a step behind, before it does something else.
@@ -23,44 +26,66 @@ pub(crate) enum Rows {
     Any,
 }
 
-/// A read model or projection has come to where the log ended when it began. Returns why readers are not sent to it, if its
-/// rows would lack events that those they read now have: the next look tries again.
-pub(crate) async fn built(
-    store: &dyn EventStore,
-    follower: &dyn Follower,
-    promote: bool,
-) -> Result<Option<StoreError>, StoreError> {
-    let name = follower.name();
-    if let Some(table) = follower.table() {
-        store.index(&table).await?;
-        let rows = control::rows(store, &PROJECTIONS).await?;
-        let current = current(&rows, model(&name));
-        // The first one at once; then newer ones.
-        let first = current_or_first(&rows, model(&name)) == Some(&*name);
-        let newer = promote && current.is_none_or(|current| number(current) < table.version);
-        if !table.shadow && (newer || first && current.is_none()) {
-            for _ in 0..TRIES {
-                match switch(store, current, &name, Rows::Complete).await {
-                    Ok(true) => return Ok(None),
-                    // It is a step behind the other, or a reader holds the table: again, at the next beat at the latest.
-                    Ok(false) => sleep(PAUSE).await,
-                    Err(StoreError::Busy(_)) => return Ok(None),
-                    Err(parked @ StoreError::Parked { .. }) => return Ok(Some(parked)),
-                    Err(error) => {
-                        tracing::warn!(projection = name, %error, "readers of plain SQL are not sent to it");
-                        return now_built(store, &name).await.map(|()| None);
-                    }
-                }
-            }
-            return Ok(None);
-        }
+/// What `name` may stand for, of what is there beside the current version.
+pub(crate) fn other(rows: &BTreeMap<String, Row>, name: &str) -> Result<(Option<String>, String), StoreError> {
+    let current = current_or_first(rows, model(name));
+    let others = rows.iter().filter(|(other, row)| {
+        let newer = current.is_none_or(|current| number(other) > number(current)) && other.contains('@');
+        let shadow = current.is_some_and(|current| other.strip_suffix(SHADOW) == Some(current)) && row.state != "kept";
+        model(other) == model(name) && Some(&***other) != current && (newer && !other.ends_with(SHADOW) || shadow)
+    });
+    let others: Vec<_> = others.map(|(other, _)| other).collect();
+    let pair = |other: &str| (current.map(str::to_owned), other.to_owned());
+    if rows.contains_key(name) && name.contains('@') && Some(name) != current {
+        return Ok(pair(name));
     }
-    now_built(store, &name).await.map(|()| None)
+    match others[..] {
+        [one] => Ok(pair(one)),
+        [] => Err(Invalid::Request(format!("nothing is built beside {}", list(current.as_slice()))).into()),
+        _ => Err(Invalid::Request(format!("`{name}` may be any of {}: say which", list(&others))).into()),
+    }
 }
 
-async fn now_built(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
-    let now = store.now();
-    control::update(store, name, |row| row.built_at = Some(now)).await
+pub(crate) async fn whole(processors: &Processors, rows: &BTreeMap<String, Row>, name: &str) -> Result<(), StoreError> {
+    let Some(row) = rows.get(name).filter(|row| row.built_at.is_none()) else { return Ok(()) };
+    let (at, until) = (processors.store.as_ref().checkpoint(name).await?, Position(row.target));
+    match at < until {
+        true => Err(StoreError::Building { table: name.into(), at, until }),
+        false => Ok(()),
+    }
+}
+
+/// A read model has come to where the log ended when it began. Returns why readers are not sent to its table, if its rows
+/// would lack events that those they read now have: the next look tries again.
+pub(crate) async fn built(
+    store: &dyn EventStore,
+    name: &str,
+    table: &Table,
+    promote: bool,
+) -> Result<Option<StoreError>, StoreError> {
+    store.index(table).await?;
+    let rows = record::rows(store, &PROJECTIONS).await?;
+    let current = current(&rows, model(name));
+    // The first one at once; then newer ones.
+    let first = current_or_first(&rows, model(name)) == Some(name);
+    let newer = promote && current.is_none_or(|current| number(current) < table.version);
+    if table.shadow || !(newer || first && current.is_none()) {
+        return record::mark_built(store, name).await.map(|()| None);
+    }
+    for _ in 0..TRIES {
+        match switch(store, current, name, Rows::Complete).await {
+            Ok(true) => return Ok(None),
+            // It is a step behind the other, or a reader holds the table: again, at the next beat at the latest.
+            Ok(false) => sleep(PAUSE).await,
+            Err(StoreError::Busy(_)) => return Ok(None),
+            Err(parked @ StoreError::Parked { .. }) => return Ok(Some(parked)),
+            Err(error) => {
+                tracing::warn!(projection = name, %error, "readers of plain SQL are not sent to it");
+                return record::mark_built(store, name).await.map(|()| None);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Sends readers to another version, or to the shadow; not if any row would be older than it was.
@@ -82,7 +107,7 @@ pub(crate) async fn switch(
     }
     let new = shards.remove(to).unwrap_or_default();
     let old = from.and_then(|from| shards.remove(from)).unwrap_or_default();
-    if base.is_some() && control::row(&mut *transaction, to).await?.is_none_or(|row| row.state == "kept") {
+    if base.is_some() && record::row(&mut *transaction, to).await?.is_none_or(|row| row.state == "kept") {
         transaction.rollback().await?;
         return Err(Invalid::Request(format!("`{to}` has taken its place already, or was discarded")).into());
     }
@@ -91,14 +116,14 @@ pub(crate) async fn switch(
         return Ok(false);
     }
     if let Some(from) = from.filter(|_| rows == Rows::Complete) {
-        let mut letters = letters::first_within(&mut *transaction, to).await?;
+        let mut letters = dead_letters::first_within(&mut *transaction, to).await?;
         // What the table of today has not come to is in none of its rows either.
         letters.retain(|letter| {
             let of_key = old.iter().filter(|(shard, _)| letter.whole_stream || shard.has(&letter.key));
             of_key.map(|(_, at)| at.position).max().is_some_and(|reached| letter.position <= reached)
         });
-        let older = letters::older(letters, &letters::first_within(&mut *transaction, from).await?);
-        if let Some(parked) = letters::parked(to, &older) {
+        let older = dead_letters::older(letters, &dead_letters::first_within(&mut *transaction, from).await?);
+        if let Some(parked) = dead_letters::parked(to, &older) {
             transaction.rollback().await?;
             return Err(parked);
         }
@@ -109,9 +134,9 @@ pub(crate) async fn switch(
     match base {
         None => {
             transaction.publish(&view, to).await?;
-            let row = known(control::row(&mut *transaction, to).await?);
+            let row = known(record::row(&mut *transaction, to).await?);
             let row = Row { built_at: row.built_at.or(Some(now)), promoted_at: Some(now), ..row };
-            control::put(&mut *transaction, to, &row).await?;
+            record::put(&mut *transaction, to, &row).await?;
         }
         Some(base) => {
             transaction.swap(base).await?;
@@ -123,15 +148,15 @@ pub(crate) async fn switch(
             transaction.put_shards(to, renamed(to, epoch, old)).await?;
             exchange_letters(&mut *transaction, base, to).await?;
             let [here, shadow] =
-                [control::row(&mut *transaction, base).await?, control::row(&mut *transaction, to).await?].map(known);
+                [record::row(&mut *transaction, base).await?, record::row(&mut *transaction, to).await?].map(known);
             let (state, since) = ("kept".into(), now);
             let kept = Row { state, since, reason: None, promoted_at: None, ..here.clone() };
             // What was said of the name stays: whether it is paused.
             let (reads, began, missed) = (shadow.reads, shadow.began, shadow.missed);
             let (built_at, target) = (shadow.built_at.or(Some(now)), shadow.target);
             let here = Row { built_at, target, reads, began, missed, ..here };
-            control::put(&mut *transaction, base, &here).await?;
-            control::put(&mut *transaction, to, &kept).await?;
+            record::put(&mut *transaction, base, &here).await?;
+            record::put(&mut *transaction, to, &kept).await?;
         }
     }
     transaction.commit().await?;
@@ -160,7 +185,7 @@ fn renamed(name: &str, epoch: u64, shards: Shards) -> Shards {
 async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &str) -> Result<(), StoreError> {
     let (mut old, mut new) = (vec![], vec![]);
     for (from, to) in [(one, other), (other, one)] {
-        for letter in letters::read(transaction.rows(letters::wanted(from, None, None)).await?)? {
+        for letter in dead_letters::read(transaction.rows(dead_letters::wanted(from, None, None)).await?)? {
             new.push(letter.moved_to(to));
             old.push(letter);
         }
@@ -168,6 +193,6 @@ async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &
     if old.is_empty() {
         return Ok(());
     }
-    transaction.write(letters::changes(&[], &old)?).await?;
-    transaction.write(letters::changes(&new, &[])?).await
+    transaction.write(dead_letters::changes(&[], &old)?).await?;
+    transaction.write(dead_letters::changes(&new, &[])?).await
 }

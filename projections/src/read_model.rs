@@ -14,16 +14,19 @@ use eventstore_core::{
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
 
-use crate::{
-    failed::{Blame, Failed, at},
-    follower::{Follower, Part, Remembered, RowsAnew, Turn},
-    queue::Queue,
-    reads::Reads,
-    stretch::{Decoded, Stretch},
+use eventstore_engine::{
+    failure::{Blame, Failure, at},
+    record::{queue::Queue, reads::Reads},
+    run::{
+        page::{Decoded, DecodedPage},
+        processor::{Part, Processor, Remembered, RowsAnew, Turn},
+    },
 };
 
+use crate::promote;
+
 /// Keeps the rows of `M`.
-pub(crate) struct Folded<M> {
+pub struct Folded<M> {
     table: Table,
     /// Says which rows an event concerns; has none itself.
     keys: Mutex<RowFold<M>>,
@@ -46,7 +49,7 @@ impl<M: ReadModel> Folded<M> {
 }
 
 #[async_trait]
-impl<M: ReadModel> Follower for Folded<M> {
+impl<M: ReadModel> Processor for Folded<M> {
     fn name(&self) -> String {
         self.table.to_string()
     }
@@ -55,7 +58,7 @@ impl<M: ReadModel> Follower for Folded<M> {
         Some(self.table)
     }
 
-    fn shadow(&self) -> Option<Arc<dyn Follower>> {
+    fn shadow(&self) -> Option<Arc<dyn Processor>> {
         (!self.table.shadow).then(|| {
             let table = Table { shadow: true, ..self.table };
             Arc::new(Self { table, keys: Mutex::default() }) as _
@@ -82,7 +85,7 @@ impl<M: ReadModel> Follower for Folded<M> {
         }
     }
 
-    fn keys(&self, event: &Recorded<Raw>) -> Result<Vec<String>, Failed> {
+    fn keys(&self, event: &Recorded<Raw>) -> Result<Vec<String>, Failure> {
         let decoded = at(event, || event.decode().map_err(|source| StoreError::unreadable(event, source)));
         let decoded = match decoded {
             Ok(decoded) => decoded,
@@ -96,13 +99,17 @@ impl<M: ReadModel> Follower for Folded<M> {
         Ok(keys)
     }
 
-    async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failed> {
+    async fn built(&self, store: &dyn EventStore, promote: bool) -> Result<Option<StoreError>, StoreError> {
+        promote::built(store, &self.name(), &self.table, promote).await
+    }
+
+    async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {
         // The checkpoint first: once it has moved there is a table, and one made now would lack what is behind it.
         if store.checkpoint(&self.name()).await? > Position(0) {
             let there = store.rows(Rows::Keys { table: self.table, keys: vec![] }).await;
             there.map_err(|error| match error {
                 StoreError::NotBuilt { .. } => {
-                    Failed::program("its table is gone and its checkpoint is not: raise its version")
+                    Failure::program("its table is gone and its checkpoint is not: raise its version")
                 }
                 error => error.into(),
             })?;
@@ -118,8 +125,8 @@ impl<M: ReadModel> Follower for Folded<M> {
         Ok(())
     }
 
-    fn decode(&self, stretch: &Stretch, places: Range<usize>) {
-        stretch.decoded::<M::Event>().decode(stretch, places);
+    fn decode(&self, page: &DecodedPage, places: Range<usize>) {
+        page.decoded::<M::Event>().decode(page, places);
     }
 
     async fn take(
@@ -127,8 +134,8 @@ impl<M: ReadModel> Follower for Folded<M> {
         transaction: &mut dyn Transaction,
         part: &Part<'_>,
         mut remembered: Option<&mut Remembered>,
-    ) -> Result<Vec<(Queue, usize)>, Failed> {
-        let decoded = part.stretch.decoded::<M::Event>();
+    ) -> Result<Vec<(Queue, usize)>, Failure> {
+        let decoded = part.page.decoded::<M::Event>();
         let (turns, waiting) = self.turns(part, &decoded)?;
         let (mut stored, others) = self.remembered(&turns, remembered.as_deref_mut());
         if !others.is_empty() {
@@ -146,8 +153,8 @@ impl<M: ReadModel> Follower for Folded<M> {
         store: &dyn EventStore,
         part: &Part<'_>,
         mut remembered: Option<&mut Remembered>,
-    ) -> Result<Option<Changes>, Failed> {
-        let decoded = part.stretch.decoded::<M::Event>();
+    ) -> Result<Option<Changes>, Failure> {
+        let decoded = part.page.decoded::<M::Event>();
         let (turns, waiting) = self.turns(part, &decoded)?;
         if !waiting.is_empty() {
             return Ok(None);
@@ -163,7 +170,7 @@ impl<M: ReadModel> Follower for Folded<M> {
 /// Rows by their keys.
 type Keyed = Vec<(String, Box<RawValue>)>;
 
-/// Where events wait, and which: their places in the stretch.
+/// Where events wait, and which: their places in the page.
 type Waiting = Vec<(Queue, usize)>;
 
 impl<M: ReadModel> Folded<M> {
@@ -172,10 +179,10 @@ impl<M: ReadModel> Folded<M> {
         &self,
         part: &Part<'a>,
         decoded: &'a Decoded<M::Event>,
-    ) -> Result<(Turns<'a, M::Event>, Waiting), Failed> {
+    ) -> Result<(Turns<'a, M::Event>, Waiting), Failure> {
         let (mut turns, mut waiting) = (vec![], vec![]);
         for place in part.places.clone() {
-            let raw = &part.stretch.events[place];
+            let raw = &part.page.events[place];
             if !M::Event::NAMES.contains(&&*raw.data.name) {
                 continue;
             }
@@ -183,10 +190,10 @@ impl<M: ReadModel> Folded<M> {
                 waiting.push((queue, place));
                 continue;
             }
-            let events = match decoded.at(part.stretch, place) {
+            let events = match decoded.at(part.page, place) {
                 Ok(events) => events,
                 Err(failed) => {
-                    let keys = at(raw, || self.known(raw)).map_err(Failed::for_certain)?;
+                    let keys = at(raw, || self.known(raw)).map_err(Failure::for_certain)?;
                     let keys = part.unreadable(raw, keys, failed)?;
                     waiting.extend(keys.into_iter().map(|queue| (queue, place)));
                     continue;
@@ -194,7 +201,7 @@ impl<M: ReadModel> Folded<M> {
             };
             for event in events {
                 // A key no store can hold, or that cannot be told: the row that would wait is unknown.
-                let keys = at(raw, || self.keys_of(raw, event)).map_err(Failed::for_certain)?;
+                let keys = at(raw, || self.keys_of(raw, event)).map_err(Failure::for_certain)?;
                 for key in keys {
                     match part.turn(raw, &key) {
                         Turn::Now => turns.push((key, raw, event)),
@@ -230,7 +237,7 @@ impl<M: ReadModel> Folded<M> {
         turns: &[Turned<'_, M::Event>],
         stored: &[(String, Box<RawValue>)],
         remembered: Option<&mut Remembered>,
-    ) -> Result<Changes, Failed> {
+    ) -> Result<Changes, Failure> {
         let mut rows = RowFold::<M>::of(self.table);
         load(&mut rows, stored)?;
         for (key, raw, event) in turns {
@@ -272,16 +279,16 @@ impl<M: ReadModel> RowsAnew for Anew<M> {
         }
     }
 
-    fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failed> {
+    fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failure> {
         let Self { keys: wanted, rows, known, .. } = self;
-        let of = |failed: Failed| match &wanted[..] {
+        let of = |failed: Failure| match &wanted[..] {
             [key] => failed.of(key),
             _ => failed,
         };
         let decoded = at(event, || event.decode().map_err(|source| StoreError::unreadable(event, source)));
-        let decoded = decoded.map_err(|failed| of(Failed { blame: Blame::Unreadable, ..failed }))?;
+        let decoded = decoded.map_err(|failed| of(Failure { blame: Blame::Unreadable, ..failed }))?;
         for one in decoded {
-            for key in at(event, || known.keys(event, &one)).map_err(Failed::for_certain)? {
+            for key in at(event, || known.keys(event, &one)).map_err(Failure::for_certain)? {
                 if wanted.binary_search(&key).is_ok() {
                     project(rows, &key, event, &one)?;
                 }
@@ -290,11 +297,11 @@ impl<M: ReadModel> RowsAnew for Anew<M> {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), Failed> {
-        self.keys.iter().try_for_each(|key| self.rows.check(key).map_err(|error| Failed::from(error).of(key)))
+    fn check(&self) -> Result<(), Failure> {
+        self.keys.iter().try_for_each(|key| self.rows.check(key).map_err(|error| Failure::from(error).of(key)))
     }
 
-    fn changes(&mut self) -> Result<Changes, Failed> {
+    fn changes(&mut self) -> Result<Changes, Failure> {
         let changes = self.rows.changes()?;
         let there: HashSet<_> = changes.upserts.iter().map(|(key, _)| key).collect();
         let deletes = self.keys.iter().filter(|key| !there.contains(key)).cloned().collect();
@@ -305,8 +312,8 @@ impl<M: ReadModel> RowsAnew for Anew<M> {
 type Turned<'a, E> = (String, &'a Recorded<Raw>, &'a Recorded<E>);
 type Turns<'a, E> = Vec<Turned<'a, E>>;
 
-fn load<M: ReadModel>(rows: &mut RowFold<M>, stored: &[(String, Box<RawValue>)]) -> Result<(), Failed> {
-    let load = |(key, row): &(String, Box<RawValue>)| rows.load(key.clone(), row).map_err(|e| Failed::from(e).of(key));
+fn load<M: ReadModel>(rows: &mut RowFold<M>, stored: &[(String, Box<RawValue>)]) -> Result<(), Failure> {
+    let load = |(key, row): &(String, Box<RawValue>)| rows.load(key.clone(), row).map_err(|e| Failure::from(e).of(key));
     stored.iter().try_for_each(load)
 }
 
@@ -315,7 +322,7 @@ fn project<M: ReadModel>(
     key: &str,
     raw: &Recorded<Raw>,
     event: &Recorded<M::Event>,
-) -> Result<(), Failed> {
+) -> Result<(), Failure> {
     let project = at(raw, || {
         rows.project(key, event);
         Ok(())
@@ -328,7 +335,7 @@ fn blame<M: ReadModel>(
     stored: &[(String, Box<RawValue>)],
     turns: &[Turned<'_, M::Event>],
     error: StoreError,
-) -> Failed {
+) -> Failure {
     let mut rows = RowFold::<M>::default();
     let mut look = || {
         load(&mut rows, stored)?;

@@ -12,7 +12,7 @@
 //! - `begin` and a transaction of everything with `commit`, the same with `rollback`; each call in a transaction that goes on
 //! - of a read model: `get`, `list`, `.after`, `.live`, `.at_position`, `history`, `replay`
 //! - `Running`: `until`, `settle`, `stop`, of a read model and of a `Subscription`
-//! - `Projections`: `status`, `pause`, `resume`, `throttle`, `reshard`, `rebuild_key`, `rebuild`, `wait`, `compare`, `promote`,
+//! - `Processors`: `status`, `pause`, `resume`, `throttle`, `reshard`, `rebuild_key`, `rebuild`, `wait`, `compare`, `promote`,
 //!   `rollback`, `discard`; of dead letters `list`, `retry`, `retry_all`, `skip`, `try_run`
 //!
 //! On PostgreSQL alone: opening a log, `migrations`, `apply`, own SQL in a transaction (`tests/postgres/cancellation.rs`).

@@ -1,6 +1,6 @@
 //! Events that break the rules of a log.
 
-use eventstore::{EventError, Expected, Id, Metadata, Position, Runner, StoreError, StreamId, Version};
+use eventstore::{EventError, Expected, Id, Metadata, Position, RunReadModels, Runner, StoreError, StreamId, Version};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::{

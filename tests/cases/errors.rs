@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventstore::{Append, EventError, Expected, Id, Position, Runner, StoreError, StreamId, Write};
+use eventstore::{Append, EventError, Expected, Id, Position, RunReadModels, Runner, StoreError, StreamId, Write};
 
 use super::{account::*, balances::*, raw, world};
 

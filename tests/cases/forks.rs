@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use eventstore::{Expected, Id, Inline, Position, Runner, State, StoreError};
+use eventstore::{Expected, Id, Inline, Position, RunReadModels, Runner, State, StoreError};
 
 use crate::{
     account::{AccountEvent::*, *},

@@ -1,6 +1,8 @@
 //! A database as an earlier release wrote it: every later one must read it, and go on with it.
 
-use eventstore::{Append, Expected, Id, NewEvent, Position, Query, Read, Runner, Tag, Timestamp, Version, Write};
+use eventstore::{
+    Append, Expected, Id, NewEvent, Position, Query, Read, RunReadModels, Runner, Tag, Timestamp, Version, Write,
+};
 use futures::TryStreamExt;
 use serde_json::json;
 use uuid::Uuid;

@@ -7,7 +7,8 @@ use std::{
 };
 
 use eventstore::{
-    Append, CommandError, Expected, Id, Inline, Position, ReadModel, Runner, Store, StoreError, StreamId, Write,
+    Append, CommandError, Expected, Id, Inline, Position, ReadModel, RunReadModels, Runner, Store, StoreError,
+    StreamId, Write,
     prelude::{Project, Recorded, Row},
 };
 use futures::future::try_join_all;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{Expected, Id, Projections, Runner, Store, Version, prelude::*};
+use eventstore::{Expected, Id, Processors, Runner, Store, Version, prelude::*};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -101,7 +101,7 @@ async fn p1_p3_what_waited_and_was_taken_in_by_a_late_commit_counts_once() -> Re
     RETRIED_LIKES.store(true, Ordering::SeqCst);
     late.store(true, Ordering::SeqCst);
     // Somebody else asks for it, whose own commits are answered.
-    let _ = Projections::new(store).dead_letters("retried").retry_all().await;
+    let _ = Processors::new(store).dead_letters("retried").retry_all().await;
     until("nothing waits", async || Ok(letters.list().await?.is_empty())).await?;
     sleep(Duration::from_millis(500)).await;
     late.store(false, Ordering::SeqCst);

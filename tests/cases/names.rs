@@ -1,6 +1,6 @@
 //! The names that release 0.1 gave to what it stored.
 
-use eventstore::{Id, Projections, Runner};
+use eventstore::{Id, Processors, ReadModelVersions, RunReadModels, Runner};
 
 use crate::cases::{World, account::*, balances::*, projections::Enrolled};
 
@@ -10,7 +10,7 @@ type Any = Box<dyn std::error::Error>;
 /// for a rollback, and `enrolled` one that waits to be promoted.
 pub async fn shadows_are_renamed(world: &World) -> Result<(), Any> {
     let store = &world.store;
-    let projections = Projections::new(store);
+    let projections = Processors::new(store);
     let names: Vec<_> = projections.status().await?.into_iter().map(|status| status.name).collect();
     assert_eq!(names, ["balance@1", "balance@1~shadow", "enrolled@1", "enrolled@1~shadow"]);
     let letters = async |name: &str| {

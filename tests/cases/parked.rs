@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventstore::{
-    Append, EventStore, Expected, Position, Projections, Rows, Runner, Running, State, Store, StoreError, StreamId,
+    Append, EventStore, Expected, Position, Processors, Rows, Runner, Running, State, Store, StoreError, StreamId,
     Write, prelude::*,
 };
 use serde::{Deserialize, Serialize};
@@ -68,12 +68,12 @@ pub async fn reached(running: &Running, position: Position) -> Result<(), StoreE
     }
 }
 
-async fn current(operator: &Projections) -> Result<Option<String>, StoreError> {
+async fn current(operator: &Processors) -> Result<Option<String>, StoreError> {
     let status = operator.status().await?.into_iter().find(|status| status.current);
     Ok(status.map(|status| status.name))
 }
 
-async fn becomes(operator: &Projections, name: &str) -> Result<(), Any> {
+async fn becomes(operator: &Processors, name: &str) -> Result<(), Any> {
     let until = tokio::time::Instant::now() + Duration::from_secs(20);
     while current(operator).await?.as_deref() != Some(name) {
         assert!(tokio::time::Instant::now() < until, "readers are not sent to {name}");
@@ -86,7 +86,7 @@ async fn becomes(operator: &Projections, name: &str) -> Result<(), Any> {
 async fn by_sql(world: &World, key: &str) -> Result<Option<f64>, Any> {
     let table = match world.inner.database().is::<()>() {
         // The store in memory has no SQL.
-        true => current(&Projections::new(&world.store)).await?.ok_or("none is current")?,
+        true => current(&Processors::new(&world.store)).await?.ok_or("none is current")?,
         false => "sum@current".into(),
     };
     let rows = Rows::Whole { table, keys: vec![key.into()], after: String::new(), limit: 1 };
@@ -114,7 +114,7 @@ async fn p4_a_version_with_parked_keys_is_not_promoted() -> Result<(), Any> {
     deposit(store, "bob", 40).await?;
     let old = Runner::new(store).read_model::<Sum>().lease(LEASE).start();
     old.until(store.head().await?).await?;
-    let operator = Projections::new(store);
+    let operator = Processors::new(store);
     becomes(&operator, "sum@1").await?;
 
     BAD2.store(40, SeqCst);
@@ -221,7 +221,7 @@ async fn p3_lists_and_waits_say_which_rows_are_incomplete() -> Result<(), Any> {
     assert_eq!(rows.list().await?.len(), 2);
     let incomplete = rows.incomplete().await?;
     assert_eq!((incomplete.count, &*incomplete.listed), (1, &["bob".to_owned()][..]));
-    assert_eq!(Projections::new(store).status().await?[0].parked, 1);
+    assert_eq!(Processors::new(store).status().await?[0].parked, 1);
 
     // So many are named, and all are counted.
     let mut last = last;
@@ -283,7 +283,7 @@ async fn p3_what_waits_is_found_without_reading_all_dead_letters() -> Result<(),
     let last = deposit(&store, "ann", 1).await?;
     reached(&running, last).await?;
     let rows = store.read_model::<Sum5>();
-    let operator = Projections::new(&store);
+    let operator = Processors::new(&store);
     let waiting = operator.dead_letters("sum");
     assert_eq!(waiting.list().await?.len() as u64, BEHIND + 1);
     let first = waiting.first().await?;

@@ -674,7 +674,7 @@ async fn a_status_says_how_far_it_is() -> Result<(), Any> {
         world.inner.read(eventstore::Read { query: Query::all(), ..Default::default() }).await?.head,
         Position(1)
     );
-    let projections = eventstore::Projections::new(&world.store);
+    let projections = eventstore::Processors::new(&world.store);
     runner.stop().await;
     // Nobody takes in what comes now, and it grows old.
     world.store.execute(Id::<Account>::from("y"), Open { owner: "y".into() }).await?;

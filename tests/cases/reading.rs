@@ -788,7 +788,7 @@ async fn a_column_may_have_any_name() -> Result<(), Any> {
     }
     // All columns of the rows as they are, and each row again.
     running.rebuild("short").await?.wait().await?;
-    let compared = eventstore::Projections::new(store).compare("short").await?;
+    let compared = eventstore::Processors::new(store).compare("short").await?;
     assert_eq!((compared.same, compared.different, compared.moving), (2, 0, 0), "{compared:?}");
     running.stop().await;
     Ok(())

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{Changes, Id, Invalid, Position, Projections, Runner, Running, State, Store, StoreError, prelude::*};
+use eventstore::{Changes, Id, Invalid, Position, Processors, Runner, Running, State, Store, StoreError, prelude::*};
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 
@@ -151,7 +151,7 @@ async fn p4_a_table_is_built_again_beside_the_one_that_is_read() -> Result<(), A
     equals_the_log::<Balance>(store, &running).await?;
     running.discard("balance@1~shadow").await?;
     assert!(matches!(running.rollback("balance").await, Err(StoreError::Invalid(Invalid::Request(_)))));
-    let names: Vec<_> = Projections::new(store).status().await?.into_iter().map(|status| status.name).collect();
+    let names: Vec<_> = Processors::new(store).status().await?.into_iter().map(|status| status.name).collect();
     assert_eq!(names, ["balance@1"]);
     running.stop().await;
     Ok(())
@@ -170,7 +170,7 @@ async fn p4_a_new_version_is_read_once_it_is_whole() -> Result<(), Any> {
         || Runner::new(store).read_model::<Balance2>().promote_by_hand().lease(Duration::from_millis(300)).start();
     let running = new();
     // While it is being built it cannot be read, except for what is known to be in it.
-    let operator = Projections::new(store);
+    let operator = Processors::new(store);
     let rebuild = loop {
         match operator.building("balance@2").await {
             Ok(rebuild) => break rebuild,
@@ -307,7 +307,7 @@ async fn what_is_being_built_is_not_read_and_its_pace_is_kept() -> Result<(), An
     running.stop().await;
 
     let running = runner().start();
-    let states = Projections::new(store).status().await?;
+    let states = Processors::new(store).status().await?;
     assert!(states.iter().any(|status| status.name == rebuild.name() && status.state == State::Paused));
     running.throttle(rebuild.name(), None).await?;
     running.resume(rebuild.name()).await?;
@@ -315,7 +315,7 @@ async fn what_is_being_built_is_not_read_and_its_pace_is_kept() -> Result<(), An
 
     // What is paused cannot come to where the other one is: nobody is sent to older rows.
     running.pause(rebuild.name()).await?;
-    while !Projections::new(store).status().await?.iter().any(|status| status.state == State::Paused) {
+    while !Processors::new(store).status().await?.iter().any(|status| status.state == State::Paused) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     store.execute(&ids[7], Deposit { amount: 7 }).await?;
@@ -419,7 +419,7 @@ async fn p3_what_would_happen_is_shown_and_one_row_is_made_anew() -> Result<(), 
     }
     super::parked::reached(&running, store.head().await?).await?;
     // From another process, without the code.
-    let letters = Projections::new(store).dead_letters("flaky");
+    let letters = Processors::new(store).dead_letters("flaky");
     let tried = letters.try_run("A0").await?;
     assert_eq!((tried.waiting, tried.taken), (2, 0), "{tried:?}");
     assert!(tried.error.as_ref().is_some_and(|error| error.contains("row of `flaky@1`")), "{tried:?}");

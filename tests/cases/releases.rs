@@ -6,7 +6,7 @@ use std::{
 };
 
 use eventstore::{
-    BoxError, Changes, Column, Event, Expected, Id, Inline, Invalid, Kind, Position, Projections, Runner, Running,
+    BoxError, Changes, Column, Event, Expected, Id, Inline, Invalid, Kind, Position, Processors, Runner, Running,
     State, Status, Store, StoreError, StreamId, Table, Timestamp, prelude::*,
 };
 use serde::{Deserialize, Serialize};
@@ -294,7 +294,7 @@ async fn e5_a_node_that_lacks_a_name_stands_aside_and_nothing_is_passed() -> Res
         let Some(error) = &status.error else { panic!("{status:?}") };
         assert!(matches!(typed(&**error), StoreError::Newer { .. }), "{error}");
     }
-    for status in Projections::new(store).status().await? {
+    for status in Processors::new(store).status().await? {
         assert_eq!(status.state, State::Failed, "{status:?}");
         let error = status.error.expect("a reason");
         assert!(matches!(typed(&*error), StoreError::Newer { .. }), "{error}");
@@ -431,7 +431,7 @@ async fn e5_a_subscription_that_has_passed_events_waits_for_a_decision() -> Resu
         let StoreError::Missed { name, stream: of, position, .. } = typed(&*reason) else { panic!("{reason}") };
         assert_eq!((&*projection, &**name, of, *position), ("till", "purse.fee", &stream("ann"), Position(2)));
         // From another process, also with the type.
-        let operator = Projections::new(store);
+        let operator = Processors::new(store);
         let status = operator.status().await?.remove(0);
         assert!(matches!(typed(&*status.error.expect("a reason")), StoreError::Missed { .. }));
         assert_eq!(status.state, State::Failed);
@@ -475,7 +475,7 @@ async fn e5_what_waits_for_a_decision_goes_on_in_the_release_before() -> Result<
     old.until(append(store, "ann", first::Filled { amount: 4 }).await).await?;
     let new = till(&world, &got);
     all_are(&new, State::Failed).await;
-    Projections::new(store).deliver_missed("till").await?;
+    Processors::new(store).deliver_missed("till").await?;
     all_are(&new, State::Active).await;
     new.until(append(store, "ann", first::Filled { amount: 5 }).await).await?;
     assert_eq!(amounts(&got), [3, 4, -2, 5]);
@@ -502,7 +502,7 @@ async fn e5_a_later_version_of_an_event_fails_no_node_that_can_read_it() -> Resu
     }
     last = append(store, "ann", new_fill(10)).await;
     new.until(last).await?;
-    assert_eq!(Projections::new(store).status().await?[0].state, State::Active);
+    assert_eq!(Processors::new(store).status().await?[0].state, State::Active);
     new.stop().await;
     // What is in the rows already is no matter: the old ones go on, until they meet one.
     last = append(store, "ann", first::Spent { amount: 2 }).await;
@@ -513,7 +513,7 @@ async fn e5_a_later_version_of_an_event_fails_no_node_that_can_read_it() -> Resu
         let stopped = old.until(last).await;
         assert!(matches!(stopped, Err(StoreError::Stopped { .. })), "{stopped:?}");
     }
-    let status = Projections::new(store).status().await?.remove(0);
+    let status = Processors::new(store).status().await?.remove(0);
     let error = status.error.expect("a reason");
     assert!(matches!(typed(&*error), StoreError::Newer { .. }), "{error}");
     assert_eq!(status.state, State::Failed);
@@ -547,13 +547,13 @@ async fn e5_a_program_that_cannot_run_a_model_leaves_it_to_those_that_can() -> R
         let last = append(store, "ann", first::Filled { amount }).await;
         old.until(last).await?;
         canary.until(last).await?;
-        assert_eq!(Projections::new(store).status().await?[0].state, State::Active);
+        assert_eq!(Processors::new(store).status().await?[0].state, State::Active);
     }
     none_has_stopped(&[&old]);
     // Alone, it has failed; and the other one needs nobody to say that it may go on.
     old.stop().await;
     all_are(&canary, State::Failed).await;
-    assert_eq!(Projections::new(store).status().await?[0].state, State::Failed);
+    assert_eq!(Processors::new(store).status().await?[0].state, State::Failed);
     let old = start_old();
     old.until(append(store, "ann", first::Filled { amount: 6 }).await).await?;
     all_are(&canary, State::Aside).await;

@@ -7,7 +7,8 @@ use std::{
 };
 
 use eventstore::{
-    Checkpoint, EventStore, Expected, Id, Invalid, Position, Query, Read, Runner, Shard, Store, StoreError,
+    Checkpoint, EventStore, Expected, Id, Invalid, Position, Query, Read, RunReadModels, Runner, Shard, Store,
+    StoreError,
 };
 use futures::TryStreamExt;
 
@@ -122,7 +123,7 @@ async fn p6_shards_apart_are_joined_by_those_who_run_them_or_not_at_all() -> Res
     runner.until(last).await?;
     let before = store.execute(&ann, Deposit { amount: 5 }).await?.position;
     runner.until(before).await?;
-    let projections = eventstore::Projections::new(store);
+    let projections = eventstore::Processors::new(store);
     runner.stop().await;
     // Nobody runs it, and nobody needs to.
     projections.reshard("balance", 2).await?;

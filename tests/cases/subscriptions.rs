@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventstore::{
-    BoxError, Expected, Id, Invalid, Position, Projections, Refusal, Rows, Runner, Running, StartFrom, State, Store,
+    BoxError, Expected, Id, Invalid, Position, Processors, Refusal, Rows, Runner, Running, StartFrom, State, Store,
     StoreError, StreamId, Unavailable, prelude::*,
 };
 use futures::FutureExt;
@@ -424,7 +424,7 @@ async fn p10_a_subscription_that_was_given_up_is_removed_and_may_start_again() -
     let runner = Runner::new(store).subscription(outside.clone()).start();
     let last = store.append(&ann, Expected::Any, [1, 13, 3].map(|amount| Deposited { amount })).await?.last;
     super::parked::reached(&runner, last).await?;
-    let operator = Projections::new(store);
+    let operator = Processors::new(store);
     let is_request = |done: &Result<(), StoreError>| matches!(done, Err(StoreError::Invalid(Invalid::Request(_))));
     for name in ["outside", "outsid", "balance"] {
         let refused = operator.discard(name).await;

@@ -3,7 +3,7 @@
 //! Each binary that has a database says which: `Db` and `Connection`.
 
 use eventstore::{
-    BoxError, Event, Expected, Inline, Projections, Runner, Store, StoreError, StreamId,
+    BoxError, Event, Expected, Inline, Processors, Runner, Store, StoreError, StreamId,
     prelude::*,
     sqlx::{self, AssertSqlSafe, Pool},
 };
@@ -89,7 +89,7 @@ impl Scene {
     }
 }
 
-async fn decide(operator: &Projections, decision: &str) -> Result<(), StoreError> {
+async fn decide(operator: &Processors, decision: &str) -> Result<(), StoreError> {
     match decision {
         "accept" => operator.accept("sums").await,
         "deliver" => operator.deliver_missed("sums").await,
@@ -144,7 +144,7 @@ async fn e5_an_inline_projection_in_sql_that_has_passed_events_waits_for_a_decis
             assert!(matches!(typed, Some(StoreError::Missed { .. })), "{stopped}");
         }
         assert_eq!(plain.head().await?.0, 3, "nothing is recorded");
-        decide(&Projections::new(&plain), decision).await?;
+        decide(&Processors::new(&plain), decision).await?;
         Scene::append(&new, second::Filled { amount: 4 }).await?;
         Scene::append(&new, second::Fee { amount: 5 }).await?;
         assert_eq!(scene.amounts().await, expected, "{decision}");
@@ -179,7 +179,7 @@ async fn p10_a_projection_in_sql_that_was_given_up_is_removed_and_may_start_agai
     }
     let running = Runner::new(&store).projection(scene.first()).shards(2).start();
     running.until(store.head().await?).await?;
-    let operator = Projections::new(&store);
+    let operator = Processors::new(&store);
     let refused = operator.discard("sums").await;
     assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
     running.stop().await;

@@ -1,6 +1,6 @@
 //! Transactions of one's own: both, or neither.
 
-use eventstore::{CommandError, Expected, Id, Invalid, Position, Runner, StoreError, Version};
+use eventstore::{CommandError, Expected, Id, Invalid, Position, RunReadModels, Runner, StoreError, Version};
 use futures::TryStreamExt;
 use uuid::Uuid;
 

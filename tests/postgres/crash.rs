@@ -10,8 +10,8 @@ use std::{
 };
 
 use eventstore::{
-    Append, Condition, Durability, EventStore, Expected, ImportEvent, Item, PgStore, Position, Query, Read, StreamId,
-    Tag, Write, event_id,
+    Append, Condition, Durability, EventStore, Expected, ImportEvent, Item, PgStore, Position, Query, Read,
+    RunReadModels, StreamId, Tag, Write, event_id,
     prelude::{Event, Project, ReadModel, Recorded, Row, Runner, Store},
     sqlx::{self, PgConnection},
 };

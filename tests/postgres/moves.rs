@@ -4,7 +4,7 @@
 use std::{path::Path, process::Command, sync::Arc};
 
 use eventstore::{
-    EventStore, Expected, Id, PgOptions, PgStore, Position, Runner, Store, StoreError,
+    EventStore, Expected, Id, PgOptions, PgStore, Position, RunReadModels, Runner, Store, StoreError,
     doctor::Severity,
     sqlx::{self, AssertSqlSafe, Connection, PgConnection},
 };

@@ -3,8 +3,8 @@
 use std::{process::Command, sync::Arc, time::Duration};
 
 use eventstore::{
-    Append, Column, EventStore, Expected, Id, Inline, Kind, PgStore, Runner, Store, StoreError, StreamId, Table,
-    Tables, Transaction, Write,
+    Append, Column, EventStore, Expected, Id, Inline, Kind, PgStore, RunReadModels, Runner, Store, StoreError,
+    StreamId, Table, Tables, Transaction, Write,
     doctor::Severity,
     sqlx::{self, AssertSqlSafe, PgConnection},
 };

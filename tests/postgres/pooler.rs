@@ -8,7 +8,7 @@ use std::{
 };
 
 use eventstore::{
-    EventStore, Expected, Id, PgStore, Runner, Store, StoreError,
+    EventStore, Expected, Id, PgStore, RunReadModels, Runner, Store, StoreError,
     doctor::Severity,
     sqlx::{self, AssertSqlSafe, postgres::PgConnectOptions},
 };

@@ -14,7 +14,7 @@ use std::{
 };
 
 use eventstore::{
-    BoxError, EventStore, Expected, Id, PgStore, Position, Projections, Query, Read, Runner, Shard, Store, Tables,
+    BoxError, EventStore, Expected, Id, PgStore, Position, Processors, Query, Read, Runner, Shard, Store, Tables,
     prelude::*,
     sqlx::{self, AssertSqlSafe, PgConnection, Postgres},
 };
@@ -215,7 +215,7 @@ fn worker() {
         while let Some(line) = said.recv().await {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["reshard", name, shards] => {
-                    let (projections, name) = (Projections::new(&store), name.to_owned());
+                    let (projections, name) = (Processors::new(&store), name.to_owned());
                     let shards = shards.parse().unwrap();
                     tokio::spawn(async move { projections.reshard(&name, shards).await });
                 }

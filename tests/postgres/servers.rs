@@ -11,7 +11,7 @@ use std::{
 };
 
 use eventstore::{
-    CommandError, Durability, Expected, Id, PgStore, Position, Runner, Store, StoreError, Version,
+    CommandError, Durability, Expected, Id, PgStore, Position, RunReadModels, Runner, Store, StoreError, Version,
     sqlx::{self, AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions},
 };
 use futures::future::join_all;

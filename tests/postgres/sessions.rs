@@ -9,7 +9,8 @@ use std::{
 };
 
 use eventstore::{
-    CommandError, Durability, EventStore, Expected, Id, Invalid, PgStore, Position, Runner, Store, StoreError, Version,
+    CommandError, Durability, EventStore, Expected, Id, Invalid, PgStore, Position, RunReadModels, Runner, Store,
+    StoreError, Version,
     sqlx::{self, AssertSqlSafe},
     testing::Clock,
 };

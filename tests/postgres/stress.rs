@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventstore::{Projections, StoreError};
+use eventstore::{Processors, ReadModelVersions, StoreError};
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
@@ -48,7 +48,7 @@ async fn write(scene: &Scene, seed: u64, over: &AtomicBool) {
 }
 
 /// Builds a table again beside the one there is, and puts it in its place.
-async fn rebuild(projections: &Projections, name: &str) -> Result<(), StoreError> {
+async fn rebuild(projections: &Processors, name: &str) -> Result<(), StoreError> {
     let rebuild = projections.rebuild(name).await?;
     rebuild.wait().await?;
     projections.promote(name).await?;
@@ -72,7 +72,7 @@ struct Done {
 async fn trouble(scene: &Scene, workers: &mut [Option<Process>; WORKERS], seed: u64, seconds: u64) -> Done {
     let (mut dice, mut done, start) = (Dice(seed), Done::default(), Instant::now());
     let mut frozen: Vec<(usize, Instant)> = vec![];
-    let (projections, mut asked) = (Projections::new(&scene.store), vec![]);
+    let (projections, mut asked) = (Processors::new(&scene.store), vec![]);
     let mut rebuilds: Vec<JoinHandle<Result<(), StoreError>>> = vec![];
     while start.elapsed() < Duration::from_secs(seconds) {
         frozen.retain(|(one, until)| {
@@ -192,7 +192,7 @@ async fn p1_p2_p3_p4_p6_every_event_counts_once_whatever_happens_to_those_who_ta
     let (done, (), ()) = futures::join!(trouble, write(&scene, seed + 1, &over), write(&scene, seed + 2, &over));
 
     // Once more, with nobody in the way.
-    let projections = Projections::new(&scene.store);
+    let projections = Processors::new(&scene.store);
     for name in &NAMES[..2] {
         timeout(Duration::from_secs(60), rebuild(&projections, name)).await.expect("a minute").unwrap();
     }

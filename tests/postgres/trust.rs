@@ -6,8 +6,8 @@ use std::{
 };
 
 use eventstore::{
-    Append, CommandError, EventStore, Expected, Id, Inline, NewEvent, PgStore, Position, Prefix, Runner, Store,
-    StoreError, StreamId, Timestamp, Write,
+    Append, CommandError, EventStore, Expected, Id, Inline, NewEvent, PgStore, Position, Prefix, RunReadModels, Runner,
+    Store, StoreError, StreamId, Timestamp, Write,
     doctor::{Policy, Severity},
     sqlx::{self, AssertSqlSafe, Connection, PgConnection, PgPool},
 };

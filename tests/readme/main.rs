@@ -124,7 +124,7 @@ fn tests_and_pages_that_the_readme_names_are_there() {
 fn each_promise_that_a_test_is_named_after_is_in_the_guarantees() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let guarantees = fs::read_to_string(root.join("docs/guarantees.md")).expect("the promises");
-    let (mut folders, mut seen) = (vec![root.join("tests"), root.join("projections/src")], 0);
+    let (mut folders, mut seen) = (vec![root.join("tests"), root.join("engine/src"), root.join("projections/src")], 0);
     while let Some(folder) = folders.pop() {
         for file in fs::read_dir(folder).expect("a folder of the project") {
             let path = file.expect("a file").path();

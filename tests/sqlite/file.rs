@@ -6,7 +6,8 @@ use std::{
 };
 
 use eventstore::{
-    Column, EventStore, Expected, Id, Invalid, Kind, Position, Runner, SqliteStore, Store, StoreError, Table, Version,
+    Column, EventStore, Expected, Id, Invalid, Kind, Position, ReadModelVersions, RunReadModels, Runner, SqliteStore,
+    Store, StoreError, Table, Version,
     doctor::Severity,
     sqlx::{self, AssertSqlSafe, Connection, SqliteConnection},
     testing::Clock,

@@ -2,7 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use eventstore::{Expected, Id, Invalid, Position, Runner, SqliteStore, Store, StoreError, doctor::Severity};
+use eventstore::{
+    Expected, Id, Invalid, Position, RunReadModels, Runner, SqliteStore, Store, StoreError, doctor::Severity,
+};
 
 use crate::{
     account::{Account, AccountEvent::*},

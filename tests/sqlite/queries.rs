@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventstore::{
-    Expected, Id, Runner, SqliteStore, Store,
+    Expected, Id, RunReadModels, Runner, SqliteStore, Store,
     sqlx::{self, Connection, SqliteConnection},
 };
 use tokio::time::{Instant, sleep};

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use eventstore::{Expected, Id, Runner, Store, StoreError, StreamId, Version, Written};
+use eventstore::{Expected, Id, RunReadModels, Runner, Store, StoreError, StreamId, Version, Written};
 use futures::TryStreamExt;
 use tokio::sync::mpsc;
 use uuid::Uuid;

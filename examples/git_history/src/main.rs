@@ -29,7 +29,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use events::{Changes, CommitId, File, PathEvent, RepositoryEvent};
-use eventstore::{Position, ReadEvents, Recorded, Runner, Store, StreamId, Tag, Timestamp};
+use eventstore::{Position, ReadEvents, Recorded, RunReadModels, Runner, Store, StreamId, Tag, Timestamp};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventstore::{Expected, Id, Invalid, Projections, Rows, Runner, Running, State, StoreError, prelude::*};
+use eventstore::{Expected, Id, Invalid, Processors, Rows, Runner, Running, State, StoreError, prelude::*};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
@@ -67,7 +67,7 @@ fn done_or_done_before(outcome: Result<(), StoreError>) {
 async fn a8_operating_a_projection_dropped_at_any_await_can_be_said_again() {
     let sweep = crate::sweep().await;
     let runner = run_by_another(&sweep).await;
-    let projections = Projections::new(sweep.store());
+    let projections = Processors::new(sweep.store());
     let state = async || {
         let all = projections.status().await.unwrap();
         all.into_iter().find(|status| status.name == "balance@1").expect("it is there").state
@@ -134,7 +134,7 @@ async fn a8_operating_a_projection_dropped_at_any_await_can_be_said_again() {
 async fn a8_rebuilding_dropped_at_any_await_can_be_said_again() {
     let sweep = crate::sweep().await;
     let runner = run_by_another(&sweep).await;
-    let projections = Projections::new(sweep.store());
+    let projections = Processors::new(sweep.store());
     let shadow = "balance@1~shadow";
     let built = async || runner.rebuild("balance").await.unwrap().wait().await.unwrap();
     let gone = async || {
@@ -238,7 +238,7 @@ async fn a8_p4_a_promote_dropped_while_it_holds_others_up_lets_them_go_on() {
         let all = Rows::Whole { table, keys: vec![], after: String::new(), limit: 1 };
         sweep.other.as_ref().rows(all).await.is_ok_and(|rows| !rows.is_empty())
     };
-    let projections = Projections::new(sweep.store());
+    let projections = Processors::new(sweep.store());
     {
         let mut promote = pin!(projections.promote("balance"));
         while !held().await {
@@ -255,7 +255,7 @@ async fn a8_p4_a_promote_dropped_while_it_holds_others_up_lets_them_go_on() {
 async fn a8_p3_seeing_to_dead_letters_dropped_at_any_await_loses_none() {
     let sweep = crate::sweep().await;
     let runner = run_by_another(&sweep).await;
-    let projections = Projections::new(sweep.store());
+    let projections = Processors::new(sweep.store());
     let letters = projections.dead_letters("wary");
     let waiting = async |key: &str| {
         let all = letters.list().await.unwrap().into_iter();
@@ -348,7 +348,7 @@ async fn o2_p3_what_is_asked_of_a_node_needs_one_connection() {
     let events = [Deposited { amount: 13 }, Deposited { amount: 1 }];
     let written = sweep.other.append(Id::<Account>::from("eve"), Expected::Any, events).await.unwrap();
     crate::cases::parked::reached(&runner, written.last).await.unwrap();
-    let letters = Projections::new(&sweep.other).dead_letters("wary");
+    let letters = Processors::new(&sweep.other).dead_letters("wary");
     let key = letters.list().await.unwrap()[0].key.clone();
     let asked = (0..12).map(|_| letters.try_run(&key));
     let tried = timeout(SOON, futures::future::try_join_all(asked)).await.expect("it is answered").unwrap();

@@ -1,0 +1,41 @@
+//! The engine of [eventstore](https://docs.rs/eventstore): runs what follows the log, on any number of nodes, each event
+//! counted exactly once.
+//!
+//! Whatever follows the log is a [`Processor`]: read models and projections in SQL (the crate `eventstore-projections`),
+//! and the [`Subscription`] of this crate. They share one life cycle, one set of operator verbs ([`Processors`]) and one
+//! [`Status`].
+//!
+//! The folders, from below: `record` is what is stored of a processor; `run` is what a node does; `operate` is what an
+//! operator says. On top are [`Runner`] and [`Subscription`].
+//!
+//! Users depend on the facade, `eventstore`. This crate is for those who bring a processor of their own kind. What such a
+//! crate needs beyond the names below is in hidden modules, whose names may change with each release.
+
+#[doc(hidden)]
+pub mod failure;
+#[doc(hidden)]
+pub mod operate;
+#[doc(hidden)]
+pub mod record;
+#[doc(hidden)]
+pub mod run;
+mod runner;
+mod status;
+mod subscription;
+
+pub use failure::{Blame, Failure};
+pub use operate::{
+    dead_letters::DeadLetters,
+    processors::Processors,
+    rebuild::{Progress, Rebuild},
+};
+pub use record::{queue::Queue, reads::Reads, requests::TryRun};
+pub use run::{
+    page::{Decoded, DecodedPage},
+    parked::Parked,
+    processor::{Begins, Part, Processor, Remembered, RowsAnew, StartFrom, Turn},
+    turns::Turns,
+};
+pub use runner::{Runner, Running};
+pub use status::{State, Status};
+pub use subscription::Subscription;

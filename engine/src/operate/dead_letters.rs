@@ -1,0 +1,189 @@
+//! Operating events that could not be processed: lists them, tries them again, passes over them.
+
+use std::time::Duration;
+
+use eventstore_core::{
+    __private::{Sweep, swept, swept_within},
+    DeadLetter, Invalid, ParkedKeys, Position, StoreError,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    operate::processors::{PATIENCE, Processors},
+    record::{
+        self,
+        dead_letters::{self, first_now},
+        requests::{TryRun, What},
+        there,
+    },
+};
+
+/// How many letters of a key are looked at: the first ones of the key, and of a stream of that name.
+const FEW: usize = 8;
+
+/// The events that a projection could not process, and those that wait behind them.
+#[derive(Clone)]
+pub struct DeadLetters {
+    processors: Processors,
+    name: String,
+}
+
+impl Processors {
+    /// Returns the events that a processor could not process, by its name.
+    pub fn dead_letters(&self, name: &str) -> DeadLetters {
+        DeadLetters { processors: self.clone(), name: name.into() }
+    }
+}
+
+impl DeadLetters {
+    /// All, in the order of the log, also those that were passed over. A key gets one for each of its events while it waits:
+    /// [`first`](Self::first) does not read those.
+    pub async fn list(&self) -> Result<Vec<DeadLetter>, StoreError> {
+        let name = self.processors.name(&self.name).await?;
+        let rows = self.processors.store.as_ref().rows(dead_letters::wanted(&name, None, None)).await;
+        dead_letters::read(there(rows)?)
+    }
+
+    /// The first one of each key that waits, in the order of the log: the event that could not be processed, and why.
+    pub async fn first(&self) -> Result<Vec<DeadLetter>, StoreError> {
+        let name = self.processors.name(&self.name).await?;
+        dead_letters::first(self.processors.store.as_ref(), &name).await
+    }
+
+    /// Tries the events of a key again, in their order, on the node that runs its shard. Returns when all are processed;
+    /// the event that cannot be is [`StoreError::Parked`], and it and those behind it wait on.
+    pub async fn retry(&self, key: &str) -> Result<(), StoreError> {
+        let name = self.processors.name(&self.name).await?;
+        let waiting = self.waiting(&name, key).await?;
+        let first = waiting.first().cloned().ok_or_else(|| self.nothing(&name, key))?;
+        // One that is gone was tried by itself meanwhile.
+        self.due(&name, key, &first_now(waiting, self.processors.store.as_ref().now())).await?;
+        self.wait(&name, key, &first).await
+    }
+
+    /// Tries all keys again; see [`retry`](Self::retry). Returns how many are processed and how many wait on.
+    pub async fn retry_all(&self) -> Result<(usize, usize), StoreError> {
+        let name = self.processors.name(&self.name).await?;
+        let mut keys = dead_letters::first(self.processors.store.as_ref(), &name).await?;
+        keys.sort_by(|a, b| a.key.cmp(&b.key));
+        keys.dedup_by(|a, b| a.key == b.key);
+        let (mut done, mut left) = (0, 0);
+        for letter in keys {
+            match self.retry(&letter.key).await {
+                Ok(()) => done += 1,
+                Err(StoreError::Parked { .. }) => left += 1,
+                // It was processed by itself since it was listed.
+                Err(StoreError::Invalid(_)) => done += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((done, left))
+    }
+
+    /// Passes over the event that a key waits for, for good and for a reason, which is kept; the events behind it are
+    /// tried. Gives what was passed over. Whether those behind it could be processed is an error of
+    /// [`retry`](Self::retry)'s kind.
+    pub async fn skip(&self, key: &str, reason: &str) -> Result<DeadLetter, StoreError> {
+        let name = self.processors.name(&self.name).await?;
+        let mut letters = self.waiting(&name, key).await?.into_iter();
+        let mut skipped = letters.next().ok_or_else(|| self.nothing(&name, key))?;
+        (skipped.skipped, skipped.retry_at) = (Some(reason.replace('\0', "\\0")), None);
+        let mut next = letters.next();
+        if let Some(next) = &mut next {
+            next.retry_at = Some(self.processors.store.as_ref().now());
+        }
+        let changed: Vec<_> = [skipped.clone()].into_iter().chain(next.clone()).collect();
+        if !self.due(&name, key, &changed).await? {
+            return Err(self.nothing(&name, key));
+        }
+        if let Some(next) = next {
+            self.wait(&name, key, &next).await?;
+        }
+        Ok(skipped)
+    }
+
+    /// Shows what would happen if the events of a key were tried now, on the node that runs its shard, in a transaction
+    /// that is rolled back. What reaches outside of the database is left out.
+    pub async fn try_run(&self, key: &str) -> Result<TryRun, StoreError> {
+        let name = self.processors.name(&self.name).await?;
+        let tried = self.processors.ask(&name, key, What::Try).await?;
+        serde_json::from_value(tried).map_err(|error| StoreError::Damaged(error.into()))
+    }
+
+    /// The first letters of a key that wait.
+    async fn waiting(&self, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
+        swept(self.processors.store.as_ref(), Sweep::all_of(name, key, FEW)).await
+    }
+
+    fn nothing(&self, name: &str, key: &str) -> StoreError {
+        Invalid::Request(format!("no event of `{name}` waits for the key `{key}`")).into()
+    }
+
+    /// Writes down letters that still wait, and has the node that runs the shard look at them. Says whether the first one does:
+    /// the node that runs the shard may have processed it since it was read, and it must not come back.
+    async fn due(&self, name: &str, key: &str, letters: &[DeadLetter]) -> Result<bool, StoreError> {
+        let store = self.processors.store.as_ref();
+        let mut transaction = store.begin().await?;
+        record::begin_again(&mut *transaction, name, |shard| shard.has(key)).await?;
+        let there = swept_within(&mut *transaction, Sweep::all_of(name, key, FEW)).await?;
+        let waits = |letter: &&DeadLetter| there.iter().any(|there| there.event == letter.event);
+        let still: Vec<_> = letters.iter().filter(waits).cloned().collect();
+        if still.first().map(|letter| letter.event) != letters.first().map(|letter| letter.event) {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+        transaction.write(dead_letters::changes(&still, &[])?).await?;
+        transaction.commit().await?;
+        self.processors.wake_node();
+        Ok(true)
+    }
+
+    /// Returns when a letter is gone, and all behind it; or when it was tried once more.
+    async fn wait(&self, name: &str, key: &str, first: &DeadLetter) -> Result<(), StoreError> {
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
+        loop {
+            let Some(now) = self.waiting(name, key).await?.into_iter().next() else { return Ok(()) };
+            // Another one is in the way now, or the same failed again.
+            let tried = now.event != first.event && now.attempts > 0 || now.attempts > first.attempts;
+            if tried {
+                let keys = ParkedKeys::of([key]);
+                return Err(StoreError::Parked { projection: name.into(), keys, reason: now.error });
+            }
+            if start.elapsed() > PATIENCE {
+                let at = Position(first.position.0.saturating_sub(1));
+                let reason = Some("no node that runs it has tried again".into());
+                return Err(StoreError::Behind { projection: name.into(), at, until: first.position, reason });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::{__private::LETTERS, MemoryStore, NewEvent, Raw, Shard, Store, StreamId, Version};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn p3_a_letter_that_was_taken_in_meanwhile_does_not_come_back() -> Result<(), StoreError> {
+        let store = Store::from(MemoryStore::new());
+        store.as_ref().create(&LETTERS).await?;
+        let data = Raw { name: "x".into(), tags: vec![], body: vec![] };
+        let event = NewEvent { id: Uuid::now_v7(), schema: 1, occurred_at: None, metadata: Default::default(), data };
+        let now = store.as_ref().now();
+        let event = event.recorded(StreamId::new("a", "b"), Version(1), Position(1), now);
+        let letter = DeadLetter::new(&Shard::whole("p@1"), "b", &event, "why", now, false);
+        record::change(store.as_ref(), dead_letters::changes(std::slice::from_ref(&letter), &[])?).await?;
+        let letters = Processors::new(&store).dead_letters("p@1");
+        // It is read, and then the node that runs the shard processes it.
+        let read = letters.waiting("p@1", "b").await?;
+        assert!(letters.due("p@1", "b", &read).await?, "it waits still");
+        record::change(store.as_ref(), dead_letters::changes(&[], &read)?).await?;
+        assert!(!letters.due("p@1", "b", &read).await?);
+        assert_eq!(letters.waiting("p@1", "b").await?, []);
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! Operating projections from any process, also from one that does not have their code.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use eventstore_core::{
+    __private::SHADOW, Checkpoint, Invalid, Order, ParkedKeys, Position, Rows, Shard, Store, StoreError, Transaction,
+};
+use tokio::sync::Notify;
+
+use crate::{
+    record::{
+        self, PROJECTIONS, Row, dead_letters, list, names,
+        nodes::{Beat, NODES},
+        there,
+    },
+    run::admission::{Cause, Word, stored_failure},
+    status::{self, State, Status},
+};
+
+/// How long to wait for a node to do what was asked of it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A node that has not beaten for so long, by its own clock, is taken for gone.
+const GONE: Duration = Duration::from_secs(10);
+
+/// The projections of a store: how they are, and what they are to do. Also from a process that runs none of them.
+///
+/// A name is that of a read model or projection, `balance`, if it has one version in this store; else with the version,
+/// `balance@2`.
+#[derive(Clone)]
+pub struct Processors {
+    pub store: Store,
+    poke: Option<Arc<Notify>>,
+}
+
+impl Processors {
+    /// Those of a store.
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.beneath(), poke: None }
+    }
+
+    pub fn here(store: &Store, poke: Arc<Notify>) -> Self {
+        Self { store: store.clone(), poke: Some(poke) }
+    }
+
+    pub fn wake_node(&self) {
+        if let Some(poke) = &self.poke {
+            poke.notify_one();
+        }
+    }
+
+    /// The full name.
+    pub async fn name(&self, name: &str) -> Result<String, StoreError> {
+        let store = self.store.as_ref();
+        let shards = store.shards(None).await?;
+        let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();
+        // Also those that no node has begun to run yet.
+        let known: BTreeMap<String, Row> = there(record::rows(store, &PROJECTIONS).await)?;
+        names.extend(known.into_keys());
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|there| there == name || !there.ends_with(SHADOW));
+        if names.iter().any(|there| there == name) {
+            return Ok(name.into());
+        }
+        let versions: Vec<_> =
+            names.iter().filter(|there| there.rsplit_once('@').is_some_and(|(model, _)| model == name)).collect();
+        match versions[..] {
+            [one] => Ok(one.clone()),
+            [] => Err(Invalid::Request(format!("there is no projection `{name}`: there are {}", list(&names))).into()),
+            _ => Err(Invalid::Request(format!("`{name}` has several versions: say {}", list(&versions))).into()),
+        }
+    }
+
+    /// How they are, by name: all that the store knows, whichever node runs them, with the end of the log.
+    pub async fn status(&self) -> Result<Vec<Status>, StoreError> {
+        let store = self.store.as_ref();
+        let head = self.store.head().await?;
+        let rows: BTreeMap<String, Row> = there(record::rows(store, &PROJECTIONS).await)?;
+        let living = self.living().await?;
+        let now = store.now();
+        let known = rows.keys().map(|name| (name.clone(), vec![]));
+        let mut projections: BTreeMap<String, Vec<(Shard, Checkpoint)>> = known.collect();
+        for (shard, at) in store.shards(None).await? {
+            projections.entry(shard.projection.clone()).or_default().push((shard, at));
+        }
+        let status = |(name, shards): (String, Vec<_>)| {
+            let mut status = Status::new(name);
+            status.look(shards);
+            status.head = head;
+            let row = rows.get(&status.name);
+            status.target = Position(row.map_or(0, |row| row.target));
+            status.current = names::current(&rows, names::model(&status.name)) == Some(&*status.name);
+            status.state = match row.map(|row| &*row.state) {
+                Some("paused") => State::Paused,
+                Some("failed") => State::Failed,
+                Some("kept") => State::Kept,
+                _ if !living.iter().any(|beat| beat.projections.contains(&status.name)) => State::Detached,
+                _ if status.position >= status.target => State::Active,
+                _ => State::Booting,
+            };
+            status.stopped = status.state == State::Failed;
+            status.error = row.and_then(|row| stored_failure(&status.name, row));
+            status
+        };
+        let mut all: Vec<_> = projections.into_iter().map(status).collect();
+        for status in &mut all {
+            let letters = dead_letters::first(store, &status.name).await?;
+            status.parked = ParkedKeys::of(letters.iter().map(|letter| &*letter.key)).count;
+        }
+        for status in all.iter_mut().filter(|status| status.lag() > 0) {
+            status.next(status::next(store, status.position).await?, now);
+        }
+        Ok(all)
+    }
+
+    /// The nodes that live, as far as the clock of this process can tell.
+    async fn living(&self) -> Result<Vec<Beat>, StoreError> {
+        let store = self.store.as_ref();
+        let nodes: BTreeMap<String, Beat> = there(record::rows(store, &NODES).await)?;
+        let now = store.now();
+        Ok(nodes.into_values().filter(|beat| beat.beat_at + GONE > now).collect())
+    }
+
+    /// Whether a node that lives runs a projection, as a transaction sees it.
+    pub async fn lives_within(&self, transaction: &mut dyn Transaction, name: &str) -> Result<bool, StoreError> {
+        let now = self.store.as_ref().now();
+        let nodes = Rows::Where { table: NODES, equal: vec![], order: Order::default(), limit: None };
+        let nodes = transaction.rows(nodes).await?;
+        let beats = nodes.iter().filter_map(|(_, row)| serde_json::from_str::<Beat>(row.get()).ok());
+        Ok(beats.filter(|beat| beat.beat_at + GONE > now).any(|beat| beat.projections.iter().any(|one| one == name)))
+    }
+
+    /// Whether a node that lives runs a projection.
+    pub async fn lives(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.living().await?.iter().any(|beat| beat.projections.iter().any(|there| there == name)))
+    }
+
+    /// Stops a projection, on all nodes and at once: when this returns, nothing more is written by it. It stays so until it
+    /// is resumed, whatever is started again.
+    pub async fn pause(&self, name: &str) -> Result<(), StoreError> {
+        let name = self.name(name).await?;
+        let store = self.store.as_ref();
+        store.create(&PROJECTIONS).await?;
+        record::set(store, &name, "paused", None).await?;
+        self.take_away(&name).await
+    }
+
+    /// Lets a projection that was paused, or that has failed, go on.
+    pub async fn resume(&self, name: &str) -> Result<(), StoreError> {
+        let name = self.name(name).await?;
+        let store = self.store.as_ref();
+        store.create(&PROJECTIONS).await?;
+        record::set(store, &name, "active", None).await?;
+        self.wake_node();
+        Ok(())
+    }
+
+    /// Has a projection or subscription hand over the events that it has passed without reading them, before it goes on: it
+    /// is [`StoreError::Missed`], since a release reads events of a name that the one before did not. They come after
+    /// later events, in the order of the log among themselves; each once in a projection in SQL.
+    pub async fn deliver_missed(&self, name: &str) -> Result<(), StoreError> {
+        self.said(name, |cause| match cause {
+            Cause::Missed(_) => Some(Word::DeliverMissed { names: cause.names() }),
+            Cause::Newer(_) => None,
+        })
+        .await
+    }
+
+    /// Has a processor go on without events that it has not read, and never will: those it has passed
+    /// ([`StoreError::Missed`]), or those that only newer programs read, none of which runs any more
+    /// ([`StoreError::Newer`]).
+    pub async fn accept(&self, name: &str) -> Result<(), StoreError> {
+        self.said(name, |cause| Some(Word::Accept { names: cause.names() })).await
+    }
+
+    /// Says what is to become of the events that a processor has failed for.
+    async fn said(&self, name: &str, word: impl Fn(&Cause) -> Option<Word> + Send) -> Result<(), StoreError> {
+        let (_, name) = (self.known().await?, self.name(name).await?);
+        let store = self.store.as_ref();
+        let mut transaction = store.begin().await?;
+        transaction.lock_projection(&name).await?;
+        let known = record::row(&mut *transaction, &name).await?.filter(|row| row.state == "failed");
+        let word = known.as_ref().and_then(Cause::of).and_then(|cause| word(&cause));
+        let (Some(mut known), Some(word)) = (known, word) else {
+            transaction.rollback().await?;
+            return Err(Invalid::Request(format!("`{name}` has missed no events: nothing is to be decided")).into());
+        };
+        (known.state, known.reason, known.cause, known.since) = ("active".into(), None, None, store.now());
+        known.word = word.json();
+        record::put(&mut *transaction, &name, &known).await?;
+        transaction.commit().await?;
+        self.wake_node();
+        Ok(())
+    }
+
+    /// Ends what runs: the shards wait for a node to take them, or are taken again by the same node, which then looks
+    /// at everything anew.
+    async fn take_away(&self, name: &str) -> Result<(), StoreError> {
+        let mut transaction = self.store.as_ref().begin().await?;
+        let mut shards = transaction.lock_projection(name).await?;
+        for (_, at) in &mut shards {
+            (at.owner, at.epoch) = (None, at.epoch + 1);
+        }
+        transaction.put_shards(name, shards).await?;
+        transaction.commit().await?;
+        self.wake_node();
+        Ok(())
+    }
+}

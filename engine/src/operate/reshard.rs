@@ -1,0 +1,71 @@
+//! Changes how many shards a projection has, while it runs: asks, and waits until it is done.
+
+use std::time::Duration;
+
+use eventstore_core::{Invalid, SLOTS, Shard, StoreError};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    operate::processors::{PATIENCE, Processors},
+    record::holds::{RESHARDS, cancel, step},
+    status::State,
+};
+
+/// How long a node may take that was only just started, before there is none.
+const STARTING: Duration = Duration::from_secs(1);
+
+impl Processors {
+    /// Changes how many shards a projection has, 1 to 1,024, while it runs: see [`Runner::shards`](crate::Runner::shards).
+    /// Each event is still processed once. Returns when it has them.
+    ///
+    /// More of them are made at once. Fewer: the nodes that run it first bring those behind to where the furthest one
+    /// is, which meanwhile waits. If that takes longer than 30 seconds, or no node can do it because the projection is
+    /// paused, has failed, or is run nowhere, it is [`StoreError::Behind`], and all is as before.
+    pub async fn reshard(&self, name: &str, shards: u16) -> Result<(), StoreError> {
+        if !(1..=SLOTS).contains(&shards) {
+            return Err(Invalid::Request(format!("{shards} shards: there can be 1 to {SLOTS}")).into());
+        }
+        let name = self.name(name).await?;
+        let store = self.store.as_ref();
+        store.create(&RESHARDS).await?;
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
+        let mut ended = step(store, &name, Some(shards)).await?;
+        self.wake_node();
+        while !ended {
+            let status = self.status().await?.into_iter().find(|status| status.name == name);
+            let Some(status) = status else { return Err(Self::otherwise(&name)) };
+            let why = match status.state {
+                State::Paused => "it is paused, and its shards are at different positions: resume it first".into(),
+                State::Failed => match &status.error {
+                    Some(error) => format!("it has failed, and its shards are at different positions: {error}"),
+                    None => "it has failed, and its shards are at different positions".into(),
+                },
+                State::Detached if start.elapsed() > STARTING => {
+                    "no node runs it, and its shards are at different positions: start one first".into()
+                }
+                _ if start.elapsed() > PATIENCE => "its shards have not come to one position in time".into(),
+                _ => String::new(),
+            };
+            if !why.is_empty() {
+                cancel(store, &name).await?;
+                self.wake_node();
+                let until = status.shards.iter().map(|(_, at)| at.position).max().unwrap_or_default();
+                let reason = Some(why.into());
+                return Err(StoreError::Behind { projection: name, at: status.position, until, reason });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+            ended = step(store, &name, None).await?;
+        }
+        self.wake_node();
+        let there = store.shards(Some(&name)).await?;
+        match there.iter().map(|(shard, _)| shard).eq(&Shard::parts(&name, shards)) {
+            true => Ok(()),
+            false => Err(Self::otherwise(&name)),
+        }
+    }
+
+    fn otherwise(name: &str) -> StoreError {
+        Invalid::Request(format!("somebody else has changed the shards of `{name}` meanwhile")).into()
+    }
+}

@@ -1,0 +1,80 @@
+//! Events that could not be processed, and those behind them for the same key.
+
+use std::collections::{HashMap, HashSet};
+
+pub use eventstore_core::__private::parked;
+use eventstore_core::{
+    __private::{LETTERS, Sweep, swept, swept_within},
+    Changes, DeadLetter, EventStore, Order, Rows, StoreError, Timestamp, Transaction,
+};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::record::{self, queue::Queue};
+
+/// Why an event waits that is not the first one of its key.
+pub const BEHIND: &str = "it waits behind an event of its key";
+
+/// Letters to be written and letters to be taken out.
+pub fn changes(put: &[DeadLetter], remove: &[DeadLetter]) -> Result<Changes, StoreError> {
+    let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
+    let row = |letter: &DeadLetter| Ok((letter.id(), to_raw_value(letter).map_err(refused)?));
+    let upserts = put.iter().map(row).collect::<Result<_, StoreError>>()?;
+    // One that is passed over, or was written by release 0.1, gets another row.
+    let left = put.iter().filter(|letter| letter.row() != letter.id());
+    Ok(Changes { table: LETTERS, upserts, deletes: remove.iter().chain(left).map(DeadLetter::row).collect() })
+}
+
+/// All letters of a projection, or of one of its keys, also those that were passed over.
+pub fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) -> Rows {
+    let mut equal = vec![(&LETTERS.columns[0], projection.into())];
+    if let Some(key) = key {
+        equal.push((&LETTERS.columns[1], key.into()));
+    }
+    Rows::Where { table: LETTERS, equal, order: Order::default(), limit }
+}
+
+/// The first letter of each key of a projection that waits.
+pub async fn first(store: &dyn EventStore, projection: &str) -> Result<Vec<DeadLetter>, StoreError> {
+    swept(store, Sweep::first_of_each(projection)).await
+}
+
+/// The same, as a transaction sees it.
+pub async fn first_within(transaction: &mut dyn Transaction, projection: &str) -> Result<Vec<DeadLetter>, StoreError> {
+    swept_within(transaction, Sweep::first_of_each(projection)).await
+}
+
+/// Of the first letters of keys, those of rows that are older than the rows of another table, by its first letters: they
+/// wait there at no event, or at a later one.
+pub fn older(letters: Vec<DeadLetter>, than: &[DeadLetter]) -> Vec<DeadLetter> {
+    let than: HashMap<_, _> = than.iter().map(|letter| (Queue::of(letter), letter.position)).collect();
+    let older = |letter: &DeadLetter| than.get(&Queue::of(letter)).is_none_or(|there| letter.position < *there);
+    letters.into_iter().filter(older).collect()
+}
+
+pub fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {
+    let letters = rows.into_iter().map(|(row, json)| DeadLetter::read(row, &json));
+    let mut letters = letters.collect::<Result<Vec<_>, _>>()?;
+    letters.sort_by_key(|letter| letter.position);
+    Ok(letters)
+}
+
+/// The first letters of those who wait, due at an instant.
+pub fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
+    let mut queues = HashSet::new();
+    letters.retain(|letter| letter.skipped.is_none() && queues.insert(Queue::of(letter)));
+    letters.iter_mut().for_each(|letter| letter.retry_at = Some(now));
+    letters
+}
+
+/// Has whatever waits of a projection tried again now.
+pub async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
+    let mut transaction = store.begin().await?;
+    record::begin_again(&mut *transaction, projection, |_| true).await?;
+    let letters = first_within(&mut *transaction, projection).await?;
+    let due = first_now(letters, store.now());
+    if due.is_empty() {
+        return transaction.rollback().await;
+    }
+    transaction.write(changes(&due, &[])?).await?;
+    transaction.commit().await
+}

@@ -1,0 +1,15 @@
+//! What is stored of processors besides their rows and checkpoints: one file a table. Nothing here runs.
+
+pub mod dead_letters;
+pub mod holds;
+pub mod names;
+pub mod nodes;
+pub mod queue;
+pub mod reads;
+pub mod requests;
+mod rows;
+
+pub use rows::{
+    PROJECTIONS, Row, all, begin_again, change, delete, first, key, known, lenient, list, mark_built, put, row, rows,
+    set, there, update, upsert, write,
+};

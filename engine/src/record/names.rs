@@ -1,0 +1,32 @@
+//! The names of the versions of a read model, and which of them readers are sent to.
+
+use std::collections::BTreeMap;
+
+use eventstore_core::__private::SHADOW;
+
+use crate::record::Row;
+
+/// The read model of `balance@2` and of `balance@2~shadow`.
+pub fn model(name: &str) -> &str {
+    name.split_once('@').map_or(name, |(model, _)| model)
+}
+
+pub fn number(name: &str) -> u32 {
+    name.rsplit_once('@').and_then(|(_, version)| version.parse().ok()).unwrap_or_default()
+}
+
+/// The version readers of plain SQL are sent to.
+pub fn current<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> Option<&'a str> {
+    versions(rows, model).filter_map(|(name, row)| Some((row.promoted_at?, name))).max().map(|(_, name)| name)
+}
+
+/// The same; before there is one, the first that will be.
+pub fn current_or_first<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> Option<&'a str> {
+    let first = || versions(rows, model).map(|(name, _)| name).min_by_key(|name| number(name));
+    current(rows, model).or_else(first)
+}
+
+pub fn versions<'a>(rows: &'a BTreeMap<String, Row>, model: &str) -> impl Iterator<Item = (&'a str, &'a Row)> {
+    let versions = rows.iter().filter(move |(name, _)| name.contains('@') && self::model(name) == model);
+    versions.filter(|(name, _)| !name.ends_with(SHADOW)).map(|(name, row)| (&**name, row))
+}

@@ -1,0 +1,152 @@
+//! What is written down about projections besides their rows and checkpoints, and how it is read and changed.
+
+use std::collections::BTreeMap;
+
+pub use eventstore_core::__private::{PROJECTIONS, ProjectionRow as Row};
+use eventstore_core::{Changes, Checkpoint, EventStore, Order, Position, Rows, Shard, StoreError, Table, Transaction};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde_json::{
+    Value as Json,
+    value::{RawValue, to_raw_value},
+};
+
+fn refused(table: &Table) -> impl Fn(serde_json::Error) -> StoreError {
+    let table = table.to_string();
+    move |reason| StoreError::Row { table: table.clone(), reason: reason.into() }
+}
+
+/// All rows of a table that this program can read, by key. A row that another release wrote in a form of its own is left
+/// out: one row must not keep a node from all others.
+pub async fn rows<T: DeserializeOwned>(
+    store: &dyn EventStore,
+    table: &Table,
+) -> Result<BTreeMap<String, T>, StoreError> {
+    let read = |(key, row): (String, Box<RawValue>)| match serde_json::from_str(row.get()) {
+        Ok(row) => Some((key, row)),
+        Err(error) => {
+            tracing::debug!(%table, key, %error, "a row of another release is ignored");
+            None
+        }
+    };
+    Ok(all(store, table).await?.into_iter().filter_map(read).collect())
+}
+
+/// All rows of a table.
+pub async fn all(store: &dyn EventStore, table: &Table) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
+    store.rows(Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }).await
+}
+
+/// Reads a value of an engine's row, or what there is by default where another release has written it in a form of its own.
+pub fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(value: D) -> Result<T, D::Error> {
+    let value = Json::deserialize(value)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+/// Writes one row, in a transaction of its own.
+pub async fn write<T: Serialize>(store: &dyn EventStore, table: &Table, key: &str, row: &T) -> Result<(), StoreError> {
+    change(store, upsert(table, key, row)?).await
+}
+
+/// What writes one row.
+pub fn upsert<T: Serialize>(table: &Table, key: &str, row: &T) -> Result<Changes, StoreError> {
+    let row = to_raw_value(row).map_err(refused(table))?;
+    Ok(Changes { table: *table, upserts: vec![(key.into(), row)], deletes: vec![] })
+}
+
+/// What removes one row.
+pub fn delete(table: &Table, key: &str) -> Changes {
+    Changes { table: *table, upserts: vec![], deletes: vec![key.into()] }
+}
+
+/// What asks for one row.
+pub fn key(table: &Table, key: &str) -> Rows {
+    Rows::Keys { table: *table, keys: vec![key.into()] }
+}
+
+/// The row that was found.
+pub fn first<T: DeserializeOwned>(table: &Table, found: Vec<(String, Box<RawValue>)>) -> Result<Option<T>, StoreError> {
+    found.first().map(|(_, row)| serde_json::from_str(row.get()).map_err(refused(table))).transpose()
+}
+
+pub async fn change(store: &dyn EventStore, changes: Changes) -> Result<(), StoreError> {
+    let mut transaction = store.begin().await?;
+    transaction.write(changes).await?;
+    transaction.commit().await
+}
+
+/// What is known of a projection, as a transaction sees it.
+pub async fn row(transaction: &mut dyn Transaction, projection: &str) -> Result<Option<Row>, StoreError> {
+    first(&PROJECTIONS, transaction.rows(key(&PROJECTIONS, projection)).await?)
+}
+
+/// Writes down what is known of a projection: in a transaction that has locked it.
+pub async fn put(transaction: &mut dyn Transaction, projection: &str, row: &Row) -> Result<(), StoreError> {
+    transaction.write(upsert(&PROJECTIONS, projection, row)?).await
+}
+
+/// Locks a projection, and has the nodes that run these shards begin again with what is there then: their epochs are others.
+/// Gives the shards as they are now.
+pub async fn begin_again(
+    transaction: &mut dyn Transaction,
+    projection: &str,
+    which: impl Fn(&Shard) -> bool + Send,
+) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
+    let mut shards = transaction.lock_projection(projection).await?;
+    shards.iter_mut().filter(|(shard, _)| which(shard)).for_each(|(_, at)| at.epoch += 1);
+    transaction.put_shards(projection, shards.clone()).await?;
+    Ok(shards)
+}
+
+/// Changes what is known of a projection, and no other transaction does meanwhile.
+pub async fn update(
+    store: &dyn EventStore,
+    projection: &str,
+    change: impl FnOnce(&mut Row) + Send,
+) -> Result<(), StoreError> {
+    let mut transaction = store.begin().await?;
+    transaction.lock_projection(projection).await?;
+    let mut known = row(&mut *transaction, projection).await?.unwrap_or_else(|| Row::new(store.now(), Position(0)));
+    change(&mut known);
+    put(&mut *transaction, projection, &known).await?;
+    transaction.commit().await
+}
+
+/// Notes that a processor has come to where the log ended when it began.
+pub async fn mark_built(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
+    let now = store.now();
+    update(store, projection, |row| row.built_at = Some(now)).await
+}
+
+/// What is known of a projection, outside of any transaction.
+pub async fn known(store: &dyn EventStore, projection: &str) -> Result<Option<Row>, StoreError> {
+    first(&PROJECTIONS, store.rows(key(&PROJECTIONS, projection)).await?)
+}
+
+/// Says what a projection is to do.
+pub async fn set(
+    store: &dyn EventStore,
+    projection: &str,
+    state: &str,
+    reason: Option<&str>,
+) -> Result<(), StoreError> {
+    let (state, now) = (state.to_owned(), store.now());
+    let reason = reason.map(|reason| reason.replace('\0', "\\0"));
+    let change = |row: &mut Row| (row.state, row.reason, row.since, row.cause) = (state, reason, now, None);
+    update(store, projection, change).await
+}
+
+/// What is in a table, also if it was never made.
+pub fn there<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
+    match found {
+        Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
+        found => found,
+    }
+}
+
+/// Names, for people.
+pub fn list<T: AsRef<str>>(names: &[T]) -> String {
+    match names {
+        [] => "none".into(),
+        names => names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", "),
+    }
+}

@@ -1,0 +1,156 @@
+//! Does what was asked of a projection that this node runs, and writes the answer down.
+
+use std::{collections::HashSet, sync::Arc};
+
+use eventstore_core::{
+    __private::Brief, Checkpoint, DeadLetter, Position, Raw, Read, Recorded, Rows, Shard, Store, StoreError,
+    Transaction,
+};
+use futures::TryStreamExt;
+use serde_json::Value as Json;
+use tokio::sync::Semaphore;
+
+use crate::{
+    failure::Failure,
+    record::{
+        self, dead_letters,
+        queue::Queue,
+        requests::{REQUESTS, Request, TryRun, What},
+        there,
+    },
+    run::{
+        page::DecodedPage,
+        parked::Parked,
+        processor::{Part, Processor},
+    },
+};
+
+/// How many events are read together while others wait.
+const PAGE: usize = 1_000;
+/// How many questions a node answers at the same time: its shards need connections, too.
+pub const ANSWERING: usize = 2;
+/// Does what was asked, and writes the answer down.
+pub async fn answer(
+    store: Store,
+    processor: Arc<dyn Processor>,
+    id: String,
+    mut request: Request,
+    answering: Arc<Semaphore>,
+) {
+    let Ok(_turn) = answering.acquire().await else { return };
+    let Some(what) = request.what() else { return };
+    let done = match what {
+        What::Rebuild => rebuild_key(&store, &*processor, &request.of).await.map(|()| Json::Bool(true)),
+        What::Try => match try_run(&store, &*processor, &request.of).await {
+            Ok(tried) => serde_json::to_value(tried).map_err(|error| StoreError::Damaged(error.into()).into()),
+            Err(failed) => Err(failed),
+        },
+    };
+    match done {
+        Ok(answer) => request.answer = Some(answer),
+        Err(failed) => request.error = Some(failed.to_string().replace('\0', "\\0")),
+    }
+    if let Err(error) = record::write(store.as_ref(), &REQUESTS, &id, &request).await {
+        tracing::warn!(projection = request.projection, error = %Brief(&error), "what was asked could not be answered");
+    }
+}
+
+/// The shard of a key, and how far it is.
+fn shard_of(shards: Vec<(Shard, Checkpoint)>, key: &str) -> Result<(Shard, Position), Failure> {
+    let shard = shards.into_iter().find(|(shard, _)| shard.has(key));
+    shard.map(|(shard, at)| (shard, at.position)).ok_or_else(|| Failure::program("it has no shards"))
+}
+
+async fn letters_of(transaction: &mut dyn Transaction, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
+    dead_letters::read(transaction.rows(dead_letters::wanted(name, Some(key), None)).await?)
+}
+
+async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Result<(), Failure> {
+    let (name, store) = (processor.name(), store.as_ref());
+    let Some(mut row) = processor.anew(vec![key.into()]).pop() else {
+        return Err(Failure::program("it has no rows of its own"));
+    };
+    let skipped: Vec<_> = there(store.rows(dead_letters::wanted(&name, None, None)).await)?;
+    // What waits with its whole stream is processed when that goes on, not before.
+    let left_out = |letter: &DeadLetter| match letter.whole_stream {
+        true => letter.skipped.is_none(),
+        false => letter.skipped.is_some() && letter.key == key,
+    };
+    let skipped: Vec<_> = dead_letters::read(skipped)?.into_iter().filter(left_out).collect();
+    // Most of it without a lock; the rest while no node can process anything.
+    let (_, at) = shard_of(store.shards(Some(&name)).await?, key)?;
+    let skips = |event: &Recorded<Raw>| skipped.iter().any(|letter| letter.event == event.id);
+    let read = Read { query: row.query(), until: Some(at), ..Read::default() };
+    let mut events = store.read(read).await?.events;
+    while let Some(event) = events.try_next().await? {
+        if !skips(&event) {
+            row.apply(&event)?;
+        }
+    }
+    let mut transaction = store.begin().await?;
+    let shards = record::begin_again(&mut *transaction, &name, |shard| shard.has(key)).await?;
+    let (_, until) = shard_of(shards, key)?;
+    if until < at {
+        return Err(StoreError::Busy("it was begun anew meanwhile".into()).into());
+    }
+    let mut after = at;
+    loop {
+        let read = Read { query: row.query(), after, until: Some(until), limit: Some(PAGE), ..Read::default() };
+        let events = transaction.read(read).await?.events;
+        events.iter().filter(|event| !skips(event)).try_for_each(|event| row.apply(event))?;
+        match events.last() {
+            Some(last) if events.len() == PAGE => after = last.position,
+            _ => break,
+        }
+    }
+    transaction.write(row.changes()?).await?;
+    let done = letters_of(&mut *transaction, &name, key).await?;
+    let done: Vec<_> = done.into_iter().filter(|letter| letter.skipped.is_none() && !letter.whole_stream).collect();
+    if !done.is_empty() {
+        transaction.write(dead_letters::changes(&[], &done)?).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<TryRun, Failure> {
+    let (name, store) = (processor.name(), store.as_ref());
+    // Read before any node is held up: a caller in a transaction asks for no other connection.
+    let waiting = there(store.rows(dead_letters::wanted(&name, Some(key), None)).await)?;
+    let events = dead_letters::read(waiting)?.into_iter().map(|letter| letter.event).collect();
+    let events = store.recorded(events).await?;
+    let mut transaction = store.begin().await?;
+    let (shard, _) = shard_of(transaction.lock_projection(&name).await?, key)?;
+    let mut waiting = letters_of(&mut *transaction, &name, key).await?;
+    // What has come since is behind those that were there.
+    let read: HashSet<_> = events.iter().map(|event| event.id).collect();
+    waiting.retain(|letter| letter.skipped.is_none() && read.contains(&letter.event));
+    let before = row(&mut *transaction, processor, key).await?;
+    let page = DecodedPage::new(Position(0), Position(u64::MAX), None, events);
+    let (mut taken, mut error) = (0, None);
+    for letter in &waiting {
+        let Ok(place) = page.events.binary_search_by_key(&letter.position, |event| event.position) else { continue };
+        let (places, parked, queue) = (place..place + 1, Parked::default(), Queue::of(letter));
+        let part = Part { page: &page, places, shard: &shard, parked: &parked, only: Some(&queue) };
+        match processor.take(&mut *transaction, &part, None).await {
+            Ok(_) => taken += 1,
+            Err(failed) => {
+                error = Some(failed.to_string());
+                break;
+            }
+        }
+    }
+    // After an error of the database nothing can be read any more.
+    let after = row(&mut *transaction, processor, key).await.unwrap_or_default();
+    transaction.rollback().await?;
+    Ok(TryRun { waiting: waiting.len(), taken, error, before, after })
+}
+
+async fn row(
+    transaction: &mut dyn Transaction,
+    processor: &dyn Processor,
+    key: &str,
+) -> Result<Option<Json>, StoreError> {
+    let Some(table) = processor.table() else { return Ok(None) };
+    let rows = transaction.rows(Rows::Keys { table, keys: vec![key.into()] }).await?;
+    Ok(rows.first().and_then(|(_, row)| serde_json::from_str(row.get()).ok()))
+}

@@ -1,0 +1,15 @@
+//! What a node does: it reads the log once for all, claims shards, and has processors process pages of events.
+
+pub mod admission;
+pub(crate) mod answer;
+pub(crate) mod catch_up;
+pub(crate) mod metrics;
+pub(crate) mod node;
+pub mod options;
+pub mod page;
+pub mod parked;
+pub mod processor;
+pub mod refold;
+pub(crate) mod shard;
+pub(crate) mod tail;
+pub mod turns;

@@ -1,0 +1,815 @@
+//! A process among others that run the same: which shards are its own, and since when.
+//!
+//! Each node counts its beats in a table. A node that sees another not beat for a lease, by its own clock, takes its shards
+//! over: no two clocks are ever compared. A shard that changes hands gets a new epoch, and every write of a shard first
+//! locks its row and looks at the epoch: a node that was frozen, and does not know it yet, writes nothing.
+//!
+//! A node that cannot run a processor leaves it to those that can: it stands aside. That is so where another node that lives
+//! reads events that this one does not (`reads.rs`), and where its program has failed on the processor and another one has
+//! not. A processor has failed for all when no node is left that can run it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    error::Error,
+    future::pending,
+    sync::Arc,
+    time::Duration,
+};
+
+use eventstore_core::{
+    __private::{Brief, LETTERS},
+    Changes, Checkpoint, EventStore, Position, Query, Read, Shard, Store, StoreError, Timestamp,
+};
+use serde_json::Value as Json;
+use tokio::{
+    sync::{Notify, Semaphore, mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, interval, timeout},
+};
+use uuid::Uuid;
+
+use crate::{
+    failure::{Blame, Failure},
+    record::{
+        self, Row, dead_letters,
+        holds::{self, RESHARDS, Wanted},
+        names,
+        nodes::{Beat, NODES, beat},
+        reads::{self, EVENT_SETS, Reads, Sets, Standing},
+        requests,
+    },
+    run::{
+        admission::{Admitted, Cause, How, admit, stored_failure},
+        answer::{ANSWERING, answer},
+        metrics,
+        options::Options,
+        processor::Processor,
+        shard::{Ended, Work},
+        tail::Tail,
+    },
+    status::{self, State, Status},
+};
+
+/// How many beats there are in a lease.
+const BEATS: u32 = 5;
+
+/// Why a node cannot run a processor itself.
+struct Cannot {
+    since: Timestamp,
+    reason: String,
+    /// What a newer program reads and this one does not, if that is why.
+    newer: Option<Reads>,
+}
+
+/// One projection that this node can run.
+pub struct Run {
+    pub name: String,
+    pub processor: Arc<dyn Processor>,
+    /// What it reads here, and the fingerprint of that.
+    reads: Reads,
+    fingerprint: String,
+    pub options: Options,
+    pub report: watch::Sender<Status>,
+    /// How many events it may process in a second.
+    pace: watch::Sender<Option<u64>>,
+    /// Whether it is only run while it is wanted.
+    shadow: bool,
+    prepared: bool,
+    /// Since when it is wanted, if it is a shadow.
+    since: Option<Timestamp>,
+    /// Why it cannot run here: its code must be mended.
+    cannot: Option<Cannot>,
+    /// Whether it leaves this processor to others, for lack of events that they read.
+    aside: bool,
+    /// The other nodes that live and can run it, as far as they know.
+    others: BTreeSet<Uuid>,
+    shards: HashMap<Shard, Running>,
+}
+
+/// A shard that runs here.
+struct Running {
+    epoch: u64,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// A shard has ended.
+struct End {
+    run: usize,
+    shard: Shard,
+    epoch: u64,
+    ended: Ended,
+}
+
+/// This process.
+pub struct Node {
+    id: Uuid,
+    store: Store,
+    lease: Duration,
+    runs: Vec<Run>,
+    tail: Arc<Tail>,
+    beat: Beat,
+    /// The last beat seen of each other node, and when it was seen first.
+    seen: HashMap<Uuid, (i64, Instant)>,
+    ends: (mpsc::UnboundedSender<End>, mpsc::UnboundedReceiver<End>),
+    /// What the fingerprints in beats and rows stand for.
+    sets: Sets,
+    /// What it says in its beats that it cannot run.
+    cannot: watch::Sender<BTreeMap<String, String>>,
+    /// Says that it lives, once it has begun.
+    heart: Option<JoinHandle<()>>,
+    begun: bool,
+    /// What was asked and is being done.
+    asked: HashSet<String>,
+    answering: Arc<Semaphore>,
+    poke: Arc<Notify>,
+}
+
+impl Run {
+    pub fn new(processor: Arc<dyn Processor>, options: Options, report: watch::Sender<Status>) -> Self {
+        let (name, shadow) = (processor.name(), processor.table().is_some_and(|table| table.shadow));
+        let (pace, reads) = (watch::Sender::new(None), processor.reads());
+        let fingerprint = reads.fingerprint();
+        Self {
+            name,
+            processor,
+            reads,
+            fingerprint,
+            options,
+            report,
+            pace,
+            shadow,
+            prepared: false,
+            since: None,
+            cannot: None,
+            aside: false,
+            others: BTreeSet::new(),
+            shards: HashMap::new(),
+        }
+    }
+
+    /// Says that this node leaves it to others, and why.
+    fn stand_aside(&self, store: &Store, failed: Failure, shards: Vec<(Shard, Checkpoint)>) {
+        let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
+        store.runs(&self.name, Some(failed.clone()), false);
+        self.report.send_modify(|status| {
+            status.look(shards);
+            (status.state, status.stopped, status.error) = (State::Aside, false, Some(failed));
+        });
+    }
+
+    /// Says why readers are not sent to it: in its status, and once in the logs.
+    fn is_not_promoted(&self, parked: StoreError) {
+        let same = |error: &Arc<dyn Error + Send + Sync>| error.to_string() == parked.to_string();
+        if !self.report.borrow().error.as_ref().is_some_and(same) {
+            tracing::warn!(
+                projection = self.name,
+                "readers of plain SQL are not sent to it: some of its keys are parked"
+            );
+            self.report.send_modify(|status| status.error = Some(Arc::new(parked)));
+        }
+    }
+
+    fn tell(&self, store: &Store, failed: Failure) {
+        // Where another node can run it, nothing is lost.
+        let stopped = failed.blame == Blame::Program && self.others.is_empty();
+        metrics::failed(&self.name);
+        tracing::warn!(projection = self.name, error = %Brief(&*failed.reason), stopped, "projection failed");
+        let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
+        store.runs(&self.name, Some(failed.clone()), stopped);
+        self.report.send_modify(|status| {
+            (status.error, status.stopped) = (Some(failed), stopped);
+            if stopped {
+                status.state = State::Failed;
+            }
+        });
+    }
+}
+
+impl Node {
+    pub fn new(store: Store, lease: Duration, runs: Vec<Run>, poke: Arc<Notify>) -> Self {
+        let now = store.as_ref().now();
+        let projections = runs.iter().map(|run| run.name.clone()).collect();
+        let reads = runs.iter().map(|run| (run.name.clone(), Json::from(&*run.fingerprint)));
+        let reads = Some(Json::Object(reads.collect()));
+        let process = format!("{}, process {}", host(), std::process::id());
+        let cannot = BTreeMap::new();
+        let beat = Beat { beat: 0, beat_at: now, started_at: now, process, projections, reads, cannot };
+        Self {
+            id: Uuid::now_v7(),
+            store,
+            lease,
+            runs,
+            tail: Arc::new(Tail::new()),
+            beat,
+            seen: HashMap::new(),
+            ends: mpsc::unbounded_channel(),
+            sets: Sets::default(),
+            cannot: watch::Sender::default(),
+            heart: None,
+            begun: false,
+            asked: HashSet::new(),
+            answering: Arc::new(Semaphore::new(ANSWERING)),
+            poke,
+        }
+    }
+
+    pub fn tail(&self) -> Arc<Tail> {
+        self.tail.clone()
+    }
+
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Runs until it is asked to stop, then finishes the batches at hand.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let queries = self.runs.iter().flat_map(|run| run.processor.query().items);
+        let query = Query { items: queries.collect() };
+        let (tail, store) = (self.tail.clone(), self.store.clone());
+        let reader = tokio::spawn(async move { tail.follow(store, query).await });
+        let mut beats = interval(self.lease / BEATS);
+        let mut refused = false;
+        loop {
+            tokio::select! {
+                () = asked(&mut stop) => break,
+                Some(end) = self.ends.1.recv() => self.ended(end).await,
+                () = self.poke.notified() => {}
+                _ = beats.tick() => {}
+            }
+            let Err(error) = self.turn().await else {
+                if std::mem::take(&mut refused) {
+                    self.runs.iter().for_each(|run| self.store.runs(&run.name, None, false));
+                }
+                continue;
+            };
+            // A table of another program has the name of one of the engine's: no use in waiting, but an operator may
+            // rename it.
+            refused = matches!(error, StoreError::Schema(_));
+            tracing::warn!(%error, refused, "a node cannot use its store");
+            let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
+            for run in self.runs.iter().filter(|run| run.cannot.is_none()) {
+                self.store.runs(&run.name, Some(error.clone()), refused);
+                run.report.send_modify(|status| {
+                    (status.error, status.stopped) = (Some(error.clone()), refused);
+                    if refused {
+                        status.state = State::Failed;
+                    }
+                });
+            }
+        }
+        // All at once: none waits for another's last batch.
+        for running in self.runs.iter().flat_map(|run| run.shards.values()) {
+            running.stop.send_replace(true);
+        }
+        for run in 0..self.runs.len() {
+            self.halt(run).await;
+            self.store.runs_no_more(&self.runs[run].name);
+        }
+        reader.abort();
+        if let Some(heart) = self.heart.take() {
+            heart.abort();
+            let _ = heart.await;
+        }
+        let _ = timeout(self.lease, self.leave()).await;
+    }
+
+    /// Looks who else lives, and takes what is its share.
+    async fn turn(&mut self) -> Result<(), StoreError> {
+        let store = self.store.clone();
+        let store = store.as_ref();
+        let mut nodes = self.living(store).await?;
+        if !self.begun {
+            if let Some(old) = nodes.values().find(|beat| beat.reads.is_none()) {
+                self.wait_for_old_release(&old.process);
+                return Ok(());
+            }
+            for table in [record::PROJECTIONS, LETTERS, requests::REQUESTS, RESHARDS, EVENT_SETS] {
+                store.create(&table).await?;
+                store.index(&table).await?;
+            }
+            reads::publish(store, self.runs.iter().map(|run| run.reads.clone()).collect()).await?;
+            record::write(store, &NODES, &self.id.to_string(), &self.beat).await?;
+            // In a task of its own: it lives, whatever it waits for.
+            let (beat_now, cannot) = (self.beat.clone(), self.cannot.subscribe());
+            let beating = beat(self.store.clone(), self.id, beat_now, cannot, self.lease / BEATS);
+            self.heart.get_or_insert_with(|| tokio::spawn(beating));
+            nodes.insert(self.id, self.beat.clone());
+        }
+        let states: BTreeMap<String, Row> = record::rows(store, &record::PROJECTIONS).await?;
+        let reshards: BTreeMap<String, Wanted> = record::rows(store, &RESHARDS).await?;
+        let mut fingerprints = vec![];
+        for Run { name, .. } in &self.runs {
+            fingerprints.extend(states.get(name).and_then(|row| row.reads.clone()));
+            fingerprints.extend(nodes.values().filter_map(|beat| beat.reads(name).map(str::to_owned)));
+        }
+        self.sets.learn(store, fingerprints).await?;
+        for run in 0..self.runs.len() {
+            let name = self.runs[run].name.clone();
+            if self.runs[run].shadow && states.get(&name).is_none_or(|state| state.state == "kept") {
+                if !self.runs[run].shards.is_empty() {
+                    self.halt(run).await;
+                }
+                continue;
+            }
+            if reshards.contains_key(&name) {
+                holds::step(store, &name, None).await?;
+            }
+            let mut state = states.get(&name).cloned();
+            let others = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
+            let others: Vec<_> =
+                others.filter_map(|(node, beat)| Some((*node, self.sets.get(beat.reads(&name)?)?))).collect();
+            let before = state.as_ref().and_then(|row| self.sets.get(row.reads.as_deref()?));
+            let standing = reads::standing(self.id, &self.runs[run].reads, before, &others);
+            let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
+            self.runs[run].others = able.map(|(node, _)| *node).collect();
+            // A program that is started again wants it to be tried again; and what it has failed for may be over.
+            let is_over = |row: &Row| Cause::of(row).is_some_and(|cause| cause.is_over(&self.runs[run].reads));
+            if let Some(row) = state.as_mut().filter(|row| row.state == "failed")
+                && standing.lacks.is_empty()
+                && (!self.begun || is_over(row))
+            {
+                record::set(store, &name, "active", None).await?;
+                (row.state, row.reason, row.cause, row.since) = ("active".into(), None, None, store.now());
+            }
+            if !self.begun && self.runs[run].options.retry_at_start {
+                dead_letters::due_again(store, &name).await?;
+            }
+            let current = names::current(&states, names::model(&name)) == Some(&*name);
+            self.runs[run].report.send_modify(|status| status.current = current);
+            self.arrange(store, run, state, &nodes.keys().copied().collect(), standing).await?;
+        }
+        let cannot = self.runs.iter().filter_map(|run| Some((run.name.clone(), run.cannot.as_ref()?.reason.clone())));
+        let cannot: BTreeMap<_, _> = cannot.collect();
+        self.cannot.send_if_modified(|said| {
+            let news = *said != cannot;
+            *said = cannot;
+            news
+        });
+        self.begun = true;
+        self.answer(store).await
+    }
+
+    /// Says that nothing runs here while a node of release 0.1 lives.
+    fn wait_for_old_release(&self, process: &str) {
+        for run in &self.runs {
+            let failed: Arc<dyn Error + Send + Sync> = Arc::new(StoreError::OldRelease { process: process.into() });
+            self.store.runs(&run.name, Some(failed.clone()), true);
+            run.report.send_modify(|status| {
+                (status.state, status.stopped, status.error) = (State::Failed, true, Some(failed));
+            });
+        }
+    }
+
+    /// Does what was asked of what runs here.
+    async fn answer(&mut self, store: &dyn EventStore) -> Result<(), StoreError> {
+        let open = requests::open(store).await?;
+        self.asked.retain(|id| open.iter().any(|(open, _)| open == id));
+        for (id, request) in open {
+            let here =
+                |run: &&Run| run.name == request.projection && run.shards.keys().any(|shard| shard.has(&request.of));
+            let Some(run) = self.runs.iter().find(here) else { continue };
+            if self.asked.insert(id.clone()) {
+                let (store, processor, answering) = (self.store.clone(), run.processor.clone(), self.answering.clone());
+                tokio::spawn(answer(store, processor, id, request, answering));
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes that have beaten within a lease, by this node's clock.
+    async fn living(&mut self, store: &dyn EventStore) -> Result<BTreeMap<Uuid, Beat>, StoreError> {
+        let now = Instant::now();
+        let mut living = BTreeMap::new();
+        if !self.begun {
+            store.create(&NODES).await?;
+        }
+        let nodes: BTreeMap<String, Beat> = record::rows(store, &NODES).await?;
+        let mut dead = vec![];
+        for (id, beat) in nodes {
+            let Ok(node) = id.parse() else { continue };
+            // A node of release 0.1 may have been stopped long ago: its own clock says so.
+            let old = beat.reads.is_none() && beat.beat_at + self.lease < store.now();
+            let first = now.checked_sub(self.lease).filter(|_| old).unwrap_or(now);
+            let seen = self.seen.entry(node).or_insert((beat.beat, first));
+            if seen.0 != beat.beat {
+                *seen = (beat.beat, now);
+            }
+            match now - seen.1 {
+                silent if silent < self.lease || node == self.id => {
+                    living.insert(node, beat);
+                }
+                silent if silent > self.lease * 100 => dead.push(id),
+                _ => {}
+            }
+        }
+        self.seen.retain(|node, _| living.contains_key(node) || !dead.contains(&node.to_string()));
+        if !dead.is_empty() {
+            let changes = Changes { table: NODES, upserts: vec![], deletes: dead };
+            // One that is frozen in the middle of a beat has its row locked: it is forgotten another time.
+            if let Ok(forgotten) = timeout(self.lease, record::change(store, changes)).await {
+                forgotten?;
+            }
+        }
+        Ok(living)
+    }
+
+    /// Runs what is this node's share of a projection, and nothing else.
+    async fn arrange(
+        &mut self,
+        store: &dyn EventStore,
+        at: usize,
+        state: Option<Row>,
+        living: &HashSet<Uuid>,
+        standing: Standing,
+    ) -> Result<(), StoreError> {
+        let state = state.as_ref();
+        let run = &mut self.runs[at];
+        let name = run.name.clone();
+        // An operator has said since that it is to be tried again.
+        let again = |cannot: &Cannot| state.is_some_and(|row| row.state == "active" && row.since > cannot.since);
+        run.cannot = run.cannot.take().filter(|cannot| !again(cannot));
+        let active = state.is_none_or(|row| row.state == "active");
+        if let Some(cannot) = run.cannot.as_ref().filter(|_| active) {
+            // Another node can; or it has failed for all.
+            if run.others.is_empty() {
+                let (reason, newer) = (cannot.reason.clone(), cannot.newer.clone());
+                self.fail(store, at, &reason, newer.map(Cause::Newer)).await?;
+            }
+            return Ok(());
+        }
+        if let Some(state) = state.filter(|_| !active) {
+            let reason = stored_failure(&name, state);
+            self.halt(at).await;
+            let idle = match &*state.state {
+                "paused" => State::Paused,
+                "failed" => State::Failed,
+                // A newer program has said what this one does not know: then this one does not run it.
+                _ => State::Aside,
+            };
+            let shards = store.shards(Some(&name)).await?;
+            self.runs[at].report.send_modify(|status| {
+                status.look(shards);
+                (status.state, status.stopped) = (idle, idle == State::Failed);
+                if let Some(reason) = reason.filter(|_| status.error.is_none()) {
+                    status.error = Some(reason);
+                }
+            });
+            return Ok(());
+        }
+        if !standing.lacks.is_empty() {
+            let events = standing.lacks.to_string();
+            if !std::mem::replace(&mut run.aside, true) {
+                tracing::info!(projection = name, events, "another node reads more: this one stands aside");
+            }
+            self.halt(at).await;
+            let failed = StoreError::Newer { projection: name.clone(), events }.into();
+            self.runs[at].stand_aside(&self.store, failed, store.shards(Some(&name)).await?);
+            return Ok(());
+        }
+        if std::mem::take(&mut run.aside) {
+            self.store.runs(&name, None, false);
+            run.report.send_modify(|status| status.error = None);
+        }
+        // A shadow that begins anew has a table to be made.
+        let since = state.filter(|_| run.shadow).map(|state| state.since);
+        if run.since != since {
+            (run.since, run.prepared) = (since, false);
+        }
+        if !run.prepared {
+            match prepare(store, &*run.processor, state).await {
+                Ok(()) => run.prepared = true,
+                Err(failed) if failed.blame == Blame::Program => {
+                    self.die(at, failed).await;
+                    return Ok(());
+                }
+                Err(failed) => {
+                    run.tell(&self.store, failed);
+                    return Ok(());
+                }
+            }
+        }
+        let mut shards = store.shards(Some(&name)).await?;
+        let free = |at: &Checkpoint| at.owner.is_none_or(|owner| !living.contains(&owner));
+        let share = shards.len().max(1).div_ceil(standing.runners);
+        let own = shards.iter().filter(|(_, at)| at.owner == Some(self.id)).count();
+        let read_as_here = |row: &Row| row.reads.as_ref() == Some(&self.runs[at].fingerprint) && row.word.is_none();
+        let anew = shards.is_empty() || !state.is_some_and(read_as_here);
+        if anew || (own < share && shards.iter().any(|(_, at)| free(at))) {
+            match self.claim(store, at, living, &standing).await {
+                Ok(Some(claimed)) => shards = claimed,
+                Ok(None) => return Ok(()),
+                Err(failed) if failed.blame == Blame::Program => {
+                    self.die(at, failed).await;
+                    return Ok(());
+                }
+                Err(failed) => {
+                    self.runs[at].tell(&self.store, failed);
+                    return Ok(());
+                }
+            }
+        } else if own > share {
+            let own = shards.iter().filter(|(_, at)| at.owner == Some(self.id));
+            let given: HashSet<_> = own.skip(share).map(|(shard, _)| shard.clone()).collect();
+            self.release(store, at, Some(&given)).await?;
+            shards = store.shards(Some(&name)).await?;
+        }
+        self.look(at, &shards, state);
+        let (behind, position) = {
+            let status = self.runs[at].report.borrow();
+            (status.lag() > 0, status.position)
+        };
+        let next = if behind { status::next(store, position).await? } else { None };
+        self.runs[at].report.send_modify(|status| {
+            status.next(next, store.now());
+            metrics::progress(&status.name, status.position, status.lag(), status.parked);
+        });
+        let position = shards.iter().map(|(_, at)| at.position).min();
+        if let Some(state) = state.filter(|state| state.built_at.is_none())
+            && position.is_some_and(|position| position.0 >= state.target)
+        {
+            let run = &self.runs[at];
+            if let Some(parked) = run.processor.built(store, !run.options.by_hand).await? {
+                run.is_not_promoted(parked);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes free shards over, up to this node's share, if its program may go on with them. Gives all shards as they are then;
+    /// nothing if it may not, or if the processor has failed for all.
+    async fn claim(
+        &mut self,
+        store: &dyn EventStore,
+        at: usize,
+        living: &HashSet<Uuid>,
+        standing: &Standing,
+    ) -> Result<Option<Vec<(Shard, Checkpoint)>>, Failure> {
+        let run = &self.runs[at];
+        let mut transaction = store.begin().await?;
+        let mut shards = transaction.lock_projection(&run.name).await?;
+        // It may have been paused or discarded, or have changed its place, since this node has looked.
+        let known = record::row(&mut *transaction, &run.name).await?;
+        let begun_again = |row: &Row| run.shadow && Some(row.since) != run.since;
+        if known.as_ref().map_or(run.shadow, |row| row.state != "active" || begun_again(row)) {
+            transaction.rollback().await?;
+            return Ok(Some(shards));
+        }
+        let mut known = known.unwrap_or_else(|| Row::new(store.now(), Position(0)));
+        let how = How { start: run.options.start, shards: run.options.shards, shrinks: standing.shrinks };
+        match admit(&mut *transaction, &*run.processor, &mut known, &mut shards, how).await? {
+            Admitted::AsItWas => {}
+            Admitted::Anew => record::put(&mut *transaction, &run.name, &known).await?,
+            Admitted::Lacks(events) => {
+                // Another node has taken it over since this one has looked.
+                transaction.rollback().await?;
+                let failed = StoreError::Newer { projection: run.name.clone(), events: events.to_string() }.into();
+                run.stand_aside(&self.store, failed, shards);
+                self.halt(at).await;
+                return Ok(None);
+            }
+            Admitted::Failed(cause) => {
+                transaction.rollback().await?;
+                let failed = Failure::from(cause.error(&run.name));
+                let reason = cause.reason(&failed);
+                if self.fail(store, at, &reason, Some(cause)).await? {
+                    self.runs[at].tell(&self.store, failed);
+                }
+                return Ok(None);
+            }
+        }
+        let share = shards.len().div_ceil(standing.runners);
+        let mut own = shards.iter().filter(|(_, at)| at.owner == Some(self.id)).count();
+        for (_, at) in &mut shards {
+            if own < share && at.owner.is_none_or(|owner| !living.contains(&owner)) {
+                (at.owner, at.epoch) = (Some(self.id), at.epoch + 1);
+                own += 1;
+            }
+        }
+        transaction.put_shards(&run.name, shards.clone()).await?;
+        transaction.commit().await?;
+        Ok(Some(shards))
+    }
+
+    /// Starts what is this node's and does not run, and stops what is not its own any more.
+    fn look(&mut self, at: usize, shards: &[(Shard, Checkpoint)], state: Option<&Row>) {
+        let run = &mut self.runs[at];
+        let own: HashMap<_, _> =
+            shards.iter().filter(|(_, at)| at.owner == Some(self.id)).map(|(shard, at)| (shard, at.epoch)).collect();
+        run.shards.retain(|shard, running| {
+            let stays = own.get(shard) == Some(&running.epoch);
+            if !stays {
+                running.stop.send_replace(true);
+            }
+            stays
+        });
+        let head = self.tail.end();
+        run.pace.send_replace(state.and_then(|state| state.pace));
+        run.report.send_modify(|status| {
+            if let Some(state) = state {
+                status.target = Position(state.target);
+            }
+            status.look(shards.to_vec());
+            status.head = head.max(status.position);
+            status.stopped = false;
+            status.state = if status.position >= status.target { State::Active } else { State::Booting };
+        });
+        for (shard, epoch) in own {
+            if run.shards.contains_key(shard) {
+                continue;
+            }
+            let (stop, stopped) = watch::channel(false);
+            let work = Work {
+                store: self.store.clone(),
+                processor: run.processor.clone(),
+                tail: self.tail.clone(),
+                options: run.options,
+                shard: shard.clone(),
+                node: self.id,
+                epoch,
+                report: run.report.clone(),
+                poke: self.poke.clone(),
+                pace: run.pace.subscribe(),
+                stop: stopped,
+                most: None,
+            };
+            let (ends, shard) = (self.ends.0.clone(), shard.clone());
+            let end = shard.clone();
+            let task = tokio::spawn(async move {
+                let ended = work.run().await;
+                // No receiver is left: then none needs to know.
+                let _ = ends.send(End { run: at, shard: end, epoch, ended });
+            });
+            run.shards.insert(shard, Running { epoch, stop, task });
+        }
+    }
+
+    async fn ended(&mut self, End { run: at, shard, epoch, ended }: End) {
+        let run = &mut self.runs[at];
+        if run.shards.get(&shard).is_some_and(|running| running.epoch == epoch) {
+            run.shards.remove(&shard);
+        }
+        if let Ended::Failed(failed) = ended {
+            self.die(at, failed).await;
+        }
+    }
+
+    /// A projection cannot go on here. Whether it can elsewhere, the next look says.
+    async fn die(&mut self, at: usize, failed: Failure) {
+        let run = &mut self.runs[at];
+        let newer = failed.newer();
+        let reason = match &newer {
+            Some(_) => format!("newer than every program that runs: {failed}"),
+            None => failed.to_string(),
+        };
+        run.cannot = Some(Cannot { since: self.store.as_ref().now(), reason, newer });
+        if !run.others.is_empty() {
+            tracing::warn!(projection = run.name, error = %failed.reason, "this node stands aside: another one may");
+            metrics::failed(&run.name);
+            let shards = run.report.borrow().shards.clone();
+            run.stand_aside(&self.store, failed, shards);
+        } else {
+            run.tell(&self.store, failed);
+        }
+        self.halt(at).await;
+        // Also the one that has ended by itself.
+        let (store, name) = (self.store.clone(), self.runs[at].name.clone());
+        match timeout(self.lease, self.give_back(store.as_ref(), &name, None)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(projection = name, %error, "shards could not be given back"),
+            Err(late) => tracing::warn!(projection = name, error = %late, "shards could not be given back"),
+        }
+    }
+
+    /// Writes down that no node can run a projection, and says whether it did: not if a node has begun meanwhile, which may.
+    async fn fail(
+        &mut self,
+        store: &dyn EventStore,
+        at: usize,
+        reason: &str,
+        cause: Option<Cause>,
+    ) -> Result<bool, StoreError> {
+        self.halt(at).await;
+        let name = self.runs[at].name.clone();
+        // A node that begins says so before it has anything tried again: who sees that it is to be tried sees the node as well.
+        let nodes = self.living(store).await?;
+        let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name)).map(|(node, _)| *node);
+        if able.collect::<BTreeSet<_>>() != self.runs[at].others {
+            return Ok(false);
+        }
+        let (reason, now) = (reason.replace('\0', "\\0"), store.now());
+        let cause = cause.and_then(|cause| serde_json::to_value(cause).ok());
+        let change = |row: &mut Row| {
+            (row.state, row.reason, row.since, row.cause) = ("failed".into(), Some(reason), now, cause);
+        };
+        record::update(store, &name, change).await?;
+        self.runs[at].report.send_modify(|status| (status.state, status.stopped) = (State::Failed, true));
+        Ok(true)
+    }
+
+    /// Finishes the batches at hand, and lets others have its shards.
+    async fn halt(&mut self, at: usize) {
+        if let Err(error) = self.release(self.store.clone().as_ref(), at, None).await {
+            let projection = &self.runs[at].name;
+            tracing::warn!(projection, %error, "shards could not be given back: others take them when the lease is over");
+        }
+    }
+
+    /// Stops shards of a projection, or all, and gives them back.
+    async fn release(
+        &mut self,
+        store: &dyn EventStore,
+        at: usize,
+        only: Option<&HashSet<Shard>>,
+    ) -> Result<(), StoreError> {
+        let run = &mut self.runs[at];
+        let given: Vec<_> = run.shards.extract_if(|shard, _| only.is_none_or(|only| only.contains(shard))).collect();
+        for (_, running) in &given {
+            running.stop.send_replace(true);
+        }
+        let mut released = HashMap::new();
+        for (shard, running) in given {
+            // A task that panicked has ended too.
+            let _ = running.task.await;
+            released.insert(shard, running.epoch);
+        }
+        let name = run.name.clone();
+        if released.is_empty() {
+            return Ok(());
+        }
+        // A frozen node may have locked them: then they are taken over when the lease is over.
+        timeout(self.lease, self.give_back(store, &name, Some(released)))
+            .await
+            .unwrap_or_else(|late| Err(StoreError::Busy(late.into())))
+    }
+
+    /// Has others take shards that were this node's at these epochs, or all that are.
+    async fn give_back(
+        &self,
+        store: &dyn EventStore,
+        name: &str,
+        released: Option<HashMap<Shard, u64>>,
+    ) -> Result<(), StoreError> {
+        let mut transaction = store.begin().await?;
+        let mut shards = transaction.lock_projection(name).await?;
+        for (shard, checkpoint) in &mut shards {
+            let given = released.as_ref().is_none_or(|released| released.get(shard) == Some(&checkpoint.epoch));
+            if checkpoint.owner == Some(self.id) && given {
+                (checkpoint.owner, checkpoint.epoch) = (None, checkpoint.epoch + 1);
+            }
+        }
+        transaction.put_shards(name, shards).await?;
+        transaction.commit().await
+    }
+
+    /// Takes its name off the list.
+    async fn leave(&self) {
+        let deletes = vec![self.id.to_string()];
+        let changes = Changes { table: NODES, upserts: vec![], deletes };
+        if let Err(error) = record::change(self.store.as_ref(), changes).await {
+            tracing::debug!(%error, "a node could not say that it leaves");
+        }
+    }
+}
+
+/// Comes before the first batch.
+async fn prepare(store: &dyn EventStore, processor: &dyn Processor, known: Option<&Row>) -> Result<(), Failure> {
+    if known.is_none() {
+        begin(store, &processor.name()).await?;
+    }
+    processor.prepare(store).await?;
+    if let Some(table) = processor.table()
+        && known.is_some_and(|known| known.built_at.is_some())
+    {
+        // Its struct may want one that it did not want when it was built.
+        store.index(&table).await?;
+    }
+    Ok(())
+}
+
+/// Writes down from where on it is whole: before there is a table that anybody could read.
+async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
+    let head = Read { query: Query::all(), limit: Some(0), ..Read::default() };
+    let head = store.read(head).await?.head;
+    let mut transaction = store.begin().await?;
+    let shards = transaction.lock_projection(name).await?;
+    if record::row(&mut *transaction, name).await?.is_none() {
+        // What was run before anything was written down about it is what it is.
+        let target = if shards.is_empty() { head } else { Position(0) };
+        record::put(&mut *transaction, name, &Row::new(store.now(), target)).await?;
+    }
+    transaction.commit().await
+}
+
+async fn asked(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        // No operator can ask any more: then it runs on.
+        pending::<()>().await;
+    }
+}
+
+fn host() -> String {
+    std::env::var("HOSTNAME")
+        .or_else(|_| std::fs::read_to_string("/etc/hostname").map(|name| name.trim().to_owned()))
+        .unwrap_or_default()
+}

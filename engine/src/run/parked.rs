@@ -1,0 +1,98 @@
+//! Keys of a shard that are parked behind an event that could not be processed, and when each is tried again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eventstore_core::{DeadLetter, EventStore, Shard, StoreError, Timestamp};
+
+use crate::{
+    failure::{Blame, Failure},
+    record::{dead_letters::first, queue::Queue},
+};
+
+/// Tries of its own, once a key is parked: after so long, and twice as long each further time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+const RETRIES: u32 = 8;
+
+/// It failed once more.
+pub fn failed(letter: &mut DeadLetter, failed: &Failure, now: Timestamp) {
+    letter.say(&failed.to_string());
+    letter.attempts = letter.attempts.saturating_add(1);
+    letter.retry_at = retry_at(letter.attempts, failed.blame == Blame::Row, now);
+}
+
+/// When to try again what has failed so often since it was parked.
+pub fn retry_at(attempts: u32, certain: bool, now: Timestamp) -> Option<Timestamp> {
+    let pause = FIRST_RETRY.saturating_mul(1 << attempts.min(10)).min(LONGEST_RETRY);
+    (!certain && attempts < RETRIES).then(|| now + pause)
+}
+
+/// What waits of a shard, and what for.
+#[derive(Default)]
+pub struct Parked {
+    queues: BTreeMap<Queue, Waiting>,
+}
+
+pub struct Waiting {
+    /// Why the first of its events was not processed.
+    pub error: String,
+    /// When it is tried again.
+    pub retry_at: Option<Timestamp>,
+    /// Whether the next letter is the first one, and so the one that failed.
+    pub first: bool,
+}
+
+impl Parked {
+    /// What is parked of a shard.
+    pub async fn load(store: &dyn EventStore, shard: &Shard) -> Result<Self, StoreError> {
+        Ok(Self::of(first(store, &shard.projection).await?, shard))
+    }
+
+    /// What is parked of a shard, by the letters of its projection, or by the first ones of their keys.
+    pub fn of(letters: Vec<DeadLetter>, shard: &Shard) -> Self {
+        let mut parked = Self::default();
+        // A shard with a stream that waits as a whole is the only one.
+        let here = |letter: &DeadLetter| letter.skipped.is_none() && (letter.whole_stream || shard.has(&letter.key));
+        for letter in letters.into_iter().filter(here) {
+            let queue = Queue::of(&letter);
+            let waiting = Waiting { error: letter.error, retry_at: letter.retry_at, first: false };
+            // The first one is the one that failed; the others wait for it.
+            parked.queues.entry(queue).or_insert(waiting);
+        }
+        parked
+    }
+
+    pub fn has_key(&self, key: &str) -> bool {
+        !self.queues.is_empty() && self.queues.contains_key(&Queue::Key(key.into()))
+    }
+
+    pub fn has_stream(&self, stream: &str) -> bool {
+        !self.queues.is_empty() && self.queues.contains_key(&Queue::Stream(stream.into()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub fn get_mut(&mut self, queue: &Queue) -> Option<&mut Waiting> {
+        self.queues.get_mut(queue)
+    }
+
+    pub fn park(&mut self, queue: Queue, waiting: Waiting) {
+        self.queues.insert(queue, waiting);
+    }
+
+    pub fn free(&mut self, queue: &Queue) {
+        self.queues.remove(queue);
+    }
+
+    /// What is to be tried first, and when.
+    pub fn next(&self) -> Option<(&Queue, Timestamp)> {
+        let due = self.queues.iter().filter_map(|(queue, waiting)| Some((queue, waiting.retry_at?)));
+        due.min_by_key(|(_, at)| *at)
+    }
+}

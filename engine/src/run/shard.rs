@@ -1,0 +1,718 @@
+//! Runs one shard of a projection: processes what the log has, a batch and its checkpoint in one transaction.
+
+use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventstore_core::{
+    __private::{Brief, LETTERS, Sweep, swept},
+    Checkpoint, DeadLetter, Position, Read, Rows, Shard, Step, Store, StoreError, Timestamp, Transaction,
+};
+use futures::{FutureExt, TryStreamExt};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep},
+};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::{
+    failure::{Blame, Failure, Halt},
+    record::{self, dead_letters, holds, queue::Queue, reads},
+    run::{
+        admission::Missed,
+        catch_up::{BATCH, CatchUp, LARGE_BATCH, Limits, pace},
+        metrics,
+        options::Options,
+        page::{DecodedPage, id_at, unforked},
+        parked::{self, Parked, Waiting, retry_at},
+        processor::{Part, Processor, Remembered},
+        refold::{self, Fence, Refold},
+        tail::{After, Tail},
+    },
+    status::{State, Status},
+};
+
+/// How long to wait after a first error of the world; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a shard that is held waits before it looks again.
+const HELD_PAUSE: Duration = Duration::from_millis(20);
+/// The pauses after which an event that failed is tried again before its key is parked.
+const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
+
+/// How long one that is to stop waits for its shard, to write down what it has handed over.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// One shard that this node runs.
+pub struct Work {
+    pub store: Store,
+    pub processor: Arc<dyn Processor>,
+    pub tail: Arc<Tail>,
+    pub options: Options,
+    pub shard: Shard,
+    /// Which node this is, and since which epoch it has the shard.
+    pub node: Uuid,
+    pub epoch: u64,
+    pub report: watch::Sender<Status>,
+    pub stop: watch::Receiver<bool>,
+    /// Has the node look at everything.
+    pub poke: Arc<Notify>,
+    /// How many events all of the projection may process in a second.
+    pub pace: watch::Receiver<Option<u64>>,
+    /// How many events are processed together at most, since more of them have failed.
+    pub most: Option<usize>,
+}
+
+/// Why a shard is run no more.
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// Another node has it, or there is no such shard any more.
+    Lost,
+    /// It cannot go on.
+    Failed(Failure),
+}
+
+/// How a batch is committed.
+#[derive(Clone, Copy, PartialEq)]
+enum Road {
+    /// The rows and the checkpoint in one statement, where the rows are all there is to write; else in a transaction.
+    OneStatement,
+    /// Step by step: something of the page has failed, so that each try would be two.
+    Transaction,
+}
+
+/// Where a shard is in the log, and what it knows there.
+struct LogCursor {
+    position: Position,
+    /// The event there.
+    event: Option<Uuid>,
+    /// How often the log had lost its end when it began.
+    lost: u64,
+    /// Where it stops, until shards have changed.
+    until: Option<Position>,
+    parked: Parked,
+    /// How what is processed now is committed.
+    road: Road,
+    /// Its own reading of the log, while it is behind what the node has in memory; else it follows the tail.
+    catch_up: Option<CatchUp>,
+    /// Events it has passed and is to process before it goes on: names, slots, and after which position.
+    missed: Vec<(Vec<String>, Shard, Position)>,
+    /// Whether it is those events that it stands among now.
+    back: Option<(Vec<String>, Shard)>,
+    /// How many events were to be processed last.
+    tried: usize,
+}
+
+impl LogCursor {
+    /// Whether another commit comes at once behind one that ends at a position: it finds out if that was lost, so that need
+    /// not wait for the disk. The last one waits for all.
+    fn is_followed(&self, to: Position) -> bool {
+        self.catch_up.as_ref().is_some_and(|catch_up| to < catch_up.head)
+    }
+}
+
+impl Work {
+    pub async fn run(mut self) -> Ended {
+        let mut cursor = None;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if *self.stop.borrow() {
+                return Ended::Stopped;
+            }
+            let step = AssertUnwindSafe(self.step(&mut cursor)).catch_unwind().await;
+            match step.unwrap_or_else(|panic| Err(Halt::Failed(Failure::panicked(&*panic)))) {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(Halt::Lost) => return Ended::Lost,
+                Err(Halt::Failed(failed)) if failed.blame == Blame::Program => return Ended::Failed(failed),
+                Err(Halt::Failed(failed)) => {
+                    self.tell(failed);
+                    let tried = cursor.map_or(1, |cursor| cursor.tried);
+                    cursor = None;
+                    self.unless_stopped(sleep(pause)).await;
+                    // Fewer may fit into what the server allows a statement; once it is one, only time helps.
+                    self.most = Some(self.most.unwrap_or(usize::MAX).min(tried / 2).max(1));
+                    pause = if tried > 1 { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                }
+            }
+        }
+    }
+
+    /// Tells what holds it up.
+    fn tell(&self, failed: Failure) {
+        let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
+        tracing::warn!(projection = shard, event, error = %Brief(&*failed.reason), "projection failed");
+        metrics::failed(&self.shard.projection);
+        let failed: Arc<dyn std::error::Error + Send + Sync> = failed.told().into();
+        self.store.runs(&self.shard.projection, Some(failed.clone()), false);
+        self.report.send_modify(|status| status.error = Some(failed));
+    }
+
+    /// Tells how far it has come.
+    fn moved(&self, cursor: &LogCursor) {
+        if self.report.borrow().error.is_some() {
+            self.store.runs(&self.shard.projection, None, false);
+        }
+        self.report.send_modify(|status| {
+            status.moved(&self.shard, cursor.position);
+            status.head = self.tail.end().max(status.position);
+            status.error = None;
+            if status.state == State::Booting && status.position >= status.target {
+                status.state = State::Active;
+                self.poke.notify_one();
+            }
+        });
+    }
+
+    /// Waits for something, but not when asked to stop.
+    async fn unless_stopped(&mut self, something: impl Future<Output = ()>) {
+        tokio::select! {
+            // No operator can ask any more: then it runs on.
+            Ok(_) = self.stop.wait_for(|stop| *stop) => {}
+            () = something => {}
+        }
+    }
+
+    async fn step(&mut self, cursor: &mut Option<LogCursor>) -> Result<(), Halt> {
+        if cursor.as_ref().is_some_and(|cursor| cursor.lost != self.tail.lost()) {
+            *cursor = None;
+        }
+        let cursor = match cursor {
+            Some(cursor) => cursor,
+            none => none.insert(self.begin().await?),
+        };
+        if !cursor.missed.is_empty() {
+            return self.look_back(cursor).await;
+        }
+        let now = self.store.as_ref().now();
+        if let Some((queue, at)) = cursor.parked.next()
+            && at <= now
+        {
+            let queue = queue.clone();
+            return self.retry(cursor, &queue).await;
+        }
+        if cursor.until.is_some_and(|until| until <= cursor.position) {
+            return self.held().await;
+        }
+        let page = match self.tail.after(cursor.position) {
+            After::Here(page) => {
+                cursor.catch_up = None;
+                page
+            }
+            After::NotYet => {
+                cursor.catch_up = None;
+                self.moved(cursor);
+                let due = cursor.parked.next().map(|(_, at)| until(now, at));
+                let tail = self.tail.clone();
+                let mut failed = Ok(());
+                let (position, lost) = (cursor.position, cursor.lost);
+                self.unless_stopped(async {
+                    tokio::select! {
+                        there = tail.wait(position, lost) => failed = there,
+                        () = sleep(due.unwrap_or_default()), if due.is_some() => {}
+                    }
+                })
+                .await;
+                return Ok(failed?);
+            }
+            After::Gone => match self.catch_up(cursor).await? {
+                Some(page) => Arc::new(page),
+                None => return Ok(()),
+            },
+        };
+        let page = match cursor.until {
+            Some(until) if until < page.until => Arc::new(page.up_to(self.store.as_ref(), until).await?),
+            _ => page,
+        };
+        self.through(cursor, &page).await
+    }
+
+    /// Finds out where it is, and whether the log is the one it was.
+    async fn begin(&self) -> Result<LogCursor, Halt> {
+        let lost = self.tail.lost();
+        let store = self.store.as_ref();
+        let shards = store.shards(Some(&self.shard.projection)).await?;
+        let at = shards.into_iter().find(|(shard, _)| *shard == self.shard).ok_or(Halt::Lost)?.1;
+        if let Some(event) = at.event
+            && id_at(store, at.position).await? != Some(event)
+        {
+            return Err(StoreError::Forked { position: at.position, event: Some(event) }.into());
+        }
+        let parked = Parked::load(store, &self.shard).await?;
+        self.report.send_modify(|status| status.parked = parked.len());
+        // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
+        let until = holds::until(store, &self.shard.projection).await?;
+        let known = record::known(store, &self.shard.projection).await?;
+        let missed = known.map(|known| Missed::of(&known)).transpose()?.unwrap_or_default();
+        let missed = refold::pending(&missed, &self.shard);
+        let Checkpoint { position, event, .. } = at;
+        let (road, catch_up, back, tried) = (Road::OneStatement, None, None, 1);
+        Ok(LogCursor { position, event, until, lost, parked, road, catch_up, missed, back, tried })
+    }
+
+    /// Processes events that were passed before this program read them: before anything else.
+    async fn look_back(&mut self, cursor: &mut LogCursor) -> Result<(), Halt> {
+        let Some((names, range, after)) = cursor.missed.pop() else { return Ok(()) };
+        let store = self.store.clone();
+        if let Some(table) = self.processor.table() {
+            let (processor, until) = (self.processor.clone(), cursor.position);
+            let (store, parks) = (store.as_ref(), Some(self.options));
+            tracing::info!(projection = %range, events = names.join(", "), "rows are made anew that lack events");
+            let refold = Refold { store, processor: &*processor, table, fence: self, names: &names, until, parks };
+            refold.run(range).await?;
+            return self.look_again(cursor).await;
+        }
+        let limit = self.options.batch.unwrap_or(BATCH).min(self.most.unwrap_or(usize::MAX));
+        let (query, until) = (reads::named(&names), Some(cursor.position));
+        let read = Read { query, after, until, limit: Some(limit), ..Read::default() };
+        let events: Vec<_> = store.as_ref().read(read).await?.events.try_collect().await?;
+        let Some(last) = events.last() else {
+            let (mut transaction, _) = self.open(true).await?;
+            refold::progress(&mut *transaction, &range, &names, None).await?;
+            return Ok(transaction.commit().await?);
+        };
+        let page = DecodedPage::new(after, last.position, Some(last.id), events);
+        let (parked, lost, back) =
+            (std::mem::take(&mut cursor.parked), cursor.lost, Some((names.clone(), range.clone())));
+        let (event, catch_up, missed, tried) = (None, None, vec![], cursor.tried);
+        let road = Road::Transaction;
+        let mut behind =
+            LogCursor { position: after, event, until: None, lost, parked, road, catch_up, missed, back, tried };
+        let done = self.through(&mut behind, &page).await;
+        (cursor.parked, cursor.tried) = (behind.parked, behind.tried);
+        cursor.missed.push((names, range, behind.position));
+        done
+    }
+
+    /// Waits until shards have changed.
+    async fn held(&mut self) -> Result<(), Halt> {
+        self.unless_stopped(sleep(HELD_PAUSE)).await;
+        let shards = self.store.as_ref().shards(Some(&self.shard.projection)).await?;
+        let same = shards.iter().any(|(shard, at)| *shard == self.shard && at.epoch == self.epoch);
+        same.then_some(()).ok_or(Halt::Lost)
+    }
+
+    /// Returns the next page of its own reading of the log; none at the end of that reading.
+    async fn catch_up(&self, cursor: &mut LogCursor) -> Result<Option<DecodedPage>, StoreError> {
+        cursor.tried = self.most.map_or(BATCH, |most| most.min(BATCH));
+        let catch_up = match &mut cursor.catch_up {
+            Some(catch_up) => catch_up,
+            none => {
+                let (store, processor) = (self.store.clone(), self.processor.clone());
+                let (report, pace) = (self.report.clone(), self.pace.clone());
+                let limits = Limits { most: self.most, batch: self.options.batch };
+                let from = cursor.position;
+                none.insert(CatchUp::begin(store, processor, report, pace, limits, from).await?)
+            }
+        };
+        let page = catch_up.next().await?;
+        if page.is_none() {
+            cursor.catch_up = None;
+        }
+        Ok(page)
+    }
+
+    /// Processes a page: all of it at once if that can be, and around what cannot be processed.
+    async fn through(&mut self, cursor: &mut LogCursor, page: &DecodedPage) -> Result<(), Halt> {
+        let (mut end, mut tries) = (page.events.len(), 0);
+        cursor.road = Road::OneStatement;
+        while (page.after..page.until).contains(&cursor.position) {
+            let first = page.place_after(cursor.position);
+            let pace = self.pace();
+            // A second's worth at most.
+            end = pace.map_or(end, |pace| end.min(first + pace as usize)).max(first);
+            let most = [self.most, self.options.batch].into_iter().flatten().min();
+            end = most.map_or(end, |most| end.min(first.saturating_add(most)));
+            cursor.tried = end - first;
+            let all = end >= page.events.len();
+            let to = match end.checked_sub(1).map(|last| &page.events[last]) {
+                Some(last) if !all => (last.position, Some(last.id)),
+                _ => (page.until, page.last),
+            };
+            match self.commit(cursor, page, first..end, to).await {
+                Ok(()) => {
+                    if let Some(pace) = pace {
+                        let pause = Duration::from_secs_f64((end - first) as f64 / pace);
+                        self.unless_stopped(sleep(pause)).await;
+                    }
+                    (end, tries) = (page.events.len(), 0);
+                    // By a quarter: what was too much once is tried again, and not at once.
+                    self.most = self.most.map(|most| most + most / 4 + 1).filter(|most| *most < LARGE_BATCH);
+                }
+                Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
+                    cursor.road = Road::Transaction;
+                    let bad = failed.position().map(|position| page.place_after(position).saturating_sub(1));
+                    match bad {
+                        // What is before it first; then it alone.
+                        Some(bad) if bad > first => end = bad,
+                        Some(_) if end > first + 1 => end = first + 1,
+                        Some(_) => {
+                            let Some(queue) = failed.queue.clone() else { return Err(failed.for_certain().into()) };
+                            if failed.blame == Blame::Event && tries < TRIES.len() {
+                                self.tell(failed);
+                                self.unless_stopped(sleep(TRIES[tries])).await;
+                                tries += 1;
+                            } else {
+                                self.park(cursor, queue, failed)?;
+                            }
+                        }
+                        None if end > first + 1 => end = first + (end - first) / 2,
+                        None => return Err(failed.for_certain().into()),
+                    }
+                }
+                Err(halt) => return Err(halt),
+            }
+            if *self.stop.borrow() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// How many events this shard may process in a second.
+    fn pace(&self) -> Option<f64> {
+        pace(&self.report, &self.pace)
+    }
+
+    /// From now on, events wait here.
+    fn park(&self, cursor: &mut LogCursor, queue: Queue, failed: Failure) -> Result<(), Failure> {
+        if cursor.parked.len() >= self.options.max_parked {
+            let failed = failed.for_certain();
+            let why = format!("{} keys are parked already, and more would be: {failed}", cursor.parked.len());
+            return Err(Failure { reason: why.into(), event: None, ..failed });
+        }
+        let now = self.store.as_ref().now();
+        let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
+        tracing::error!(projection = shard, event, error = %Brief(&*failed.reason), "an event and those behind it are parked");
+        metrics::failed(&self.shard.projection);
+        let certain = failed.blame == Blame::Row;
+        let waiting = Waiting { error: failed.to_string(), retry_at: retry_at(0, certain, now), first: true };
+        cursor.parked.park(queue, waiting);
+        Ok(())
+    }
+
+    /// A transaction in which no other node moves the shard, or anything of the projection; and where the shard stands.
+    async fn open(&self, whole: bool) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
+        let mut transaction = self.store.as_ref().begin().await?;
+        let mut stop = self.stop.clone();
+        // The node that has locked it may be frozen: once this is to stop, it waits for it no longer than that.
+        let late = async {
+            if stop.wait_for(|stop| *stop).await.is_err() {
+                pending::<()>().await;
+            }
+            sleep(GRACE).await;
+        };
+        let lock = async {
+            if !whole {
+                return transaction.lock(&self.shard).await;
+            }
+            let shards = transaction.lock_projection(&self.shard.projection).await?;
+            Ok(shards.into_iter().find(|(shard, _)| *shard == self.shard).map(|(_, at)| at))
+        };
+        let locked = tokio::select! {
+            biased;
+            locked = lock => locked?,
+            () = late => return Err(Halt::Lost),
+        };
+        match locked {
+            Some(at) if (at.epoch, at.owner) == (self.epoch, Some(self.node)) => Ok((transaction, at)),
+            _ => {
+                transaction.rollback().await?;
+                metrics::fenced(&self.shard);
+                tracing::info!(projection = %self.shard, epoch = self.epoch, "another node has taken it over");
+                Err(Halt::Lost)
+            }
+        }
+    }
+
+    /// Has events processed and the checkpoint moved, or nothing.
+    async fn commit(
+        &self,
+        cursor: &mut LogCursor,
+        page: &DecodedPage,
+        places: std::ops::Range<usize>,
+        to: (Position, Option<Uuid>),
+    ) -> Result<(), Halt> {
+        let (start, events) = (Instant::now(), places.len());
+        let (projection, shard) = (&*self.shard.projection, &self.shard);
+        let span = tracing::debug_span!("batch", projection, %shard, events);
+        self.commit_batch(cursor, page, places, to).instrument(span).await?;
+        if cursor.position == to.0 && cursor.back.is_none() {
+            metrics::batch(&self.shard, events, start.elapsed());
+            let now = self.store.as_ref().now();
+            self.report.send_modify(|status| {
+                status.took(events);
+                if status.lag() == 0 {
+                    status.next(None, now);
+                }
+                metrics::progress(&status.name, status.position, status.lag(), status.parked);
+            });
+        }
+        Ok(())
+    }
+
+    async fn commit_batch(
+        &self,
+        cursor: &mut LogCursor,
+        page: &DecodedPage,
+        places: std::ops::Range<usize>,
+        to: (Position, Option<Uuid>),
+    ) -> Result<(), Halt> {
+        if self.step_over(cursor, page, places.clone(), to).await {
+            self.took(cursor, to);
+            return Ok(());
+        }
+        let back = cursor.back.clone();
+        let shard = back.as_ref().map_or(&self.shard, |(_, range)| range);
+        let part = Part { page, places, shard, parked: &cursor.parked, only: None };
+        self.deliver(&part).await?;
+        let (mut transaction, at) = self.open(back.is_some()).await?;
+        if back.is_none() && at.position != cursor.position {
+            // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all, or was
+            // lost in a crash. Such a commit may also have parked something.
+            transaction.rollback().await?;
+            cursor.catch_up = cursor.catch_up.take().filter(|_| at.position > cursor.position);
+            cursor.catch_up.iter_mut().for_each(|catch_up| catch_up.remembered = Remembered::default());
+            (cursor.position, cursor.event) = (at.position, at.event);
+            return self.look_again(cursor).await;
+        }
+        if let Err(forked) = unforked(&mut *transaction, &at).await {
+            transaction.rollback().await?;
+            return Err(forked.into());
+        }
+        // Until it is certain that they are in the table, nothing is known of the rows.
+        let mut remembered = cursor.catch_up.as_mut().map(|catch_up| std::mem::take(&mut catch_up.remembered));
+        let waiting = match self.take(&mut transaction, &part, remembered.as_mut()).await {
+            Ok(waiting) => waiting,
+            Err(failed) => {
+                // If the connection is broken, it is not the event that is to blame.
+                transaction.rollback().await?;
+                return Err(failed.into());
+            }
+        };
+        let letters = self.letters(cursor, page, &waiting);
+        if !letters.is_empty() {
+            transaction.write(dead_letters::changes(&letters, &[])?).await?;
+        }
+        let moved = match &back {
+            Some((names, range)) => {
+                refold::progress(&mut *transaction, range, names, Some(to.0)).await?;
+                Ok(())
+            }
+            None => transaction.advance(&self.shard, to.0, to.1).await,
+        };
+        if let Err(error) = moved {
+            transaction.rollback().await?;
+            return Err(match error {
+                // The log has lost its end since this was read, and the checkpoint with it.
+                StoreError::Forked { .. } => {
+                    self.tail.forget();
+                    let reason = format!("what was read up to position {} is not in the log any more", to.0);
+                    StoreError::Damaged(reason.into()).into()
+                }
+                error => error.into(),
+            });
+        }
+        if letters.is_empty() && cursor.is_followed(to.0) {
+            // Letters wait for the disk: that they are written is remembered.
+            transaction.lazy();
+        }
+        transaction.commit().await?;
+        if let (Some(catch_up), Some(remembered)) = (&mut cursor.catch_up, remembered) {
+            catch_up.remembered = remembered;
+        }
+        for letter in letters {
+            if let Some(waiting) = cursor.parked.get_mut(&Queue::of(&letter)) {
+                waiting.first = false;
+            }
+        }
+        self.took(cursor, to);
+        Ok(())
+    }
+
+    /// The same in one statement, where that can be: nothing has failed, and rows are all there is to write. What it cannot do,
+    /// for whatever reason, is for a transaction to do, or to say why.
+    async fn step_over(
+        &self,
+        cursor: &mut LogCursor,
+        page: &DecodedPage,
+        places: std::ops::Range<usize>,
+        to: (Position, Option<Uuid>),
+    ) -> bool {
+        if cursor.road == Road::Transaction || cursor.back.is_some() || !cursor.parked.is_empty() {
+            return false;
+        }
+        let mut remembered = cursor.catch_up.as_mut().map(|catch_up| std::mem::take(&mut catch_up.remembered));
+        let part = Part { page, places, shard: &self.shard, parked: &cursor.parked, only: None };
+        let folded = self.processor.fold(self.store.as_ref(), &part, remembered.as_mut());
+        let Ok(Ok(Some(changes))) = AssertUnwindSafe(folded).catch_unwind().await else { return false };
+        let LogCursor { position, event, .. } = *cursor;
+        let from = Checkpoint { position, event, epoch: self.epoch, owner: Some(self.node) };
+        let step = Step { shard: self.shard.clone(), from, to, changes, lazy: cursor.is_followed(to.0) };
+        let done = matches!(self.store.as_ref().step(step).await, Ok(true));
+        if let (true, Some(catch_up), Some(remembered)) = (done, &mut cursor.catch_up, remembered) {
+            catch_up.remembered = remembered;
+        }
+        done
+    }
+
+    /// Takes note that the shard has moved.
+    fn took(&self, cursor: &mut LogCursor, (position, event): (Position, Option<Uuid>)) {
+        (cursor.position, cursor.event) = (position, event);
+        if cursor.back.is_none() {
+            self.moved(cursor);
+        }
+        self.report.send_if_modified(|status| {
+            std::mem::replace(&mut status.parked, cursor.parked.len()) != cursor.parked.len()
+        });
+    }
+
+    async fn take(
+        &self,
+        transaction: &mut Box<dyn Transaction>,
+        part: &Part<'_>,
+        remembered: Option<&mut Remembered>,
+    ) -> Result<Vec<(Queue, usize)>, Failure> {
+        let taken = AssertUnwindSafe(self.processor.take(&mut **transaction, part, remembered)).catch_unwind().await;
+        let taken = taken.unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
+        taken.map_err(|failed| self.by_policy(part, failed))
+    }
+
+    async fn deliver(&self, part: &Part<'_>) -> Result<(), Failure> {
+        self.processor.deliver(self.store.as_ref(), part).await.map_err(|failed| self.by_policy(part, failed))
+    }
+
+    /// What cannot be read stops it, or is parked: at once, and for good if it is tried again.
+    fn by_policy(&self, part: &Part<'_>, failed: Failure) -> Failure {
+        let parks = failed.queue.is_some() && (self.options.park_unreadable || part.only.is_some());
+        match failed.blame {
+            Blame::Unreadable if parks => Failure { blame: Blame::Row, ..failed },
+            Blame::Unreadable => failed.for_certain(),
+            _ => failed,
+        }
+    }
+
+    /// A letter for each event that must wait.
+    fn letters(&self, cursor: &mut LogCursor, page: &DecodedPage, waiting: &[(Queue, usize)]) -> Vec<DeadLetter> {
+        let now = self.store.as_ref().now();
+        let mut first = std::collections::HashSet::new();
+        let letter = |(queue, at): &(Queue, usize)| {
+            let of = cursor.parked.get_mut(queue)?;
+            let mut letter = queue.letter(&self.shard, &page.events[*at], &of.error, now);
+            // Of a key, the first one failed, the others wait for it.
+            match of.first && first.insert(queue.clone()) {
+                true => letter.retry_at = of.retry_at,
+                false => letter.error = dead_letters::BEHIND.into(),
+            }
+            Some(letter)
+        };
+        waiting.iter().filter_map(letter).collect()
+    }
+
+    /// Tries events that wait again, in their order.
+    async fn retry(&self, cursor: &mut LogCursor, queue: &Queue) -> Result<(), Halt> {
+        const TOGETHER: usize = 1_000;
+        let store = self.store.as_ref();
+        let sweep = Sweep::all_of(&self.shard.projection, queue.key(), TOGETHER + 1);
+        let waiting = swept(store, sweep).await?.into_iter();
+        let waiting: Vec<_> = waiting.filter(|letter| Queue::of(letter) == *queue).collect();
+        let more = waiting.len() > TOGETHER;
+        let mut letters: Vec<_> = waiting.into_iter().take(TOGETHER).collect();
+        let events = store.recorded(letters.iter().map(|letter| letter.event).collect()).await?;
+        let page = DecodedPage::new(Position(0), Position(u64::MAX), None, events);
+        let mut end = letters.len();
+        while !letters.is_empty() {
+            let first = page.events.len() - letters.len();
+            match self.again(cursor, &page, first..first + end, queue, &letters[..end]).await {
+                Ok(true) => {
+                    letters.drain(..end);
+                    end = letters.len();
+                }
+                Ok(false) => return self.look_again(cursor).await,
+                Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
+                    if end > 1 {
+                        let bad = failed.position().map(|bad| page.place_after(bad).saturating_sub(first + 1));
+                        end = bad.filter(|bad| *bad > 0).unwrap_or(end / 2).clamp(1, end - 1);
+                        continue;
+                    }
+                    let now = store.now();
+                    let letter = &mut letters[0];
+                    parked::failed(letter, &failed, now);
+                    let retry_at = letter.retry_at;
+                    let letter = std::slice::from_ref(&*letter);
+                    let Some(mut transaction) = self.open_for(letter).await? else {
+                        return self.look_again(cursor).await;
+                    };
+                    transaction.write(dead_letters::changes(letter, &[])?).await?;
+                    transaction.commit().await?;
+                    if let Some(waiting) = cursor.parked.get_mut(queue) {
+                        (waiting.retry_at, waiting.error) = (retry_at, failed.to_string());
+                    }
+                    return Ok(());
+                }
+                Err(halt) => return Err(halt),
+            }
+        }
+        if !more {
+            cursor.parked.free(queue);
+            self.report.send_modify(|status| status.parked = cursor.parked.len());
+        }
+        Ok(())
+    }
+
+    /// A transaction in which no other node moves the shard, if these letters are still there: a commit whose answer was lost
+    /// may have been done after all, and have processed what they are of.
+    async fn open_for(&self, letters: &[DeadLetter]) -> Result<Option<Box<dyn Transaction>>, Halt> {
+        let (mut transaction, _) = self.open(false).await?;
+        let there = Rows::Keys { table: LETTERS, keys: letters.iter().map(DeadLetter::row).collect() };
+        if transaction.rows(there).await?.len() == letters.len() {
+            return Ok(Some(transaction));
+        }
+        transaction.rollback().await?;
+        Ok(None)
+    }
+
+    /// Finds out what waits now.
+    async fn look_again(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
+        cursor.parked = Parked::load(self.store.as_ref(), &self.shard).await?;
+        self.report.send_modify(|status| status.parked = cursor.parked.len());
+        Ok(())
+    }
+
+    /// Processes events that waited and removes their letters, or nothing. Those of a stream may have to wait on, for a key.
+    /// Says whether the letters were still there.
+    async fn again(
+        &self,
+        cursor: &mut LogCursor,
+        page: &DecodedPage,
+        places: std::ops::Range<usize>,
+        queue: &Queue,
+        letters: &[DeadLetter],
+    ) -> Result<bool, Halt> {
+        let part = Part { page, places, shard: &self.shard, parked: &cursor.parked, only: Some(queue) };
+        self.deliver(&part).await?;
+        let Some(mut transaction) = self.open_for(letters).await? else { return Ok(false) };
+        let waiting = match self.take(&mut transaction, &part, None).await {
+            Ok(waiting) => waiting,
+            Err(failed) => {
+                transaction.rollback().await?;
+                return Err(failed.into());
+            }
+        };
+        let waiting = self.letters(cursor, page, &waiting);
+        transaction.write(dead_letters::changes(&waiting, letters)?).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+}
+
+#[async_trait]
+impl Fence for Work {
+    async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
+        self.open(true).await
+    }
+}
+
+fn until(now: Timestamp, at: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(at.as_micros().saturating_sub(now.as_micros())).unwrap_or(0))
+}

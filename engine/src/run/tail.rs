@@ -1,0 +1,254 @@
+//! The one reader of a node: it follows the end of the log for all projections that run here.
+
+use std::{
+    collections::VecDeque,
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use eventstore_core::{__private::Brief, Events, Position, Query, Read, Store, StoreError};
+use futures::TryStreamExt;
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+
+use crate::{failure::Failure, run::page::DecodedPage};
+
+/// How many events are read together.
+const PAGE: usize = 1_000;
+/// How much of the end of the log is kept in memory. Who has fallen further behind reads for itself.
+const KEPT_PAGES: usize = 64;
+const KEPT_BYTES: usize = 32 << 20;
+/// How long to wait after a wake-up for nothing; twice as long after each further one.
+const SHORTEST_QUIET: Duration = Duration::from_millis(1);
+const LONGEST_QUIET: Duration = Duration::from_millis(64);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The end of the log, in memory.
+pub struct Tail {
+    ring: Mutex<Ring>,
+    state: watch::Sender<State>,
+    /// A caller has moved the clock, or wants to know at once.
+    nudge: Notify,
+}
+
+struct Ring {
+    /// One behind the other, without a gap.
+    pages: VecDeque<Arc<DecodedPage>>,
+    bytes: usize,
+}
+
+#[derive(Clone, Default)]
+pub struct State {
+    /// Read up to here; none before the first time.
+    pub end: Option<Position>,
+    /// Why it could not read on.
+    failed: Option<Arc<dyn Error + Send + Sync>>,
+    /// How often it was seen that the log has lost its end.
+    lost: u64,
+}
+
+/// What there is after a position.
+pub enum After {
+    /// A page that begins there, or before and goes further.
+    Here(Arc<DecodedPage>),
+    /// Nothing yet.
+    NotYet,
+    /// It is not, or no longer, in memory.
+    Gone,
+}
+
+impl Tail {
+    pub fn new() -> Self {
+        let ring = Mutex::new(Ring { pages: VecDeque::new(), bytes: 0 });
+        Self { ring, state: watch::Sender::new(State::default()), nudge: Notify::new() }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn after(&self, position: Position) -> After {
+        let ring = self.ring();
+        let place = ring.pages.partition_point(|page| page.until <= position);
+        let (mut here, mut events) = (vec![], 0);
+        match ring.pages.get(place) {
+            Some(page) if page.after <= position => {
+                // All that has come since: one short page after another, each with a flush of its own, a processor that is
+                // behind would stay behind.
+                here.extend(ring.pages.range(place..).take_while(|page| {
+                    events += page.events.len();
+                    events <= PAGE
+                }));
+                if here.len() < 2 {
+                    return After::Here(page.clone());
+                }
+            }
+            Some(_) => return After::Gone,
+            None if self.state.borrow().end.is_some_and(|end| end <= position) => return After::NotYet,
+            None => return After::Gone,
+        }
+        let here: Vec<_> = here.into_iter().cloned().collect();
+        drop(ring);
+        After::Here(Arc::new(DecodedPage::joined(&here)))
+    }
+
+    /// Has all who wait look again.
+    pub fn nudge(&self) {
+        self.nudge.notify_waiters();
+    }
+
+    /// Returns when there may be something after a position, or one is to look again; fails if the log cannot be read.
+    pub async fn wait(&self, position: Position, lost: u64) -> Result<(), Failure> {
+        let mut state = self.state.subscribe();
+        let there =
+            |state: &State| state.failed.is_some() || state.lost != lost || state.end.is_none_or(|end| end > position);
+        let there = tokio::select! {
+            there = state.wait_for(there) => there,
+            () = self.nudge.notified() => return Ok(()),
+        };
+        match there.map(|state| state.failed.clone()) {
+            Ok(Some(failed)) => Err(StoreError::Unavailable(failed.into()).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// How often it was seen that the log has lost its end: each processor must then find out where it is.
+    pub fn lost(&self) -> u64 {
+        self.state.borrow().lost
+    }
+
+    /// Up to where it has read.
+    pub fn end(&self) -> Position {
+        self.state.borrow().end.unwrap_or_default()
+    }
+
+    /// Reads on for ever: what matches, from the end of the log at the start.
+    pub async fn follow(&self, store: Store, query: Query) {
+        let mut pause = Duration::from_millis(20);
+        let (mut last, mut quiet, mut woken) = (Position(0), SHORTEST_QUIET, false);
+        let mut size = PAGE;
+        loop {
+            let step = self.step(&store, &query, size).await;
+            // Fewer may fit into what the server allows a statement; then more again, little by little.
+            size = if step.is_ok() { (size + size / 4 + 1).min(PAGE) } else { (size / 2).max(1) };
+            match step {
+                Ok(Some(end)) => {
+                    pause = Duration::from_millis(20);
+                    if end > last {
+                        // Where something has just come, more may have that no notification has told of yet.
+                        (last, quiet, woken) = (end, SHORTEST_QUIET, false);
+                        continue;
+                    }
+                    if woken {
+                        // For nothing. Where the log has lost its end, the store may say for ever that there is more.
+                        sleep(quiet).await;
+                        quiet = (quiet * 2).min(LONGEST_QUIET);
+                    }
+                    store.as_ref().appended(end).await;
+                    woken = true;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(error = %Brief(&error), "the log cannot be read");
+                    let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
+                    self.state.send_modify(|state| state.failed = Some(error));
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// The log is not the one it was: what was read is forgotten, and each processor must find out where it is.
+    pub fn forget(&self) {
+        *self.ring() = Ring { pages: VecDeque::new(), bytes: 0 };
+        self.state.send_modify(|state| (state.end, state.lost) = (None, state.lost + 1));
+    }
+
+    /// Reads one page. Gives the end of the log, if it has come there.
+    async fn step(&self, store: &Store, query: &Query, size: usize) -> Result<Option<Position>, StoreError> {
+        let store = store.as_ref();
+        let Some(after) = self.state.borrow().end else {
+            let last = Read { query: Query::all(), limit: Some(1), backwards: true, ..Read::default() };
+            let head = store.read(last).await?.head;
+            self.state.send_modify(|state| (state.end, state.failed) = (Some(head), None));
+            return Ok(Some(head));
+        };
+        let read = Read { query: query.clone(), after, limit: Some(size), ..Read::default() };
+        let Events { head, events, .. } = store.read(read).await?;
+        if head < after {
+            self.forget();
+            let reason = format!("it ends at position {head}, and was read up to {after} before: it has lost its end");
+            return Err(StoreError::Damaged(reason.into()));
+        }
+        let events: Vec<_> = events.try_collect().await?;
+        let full = events.len() == size;
+        let page = DecodedPage::read(store, after, head, full, events).await?;
+        let until = page.until;
+        if until > after {
+            self.push(Arc::new(page));
+        }
+        self.state.send_if_modified(|state| {
+            let news = until > after || state.failed.is_some();
+            (state.end, state.failed) = (Some(until), None);
+            news
+        });
+        Ok((!full).then_some(until))
+    }
+
+    fn push(&self, page: Arc<DecodedPage>) {
+        let mut ring = self.ring();
+        ring.bytes += page.bytes();
+        ring.pages.push_back(page);
+        while ring.pages.len() > KEPT_PAGES || (ring.bytes > KEPT_BYTES && ring.pages.len() > 1) {
+            let Some(old) = ring.pages.pop_front() else { return };
+            ring.bytes -= old.bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::{NewEvent, Raw, Recorded, StreamId, Timestamp, Version};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn page(after: u64, until: u64) -> Arc<DecodedPage> {
+        let event = |position| -> Recorded<_> {
+            let data = Raw { name: "happened".into(), tags: vec![], body: vec![] };
+            let event =
+                NewEvent { id: Uuid::now_v7(), schema: 1, occurred_at: None, metadata: Default::default(), data };
+            event.recorded(StreamId::new("a", "b"), Version(position), Position(position), Timestamp::from_micros(0))
+        };
+        let events: Vec<_> = (after + 1..=until).map(event).collect();
+        let last = events.last().map(|event| event.id);
+        Arc::new(DecodedPage::new(Position(after), Position(until), last, events))
+    }
+
+    #[test]
+    fn who_is_behind_is_given_what_has_come_since_in_one_piece() {
+        let tail = Tail::new();
+        for (after, until) in [(10, 12), (12, 13), (13, 20), (20, 900), (900, 1_900), (1_900, 1_901)] {
+            tail.push(page(after, until));
+        }
+        let here = |position| match tail.after(Position(position)) {
+            After::Here(page) => page,
+            _ => panic!("it is in memory"),
+        };
+        let place = |page: &DecodedPage| (page.after.0, page.until.0, page.events.len());
+        // As many as one reading has at most.
+        assert_eq!(place(&here(10)), (10, 900, 890));
+        assert_eq!(here(10).last, here(10).events.last().map(|event| event.id));
+        assert!(here(10).events.is_sorted_by_key(|event| event.position));
+        // In the middle of one.
+        assert_eq!(place(&here(15)), (13, 900, 887));
+        // One alone is the one that all have: decoded once.
+        assert_eq!(place(&here(900)), (900, 1_900, 1_000));
+        assert!(Arc::ptr_eq(&here(900), &here(1_000)) && Arc::ptr_eq(&here(1_900), &here(1_900)));
+        assert!(matches!(tail.after(Position(9)), After::Gone));
+    }
+}

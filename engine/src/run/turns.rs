@@ -1,0 +1,66 @@
+//! Which events of a part are processed now and which wait, where each event is processed under one key.
+
+use eventstore_core::{Event, Recorded};
+
+use crate::{
+    failure::{Failure, at},
+    record::queue::Queue,
+    run::{
+        page::Decoded,
+        processor::{Part, Turn},
+    },
+};
+
+/// The events of a part whose turn it is, where each is processed under one key.
+pub struct Turns<'a, E> {
+    pub events: Vec<&'a Recorded<E>>,
+    pub waiting: Vec<(Queue, usize)>,
+    /// The key and the place of each.
+    of: Vec<(String, usize)>,
+}
+
+impl<'a, E: Event> Turns<'a, E> {
+    pub fn of(part: &Part<'_>, decoded: &'a Decoded<E>, key: fn(&Recorded<E>) -> String) -> Result<Self, Failure> {
+        let mut turns = Self { events: vec![], waiting: vec![], of: vec![] };
+        for place in part.places.clone() {
+            let raw = &part.page.events[place];
+            if !E::NAMES.contains(&&*raw.data.name) {
+                continue;
+            }
+            if let Some(queue) = part.stream_waits(raw) {
+                turns.waiting.push((queue, place));
+                continue;
+            }
+            let events = match decoded.at(part.page, place) {
+                Ok(events) => events,
+                Err(failed) => {
+                    let keys = part.unreadable(raw, None, failed)?;
+                    turns.waiting.extend(keys.into_iter().map(|queue| (queue, place)));
+                    continue;
+                }
+            };
+            for event in events {
+                let key = at(raw, || Ok(key(event))).map_err(Failure::for_certain)?;
+                match part.turn(raw, &key) {
+                    Turn::Now => {
+                        turns.events.push(event);
+                        turns.of.push((key, place));
+                    }
+                    Turn::Waits => turns.waiting.push((Queue::Key(key), place)),
+                    Turn::NotHere => {}
+                }
+            }
+        }
+        turns.waiting.dedup();
+        turns.of.dedup();
+        Ok(turns)
+    }
+
+    /// Names the event that is to blame, if there is only one.
+    pub fn blame(&self, part: &Part<'_>, failed: Failure) -> Failure {
+        match &self.of[..] {
+            [(key, place)] => failed.at(&part.page.events[*place]).of(key),
+            _ => failed,
+        }
+    }
+}

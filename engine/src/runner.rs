@@ -1,0 +1,354 @@
+//! Says what is to follow the log, lets it, and tells how far it has come.
+
+use std::{collections::HashSet, ops::Deref, sync::Arc, time::Duration};
+
+use eventstore_core::{DeadLetter, Invalid, Position, Store, StoreError};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use uuid::Uuid;
+
+use crate::{
+    operate::processors::Processors,
+    record::dead_letters,
+    run::{
+        node::{Node, Run},
+        options::Options,
+        processor::{Processor, StartFrom},
+        tail::Tail,
+    },
+    status::Status,
+    subscription::{Delivered, Subscription},
+};
+
+/// How long a node may be silent before others take its shards over.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// How long [`Running::until`] waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Says what is to follow the log; [`start`](Runner::start) lets it.
+///
+/// Any number of processes may run the same: they share the work, and each event is processed once. One that ends without
+/// a word, or is frozen, is replaced when its [lease](Runner::lease) is over, and can write nothing from then on.
+///
+/// ```
+/// # use eventstore::prelude::*;
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Event, Clone)]
+/// # enum AccountEvent { Deposited { amount: i64 } }
+/// # #[derive(Aggregate)]
+/// # struct Account;
+/// # impl Evolve for Account { type Event = AccountEvent; fn evolve(&mut self, _: AccountEvent) {} }
+/// # #[derive(Clone)]
+/// # struct Deposit { amount: i64 }
+/// # impl Decide<Deposit> for Account {
+/// #     fn decide(&self, Deposit { amount }: Deposit) -> Decision<Self> { Ok(vec![AccountEvent::Deposited { amount }]) }
+/// # }
+/// # #[derive(ReadModel, Serialize, Deserialize, Default)]
+/// # struct Balance { balance: i64 }
+/// # impl Project for Balance {
+/// #     type Event = AccountEvent;
+/// #     fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+/// #         let AccountEvent::Deposited { amount } = event.data;
+/// #         row.balance += amount;
+/// #     }
+/// # }
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = eventstore::connect("memory:").await?;
+/// # let ann = Id::<Account>::new();
+/// let runner = Runner::new(&store).read_model::<Balance>().start();
+/// let deposited = store.execute(&ann, Deposit { amount: 100 }).await?;
+/// runner.until(deposited.position).await?; // all that run have seen it
+/// assert_eq!(store.read_model::<Balance>().get(&ann).await?.map(|row| row.balance), Some(100));
+/// runner.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing runs until it is started"]
+pub struct Runner {
+    store: Store,
+    processors: Vec<(Arc<dyn Processor>, Options)>,
+    lease: Duration,
+    /// The first setting that was said before any processor was named.
+    misplaced: Option<&'static str>,
+}
+
+impl Runner {
+    /// Nothing yet.
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.beneath(), processors: vec![], lease: LEASE, misplaced: None }
+    }
+
+    /// Hands events to something outside of the store. Where the log has events already, say where it begins:
+    /// [`from_now`](Self::from_now), [`from_beginning`](Self::from_beginning) or [`from`](Self::from).
+    pub fn subscription<S: Subscription>(self, subscription: S) -> Self {
+        self.with(Delivered(subscription))
+    }
+
+    /// Runs a processor. Read models, projections in SQL and subscriptions have methods of their own; this one is for crates
+    /// that bring another kind.
+    pub fn with(mut self, processor: impl Processor + 'static) -> Self {
+        self.processors.push((Arc::new(processor), Options::default()));
+        self
+    }
+
+    fn last(mut self, setting: &'static str, say: impl FnOnce(&mut Options)) -> Self {
+        match self.processors.last_mut() {
+            Some((_, options)) => say(options),
+            None => self.misplaced = self.misplaced.or(Some(setting)),
+        }
+        self
+    }
+
+    /// How many shards the one named last has when it runs for the first time, 1 unless said, 1,024 at most. They run
+    /// side by side, on all nodes that run it.
+    pub fn shards(self, shards: u16) -> Self {
+        self.last("shards", |options| options.shards = shards)
+    }
+
+    /// How many events of the one named last are processed together at most. Unless said: 1,000, and 10,000 while there is
+    /// much to catch up with. More is faster then, and takes more memory.
+    ///
+    /// A subscription moves its checkpoint once a batch: after a crash, the batch at hand is handed over again, from its first
+    /// event on, and so it may be after an error. With `.batch(1)` at most one event of each shard is handed over again, at the
+    /// cost of a transaction for each event.
+    pub fn batch(self, events: usize) -> Self {
+        self.last("batch", |options| options.batch = Some(events.max(1)))
+    }
+
+    /// How many keys of the one named last may be parked behind events that cannot be processed: 100 unless said. One more,
+    /// and all of it stops.
+    pub fn max_parked(self, keys: usize) -> Self {
+        self.last("max_parked", |options| options.max_parked = keys)
+    }
+
+    /// Parks events of the one named last that cannot be read, with those behind them, instead of stopping: for a read
+    /// model whose keys are those of its streams or tags, under the rows they concern; else under their stream, and with
+    /// one shard only. They are tried again when an operator says so, with a program that can read them.
+    pub fn park_unreadable(self) -> Self {
+        self.last("park_unreadable", |options| options.park_unreadable = true)
+    }
+
+    /// What the one named last could not process is tried again, once, whenever a program starts: it may be a new release
+    /// that can.
+    pub fn retry_at_start(self) -> Self {
+        self.last("retry_at_start", |options| options.retry_at_start = true)
+    }
+
+    /// A new version of the read model named last is built and kept up to date, but readers of plain SQL are sent to it
+    /// by [`Processors::promote`] only. Unless said, they are sent to it as soon as it is whole.
+    pub fn promote_by_hand(self) -> Self {
+        self.last("promote_by_hand", |options| options.by_hand = true)
+    }
+
+    /// The one named last, a subscription or a projection in SQL, begins with the first event recorded from then on: when
+    /// the first node that runs it makes its checkpoint. It is no matter once there is one.
+    pub fn from_now(self) -> Self {
+        self.last("from_now", |options| options.start = Some(StartFrom::Now))
+    }
+
+    /// The one named last begins with the first event there is; see [`from_now`](Self::from_now).
+    pub fn from_beginning(self) -> Self {
+        self.last("from_beginning", |options| options.start = Some(StartFrom::Beginning))
+    }
+
+    /// The one named last begins with the first event after a position of the log; see [`from_now`](Self::from_now).
+    pub fn from(self, position: Position) -> Self {
+        self.last("from", |options| options.start = Some(StartFrom::After(position)))
+    }
+
+    /// How long this process may be silent before others take over what it runs: 3 seconds unless said. The same for all
+    /// processes.
+    pub fn lease(self, lease: Duration) -> Self {
+        Self { lease: lease.max(Duration::from_millis(50)), ..self }
+    }
+
+    /// Starts to run, on the runtime it is called in. Of two of the same name, the second is stopped at once.
+    ///
+    /// A setting that is said before any processor is named, as in `Runner::new(&store).shards(4).read_model::<Balance>()`, is
+    /// of none: nothing runs then, and [`Running::until`] and reads that wait are [`StoreError::Stopped`], by
+    /// [`Invalid::Request`].
+    pub fn start(mut self) -> Running {
+        let misplaced = self.misplaced.map(|setting| {
+            let why = format!("`.{setting}(…)` is said before any processor is named: say it after the one it is for");
+            Arc::new(StoreError::from(Invalid::Request(why)))
+        });
+        let processors = match &misplaced {
+            Some(_) => std::mem::take(&mut self.processors),
+            None => vec![],
+        };
+        let mut refused = vec![];
+        if let Some(reason) = misplaced {
+            let names = processors.iter().map(|(processor, _)| processor.name());
+            for name in names.chain(processors.is_empty().then(|| "runner".to_owned())) {
+                tracing::error!(projection = name, %reason, "nothing runs");
+                self.store.runs(&name, Some(reason.clone()), true);
+                refused.push(watch::channel(Status::refused(name, reason.clone())).1);
+            }
+        }
+        let (stop, stopped) = watch::channel(false);
+        let (mut names, mut runs, mut reports) = (HashSet::new(), vec![], refused);
+        let mut besides = vec![];
+        for (processor, options) in self.processors {
+            let name = processor.name();
+            if !names.insert(name.clone()) {
+                reports.push(watch::channel(Status::twice(name)).1);
+                continue;
+            }
+            // From now on, a read that waits for it is right to wait.
+            self.store.runs(&name, None, false);
+            let (report, status) = watch::channel(Status::new(name));
+            if let Some(shadow) = processor.shadow() {
+                let report = watch::channel(Status::new(shadow.name())).0;
+                besides.push(Run::new(shadow, options, report));
+            }
+            runs.push(Run::new(processor, options, report));
+            reports.push(status);
+        }
+        runs.append(&mut besides);
+        let poke = Arc::new(Notify::new());
+        let node = Node::new(self.store.clone(), self.lease, runs, poke.clone());
+        let (id, tail) = (node.id(), node.tail());
+        let task = tokio::spawn(node.run(stopped));
+        let projections = Processors::here(&self.store, poke);
+        Running { store: self.store, node: id, tail, reports, projections, stop, task }
+    }
+}
+
+/// What is running. Dropping it lets it run on; [`stop`](Running::stop) ends it after the batch at hand.
+pub struct Running {
+    store: Store,
+    node: Uuid,
+    tail: Arc<Tail>,
+    reports: Vec<watch::Receiver<Status>>,
+    projections: Processors,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// Operating what runs: all nodes obey.
+impl Deref for Running {
+    type Target = Processors;
+
+    fn deref(&self) -> &Processors {
+        &self.projections
+    }
+}
+
+impl Running {
+    /// Returns when all have seen everything up to here: then one's own writes can be read from all.
+    ///
+    /// One that cannot go on is [`StoreError::Stopped`]; one that has not come so far in 30 seconds is
+    /// [`StoreError::Behind`], with what holds it up. Where all have come so far, but keys lack an event up to here, since they
+    /// wait behind one that could not be processed, it is [`StoreError::Parked`], with those keys of the first such one.
+    pub async fn until(&self, position: Position) -> Result<(), StoreError> {
+        self.reach(position).await?;
+        for status in self.status() {
+            let letters = dead_letters::first(self.store.as_ref(), &status.name).await?;
+            let lacking: Vec<_> = letters.into_iter().filter(|letter| letter.position <= position).collect();
+            if let Some(parked) = dead_letters::parked(&status.name, &lacking) {
+                return Err(parked);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when all have come so far, whatever waits.
+    async fn reach(&self, position: Position) -> Result<(), StoreError> {
+        let all = async {
+            for report in &self.reports {
+                self.one(report.clone(), position).await?;
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, all).await.unwrap_or_else(|_| {
+            let late = self.status().into_iter().find(|status| status.position < position);
+            late.map_or(Ok(()), |status| Err(status.behind(position)))
+        })
+    }
+
+    async fn one(&self, mut report: watch::Receiver<Status>, position: Position) -> Result<(), StoreError> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let status = report.borrow_and_update().clone();
+            if status.position >= position {
+                return Ok(());
+            }
+            if status.stopped {
+                return Err(status.behind(position));
+            }
+            let here = |owner| owner == Some(self.node);
+            if !status.shards.is_empty() && status.shards.iter().all(|(_, at)| here(at.owner)) {
+                if report.changed().await.is_err() {
+                    return Err(status.behind(position));
+                }
+                continue;
+            }
+            // Others run some of it, or none does yet.
+            if self.store.as_ref().checkpoint(&status.name).await? >= position {
+                return Ok(());
+            }
+            let _ = timeout(pause, report.changed()).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// For tests: has everything processed up to the end of the log, and all that is due to be tried again tried, and gives
+    /// the position. What did not arrive is an error that says why: [`StoreError::Parked`] for what waits behind an event
+    /// that could not be processed, [`StoreError::Stopped`], [`StoreError::Behind`].
+    ///
+    /// What is due, the clock of the store says: on a store with a [`Clock`](eventstore_core::testing::Clock), advance it.
+    pub async fn settle(&self) -> Result<Position, StoreError> {
+        loop {
+            let head = self.store.head().await?;
+            self.reach(head).await?;
+            let waiting = self.retried().await?;
+            // What ran may have appended.
+            if self.store.head().await? > head {
+                continue;
+            }
+            let first = waiting.first().map(|letter| letter.projection.clone());
+            let of = |name: &String| waiting.iter().filter(|letter| letter.projection == *name).cloned().collect();
+            let letters: Vec<DeadLetter> = first.as_ref().map(of).unwrap_or_default();
+            return first.and_then(|name| dead_letters::parked(&name, &letters)).map_or(Ok(head), Err);
+        }
+    }
+
+    /// Returns when nothing is due to be tried again, or no node has for a while: with the first letter of each key that waits.
+    async fn retried(&self) -> Result<Vec<DeadLetter>, StoreError> {
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
+        loop {
+            let store = self.store.as_ref();
+            let mut waiting = vec![];
+            for status in self.status() {
+                waiting.extend(dead_letters::first(store, &status.name).await?);
+            }
+            let now = store.now();
+            let due = waiting.iter().any(|letter| letter.retry_at.is_some_and(|at| at <= now));
+            if !due || start.elapsed() > PATIENCE {
+                return Ok(waiting);
+            }
+            self.tail.nudge();
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// How far each has come that this runner has the code of, as this node knows it: without a query, so a shard that
+    /// another node runs may have come further. [`Processors::status`](crate::Processors::status) asks the store for those
+    /// of all nodes.
+    pub fn status(&self) -> Vec<Status> {
+        self.reports.iter().map(|report| report.borrow().clone()).collect()
+    }
+
+    /// Ends all after the batch at hand, and returns when they have ended.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        // A task that panicked has ended too.
+        let _ = self.task.await;
+    }
+}
