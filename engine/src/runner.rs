@@ -14,7 +14,7 @@ use crate::{
     operate::processors::Processors,
     record::dead_letters,
     run::{
-        node::{Node, Run},
+        node::{LocalProcessor, Node},
         options::Options,
         processor::{Processor, StartFrom},
         tail::Tail,
@@ -140,7 +140,7 @@ impl Runner {
     }
 
     /// A new version of the read model named last is built and kept up to date, but readers of plain SQL are sent to it
-    /// by [`Processors::promote`] only. Unless said, they are sent to it as soon as it is whole.
+    /// by `promote` only. Unless said, they are sent to it as soon as it is whole.
     pub fn promote_by_hand(self) -> Self {
         self.last("promote_by_hand", |options| options.by_hand = true)
     }
@@ -204,17 +204,17 @@ impl Runner {
             let (report, status) = watch::channel(Status::new(name));
             if let Some(shadow) = processor.shadow() {
                 let report = watch::channel(Status::new(shadow.name())).0;
-                besides.push(Run::new(shadow, options, report));
+                besides.push(LocalProcessor::new(shadow, options, report));
             }
-            runs.push(Run::new(processor, options, report));
+            runs.push(LocalProcessor::new(processor, options, report));
             reports.push(status);
         }
         runs.append(&mut besides);
-        let poke = Arc::new(Notify::new());
-        let node = Node::new(self.store.clone(), self.lease, runs, poke.clone());
+        let wake = Arc::new(Notify::new());
+        let node = Node::new(self.store.clone(), self.lease, runs, wake.clone());
         let (id, tail) = (node.id(), node.tail());
         let task = tokio::spawn(node.run(stopped));
-        let projections = Processors::here(&self.store, poke);
+        let projections = Processors::here(&self.store, wake);
         Running { store: self.store, node: id, tail, reports, projections, stop, task }
     }
 }
@@ -332,7 +332,7 @@ impl Running {
             if !due || start.elapsed() > PATIENCE {
                 return Ok(waiting);
             }
-            self.tail.nudge();
+            self.tail.wake_waiters();
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(20));
         }

@@ -58,7 +58,7 @@ pub enum State {
     Aside,
     /// No node that lives has its code.
     Detached,
-    /// It is there for a way back, and no node runs it: see [`Processors::rollback`](crate::Processors::rollback).
+    /// It is there for a way back, and no node runs it: it waits for `rollback`.
     Kept,
 }
 
@@ -111,25 +111,25 @@ impl Status {
     }
 
     /// This node has processed so many events.
-    pub(crate) fn took(&mut self, events: usize) {
+    pub(crate) fn count_events(&mut self, events: usize) {
         self.rate = Some((self.rate() + events as f64 / RATED.as_secs_f64(), Instant::now()));
     }
 
     /// The event it is to process next.
-    pub(crate) fn next(&mut self, recorded_at: Option<Timestamp>, now: Timestamp) {
+    pub(crate) fn set_next(&mut self, recorded_at: Option<Timestamp>, now: Timestamp) {
         let age = recorded_at.map(|then| now.as_micros().saturating_sub(then.as_micros()));
         self.lag_time = Duration::from_micros(age.and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
     }
 
     /// Adds what is known of its shards.
-    pub(crate) fn look(&mut self, shards: Vec<(Shard, Checkpoint)>) {
+    pub(crate) fn set_shards(&mut self, shards: Vec<(Shard, Checkpoint)>) {
         self.shards = shards;
         // What a shard of this node has come to since is told by itself.
         self.position = self.shards.iter().map(|(_, at)| at.position).min().unwrap_or_default();
     }
 
     /// One of its shards has moved.
-    pub(crate) fn moved(&mut self, shard: &Shard, to: Position) {
+    pub(crate) fn shard_advanced(&mut self, shard: &Shard, to: Position) {
         for (_, at) in self.shards.iter_mut().filter(|(there, _)| there == shard) {
             at.position = to.max(at.position);
         }
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(status.rate(), 0.0);
         for _ in 0..1_000 {
             tokio::time::advance(Duration::from_millis(100)).await;
-            status.took(50);
+            status.count_events(50);
         }
         assert!((490.0..510.0).contains(&status.rate()), "{}", status.rate());
         tokio::time::advance(Duration::from_secs(60)).await;

@@ -111,7 +111,7 @@ impl<S: Subscription> Processor for Delivered<S> {
         page.decoded::<S::Event>().decode(page, places);
     }
 
-    async fn take(
+    async fn process(
         &self,
         _: &mut dyn Transaction,
         part: &Part<'_>,

@@ -16,7 +16,7 @@ use eventstore_engine::{
     record::{dead_letters, list},
 };
 
-use crate::promote::{PAUSE, other, whole};
+use crate::promote::{PAUSE, check_built, counterpart};
 
 /// How long the two are held at one position, for rows that came to none by chance.
 const LONGEST_HELD: Duration = Duration::from_secs(10);
@@ -30,10 +30,10 @@ const SHOWN: usize = 100;
 /// Compares the table that was built with the one that readers are sent to.
 pub(crate) async fn compare(processors: &Processors, name: &str) -> Result<Comparison, StoreError> {
     let rows = processors.known().await?;
-    let (current, other) = other(&rows, name)?;
+    let (current, other) = counterpart(&rows, name)?;
     let live = other.strip_suffix(SHADOW).map(str::to_owned).or(current);
     let live = live.ok_or_else(|| Invalid::Request(format!("`{name}` has no current version to compare with")))?;
-    whole(processors, &rows, &other).await?;
+    check_built(processors, &rows, &other).await?;
     let mut comparison = Comparison { live, other, ..Comparison::default() };
     let mut differ = comparison.all(processors.store.as_ref()).await?;
     let more = differ.split_off(differ.len().min(LOOKED_AT));

@@ -64,7 +64,7 @@ const AGAIN: u32 = 5;
 /// [guide](https://docs.rs/eventstore). An event they cannot process is [`StoreError::NotProjected`], and is not
 /// recorded.
 ///
-/// The name and the checkpoint are those a [`Runner`](crate::Runner) has, and one beside it does no harm: it processes what
+/// The name and the checkpoint are those a [`Runner`](eventstore_engine::Runner) has, and one beside it does no harm: it processes what
 /// is recorded without it. Without one, the next append does; what cannot be processed then is
 /// [`StoreError::Stopped`], with the event.
 ///
@@ -480,7 +480,7 @@ impl Kept {
             let (parked, places) = (Parked::of(parked, &range), 0..events.len());
             let page = DecodedPage::new(after, to, Some(last.id), events);
             let part = Part { page: &page, places, shard: &range, parked: &parked, only: None };
-            let waiting = match self.processor.take(&mut *transaction, &part, None).await {
+            let waiting = match self.processor.process(&mut *transaction, &part, None).await {
                 Ok(waiting) => waiting,
                 Err(failed) => {
                     transaction.rollback().await?;
@@ -560,13 +560,13 @@ impl Kept {
             _ => id_within(transaction, to).await?,
         };
         let page = DecodedPage::new(after, to, last, events);
-        self.take(transaction, &mut shards, &page, Self::stopped).await?;
+        self.process(transaction, &mut shards, &page, Self::stopped).await?;
         Ok(full)
     }
 
     /// Takes a page in, and moves the checkpoints. Events of keys that are parked wait with them; if there are none, it
     /// gives where the shards are then.
-    async fn take(
+    async fn process(
         &self,
         transaction: &mut dyn Transaction,
         shards: &mut [(Shard, Checkpoint)],
@@ -584,7 +584,8 @@ impl Kept {
             waits |= !parked.is_empty();
             let places = page.place_after(at.position)..page.events.len();
             let part = Part { page, places, shard, parked: &parked, only: None };
-            let waiting = self.processor.take(transaction, &part, None).await.map_err(|failed| told(self, failed))?;
+            let waiting =
+                self.processor.process(transaction, &part, None).await.map_err(|failed| told(self, failed))?;
             let waiting = behind_others(shard, page, &waiting);
             if !waiting.is_empty() {
                 transaction.write(dead_letters::changes(&waiting, &[])?).await?;
@@ -730,7 +731,7 @@ impl InlineTransaction {
                     while kept.gap(&mut *self.inner, Some(before), BATCH).await? {}
                     shards = kept.lock(&mut *self.inner).await?;
                 }
-                let free = kept.take(&mut *self.inner, &mut shards, &page, Kept::refused).await?;
+                let free = kept.process(&mut *self.inner, &mut shards, &page, Kept::refused).await?;
                 self.free.push((kept.clone(), free));
             }
         }

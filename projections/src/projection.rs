@@ -52,7 +52,7 @@ use eventstore_engine::{
 /// ```
 pub trait Projection: Send + Sync + 'static {
     /// The name of the checkpoint. A new name starts from the first event, unless the runner says otherwise:
-    /// [`Runner::from_now`](crate::Runner::from_now).
+    /// [`Runner::from_now`](eventstore_engine::Runner::from_now).
     const NAME: &'static str;
     /// What it hears of.
     type Event: Event;
@@ -90,7 +90,7 @@ pub trait Projection: Send + Sync + 'static {
         }
     }
 
-    /// Empties what it has written, so that [`Processors::rebuild`](crate::Processors::rebuild) can have it begin again
+    /// Empties what it has written, so that [`Processors::rebuild`](eventstore_engine::Processors::rebuild) can have it begin again
     /// with the first event: the place for `TRUNCATE`. Runs in the transaction that puts the checkpoint back. Unless it is
     /// written, a rebuild is refused.
     fn clear(&self, db: &mut <Self::Db as Database>::Connection) -> impl Future<Output = Result<(), BoxError>> + Send {
@@ -162,7 +162,7 @@ impl<P: Projection> Processor for Sql<P> {
         page.decoded::<P::Event>().decode(page, places);
     }
 
-    async fn take(
+    async fn process(
         &self,
         transaction: &mut dyn Transaction,
         part: &Part<'_>,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use eventstore_core::{
-    __private::SHADOW, Checkpoint, EventStore, Invalid, Position, Shard, StoreError, Table, Transaction,
+    __private::SHADOW, Checkpoint, DeadLetter, EventStore, Invalid, Position, Shard, StoreError, Table, Transaction,
 };
 use tokio::time::sleep;
 
@@ -27,7 +27,7 @@ pub(crate) enum Rows {
 }
 
 /// What `name` may stand for, of what is there beside the current version.
-pub(crate) fn other(rows: &BTreeMap<String, Row>, name: &str) -> Result<(Option<String>, String), StoreError> {
+pub(crate) fn counterpart(rows: &BTreeMap<String, Row>, name: &str) -> Result<(Option<String>, String), StoreError> {
     let current = current_or_first(rows, model(name));
     let others = rows.iter().filter(|(other, row)| {
         let newer = current.is_none_or(|current| number(other) > number(current)) && other.contains('@');
@@ -46,7 +46,11 @@ pub(crate) fn other(rows: &BTreeMap<String, Row>, name: &str) -> Result<(Option<
     }
 }
 
-pub(crate) async fn whole(processors: &Processors, rows: &BTreeMap<String, Row>, name: &str) -> Result<(), StoreError> {
+pub(crate) async fn check_built(
+    processors: &Processors,
+    rows: &BTreeMap<String, Row>,
+    name: &str,
+) -> Result<(), StoreError> {
     let Some(row) = rows.get(name).filter(|row| row.built_at.is_none()) else { return Ok(()) };
     let (at, until) = (processors.store.as_ref().checkpoint(name).await?, Position(row.target));
     match at < until {
@@ -116,13 +120,8 @@ pub(crate) async fn switch(
         return Ok(false);
     }
     if let Some(from) = from.filter(|_| rows == Rows::Complete) {
-        let mut letters = dead_letters::first_within(&mut *transaction, to).await?;
-        // What the table of today has not come to is in none of its rows either.
-        letters.retain(|letter| {
-            let of_key = old.iter().filter(|(shard, _)| letter.whole_stream || shard.has(&letter.key));
-            of_key.map(|(_, at)| at.position).max().is_some_and(|reached| letter.position <= reached)
-        });
-        let older = dead_letters::older(letters, &dead_letters::first_within(&mut *transaction, from).await?);
+        let letters = dead_letters::first_within(&mut *transaction, to).await?;
+        let older = would_be_older(letters, &old, &dead_letters::first_within(&mut *transaction, from).await?);
         if let Some(parked) = dead_letters::parked(to, &older) {
             transaction.rollback().await?;
             return Err(parked);
@@ -174,6 +173,17 @@ fn reaches(new: &Shards, old: &Shards) -> bool {
     !new.is_empty() && !new.iter().any(|new| old.iter().any(|old| before(new, old)))
 }
 
+/// Of the first letters of keys of a table, those of rows that would be older than those that are read now: by where the
+/// shards of the table that is read are, and by its own first letters.
+fn would_be_older(mut letters: Vec<DeadLetter>, read: &Shards, parked: &[DeadLetter]) -> Vec<DeadLetter> {
+    // What the table that is read has not come to is in none of its rows either.
+    letters.retain(|letter| {
+        let of_key = read.iter().filter(|(shard, _)| letter.whole_stream || shard.has(&letter.key));
+        of_key.map(|(_, at)| at.position).max().is_some_and(|reached| letter.position <= reached)
+    });
+    dead_letters::older(letters, parked)
+}
+
 /// The same under another name, without an owner.
 fn renamed(name: &str, epoch: u64, shards: Shards) -> Shards {
     let shards = shards.into_iter();
@@ -195,4 +205,56 @@ async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &
     }
     transaction.write(dead_letters::changes(&[], &old)?).await?;
     transaction.write(dead_letters::changes(&new, &[])?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::{NewEvent, Raw, StreamId, Timestamp, Version};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn shards(positions: &[u64]) -> Shards {
+        let at = |position: &u64| Checkpoint { position: Position(*position), ..Checkpoint::default() };
+        Shard::parts("p@1", positions.len() as u16).into_iter().zip(positions.iter().map(at)).collect()
+    }
+
+    fn letter(key: &str, position: u64, whole_stream: bool) -> DeadLetter {
+        let data = Raw { name: "x".into(), tags: vec![], body: vec![] };
+        let id = Uuid::from_u128(u128::from(position));
+        let event = NewEvent { id, schema: 1, occurred_at: None, metadata: Default::default(), data };
+        let now = Timestamp::from_micros(0);
+        let event = event.recorded(StreamId::new("a", key), Version(1), Position(position), now);
+        DeadLetter::new(&Shard::whole("p@1"), key, &event, "why", now, whole_stream)
+    }
+
+    #[test]
+    fn p4_a_table_reaches_another_when_no_key_of_it_is_behind() {
+        assert!(reaches(&shards(&[7]), &shards(&[7])) && reaches(&shards(&[8]), &shards(&[7])));
+        assert!(!reaches(&shards(&[6]), &shards(&[7])));
+        // Shards of other cuts are compared where they have slots in common.
+        assert!(reaches(&shards(&[7, 5]), &shards(&[7, 6, 5, 4])));
+        assert!(!reaches(&shards(&[7, 5]), &shards(&[7, 6, 6, 4])));
+        // What has no shards has not begun.
+        assert!(!reaches(&shards(&[]), &shards(&[])) && reaches(&shards(&[0]), &shards(&[])));
+    }
+
+    #[test]
+    fn p4_rows_would_be_older_where_a_key_waits_for_an_event_that_is_in_the_row_that_is_read() {
+        let older = |letters: &[DeadLetter], at: u64, parked: &[DeadLetter]| {
+            let older = would_be_older(letters.to_vec(), &shards(&[at]), parked);
+            older.into_iter().map(|letter| letter.key).collect::<Vec<_>>()
+        };
+        let ann = letter("ann", 5, false);
+        assert_eq!(older(std::slice::from_ref(&ann), 9, &[]), ["ann"]);
+        // The table that is read waits there, too, or earlier; or at a later event, which the new one has not got.
+        assert_eq!(older(std::slice::from_ref(&ann), 9, &[letter("ann", 5, false)]), [""; 0]);
+        assert_eq!(older(std::slice::from_ref(&ann), 9, &[letter("ann", 4, false)]), [""; 0]);
+        assert_eq!(older(std::slice::from_ref(&ann), 9, &[letter("ann", 6, false)]), ["ann"]);
+        // Another key that waits is no excuse, nor is a stream of the same name.
+        assert_eq!(older(std::slice::from_ref(&ann), 9, &[letter("bob", 4, false), letter("ann", 4, true)]), ["ann"]);
+        // The table that is read has not come to the event.
+        assert_eq!(older(&[ann], 4, &[]), [""; 0]);
+        assert_eq!(older(&[letter("ann", 5, true)], 5, &[]), ["ann"]);
+    }
 }

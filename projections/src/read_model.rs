@@ -129,7 +129,7 @@ impl<M: ReadModel> Processor for Folded<M> {
         page.decoded::<M::Event>().decode(page, places);
     }
 
-    async fn take(
+    async fn process(
         &self,
         transaction: &mut dyn Transaction,
         part: &Part<'_>,

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     compare::{Comparison, compare},
-    promote::{PAUSE, Rows, other, switch, whole},
+    promote::{PAUSE, Rows, check_built, counterpart, switch},
 };
 
 /// Sends readers to another version of a read model, and back; compares two of them.
@@ -85,8 +85,8 @@ impl ReadModelVersions for Processors {
 
 async fn promote_with(processors: &Processors, name: &str, rows: Rows) -> Result<(), StoreError> {
     let known = processors.known().await?;
-    let (current, to) = other(&known, name)?;
-    whole(processors, &known, &to).await?;
+    let (current, to) = counterpart(&known, name)?;
+    check_built(processors, &known, &to).await?;
     arrive(processors, current.as_deref(), &to, rows).await
 }
 

@@ -13,8 +13,8 @@ use crate::{
     record::{
         self,
         dead_letters::{self, first_now},
+        if_built,
         requests::{TryRun, What},
-        there,
     },
 };
 
@@ -41,7 +41,7 @@ impl DeadLetters {
     pub async fn list(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let name = self.processors.name(&self.name).await?;
         let rows = self.processors.store.as_ref().rows(dead_letters::wanted(&name, None, None)).await;
-        dead_letters::read(there(rows)?)
+        dead_letters::read(if_built(rows)?)
     }
 
     /// The first one of each key that waits, in the order of the log: the event that could not be processed, and why.

@@ -9,9 +9,8 @@ use tokio::sync::Notify;
 
 use crate::{
     record::{
-        self, PROJECTIONS, Row, dead_letters, list, names,
+        self, PROJECTIONS, Row, dead_letters, if_built, list, names,
         nodes::{Beat, NODES},
-        there,
     },
     run::admission::{Cause, Word, stored_failure},
     status::{self, State, Status},
@@ -29,22 +28,22 @@ const GONE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Processors {
     pub store: Store,
-    poke: Option<Arc<Notify>>,
+    wake: Option<Arc<Notify>>,
 }
 
 impl Processors {
     /// Those of a store.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.beneath(), poke: None }
+        Self { store: store.beneath(), wake: None }
     }
 
-    pub fn here(store: &Store, poke: Arc<Notify>) -> Self {
-        Self { store: store.clone(), poke: Some(poke) }
+    pub fn here(store: &Store, wake: Arc<Notify>) -> Self {
+        Self { store: store.clone(), wake: Some(wake) }
     }
 
     pub fn wake_node(&self) {
-        if let Some(poke) = &self.poke {
-            poke.notify_one();
+        if let Some(wake) = &self.wake {
+            wake.notify_one();
         }
     }
 
@@ -54,7 +53,7 @@ impl Processors {
         let shards = store.shards(None).await?;
         let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();
         // Also those that no node has begun to run yet.
-        let known: BTreeMap<String, Row> = there(record::rows(store, &PROJECTIONS).await)?;
+        let known: BTreeMap<String, Row> = if_built(record::rows(store, &PROJECTIONS).await)?;
         names.extend(known.into_keys());
         names.sort_unstable();
         names.dedup();
@@ -75,7 +74,7 @@ impl Processors {
     pub async fn status(&self) -> Result<Vec<Status>, StoreError> {
         let store = self.store.as_ref();
         let head = self.store.head().await?;
-        let rows: BTreeMap<String, Row> = there(record::rows(store, &PROJECTIONS).await)?;
+        let rows: BTreeMap<String, Row> = if_built(record::rows(store, &PROJECTIONS).await)?;
         let living = self.living().await?;
         let now = store.now();
         let known = rows.keys().map(|name| (name.clone(), vec![]));
@@ -85,7 +84,7 @@ impl Processors {
         }
         let status = |(name, shards): (String, Vec<_>)| {
             let mut status = Status::new(name);
-            status.look(shards);
+            status.set_shards(shards);
             status.head = head;
             let row = rows.get(&status.name);
             status.target = Position(row.map_or(0, |row| row.target));
@@ -108,7 +107,7 @@ impl Processors {
             status.parked = ParkedKeys::of(letters.iter().map(|letter| &*letter.key)).count;
         }
         for status in all.iter_mut().filter(|status| status.lag() > 0) {
-            status.next(status::next(store, status.position).await?, now);
+            status.set_next(status::next(store, status.position).await?, now);
         }
         Ok(all)
     }
@@ -116,7 +115,7 @@ impl Processors {
     /// The nodes that live, as far as the clock of this process can tell.
     async fn living(&self) -> Result<Vec<Beat>, StoreError> {
         let store = self.store.as_ref();
-        let nodes: BTreeMap<String, Beat> = there(record::rows(store, &NODES).await)?;
+        let nodes: BTreeMap<String, Beat> = if_built(record::rows(store, &NODES).await)?;
         let now = store.now();
         Ok(nodes.into_values().filter(|beat| beat.beat_at + GONE > now).collect())
     }
@@ -159,7 +158,7 @@ impl Processors {
     /// is [`StoreError::Missed`], since a release reads events of a name that the one before did not. They come after
     /// later events, in the order of the log among themselves; each once in a projection in SQL.
     pub async fn deliver_missed(&self, name: &str) -> Result<(), StoreError> {
-        self.said(name, |cause| match cause {
+        self.decide(name, |cause| match cause {
             Cause::Missed(_) => Some(Word::DeliverMissed { names: cause.names() }),
             Cause::Newer(_) => None,
         })
@@ -170,11 +169,11 @@ impl Processors {
     /// ([`StoreError::Missed`]), or those that only newer programs read, none of which runs any more
     /// ([`StoreError::Newer`]).
     pub async fn accept(&self, name: &str) -> Result<(), StoreError> {
-        self.said(name, |cause| Some(Word::Accept { names: cause.names() })).await
+        self.decide(name, |cause| Some(Word::Accept { names: cause.names() })).await
     }
 
     /// Says what is to become of the events that a processor has failed for.
-    async fn said(&self, name: &str, word: impl Fn(&Cause) -> Option<Word> + Send) -> Result<(), StoreError> {
+    async fn decide(&self, name: &str, word: impl Fn(&Cause) -> Option<Word> + Send) -> Result<(), StoreError> {
         let (_, name) = (self.known().await?, self.name(name).await?);
         let store = self.store.as_ref();
         let mut transaction = store.begin().await?;

@@ -1,8 +1,5 @@
-//! Versions of a read model, and the table that is built anew beside one that is read.
-//!
-//! A new version is a projection like any other, with a table and a checkpoint of its own. A table that is to be built
-//! again is built beside the one there is, under another name, by the same code; then the two change names. Readers of
-//! plain SQL find the current version under a name that stays, `"balance@current"`.
+//! Builds what a processor has made anew: the table of a read model beside the one that is read, anything else in its place.
+//! Stops shards at one position for as long as an operator needs it, and removes what is not wanted any more.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -21,10 +18,9 @@ use crate::{
     record::{
         self, PROJECTIONS, Row, dead_letters,
         holds::{self, RESHARDS},
-        list,
+        if_built, list,
         names::{current_or_first, model},
         nodes::NODES,
-        there,
     },
     run::admission::Word,
 };
@@ -34,7 +30,7 @@ pub const UNHELD: Duration = Duration::from_secs(1);
 
 impl Processors {
     /// Has a projection in SQL or a subscription begin again.
-    pub async fn again(&self, name: &str) -> Result<Rebuild, StoreError> {
+    pub async fn restart(&self, name: &str) -> Result<Rebuild, StoreError> {
         let store = self.store.as_ref();
         let (head, now) = (self.store.head().await?, store.now());
         let mut transaction = store.begin().await?;
@@ -62,20 +58,20 @@ impl Processors {
     }
 
     /// Has a read model built again from the first event, beside the one there is: that one is read and kept up to date
-    /// meanwhile. Once it is whole it follows the log as well; [`promote`](Self::promote) has the two change places.
+    /// meanwhile. Once it is whole it follows the log as well; `promote` has the two change places.
     ///
     /// It is [throttled](Self::throttle) as the other is, until something else is said. A rebuild that is going on already
     /// goes on: restarts, other nodes and [`pause`](Self::pause) of [`Rebuild::name`] do no harm.
     ///
     /// A projection in SQL begins again in its place, once a node that runs it has emptied its tables
-    /// ([`Projection::clear`](crate::Projection::clear)). So does a subscription, from where it began first: everything is
+    /// (`Projection::clear`). So does a subscription, from where it began first: everything is
     /// handed over again. The dead letters of both are forgotten.
     pub async fn rebuild(&self, name: &str) -> Result<Rebuild, StoreError> {
         let rows = self.known().await?;
         let name = self.name(name).await?;
         let name = name.strip_suffix(SHADOW).unwrap_or(&name);
         if !name.contains('@') {
-            return self.again(name).await;
+            return self.restart(name).await;
         }
         let shadow = format!("{name}{SHADOW}");
         self.begin(&shadow, rows.get(name).and_then(|row| row.pace)).await?;
@@ -318,7 +314,8 @@ impl Rebuild {
     }
 
     async fn row(&self) -> Result<Row, StoreError> {
-        let mut rows: BTreeMap<String, Row> = there(record::rows(self.projections.store.as_ref(), &PROJECTIONS).await)?;
+        let mut rows: BTreeMap<String, Row> =
+            if_built(record::rows(self.projections.store.as_ref(), &PROJECTIONS).await)?;
         let gone = || Invalid::Request(format!("`{}` was discarded, or took its place", self.name));
         Ok(rows.remove(&self.name).ok_or_else(gone)?)
     }

@@ -136,7 +136,7 @@ pub async fn set(
 }
 
 /// What is in a table, also if it was never made.
-pub fn there<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
+pub fn if_built<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
     match found {
         Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
         found => found,

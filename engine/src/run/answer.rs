@@ -13,10 +13,9 @@ use tokio::sync::Semaphore;
 use crate::{
     failure::Failure,
     record::{
-        self, dead_letters,
+        self, dead_letters, if_built,
         queue::Queue,
         requests::{REQUESTS, Request, TryRun, What},
-        there,
     },
     run::{
         page::DecodedPage,
@@ -70,7 +69,7 @@ async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Res
     let Some(mut row) = processor.anew(vec![key.into()]).pop() else {
         return Err(Failure::program("it has no rows of its own"));
     };
-    let skipped: Vec<_> = there(store.rows(dead_letters::wanted(&name, None, None)).await)?;
+    let skipped: Vec<_> = if_built(store.rows(dead_letters::wanted(&name, None, None)).await)?;
     // What waits with its whole stream is processed when that goes on, not before.
     let left_out = |letter: &DeadLetter| match letter.whole_stream {
         true => letter.skipped.is_none(),
@@ -115,7 +114,7 @@ async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Res
 async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<TryRun, Failure> {
     let (name, store) = (processor.name(), store.as_ref());
     // Read before any node is held up: a caller in a transaction asks for no other connection.
-    let waiting = there(store.rows(dead_letters::wanted(&name, Some(key), None)).await)?;
+    let waiting = if_built(store.rows(dead_letters::wanted(&name, Some(key), None)).await)?;
     let events = dead_letters::read(waiting)?.into_iter().map(|letter| letter.event).collect();
     let events = store.recorded(events).await?;
     let mut transaction = store.begin().await?;
@@ -131,7 +130,7 @@ async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<
         let Ok(place) = page.events.binary_search_by_key(&letter.position, |event| event.position) else { continue };
         let (places, parked, queue) = (place..place + 1, Parked::default(), Queue::of(letter));
         let part = Part { page: &page, places, shard: &shard, parked: &parked, only: Some(&queue) };
-        match processor.take(&mut *transaction, &part, None).await {
+        match processor.process(&mut *transaction, &part, None).await {
             Ok(_) => taken += 1,
             Err(failed) => {
                 error = Some(failed.to_string());

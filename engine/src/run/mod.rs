@@ -3,6 +3,7 @@
 pub mod admission;
 pub(crate) mod answer;
 pub(crate) mod catch_up;
+pub(crate) mod lease;
 pub(crate) mod metrics;
 pub(crate) mod node;
 pub mod options;

@@ -7,6 +7,22 @@
 //! A node that cannot run a processor leaves it to those that can: it stands aside. That is so where another node that lives
 //! reads events that this one does not (`reads.rs`), and where its program has failed on the processor and another one has
 //! not. A processor has failed for all when no node is left that can run it.
+//!
+//! ```text
+//!   begin   waits while a node of release 0.1 lives; makes the tables; says what it reads; beats from then on
+//!     |
+//!     v
+//!   turn    at each beat (a fifth of a lease), when woken, and when a shard has ended; for each processor:
+//!     |       standing    which living nodes read most of what it was processed with (reads.rs)
+//!     |       state       paused or failed: gives its shards back
+//!     |       aside       another living node reads more: gives its shards back
+//!     |       prepare     tables, once
+//!     |       claim       free shards up to its share: shards divided by the nodes that may run it (admission.rs)
+//!     |       release     shards beyond its share
+//!     |       reconcile   starts a task for each shard that is its own, stops the others (shard.rs)
+//!     v
+//!   stop    finishes the batches at hand, gives all shards back, takes itself off the list
+//! ```
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -41,10 +57,10 @@ use crate::{
     run::{
         admission::{Admitted, Cause, How, admit, stored_failure},
         answer::{ANSWERING, answer},
-        metrics,
+        lease, metrics,
         options::Options,
         processor::Processor,
-        shard::{Ended, Work},
+        shard::{Ended, ShardRunner},
         tail::Tail,
     },
     status::{self, State, Status},
@@ -62,7 +78,7 @@ struct Cannot {
 }
 
 /// One projection that this node can run.
-pub struct Run {
+pub struct LocalProcessor {
     pub name: String,
     pub processor: Arc<dyn Processor>,
     /// What it reads here, and the fingerprint of that.
@@ -83,11 +99,11 @@ pub struct Run {
     aside: bool,
     /// The other nodes that live and can run it, as far as they know.
     others: BTreeSet<Uuid>,
-    shards: HashMap<Shard, Running>,
+    shards: HashMap<Shard, LocalShard>,
 }
 
 /// A shard that runs here.
-struct Running {
+struct LocalShard {
     epoch: u64,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -106,7 +122,7 @@ pub struct Node {
     id: Uuid,
     store: Store,
     lease: Duration,
-    runs: Vec<Run>,
+    runs: Vec<LocalProcessor>,
     tail: Arc<Tail>,
     beat: Beat,
     /// The last beat seen of each other node, and when it was seen first.
@@ -122,10 +138,10 @@ pub struct Node {
     /// What was asked and is being done.
     asked: HashSet<String>,
     answering: Arc<Semaphore>,
-    poke: Arc<Notify>,
+    wake: Arc<Notify>,
 }
 
-impl Run {
+impl LocalProcessor {
     pub fn new(processor: Arc<dyn Processor>, options: Options, report: watch::Sender<Status>) -> Self {
         let (name, shadow) = (processor.name(), processor.table().is_some_and(|table| table.shadow));
         let (pace, reads) = (watch::Sender::new(None), processor.reads());
@@ -153,7 +169,7 @@ impl Run {
         let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
         store.runs(&self.name, Some(failed.clone()), false);
         self.report.send_modify(|status| {
-            status.look(shards);
+            status.set_shards(shards);
             (status.state, status.stopped, status.error) = (State::Aside, false, Some(failed));
         });
     }
@@ -170,7 +186,7 @@ impl Run {
         }
     }
 
-    fn tell(&self, store: &Store, failed: Failure) {
+    fn report_failure(&self, store: &Store, failed: Failure) {
         // Where another node can run it, nothing is lost.
         let stopped = failed.blame == Blame::Program && self.others.is_empty();
         metrics::failed(&self.name);
@@ -187,7 +203,7 @@ impl Run {
 }
 
 impl Node {
-    pub fn new(store: Store, lease: Duration, runs: Vec<Run>, poke: Arc<Notify>) -> Self {
+    pub fn new(store: Store, lease: Duration, runs: Vec<LocalProcessor>, wake: Arc<Notify>) -> Self {
         let now = store.as_ref().now();
         let projections = runs.iter().map(|run| run.name.clone()).collect();
         let reads = runs.iter().map(|run| (run.name.clone(), Json::from(&*run.fingerprint)));
@@ -210,7 +226,7 @@ impl Node {
             begun: false,
             asked: HashSet::new(),
             answering: Arc::new(Semaphore::new(ANSWERING)),
-            poke,
+            wake,
         }
     }
 
@@ -234,7 +250,7 @@ impl Node {
             tokio::select! {
                 () = asked(&mut stop) => break,
                 Some(end) = self.ends.1.recv() => self.ended(end).await,
-                () = self.poke.notified() => {}
+                () = self.wake.notified() => {}
                 _ = beats.tick() => {}
             }
             let Err(error) = self.turn().await else {
@@ -299,7 +315,7 @@ impl Node {
         let states: BTreeMap<String, Row> = record::rows(store, &record::PROJECTIONS).await?;
         let reshards: BTreeMap<String, Wanted> = record::rows(store, &RESHARDS).await?;
         let mut fingerprints = vec![];
-        for Run { name, .. } in &self.runs {
+        for LocalProcessor { name, .. } in &self.runs {
             fingerprints.extend(states.get(name).and_then(|row| row.reads.clone()));
             fingerprints.extend(nodes.values().filter_map(|beat| beat.reads(name).map(str::to_owned)));
         }
@@ -366,8 +382,9 @@ impl Node {
         let open = requests::open(store).await?;
         self.asked.retain(|id| open.iter().any(|(open, _)| open == id));
         for (id, request) in open {
-            let here =
-                |run: &&Run| run.name == request.projection && run.shards.keys().any(|shard| shard.has(&request.of));
+            let here = |run: &&LocalProcessor| {
+                run.name == request.projection && run.shards.keys().any(|shard| shard.has(&request.of))
+            };
             let Some(run) = self.runs.iter().find(here) else { continue };
             if self.asked.insert(id.clone()) {
                 let (store, processor, answering) = (self.store.clone(), run.processor.clone(), self.answering.clone());
@@ -449,7 +466,7 @@ impl Node {
             };
             let shards = store.shards(Some(&name)).await?;
             self.runs[at].report.send_modify(|status| {
-                status.look(shards);
+                status.set_shards(shards);
                 (status.state, status.stopped) = (idle, idle == State::Failed);
                 if let Some(reason) = reason.filter(|_| status.error.is_none()) {
                     status.error = Some(reason);
@@ -480,48 +497,46 @@ impl Node {
             match prepare(store, &*run.processor, state).await {
                 Ok(()) => run.prepared = true,
                 Err(failed) if failed.blame == Blame::Program => {
-                    self.die(at, failed).await;
+                    self.give_up(at, failed).await;
                     return Ok(());
                 }
                 Err(failed) => {
-                    run.tell(&self.store, failed);
+                    run.report_failure(&self.store, failed);
                     return Ok(());
                 }
             }
         }
         let mut shards = store.shards(Some(&name)).await?;
-        let free = |at: &Checkpoint| at.owner.is_none_or(|owner| !living.contains(&owner));
-        let share = shards.len().max(1).div_ceil(standing.runners);
-        let own = shards.iter().filter(|(_, at)| at.owner == Some(self.id)).count();
+        let share = lease::share(shards.len(), standing.runners);
+        let own = lease::owned(&shards, self.id);
         let read_as_here = |row: &Row| row.reads.as_ref() == Some(&self.runs[at].fingerprint) && row.word.is_none();
         let anew = shards.is_empty() || !state.is_some_and(read_as_here);
-        if anew || (own < share && shards.iter().any(|(_, at)| free(at))) {
+        if anew || (own < share && shards.iter().any(|(_, at)| lease::is_free(at, living))) {
             match self.claim(store, at, living, &standing).await {
                 Ok(Some(claimed)) => shards = claimed,
                 Ok(None) => return Ok(()),
                 Err(failed) if failed.blame == Blame::Program => {
-                    self.die(at, failed).await;
+                    self.give_up(at, failed).await;
                     return Ok(());
                 }
                 Err(failed) => {
-                    self.runs[at].tell(&self.store, failed);
+                    self.runs[at].report_failure(&self.store, failed);
                     return Ok(());
                 }
             }
         } else if own > share {
-            let own = shards.iter().filter(|(_, at)| at.owner == Some(self.id));
-            let given: HashSet<_> = own.skip(share).map(|(shard, _)| shard.clone()).collect();
+            let given = lease::surplus(&shards, self.id, share);
             self.release(store, at, Some(&given)).await?;
             shards = store.shards(Some(&name)).await?;
         }
-        self.look(at, &shards, state);
+        self.reconcile(at, &shards, state);
         let (behind, position) = {
             let status = self.runs[at].report.borrow();
             (status.lag() > 0, status.position)
         };
         let next = if behind { status::next(store, position).await? } else { None };
         self.runs[at].report.send_modify(|status| {
-            status.next(next, store.now());
+            status.set_next(next, store.now());
             metrics::progress(&status.name, status.position, status.lag(), status.parked);
         });
         let position = shards.iter().map(|(_, at)| at.position).min();
@@ -573,26 +588,20 @@ impl Node {
                 let failed = Failure::from(cause.error(&run.name));
                 let reason = cause.reason(&failed);
                 if self.fail(store, at, &reason, Some(cause)).await? {
-                    self.runs[at].tell(&self.store, failed);
+                    self.runs[at].report_failure(&self.store, failed);
                 }
                 return Ok(None);
             }
         }
-        let share = shards.len().div_ceil(standing.runners);
-        let mut own = shards.iter().filter(|(_, at)| at.owner == Some(self.id)).count();
-        for (_, at) in &mut shards {
-            if own < share && at.owner.is_none_or(|owner| !living.contains(&owner)) {
-                (at.owner, at.epoch) = (Some(self.id), at.epoch + 1);
-                own += 1;
-            }
-        }
+        let share = lease::share(shards.len(), standing.runners);
+        lease::take_free(&mut shards, self.id, share, living);
         transaction.put_shards(&run.name, shards.clone()).await?;
         transaction.commit().await?;
         Ok(Some(shards))
     }
 
     /// Starts what is this node's and does not run, and stops what is not its own any more.
-    fn look(&mut self, at: usize, shards: &[(Shard, Checkpoint)], state: Option<&Row>) {
+    fn reconcile(&mut self, at: usize, shards: &[(Shard, Checkpoint)], state: Option<&Row>) {
         let run = &mut self.runs[at];
         let own: HashMap<_, _> =
             shards.iter().filter(|(_, at)| at.owner == Some(self.id)).map(|(shard, at)| (shard, at.epoch)).collect();
@@ -609,7 +618,7 @@ impl Node {
             if let Some(state) = state {
                 status.target = Position(state.target);
             }
-            status.look(shards.to_vec());
+            status.set_shards(shards.to_vec());
             status.head = head.max(status.position);
             status.stopped = false;
             status.state = if status.position >= status.target { State::Active } else { State::Booting };
@@ -619,7 +628,7 @@ impl Node {
                 continue;
             }
             let (stop, stopped) = watch::channel(false);
-            let work = Work {
+            let work = ShardRunner {
                 store: self.store.clone(),
                 processor: run.processor.clone(),
                 tail: self.tail.clone(),
@@ -628,7 +637,7 @@ impl Node {
                 node: self.id,
                 epoch,
                 report: run.report.clone(),
-                poke: self.poke.clone(),
+                wake_node: self.wake.clone(),
                 pace: run.pace.subscribe(),
                 stop: stopped,
                 most: None,
@@ -640,7 +649,7 @@ impl Node {
                 // No receiver is left: then none needs to know.
                 let _ = ends.send(End { run: at, shard: end, epoch, ended });
             });
-            run.shards.insert(shard, Running { epoch, stop, task });
+            run.shards.insert(shard, LocalShard { epoch, stop, task });
         }
     }
 
@@ -650,12 +659,12 @@ impl Node {
             run.shards.remove(&shard);
         }
         if let Ended::Failed(failed) = ended {
-            self.die(at, failed).await;
+            self.give_up(at, failed).await;
         }
     }
 
     /// A projection cannot go on here. Whether it can elsewhere, the next look says.
-    async fn die(&mut self, at: usize, failed: Failure) {
+    async fn give_up(&mut self, at: usize, failed: Failure) {
         let run = &mut self.runs[at];
         let newer = failed.newer();
         let reason = match &newer {
@@ -669,7 +678,7 @@ impl Node {
             let shards = run.report.borrow().shards.clone();
             run.stand_aside(&self.store, failed, shards);
         } else {
-            run.tell(&self.store, failed);
+            run.report_failure(&self.store, failed);
         }
         self.halt(at).await;
         // Also the one that has ended by itself.
@@ -752,12 +761,7 @@ impl Node {
     ) -> Result<(), StoreError> {
         let mut transaction = store.begin().await?;
         let mut shards = transaction.lock_projection(name).await?;
-        for (shard, checkpoint) in &mut shards {
-            let given = released.as_ref().is_none_or(|released| released.get(shard) == Some(&checkpoint.epoch));
-            if checkpoint.owner == Some(self.id) && given {
-                (checkpoint.owner, checkpoint.epoch) = (None, checkpoint.epoch + 1);
-            }
-        }
+        lease::give_back(&mut shards, self.id, released.as_ref());
         transaction.put_shards(name, shards).await?;
         transaction.commit().await
     }

@@ -80,15 +80,15 @@ pub trait Processor: Send + Sync {
 
     /// Processes a part; the caller moves the checkpoint and commits. Gives the events that must wait, and where. Rows that
     /// are remembered need not be read; what is remembered of a transaction that was not committed must be forgotten.
-    async fn take(
+    async fn process(
         &self,
         transaction: &mut dyn Transaction,
         part: &Part<'_>,
         remembered: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failure>;
 
-    /// What [`take`](Self::take) would write, if that is rows and no more, and none of the events must wait. Nothing keeps
-    /// others from moving the shard meanwhile, so what goes wrong here may be their doing.
+    /// Returns what [`process`](Self::process) would write, if that is rows and no more, and none of the events must wait. Runs
+    /// without a lock: another node may move the shard meanwhile, so an error here is not evidence against an event.
     async fn fold(
         &self,
         store: &dyn EventStore,

@@ -1,4 +1,33 @@
-//! Runs one shard of a projection: processes what the log has, a batch and its checkpoint in one transaction.
+//! Runs one shard of a processor: has it process what the log has, each batch and its checkpoint in one transaction.
+//!
+//! ```text
+//!            claimed by a node (node.rs)
+//!                     |
+//!                     v
+//!        +-------  begin  <--------------- an error of the world, after a pause
+//!        |  checkpoint, parked keys,       (20 ms, doubled up to 5 s; half the batch)
+//!        |  where it is to stop                        ^
+//!        v                                             |
+//!   look back     events that were passed before this program read them
+//!        |
+//!        v
+//!   +-> step ------------------------------------------+
+//!   |    |- a parked key is due ....... retry it, in a transaction
+//!   |    |- stopped at a position ..... wait until the shards are others (holds.rs)
+//!   |    |- behind the node's memory .. catch up: a reading of its own (catch_up.rs)
+//!   |    |- at the end of the log ..... wait for the tail (tail.rs)
+//!   |    '- a page ................... process it, batch by batch:
+//!   |         one statement   rows and checkpoint, if nothing waits and nothing failed
+//!   |         a transaction   lock the shard, check epoch and owner, process, advance, commit
+//!   |         on failure      halve around the event; try it three times; park its key
+//!   '---------'
+//!        |
+//!        v
+//!      ended: asked to stop | lost to another node (the epoch is another) | failed (its code must be mended)
+//! ```
+//!
+//! What has failed once is tried in a transaction only: one that fails says why, and each try counts once. The lock order is
+//! the shard, then the append lock.
 
 use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -44,7 +73,7 @@ const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(4
 const GRACE: Duration = Duration::from_secs(1);
 
 /// One shard that this node runs.
-pub struct Work {
+pub struct ShardRunner {
     pub store: Store,
     pub processor: Arc<dyn Processor>,
     pub tail: Arc<Tail>,
@@ -56,7 +85,7 @@ pub struct Work {
     pub report: watch::Sender<Status>,
     pub stop: watch::Receiver<bool>,
     /// Has the node look at everything.
-    pub poke: Arc<Notify>,
+    pub wake_node: Arc<Notify>,
     /// How many events all of the projection may process in a second.
     pub pace: watch::Receiver<Option<u64>>,
     /// How many events are processed together at most, since more of them have failed.
@@ -80,6 +109,31 @@ enum Road {
     OneStatement,
     /// Step by step: something of the page has failed, so that each try would be two.
     Transaction,
+}
+
+/// What is tried next of a range of events that has failed.
+#[derive(Debug, PartialEq)]
+enum Narrowed {
+    /// Those before a place.
+    UpTo(usize),
+    /// It was one event, and it is to blame.
+    Alone,
+    /// It was one event or none, and what has failed names no event.
+    Unknown,
+}
+
+impl Narrowed {
+    /// By the place of the event that is to blame, if it is known: what is before it comes first, then it alone. Else half of
+    /// them.
+    fn of(tried: std::ops::Range<usize>, bad: Option<usize>) -> Self {
+        match bad {
+            Some(bad) if bad > tried.start => Self::UpTo(bad),
+            Some(_) if tried.len() > 1 => Self::UpTo(tried.start + 1),
+            Some(_) => Self::Alone,
+            None if tried.len() > 1 => Self::UpTo(tried.start + tried.len() / 2),
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// Where a shard is in the log, and what it knows there.
@@ -112,7 +166,7 @@ impl LogCursor {
     }
 }
 
-impl Work {
+impl ShardRunner {
     pub async fn run(mut self) -> Ended {
         let mut cursor = None;
         let mut pause = FIRST_PAUSE;
@@ -126,7 +180,7 @@ impl Work {
                 Err(Halt::Lost) => return Ended::Lost,
                 Err(Halt::Failed(failed)) if failed.blame == Blame::Program => return Ended::Failed(failed),
                 Err(Halt::Failed(failed)) => {
-                    self.tell(failed);
+                    self.report_failure(failed);
                     let tried = cursor.map_or(1, |cursor| cursor.tried);
                     cursor = None;
                     self.unless_stopped(sleep(pause)).await;
@@ -139,7 +193,7 @@ impl Work {
     }
 
     /// Tells what holds it up.
-    fn tell(&self, failed: Failure) {
+    fn report_failure(&self, failed: Failure) {
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
         tracing::warn!(projection = shard, event, error = %Brief(&*failed.reason), "projection failed");
         metrics::failed(&self.shard.projection);
@@ -149,17 +203,17 @@ impl Work {
     }
 
     /// Tells how far it has come.
-    fn moved(&self, cursor: &LogCursor) {
+    fn report_progress(&self, cursor: &LogCursor) {
         if self.report.borrow().error.is_some() {
             self.store.runs(&self.shard.projection, None, false);
         }
         self.report.send_modify(|status| {
-            status.moved(&self.shard, cursor.position);
+            status.shard_advanced(&self.shard, cursor.position);
             status.head = self.tail.end().max(status.position);
             status.error = None;
             if status.state == State::Booting && status.position >= status.target {
                 status.state = State::Active;
-                self.poke.notify_one();
+                self.wake_node.notify_one();
             }
         });
     }
@@ -192,7 +246,7 @@ impl Work {
             return self.retry(cursor, &queue).await;
         }
         if cursor.until.is_some_and(|until| until <= cursor.position) {
-            return self.held().await;
+            return self.wait_for_reshard().await;
         }
         let page = match self.tail.after(cursor.position) {
             After::Here(page) => {
@@ -201,7 +255,7 @@ impl Work {
             }
             After::NotYet => {
                 cursor.catch_up = None;
-                self.moved(cursor);
+                self.report_progress(cursor);
                 let due = cursor.parked.next().map(|(_, at)| until(now, at));
                 let tail = self.tail.clone();
                 let mut failed = Ok(());
@@ -260,7 +314,7 @@ impl Work {
             tracing::info!(projection = %range, events = names.join(", "), "rows are made anew that lack events");
             let refold = Refold { store, processor: &*processor, table, fence: self, names: &names, until, parks };
             refold.run(range).await?;
-            return self.look_again(cursor).await;
+            return self.reload_parked(cursor).await;
         }
         let limit = self.options.batch.unwrap_or(BATCH).min(self.most.unwrap_or(usize::MAX));
         let (query, until) = (reads::named(&names), Some(cursor.position));
@@ -285,7 +339,7 @@ impl Work {
     }
 
     /// Waits until shards have changed.
-    async fn held(&mut self) -> Result<(), Halt> {
+    async fn wait_for_reshard(&mut self) -> Result<(), Halt> {
         self.unless_stopped(sleep(HELD_PAUSE)).await;
         let shards = self.store.as_ref().shards(Some(&self.shard.projection)).await?;
         let same = shards.iter().any(|(shard, at)| *shard == self.shard && at.epoch == self.epoch);
@@ -342,22 +396,19 @@ impl Work {
                 Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
                     cursor.road = Road::Transaction;
                     let bad = failed.position().map(|position| page.place_after(position).saturating_sub(1));
-                    match bad {
-                        // What is before it first; then it alone.
-                        Some(bad) if bad > first => end = bad,
-                        Some(_) if end > first + 1 => end = first + 1,
-                        Some(_) => {
+                    match Narrowed::of(first..end, bad) {
+                        Narrowed::UpTo(less) => end = less,
+                        Narrowed::Alone => {
                             let Some(queue) = failed.queue.clone() else { return Err(failed.for_certain().into()) };
                             if failed.blame == Blame::Event && tries < TRIES.len() {
-                                self.tell(failed);
+                                self.report_failure(failed);
                                 self.unless_stopped(sleep(TRIES[tries])).await;
                                 tries += 1;
                             } else {
                                 self.park(cursor, queue, failed)?;
                             }
                         }
-                        None if end > first + 1 => end = first + (end - first) / 2,
-                        None => return Err(failed.for_certain().into()),
+                        Narrowed::Unknown => return Err(failed.for_certain().into()),
                     }
                 }
                 Err(halt) => return Err(halt),
@@ -441,9 +492,9 @@ impl Work {
             metrics::batch(&self.shard, events, start.elapsed());
             let now = self.store.as_ref().now();
             self.report.send_modify(|status| {
-                status.took(events);
+                status.count_events(events);
                 if status.lag() == 0 {
-                    status.next(None, now);
+                    status.set_next(None, now);
                 }
                 metrics::progress(&status.name, status.position, status.lag(), status.parked);
             });
@@ -459,7 +510,7 @@ impl Work {
         to: (Position, Option<Uuid>),
     ) -> Result<(), Halt> {
         if self.step_over(cursor, page, places.clone(), to).await {
-            self.took(cursor, to);
+            self.advanced(cursor, to);
             return Ok(());
         }
         let back = cursor.back.clone();
@@ -474,7 +525,7 @@ impl Work {
             cursor.catch_up = cursor.catch_up.take().filter(|_| at.position > cursor.position);
             cursor.catch_up.iter_mut().for_each(|catch_up| catch_up.remembered = Remembered::default());
             (cursor.position, cursor.event) = (at.position, at.event);
-            return self.look_again(cursor).await;
+            return self.reload_parked(cursor).await;
         }
         if let Err(forked) = unforked(&mut *transaction, &at).await {
             transaction.rollback().await?;
@@ -482,7 +533,7 @@ impl Work {
         }
         // Until it is certain that they are in the table, nothing is known of the rows.
         let mut remembered = cursor.catch_up.as_mut().map(|catch_up| std::mem::take(&mut catch_up.remembered));
-        let waiting = match self.take(&mut transaction, &part, remembered.as_mut()).await {
+        let waiting = match self.process(&mut transaction, &part, remembered.as_mut()).await {
             Ok(waiting) => waiting,
             Err(failed) => {
                 // If the connection is broken, it is not the event that is to blame.
@@ -526,7 +577,7 @@ impl Work {
                 waiting.first = false;
             }
         }
-        self.took(cursor, to);
+        self.advanced(cursor, to);
         Ok(())
     }
 
@@ -557,23 +608,23 @@ impl Work {
     }
 
     /// Takes note that the shard has moved.
-    fn took(&self, cursor: &mut LogCursor, (position, event): (Position, Option<Uuid>)) {
+    fn advanced(&self, cursor: &mut LogCursor, (position, event): (Position, Option<Uuid>)) {
         (cursor.position, cursor.event) = (position, event);
         if cursor.back.is_none() {
-            self.moved(cursor);
+            self.report_progress(cursor);
         }
         self.report.send_if_modified(|status| {
             std::mem::replace(&mut status.parked, cursor.parked.len()) != cursor.parked.len()
         });
     }
 
-    async fn take(
+    async fn process(
         &self,
         transaction: &mut Box<dyn Transaction>,
         part: &Part<'_>,
         remembered: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failure> {
-        let taken = AssertUnwindSafe(self.processor.take(&mut **transaction, part, remembered)).catch_unwind().await;
+        let taken = AssertUnwindSafe(self.processor.process(&mut **transaction, part, remembered)).catch_unwind().await;
         let taken = taken.unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
         taken.map_err(|failed| self.by_policy(part, failed))
     }
@@ -623,12 +674,12 @@ impl Work {
         let mut end = letters.len();
         while !letters.is_empty() {
             let first = page.events.len() - letters.len();
-            match self.again(cursor, &page, first..first + end, queue, &letters[..end]).await {
+            match self.retry_page(cursor, &page, first..first + end, queue, &letters[..end]).await {
                 Ok(true) => {
                     letters.drain(..end);
                     end = letters.len();
                 }
-                Ok(false) => return self.look_again(cursor).await,
+                Ok(false) => return self.reload_parked(cursor).await,
                 Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
                     if end > 1 {
                         let bad = failed.position().map(|bad| page.place_after(bad).saturating_sub(first + 1));
@@ -641,7 +692,7 @@ impl Work {
                     let retry_at = letter.retry_at;
                     let letter = std::slice::from_ref(&*letter);
                     let Some(mut transaction) = self.open_for(letter).await? else {
-                        return self.look_again(cursor).await;
+                        return self.reload_parked(cursor).await;
                     };
                     transaction.write(dead_letters::changes(letter, &[])?).await?;
                     transaction.commit().await?;
@@ -673,7 +724,7 @@ impl Work {
     }
 
     /// Finds out what waits now.
-    async fn look_again(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
+    async fn reload_parked(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
         cursor.parked = Parked::load(self.store.as_ref(), &self.shard).await?;
         self.report.send_modify(|status| status.parked = cursor.parked.len());
         Ok(())
@@ -681,7 +732,7 @@ impl Work {
 
     /// Processes events that waited and removes their letters, or nothing. Those of a stream may have to wait on, for a key.
     /// Says whether the letters were still there.
-    async fn again(
+    async fn retry_page(
         &self,
         cursor: &mut LogCursor,
         page: &DecodedPage,
@@ -692,7 +743,7 @@ impl Work {
         let part = Part { page, places, shard: &self.shard, parked: &cursor.parked, only: Some(queue) };
         self.deliver(&part).await?;
         let Some(mut transaction) = self.open_for(letters).await? else { return Ok(false) };
-        let waiting = match self.take(&mut transaction, &part, None).await {
+        let waiting = match self.process(&mut transaction, &part, None).await {
             Ok(waiting) => waiting,
             Err(failed) => {
                 transaction.rollback().await?;
@@ -707,7 +758,7 @@ impl Work {
 }
 
 #[async_trait]
-impl Fence for Work {
+impl Fence for ShardRunner {
     async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         self.open(true).await
     }
@@ -715,4 +766,44 @@ impl Fence for Work {
 
 fn until(now: Timestamp, at: Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(at.as_micros().saturating_sub(now.as_micros())).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Narrows until one event is left to blame; gives the ranges that were tried.
+    fn ranges(mut first: usize, events: usize, bad: usize, named: bool) -> Vec<(usize, usize)> {
+        let (mut end, mut tried) = (events, vec![]);
+        loop {
+            tried.push((first, end));
+            if !(first..end).contains(&bad) {
+                // What is before it was processed.
+                (first, end) = (end, events);
+                continue;
+            }
+            match Narrowed::of(first..end, named.then_some(bad)) {
+                Narrowed::UpTo(less) => end = less,
+                Narrowed::Alone | Narrowed::Unknown => return tried,
+            }
+        }
+    }
+
+    #[test]
+    fn p3_what_is_before_an_event_that_fails_is_processed_and_the_event_is_tried_alone() {
+        assert_eq!(ranges(0, 10, 7, true), [(0, 10), (0, 7), (7, 10), (7, 8)]);
+        assert_eq!(ranges(3, 10, 3, true), [(3, 10), (3, 4)]);
+        assert_eq!(ranges(9, 10, 9, true), [(9, 10)]);
+    }
+
+    #[test]
+    fn p3_an_event_that_no_error_names_is_found_by_halves() {
+        for bad in 0..1_000 {
+            let tried = ranges(0, 1_000, bad, false);
+            assert_eq!(tried.last(), Some(&(bad, bad + 1)));
+            assert!(tried.len() < 70, "{}", tried.len());
+        }
+        assert_eq!(Narrowed::of(4..5, None), Narrowed::Unknown);
+        assert_eq!(Narrowed::of(4..4, None), Narrowed::Unknown);
+    }
 }

@@ -31,7 +31,7 @@ pub struct Tail {
     ring: Mutex<Ring>,
     state: watch::Sender<State>,
     /// A caller has moved the clock, or wants to know at once.
-    nudge: Notify,
+    wake: Notify,
 }
 
 struct Ring {
@@ -63,7 +63,7 @@ pub enum After {
 impl Tail {
     pub fn new() -> Self {
         let ring = Mutex::new(Ring { pages: VecDeque::new(), bytes: 0 });
-        Self { ring, state: watch::Sender::new(State::default()), nudge: Notify::new() }
+        Self { ring, state: watch::Sender::new(State::default()), wake: Notify::new() }
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -96,8 +96,8 @@ impl Tail {
     }
 
     /// Has all who wait look again.
-    pub fn nudge(&self) {
-        self.nudge.notify_waiters();
+    pub fn wake_waiters(&self) {
+        self.wake.notify_waiters();
     }
 
     /// Returns when there may be something after a position, or one is to look again; fails if the log cannot be read.
@@ -107,7 +107,7 @@ impl Tail {
             |state: &State| state.failed.is_some() || state.lost != lost || state.end.is_none_or(|end| end > position);
         let there = tokio::select! {
             there = state.wait_for(there) => there,
-            () = self.nudge.notified() => return Ok(()),
+            () = self.wake.notified() => return Ok(()),
         };
         match there.map(|state| state.failed.clone()) {
             Ok(Some(failed)) => Err(StoreError::Unavailable(failed.into()).into()),
