@@ -20,16 +20,16 @@ use uuid::Uuid;
 use crate::{
     cause::event_id,
     clock::Clock,
+    contract::{
+        Append, Changes, Condition, EventStore, Events, Item, NewTags, Page, Prefix, Query, Read, StoredSnapshot,
+        Tables, Transaction, TypeIndex, Written,
+    },
+    engine::shard::{Checkpoint, Shard},
     error::{Conflict, StoreError},
     event::{NewEvent, Raw, Recorded},
     identity::Identity,
     invalid::Invalid,
     limits,
-    shard::{Checkpoint, Shard},
-    store::{
-        Append, Changes, Condition, EventStore, Events, Item, NewTags, Page, Prefix, Query, Read, StoredSnapshot,
-        Tables, Transaction, TypeIndex, Written,
-    },
     stream::{Position, StreamHead, StreamId, Version},
     table::{Column, Rows, SHADOW, Table},
     timestamp::Timestamp,

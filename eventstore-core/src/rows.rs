@@ -14,17 +14,17 @@ use serde_json::{Value as Json, value::RawValue};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    contract::{Query, Read},
+    engine::dead_letters::{self, Sweep},
     error::{BoxError, ParkedKeys, StoreError},
     event::{Event, Raw, Recorded},
-    handle::Store,
     invalid::Invalid,
     known::Run,
-    letters::{self, Sweep},
     limits,
     load::{Until, bound},
     read_model::{self, Keys, Project, ReadModel, RowFold, read_row, write_row},
     select::{Comparison, Cursor, Filter, Select},
-    store::{Query, Read},
+    store::Store,
     stream::{Position, Version},
     table::{Order, Rows},
 };
@@ -123,7 +123,7 @@ impl<M: ReadModel> ReadModels<M> {
     /// The keys whose rows lack events now, since they wait behind one that could not be processed: see the dead letters of
     /// the read model. Empty if all rows are complete, and where no `Runner` has ever run.
     pub async fn incomplete(&self) -> Result<ParkedKeys, StoreError> {
-        let letters = letters::swept(self.store.inner(), Sweep::first_of_each(&M::TABLE.to_string())).await?;
+        let letters = dead_letters::swept(self.store.inner(), Sweep::first_of_each(&M::TABLE.to_string())).await?;
         Ok(ParkedKeys::of(letters.iter().map(|letter| &*letter.key)))
     }
 
@@ -532,7 +532,7 @@ async fn read_after<'a, M: ReadModel, T>(
     match after {
         Some(after) => {
             wait::<M>(store, after, patience, key).await?;
-            letters::complete(store.inner(), &M::TABLE, after, key).await?;
+            dead_letters::complete(store.inner(), &M::TABLE, after, key).await?;
             read().await
         }
         None => store.read_whole(&M::TABLE, read).await,

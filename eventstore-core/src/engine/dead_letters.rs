@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
+    contract::{Tables, Transaction},
+    engine::shard::Shard,
     error::{ParkedKeys, StoreError},
     event::{Raw, Recorded},
-    shard::Shard,
-    store::{Tables, Transaction},
     stream::{Position, StreamId, Version},
     table::{Column, Kind, Rows, Table},
     timestamp::Timestamp,
@@ -317,9 +317,9 @@ pub(crate) async fn complete<T: Tables + ?Sized>(
 mod tests {
     use super::*;
     use crate::{
+        contract::{Changes, EventStore},
         event::NewEvent,
         memory::MemoryStore,
-        store::{Changes, EventStore},
         timestamp::Timestamp,
     };
 
