@@ -20,7 +20,7 @@ pub async fn a2_an_append_to_several_streams_is_all_or_nothing(store: Fresh) {
     assert_eq!(names, ["b1", "a1", "a2", "b2"]);
     assert!(log[1..].iter().all(|event| event.recorded_at == written.recorded_at));
 
-    // The last of three does not hold: the first two are not written either.
+    // The expectation of the last of three writes does not hold: the first two are not written either.
     let append = and(any(&c, [event("c1")]), any(&a, [event("a3")]));
     let append = and(append, to(&b, Expected::Version(Version(1)), [event("b3")]));
     let failed = conflict(store.append(append).await);
@@ -37,7 +37,7 @@ pub async fn a3_versions_and_positions_have_no_gap_whoever_writes(store: Fresh) 
                 let append = match n % 3 {
                     0 => any(&shared, [event("shared")]),
                     1 => and(any(&own, [event("one"), event("two")]), any(&shared, [event("three")])),
-                    // Mostly lost; what is lost must leave no trace.
+                    // Most of these are refused; a refused append must leave no trace.
                     _ => to(&shared, Expected::Version(Version(n)), [event("exact")]),
                 };
                 match store.append(append).await {
@@ -148,12 +148,12 @@ pub async fn a4_a_conflict_names_the_events_in_between(store: Fresh) {
     let failed = explained(to(&a, after(4), [event("late")])).await;
     assert!(failed.to_string().contains("; in between: …, `a6`, `a7`, "), "{failed}");
 
-    // The stream moves on before they are read.
+    // The stream grows before the names are read.
     let failed = conflict(store.append(to(&a, after(24), [event("late")])).await);
     store.append(any(&a, [event("a26")])).await.unwrap();
     assert_eq!(outer.explained(failed).await.between, ["a25".into()]);
 
-    // In a transaction: what it has appended itself, too.
+    // In a transaction, the names include the events that it has appended.
     let tx = outer.begin().await.unwrap();
     tx.as_ref().append(any(&a, [event("a27")])).await.unwrap();
     let failed = conflict(tx.as_ref().append(to(&a, after(25), [event("late")])).await);
@@ -184,7 +184,7 @@ pub async fn a8_a_dropped_append_leaves_nothing_open(store: Fresh) {
         }
     }
     let sure = timeout(Duration::from_secs(10), store.append(any(&a, [event("sure")]))).await;
-    sure.expect("nobody holds a lock").unwrap();
+    sure.expect("no lock is held").unwrap();
     let log = whole(&store).await;
     let maybe = log.iter().filter(|event| &*event.data.name == "maybe").count();
     assert!(maybe % 2 == 0, "half an append was written");

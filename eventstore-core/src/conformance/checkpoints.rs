@@ -49,7 +49,7 @@ pub async fn s6_a_checkpoint_moves_only_to_what_is_in_the_log(store: Fresh) {
         transaction.rollback().await.unwrap();
     }
     assert_eq!(store.checkpoint("p@1").await.unwrap(), Position(0));
-    // What the transaction has appended itself is there.
+    // A checkpoint may move to an event that its transaction has appended.
     let mut transaction = store.begin().await.unwrap();
     let (shard, _) = lock(&mut *transaction, "p@1").await;
     let mine = event("three");
@@ -110,7 +110,8 @@ pub async fn p1_one_at_a_time_moves_a_checkpoint(store: Fresh) {
     assert_eq!(store.checkpoint("p").await.unwrap(), Position(60), "two saw the same checkpoint");
 }
 
-/// A shard that somebody has, at the first of three events, with the rows `k` and `gone`.
+/// Makes a shard with an owner, at the first of three events, with the rows `k` and `gone`. Returns a step of it to the
+/// last event, and the ids of the events.
 async fn shard_at_one(store: &Fresh) -> (Step, Vec<Uuid>) {
     store.create(&TABLE).await.unwrap();
     store.append(any(&stream("a"), ["one", "two", "three"].map(event))).await.unwrap();
@@ -148,7 +149,7 @@ pub async fn p2_a_step_is_made_from_where_the_shard_is_or_not_at_all(store: Fres
         Step { from: Checkpoint { owner: None, ..from }, ..step.clone() },
         Step { shard: Shard::whole("q"), ..step.clone() },
         Step { shard: Shard::new("p", 0..512), ..step.clone() },
-        // What was read is not in the log any more.
+        // The event that was read is no longer in the log.
         Step { to: (Position(3), other), ..step.clone() },
         Step { to: (Position(4), Some(ids[2])), ..step.clone() },
     ];
@@ -161,8 +162,8 @@ pub async fn p2_a_step_is_made_from_where_the_shard_is_or_not_at_all(store: Fres
     assert_eq!(rows().await, ["k \"second\"", "new \"second\""]);
     let there = Checkpoint { position: Position(3), event: Some(ids[2]), ..from };
     assert_eq!(store.shards(Some("p")).await.unwrap(), [(Shard::whole("p"), there)]);
-    assert!(!store.step(step.clone()).await.unwrap(), "it is not there any more");
-    // Nothing to be written, and one row that is not there to be deleted; neither with an event nor waiting for the disk.
+    assert!(!store.step(step.clone()).await.unwrap(), "the shard has left that position");
+    // Steps without an event, which do not wait for the disk: one without changes, and one that deletes a missing row.
     let nothing = Changes { table: TABLE, upserts: vec![], deletes: vec![] };
     let onward = Step { from: there, to: (Position(5), None), changes: nothing, lazy: true, ..step };
     assert!(store.step(onward.clone()).await.unwrap());

@@ -20,21 +20,21 @@ pub async fn a14_a_condition_beyond_the_end_of_the_log_is_refused(store: Fresh) 
     };
     for beyond in [2, 9_999, u64::MAX] {
         forked(store.append(after(beyond, any(&stream("b"), [event("no")]))).await, beyond);
-        // Also where something else does not hold.
+        // It comes before a conflict.
         forked(
             store.append(after(beyond, to(&stream("a"), Expected::Version(Version(7)), [event("no")]))).await,
             beyond,
         );
         let mut transaction = store.begin().await.unwrap();
         transaction.append(any(&stream("c"), [event("within")])).await.unwrap();
-        // What the transaction has appended itself, it has seen.
+        // A condition may name the position of an event that the transaction has appended.
         let seen = transaction.read(Read { query: Query::all(), ..Read::default() }).await.unwrap().head;
         forked(transaction.append(after(beyond.max(3), any(&stream("b"), [event("no")]))).await, beyond.max(3));
         transaction.append(after(seen.0, any(&stream("c"), [event("within")]))).await.unwrap();
         transaction.rollback().await.unwrap();
     }
     assert_eq!(whole(&store).await.len(), 1);
-    // Many at once, of which some share a call.
+    // Many at once, of which a store may send some in one call.
     let appends = (0..20_u64).map(|n| {
         let store = store.clone();
         let append = after(if n % 2 == 0 { 1 } else { 9_999 }, any(&stream(&n.to_string()), [event("x")]));
@@ -46,11 +46,11 @@ pub async fn a14_a_condition_beyond_the_end_of_the_log_is_refused(store: Fresh) 
             (_, refused) => forked(refused, 9_999),
         }
     }
-    // What is recorded already is told before anything else.
+    // A recorded append gets its first result before the condition is checked.
     let mut again = after(9_999, any(&stream("a"), [event("one")]));
     again.writes[0].events[0].id = whole(&store).await[0].id;
     assert_eq!(store.append(again).await.unwrap(), Written { replayed: true, ..written });
-    // A refusal leaves what a transaction has done before.
+    // A transaction goes on after a refusal.
     let mut transaction = store.begin().await.unwrap();
     transaction.append(any(&stream("c"), [event("within")])).await.unwrap();
     forked(transaction.append(after(9_999, any(&stream("b"), [event("no")]))).await, 9_999);
@@ -73,7 +73,7 @@ pub async fn a13_a_condition_sees_names_and_tags(store: Fresh) {
         ("the name", item(&["enrolled"], &[]), true),
         ("one of the names", item(&["left", "enrolled"], &[]), true),
         ("another name", item(&["left"], &[]), false),
-        ("a name nobody has used", item(&["never heard of"], &[]), false),
+        ("a name that no event has", item(&["never heard of"], &[]), false),
         ("a tag", item(&[], &[rust]), true),
         ("both tags", item(&[], &[("student", "ann"), rust]), true),
         ("a tag it has and one it has not", item(&[], &[rust, ("student", "bob")]), false),
@@ -118,7 +118,7 @@ pub async fn a13_a_condition_sees_the_events_of_a_stream(store: Fresh) {
         (Query { items: vec![of(&a, &["a3"]).items[0].clone(), of(&b, &["b"]).items[0].clone()] }, 4, Some((&a, 3))),
         (Query { items: vec![of(&a, &["a1"]).items[0].clone(), of(&b, &["b"]).items[0].clone()] }, 4, Some((&b, 3))),
     ] {
-        // In a transaction, which is not disturbed by it; then by itself.
+        // In a transaction, which goes on after a refusal; then without one.
         let mut transaction = store.begin().await.unwrap();
         let within = transaction.append(decided(query.clone(), after)).await;
         transaction.append(any(&stream("d"), [event("goes on")])).await.unwrap();
@@ -133,7 +133,7 @@ pub async fn a13_a_condition_sees_the_events_of_a_stream(store: Fresh) {
             }
         }
     }
-    // What is appended to the stream itself is not in its own way, and other writers are.
+    // The events of an append do not conflict with its own condition; those of other callers do.
     let head = whole(&store).await.len() as u64;
     store.append(unless(of(&a, &["a4"]), head, any(&a, [event("a4")]))).await.unwrap();
     let writers = (0..6).map(|_| {
@@ -145,7 +145,7 @@ pub async fn a13_a_condition_sees_the_events_of_a_stream(store: Fresh) {
     whole(&store).await;
 }
 
-/// Asks for a name with a tag, and for what else there may be in its categories.
+/// Returns an item that asks for names with tags, and for all other names in their categories but those of `except`.
 fn heard(names: &[&'static str], tags: &[(&'static str, &str)], except: &'static [&'static str]) -> Item {
     Item {
         names: names.iter().map(|name| (*name).into()).collect(),
@@ -204,11 +204,11 @@ pub async fn c5_names_that_are_not_named_are_asked_for(store: Fresh) {
     }
     let (found, names) = asked(vec![heard(&["opened"], &go, &["moved"]), heard(&["joined"], &rust, &[])]).await;
     assert_eq!((found, names), (vec![3, 4, 6], vec!["opened".to_owned(), "enrolled joined".into()]));
-    // A type of yesterday: this handle, and any other, hears of one that is added now.
+    // A query that a caller has asked before finds a type that is added now.
     store.append(any(&of("course"), [tagged("closed", &rust)])).await.unwrap();
     let (found, names) = asked(vec![heard(&["opened"], &rust, &["moved"])]).await;
     assert_eq!((found, names), (vec![1, 7], vec!["closed opened".to_owned()]));
-    // Without `except`, what is named is asked for.
+    // Without `except`, it asks for the names only.
     let named = Item { except: None, ..heard(&["opened"], &rust, &[]) };
     assert_eq!(matching(&store, named).await, [1]);
 }
@@ -235,17 +235,17 @@ pub async fn c5_a_condition_asks_for_types_that_were_added_after_the_read(store:
                 written
             }
         };
-        // Types that do not matter.
+        // These types do not match the condition.
         store.append(any(&course, [tagged("moved", &tag)])).await.unwrap();
         store.append(any(&stream("x"), [tagged(&format!("elsewhere-{round}"), &tag)])).await.unwrap();
         append(decided(query.clone(), head)).await.unwrap();
-        // And one that may.
+        // This type matches the condition.
         let head = whole(&store).await.len() as u64;
         store.append(any(&course, [tagged(&format!("closed-{round}"), &tag)])).await.unwrap();
         assert_eq!(conflict(append(decided(query.clone(), head)).await).stream, course);
         assert_eq!(whole(&store).await.len() as u64, head + 1);
     }
-    // Many at once, which a store may take together.
+    // Many at once, which a store may send in one call.
     let head = whole(&store).await.len() as u64;
     let decisions = (0..20).map(|n| {
         let store = store.clone();

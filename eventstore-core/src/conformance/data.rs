@@ -52,7 +52,7 @@ pub async fn a10_names_in_are_names_out(store: Fresh) {
         "\u{10ffff}",
     ];
     for name in names.into_iter().chain(hard) {
-        // Names of events that begin with `$` are the log's own; keys and tags may.
+        // Event names that begin with `$` are reserved for the log; keys and tags may begin with it.
         let event_name = if name.starts_with('$') { "x" } else { name };
         let mut new = event(event_name);
         new.data.tags = vec![Tag::new("about", name), Tag::new("second.tag_2", "{x,\"y\"}")];
@@ -91,5 +91,5 @@ pub async fn a10_metadata_in_is_metadata_out(store: Fresh) {
 
     store.append(any(&stream("a"), [event("y")])).await.unwrap();
     let log = whole(&store).await;
-    assert_eq!(log[1].occurred_at, log[1].recorded_at, "what says nothing of when it happened happened now");
+    assert_eq!(log[1].occurred_at, log[1].recorded_at, "an event without an instant has happened when it is recorded");
 }

@@ -12,7 +12,7 @@ pub async fn a5_a_retry_with_the_same_ids_gives_the_first_result(store: Fresh) {
     let (a, b) = (stream("a"), stream("b"));
     let append = and(to(&a, Expected::Version(Version(0)), [event("a1"), event("a2")]), any(&b, [event("b1")]));
     let first = store.append(append.clone()).await.unwrap();
-    // The streams move on: the expectation does not hold any more, and the answer is the first one all the same.
+    // The streams grow: the expectation no longer holds, and a retry still gets the first result.
     store.append(any(&a, [event("a3")])).await.unwrap();
     let again = store.append(append).await.unwrap();
     assert!(again.replayed);

@@ -58,7 +58,7 @@ pub async fn a11_what_is_over_a_limit_is_refused_before_anything_is_written(stor
         ),
     ];
     for (what, append) in refused {
-        // The same everywhere: what core says.
+        // Every store returns the error of `Append::check`.
         let expected = append.check().unwrap_err();
         let mut transaction = store.begin().await.unwrap();
         let within = transaction.append(append.clone()).await;
@@ -116,7 +116,7 @@ pub async fn a11_a_log_has_a_bounded_number_of_event_types(store: Fresh) {
     too_many(store.append(any(&stream("b"), [name(limits::TYPES + 1)])).await);
     // A name in another category is another type.
     too_many(store.append(any(&StreamId::new("other", "b"), [name(1)])).await);
-    // In a transaction it is a refusal, which leaves what was done before.
+    // In a transaction it is a refusal: the transaction goes on.
     let mut transaction = store.begin().await.unwrap();
     transaction.append(any(&stream("b"), [name(1)])).await.unwrap();
     too_many(transaction.append(any(&stream("b"), [name(2), name(limits::TYPES + 2)])).await);

@@ -1,6 +1,6 @@
-//! What every store must do, as tests: everything about append, read, order, ids and rows that needs no crash.
+//! What every store must do, as tests: all promises of append, read, order, ids and rows that need no crash.
 //!
-//! A store of one's own proves itself with [`conformance!`](crate::conformance!):
+//! The tests of a store call [`conformance!`](crate::conformance!):
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -13,8 +13,8 @@
 //! eventstore_core::conformance!(fresh);
 //! ```
 //!
-//! Each function here is one promise; its name begins with the promise's id in `docs/guarantees.md`. Each is given an
-//! empty store and panics if the promise is broken.
+//! Each function here is one promise; its name begins with the id of the promise in `docs/guarantees.md`. It gets an empty
+//! store and panics if the promise is broken.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests: the name is the sentence they prove, and they panic")]
 
@@ -51,8 +51,8 @@ pub use tables::*;
 pub use time::*;
 pub use transactions::*;
 
-/// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that gives an empty store,
-/// as an `Arc<dyn EventStore>`, and something to be kept until the test is over.
+/// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that returns an empty store,
+/// as an `Arc<dyn EventStore>`, and a value that is dropped when the test is over.
 #[macro_export]
 macro_rules! conformance {
     ($fresh:path) => {

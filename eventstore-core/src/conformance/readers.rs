@@ -48,7 +48,7 @@ pub async fn s1_an_open_append_is_never_skipped(store: Fresh) {
         let store = store.clone();
         async move { store.append(any(&stream("c"), [event("three")])).await }
     });
-    // Whoever reads meanwhile sees what is committed, and nothing beyond a hole.
+    // A reader sees the committed events meanwhile, and none behind the open append.
     for _ in 0..20 {
         let log = whole(&store).await;
         assert_eq!(log.len(), 1, "the second append must not be seen before the first");
@@ -81,13 +81,13 @@ pub async fn s10_whoever_reads_slowly_keeps_nobody_waiting(store: Fresh) {
         events.try_next().await.unwrap();
         slow.push(events);
     }
-    // More readers than any store has connections, each half-way: and still others get theirs.
+    // There are more half-way readers than any store has connections; other callers still get a connection.
     for n in 0..3 {
         let sure = timeout(Duration::from_secs(10), store.append(any(&stream("b"), [event("y")]))).await;
-        sure.expect("nobody holds a connection").unwrap();
+        sure.expect("a connection is free").unwrap();
         let some = Read { query: Query::of(&stream("b")), ..Read::default() };
         let found = timeout(Duration::from_secs(10), read(&store, some)).await;
-        assert_eq!(found.expect("nobody holds a connection").len(), n + 1);
+        assert_eq!(found.expect("a connection is free").len(), n + 1);
     }
     slow.truncate(6);
     for events in slow {

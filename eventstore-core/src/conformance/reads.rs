@@ -119,7 +119,7 @@ pub async fn a_read_is_bounded_by_its_head(store: Fresh) {
     store.append(any(&stream("a"), [event("x")])).await.unwrap();
     for Events { head, events, .. } in opened {
         assert_eq!(head, Position(2_500));
-        assert_eq!(events.count().await, 2_500, "what came after the reading began is not in it");
+        assert_eq!(events.count().await, 2_500, "the read does not return the event that was recorded after it began");
     }
     let until = store.read(Read { until: Some(Position(7)), ..all() }).await.unwrap();
     assert_eq!((until.head, until.events.count().await), (Position(7), 7));
@@ -159,7 +159,7 @@ pub async fn a_stream_is_read_after_a_version(store: Fresh) {
 }
 
 pub async fn a_log_is_read_backwards(store: Fresh) {
-    // So long that a store has reason to look into every index it has.
+    // The log is long enough for the planner of a database to use each index.
     for part in 0..21 {
         let new = |n: usize| {
             tagged(["a", "b", "c"][n % 3], &[("fifth", "x"), ("n", "y")][..usize::from(n % 5 < 2) * (1 + n % 2)])
@@ -225,7 +225,7 @@ pub async fn a_log_is_read_backwards(store: Fresh) {
         let expected: Vec<_> = (after + 1..=until.min(5_250)).rev().collect();
         assert!(found.try_collect::<Vec<_>>().await.unwrap() == expected, "versions {after} to {until}");
     }
-    // What came after the reading began is not in it.
+    // A read does not return events that are recorded after it began.
     let all = Read { query: Query::all(), backwards: true, ..Read::default() };
     let Events { head, events, .. } = store.read(all).await.unwrap();
     store.append(any(&stream("late"), [event("late")])).await.unwrap();
@@ -285,7 +285,7 @@ pub async fn events_of_some_types_are_read_however_far_apart_they_are(store: Fre
             let until = Some(Position(until));
             let some = Read { query: item.clone().into(), after: Position(after), until, limit, ..Read::default() };
             assert!(read(&store, some.clone()).await == expected, "{some:?}");
-            // All in one page.
+            // A transaction returns them in one page.
             let mut transaction = store.begin().await.unwrap();
             assert!(transaction.read(some.clone()).await.unwrap().events == expected, "{some:?}");
             transaction.rollback().await.unwrap();
@@ -299,7 +299,7 @@ pub async fn a_bare_read_has_all_that_a_state_is_made_of(store: Fresh) {
     let Events { head, events, .. } = store.read(nothing).await.unwrap();
     assert_eq!((head, events.count().await), (Position(0), 0));
 
-    // Longer than a page, and every third event is another stream's.
+    // The stream is longer than a page, and every third event of the log is of another stream.
     let writes = (0..4_500_u32).map(|n| {
         let mut event = tagged(if n % 2 == 0 { "even" } else { "odd" }, &[("tag", "x")]);
         (event.schema, event.data.body) = (1 + n % 2, n.to_string().into_bytes());
@@ -336,7 +336,7 @@ pub async fn a_bare_read_has_all_that_a_state_is_made_of(store: Fresh) {
             assert!(some == all, "{partly:?}");
         }
     }
-    // Of anything else than one stream, nothing may be missing.
+    // A read of anything but one stream returns complete events.
     let of_tag = Query::from(Item { tags: vec![Tag::new("tag", "x")], ..Item::default() });
     for query in [Query::all(), of_tag, Query::names(&["odd"])] {
         let whole = Read { query, limit: Some(1_500), ..Read::default() };

@@ -66,7 +66,7 @@ pub async fn x3_an_event_gets_other_tags_and_stays_what_it_is(store: Fresh) {
         left.push(kept(boundary).await);
     }
     assert_eq!(left, [false, false, true, true, true], "snapshots of tags are gone");
-    // The log goes on.
+    // Conditions and appends go on with the new tags.
     conflict(store.append(unless(of("t", "1").into(), 0, any(&a, [event("no")]))).await);
     assert_eq!(store.append(any(&a, [event("four")])).await.unwrap().last, Position(4));
     store.keep_snapshot(snapshot("t:1"), None).await.unwrap();

@@ -28,7 +28,7 @@ pub async fn rows_are_what_was_written(store: Fresh) {
         for column in TABLE.columns {
             let (found, written) = (&found[column.name], &written[column.name]);
             match column.kind {
-                // The instant counts, not how it is written.
+                // A store may write an instant in another form.
                 Kind::Time if !written.is_null() => {
                     let instant = |value: &serde_json::Value| value.as_str().unwrap().parse::<Timestamp>().unwrap();
                     assert_eq!(instant(found), instant(written));
@@ -47,7 +47,7 @@ pub async fn rows_are_what_was_written(store: Fresh) {
     assert_eq!(found.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["full", "new"]);
     same(&found[0].1, &extreme);
 
-    // What does not fit its column is refused, and nothing of the batch is written.
+    // A value that does not fit its column is refused, and no row of the batch is written.
     for bad in [json!({ "integer": "twelve" }), json!({ "integer": u64::MAX }), json!({ "time": "noon" })] {
         let upserts = vec![
             ("good".into(), to_raw_value(&json!({ "text": "good" })).unwrap()),

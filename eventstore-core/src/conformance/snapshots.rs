@@ -34,7 +34,7 @@ pub async fn n1_a_snapshot_is_read_as_it_was_kept(store: Fresh) {
         ..snapshot("thing-it's \"here\" 🔑", "Größe", 1)
     };
     let empty = StoredSnapshot { shape: 0, checksum: 0, state: vec![], ..snapshot("thing*", "Thing", 1) };
-    // One for each boundary and kind.
+    // A store keeps one for each boundary and kind.
     let all = [
         odd,
         empty,
@@ -60,7 +60,7 @@ pub async fn n1_a_stream_is_read_from_its_snapshot_on(store: Fresh) {
         let events: Vec<_> = events.try_collect().await.unwrap();
         (snapshot, head.0, events)
     };
-    // What a state, and a snapshot of it, are made of.
+    // The fields that a state, and a snapshot of it, are made of.
     let said = |event: &Recorded<Raw>| {
         let Recorded { id, stream, version, position, recorded_at, schema, data, .. } = event.clone();
         (id, stream, version, position, recorded_at, schema, data.name, data.body)
@@ -86,11 +86,11 @@ pub async fn n1_a_stream_is_read_from_its_snapshot_on(store: Fresh) {
         let kind = format!("Thing{version}");
         let kept = snapshot(a.as_str(), &kind, version);
         assert!(store.keep_snapshot(kept.clone(), None).await.unwrap());
-        // Whether it fits is for others to see.
+        // A store returns a snapshot whether it fits or not.
         expect(&kind, Some(&kept), version).await;
         expect("Thing", None, 1).await;
     }
-    // That of another stream, or of a tag, is not this one's.
+    // A snapshot of another stream or of a tag is not returned.
     assert!(store.keep_snapshot(snapshot("thing-b", "Thing", 3), None).await.unwrap());
     assert!(store.keep_snapshot(snapshot("thing:a", "Thing", 3), None).await.unwrap());
     expect("Thing", None, 1).await;
@@ -109,7 +109,7 @@ pub async fn n1_a_snapshot_that_did_not_fit_is_replaced(store: Fresh) {
         assert!(store.keep_snapshot(good.clone(), Some(bad.checksum)).await.unwrap());
         assert_eq!(found().await, Some(good.clone()));
     }
-    // One of another shape is of no use to whoever keeps this one.
+    // A snapshot replaces one of another shape, whatever its position.
     let other = StoredSnapshot { shape: 8, ..snapshot("thing-a", "Thing", 2) };
     assert!(store.keep_snapshot(other.clone(), None).await.unwrap());
     assert_eq!(found().await, Some(other));
@@ -135,7 +135,7 @@ pub async fn n2_of_snapshots_kept_at_once_the_newest_stays(store: Fresh) {
     for round in 0..5 {
         let boundary = format!("thing-{round}");
         let keepers = (1..=12).map(|n| {
-            // In no order: 5 makes a round of 12.
+            // Out of order: multiples of 5 modulo 12 are all of 0 to 11.
             let (store, snapshot) = (store.clone(), snapshot(&boundary, "Thing", n * 5 % 12 + 1));
             tokio::spawn(async move { store.keep_snapshot(snapshot, None).await })
         });

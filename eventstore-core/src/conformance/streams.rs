@@ -33,7 +33,7 @@ pub async fn the_streams_of_a_category_come_in_the_order_of_their_keys(store: Fr
         assert!(matches!(refused, Err(StoreError::Invalid(Invalid::Name { .. }))), "{bad}: {refused:?}");
     }
 
-    // A transaction lists what it has appended, and nobody else does until it is committed.
+    // A transaction lists the streams that it has appended to; other callers list them after its commit.
     let mut transaction = store.begin().await.unwrap();
     transaction.append(and(any(&stream("!"), [event("first")]), any(&stream("z"), [event("third")]))).await.unwrap();
     let within = transaction.streams("thing", "", 2).await.unwrap();

@@ -58,7 +58,7 @@ pub(super) async fn matching(store: &Fresh, query: impl Into<Query>) -> Vec<u64>
     found.iter().map(|event| event.position.0).collect()
 }
 
-/// The whole log; panics if a position or a version is missing, doubled or out of order, or if time goes back.
+/// Returns the whole log. Panics if a position or a version is missing, doubled or out of order, or if time goes back.
 pub(super) async fn whole(store: &Fresh) -> Vec<Recorded<Raw>> {
     let Events { head, events, .. } = store.read(Read { query: Query::all(), ..Read::default() }).await.unwrap();
     let log: Vec<_> = events.try_collect().await.unwrap();
@@ -82,7 +82,7 @@ pub(super) fn conflict(result: Result<Written, StoreError>) -> Conflict {
     }
 }
 
-/// Locks all of a projection, which it makes if it is not there.
+/// Locks all shards of a processor, and makes one shard if there is none. Returns that shard and its position.
 pub(super) async fn lock(transaction: &mut dyn Transaction, projection: &str) -> (Shard, Position) {
     if transaction.lock_projection(projection).await.unwrap().is_empty() {
         let new = vec![(Shard::whole(projection), Checkpoint::default())];

@@ -47,7 +47,7 @@ pub async fn p4_a_table_and_its_shadow_change_names_at_once(store: Fresh) {
     store.index(&shadow).await.unwrap();
     store.index(&TABLE).await.unwrap();
 
-    // Not before it is committed, and back again: statements that were prepared before find what is there now.
+    // The exchange is seen when it is committed, also by statements that were prepared before; three times, to and fro.
     for (round, now) in [(0, "new"), (1, "old"), (2, "new")] {
         let mut transaction = store.begin().await.unwrap();
         transaction.swap("sample@3").await.unwrap();
@@ -68,7 +68,7 @@ pub async fn p4_a_table_and_its_shadow_change_names_at_once(store: Fresh) {
         put(TABLE, now).await;
     }
 
-    // Whoever does not know its columns reads it, too.
+    // A caller that does not know the columns reads the table, too.
     write(&store, &[("a", json!({ "integer": 1, "order": { "b": [null] } })), ("z", json!({ "bool": true }))], &[])
         .await;
     let whole = |keys: &[&str], after: &str, limit| Rows::Whole {
@@ -95,7 +95,7 @@ pub async fn p4_a_table_and_its_shadow_change_names_at_once(store: Fresh) {
     store.index(&shadow).await.unwrap();
 }
 
-/// The table is read as if it had its last column already, and not written.
+/// Checks that the table is read as if it had its last column, with null in it, and that a write is refused.
 async fn null_until_made(store: &Fresh, table: Table) {
     let column = table.columns.last().unwrap();
     let null =
@@ -151,7 +151,7 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
         refused(transaction.write(Changes { table: other, upserts, deletes: vec![] }).await);
         transaction.rollback().await.unwrap();
     }
-    // One that a row may be without is added; and whoever does not know it, or another, reads and writes on.
+    // An optional column is added. A program that does not know it, or another column, goes on reading and writing.
     let more = with(&|columns| columns.push(Column { name: "more", kind: Kind::Text, index: true, optional: true }));
     null_until_made(&store, more).await;
     store.create(&more).await.unwrap();
@@ -164,7 +164,7 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
     assert_eq!(found.iter().map(|(_, row)| row["more"].clone()).collect::<Vec<_>>(), [json!(null), json!("m")]);
     let fewer = with(&|columns| _ = columns.pop());
     store.create(&fewer).await.unwrap();
-    // What a program writes that does not know the column leaves it as it was, unless the row was deleted.
+    // A write of a program that does not know the column leaves its value, unless the row was deleted.
     for (deletes, text, kept) in [(false, "y", json!("m")), (false, "x", json!("m")), (true, "x", json!(null))] {
         let mut transaction = store.begin().await.unwrap();
         if deletes {
@@ -188,7 +188,7 @@ pub async fn a_table_with_other_columns_is_refused_wherever_it_is_used(store: Fr
     assert!(matches!(store.create(&renamed).await, Err(StoreError::Columns { .. })), "it may be a new name of another");
     write(&store, &[], &["m"]).await;
 
-    // In which order the columns come, and which are looked for, is no difference.
+    // A table with the same columns in another order, and with other indexes, is the same table.
     let same = with(&|columns| {
         columns.reverse();
         columns.iter_mut().for_each(|column| column.index = !column.index && column.kind != Kind::Json);

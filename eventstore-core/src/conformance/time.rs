@@ -32,7 +32,7 @@ pub async fn t1_an_instant_is_a_prefix_of_the_log(store: Fresh) {
 pub async fn t3_an_instant_that_is_over_has_one_answer_whatever_is_open(store: Fresh) {
     let prefix = |position, settled| Prefix { position: Position(position), settled };
     let first = store.append(any(&stream("a"), [event("one")])).await.unwrap().recorded_at;
-    // So many are committed; the next transaction is rolled back, and the one after it committed.
+    // The number of committed events. The next transaction is rolled back, the one after it committed.
     let mut committed = 1;
     for commits in [false, true] {
         sleep(Duration::from_millis(2)).await;
@@ -43,11 +43,11 @@ pub async fn t3_an_instant_that_is_over_has_one_answer_whatever_is_open(store: F
             sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(transaction.prefix_at(open).await.unwrap(), prefix(committed + 2, true));
-        // An instant before an event that is there waits for nobody.
+        // The answer for an instant before a committed event waits for no append.
         let before = Timestamp::from_micros(first.as_micros() - 1);
         let at_once = timeout(Duration::from_secs(5), store.prefix_at(before)).await;
-        assert_eq!(at_once.expect("it waits for nobody").unwrap(), prefix(0, true));
-        // One that the open events are of waits for them, however often it is asked.
+        assert_eq!(at_once.expect("it waits for no append").unwrap(), prefix(0, true));
+        // The answer for an instant at or after the open events waits for their transaction, however many callers ask.
         let asked: Vec<_> = [open, open, open + Duration::from_millis(1)]
             .map(|at| {
                 let store = store.clone();
@@ -72,7 +72,7 @@ pub async fn t3_an_instant_that_is_over_has_one_answer_whatever_is_open(store: F
     let head = committed;
     assert_eq!(store.prefix_at(Timestamp::MAX).await.unwrap(), prefix(head, false), "more may come");
     assert_eq!(store.prefix_at(Timestamp::MIN).await.unwrap(), prefix(0, true));
-    // A question that was dropped while it waited keeps nobody waiting.
+    // A caller that drops its question while it waits blocks no other caller.
     let mut transaction = store.begin().await.unwrap();
     transaction.append(any(&stream("a"), [event("z")])).await.unwrap();
     assert!(timeout(Duration::from_millis(20), store.prefix_at(Timestamp::MAX)).await.is_err());

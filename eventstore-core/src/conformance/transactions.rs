@@ -21,7 +21,7 @@ pub async fn a8_a_dropped_transaction_leaves_nothing(store: Fresh) {
         drop(transaction);
     }
     let sure = timeout(Duration::from_secs(10), store.append(any(&stream("a"), [event("sure")]))).await;
-    sure.expect("nobody holds a lock").unwrap();
+    sure.expect("no lock is held").unwrap();
     assert_eq!(whole(&store).await.len(), 1);
     assert_eq!(store.checkpoint("p").await.unwrap(), Position(0));
     assert!(store.rows(Rows::Keys { table: TABLE, keys: vec!["k".into()] }).await.unwrap().is_empty());
@@ -102,7 +102,7 @@ pub async fn c6_a_transaction_that_holds_the_log_is_refused_what_has_changed(sto
     };
     let mut transaction = store.begin().await.unwrap();
     transaction.hold(at(1), quiet(1)).await.unwrap();
-    // From here on others wait.
+    // From here on the appends of other callers wait.
     let outside = tokio::spawn({
         let (store, a) = (store.clone(), a.clone());
         async move { store.append(any(&a, [tagged("x", &[("t", "1")])])).await }
@@ -114,7 +114,7 @@ pub async fn c6_a_transaction_that_holds_the_log_is_refused_what_has_changed(sto
     let written = outside.await.unwrap().unwrap();
     assert_eq!((written.first, written.streams), (Position(3), vec![(a.clone(), Version(2))]));
 
-    // What a store that does not keep others out from the beginning has let in.
+    // A store whose transactions do not lock the log from the beginning has let the append through.
     let mut transaction = store.begin().await.unwrap();
     let head = transaction.read(Read { limit: Some(0), ..Read::default() }).await.unwrap().head;
     assert_eq!(head, Position(3));

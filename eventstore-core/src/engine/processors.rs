@@ -10,7 +10,7 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// The table of what is known of projections, by name.
+/// The table of processors, by name.
 pub const PROJECTIONS: Table = Table {
     name: "projections",
     version: 0,
@@ -31,42 +31,42 @@ pub const PROJECTIONS: Table = Table {
     shadow: false,
 };
 
-/// What is known of a projection.
+/// A row of the table of processors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectionRow {
-    /// `active`, `paused`, `failed`; `kept`: it is there for a way back, and no node runs it.
+    /// `active`, `paused`, `failed`; `kept`: no node runs it, and it stays for a way back.
     pub state: String,
-    /// Why.
+    /// Why it has the state.
     pub reason: Option<String>,
-    /// Since when.
+    /// Since when it has the state.
     pub since: Timestamp,
-    /// Where the log ended when it began: before that it is not whole.
+    /// The end of the log when it began. Up to there, its rows are not whole.
     pub target: u64,
-    /// When it was whole for the first time.
+    /// When its rows were whole for the first time.
     pub built_at: Option<Timestamp>,
-    /// When readers of plain SQL were sent to it last.
+    /// When it was last promoted: readers of plain SQL see its rows.
     pub promoted_at: Option<Timestamp>,
-    /// How many events it may process in a second, if that is limited.
+    /// The number of events that it may process in a second, if limited.
     pub pace: Option<u64>,
-    /// The fingerprint of the set of events it was processed with; none in a row of release 0.1.
+    /// The fingerprint of the set of events that it reads; none in a row of release 0.1.
     #[serde(default)]
     pub reads: Option<String>,
-    /// After which position it began; none: at the first event.
+    /// The position after which it began; none: at the first event.
     #[serde(default)]
     pub began: Option<u64>,
-    /// Events it has passed without reading them, and is to process before it goes on. What is in it, the engine says.
+    /// Events that it has passed without reading them, and must process before it goes on. The engine defines the form.
     #[serde(default)]
     pub missed: Option<Json>,
-    /// Why it has failed, where that is more than a text. What is in it, the engine says.
+    /// Why it has failed, if that is more than a text. The engine defines the form.
     #[serde(default)]
     pub cause: Option<Json>,
-    /// What an operator has said is to be done with it. What is in it, the engine says.
+    /// What an operator has decided about it. The engine defines the form.
     #[serde(default)]
     pub word: Option<Json>,
 }
 
 impl ProjectionRow {
-    /// One that begins, with a log that ends there.
+    /// Returns the row of an active processor that begins now, on a log that ends at `target`.
     pub fn new(now: Timestamp, target: Position) -> Self {
         let (reason, built_at, promoted_at, pace) = Default::default();
         let (reads, began, missed, cause, word) = Default::default();
