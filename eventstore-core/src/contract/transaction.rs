@@ -41,7 +41,7 @@ pub trait Transaction: Send {
     /// As [`EventStore::append`](crate::EventStore::append).
     async fn append(&mut self, append: Append) -> Result<Written, StoreError>;
 
-    /// Keeps other transactions from appending until the end of this one, as an append does. Fails with
+    /// Keeps other callers from appending until the end of this transaction, as an append does. Fails with
     /// [`Conflict`](StoreError::Conflict), which is a refusal, unless each of the streams is at its version, and no event
     /// that matches the condition was recorded after its position. Called before this transaction has appended anything.
     ///
@@ -67,7 +67,7 @@ pub trait Transaction: Send {
         }
     }
 
-    /// Returns whether it still keeps other transactions from appending, after [`hold`](Self::hold) or an append. It does
+    /// Returns whether it still keeps other callers from appending, after [`hold`](Self::hold) or an append. It does
     /// not if the caller has rolled the [`connection`](Self::connection) back to an earlier savepoint. The default is for a
     /// store whose transactions keep others from appending from the beginning.
     async fn holds(&mut self) -> Result<bool, StoreError> {
