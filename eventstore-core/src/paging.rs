@@ -13,11 +13,12 @@ use crate::{
 };
 
 impl Events {
-    /// Returns events that are read in pages: `first` is the first page, `fetch` reads a further one. `read` is the request
-    /// of the first page, and its limit the size of a page; `limit` is the number of events that the caller wants in all.
+    /// Returns events that are read in pages: `first` is the first page, `fetch` reads a further one. `read` is the
+    /// request of the first page, and its limit the size of a page; `limit` is the number of events that the caller
+    /// wants in all.
     ///
-    /// While the caller processes a page, a task of its own fetches the next one: the task needs no poll by the caller, so
-    /// it never keeps a connection from it. It fetches one page ahead, and no more.
+    /// While the caller processes a page, a task of its own fetches the next one: the task needs no poll by the caller,
+    /// so it never keeps a connection from it. It fetches one page ahead, and no more.
     pub fn paged<F, P>(head: Position, read: Read, limit: Option<usize>, first: Vec<Recorded<Raw>>, fetch: F) -> Self
     where
         F: Fn(Read) -> P + Send + 'static,

@@ -16,8 +16,8 @@ use crate::{
     table::{Column, Kind, Rows, Table},
 };
 
-/// The columns of [`PROJECTIONS`] that say whether a table is whole. A table of release 0.1 has all of them, so that a program
-/// that only reads needs no node to add the others.
+/// The columns of [`PROJECTIONS`] that say whether a table is whole. A table of release 0.1 has all of them, so that a
+/// program that only reads needs no node to add the others.
 const WHOLE: Table = Table {
     columns: &[
         Column::new("since", Kind::Time),
@@ -31,7 +31,8 @@ const WHOLE: Table = Table {
 const READS: usize = 3;
 
 impl Store {
-    /// For a runner: notes that this process runs a processor, what holds the processor up, and whether it has given up.
+    /// For a runner: notes that this process runs a processor, what holds the processor up, and whether it has given
+    /// up.
     #[doc(hidden)]
     pub fn runs(&self, projection: &str, reason: Option<Arc<dyn Error + Send + Sync>>, stopped: bool) {
         self.running().all().insert(projection.into(), Run { reason, stopped });
@@ -50,12 +51,12 @@ impl Store {
 }
 
 impl Store {
-    /// Reads rows of a read model, all of one whole build. If the build is not whole, it fails with [`StoreError::Stopped`]
-    /// where this process has given the read model up, else with [`StoreError::Building`]. It fails with
-    /// [`StoreError::Busy`] if the table was exchanged during each of three reads.
+    /// Reads rows of a read model, all of one whole build. If the build is not whole, it fails with
+    /// [`StoreError::Stopped`] where this process has given the read model up, else with [`StoreError::Building`]. It
+    /// fails with [`StoreError::Busy`] if the table was exchanged during each of three reads.
     ///
-    /// A build that was whole before the read, and is still the table's after it, was whole all the time. So a read of a table
-    /// that is known to be whole needs one query of its build after the rows, and none before.
+    /// A build that was whole before the read, and is still the table's after it, was whole all the time. So a read of
+    /// a table that is known to be whole needs one query of its build after the rows, and none before.
     pub(crate) async fn read_whole<'a, T>(
         &self,
         table: &Table,
@@ -86,9 +87,9 @@ impl Store {
         Err(StoreError::Busy(format!("the table of `{name}` was exchanged while it was read").into()))
     }
 
-    /// Returns the build of a read model's table; none if nothing is stored of it. Fails with [`StoreError::Building`] if the
-    /// build has not reached the position at which the log ended when it began, unless it is `whole`, the build that was
-    /// whole before.
+    /// Returns the build of a read model's table; none if nothing is stored of it. Fails with [`StoreError::Building`]
+    /// if the build has not reached the position at which the log ended when it began, unless it is `whole`, the build
+    /// that was whole before.
     async fn build(&self, table: &Table, whole: Option<Build>) -> Result<Option<Build>, StoreError> {
         let name = table.to_string();
         let rows = self.inner().rows(Rows::Keys { table: WHOLE, keys: vec![name.clone()] }).await;

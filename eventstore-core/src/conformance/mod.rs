@@ -13,8 +13,8 @@
 //! eventstore_core::conformance!(fresh);
 //! ```
 //!
-//! Each function here is one promise; its name begins with the id of the promise in `docs/guarantees.md`. It gets an empty
-//! store and panics if the promise is broken.
+//! Each function here is one promise; its name begins with the id of the promise in `docs/guarantees.md`. It gets an
+//! empty store and panics if the promise is broken.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests: the name is the sentence they prove, and they panic")]
 
@@ -51,8 +51,8 @@ pub use tables::*;
 pub use time::*;
 pub use transactions::*;
 
-/// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that returns an empty store,
-/// as an `Arc<dyn EventStore>`, and a value that is dropped when the test is over.
+/// Makes a test of every promise: `conformance!(fresh)`, where `fresh` is an async function that returns an empty
+/// store, as an `Arc<dyn EventStore>`, and a value that is dropped when the test is over.
 #[macro_export]
 macro_rules! conformance {
     ($fresh:path) => {

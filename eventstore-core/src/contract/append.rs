@@ -136,8 +136,8 @@ pub struct Condition {
     /// By names, tags and streams. The store resolves an [`except`](crate::Item::except) when it appends, so that the
     /// condition covers types that were added after the decision was made.
     pub query: Query,
-    /// The head of the read that the decision was made on. A position beyond the end of the log is of another log, or of an
-    /// end that was lost: the append fails with [`StoreError::Forked`].
+    /// The head of the read that the decision was made on. A position beyond the end of the log is of another log, or
+    /// of an end that was lost: the append fails with [`StoreError::Forked`].
     pub after: Position,
 }
 

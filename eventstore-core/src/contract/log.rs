@@ -33,10 +33,10 @@ pub trait EventStore: Tables + Any {
     /// Appends all events, or none; and only if every expectation and the condition hold, else
     /// [`Conflict`](StoreError::Conflict).
     ///
-    /// If all event ids are recorded already, in this order, with the same streams, names and bodies, it writes nothing and
-    /// returns the first result again, [`replayed`](Written::replayed). If an id is recorded otherwise, it fails with
-    /// [`Duplicate`](StoreError::Duplicate). Both are checked before any conflict. An append of only the first events of a
-    /// recorded one is answered, too: the log does not keep where an append ended.
+    /// If all event ids are recorded already, in this order, with the same streams, names and bodies, it writes nothing
+    /// and returns the first result again, [`replayed`](Written::replayed). If an id is recorded otherwise, it fails
+    /// with [`Duplicate`](StoreError::Duplicate). Both are checked before any conflict. An append of only the first
+    /// events of a recorded one is answered, too: the log does not keep where an append ended.
     async fn append(&self, append: Append) -> Result<Written, StoreError>;
 
     /// Returns the events of a command, in the order of the log: the adjacent ones with the ids
@@ -46,8 +46,8 @@ pub trait EventStore: Tables + Any {
     /// Returns the recorded events among those with these ids, in the order of the log.
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError>;
 
-    /// Returns the streams of a category whose keys are greater than `after`, in the order of their keys, byte by byte; at
-    /// most `limit`.
+    /// Returns the streams of a category whose keys are greater than `after`, in the order of their keys, byte by byte;
+    /// at most `limit`.
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
     /// Returns the number of events that match. The default reads them all.
@@ -60,9 +60,9 @@ pub trait EventStore: Tables + Any {
         Ok(count)
     }
 
-    /// Returns the last position recorded at or before an instant. Waits for an open append that may be stamped by then, so
-    /// that the answer for a past instant never changes. Fails with [`Busy`](StoreError::Busy) if one stays open for too
-    /// long.
+    /// Returns the last position recorded at or before an instant. Waits for an open append that may be stamped by
+    /// then, so that the answer for a past instant never changes. Fails with [`Busy`](StoreError::Busy) if one stays
+    /// open for too long.
     async fn position_at(&self, at: Timestamp) -> Result<Position, StoreError>;
 
     /// Returns the same, and whether the answer is final. The default says that it is not.
@@ -84,20 +84,20 @@ pub trait EventStore: Tables + Any {
     /// within about a second, and returns within some seconds in any case.
     async fn appended(&self, after: Position);
 
-    /// Returns when an event is safe from a crash, which it must be before it leaves the database. The default returns at
-    /// once, for a store that shows no event before it is safe. Fails if a crash has undone the event.
+    /// Returns when an event is safe from a crash, which it must be before it leaves the database. The default returns
+    /// at once, for a store that shows no event before it is safe. Fails if a crash has undone the event.
     async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
         let _ = event;
         Ok(())
     }
 
-    /// Opens a transaction, for what must happen together with the step of a checkpoint. A dropped transaction is rolled
-    /// back.
+    /// Opens a transaction, for what must happen together with the step of a checkpoint. A dropped transaction is
+    /// rolled back.
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError>;
 
-    /// Writes rows and advances the checkpoint of a shard in one commit. Returns `false`, having changed nothing, if the
-    /// shard is not at [`from`](Step::from) (position, event, epoch, owner) or a named event is not in the log. On any
-    /// other error, the caller repeats the step in a transaction to learn the cause.
+    /// Writes rows and advances the checkpoint of a shard in one commit. Returns `false`, having changed nothing, if
+    /// the shard is not at [`from`](Step::from) (position, event, epoch, owner) or a named event is not in the log. On
+    /// any other error, the caller repeats the step in a transaction to learn the cause.
     async fn step(&self, step: Step) -> Result<bool, StoreError> {
         let Step { shard, from, to, changes, lazy } = step;
         let mut transaction = self.begin().await?;
@@ -123,17 +123,17 @@ pub trait EventStore: Tables + Any {
         Ok(true)
     }
 
-    /// Gives events other tags, all or none, and removes every snapshot of a tag, also if `events` is empty. This is the
-    /// only change of a stored event: tags are an index. Returns the number of changed events. An event stays as it is if
-    /// it is not at its position under its id, or if its tags are not those that were read. The default fails with
-    /// [`Invalid::Request`].
+    /// Gives events other tags, all or none, and removes every snapshot of a tag, also if `events` is empty. This is
+    /// the only change of a stored event: tags are an index. Returns the number of changed events. An event stays as it
+    /// is if it is not at its position under its id, or if its tags are not those that were read. The default fails
+    /// with [`Invalid::Request`].
     async fn retag(&self, events: Vec<NewTags>) -> Result<u64, StoreError> {
         let _ = events;
         Err(Invalid::Request("this store cannot change the tags of events".into()).into())
     }
 
-    /// Returns what makes the database an unsafe or a slow place for a log. Changes nothing. May take long if it reads the
-    /// whole log. The default returns an empty report.
+    /// Returns what makes the database an unsafe or a slow place for a log. Changes nothing. May take long if it reads
+    /// the whole log. The default returns an empty report.
     async fn doctor(&self) -> Result<Report, StoreError> {
         Ok(Report::default())
     }
@@ -150,9 +150,9 @@ pub trait EventStore: Tables + Any {
     /// shape, one of an earlier position, or the one with the checksum `instead_of`. Any other stays.
     async fn keep_snapshot(&self, snapshot: StoredSnapshot, instead_of: Option<u64>) -> Result<bool, StoreError>;
 
-    /// Returns the snapshot of a kind kept for a stream, as it was written, and the events of the stream from the last event
-    /// of the snapshot on; all of them if there is no snapshot. The events and the head may be as incomplete as for
-    /// [`bare`](Read::bare), except that the events have their ids, positions and instants of recording.
+    /// Returns the snapshot of a kind kept for a stream, as it was written, and the events of the stream from the last
+    /// event of the snapshot on; all of them if there is no snapshot. The events and the head may be as incomplete as
+    /// for [`bare`](Read::bare), except that the events have their ids, positions and instants of recording.
     async fn read_from_snapshot(
         &self,
         stream: &StreamId,

@@ -29,8 +29,8 @@ pub struct Item {
     pub key: Option<String>,
     /// If given, the item also asks for names that it does not name: those of event types in its category, or in a
     /// category that has one of `names`, except these. So a program that asks for the events it knows also reads those
-    /// that a newer program has added. A store finds them by [`TypeIndex::resolve`], in the same snapshot as the events,
-    /// and returns them in [`Events::asked`](crate::Events::asked).
+    /// that a newer program has added. A store finds them by [`TypeIndex::resolve`], in the same snapshot as the
+    /// events, and returns them in [`Events::asked`](crate::Events::asked).
     pub except: Option<Vec<&'static [&'static str]>>,
 }
 
@@ -155,8 +155,8 @@ impl TypeIndex {
         self.count == 0
     }
 
-    /// Returns the query with the names that it asks for by [`Item::except`] added to those it names; none if no item has
-    /// an `except`.
+    /// Returns the query with the names that it asks for by [`Item::except`] added to those it names; none if no item
+    /// has an `except`.
     pub fn resolve(&self, query: &Query) -> Option<Query> {
         if query.items.iter().all(|item| item.except.is_none()) {
             return None;

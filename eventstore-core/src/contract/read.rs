@@ -29,9 +29,9 @@ pub struct Read {
     pub backwards: bool,
     /// At most so many, the first ones in the direction of the read.
     pub limit: Option<usize>,
-    /// The caller folds a state and needs only stream, version, position, name, schema and body. For a query of one whole
-    /// stream a store may leave the other fields blank ([`Recorded::bare`]), and may report as `head` any position up to
-    /// which the stream has no further event, which is faster.
+    /// The caller folds a state and needs only stream, version, position, name, schema and body. For a query of one
+    /// whole stream a store may leave the other fields blank ([`Recorded::bare`]), and may report as `head` any
+    /// position up to which the stream has no further event, which is faster.
     pub bare: bool,
 }
 
@@ -56,8 +56,8 @@ impl Read {
 pub struct Prefix {
     /// The last position recorded at or before the instant.
     pub position: Position,
-    /// Whether no event recorded by the instant can follow. It is `false` if the instant is not past, and where a reader
-    /// cannot wait for an open append: on a replica, and in a read-only file.
+    /// Whether no event recorded by the instant can follow. It is `false` if the instant is not past, and where a
+    /// reader cannot wait for an open append: on a replica, and in a read-only file.
     pub settled: bool,
 }
 

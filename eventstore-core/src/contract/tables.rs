@@ -15,21 +15,21 @@ use crate::{
 /// The rows of read models, and the checkpoints of the shards that write them.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
-    /// Creates a table unless it exists, without indexes, and adds the [optional](crate::Column::optional) columns that it
-    /// lacks. Fails with [`StoreError::Columns`] if the table has other columns, by name and kind, as every read and write
-    /// of it does. The order of the columns does not matter.
+    /// Creates a table unless it exists, without indexes, and adds the [optional](crate::Column::optional) columns that
+    /// it lacks. Fails with [`StoreError::Columns`] if the table has other columns, by name and kind, as every read and
+    /// write of it does. The order of the columns does not matter.
     async fn create(&self, table: &Table) -> Result<(), StoreError>;
 
     /// Creates the indexes that a table lacks. Called after many rows are written, which is faster.
     async fn index(&self, table: &Table) -> Result<(), StoreError>;
 
-    /// Returns rows by key, each as the JSON object it was written as. An [optional](crate::Column::optional) column that the
-    /// table lacks is null in every row: a program that reads may start before the one that adds the column. Fails with
-    /// [`StoreError::NotBuilt`] if there is no such table.
+    /// Returns rows by key, each as the JSON object it was written as. An [optional](crate::Column::optional) column
+    /// that the table lacks is null in every row: a program that reads may start before the one that adds the column.
+    /// Fails with [`StoreError::NotBuilt`] if there is no such table.
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError>;
 
-    /// Returns the rows of a query, in its order, each as [`rows`](Self::rows) returns it. The default reads all rows that
-    /// pass the filters by equality, and leaves out the others in memory.
+    /// Returns the rows of a query, in its order, each as [`rows`](Self::rows) returns it. The default reads all rows
+    /// that pass the filters by equality, and leaves out the others in memory.
     async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         Ok(select.among(self.rows(select.rows()).await?))
     }

@@ -106,9 +106,9 @@ impl DeadLetter {
         letter
     }
 
-    /// Returns the key of the row it is written to. The waiting letters of one key are neighbours, in the order of the log, so
-    /// that a query finds the first of each by the primary key; skipped letters are apart. In release 0.1 the key began with
-    /// the position: `balance@1/00000000000000000007/…`.
+    /// Returns the key of the row it is written to. The waiting letters of one key are neighbours, in the order of the
+    /// log, so that a query finds the first of each by the primary key; skipped letters are apart. In release 0.1 the
+    /// key began with the position: `balance@1/00000000000000000007/…`.
     #[doc(hidden)]
     pub fn id(&self) -> String {
         let kind = match self.skipped {
@@ -179,8 +179,8 @@ const PAGE: usize = 64;
 /// Is greater than every digit and letter.
 const LAST: char = '~';
 
-/// Finds waiting letters by the order of the keys of their rows, [`PAGE`] rows a read. To find the first letter of each key,
-/// it jumps over the letters behind it and over the skipped ones.
+/// Finds waiting letters by the order of the keys of their rows, [`PAGE`] rows a read. To find the first letter of each
+/// key, it jumps over the letters behind it and over the skipped ones.
 #[doc(hidden)]
 pub struct Sweep {
     /// `balance@1/`.
@@ -217,8 +217,8 @@ impl Sweep {
         Self::new(projection, true, Some(key), usize::MAX, &["0", &queue, "stream/"])
     }
 
-    /// Finds the letters of a key, and of a stream of that name that waits as a whole, in the order of the log: all of them, or
-    /// at least the first `limit` of each.
+    /// Finds the letters of a key, and of a stream of that name that waits as a whole, in the order of the log: all of
+    /// them, or at least the first `limit` of each.
     pub fn all_of(projection: &str, key: &str, limit: usize) -> Self {
         let queues = [false, true].map(|whole| format!("{}/{}/", kind(whole), queue(whole, key)));
         Self::new(projection, false, Some(key), limit, &["0", &queues[0], &queues[1]])
@@ -286,8 +286,8 @@ pub async fn swept<T: Tables + ?Sized>(store: &T, mut sweep: Sweep) -> Result<Ve
     Ok(sweep.found())
 }
 
-/// Returns the letters of a sweep as a transaction sees them. Fails with [`StoreError::NotBuilt`] if there is no table of
-/// letters.
+/// Returns the letters of a sweep as a transaction sees them. Fails with [`StoreError::NotBuilt`] if there is no table
+/// of letters.
 #[doc(hidden)]
 pub async fn swept_within(transaction: &mut dyn Transaction, mut sweep: Sweep) -> Result<Vec<DeadLetter>, StoreError> {
     while let Some(rows) = sweep.next() {
@@ -296,8 +296,8 @@ pub async fn swept_within(transaction: &mut dyn Transaction, mut sweep: Sweep) -
     Ok(sweep.found())
 }
 
-/// Fails with [`StoreError::Parked`] if rows lack an event up to a position: any row of a read model, or the row of a key. An
-/// event whose keys are unknown may concern any row.
+/// Fails with [`StoreError::Parked`] if rows lack an event up to a position: any row of a read model, or the row of a
+/// key. An event whose keys are unknown may concern any row.
 pub(crate) async fn complete<T: Tables + ?Sized>(
     store: &T,
     table: &Table,
@@ -326,7 +326,8 @@ mod tests {
 
     const FIRST: [u64; 4] = [1, 2, 3, 5];
 
-    /// Returns a store with letters of three keys and a stream, in both forms of their rows' keys, some of them skipped.
+    /// Returns a store with letters of three keys and a stream, in both forms of their rows' keys, some of them
+    /// skipped.
     async fn letters() -> MemoryStore {
         let store = MemoryStore::new();
         store.create(&LETTERS).await.unwrap();

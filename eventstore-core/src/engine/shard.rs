@@ -47,8 +47,8 @@ impl Shard {
         self.is_whole() || (self.from_slot..self.to_slot).contains(&slot(key))
     }
 
-    /// Returns shards with all slots together: `parts` of them, at least one and at most [`SLOTS`], which differ by one slot
-    /// at most.
+    /// Returns shards with all slots together: `parts` of them, at least one and at most [`SLOTS`], which differ by one
+    /// slot at most.
     pub fn parts(projection: &str, parts: u16) -> Vec<Self> {
         let parts = u32::from(parts.clamp(1, SLOTS));
         let start = |n: u32| (n * u32::from(SLOTS) / parts) as u16;
@@ -72,8 +72,8 @@ pub struct Checkpoint {
     pub position: Position,
     /// The event at that position, by which a node notices a log that has lost its end; none at the start.
     pub event: Option<Uuid>,
-    /// A number that is raised each time another node takes the shard over, and never used twice. The node that took it over
-    /// may write as long as the number stays.
+    /// A number that is raised each time another node takes the shard over, and never used twice. The node that took it
+    /// over may write as long as the number stays.
     pub epoch: u64,
     /// The node that runs it, if any does.
     pub owner: Option<Uuid>,

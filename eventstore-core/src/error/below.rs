@@ -8,11 +8,11 @@ use super::{
     store::StoreError,
 };
 
-/// Marks an error of another system: it is away, or refuses every call for a while. If the handler of a processor fails with
-/// it, as the error itself or anywhere below it ([`source`](Error::source)), the node tries the handler again until it
-/// succeeds, with pauses of up to 5 seconds, and blames no event.
-/// `Busy`, `Unavailable` and `Unknown` of a store or of a command need no mark, unless the command has a refusal type of its
-/// own, or the error is in an enum under `#[error(transparent)]`, which hides it from `source`: give it a text, and `#[from]`.
+/// Marks an error of another system: it is away, or refuses every call for a while. If the handler of a processor fails
+/// with it, as the error itself or anywhere below it ([`source`](Error::source)), the node tries the handler again
+/// until it succeeds, with pauses of up to 5 seconds, and blames no event. `Busy`, `Unavailable` and `Unknown` of a
+/// store or of a command need no mark, unless the command has a refusal type of its own, or the error is in an enum
+/// under `#[error(transparent)]`, which hides it from `source`: give it a text, and `#[from]`.
 ///
 /// ```
 /// # use eventstore_core::{BoxError, Unavailable};
@@ -34,8 +34,8 @@ impl Unavailable {
         Self(reason.into())
     }
 
-    /// Whether an error is one, or has one below it, or an error of a store that is busy, unavailable or of unknown outcome.
-    /// Neither a conflict nor a read model that no node builds is one: such an error may last.
+    /// Whether an error is one, or has one below it, or an error of a store that is busy, unavailable or of unknown
+    /// outcome. Neither a conflict nor a read model that no node builds is one: such an error may last.
     pub fn is_in(error: &(dyn Error + 'static)) -> bool {
         let away = |error: &StoreError| {
             matches!(error, StoreError::Busy(_) | StoreError::Unavailable(_) | StoreError::Unknown(_))
@@ -45,8 +45,8 @@ impl Unavailable {
     }
 }
 
-/// Returns the error below another: of a [`StoreError`] its [`reason`](StoreError::reason), of a [`CommandError`] the error of
-/// the store, of an [`Arc`] or an `io::Error` the error it wraps.
+/// Returns the error below another: of a [`StoreError`] its [`reason`](StoreError::reason), of a [`CommandError`] the
+/// error of the store, of an [`Arc`] or an `io::Error` the error it wraps.
 #[doc(hidden)]
 pub fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(CommandError::Store(error)) = error.downcast_ref::<CommandError<Refusal>>() {

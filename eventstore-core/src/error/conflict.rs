@@ -25,7 +25,8 @@ impl Conflict {
     /// The largest number of names in [`between`](Self::between).
     pub(crate) const NAMES: usize = 20;
 
-    /// Returns the conflict of a stream that is not at the expected version. A [`Store`](crate::Store) adds the names in between.
+    /// Returns the conflict of a stream that is not at the expected version. A [`Store`](crate::Store) adds the names
+    /// in between.
     pub fn new(stream: StreamId, expected: Expected, actual: Version) -> Self {
         Self { stream, expected, actual, between: vec![] }
     }

@@ -32,8 +32,8 @@ pub enum EventError {
     /// The metadata stored beside the body is not readable.
     #[error("its metadata cannot be read: {0}")]
     Metadata(serde_json::Error),
-    /// What the store has of it breaks the rules of a log: the name of its stream, its tags, its metadata, or a type that
-    /// is not there. Something other than this library wrote it.
+    /// What the store has of it breaks the rules of a log: the name of its stream, its tags, its metadata, or a type
+    /// that is not there. Something other than this library wrote it.
     #[error("what is stored of it breaks the rules: {0}")]
     Damaged(Arc<str>),
 }

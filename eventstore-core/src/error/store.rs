@@ -21,12 +21,12 @@ pub enum StoreError {
     /// Another append came first. Nothing was recorded: read again, decide again.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// Another session holds a lock for too long, or the server gave up the statement for the sake of others. Nothing was
-    /// recorded: try again.
+    /// Another session holds a lock for too long, or the server gave up the statement for the sake of others. Nothing
+    /// was recorded: try again.
     #[error("the store is busy: {}", Chain(&**.0))]
     Busy(BoxError),
-    /// The store cannot be reached, or cannot write at the moment: it is down, full, read-only or a standby. Nothing was
-    /// recorded: try again when it is back.
+    /// The store cannot be reached, or cannot write at the moment: it is down, full, read-only or a standby. Nothing
+    /// was recorded: try again when it is back.
     #[error("the store is unavailable: {}", Chain(&**.0))]
     Unavailable(BoxError),
     /// The store is not where the URL says, or may not be used: a wrong password, no such database or folder, a file
@@ -38,9 +38,9 @@ pub enum StoreError {
     #[error("whether the events were recorded is unknown: {}", Chain(&**.0))]
     Unknown(BoxError),
     /// A statement on the [connection](crate::Tx::connection) of a transaction has committed it or rolled it back. What
-    /// was done before a `COMMIT` is recorded (SQLite: rolled back); what was done before a `ROLLBACK` is not; what was to
-    /// come was not done.
-    /// Mend the code that uses the connection: sqlx's `begin` makes a savepoint there, which it may commit or roll back.
+    /// was done before a `COMMIT` is recorded (SQLite: rolled back); what was done before a `ROLLBACK` is not; what was
+    /// to come was not done. Mend the code that uses the connection: sqlx's `begin` makes a savepoint there, which it
+    /// may commit or roll back.
     #[error("a statement on its connection has ended the transaction; use savepoints there, as sqlx's `begin` does")]
     Ended,
     /// The id of an event is taken: by other data, or by a part of what was to be appended.
@@ -104,8 +104,8 @@ pub enum StoreError {
         /// The table, `balance@1`.
         table: String,
     },
-    /// A read model is being built and not yet whole: it has not come to where the log ended when it began. Try again, or
-    /// read [after](crate::ReadModels) a position.
+    /// A read model is being built and not yet whole: it has not come to where the log ended when it began. Try again,
+    /// or read [after](crate::ReadModels) a position.
     #[error("`{table}` is being built: at position {at} of {until}")]
     Building {
         /// The table, `balance@2`.
@@ -137,8 +137,8 @@ pub enum StoreError {
         /// What holds it up, if that is known.
         reason: Option<BoxError>,
     },
-    /// Rows lack events, and will not get them by themselves: their keys wait behind an event that the read model could not
-    /// process. Also what is promoted would lack them. See its dead letters.
+    /// Rows lack events, and will not get them by themselves: their keys wait behind an event that the read model could
+    /// not process. Also what is promoted would lack them. See its dead letters.
     #[error("`{projection}` lacks events of {keys}, which wait behind one that could not be processed: {reason}")]
     Parked {
         /// The read model, `balance@1`, or the subscription or projection.
@@ -165,8 +165,8 @@ pub enum StoreError {
         /// Why.
         reason: BoxError,
     },
-    /// A position that was reached or seen is not in the log: the log has lost its end (a restored backup, a failover), or
-    /// the position or [`Token`](crate::Token) is of another log. Nothing was recorded.
+    /// A position that was reached or seen is not in the log: the log has lost its end (a restored backup, a failover),
+    /// or the position or [`Token`](crate::Token) is of another log. Nothing was recorded.
     ///
     /// For a projection, the rows may hold what is not in the log any more: build them anew, under another version. A
     /// caller that sent a position or a token reads again and decides again.
@@ -177,9 +177,9 @@ pub enum StoreError {
         /// The event that was there; none if only the position is known.
         event: Option<Uuid>,
     },
-    /// A processor reads events in programs of a newer release that this program does not read: here it stands aside. Told by
-    /// an append that keeps rows, nothing was recorded. Over HTTP, 503: another node can, and this one can again once a
-    /// newer one has processed those events.
+    /// A processor reads events in programs of a newer release that this program does not read: here it stands aside.
+    /// Told by an append that keeps rows, nothing was recorded. Over HTTP, 503: another node can, and this one can
+    /// again once a newer one has processed those events.
     #[error("this program does not read all that `{projection}` reads in newer ones: it lacks {events}")]
     Newer {
         /// The read model or projection, `balance@1`.
@@ -187,8 +187,8 @@ pub enum StoreError {
         /// The events that this program does not read: `account.fee`, version 2 of `account.deposited`.
         events: String,
     },
-    /// A processor reads events of a name that it did not read before, and passed one of them earlier. It stops until an
-    /// operator says what is to become of those events: `Projections::deliver_missed`, `accept` or `rebuild`.
+    /// A processor reads events of a name that it did not read before, and passed one of them earlier. It stops until
+    /// an operator says what is to become of those events: `Projections::deliver_missed`, `accept` or `rebuild`.
     #[error(
         "`{projection}` has passed event {version} of stream {stream} (`{name}`, position {position}), which it reads \
          since this release only: say `deliver_missed`, `accept` or `rebuild`"
@@ -217,8 +217,8 @@ pub enum StoreError {
         /// Where the log ends.
         head: Position,
     },
-    /// A node of release 0.1 runs on this log. Releases from 0.2 on cannot run beside it: stop it. What waits goes on by
-    /// itself when the node has stopped, or has been silent for a lease.
+    /// A node of release 0.1 runs on this log. Releases from 0.2 on cannot run beside it: stop it. What waits goes on
+    /// by itself when the node has stopped, or has been silent for a lease.
     #[error("a node of release 0.1 runs on this log ({process}): stop it first")]
     OldRelease {
         /// Which process it is: host and process id.
@@ -276,8 +276,8 @@ impl StoreError {
         read || matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_) | Self::Newer { .. })
     }
 
-    /// Returns the error below: of the driver, of serde, of the user's code. It is for code that needs its type: the text of
-    /// this error has its text.
+    /// Returns the error below: of the driver, of serde, of the user's code. It is for code that needs its type: the
+    /// text of this error has its text.
     pub fn reason(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Busy(reason)
@@ -303,8 +303,8 @@ impl StoreError {
         }
     }
 
-    /// Whether the cause is an event that a newer program reads and this one does not: a later version of its form, or a
-    /// name that this program does not know. Over HTTP, 503: another node can answer.
+    /// Whether the cause is an event that a newer program reads and this one does not: a later version of its form, or
+    /// a name that this program does not know. Over HTTP, 503: another node can answer.
     pub fn is_newer(&self) -> bool {
         match self {
             Self::Newer { .. } => true,
@@ -330,8 +330,8 @@ impl StoreError {
     }
 }
 
-/// Who has caused an error of the database, and so must act. It is derived from the codes of the database, never from its
-/// messages; `docs/errors.md` has the table.
+/// Who has caused an error of the database, and so must act. It is derived from the codes of the database, never from
+/// its messages; `docs/errors.md` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Blame {

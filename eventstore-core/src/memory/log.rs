@@ -132,8 +132,8 @@ impl Log {
         Ok(Written { streams, first, last, recorded_at, replayed: false })
     }
 
-    /// Returns the first result if exactly these events are recorded already. Fails with [`StoreError::Duplicate`] if an id
-    /// is recorded otherwise.
+    /// Returns the first result if exactly these events are recorded already. Fails with [`StoreError::Duplicate`] if
+    /// an id is recorded otherwise.
     fn replay(&self, append: &Append) -> Result<Option<Written>, StoreError> {
         let taken = |(_, event): &(&StreamId, &NewEvent)| self.ids.contains_key(&event.id);
         let Some((_, taken)) = append.events().find(taken) else { return Ok(None) };

@@ -71,14 +71,16 @@ pub(super) struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// Returns the columns that the table lacks. Fails with [`StoreError::Columns`] if adding them does not make it fit.
+    /// Returns the columns that the table lacks. Fails with [`StoreError::Columns`] if adding them does not make it
+    /// fit.
     pub(super) fn lacks(&self, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
         let wanted = |name| table.columns.iter().find(|column| column.name == name);
         let same = |old: &Column| wanted(old.name).is_none_or(|column| column.kind == old.kind);
         table.lacks(&table.to_string(), &self.columns.iter().map(|old| (old.name, same(old))).collect::<Vec<_>>())
     }
 
-    /// Returns a row with the values of the columns that the program which writes it does not know, from the row before.
+    /// Returns a row with the values of the columns that the program which writes it does not know, from the row
+    /// before.
     pub(super) fn with_others(
         &self,
         table: &Table,

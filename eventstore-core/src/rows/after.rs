@@ -20,8 +20,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a read waits before it checks that the table exists. The position is mostly reached before.
 const SOON: Duration = Duration::from_millis(20);
 
-/// Reads from the table of a read model. With a position, it waits until the rows, or the row of a key, have every event up to
-/// it. Without one, it fails with [`StoreError::Building`] if the table is not whole.
+/// Reads from the table of a read model. With a position, it waits until the rows, or the row of a key, have every
+/// event up to it. Without one, it fails with [`StoreError::Building`] if the table is not whole.
 pub(super) async fn read_after<'a, M: ReadModel, T>(
     store: &Store,
     after: Option<Position>,
@@ -39,9 +39,9 @@ pub(super) async fn read_after<'a, M: ReadModel, T>(
     }
 }
 
-/// Returns when a read model, or a row of it, has come to a position. Fails with [`StoreError::Behind`] after `patience`, with
-/// [`StoreError::Stopped`] if this process has given the read model up, with [`StoreError::NotBuilt`] if there is no table,
-/// and with [`StoreError::Forked`] if the log ends before the position.
+/// Returns when a read model, or a row of it, has come to a position. Fails with [`StoreError::Behind`] after
+/// `patience`, with [`StoreError::Stopped`] if this process has given the read model up, with [`StoreError::NotBuilt`]
+/// if there is no table, and with [`StoreError::Forked`] if the log ends before the position.
 async fn wait<M: ReadModel>(
     store: &Store,
     until: Position,

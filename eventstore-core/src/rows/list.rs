@@ -77,20 +77,20 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// Only rows whose column equals the value. Null is a value: `Json::Null`, or `None::<i64>`. NaN and the infinities are
-    /// null in JSON, and so find the rows that have null.
+    /// Only rows whose column equals the value. Null is a value: `Json::Null`, or `None::<i64>`. NaN and the infinities
+    /// are null in JSON, and so find the rows that have null.
     ///
-    /// Filters add up: a row must pass all of them. The await fails with [`Invalid::Request`] if there is no such column,
-    /// if it is `jsonb`, or if it cannot hold the value, and with [`Invalid::TooLarge`] if the list has more than
-    /// [`FILTERS`](limits::FILTERS) filters or compares with more than [`COMPARED_VALUES`](limits::COMPARED_VALUES) values. An
-    /// instant and a UUID are given as text; a value for a column of `f32` is given as `f64`, as its shortest decimal text
-    /// reads: `0.1`, not `0.1_f32`.
+    /// Filters add up: a row must pass all of them. The await fails with [`Invalid::Request`] if there is no such
+    /// column, if it is `jsonb`, or if it cannot hold the value, and with [`Invalid::TooLarge`] if the list has more
+    /// than [`FILTERS`](limits::FILTERS) filters or compares with more than
+    /// [`COMPARED_VALUES`](limits::COMPARED_VALUES) values. An instant and a UUID are given as text; a value for a
+    /// column of `f32` is given as `f64`, as its shortest decimal text reads: `0.1`, not `0.1_f32`.
     pub fn filter(self, column: &'static str, value: impl Into<Json>) -> Self {
         self.wanted(column, Wanted::Equal(value.into()))
     }
 
-    /// Only rows whose column equals one of the values; no row if there are no values. Null among the values finds null.
-    /// Errors as of [`filter`](Self::filter).
+    /// Only rows whose column equals one of the values; no row if there are no values. Null among the values finds
+    /// null. Errors as of [`filter`](Self::filter).
     pub fn is_in<T: Into<Json>>(self, column: &'static str, values: impl IntoIterator<Item = T>) -> Self {
         self.wanted(column, Wanted::In(values.into_iter().map(Into::into).collect()))
     }
@@ -99,8 +99,8 @@ impl<M: ReadModel> List<M> {
     /// compares alike: text byte by byte in UTF-8, without regard to language or case; `false` before `true`; UUIDs
     /// byte by byte; -0.0 equals 0.0.
     ///
-    /// Errors as of [`filter`](Self::filter), and [`Invalid::Request`] if the value is null, which NaN and the infinities
-    /// are in JSON.
+    /// Errors as of [`filter`](Self::filter), and [`Invalid::Request`] if the value is null, which NaN and the
+    /// infinities are in JSON.
     pub fn lt(self, column: &'static str, value: impl Into<Json>) -> Self {
         self.wanted(column, Wanted::Ordered(Comparison::Less, value.into()))
     }
@@ -120,7 +120,8 @@ impl<M: ReadModel> List<M> {
         self.wanted(column, Wanted::Ordered(Comparison::GreaterOrEqual, value.into()))
     }
 
-    /// Only rows whose column is at least `least` and at most `most`; no row if `least` is greater. See [`lt`](Self::lt).
+    /// Only rows whose column is at least `least` and at most `most`; no row if `least` is greater. See
+    /// [`lt`](Self::lt).
     pub fn between(self, column: &'static str, least: impl Into<Json>, most: impl Into<Json>) -> Self {
         self.ge(column, least).le(column, most)
     }
@@ -138,8 +139,8 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// Leaves out the first rows. They are read all the same, and an event between two reads moves rows across the border,
-    /// so that a row is seen twice or not at all: to read on, take [`page`](Self::page).
+    /// Leaves out the first rows. They are read all the same, and an event between two reads moves rows across the
+    /// border, so that a row is seen twice or not at all: to read on, take [`page`](Self::page).
     pub fn skip(mut self, rows: usize) -> Self {
         self.order.skip = rows;
         self
@@ -153,12 +154,13 @@ impl<M: ReadModel> List<M> {
 
     /// Begins after the last row of a page; for [`page`](Self::page) and for the rows themselves.
     ///
-    /// A row that does not change between two pages is in exactly one of them, whatever happens to other rows. A row that
-    /// changes may move past the cursor or before it, and so be in two pages or in none, unless it keeps its value in the
-    /// column of the order. Pages of one moment of the past ([`at_position`](crate::ReadModels::at_position)) have no such rows.
+    /// A row that does not change between two pages is in exactly one of them, whatever happens to other rows. A row
+    /// that changes may move past the cursor or before it, and so be in two pages or in none, unless it keeps its value
+    /// in the column of the order. Pages of one moment of the past ([`at_position`](crate::ReadModels::at_position))
+    /// have no such rows.
     ///
-    /// The await fails with [`Invalid::Request`] if the cursor is of another read model, version, order or set of filters,
-    /// if it was changed, or if the list has a [`skip`](Self::skip).
+    /// The await fails with [`Invalid::Request`] if the cursor is of another read model, version, order or set of
+    /// filters, if it was changed, or if the list has a [`skip`](Self::skip).
     pub fn from_cursor(mut self, cursor: Cursor) -> Self {
         self.cursor = Some(cursor);
         self
@@ -185,8 +187,8 @@ impl<M: ReadModel> List<M> {
 
     /// Returns one page, of [`limit`](Self::limit) rows (100 without it), and the cursor for
     /// [`from_cursor`](Self::from_cursor) of the same list. A page costs the same at any depth if the column of
-    /// [`order_by`](Self::order_by) has an index; of the past, and of [`live`](crate::ReadModels::live), each page folds the log
-    /// again, and in a transaction each page reads all rows that pass the filters by equality.
+    /// [`order_by`](Self::order_by) has an index; of the past, and of [`live`](crate::ReadModels::live), each page
+    /// folds the log again, and in a transaction each page reads all rows that pass the filters by equality.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -222,9 +224,9 @@ impl<M: ReadModel> List<M> {
         Ok(RowPage { rows: read_rows(found)?, next })
     }
 
-    /// Returns the number of rows that pass the filters, regardless of the order, the limit, the skip and the cursor. The
-    /// database counts; of the past, of [`live`](crate::ReadModels::live) and in a transaction, the rows are read. Fails as the
-    /// list does.
+    /// Returns the number of rows that pass the filters, regardless of the order, the limit, the skip and the cursor.
+    /// The database counts; of the past, of [`live`](crate::ReadModels::live) and in a transaction, the rows are read.
+    /// Fails as the list does.
     pub async fn count(self) -> Result<u64, StoreError> {
         let select = Select { order: Order::default(), after: None, limit: None, ..self.select()? };
         if self.until != Until::default() {
@@ -234,14 +236,15 @@ impl<M: ReadModel> List<M> {
         read_after::<M, _>(&self.store, self.after, self.patience, None, count).await
     }
 
-    /// Returns whether any row passes the filters, regardless of the order, the limit, the skip and the cursor. Fails as the
-    /// list does.
+    /// Returns whether any row passes the filters, regardless of the order, the limit, the skip and the cursor. Fails
+    /// as the list does.
     pub async fn exists(self) -> Result<bool, StoreError> {
         let select = Select { order: Order::default(), after: None, limit: Some(1), ..self.select()? };
         Ok(!self.found(select).await?.is_empty())
     }
 
-    /// Returns the query. Fails with [`Invalid`] unless the columns exist, can hold the values, and the cursor is of the query.
+    /// Returns the query. Fails with [`Invalid`] unless the columns exist, can hold the values, and the cursor is of
+    /// the query.
     fn select(&self) -> Result<Select, StoreError> {
         let filter = |(name, wanted): &(&'static str, Wanted)| {
             let (column, comparison) = match wanted {

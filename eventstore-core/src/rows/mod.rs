@@ -1,4 +1,5 @@
-//! Questions to a read model: for rows as they are, as they were, and how they came to be; from its table, or from the log.
+//! Questions to a read model: for rows as they are, as they were, and how they came to be; from its table, or from the
+//! log.
 
 mod after;
 mod get;

@@ -95,8 +95,8 @@ impl<M: ReadModel> ReadModels<M> {
         List::new(self.store.clone(), self.until)
     }
 
-    /// The keys whose rows lack events now, since they wait behind one that could not be processed: see the dead letters of
-    /// the read model. Empty if all rows are complete, and where no `Runner` has ever run.
+    /// The keys whose rows lack events now, since they wait behind one that could not be processed: see the dead
+    /// letters of the read model. Empty if all rows are complete, and where no `Runner` has ever run.
     pub async fn incomplete(&self) -> Result<ParkedKeys, StoreError> {
         let letters = dead_letters::swept(self.store.inner(), Sweep::first_of_each(&M::TABLE.to_string())).await?;
         Ok(ParkedKeys::of(letters.iter().map(|letter| &*letter.key)))
@@ -128,8 +128,8 @@ impl<M: ReadModel> ReadModels<M> {
             .boxed()
     }
 
-    /// Returns the rows in memory, to be moved forward along the log. It answers every question about the past, and is the
-    /// fast way to ask at many positions.
+    /// Returns the rows in memory, to be moved forward along the log. It answers every question about the past, and is
+    /// the fast way to ask at many positions.
     pub fn replay(&self) -> Replay<M> {
         Replay::new(self.store.clone(), self.until)
     }
