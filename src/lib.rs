@@ -6,7 +6,7 @@
 //! [changelog]: https://github.com/eventstore-rs/eventstore/blob/main/CHANGELOG.md
 //! [contributing]: https://github.com/eventstore-rs/eventstore/blob/main/CONTRIBUTING.md
 //! [errors]: guide::errors
-//! [eventstore-core-src-conformance]: https://github.com/eventstore-rs/eventstore/blob/main/eventstore-core/src/conformance.rs
+//! [eventstore-core-src-conformance-mod]: https://github.com/eventstore-rs/eventstore/blob/main/eventstore-core/src/conformance/mod.rs
 //! [examples-git-history-src-main]: https://github.com/eventstore-rs/eventstore/blob/main/examples/git_history/src/main.rs
 //! [examples-quickstart]: https://github.com/eventstore-rs/eventstore/blob/main/examples/quickstart.rs
 //! [examples-rolling-deploy-main]: https://github.com/eventstore-rs/eventstore/blob/main/examples/rolling_deploy/main.rs

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What runs, for changing its shards; the first ones are tables that can be built again.
-pub const PROJECTIONS: [&str; 5] = ["balance@1", "turnover@1", "activity@1", "ledger", "mailbox"];
+pub const PROCESSORS: [&str; 5] = ["balance@1", "turnover@1", "activity@1", "ledger", "mailbox"];
 /// How long everything may take to go on after a server was away.
 const RECOVERY: Duration = Duration::from_secs(30);
 
@@ -247,7 +247,7 @@ impl Nemesis {
         if let Some(cluster) = &self.cluster {
             cluster.execute("ALTER ROLE postgres RESET ALL").await?;
         }
-        for name in PROJECTIONS {
+        for name in PROCESSORS {
             let begun = Instant::now();
             if let Err(error) = Processors::new(&self.store).resume(name).await {
                 eprintln!("{name} cannot go on: {error}");
@@ -493,7 +493,7 @@ impl Nemesis {
                 self.retry();
             }
             Reshard => {
-                let (projection, few) = (PROJECTIONS[(two % 5) as usize], 1 + (three % 3) as u16);
+                let (projection, few) = (PROCESSORS[(two % 5) as usize], 1 + (three % 3) as u16);
                 self.say(&name, &format!("{projection} 8, and then {few}"));
                 let holder = match self.world.store {
                     Log::Postgres => Some((self.connect().await?, self.world.schema.clone())),
@@ -511,7 +511,7 @@ impl Nemesis {
                 }));
             }
             Rebuild => {
-                let projection = PROJECTIONS[(two % 3) as usize];
+                let projection = PROCESSORS[(two % 3) as usize];
                 self.say(&name, projection);
                 let (projections, log) = (Processors::new(&self.store), self.log.clone());
                 self.asked.push(tokio::spawn(async move {
@@ -523,7 +523,7 @@ impl Nemesis {
                 }));
             }
             Pause => {
-                let projection = PROJECTIONS[(two % 5) as usize];
+                let projection = PROCESSORS[(two % 5) as usize];
                 let projections = Processors::new(&self.store);
                 projections.pause(projection).await?;
                 self.say(&name, projection);
@@ -579,7 +579,7 @@ impl Nemesis {
     fn retry(&mut self) {
         let projections = Processors::new(&self.store);
         self.asked.push(tokio::spawn(async move {
-            for name in PROJECTIONS {
+            for name in PROCESSORS {
                 let _ = timeout(Duration::from_secs(20), projections.dead_letters(name).retry_all()).await;
             }
         }));

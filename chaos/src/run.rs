@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     Error, domain,
     log::{self, Lines, now},
-    nemesis::{Nemesis, PROJECTIONS},
+    nemesis::{Nemesis, PROCESSORS},
     processes::Process,
     profile::{Log, Profile},
     proxy::Proxy,
@@ -303,7 +303,7 @@ impl Scene {
         loop {
             let shards = self.nemesis.store.as_ref().shards(None).await?;
             let runs = |name: &str| shards.iter().any(|(shard, at)| shard.projection == name && at.position.0 > 0);
-            if PROJECTIONS.iter().all(|name| runs(name)) {
+            if PROCESSORS.iter().all(|name| runs(name)) {
                 return Ok(());
             }
             if begun.elapsed() > SETTLES {
@@ -351,7 +351,7 @@ impl Scene {
         let (store, projections) = (&self.nemesis.store, Processors::new(&self.nemesis.store));
         let head = store.head().await?;
         let again = self.retried.is_none_or(|retried| retried.elapsed() > AGAIN);
-        for name in PROJECTIONS {
+        for name in PROCESSORS {
             let letters = projections.dead_letters(name);
             let waiting = letters.list().await?.len();
             if waiting > 0 {
@@ -363,7 +363,7 @@ impl Scene {
             }
         }
         for (shard, at) in store.as_ref().shards(None).await? {
-            if at.position < head && PROJECTIONS.contains(&&*shard.projection) {
+            if at.position < head && PROCESSORS.contains(&&*shard.projection) {
                 left.push(format!("{shard:?} is at {}, and not at {head}: run by {:?}", at.position, at.owner));
             }
         }
@@ -422,8 +422,8 @@ impl Scene {
             loop {
                 let all = projections.status().await?;
                 let beyond = |status: &&Status| status.shards.iter().all(|(_, at)| at.position.0 > past);
-                let ready = |status: &&Status| PROJECTIONS.contains(&&*status.name) && beyond(status);
-                if all.iter().filter(ready).count() == PROJECTIONS.len() {
+                let ready = |status: &&Status| PROCESSORS.contains(&&*status.name) && beyond(status);
+                if all.iter().filter(ready).count() == PROCESSORS.len() {
                     break;
                 }
                 if begun.elapsed() > SETTLES {

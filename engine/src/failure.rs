@@ -8,8 +8,8 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::Chain, Blame as DatabaseBlame, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError,
-    StreamId, Transaction, Unavailable, Version,
+    Blame as DatabaseBlame, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Transaction,
+    Unavailable, Version, engine::Chain,
 };
 
 use crate::record::{queue::Queue, reads::Reads};

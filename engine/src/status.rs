@@ -6,7 +6,10 @@ use eventstore_core::{Checkpoint, EventStore, Position, Query, Read, Shard, Stor
 use futures::TryStreamExt;
 use tokio::time::Instant;
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    record::{ProcessorState, Row},
+};
 
 /// How far one read model or projection has come, and what holds it up.
 #[derive(Clone, Debug)]
@@ -60,6 +63,23 @@ pub enum State {
     Detached,
     /// It is there for a way back, and no node runs it: it waits for `rollback`.
     Kept,
+}
+
+impl State {
+    /// The state of a processor, by what is stored of it, whether a living node has its code, and whether it has come to where
+    /// the log ended when it began.
+    pub(crate) fn of(row: Option<&Row>, runs: bool, whole: bool) -> Self {
+        match row.map(|row| &row.state) {
+            Some(ProcessorState::Paused) => Self::Paused,
+            Some(ProcessorState::Failed) => Self::Failed,
+            Some(ProcessorState::Kept) => Self::Kept,
+            // A later program has said what this one does not know: this one does not run it.
+            Some(ProcessorState::Later(_)) => Self::Aside,
+            _ if !runs => Self::Detached,
+            _ if whole => Self::Active,
+            _ => Self::Booting,
+        }
+    }
 }
 
 impl Status {

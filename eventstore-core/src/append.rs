@@ -5,11 +5,11 @@ use futures::{TryStreamExt, future::BoxFuture};
 use crate::{
     aggregate::{Aggregate, Evolve},
     cause::{Cause, cause_methods, event_id},
+    contract::{Append, Query, Read, Write, Written},
     encode::{self, Stored},
     error::{Conflict, StoreError},
     event::Event,
-    handle::Store,
-    store::{Append, Query, Read, Write, Written},
+    store::Store,
     stream::{Expected, Id, Position, StreamId, Version},
 };
 

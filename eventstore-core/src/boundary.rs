@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
+    contract::{Item, Query},
     event::{Event, Raw, Recorded, Tag},
     invalid::Invalid,
     snapshot::Policy,
-    store::{Item, Query},
     stream::StreamId,
 };
 

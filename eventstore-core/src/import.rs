@@ -7,12 +7,12 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::{
+    contract::{Append, Write},
     encode,
     error::StoreError,
     event::{Event, NewEvent, Raw, Recorded},
-    handle::Store,
     metadata::Metadata,
-    store::{Append, Write},
+    store::Store,
     stream::{Expected, Position, StreamId},
 };
 

@@ -10,25 +10,26 @@ mod cause;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod contract;
 mod derive;
 pub mod doctor;
 mod encode;
+#[doc(hidden)]
+pub mod engine;
 mod error;
 mod event;
 mod execute;
-mod handle;
 mod identity;
 mod import;
 mod invalid;
 mod json;
 mod known;
-mod letters;
 pub mod limits;
 mod load;
 mod memory;
 mod metadata;
+mod paging;
 pub mod process;
-mod projections;
 mod read;
 mod read_model;
 mod reads;
@@ -36,7 +37,6 @@ mod release;
 mod retag;
 mod rows;
 mod select;
-mod shard;
 mod snapshot;
 mod store;
 mod stream;
@@ -46,19 +46,26 @@ pub mod testing;
 mod timestamp;
 mod turns;
 mod tx;
+mod whole;
 
 pub use aggregate::{Aggregate, Decide, Decider, Decision, Evolve};
 pub use append::{AppendEvents, AppendTo};
 pub use boundary::Boundary;
 pub use cause::event_id;
+pub use contract::{
+    Append, Changes, Condition, EventStore, Events, Item, NewTags, Page, Prefix, Query, Read, Step, StoredSnapshot,
+    Tables, Transaction, TypeIndex, Write, Written,
+};
+pub use engine::{
+    dead_letters::DeadLetter,
+    shard::{Checkpoint, SLOTS, Shard, slot},
+};
 pub use error::{Blame, BoxError, CommandError, Conflict, EventError, ParkedKeys, Refusal, StoreError, Unavailable};
 pub use event::{Event, NewEvent, Raw, Recorded, Tag, Tagged, Upcast};
 pub use execute::{Appended, Execute};
-pub use handle::Store;
 pub use identity::{Identity, Token};
 pub use import::{ImportEvent, Imported};
 pub use invalid::Invalid;
-pub use letters::DeadLetter;
 pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
 pub use metadata::Metadata;
@@ -71,12 +78,8 @@ pub use read_model::{Keys, Project, ReadModel, Row, RowFold};
 pub use retag::{Retag, Retagged};
 pub use rows::{Get, List, Moment, ReadModels, Replay, RowPage};
 pub use select::{Comparison, Cursor, Filter, Select, SortKey};
-pub use shard::{Checkpoint, SLOTS, Shard, slot};
 pub use snapshot::{Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, VerifiedSnapshots};
-pub use store::{
-    Append, Changes, Condition, EventStore, Events, Item, NewTags, Page, Prefix, Query, Read, Step, StoredSnapshot,
-    Tables, Transaction, TypeIndex, Write, Written,
-};
+pub use store::Store;
 pub use stream::{Expected, Id, Position, StreamHead, StreamId, Version};
 pub use table::{Column, Kind, Order, Rows, Table};
 pub use target::{Every, Target, every};
@@ -94,14 +97,12 @@ pub mod __private {
             Blank, Codec, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, command_codec, decode, snapshot,
             state_codec, tag_of,
         },
+        engine::{LETTERS, PROCESSORS, ProcessorRow, SHADOW, Sweep, parked, swept, swept_within},
         error::{Brief, Chain, below},
         json::encode,
-        letters::{LETTERS, Sweep, parked, swept, swept_within},
         process::{Beginning, Nothing},
-        projections::{PROJECTIONS, ProjectionRow},
         release::is_at_least,
         snapshot::shape,
-        table::SHADOW,
     };
 
     /// What is in all parts, one after the other; where there is less than `N`, the rest is `blank`.

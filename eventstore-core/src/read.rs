@@ -11,12 +11,12 @@ use std::{
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use crate::{
+    contract::{Events, Item, Query, Read},
     error::StoreError,
     event::{Event, Raw, Recorded, Tag},
-    handle::Store,
     invalid::Invalid,
     load::{Until, bound},
-    store::{Events, Item, Query, Read},
+    store::Store,
     stream::{Position, StreamId, Version},
     timestamp::Timestamp,
 };

@@ -9,11 +9,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value as Json, value::RawValue};
 
 use crate::{
+    contract::{Changes, Item, Query},
     error::{BoxError, StoreError},
     event::{Event, Raw, Recorded, Tag},
     invalid::Invalid,
     json,
-    store::{Changes, Item, Query},
     table::{Column, Kind, Table},
 };
 

@@ -3,8 +3,8 @@
 use std::sync::{self, PoisonError};
 
 use crate::{
+    contract::{Condition, Transaction},
     error::StoreError,
-    store::{Condition, Transaction},
     stream::{StreamId, Version},
 };
 

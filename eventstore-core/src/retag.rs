@@ -5,12 +5,12 @@ use std::{collections::HashSet, marker::PhantomData};
 use futures::{TryStreamExt, future::BoxFuture};
 
 use crate::{
+    contract::{NewTags, Query, Read},
     doctor::Report,
     error::StoreError,
     event::{Event, Raw, Recorded, Tag},
-    handle::Store,
     invalid::Invalid,
-    store::{NewTags, Query, Read},
+    store::Store,
     stream::Position,
 };
 

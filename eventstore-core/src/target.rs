@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use crate::{
     aggregate::{Aggregate, Decider, Member},
     boundary::{Boundary, EVERY, Part},
+    contract::Item,
     event::{Event, Tag},
-    store::Item,
     stream::{Id, StreamId},
 };
 

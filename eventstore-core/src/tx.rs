@@ -13,14 +13,14 @@ use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::{
+    contract::{Append, EventStore, Events, Prefix, Read, StoredSnapshot, Tables, Transaction, Written},
+    engine::shard::{Checkpoint, Shard},
     error::StoreError,
     event::{Raw, Recorded},
-    handle::Store,
     identity::Identity,
     invalid::Invalid,
     reads::Reads,
-    shard::{Checkpoint, Shard},
-    store::{Append, EventStore, Events, Prefix, Read, StoredSnapshot, Tables, Transaction, Written},
+    store::Store,
     stream::{Position, StreamHead},
     table::{Rows, Table},
     timestamp::Timestamp,

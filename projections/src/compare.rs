@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore_core::{__private::SHADOW, EventStore, Invalid, Rows, StoreError};
+use eventstore_core::{EventStore, Invalid, Rows, StoreError, engine::SHADOW};
 use serde_json::{Map, Value as Json, value::RawValue};
 use tokio::time::{Instant, sleep};
 

@@ -10,10 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::LETTERS, Append, Blame as DatabaseBlame, BoxError, Changes, Checkpoint, Condition, DeadLetter,
-    EventStore, Events, Identity, Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded,
-    Rows, Select, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp,
-    Transaction, Version, Written, doctor::Report,
+    Append, Blame as DatabaseBlame, BoxError, Changes, Checkpoint, Condition, DeadLetter, EventStore, Events, Identity,
+    Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Select, Shard, Step,
+    Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written,
+    doctor::Report, engine::LETTERS,
 };
 use futures::TryStreamExt;
 use serde_json::value::RawValue;
@@ -26,7 +26,7 @@ use uuid::Uuid;
 use eventstore_engine::{
     failure::{Blame, Failure, Halt},
     record::{
-        self, PROJECTIONS, Row, dead_letters,
+        self, PROCESSORS, ProcessorState, Row, dead_letters,
         queue::Queue,
         reads::{self, EVENT_SETS, Reads},
     },
@@ -192,7 +192,7 @@ impl InlineStore {
         }
         let base = &*self.base;
         // What is read within a transaction must be there, or it would be the transaction's end.
-        for table in [PROJECTIONS, LETTERS, EVENT_SETS] {
+        for table in [PROCESSORS, LETTERS, EVENT_SETS] {
             base.create(&table).await?;
             base.index(&table).await?;
         }
@@ -204,7 +204,7 @@ impl InlineStore {
             kept.admit(&self.base).await?;
         }
         self.catch_up().await?;
-        let known = record::rows::<Row>(base, &PROJECTIONS).await?;
+        let known = record::rows::<Row>(base, &PROCESSORS).await?;
         for kept in &*self.kept {
             if let Some(table) = kept.processor.table() {
                 base.index(&table).await?;
@@ -409,7 +409,7 @@ impl Kept {
                 }
                 Admitted::Failed(cause) => {
                     let failed = Failure::from(cause.error(&self.name));
-                    let (state, reason) = ("failed".into(), Some(cause.reason(&failed)));
+                    let (state, reason) = (ProcessorState::Failed, Some(cause.reason(&failed)));
                     (known.state, known.reason, known.since) = (state, reason, base.now());
                     known.cause = serde_json::to_value(cause).ok();
                     record::put(&mut *transaction, &self.name, &known).await?;

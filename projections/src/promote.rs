@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use eventstore_core::{
-    __private::SHADOW, Checkpoint, DeadLetter, EventStore, Invalid, Position, Shard, StoreError, Table, Transaction,
+    Checkpoint, DeadLetter, EventStore, Invalid, Position, Shard, StoreError, Table, Transaction, engine::SHADOW,
 };
 use tokio::time::sleep;
 
 use eventstore_engine::{
     Processors,
     record::{
-        self, PROJECTIONS, Row, dead_letters, list,
+        self, PROCESSORS, ProcessorState, Row, dead_letters, list,
         names::{current, current_or_first, model, number},
     },
 };
@@ -31,7 +31,8 @@ pub(crate) fn counterpart(rows: &BTreeMap<String, Row>, name: &str) -> Result<(O
     let current = current_or_first(rows, model(name));
     let others = rows.iter().filter(|(other, row)| {
         let newer = current.is_none_or(|current| number(other) > number(current)) && other.contains('@');
-        let shadow = current.is_some_and(|current| other.strip_suffix(SHADOW) == Some(current)) && row.state != "kept";
+        let shadow = current.is_some_and(|current| other.strip_suffix(SHADOW) == Some(current))
+            && row.state != ProcessorState::Kept;
         model(other) == model(name) && Some(&***other) != current && (newer && !other.ends_with(SHADOW) || shadow)
     });
     let others: Vec<_> = others.map(|(other, _)| other).collect();
@@ -68,7 +69,7 @@ pub(crate) async fn built(
     promote: bool,
 ) -> Result<Option<StoreError>, StoreError> {
     store.index(table).await?;
-    let rows = record::rows(store, &PROJECTIONS).await?;
+    let rows = record::rows(store, &PROCESSORS).await?;
     let current = current(&rows, model(name));
     // The first one at once; then newer ones.
     let first = current_or_first(&rows, model(name)) == Some(name);
@@ -111,7 +112,7 @@ pub(crate) async fn switch(
     }
     let new = shards.remove(to).unwrap_or_default();
     let old = from.and_then(|from| shards.remove(from)).unwrap_or_default();
-    if base.is_some() && record::row(&mut *transaction, to).await?.is_none_or(|row| row.state == "kept") {
+    if base.is_some() && record::row(&mut *transaction, to).await?.is_none_or(|row| row.state == ProcessorState::Kept) {
         transaction.rollback().await?;
         return Err(Invalid::Request(format!("`{to}` has taken its place already, or was discarded")).into());
     }
@@ -148,7 +149,7 @@ pub(crate) async fn switch(
             exchange_letters(&mut *transaction, base, to).await?;
             let [here, shadow] =
                 [record::row(&mut *transaction, base).await?, record::row(&mut *transaction, to).await?].map(known);
-            let (state, since) = ("kept".into(), now);
+            let (state, since) = (ProcessorState::Kept, now);
             let kept = Row { state, since, reason: None, promoted_at: None, ..here.clone() };
             // What was said of the name stays: whether it is paused.
             let (reads, began, missed) = (shadow.reads, shadow.began, shadow.missed);

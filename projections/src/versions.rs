@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use eventstore_core::{__private::SHADOW, Invalid, StoreError};
+use eventstore_core::{Invalid, StoreError, engine::SHADOW};
 use eventstore_engine::{
     Processors,
     operate::{processors::PATIENCE, rebuild::UNHELD},
     record::{
-        self, Row,
+        self, ProcessorState, Row,
         names::{current, model, versions},
     },
 };
@@ -104,7 +104,7 @@ async fn arrive(processors: &Processors, current: Option<&str>, to: &str, rows: 
         let until = processors.store.as_ref().checkpoint(from.unwrap_or(to)).await?;
         Err(StoreError::Behind { projection: to.into(), at, until, reason: Some(why.into()) })
     };
-    if let Some(row) = processors.known().await?.get(to).filter(|row| row.state != "active") {
+    if let Some(row) = processors.known().await?.get(to).filter(|row| row.state != ProcessorState::Active) {
         return behind(format!("it is {}", row.state)).await;
     }
     let names: Vec<_> = from.into_iter().chain([to]).collect();
@@ -143,12 +143,12 @@ async fn rollback_with(processors: &Processors, name: &str, with: Rows) -> Resul
     let nothing = || Invalid::Request(format!("`{name}` has nothing to go back to"));
     let now = current(&rows, model).ok_or_else(nothing)?;
     let shadow = format!("{now}{SHADOW}");
-    if rows.get(&shadow).is_some_and(|row| row.state == "kept") {
+    if rows.get(&shadow).is_some_and(|row| row.state == ProcessorState::Kept) {
         let (head, at) = (processors.store.head().await?, processors.store.as_ref().now());
         let again = |row: &mut Row| {
             // Another node may have begun it in between.
-            if row.state == "kept" {
-                (row.state, row.since, row.target) = ("active".into(), at, head.0);
+            if row.state == ProcessorState::Kept {
+                (row.state, row.since, row.target) = (ProcessorState::Active, at, head.0);
             }
         };
         record::update(processors.store.as_ref(), &shadow, again).await?;

@@ -101,7 +101,7 @@ fn tests_and_pages_that_the_readme_names_are_there() {
         assert!(link.starts_with("https://") || root.join(link).exists(), "{link}");
     }
     let mut sources = String::new();
-    for folder in ["eventstore-core/src", "tests/cases", "tests/postgres"] {
+    for folder in ["eventstore-core/src/conformance", "tests/cases", "tests/postgres"] {
         for file in fs::read_dir(root.join(folder)).expect("a folder of the project") {
             let path = file.expect("a file").path();
             if path.is_file() {

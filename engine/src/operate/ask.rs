@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventstore_core::{__private::LETTERS, Invalid, ParkedKeys, StoreError};
+use eventstore_core::{Invalid, ParkedKeys, StoreError, engine::LETTERS};
 use serde_json::Value as Json;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use eventstore_core::{
-    __private::{Sweep, swept, swept_within},
     DeadLetter, Invalid, ParkedKeys, Position, StoreError,
+    engine::{Sweep, swept, swept_within},
 };
 use tokio::time::{Instant, sleep};
 
@@ -162,7 +162,7 @@ impl DeadLetters {
 
 #[cfg(test)]
 mod tests {
-    use eventstore_core::{__private::LETTERS, MemoryStore, NewEvent, Raw, Shard, Store, StreamId, Version};
+    use eventstore_core::{MemoryStore, NewEvent, Raw, Shard, Store, StreamId, Version, engine::LETTERS};
     use uuid::Uuid;
 
     use super::*;

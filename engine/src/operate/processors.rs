@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use eventstore_core::{
-    __private::SHADOW, Checkpoint, Invalid, Order, ParkedKeys, Position, Rows, Shard, Store, StoreError, Transaction,
+    Checkpoint, Invalid, Order, ParkedKeys, Position, Rows, Shard, Store, StoreError, Transaction, engine::SHADOW,
 };
 use tokio::sync::Notify;
 
 use crate::{
     record::{
-        self, PROJECTIONS, Row, dead_letters, if_built, list, names,
+        self, PROCESSORS, ProcessorState, Row, dead_letters, if_built, list, names,
         nodes::{Beat, NODES},
     },
     run::admission::{Cause, Word, stored_failure},
@@ -53,7 +53,7 @@ impl Processors {
         let shards = store.shards(None).await?;
         let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();
         // Also those that no node has begun to run yet.
-        let known: BTreeMap<String, Row> = if_built(record::rows(store, &PROJECTIONS).await)?;
+        let known: BTreeMap<String, Row> = if_built(record::rows(store, &PROCESSORS).await)?;
         names.extend(known.into_keys());
         names.sort_unstable();
         names.dedup();
@@ -74,7 +74,7 @@ impl Processors {
     pub async fn status(&self) -> Result<Vec<Status>, StoreError> {
         let store = self.store.as_ref();
         let head = self.store.head().await?;
-        let rows: BTreeMap<String, Row> = if_built(record::rows(store, &PROJECTIONS).await)?;
+        let rows: BTreeMap<String, Row> = if_built(record::rows(store, &PROCESSORS).await)?;
         let living = self.living().await?;
         let now = store.now();
         let known = rows.keys().map(|name| (name.clone(), vec![]));
@@ -89,14 +89,8 @@ impl Processors {
             let row = rows.get(&status.name);
             status.target = Position(row.map_or(0, |row| row.target));
             status.current = names::current(&rows, names::model(&status.name)) == Some(&*status.name);
-            status.state = match row.map(|row| &*row.state) {
-                Some("paused") => State::Paused,
-                Some("failed") => State::Failed,
-                Some("kept") => State::Kept,
-                _ if !living.iter().any(|beat| beat.projections.contains(&status.name)) => State::Detached,
-                _ if status.position >= status.target => State::Active,
-                _ => State::Booting,
-            };
+            let runs = living.iter().any(|beat| beat.projections.contains(&status.name));
+            status.state = State::of(row, runs, status.position >= status.target);
             status.stopped = status.state == State::Failed;
             status.error = row.and_then(|row| stored_failure(&status.name, row));
             status
@@ -139,8 +133,8 @@ impl Processors {
     pub async fn pause(&self, name: &str) -> Result<(), StoreError> {
         let name = self.name(name).await?;
         let store = self.store.as_ref();
-        store.create(&PROJECTIONS).await?;
-        record::set(store, &name, "paused", None).await?;
+        store.create(&PROCESSORS).await?;
+        record::set(store, &name, ProcessorState::Paused, None).await?;
         self.take_away(&name).await
     }
 
@@ -148,8 +142,8 @@ impl Processors {
     pub async fn resume(&self, name: &str) -> Result<(), StoreError> {
         let name = self.name(name).await?;
         let store = self.store.as_ref();
-        store.create(&PROJECTIONS).await?;
-        record::set(store, &name, "active", None).await?;
+        store.create(&PROCESSORS).await?;
+        record::set(store, &name, ProcessorState::Active, None).await?;
         self.wake_node();
         Ok(())
     }
@@ -178,13 +172,13 @@ impl Processors {
         let store = self.store.as_ref();
         let mut transaction = store.begin().await?;
         transaction.lock_projection(&name).await?;
-        let known = record::row(&mut *transaction, &name).await?.filter(|row| row.state == "failed");
+        let known = record::row(&mut *transaction, &name).await?.filter(|row| row.state == ProcessorState::Failed);
         let word = known.as_ref().and_then(Cause::of).and_then(|cause| word(&cause));
         let (Some(mut known), Some(word)) = (known, word) else {
             transaction.rollback().await?;
             return Err(Invalid::Request(format!("`{name}` has missed no events: nothing is to be decided")).into());
         };
-        (known.state, known.reason, known.cause, known.since) = ("active".into(), None, None, store.now());
+        (known.state, known.reason, known.cause, known.since) = (ProcessorState::Active, None, None, store.now());
         known.word = word.json();
         record::put(&mut *transaction, &name, &known).await?;
         transaction.commit().await?;

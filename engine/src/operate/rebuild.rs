@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use eventstore_core::{
-    __private::{LETTERS, SHADOW},
     Invalid, Position, StoreError, Timestamp, Transaction,
+    engine::{LETTERS, SHADOW},
 };
 use tokio::{
     runtime::Handle,
@@ -16,7 +16,7 @@ use crate::{
     failure::Failure,
     operate::processors::Processors,
     record::{
-        self, PROJECTIONS, Row, dead_letters,
+        self, PROCESSORS, ProcessorState, Row, dead_letters,
         holds::{self, RESHARDS},
         if_built, list,
         names::{current_or_first, model},
@@ -37,8 +37,8 @@ impl Processors {
         transaction.lock_projection(name).await?;
         let known = record::row(&mut *transaction, name).await?;
         let mut known = known.unwrap_or_else(|| Row::new(now, head));
-        if known.state == "failed" {
-            (known.state, known.reason, known.cause, known.since) = ("active".into(), None, None, now);
+        if known.state == ProcessorState::Failed {
+            (known.state, known.reason, known.cause, known.since) = (ProcessorState::Active, None, None, now);
         }
         (known.word, known.target, known.built_at) = (Word::Rebuild.json(), head.0, None);
         record::put(&mut *transaction, name, &known).await?;
@@ -51,10 +51,10 @@ impl Processors {
     pub async fn known(&self) -> Result<BTreeMap<String, Row>, StoreError> {
         let store = self.store.as_ref();
         // Before any transaction: in one that is begun, a table that is not there would be its end.
-        for table in [PROJECTIONS, LETTERS] {
+        for table in [PROCESSORS, LETTERS] {
             store.create(&table).await?;
         }
-        record::rows(store, &PROJECTIONS).await
+        record::rows(store, &PROCESSORS).await
     }
 
     /// Has a read model built again from the first event, beside the one there is: that one is read and kept up to date
@@ -85,7 +85,7 @@ impl Processors {
         let head = self.store.head().await?;
         let mut transaction = store.begin().await?;
         transaction.lock_projection(shadow).await?;
-        if record::row(&mut *transaction, shadow).await?.is_some_and(|row| row.state != "kept") {
+        if record::row(&mut *transaction, shadow).await?.is_some_and(|row| row.state != ProcessorState::Kept) {
             return transaction.rollback().await;
         }
         self.clear(&mut *transaction, shadow).await?;
@@ -183,13 +183,13 @@ impl Processors {
         let mut transaction = self.store.as_ref().begin().await?;
         transaction.lock_projection(name).await?;
         // Not another table that has got the name meanwhile, nor what readers were sent to.
-        let is = |row: Option<&Row>| row.map(|row| (row.state == "kept", row.promoted_at));
+        let is = |row: Option<&Row>| row.map(|row| (row.state == ProcessorState::Kept, row.promoted_at));
         if is(record::row(&mut *transaction, name).await?.as_ref()) != is(rows.get(name)) {
             transaction.rollback().await?;
             return refused("has changed places meanwhile");
         }
         self.clear(&mut *transaction, name).await?;
-        transaction.write(record::delete(&PROJECTIONS, name)).await?;
+        transaction.write(record::delete(&PROCESSORS, name)).await?;
         transaction.commit().await?;
         self.wake_node();
         Ok(())
@@ -220,7 +220,7 @@ impl Processors {
         if !letters.is_empty() {
             transaction.write(dead_letters::changes(&[], &letters)?).await?;
         }
-        for table in [PROJECTIONS, RESHARDS] {
+        for table in [PROCESSORS, RESHARDS] {
             transaction.write(record::delete(&table, name)).await?;
         }
         transaction.commit().await?;
@@ -315,7 +315,7 @@ impl Rebuild {
 
     async fn row(&self) -> Result<Row, StoreError> {
         let mut rows: BTreeMap<String, Row> =
-            if_built(record::rows(self.projections.store.as_ref(), &PROJECTIONS).await)?;
+            if_built(record::rows(self.projections.store.as_ref(), &PROCESSORS).await)?;
         let gone = || Invalid::Request(format!("`{}` was discarded, or took its place", self.name));
         Ok(rows.remove(&self.name).ok_or_else(gone)?)
     }
@@ -325,7 +325,7 @@ impl Rebuild {
         let mut pause = Duration::from_millis(5);
         while !self.progress().await?.is_built() {
             let row = self.row().await?;
-            if row.state == "failed" {
+            if row.state == ProcessorState::Failed {
                 let reason = Failure::program(row.reason.unwrap_or_default()).into();
                 return Err(StoreError::Stopped { projection: self.name.clone(), reason });
             }

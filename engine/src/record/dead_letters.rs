@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-pub use eventstore_core::__private::parked;
+pub use eventstore_core::engine::parked;
 use eventstore_core::{
-    __private::{LETTERS, Sweep, swept, swept_within},
     Changes, DeadLetter, EventStore, Order, Rows, StoreError, Timestamp, Transaction,
+    engine::{LETTERS, Sweep, swept, swept_within},
 };
 use serde_json::value::{RawValue, to_raw_value};
 

@@ -10,6 +10,6 @@ pub mod requests;
 mod rows;
 
 pub use rows::{
-    PROJECTIONS, Row, all, begin_again, change, delete, first, if_built, key, known, lenient, list, mark_built, put,
-    row, rows, set, update, upsert, write,
+    PROCESSORS, ProcessorState, Row, all, begin_again, change, delete, first, if_built, key, known, lenient, list,
+    mark_built, put, row, rows, set, update, upsert, write,
 };

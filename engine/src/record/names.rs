@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eventstore_core::__private::SHADOW;
+use eventstore_core::engine::SHADOW;
 
 use crate::record::Row;
 

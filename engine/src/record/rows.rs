@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-pub use eventstore_core::__private::{PROJECTIONS, ProjectionRow as Row};
+pub use eventstore_core::engine::{PROCESSORS, ProcessorRow as Row, ProcessorState};
 use eventstore_core::{Changes, Checkpoint, EventStore, Order, Position, Rows, Shard, StoreError, Table, Transaction};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{
@@ -76,12 +76,12 @@ pub async fn change(store: &dyn EventStore, changes: Changes) -> Result<(), Stor
 
 /// What is known of a projection, as a transaction sees it.
 pub async fn row(transaction: &mut dyn Transaction, projection: &str) -> Result<Option<Row>, StoreError> {
-    first(&PROJECTIONS, transaction.rows(key(&PROJECTIONS, projection)).await?)
+    first(&PROCESSORS, transaction.rows(key(&PROCESSORS, projection)).await?)
 }
 
 /// Writes down what is known of a projection: in a transaction that has locked it.
 pub async fn put(transaction: &mut dyn Transaction, projection: &str, row: &Row) -> Result<(), StoreError> {
-    transaction.write(upsert(&PROJECTIONS, projection, row)?).await
+    transaction.write(upsert(&PROCESSORS, projection, row)?).await
 }
 
 /// Locks a projection, and has the nodes that run these shards begin again with what is there then: their epochs are others.
@@ -119,17 +119,17 @@ pub async fn mark_built(store: &dyn EventStore, projection: &str) -> Result<(), 
 
 /// What is known of a projection, outside of any transaction.
 pub async fn known(store: &dyn EventStore, projection: &str) -> Result<Option<Row>, StoreError> {
-    first(&PROJECTIONS, store.rows(key(&PROJECTIONS, projection)).await?)
+    first(&PROCESSORS, store.rows(key(&PROCESSORS, projection)).await?)
 }
 
 /// Says what a projection is to do.
 pub async fn set(
     store: &dyn EventStore,
     projection: &str,
-    state: &str,
+    state: ProcessorState,
     reason: Option<&str>,
 ) -> Result<(), StoreError> {
-    let (state, now) = (state.to_owned(), store.now());
+    let now = store.now();
     let reason = reason.map(|reason| reason.replace('\0', "\\0"));
     let change = |row: &mut Row| (row.state, row.reason, row.since, row.cause) = (state, reason, now, None);
     update(store, projection, change).await

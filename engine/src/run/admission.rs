@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use crate::{
     failure::Failure,
     record::{
-        Row, dead_letters,
+        ProcessorState, Row, dead_letters,
         reads::{self, Reads},
     },
     run::{
@@ -298,7 +298,7 @@ fn beginning() -> Checkpoint {
 
 /// Why a projection has failed, by its type where that is known.
 pub fn stored_failure(name: &str, known: &Row) -> Option<Arc<dyn Error + Send + Sync>> {
-    let cause = Cause::of(known).filter(|_| known.state == "failed");
+    let cause = Cause::of(known).filter(|_| known.state == ProcessorState::Failed);
     let failed = match cause {
         Some(cause) => Failure::from(cause.error(name)),
         None => Failure::program(known.reason.clone()?),

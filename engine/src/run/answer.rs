@@ -3,8 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use eventstore_core::{
-    __private::Brief, Checkpoint, DeadLetter, Position, Raw, Read, Recorded, Rows, Shard, Store, StoreError,
-    Transaction,
+    Checkpoint, DeadLetter, Position, Raw, Read, Recorded, Rows, Shard, Store, StoreError, Transaction, engine::Brief,
 };
 use futures::TryStreamExt;
 use serde_json::Value as Json;

@@ -33,8 +33,8 @@ use std::{
 };
 
 use eventstore_core::{
-    __private::{Brief, LETTERS},
     Changes, Checkpoint, EventStore, Position, Query, Read, Shard, Store, StoreError, Timestamp,
+    engine::{Brief, LETTERS},
 };
 use serde_json::Value as Json;
 use tokio::{
@@ -47,7 +47,7 @@ use uuid::Uuid;
 use crate::{
     failure::{Blame, Failure},
     record::{
-        self, Row, dead_letters,
+        self, ProcessorState, Row, dead_letters,
         holds::{self, RESHARDS, Wanted},
         names,
         nodes::{Beat, NODES, beat},
@@ -300,7 +300,7 @@ impl Node {
                 self.wait_for_old_release(&old.process);
                 return Ok(());
             }
-            for table in [record::PROJECTIONS, LETTERS, requests::REQUESTS, RESHARDS, EVENT_SETS] {
+            for table in [record::PROCESSORS, LETTERS, requests::REQUESTS, RESHARDS, EVENT_SETS] {
                 store.create(&table).await?;
                 store.index(&table).await?;
             }
@@ -312,7 +312,7 @@ impl Node {
             self.heart.get_or_insert_with(|| tokio::spawn(beating));
             nodes.insert(self.id, self.beat.clone());
         }
-        let states: BTreeMap<String, Row> = record::rows(store, &record::PROJECTIONS).await?;
+        let states: BTreeMap<String, Row> = record::rows(store, &record::PROCESSORS).await?;
         let reshards: BTreeMap<String, Wanted> = record::rows(store, &RESHARDS).await?;
         let mut fingerprints = vec![];
         for LocalProcessor { name, .. } in &self.runs {
@@ -322,7 +322,7 @@ impl Node {
         self.sets.learn(store, fingerprints).await?;
         for run in 0..self.runs.len() {
             let name = self.runs[run].name.clone();
-            if self.runs[run].shadow && states.get(&name).is_none_or(|state| state.state == "kept") {
+            if self.runs[run].shadow && states.get(&name).is_none_or(|state| state.state == ProcessorState::Kept) {
                 if !self.runs[run].shards.is_empty() {
                     self.halt(run).await;
                 }
@@ -341,12 +341,12 @@ impl Node {
             self.runs[run].others = able.map(|(node, _)| *node).collect();
             // A program that is started again wants it to be tried again; and what it has failed for may be over.
             let is_over = |row: &Row| Cause::of(row).is_some_and(|cause| cause.is_over(&self.runs[run].reads));
-            if let Some(row) = state.as_mut().filter(|row| row.state == "failed")
+            if let Some(row) = state.as_mut().filter(|row| row.state == ProcessorState::Failed)
                 && standing.lacks.is_empty()
                 && (!self.begun || is_over(row))
             {
-                record::set(store, &name, "active", None).await?;
-                (row.state, row.reason, row.cause, row.since) = ("active".into(), None, None, store.now());
+                record::set(store, &name, ProcessorState::Active, None).await?;
+                (row.state, row.reason, row.cause, row.since) = (ProcessorState::Active, None, None, store.now());
             }
             if !self.begun && self.runs[run].options.retry_at_start {
                 dead_letters::due_again(store, &name).await?;
@@ -444,9 +444,10 @@ impl Node {
         let run = &mut self.runs[at];
         let name = run.name.clone();
         // An operator has said since that it is to be tried again.
-        let again = |cannot: &Cannot| state.is_some_and(|row| row.state == "active" && row.since > cannot.since);
+        let again =
+            |cannot: &Cannot| state.is_some_and(|row| row.state == ProcessorState::Active && row.since > cannot.since);
         run.cannot = run.cannot.take().filter(|cannot| !again(cannot));
-        let active = state.is_none_or(|row| row.state == "active");
+        let active = state.is_none_or(|row| row.state == ProcessorState::Active);
         if let Some(cannot) = run.cannot.as_ref().filter(|_| active) {
             // Another node can; or it has failed for all.
             if run.others.is_empty() {
@@ -458,12 +459,7 @@ impl Node {
         if let Some(state) = state.filter(|_| !active) {
             let reason = stored_failure(&name, state);
             self.halt(at).await;
-            let idle = match &*state.state {
-                "paused" => State::Paused,
-                "failed" => State::Failed,
-                // A newer program has said what this one does not know: then this one does not run it.
-                _ => State::Aside,
-            };
+            let idle = State::of(Some(state), true, true);
             let shards = store.shards(Some(&name)).await?;
             self.runs[at].report.send_modify(|status| {
                 status.set_shards(shards);
@@ -566,7 +562,7 @@ impl Node {
         // It may have been paused or discarded, or have changed its place, since this node has looked.
         let known = record::row(&mut *transaction, &run.name).await?;
         let begun_again = |row: &Row| run.shadow && Some(row.since) != run.since;
-        if known.as_ref().map_or(run.shadow, |row| row.state != "active" || begun_again(row)) {
+        if known.as_ref().map_or(run.shadow, |row| row.state != ProcessorState::Active || begun_again(row)) {
             transaction.rollback().await?;
             return Ok(Some(shards));
         }
@@ -709,7 +705,7 @@ impl Node {
         let (reason, now) = (reason.replace('\0', "\\0"), store.now());
         let cause = cause.and_then(|cause| serde_json::to_value(cause).ok());
         let change = |row: &mut Row| {
-            (row.state, row.reason, row.since, row.cause) = ("failed".into(), Some(reason), now, cause);
+            (row.state, row.reason, row.since, row.cause) = (ProcessorState::Failed, Some(reason), now, cause);
         };
         record::update(store, &name, change).await?;
         self.runs[at].report.send_modify(|status| (status.state, status.stopped) = (State::Failed, true));

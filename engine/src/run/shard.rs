@@ -33,8 +33,8 @@ use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    __private::{Brief, LETTERS, Sweep, swept},
     Checkpoint, DeadLetter, Position, Read, Rows, Shard, Step, Store, StoreError, Timestamp, Transaction,
+    engine::{Brief, LETTERS, Sweep, swept},
 };
 use futures::{FutureExt, TryStreamExt};
 use tokio::{

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore_core::{__private::Brief, Events, Position, Query, Read, Store, StoreError};
+use eventstore_core::{Events, Position, Query, Read, Store, StoreError, engine::Brief};
 use futures::TryStreamExt;
 use tokio::{
     sync::{Notify, watch},

@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use crate::{
     cause::event_id,
+    engine::shard::slot,
     process::{
         commands::When,
         progress::{Progress, SagaStatus},
         walk::{Arm, TimerChange},
     },
-    shard::slot,
     stream::Position,
     timestamp::Timestamp,
 };

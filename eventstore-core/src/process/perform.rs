@@ -5,8 +5,8 @@ use std::panic::AssertUnwindSafe;
 use futures::{FutureExt, TryStreamExt};
 
 use crate::{
+    contract::{Item, Query, Read},
     error::StoreError,
-    handle::Store,
     process::{
         answering::Todo,
         derived_id::{at, derived_id},
@@ -15,7 +15,7 @@ use crate::{
         sending::Told,
         turn::{Parked, panicked},
     },
-    store::{Item, Query, Read},
+    store::Store,
     stream::Expected,
 };
 

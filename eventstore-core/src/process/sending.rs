@@ -13,13 +13,13 @@ use crate::{
     error::{CommandError, EventError, StoreError},
     event::{Event, Raw, Recorded},
     execute::Execute,
-    handle::Store,
     invalid::Invalid,
     limits,
     process::{
         command::Command,
         mark::{Mark, stream_of},
     },
+    store::Store,
     stream::{Expected, StreamId},
     timestamp::Timestamp,
 };

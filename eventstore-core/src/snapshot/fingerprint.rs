@@ -1,6 +1,6 @@
 //! Fingerprints of what snapshots depend on, and of snapshots: the same on every compiler and machine, for ever.
 
-use crate::store::StoredSnapshot;
+use crate::contract::StoredSnapshot;
 
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;

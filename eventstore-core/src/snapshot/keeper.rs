@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use super::policy::{Begun, Unfit};
 use crate::{
+    contract::StoredSnapshot,
     error::{Brief, StoreError},
-    store::StoredSnapshot,
 };
 
 /// What became of the snapshots of a store, and of its clones, since it was opened.

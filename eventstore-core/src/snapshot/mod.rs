@@ -20,10 +20,10 @@ pub(crate) use self::{
 use crate::{
     aggregate::{Aggregate, Decider},
     boundary::Boundary,
+    contract::StoredSnapshot,
     error::{EventError, StoreError},
-    handle::Store,
     load::{Fold, Loaded, Stand, Until},
-    store::StoredSnapshot,
+    store::Store,
     stream::{Id, Position, Version},
     target::{Target, every},
 };

@@ -5,9 +5,9 @@ use std::{fmt, time::Duration};
 use uuid::Uuid;
 
 use crate::{
+    contract::StoredSnapshot,
     error::{Brief, EventError, StoreError},
     event::{Raw, Recorded},
-    store::StoredSnapshot,
     stream::{Position, Version},
     timestamp::Timestamp,
 };

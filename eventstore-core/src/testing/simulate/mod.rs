@@ -25,8 +25,8 @@ use crate::{
     error::CommandError,
     event::{Event, Raw, Recorded},
     execute::Execute,
-    handle::Store,
     process::{Command, Nothing, Process, Reactor, Saga, Stateless, derived_id},
+    store::Store,
     stream::{Expected, StreamId},
     target::Target,
 };

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::world::World;
 use crate::{
     event::{Raw, Recorded},
-    handle::Store,
     process::Process,
+    store::Store,
 };
 
 /// A process, and the world it is tried in.

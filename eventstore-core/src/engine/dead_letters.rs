@@ -1,4 +1,4 @@
-//! Events that a projection could not process.
+//! The table of dead letters: events that a processor could not process.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
+    contract::{Tables, Transaction},
+    engine::shard::Shard,
     error::{ParkedKeys, StoreError},
     event::{Raw, Recorded},
-    shard::Shard,
-    store::{Tables, Transaction},
     stream::{Position, StreamId, Version},
     table::{Column, Kind, Rows, Table},
     timestamp::Timestamp,
@@ -39,36 +39,36 @@ pub const LETTERS: Table = Table {
     ],
 };
 
-/// An event that a projection could not process, or one behind it for the same key.
+/// An event that a processor could not process, or a later one of the same key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// The projection, `balance@1`.
+    /// The processor, `balance@1`.
     pub projection: String,
-    /// The key it waits for: of a row, or of whatever the projection keeps in order.
+    /// The key it waits for: of a row, or another key whose events the processor keeps in order.
     #[serde(rename = "of")]
     pub key: String,
-    /// Whether the keys of the event are unknown: then the key is its stream, and all of that waits.
+    /// Whether the keys of the event are unknown. Then the key is its stream, and all events of the stream wait.
     pub whole_stream: bool,
-    /// Where the event is in the log.
+    /// The position of the event in the log.
     pub position: Position,
     /// Its id.
     pub event: Uuid,
     /// Its stream.
     pub stream: StreamId,
-    /// Its place there.
+    /// Its version in the stream.
     pub version: Version,
     /// Its stored name.
     pub name: String,
     /// Why it was not processed.
     pub error: String,
-    /// How often it was tried since it is parked.
+    /// How often a node has tried it since it was parked.
     pub attempts: u32,
-    /// Since when it is parked.
+    /// When it was parked.
     pub parked_at: Timestamp,
-    /// When it is tried again by itself; none: an operator must say so.
+    /// When a node tries it again; none: when an operator says so.
     pub retry_at: Option<Timestamp>,
-    /// Why it was passed over for good; none: it waits.
+    /// Why an operator has skipped it for good; none: it waits.
     pub skipped: Option<String>,
     /// The key of the row it was read from.
     #[serde(skip)]
@@ -76,7 +76,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// For an engine: an event of a shard that waits.
+    /// For an engine: returns the letter of an event of a shard that waits.
     #[doc(hidden)]
     pub fn new(
         shard: &Shard,
@@ -106,9 +106,9 @@ impl DeadLetter {
         letter
     }
 
-    /// The key of the row it is written to: the letters of one key that wait are neighbours, in the order of the log, so that
-    /// the first of each is found by the primary key; those that were passed over are apart. Release 0.1 began with the
-    /// position: `balance@1/00000000000000000007/…`.
+    /// Returns the key of the row it is written to. The waiting letters of one key are neighbours, in the order of the
+    /// log, so that a query finds the first of each by the primary key; skipped letters are apart. In release 0.1 the
+    /// key began with the position: `balance@1/00000000000000000007/…`.
     #[doc(hidden)]
     pub fn id(&self) -> String {
         let kind = match self.skipped {
@@ -119,19 +119,19 @@ impl DeadLetter {
         format!("{}/{kind}/{queue}/{:020}/{}", self.projection, self.position.0, self.event.simple())
     }
 
-    /// The key of the row it is in.
+    /// Returns the key of the row it was read from; of a new letter, the key it is written to.
     #[doc(hidden)]
     pub fn row(&self) -> String {
         self.row.clone().unwrap_or_else(|| self.id())
     }
 
-    /// The same letter of another projection: in no row yet.
+    /// Returns the same letter of another processor, which is in no row yet.
     #[doc(hidden)]
     pub fn moved_to(&self, projection: &str) -> Self {
         Self { projection: projection.into(), row: None, ..self.clone() }
     }
 
-    /// Reads a row.
+    /// Reads a row. Fails with [`StoreError::Row`] if it holds no letter.
     #[doc(hidden)]
     pub fn read(row: String, json: &RawValue) -> Result<Self, StoreError> {
         let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
@@ -139,14 +139,14 @@ impl DeadLetter {
         Ok(Self { row: Some(row), ..letter })
     }
 
-    /// Says why. PostgreSQL has no U+0000 in any text.
+    /// Sets the error, with U+0000 escaped: PostgreSQL has no such character in a text.
     #[doc(hidden)]
     pub fn say(&mut self, error: &str) {
         self.error = error.replace('\0', "\\0");
     }
 }
 
-/// The error for keys that wait, by the first letter of each; none if none waits.
+/// Returns [`StoreError::Parked`] for keys that wait, given the first letter of each; none if no key waits.
 #[doc(hidden)]
 pub fn parked(projection: &str, first_letters: &[DeadLetter]) -> Option<StoreError> {
     let first = first_letters.iter().min_by_key(|letter| letter.position)?;
@@ -154,7 +154,7 @@ pub fn parked(projection: &str, first_letters: &[DeadLetter]) -> Option<StoreErr
     Some(StoreError::Parked { projection: projection.into(), keys, reason: first.error.clone() })
 }
 
-/// Of letters in the order of the log, the first one of each key that waits.
+/// Returns the first letter of each waiting key, given letters in the order of the log.
 #[doc(hidden)]
 pub fn first_of_each(letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
     let mut keys = BTreeSet::new();
@@ -169,18 +169,18 @@ fn kind(whole_stream: bool) -> &'static str {
     if whole_stream { "stream" } else { "key" }
 }
 
-/// Names a key, of any length, in the keys of rows.
+/// Returns a name of fixed length for a key, as a part of the keys of rows.
 fn queue(whole_stream: bool, key: &str) -> uuid::fmt::Simple {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{}/{key}", kind(whole_stream)).as_bytes()).simple()
 }
 
-/// How many rows are read at once.
+/// The number of rows of one read.
 const PAGE: usize = 64;
-/// Comes after every digit and letter.
+/// Is greater than every digit and letter.
 const LAST: char = '~';
 
-/// Finds letters that wait by the order of the keys of their rows, [`PAGE`] at a time: the first of each key without those
-/// behind it, and without those that were passed over, however many there are.
+/// Finds waiting letters by the order of the keys of their rows, [`PAGE`] rows a read. To find the first letter of each
+/// key, it jumps over the letters behind it and over the skipped ones.
 #[doc(hidden)]
 pub struct Sweep {
     /// `balance@1/`.
@@ -189,9 +189,9 @@ pub struct Sweep {
     first: bool,
     /// Only the letters of this key, or of any stream that waits as a whole.
     key: Option<String>,
-    /// Once so many of a queue were found, no further page of it is read.
+    /// When it has found so many letters of a queue, it reads no further page of the queue.
     limit: usize,
-    /// What the keys of rows begin with, the next one last.
+    /// The prefixes of the keys of rows that are still to be read, the next one last.
     prefixes: Vec<String>,
     after: String,
     found: Vec<DeadLetter>,
@@ -205,33 +205,33 @@ impl Sweep {
         Self { of, first, key: key.map(str::to_owned), limit, prefixes, after, found: vec![] }
     }
 
-    /// The first letter of each key.
+    /// Finds the first letter of each key.
     pub fn first_of_each(projection: &str) -> Self {
         Self::new(projection, true, None, usize::MAX, &[""])
     }
 
-    /// The first letter of a key, and the first of each stream that waits as a whole: any key may be concerned.
+    /// Finds the first letter of a key, and the first of each stream that waits as a whole, which may concern any key.
     pub fn first_of(projection: &str, key: &str) -> Self {
         let queue = format!("key/{}/", queue(false, key));
-        // Those of release 0.1 begin with their position, of 20 digits.
+        // The keys of rows of release 0.1 begin with the position, of 20 digits.
         Self::new(projection, true, Some(key), usize::MAX, &["0", &queue, "stream/"])
     }
 
-    /// The letters of a key, and of a stream of that name that waits as a whole, in the order of the log: all, or the first ones,
-    /// so many of each at least.
+    /// Finds the letters of a key, and of a stream of that name that waits as a whole, in the order of the log: all of
+    /// them, or at least the first `limit` of each.
     pub fn all_of(projection: &str, key: &str, limit: usize) -> Self {
         let queues = [false, true].map(|whole| format!("{}/{}/", kind(whole), queue(whole, key)));
         Self::new(projection, false, Some(key), limit, &["0", &queues[0], &queues[1]])
     }
 
-    /// What is to be read next.
+    /// Returns the next read; none if the sweep is over.
     pub fn next(&self) -> Option<Rows> {
         let after = self.after.clone();
         self.prefixes.last()?;
         Some(Rows::Whole { table: LETTERS.to_string(), keys: vec![], after, limit: PAGE })
     }
 
-    /// Takes what was read.
+    /// Processes the rows of the last [`next`](Self::next). Fails with [`StoreError::Row`] if one holds no letter.
     pub fn take(&mut self, rows: Vec<(String, Box<RawValue>)>) -> Result<(), StoreError> {
         let Some(prefix) = self.prefixes.last().cloned() else { return Ok(()) };
         let (mut over, mut here) = (rows.len() < PAGE, 0);
@@ -267,14 +267,14 @@ impl Sweep {
         Ok(())
     }
 
-    /// What was found, in the order of the log.
+    /// Returns the letters found, in the order of the log.
     pub fn found(mut self) -> Vec<DeadLetter> {
         self.found.sort_by_key(|letter| letter.position);
         if self.first { first_of_each(self.found) } else { self.found }
     }
 }
 
-/// The letters of a sweep.
+/// Returns the letters of a sweep; none if there is no table of letters.
 #[doc(hidden)]
 pub async fn swept<T: Tables + ?Sized>(store: &T, mut sweep: Sweep) -> Result<Vec<DeadLetter>, StoreError> {
     while let Some(rows) = sweep.next() {
@@ -286,7 +286,8 @@ pub async fn swept<T: Tables + ?Sized>(store: &T, mut sweep: Sweep) -> Result<Ve
     Ok(sweep.found())
 }
 
-/// The same, as a transaction sees them.
+/// Returns the letters of a sweep as a transaction sees them. Fails with [`StoreError::NotBuilt`] if there is no table
+/// of letters.
 #[doc(hidden)]
 pub async fn swept_within(transaction: &mut dyn Transaction, mut sweep: Sweep) -> Result<Vec<DeadLetter>, StoreError> {
     while let Some(rows) = sweep.next() {
@@ -295,8 +296,8 @@ pub async fn swept_within(transaction: &mut dyn Transaction, mut sweep: Sweep) -
     Ok(sweep.found())
 }
 
-/// Refuses rows that lack an event up to a position: all of a read model, or the one of a key. Those of an event whose keys
-/// are unknown may be any.
+/// Fails with [`StoreError::Parked`] if rows lack an event up to a position: any row of a read model, or the row of a
+/// key. An event whose keys are unknown may concern any row.
 pub(crate) async fn complete<T: Tables + ?Sized>(
     store: &T,
     table: &Table,
@@ -317,15 +318,16 @@ pub(crate) async fn complete<T: Tables + ?Sized>(
 mod tests {
     use super::*;
     use crate::{
+        contract::{Changes, EventStore},
         event::NewEvent,
         memory::MemoryStore,
-        store::{Changes, EventStore},
         timestamp::Timestamp,
     };
 
     const FIRST: [u64; 4] = [1, 2, 3, 5];
 
-    /// Letters of three keys and a stream in each form a row has had, and some that were passed over.
+    /// Returns a store with letters of three keys and a stream, in both forms of their rows' keys, some of them
+    /// skipped.
     async fn letters() -> MemoryStore {
         let store = MemoryStore::new();
         store.create(&LETTERS).await.unwrap();
@@ -374,10 +376,10 @@ mod tests {
         let expected: Vec<_> = [5].into_iter().chain((10..310).filter(|position| position % 3 == 0)).collect();
         assert_eq!(all("new").await, expected);
         assert_eq!((all("a-stream").await, all("over").await), (vec![3], vec![]));
-        // A few of them, the first ones.
+        // With a limit: at least so many, the first ones.
         let few = positions(swept(&store, Sweep::all_of("p@1", "new", 8)).await.unwrap());
         assert!(few.len() < expected.len() && few[..8] == expected[..8], "{few:?}");
-        // Of another projection, there is nothing.
+        // Another processor has no letters.
         assert!(swept(&store, Sweep::first_of_each("p@")).await.unwrap().is_empty());
         assert!(swept(&MemoryStore::new(), Sweep::first_of_each("p@1")).await.unwrap().is_empty());
     }

@@ -1,4 +1,4 @@
-//! Parts of a projection, each with a checkpoint of its own.
+//! The shards of a processor: each has a range of its keys, and a checkpoint.
 
 use std::{fmt, ops::Range};
 
@@ -7,18 +7,18 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::stream::Position;
 
-/// How many slots the keys of a projection are spread over.
+/// The number of slots that the keys of a processor are spread over.
 pub const SLOTS: u16 = 1024;
 
-/// The slot of a key: XXH3 of its bytes, modulo [`SLOTS`]. Fixed for ever: where rows have got to depends on it.
+/// Returns the slot of a key: XXH3 of its bytes, modulo [`SLOTS`]. Fixed for ever: stored shards depend on it.
 pub fn slot(key: &str) -> u16 {
     (xxh3_64(key.as_bytes()) % u64::from(SLOTS)) as u16
 }
 
-/// A part of a projection: those of its keys whose slots are in a range. Small projections have one shard with all slots.
+/// A part of a processor: those of its keys whose slots are in a range. A small processor has one shard with all slots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard {
-    /// The name of the projection, `balance@1`.
+    /// The name of the processor, `balance@1`.
     pub projection: String,
     /// The first slot.
     pub from_slot: u16,
@@ -27,12 +27,12 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// All of a projection.
+    /// Returns the shard of a processor with all slots.
     pub fn whole(projection: impl Into<String>) -> Self {
         Self::new(projection, 0..SLOTS)
     }
 
-    /// The part of a projection with these slots.
+    /// Returns the shard of a processor with these slots.
     pub fn new(projection: impl Into<String>, slots: Range<u16>) -> Self {
         Self { projection: projection.into(), from_slot: slots.start, to_slot: slots.end }
     }
@@ -47,7 +47,8 @@ impl Shard {
         self.is_whole() || (self.from_slot..self.to_slot).contains(&slot(key))
     }
 
-    /// All slots, in so many parts of the same size as can be.
+    /// Returns shards with all slots together: `parts` of them, at least one and at most [`SLOTS`], which differ by one
+    /// slot at most.
     pub fn parts(projection: &str, parts: u16) -> Vec<Self> {
         let parts = u32::from(parts.clamp(1, SLOTS));
         let start = |n: u32| (n * u32::from(SLOTS) / parts) as u16;
@@ -64,14 +65,15 @@ impl fmt::Display for Shard {
     }
 }
 
-/// How far a shard has come, and who may move it.
+/// The position that a shard has reached, and the node that may advance it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Everything up to here is processed.
+    /// Every event up to this position is processed.
     pub position: Position,
-    /// The event at that position, to notice a log that is not the one it was; none at the start.
+    /// The event at that position, by which a node notices a log that has lost its end; none at the start.
     pub event: Option<Uuid>,
-    /// Another one each time it changes hands, and none twice. The node that took it over at an epoch may write while it stays.
+    /// A number that is raised each time another node takes the shard over, and never used twice. The node that took it
+    /// over may write as long as the number stays.
     pub epoch: u64,
     /// The node that runs it, if any does.
     pub owner: Option<Uuid>,
