@@ -186,7 +186,7 @@ impl Runner {
             let names = processors.iter().map(|(processor, _)| processor.name());
             for name in names.chain(processors.is_empty().then(|| "runner".to_owned())) {
                 tracing::error!(projection = name, %reason, "nothing runs");
-                self.store.runs(&name, Some(reason.clone()), true);
+                self.store.mark_running(&name, Some(reason.clone()), true);
                 refused.push(watch::channel(Status::refused(name, reason.clone())).1);
             }
         }
@@ -200,7 +200,7 @@ impl Runner {
                 continue;
             }
             // From now on, a read that waits for it is right to wait.
-            self.store.runs(&name, None, false);
+            self.store.mark_running(&name, None, false);
             let (report, status) = watch::channel(Status::new(name));
             if let Some(shadow) = processor.shadow() {
                 let report = watch::channel(Status::new(shadow.name())).0;

@@ -384,7 +384,7 @@ impl<S: Decider> Fold<S> {
         let bare = matches!(boundary.parts[..], [Part::Stream(_)]) && self.loaded.state.snapshots(0).is_none();
         let bare = bare && until.occurred_by.is_none() && !S::RECORDED;
         let Events { head, events, asked } = store.inner().read(Read { query, bare, ..read }).await?;
-        self.heard(boundary, parts, asked);
+        self.note_events(boundary, parts, asked);
         self.loaded.position = head;
         self.take_in_all(boundary, parts, until, events).await
     }
@@ -421,7 +421,7 @@ impl<S: Decider> Fold<S> {
         stored: &StoredSnapshot,
         Events { head, mut events, asked }: Events,
     ) -> Result<Result<(), Unfit>, StoreError> {
-        self.heard(boundary, &[part], asked);
+        self.note_events(boundary, &[part], asked);
         let stream = matches!(boundary.parts[part], Part::Stream(_));
         let Some(event) = events.try_next().await? else { return Ok(Err(Unfit::OtherHistory)) };
         let last = Last::of(&event);
@@ -462,7 +462,7 @@ impl<S: Decider> Fold<S> {
     }
 
     /// Notes which names were asked for that no part names.
-    fn heard(&mut self, boundary: &Boundary, parts: &[usize], asked: Option<Query>) {
+    fn note_events(&mut self, boundary: &Boundary, parts: &[usize], asked: Option<Query>) {
         let Some(asked) = asked else { return };
         for (&part, mut item) in parts.iter().zip(asked.items) {
             if let Part::Query { item: named, .. } = &boundary.parts[part]

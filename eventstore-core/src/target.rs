@@ -50,7 +50,7 @@ impl<A: Aggregate> Target for Id<A> {
 
     fn boundary(&self) -> Boundary {
         let part = if A::BY_TAG {
-            Part::Query { item: Item { tags: vec![Tag::from(self)], ..heard::<A>() }, category: A::NAME }
+            Part::Query { item: Item { tags: vec![Tag::from(self)], ..events_read::<A>() }, category: A::NAME }
         } else {
             Part::Stream(self.stream())
         };
@@ -60,7 +60,7 @@ impl<A: Aggregate> Target for Id<A> {
 
 /// The events that an aggregate knows, wherever they are, and those of the same categories that this program does not
 /// know: to leave one out could make a wrong decision.
-fn heard<A: Aggregate>() -> Item {
+fn events_read<A: Aggregate>() -> Item {
     Item { except: Some(A::Event::OTHERS.to_vec()), ..Item::names(A::Event::NAMES) }
 }
 
@@ -104,7 +104,7 @@ impl<A: Aggregate> Target for Every<A> {
     type State = A;
 
     fn boundary(&self) -> Boundary {
-        let part = Part::Query { item: heard::<A>(), category: A::NAME };
+        let part = Part::Query { item: events_read::<A>(), category: A::NAME };
         Boundary::one(StreamId::new(A::NAME, EVERY), &EVERY.into(), part)
     }
 }

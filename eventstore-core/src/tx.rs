@@ -301,6 +301,6 @@ impl Tables for TxStore {
     }
 
     async fn shards(&self, _: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
-        Err(Invalid::Request("nobody follows what is not committed".into()).into())
+        Err(Invalid::Request("events that are not committed cannot be followed".into()).into())
     }
 }

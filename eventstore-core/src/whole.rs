@@ -34,13 +34,13 @@ impl Store {
     /// For a runner: notes that this process runs a processor, what holds the processor up, and whether it has given
     /// up.
     #[doc(hidden)]
-    pub fn runs(&self, projection: &str, reason: Option<Arc<dyn Error + Send + Sync>>, stopped: bool) {
+    pub fn mark_running(&self, projection: &str, reason: Option<Arc<dyn Error + Send + Sync>>, stopped: bool) {
         self.running().all().insert(projection.into(), Run { reason, stopped });
     }
 
     /// For a runner: notes that this process no longer runs a processor.
     #[doc(hidden)]
-    pub fn runs_no_more(&self, projection: &str) {
+    pub fn mark_stopped(&self, projection: &str) {
         self.running().all().remove(projection);
     }
 

@@ -528,7 +528,7 @@ async fn a_model_that_does_not_fit_its_table_is_stopped_at_once() -> Result<(), 
     let runner = Runner::new(store).read_model::<Balance>().read_model::<Turnover>().start();
     let opened = store.execute(&ann, Open { owner: "Ann".into() }).await?;
     let why = "`balance@1` has other columns than its read model: raise the version of the read model, or give it \
-               another name if the table is somebody else's";
+               another name if the table is of another program";
     let stopped = runner.until(opened.position).await.err().map(|error| error.to_string());
     assert_eq!(stopped, Some(format!("`balance@1` cannot run: {why}")));
     let balances = store.read_model::<Balance>();

@@ -477,7 +477,7 @@ async fn tables_of_somebody_else_are_named_and_left_alone() -> Result<(), Any> {
     sqlx::query("CREATE TABLE \"balance@1\" (id INTEGER)").execute(&mut *connection).await?;
     let refused = world.store.read_model::<Balance>().list().await.expect_err("not ours");
     assert!(
-        matches!(refused, StoreError::Columns { .. }) && refused.to_string().contains("somebody else's"),
+        matches!(refused, StoreError::Columns { .. }) && refused.to_string().contains("of another program"),
         "{refused}"
     );
     Ok(())

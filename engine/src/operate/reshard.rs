@@ -66,6 +66,6 @@ impl Processors {
     }
 
     fn otherwise(name: &str) -> StoreError {
-        Invalid::Request(format!("somebody else has changed the shards of `{name}` meanwhile")).into()
+        Invalid::Request(format!("another operator has changed the shards of `{name}` meanwhile")).into()
     }
 }

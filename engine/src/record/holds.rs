@@ -37,7 +37,7 @@ pub struct Wanted {
 }
 
 /// How long shards that are only to stop do so, if they are not let go: the operator that wanted it may have been killed. Longer
-/// than anybody waits for them.
+/// than any operator waits for them.
 const HELD: Duration = Duration::from_secs(35);
 
 /// Has all shards of these projections stop at one position, the furthest that any has come to. `asked_at` is by what

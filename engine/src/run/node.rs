@@ -167,7 +167,7 @@ impl LocalProcessor {
     /// Says that this node leaves it to others, and why.
     fn stand_aside(&self, store: &Store, failed: Failure, shards: Vec<(Shard, Checkpoint)>) {
         let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
-        store.runs(&self.name, Some(failed.clone()), false);
+        store.mark_running(&self.name, Some(failed.clone()), false);
         self.report.send_modify(|status| {
             status.set_shards(shards);
             (status.state, status.stopped, status.error) = (State::Aside, false, Some(failed));
@@ -192,7 +192,7 @@ impl LocalProcessor {
         metrics::failed(&self.name);
         tracing::warn!(projection = self.name, error = %Brief(&*failed.reason), stopped, "projection failed");
         let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
-        store.runs(&self.name, Some(failed.clone()), stopped);
+        store.mark_running(&self.name, Some(failed.clone()), stopped);
         self.report.send_modify(|status| {
             (status.error, status.stopped) = (Some(failed), stopped);
             if stopped {
@@ -255,7 +255,7 @@ impl Node {
             }
             let Err(error) = self.turn().await else {
                 if std::mem::take(&mut refused) {
-                    self.runs.iter().for_each(|run| self.store.runs(&run.name, None, false));
+                    self.runs.iter().for_each(|run| self.store.mark_running(&run.name, None, false));
                 }
                 continue;
             };
@@ -265,7 +265,7 @@ impl Node {
             tracing::warn!(%error, refused, "a node cannot use its store");
             let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
             for run in self.runs.iter().filter(|run| run.cannot.is_none()) {
-                self.store.runs(&run.name, Some(error.clone()), refused);
+                self.store.mark_running(&run.name, Some(error.clone()), refused);
                 run.report.send_modify(|status| {
                     (status.error, status.stopped) = (Some(error.clone()), refused);
                     if refused {
@@ -280,7 +280,7 @@ impl Node {
         }
         for run in 0..self.runs.len() {
             self.halt(run).await;
-            self.store.runs_no_more(&self.runs[run].name);
+            self.store.mark_stopped(&self.runs[run].name);
         }
         reader.abort();
         if let Some(heart) = self.heart.take() {
@@ -370,7 +370,7 @@ impl Node {
     fn wait_for_old_release(&self, process: &str) {
         for run in &self.runs {
             let failed: Arc<dyn Error + Send + Sync> = Arc::new(StoreError::OldRelease { process: process.into() });
-            self.store.runs(&run.name, Some(failed.clone()), true);
+            self.store.mark_running(&run.name, Some(failed.clone()), true);
             run.report.send_modify(|status| {
                 (status.state, status.stopped, status.error) = (State::Failed, true, Some(failed));
             });
@@ -481,7 +481,7 @@ impl Node {
             return Ok(());
         }
         if std::mem::take(&mut run.aside) {
-            self.store.runs(&name, None, false);
+            self.store.mark_running(&name, None, false);
             run.report.send_modify(|status| status.error = None);
         }
         // A shadow that begins anew has a table to be made.
@@ -787,7 +787,7 @@ async fn prepare(store: &dyn EventStore, processor: &dyn Processor, known: Optio
     Ok(())
 }
 
-/// Writes down from where on it is whole: before there is a table that anybody could read.
+/// Writes down from where on it is whole: before there is a table that a reader could find.
 async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
     let head = Read { query: Query::all(), limit: Some(0), ..Read::default() };
     let head = store.read(head).await?.head;

@@ -198,14 +198,14 @@ impl ShardRunner {
         tracing::warn!(projection = shard, event, error = %Brief(&*failed.reason), "projection failed");
         metrics::failed(&self.shard.projection);
         let failed: Arc<dyn std::error::Error + Send + Sync> = failed.told().into();
-        self.store.runs(&self.shard.projection, Some(failed.clone()), false);
+        self.store.mark_running(&self.shard.projection, Some(failed.clone()), false);
         self.report.send_modify(|status| status.error = Some(failed));
     }
 
     /// Tells how far it has come.
     fn report_progress(&self, cursor: &LogCursor) {
         if self.report.borrow().error.is_some() {
-            self.store.runs(&self.shard.projection, None, false);
+            self.store.mark_running(&self.shard.projection, None, false);
         }
         self.report.send_modify(|status| {
             status.shard_advanced(&self.shard, cursor.position);

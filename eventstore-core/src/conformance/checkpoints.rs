@@ -168,7 +168,7 @@ pub async fn p2_a_step_is_made_from_where_the_shard_is_or_not_at_all(store: Fres
     let onward = Step { from: there, to: (Position(5), None), changes: nothing, lazy: true, ..step };
     assert!(store.step(onward.clone()).await.unwrap());
     let from = Checkpoint { position: Position(5), event: None, ..there };
-    let changes = Changes { table: TABLE, upserts: vec![], deletes: vec!["nobody".into()] };
+    let changes = Changes { table: TABLE, upserts: vec![], deletes: vec!["none".into()] };
     assert!(store.step(Step { from, to: (Position(6), None), changes, ..onward }).await.unwrap());
     assert_eq!(store.checkpoint("p").await.unwrap(), Position(6));
     assert_eq!(rows().await, ["k \"second\"", "new \"second\""]);

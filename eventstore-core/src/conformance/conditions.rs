@@ -146,7 +146,7 @@ pub async fn a13_a_condition_sees_the_events_of_a_stream(store: Fresh) {
 }
 
 /// Returns an item that asks for names with tags, and for all other names in their categories but those of `except`.
-fn heard(names: &[&'static str], tags: &[(&'static str, &str)], except: &'static [&'static str]) -> Item {
+fn item(names: &[&'static str], tags: &[(&'static str, &str)], except: &'static [&'static str]) -> Item {
     Item {
         names: names.iter().map(|name| (*name).into()).collect(),
         tags: tags.iter().map(|(name, key)| Tag::new(*name, key)).collect(),
@@ -199,17 +199,17 @@ pub async fn c5_names_that_are_not_named_are_asked_for(store: Fresh) {
         (&["opened"], &[], &[], &[1, 2, 6], "moved opened"),
         (&["never heard of"], &rust, &[], &[], "never heard of"),
     ] {
-        let (found, asked) = asked(vec![heard(names, tags, except)]).await;
+        let (found, asked) = asked(vec![item(names, tags, except)]).await;
         assert_eq!((&found[..], &asked[0][..]), (positions, all), "{names:?} {tags:?} {except:?}");
     }
-    let (found, names) = asked(vec![heard(&["opened"], &go, &["moved"]), heard(&["joined"], &rust, &[])]).await;
+    let (found, names) = asked(vec![item(&["opened"], &go, &["moved"]), item(&["joined"], &rust, &[])]).await;
     assert_eq!((found, names), (vec![3, 4, 6], vec!["opened".to_owned(), "enrolled joined".into()]));
     // A query that a caller has asked before finds a type that is added now.
     store.append(any(&of("course"), [tagged("closed", &rust)])).await.unwrap();
-    let (found, names) = asked(vec![heard(&["opened"], &rust, &["moved"])]).await;
+    let (found, names) = asked(vec![item(&["opened"], &rust, &["moved"])]).await;
     assert_eq!((found, names), (vec![1, 7], vec!["closed opened".to_owned()]));
     // Without `except`, it asks for the names only.
-    let named = Item { except: None, ..heard(&["opened"], &rust, &[]) };
+    let named = Item { except: None, ..item(&["opened"], &rust, &[]) };
     assert_eq!(matching(&store, named).await, [1]);
 }
 
@@ -219,7 +219,7 @@ pub async fn c5_a_condition_asks_for_types_that_were_added_after_the_read(store:
     store.append(any(&course, [tagged("opened", &tag)])).await.unwrap();
     for (round, within) in [(0, false), (1, true)] {
         let head = whole(&store).await.len() as u64;
-        let query = Query::from(heard(&["opened"], &tag, &["moved"]));
+        let query = Query::from(item(&["opened"], &tag, &["moved"]));
         assert_eq!(
             store.count(Read { query: query.clone(), after: Position(head), ..Read::default() }).await.unwrap(),
             0
@@ -254,7 +254,7 @@ pub async fn c5_a_condition_asks_for_types_that_were_added_after_the_read(store:
                 let course = StreamId::new("course", "rust");
                 return store.append(any(&course, [tagged("the last", &[("course", "rust")])])).await.map(|_| 0);
             }
-            let query = Query::from(heard(&["opened"], &[("course", "rust")], &["moved"]));
+            let query = Query::from(item(&["opened"], &[("course", "rust")], &["moved"]));
             let own = stream(&format!("own-{n}"));
             store.append(unless(query, head, any(&own, [event("decided")]))).await.map(|written| written.last.0)
         })

@@ -257,12 +257,12 @@ pub async fn events_of_some_types_are_read_however_far_apart_they_are(store: Fre
         names(&["early"]),
         names(&["late"]),
         names(&["rare"]),
-        names(&["late", "rare", "nobody's"]),
+        names(&["late", "rare", "unread"]),
         names(&["early", "late", "rare", "other"]),
-        names(&["nobody's"]),
+        names(&["unread"]),
         of("four", Item::default()),
         of("four", names(&["late"])),
-        of("nobody", names(&["late"])),
+        of("nowhere", names(&["late"])),
     ];
     let bounds = [
         (0, u64::MAX, None),

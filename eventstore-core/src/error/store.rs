@@ -119,7 +119,7 @@ pub enum StoreError {
     /// another program's, name the model otherwise.
     #[error(
         "`{table}` has other columns than its read model: raise the version of the read model, or give it another \
-         name if the table is somebody else's"
+         name if the table is of another program"
     )]
     Columns {
         /// The table, `balance@1`.

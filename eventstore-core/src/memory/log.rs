@@ -38,7 +38,7 @@ impl Log {
             committed: self.committed,
             streams: self.streams.clone(),
             ids: self.ids.clone(),
-            types: TypeIndex::default(),
+            types: self.types.clone(),
         }
     }
 

@@ -73,9 +73,9 @@ impl MemoryStore {
     }
 
     /// Calls a function with the committed log, without a copy.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&[Recorded<Raw>]) -> T) -> T {
+    pub(crate) fn with_log<T>(&self, read: impl FnOnce(&[Recorded<Raw>]) -> T) -> T {
         let inner = self.inner();
-        look(&inner.log.events[..inner.log.committed])
+        read(&inner.log.events[..inner.log.committed])
     }
 
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -96,5 +96,40 @@ impl MemoryStore {
         let mut inner = self.inner();
         inner.log.committed = inner.log.events.len();
         self.head.send_replace(inner.log.head());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, TryStreamExt};
+
+    use super::*;
+    use crate::{
+        contract::{Append, EventStore, Item, Read, Write},
+        event::NewEvent,
+        stream::{Expected, StreamId},
+    };
+
+    /// A simulation decides on forks: a name that its program does not know must fail the read there, too.
+    #[test]
+    fn c5_a_fork_finds_the_names_that_are_not_named() {
+        let store = MemoryStore::new();
+        for name in ["opened", "moved"] {
+            let data = Raw { name: name.into(), tags: vec![], body: b"{}".to_vec() };
+            let event =
+                NewEvent { id: Uuid::now_v7(), schema: 1, occurred_at: None, metadata: Default::default(), data };
+            let write = Write { stream: StreamId::new("course", "x"), expected: Expected::Any, events: vec![event] };
+            let append = Append { writes: vec![write], ..Append::default() };
+            store.append(append).now_or_never().expect("no wait in memory").expect("recorded");
+        }
+        let fork = store.fork(&Clock::default());
+        let item = Item { names: vec!["opened".into()], except: Some(vec![&["closed"]]), ..Item::default() };
+        let read = Read { query: item.into(), ..Read::default() };
+        let names = async {
+            let events: Vec<_> = fork.read(read).await?.events.try_collect().await?;
+            Ok::<_, StoreError>(events.into_iter().map(|event| event.data.name.to_string()).collect::<Vec<_>>())
+        };
+        let names = names.now_or_never().expect("no wait in memory").expect("read");
+        assert_eq!(names, ["opened", "moved"]);
     }
 }

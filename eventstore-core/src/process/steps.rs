@@ -69,7 +69,7 @@ impl<S> Default for Stepping<S> {
 
 impl<S: Steps + Clone> Stepping<S> {
     /// What is known after an event, and how far the plan had come before it.
-    fn heard(state: &Option<InFlight<S>>, event: &Recorded<S::Event>) -> Option<S> {
+    fn data_after(state: &Option<InFlight<S>>, event: &Recorded<S::Event>) -> Option<S> {
         match state {
             None => S::begin(event),
             Some(InFlight { data, .. }) => {
@@ -146,13 +146,13 @@ impl<S: Saga<Process = Self> + Steps> Process for Stepping<S> {
         part: u32,
         now: Timestamp,
     ) -> Result<Script, Invalid> {
-        let Some(data) = Self::heard(state, event) else { return Ok(Script::commands(Commands::none())) };
+        let Some(data) = Self::data_after(state, event) else { return Ok(Script::commands(Commands::none())) };
         let progress = state.as_ref().map(|state| state.progress.clone());
         Self::script(data, progress, &Stimulus::Event(event, part), now)
     }
 
     fn evolve(&self, state: Option<InFlight<S>>, event: &Recorded<S::Event>, outcome: &Outcome) -> Option<InFlight<S>> {
-        let data = Self::heard(&state, event)?;
+        let data = Self::data_after(&state, event)?;
         let progress = outcome.plan.clone().or(state.map(|state| state.progress))?;
         Some(InFlight { data, progress })
     }
@@ -177,7 +177,7 @@ impl<S: Saga<Process = Self> + Steps> Process for Stepping<S> {
                 Some(InFlight { data, progress: progress.clone() })
             }
         };
-        let Some(data) = Self::heard(&before, event) else { return Ok(None) };
+        let Some(data) = Self::data_after(&before, event) else { return Ok(None) };
         Ok(Script::due_in_plan(&data.steps(), &timer.place))
     }
 

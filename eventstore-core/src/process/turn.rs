@@ -57,7 +57,7 @@ pub struct Heard<E> {
 }
 
 /// What the instances of a process hear of a stored event.
-pub fn heard<P: Process>(process: &P, event: &Recorded<Raw>) -> Result<Vec<Heard<P::Event>>, EventError> {
+pub fn heard_in<P: Process>(process: &P, event: &Recorded<Raw>) -> Result<Vec<Heard<P::Event>>, EventError> {
     let parts = event.decode::<P::Event>()?;
     let parts = parts.into_iter().zip(0..);
     let all = parts.flat_map(|(event, part)| {

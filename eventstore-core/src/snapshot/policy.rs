@@ -42,7 +42,7 @@ impl<A> fmt::Debug for Snapshot<A> {
     }
 }
 
-/// When a snapshot is taken without anybody asking for it: after a load or a command, never during it.
+/// When a snapshot is taken that no caller has asked for: after a load or a command, never during it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum SnapshotPolicy {

@@ -118,7 +118,7 @@ where
     fn run(mut self) -> Ended<S> {
         let process = Stepping::<S>::default();
         let mut events = std::mem::take(&mut self.events).into_iter();
-        let first = events.next().map(|event| heard(1, &event)).expect("`given` has said one");
+        let first = events.next().map(|event| recorded_at(1, &event)).expect("`given` has said one");
         let mut state = None;
         let mut position = 1;
         let mut script = sound(process.answer(&state, &first, 0, Timestamp::default()));
@@ -136,7 +136,7 @@ where
             }
             script = if let Some(next) = events.next() {
                 position += 1;
-                let next = heard(position, &next);
+                let next = recorded_at(position, &next);
                 let script = sound(process.answer(&state, &next, 0, Timestamp::default()));
                 event = Some(next);
                 script
@@ -186,7 +186,7 @@ where
     }
 }
 
-fn heard<E: crate::event::Event>(position: u64, event: &E) -> Recorded<E> {
+fn recorded_at<E: crate::event::Event>(position: u64, event: &E) -> Recorded<E> {
     let metadata = Metadata { correlation_id: Uuid::from_u128(1), ..Metadata::default() };
     let stream = StreamId::new("given", "1");
     decoded(stream, Position(position), Timestamp::default(), metadata, event)

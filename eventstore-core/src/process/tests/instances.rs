@@ -9,7 +9,7 @@ use super::{Book, Lamp, LampEvent, Off, On, event, hours, lamp};
 use crate::{
     Commands, Evolve, Id, React, Reacting, Reactor, Recorded, SagaStatus, Timestamp, ask, cancel, limits,
     process::{
-        Change, FIRING, Item, Parked, Process, Stateless, StoredInstance, Terms, Todo, Told, Turn, TurnResult, heard,
+        Change, FIRING, Item, Parked, Process, Stateless, StoredInstance, Terms, Todo, Told, Turn, TurnResult, heard_in,
     },
     send,
 };
@@ -325,7 +325,7 @@ fn e7_an_event_that_is_several_is_heard_part_by_part() {
     let raw = crate::encode::stored(&LampEvent::SwitchedOn).expect("written").0;
     let raw = raw.stamp(Uuid::from_u128(1), &crate::Metadata::default(), None);
     let raw = raw.recorded(crate::StreamId::new("lamp", "l7"), crate::Version(1), crate::Position(1), at(1));
-    let all = heard(&*process(), &raw).expect("read");
+    let all = heard_in(&*process(), &raw).expect("read");
     assert_eq!(all.iter().map(|heard| (&*heard.key, heard.part)).collect::<Vec<_>>(), [("l7", 0)]);
     assert_eq!(process().keys_unread(&raw), Some(vec!["l7".into()]));
     let turns = Turn::all(&process(), all, HashMap::new(), |_| false, terms(0));

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     event::{Raw, Recorded},
-    process::{Failure, Item, Parked, Process, Terms, TimerId, Todo, Told, Turn, heard},
+    process::{Failure, Item, Parked, Process, Terms, TimerId, Todo, Told, Turn, heard_in},
     stream::Position,
     testing::simulate::{
         choices::Choices,
@@ -152,7 +152,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
     }
 
-    fn tell(&mut self, line: impl FnOnce() -> String) {
+    fn tell_line(&mut self, line: impl FnOnce() -> String) {
         if let Some(story) = &mut self.story {
             story.push(line());
         }
@@ -185,7 +185,7 @@ impl<'a, P: Process> Run<'a, P> {
         for (act, n) in self.simulation.given.iter().zip(1..) {
             let said = act(&self.world.store, Uuid::from_u128(n));
             let said = said.map_err(|said| format!("what is given is refused: {said}"))?;
-            self.tell(|| said);
+            self.tell_line(|| said);
         }
         self.note();
         Ok(())
@@ -367,7 +367,7 @@ impl<'a, P: Process> Run<'a, P> {
                 (node.epoch, node.work, node.acted) = (self.world.epoch, Work::Idle, false);
                 node.began = self.world.head();
                 let name = node.name;
-                self.tell(|| format!("{name} crashes, and starts again"));
+                self.tell_line(|| format!("{name} crashes, and starts again"));
             }
             Move::TakeOver => {
                 self.budgets.take_overs -= 1;
@@ -375,7 +375,7 @@ impl<'a, P: Process> Run<'a, P> {
                 let (old, new) = (self.nodes[owner].name, self.names.next().unwrap_or('Z'));
                 let began = self.world.head();
                 self.nodes.push(Node { name: new, epoch: self.world.epoch, work: Work::Idle, acted: false, began });
-                self.tell(|| format!("{old} is frozen, and {new} takes over"));
+                self.tell_line(|| format!("{old} is frozen, and {new} takes over"));
             }
             Move::Lost { turn } => {
                 self.budgets.lost_answers -= 1;
@@ -383,7 +383,7 @@ impl<'a, P: Process> Run<'a, P> {
                 let node = &mut self.nodes[owner];
                 (node.work, node.began) = (Work::Idle, self.world.head());
                 let name = self.nodes[owner].name;
-                self.tell(|| format!("{name} does not get that answer, and begins again"));
+                self.tell_line(|| format!("{name} does not get that answer, and begins again"));
             }
             Move::Conflict { turn } => {
                 self.budgets.conflicts -= 1;
@@ -391,7 +391,7 @@ impl<'a, P: Process> Run<'a, P> {
                 let (name, todo) = (*name, turns[turn].todo());
                 turns[turn].failed(Parked { reason: "others were faster again and again".into(), later: true });
                 let key = turns[turn].key().to_owned();
-                self.tell(|| {
+                self.tell_line(|| {
                     format!("{name}: {}: others were faster again and again, so {key} waits", said(todo.as_ref()))
                 });
             }
@@ -399,17 +399,17 @@ impl<'a, P: Process> Run<'a, P> {
                 let act = self.meanwhile.remove(n);
                 let id = Uuid::from_u128(1_000 + act as u128);
                 let (Ok(said) | Err(said)) = self.simulation.meanwhile[act](&self.world.store, id);
-                self.tell(|| format!("meanwhile: {said}"));
+                self.tell_line(|| format!("meanwhile: {said}"));
             }
             Move::Reply { asked, way } => {
                 let (event, mut ways) = self.asked.remove(asked);
                 let said = ways.remove(way).append(&self.world.store, &event)?;
-                self.tell(|| format!("answer to {}: {said}", event.data.name));
+                self.tell_line(|| format!("answer to {}: {said}", event.data.name));
             }
             Move::Clock => {
                 let Some(due) = self.world.next_due() else { return Ok(()) };
                 self.world.advance_to(due);
-                self.tell(|| format!("the clock goes to {due}"));
+                self.tell_line(|| format!("the clock goes to {due}"));
             }
             Move::End => {}
         }
@@ -424,7 +424,7 @@ impl<'a, P: Process> Run<'a, P> {
         let events = self.world.pending(if all { usize::MAX } else { 1 });
         let name = self.nodes[owner].name;
         let words = |event: &Recorded<Raw>| format!("{} {}", event.position, event.data.name);
-        self.tell(|| format!("{name} takes up {}", events.iter().map(words).collect::<Vec<_>>().join(", ")));
+        self.tell_line(|| format!("{name} takes up {}", events.iter().map(words).collect::<Vec<_>>().join(", ")));
         let (node, from) = (&mut self.nodes[owner], self.world.checkpoint);
         (node.work, node.acted) = (Work::Read { events, from }, false);
     }
@@ -436,7 +436,7 @@ impl<'a, P: Process> Run<'a, P> {
             for (timer, _) in &timers {
                 let was = row.as_ref().and_then(|row| row.timer(timer)).map(|timer| timer.was.clone());
                 let name = self.nodes[owner].name;
-                self.tell(|| format!("{name} fires {}", was.unwrap_or_default()));
+                self.tell_line(|| format!("{name} fires {}", was.unwrap_or_default()));
             }
             let armed = |(id, event): (TimerId, Uuid)| {
                 let part = row.as_ref().and_then(|row| row.timer(&id)).map_or(0, |timer| timer.part);
@@ -455,7 +455,7 @@ impl<'a, P: Process> Run<'a, P> {
         let row = self.world.rows.get(&key).cloned();
         let turn = Turn::new(&self.world.process, &key, row, items, false, self.terms());
         let name = self.nodes[owner].name;
-        self.tell(|| format!("{name} tries {key} again"));
+        self.tell_line(|| format!("{name} tries {key} again"));
         let node = &mut self.nodes[owner];
         (node.work, node.acted) = (Work::Answer { turns: vec![turn], commit: Commit::Letters(key) }, false);
     }
@@ -492,7 +492,7 @@ impl<'a, P: Process> Run<'a, P> {
                     }
                     Err(Failure::Store(error)) => return Err(format!("{name}: {error}")),
                 };
-                self.tell(|| line);
+                self.tell_line(|| line);
                 Ok(())
             }
         }
@@ -505,7 +505,8 @@ impl<'a, P: Process> Run<'a, P> {
         let Some(to) = events.last().map(|event| event.position) else { return Ok(()) };
         let mut all = vec![];
         for event in &events {
-            let heard = heard(&*self.world.process, event).map_err(|error| format!("{}: {error}", event.data.name))?;
+            let heard =
+                heard_in(&*self.world.process, event).map_err(|error| format!("{}: {error}", event.data.name))?;
             all.extend(heard);
         }
         let keys: Vec<_> = all.iter().map(|heard| heard.key.clone()).collect();
@@ -541,7 +542,7 @@ impl<'a, P: Process> Run<'a, P> {
         if silent {
             self.write(node);
         } else {
-            self.tell(|| format!("{name} reads the rows"));
+            self.tell_line(|| format!("{name} reads the rows"));
         }
         Ok(())
     }
@@ -556,7 +557,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
         #[cfg(test)]
         if super::plants::checkpoint_first(&mut self.world, epoch, &commit) {
-            self.tell(|| format!("{name} writes the checkpoint"));
+            self.tell_line(|| format!("{name} writes the checkpoint"));
             self.nodes[node].work = Work::Answer { turns, commit };
             return;
         }
@@ -568,16 +569,16 @@ impl<'a, P: Process> Run<'a, P> {
         }
         if let Commit::Events(to) = commit {
             self.world.checkpoint = to;
-            self.tell(|| format!("{name} writes the rows, and checkpoint {to}"));
+            self.tell_line(|| format!("{name} writes the rows, and checkpoint {to}"));
         } else {
-            self.tell(|| format!("{name} writes the rows"));
+            self.tell_line(|| format!("{name} writes the rows"));
         }
     }
 
     /// A node finds out that the shard is another's.
     fn lose(&mut self, node: usize) {
         let name = self.nodes[node].name;
-        self.tell(|| format!("{name} has lost the shard, and stops"));
+        self.tell_line(|| format!("{name} has lost the shard, and stops"));
         if self.nodes[node].epoch == self.world.epoch {
             self.nodes[node].work = Work::Idle;
         } else {

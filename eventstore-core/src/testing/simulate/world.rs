@@ -124,14 +124,14 @@ impl<P: Process> World<P> {
             let events = log.iter().filter(|event| event.stream == stream);
             events.flat_map(decode::<E>).map(|event| event.data).collect()
         };
-        self.memory.look(events)
+        self.memory.with_log(events)
     }
 
     /// All events of a type with their places, oldest first.
     #[track_caller]
     pub fn log<E: Event>(&self) -> Vec<Recorded<E>> {
         let this = |event: &&Recorded<Raw>| E::NAMES.contains(&&*event.data.name);
-        self.memory.look(|log| log.iter().filter(this).flat_map(decode::<E>).collect())
+        self.memory.with_log(|log| log.iter().filter(this).flat_map(decode::<E>).collect())
     }
 
     /// How often a service was asked this: the stored name of the command.
@@ -140,7 +140,7 @@ impl<P: Process> World<P> {
             event.stream.category().strip_prefix("service.") == Some(service)
                 && event.data.name.strip_prefix("command.") == Some(command)
         };
-        self.memory.look(|log| log.iter().filter(this).count())
+        self.memory.with_log(|log| log.iter().filter(this).count())
     }
 
     /// The state of an instance of the process; none if it has heard nothing that matters, or is forgotten.
@@ -172,7 +172,7 @@ impl<P: Process> World<P> {
 
     /// The end of the log.
     pub(super) fn head(&self) -> Position {
-        Position(self.memory.look(<[_]>::len) as u64)
+        Position(self.memory.with_log(<[_]>::len) as u64)
     }
 
     /// The events behind the checkpoint that the process hears, at most so many.
@@ -181,13 +181,13 @@ impl<P: Process> World<P> {
         let newer = |log: &[Recorded<Raw>]| {
             log[self.checkpoint.0 as usize..].iter().filter(heard).take(most).cloned().collect()
         };
-        self.memory.look(newer)
+        self.memory.with_log(newer)
     }
 
     /// Takes note of what was recorded meanwhile.
     pub(super) fn note(&mut self) {
         let Self { memory, hash, hashed, messages, .. } = self;
-        memory.look(|log| {
+        memory.with_log(|log| {
             for event in &log[*hashed..] {
                 (event.id, event.stream.as_str(), &*event.data.name, &event.data.body).hash(hash);
                 if event.stream.category().starts_with("service.") {
