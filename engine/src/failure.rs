@@ -17,10 +17,13 @@ use crate::record::{queue::Queue, reads::Reads};
 /// Why a shard could not go on. Shown whole: the event, and the reason with all that is below it.
 #[derive(Debug)]
 pub struct Failure {
+    /// The event it was about, if that is known.
     pub event: Option<EventRef>,
-    /// Where it would wait, if that is known.
+    /// Where that event would wait, if that is known.
     pub queue: Option<Queue>,
+    /// What has failed.
     pub reason: BoxError,
+    /// Whose fault it is.
     pub blame: Blame,
 }
 
@@ -49,14 +52,16 @@ pub struct EventRef {
 }
 
 impl Failure {
-    /// What the user's code said or did: an event may be to blame, unless it says that what it calls is away.
+    /// Makes a failure of what the user's code returned: an event may be to blame, unless the error is
+    /// [`Unavailable`], or has one below it.
     pub fn theirs(reason: impl Into<BoxError>) -> Self {
         let reason = reason.into();
         let blame = if Unavailable::is_in(&*reason) { Blame::World } else { Blame::Event };
         Self { event: None, queue: None, reason, blame }
     }
 
-    /// The same, where the user's code has had the connection of a transaction: the database says who is to blame.
+    /// As [`theirs`](Self::theirs), where the user's code has had the connection of a transaction: the database says who is to
+    /// blame.
     pub fn of_sql(reason: BoxError, transaction: &dyn Transaction) -> Self {
         let said = transaction.blame(&*reason);
         let failed = Self::theirs(reason);

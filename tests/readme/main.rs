@@ -2,6 +2,8 @@
 
 use std::{error::Error, fs, path::Path};
 
+mod docs;
+
 /// Written from the README; `include!` keeps its lines as they are there.
 mod program {
     include!("program.rs");

@@ -1,4 +1,4 @@
-//! What a projection does with the events it gets: the part that differs from one to another.
+//! What a processor does with the events it gets: the part that differs from one kind to another.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -12,19 +12,92 @@ use crate::{
     run::{page::DecodedPage, parked::Parked},
 };
 
-/// What processes events.
+/// What follows the log: a read model, a projection in SQL, a subscription, or a kind that an extension crate brings.
+///
+/// The engine reads and decodes pages of the log, calls [`deliver`](Self::deliver) and [`process`](Self::process) for the
+/// events of a shard, in the order of the log, and moves the shard's checkpoint in the same transaction. A batch that fails is
+/// tried again with fewer events, down to the one that is to blame; that one is parked with those behind it
+/// ([`Failure`], [`Blame`](crate::Blame)).
+///
+/// ```
+/// use std::{ops::Range, sync::{Arc, atomic::{AtomicUsize, Ordering}}};
+/// use async_trait::async_trait;
+/// use eventstore::{EventStore, Query, Transaction, prelude::*};
+/// use eventstore_engine::{DecodedPage, Failure, Part, Processor, Queue, Reads, Remembered, Turns};
+/// # #[derive(Event, Clone)]
+/// # enum AccountEvent { Deposited { amount: i64 } }
+/// # #[derive(Aggregate)]
+/// # struct Account;
+/// # impl Evolve for Account { type Event = AccountEvent; fn evolve(&mut self, _: AccountEvent) {} }
+/// # #[derive(Clone)]
+/// # struct Deposit { amount: i64 }
+/// # impl Decide<Deposit> for Account {
+/// #     fn decide(&self, Deposit { amount }: Deposit) -> Decision<Self> { Ok(vec![AccountEvent::Deposited { amount }]) }
+/// # }
+///
+/// /// Counts the events that this process has seen.
+/// struct Counted(Arc<AtomicUsize>);
+///
+/// #[async_trait]
+/// impl Processor for Counted {
+///     fn name(&self) -> String {
+///         "counted".into()
+///     }
+///
+///     fn query(&self) -> Query {
+///         Query::names(AccountEvent::NAMES)
+///     }
+///
+///     fn reads(&self) -> Reads {
+///         Reads::of::<AccountEvent>()
+///     }
+///
+///     async fn prepare(&self, _: &dyn EventStore) -> Result<(), Failure> {
+///         Ok(())
+///     }
+///
+///     fn decode(&self, page: &DecodedPage, places: Range<usize>) {
+///         page.decoded::<AccountEvent>().decode(page, places);
+///     }
+///
+///     async fn process(
+///         &self,
+///         _: &mut dyn Transaction,
+///         part: &Part<'_>,
+///         _: Option<&mut Remembered>,
+///     ) -> Result<Vec<(Queue, usize)>, Failure> {
+///         let decoded = part.page.decoded::<AccountEvent>();
+///         let turns = Turns::of(part, &decoded, |event| event.stream.to_string())?;
+///         self.0.fetch_add(turns.events.len(), Ordering::Relaxed);
+///         Ok(turns.waiting)
+///     }
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = eventstore::connect("memory:").await?;
+/// let count = Arc::new(AtomicUsize::new(0));
+/// let runner = Runner::new(&store).with(Counted(count.clone())).start();
+/// let deposited = store.execute(&Id::<Account>::from("ann"), Deposit { amount: 100 }).await?;
+/// runner.until(deposited.position).await?;
+/// assert_eq!(count.load(Ordering::Relaxed), 1);
+/// runner.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Processor: Send + Sync {
-    /// The name of the checkpoint.
+    /// The name of the checkpoint. With an `@` only if it keeps the table of a read model.
     fn name(&self) -> String;
 
-    /// What it wants to hear of.
+    /// The events it is called for.
     fn query(&self) -> Query;
 
-    /// The same, with the newest version of each event that it reads.
+    /// The names of those events, each with the newest version that this program reads. Nodes of different releases compare
+    /// them to find out which may run it.
     fn reads(&self) -> Reads;
 
-    /// Where it begins when it runs for the first time.
+    /// Where it begins when it runs for the first time. The default is the first event, whatever the runner says.
     fn begins(&self) -> Begins {
         Begins::Always
     }
@@ -34,19 +107,19 @@ pub trait Processor: Send + Sync {
         None
     }
 
-    /// The same for the shadow of its table, if it can be built again.
+    /// The same processor for the shadow of its table, if that can be built again.
     fn shadow(&self) -> Option<Arc<dyn Processor>> {
         None
     }
 
-    /// Rows, to be made anew from their events, if it keeps rows of its own: in one reading of those events, or in one for
-    /// each key, whichever reads less.
+    /// Folds that make rows of these keys anew from their events, if it keeps rows of its own: one for all keys, or one for
+    /// each, whichever reads fewer events.
     fn anew(&self, keys: Vec<String>) -> Vec<Box<dyn RowsAnew>> {
         let _ = keys;
         vec![]
     }
 
-    /// The keys of the rows that an event concerns, if it keeps rows of its own.
+    /// Returns the keys of the rows that an event concerns, if it keeps rows of its own. Fails if the event cannot be read.
     fn keys(&self, event: &Recorded<Raw>) -> Result<Vec<String>, Failure> {
         let _ = event;
         Ok(vec![])
@@ -58,28 +131,31 @@ pub trait Processor: Send + Sync {
         Ok(())
     }
 
-    /// Comes before the first batch.
+    /// Makes its tables. Called before the first batch, once a node, and again after a failure.
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure>;
 
-    /// It has come to where the log ended when it began. Returns why what it has made is not used yet, if that is so: the
-    /// next look calls this again. A declared read model sends readers to its table, of a new version only if `promote`
-    /// says so.
+    /// Called once it has come to where the log ended when it began. Returns why what it has made is not used yet, if that is
+    /// so: then it is called again at the next beat. A declared read model sends readers to its table; to that of a new version
+    /// only if `promote` says so.
     async fn built(&self, store: &dyn EventStore, promote: bool) -> Result<Option<StoreError>, StoreError> {
         let _ = promote;
         record::mark_built(store, &self.name()).await.map(|()| None)
     }
 
-    /// Decodes events ahead of their turn. What cannot be decoded is told when it is processed.
+    /// Decodes events ahead of their turn, outside of any transaction. An event that cannot be decoded fails when it is
+    /// processed, not here.
     fn decode(&self, page: &DecodedPage, places: Range<usize>);
 
-    /// Does what happens outside of the transaction, before it is opened: it may happen again.
+    /// Does what happens outside of the database, before the transaction is opened. It may be called again for the same events,
+    /// after a crash or a failure.
     async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failure> {
         let _ = (store, part);
         Ok(())
     }
 
-    /// Processes a part; the caller moves the checkpoint and commits. Gives the events that must wait, and where. Rows that
-    /// are remembered need not be read; what is remembered of a transaction that was not committed must be forgotten.
+    /// Processes a part in a transaction; the caller moves the checkpoint and commits. Returns the events that must wait behind
+    /// a parked one, by their places in the page, and where each waits. Rows that are `remembered` need not be read; after a
+    /// transaction that was not committed the caller forgets them.
     async fn process(
         &self,
         transaction: &mut dyn Transaction,
@@ -155,32 +231,35 @@ pub enum Begins {
     AsSaid(Option<StartFrom>),
 }
 
-/// Rows that are made anew.
+/// Rows that are folded anew from their events, in memory.
 pub trait RowsAnew: Send + Sync {
-    /// Their keys.
+    /// Their keys, in order.
     fn keys(&self) -> &[String];
 
     /// The events that may concern them.
     fn query(&self) -> Query;
 
-    /// Processes the next of them. What fails says the key.
+    /// Folds the next event into them. A failure names the key.
     fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failure>;
 
-    /// Whether the rows are fit for their table, as they are now.
+    /// Checks that the table can hold the rows as they are now. A failure names the key.
     fn check(&self) -> Result<(), Failure>;
 
-    /// What is to be written.
+    /// Returns the rows to be written, and the keys of those to be deleted.
     fn changes(&mut self) -> Result<Changes, Failure>;
 }
 
-/// Events to be processed together, and which of their keys.
+/// Events to be processed together, and for which of their keys.
 pub struct Part<'a> {
+    /// The page that has them.
     pub page: &'a DecodedPage,
     /// Their places in the page.
     pub places: Range<usize>,
+    /// The shard whose keys are processed.
     pub shard: &'a Shard,
+    /// What waits of that shard.
     pub parked: &'a Parked,
-    /// Only what waits here.
+    /// If events that waited are tried again: where they wait. Only what waits there is processed.
     pub only: Option<&'a Queue>,
 }
 
@@ -196,12 +275,13 @@ pub enum Turn {
 }
 
 impl Part<'_> {
-    /// The stream of an event, if all of it waits behind an event of that stream that could not be read.
+    /// Returns the stream of an event, if all of it waits behind an event of that stream that could not be read.
     pub fn stream_waits(&self, event: &Recorded<Raw>) -> Option<Queue> {
         let stream = event.stream.as_str();
         (self.only.is_none() && self.parked.has_stream(stream)).then(|| Queue::Stream(stream.into()))
     }
 
+    /// Returns what is to be done with an event for a key.
     pub fn turn(&self, event: &Recorded<Raw>, key: &str) -> Turn {
         match self.only {
             Some(Queue::Key(only)) if only == key => Turn::Now,
@@ -214,8 +294,8 @@ impl Part<'_> {
         }
     }
 
-    /// An event that cannot be read, and the keys it is known to concern: those whose turn it is not yet wait; of another,
-    /// it is told. None: they are unknown, and its stream stands for them.
+    /// Returns where an event waits that cannot be read: behind what is parked of the keys it is known to concern. Fails if it
+    /// is the turn of one of them; or if the keys are unknown, and then in the queue of its stream, where there is one shard.
     pub fn unreadable(
         &self,
         event: &Recorded<Raw>,
