@@ -1,4 +1,5 @@
--- Creates roles for the log in the schema {schema}. Run it as a role that may create roles, and again after each migration.
+-- Creates roles for the log in the schema {schema}. Run it as a role that may create roles, and again after each
+-- migration.
 --
 --   {owner}
 --       owns the log and migrates it. It need not log in between migrations.

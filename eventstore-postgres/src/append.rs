@@ -15,7 +15,8 @@ use crate::{
     types::{EventTypes, Instant, array, names},
 };
 
-/// An append that is within the limits, with its metadata encoded. From here on only the content of the log can refuse it.
+/// An append that is within the limits, with its metadata encoded. From here on only the content of the log can refuse
+/// it.
 pub(crate) struct Checked {
     pub(crate) append: Append,
     /// The encoded metadata of each event, in order.
@@ -93,8 +94,8 @@ impl Checked {
         self.append.writes.len() == 1 && self.append.unchanged.is_empty() && self.append.condition.is_none()
     }
 
-    /// Whether a transaction must take the append lock before it checks the condition: the condition excepts event types,
-    /// so it depends on which types there are, or it names streams.
+    /// Whether a transaction must take the append lock before it checks the condition: the condition excepts event
+    /// types, so it depends on which types there are, or it names streams.
     pub(crate) fn needs_hold(&self) -> bool {
         condition_items(&self.append).iter().any(|item| item.except.is_some() || item.key.is_some())
     }
@@ -120,9 +121,9 @@ impl Checked {
     ///
     /// - `new_types` receives the event types that this process did not know; they exist once the transaction commits.
     /// - Without `check_ids`, an event id that is recorded already violates its constraint and fails the transaction.
-    /// - `holds_log` says that the transaction has the append lock, knows all event types, and has checked the streams of
-    ///   the condition. Otherwise the statement checks both, and raises `ES004` (an unknown event type) or `ES005` (an
-    ///   event in a stream of the condition).
+    /// - `holds_log` says that the transaction has the append lock, knows all event types, and has checked the streams
+    ///   of the condition. Otherwise the statement checks both, and raises `ES004` (an unknown event type) or `ES005`
+    ///   (an event in a stream of the condition).
     pub(crate) async fn record(
         &self,
         connection: &mut PgConnection,

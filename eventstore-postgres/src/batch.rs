@@ -27,7 +27,8 @@ pub(crate) struct QueuedAppend {
 pub(crate) enum Reply {
     Recorded(Written),
     Refused(StoreError),
-    /// The call did not record the append and does not say why. The caller appends it again by itself to learn the reason.
+    /// The call did not record the append and does not say why. The caller appends it again by itself to learn the
+    /// reason.
     NotRecorded,
     /// At least one of its event ids was recorded before. If all were, the caller returns the first result.
     RepeatsIds,
@@ -72,7 +73,8 @@ pub(crate) fn take_batch(waiting: &mut VecDeque<QueuedAppend>) -> Vec<QueuedAppe
 struct Batch {
     taken: Vec<QueuedAppend>,
     hashes: RandomState,
-    /// Hashes of the streams that are written to. A collision makes an append wait for the next call, which is harmless.
+    /// Hashes of the streams that are written to. A collision makes an append wait for the next call, which is
+    /// harmless.
     written: HashSet<u64>,
     /// Hashes of the streams that must stay unchanged.
     unchanged: HashSet<u64>,

@@ -18,8 +18,8 @@ pub(crate) fn tags(event: &NewEvent) -> String {
     array(event.data.tags.iter().map(ToString::to_string))
 }
 
-/// The event types of a call, each once. The server checks them against its table, for this process may know a type of a
-/// log that was restored since.
+/// The event types of a call, each once. The server checks them against its table, for this process may know a type of
+/// a log that was restored since.
 #[derive(Default)]
 pub(crate) struct DistinctTypes<'a> {
     pub(crate) keys: Vec<i32>,

@@ -17,7 +17,7 @@ pub(crate) async fn check_functions(connection: &mut PgConnection, sql: &Sql) ->
         None => Ok(()),
         Some(name) => Err(StoreError::Schema(format!(
             "function `{name}` of schema `{0}` works on another schema, so `{0}` was renamed or copied: give it its name \
-             back, or make its functions anew with the script of `PgOptions::functions_sql`",
+             back, or create its functions again with the script of `PgOptions::functions_sql`",
             sql.schema()
         ))),
     }

@@ -1,5 +1,5 @@
-//! Dedicated connections, which the store keeps for loads and appends. The pool pings the server for each connection that
-//! is given back, which would cost every load and every append a round trip.
+//! Dedicated connections, which the store keeps for loads and appends. The pool pings the server for each connection
+//! that is given back, which would cost every load and every append a round trip.
 
 use std::{
     collections::VecDeque,
@@ -68,8 +68,8 @@ impl Connections {
     }
 }
 
-/// A connection for one operation. [`keep`](Self::keep) gives it back for the next one. Dropped without that it is closed,
-/// since an answer of the server may still be on its way.
+/// A connection for one operation. [`keep`](Self::keep) gives it back for the next one. Dropped without that it is
+/// closed, since an answer of the server may still be on its way.
 pub(crate) enum Dedicated {
     Own(PgConnection, OpenSlot),
     Pooled(PoolConnection<Postgres>, u64),
@@ -98,8 +98,8 @@ impl Dedicated {
         Self::acquire_for(connections, false).await
     }
 
-    /// Like [`acquire`](Self::acquire) for work besides appends and loads. It takes the connection that was used longest ago,
-    /// and `keep` puts it back in that place, so that warm sessions stay with appends and loads.
+    /// Like [`acquire`](Self::acquire) for work besides appends and loads. It takes the connection that was used
+    /// longest ago, and `keep` puts it back in that place, so that warm sessions stay with appends and loads.
     pub(crate) async fn acquire_for_background(connections: &Arc<Connections>) -> Result<Self, sqlx::Error> {
         Self::acquire_for(connections, true).await
     }

@@ -1,5 +1,5 @@
-//! The database of a log: the pool of connections, the statements, and what this process knows of the server. All clones and
-//! transactions of a store share it.
+//! The database of a log: the pool of connections, the statements, and what this process knows of the server. All
+//! clones and transactions of a store share it.
 
 use std::{
     collections::HashSet,
@@ -38,8 +38,8 @@ impl Db {
         self.pooler == Pooler::Forgetful || self.odd_sessions.is_recent()
     }
 
-    /// Returns a connection of the pool, and the server it leads to. While the server refuses connections, the pool would
-    /// try again until its own time-out; this returns the I/O error of kind `ConnectionRefused` at once.
+    /// Returns a connection of the pool, and the server it leads to. While the server refuses connections, the pool
+    /// would try again until its own time-out; this returns the I/O error of kind `ConnectionRefused` at once.
     pub(crate) async fn pooled(&self) -> Result<(PoolConnection<Postgres>, u64), sqlx::Error> {
         let pool = &self.pool;
         let refused = async {
@@ -85,8 +85,8 @@ impl BuiltTables {
     }
 }
 
-/// Remembers for a short time that a session had defaults that appends cannot use: read-only, or another isolation level
-/// than READ COMMITTED. Meanwhile appends begin their transactions explicitly, which costs two more round trips.
+/// Remembers for a short time that a session had defaults that appends cannot use: read-only, or another isolation
+/// level than READ COMMITTED. Meanwhile appends begin their transactions explicitly, which costs two more round trips.
 pub(crate) struct OddSessions {
     begin: Instant,
     /// In milliseconds since `begin`.

@@ -24,7 +24,8 @@ const TRIED: i32 = 15;
 /// Clocks that differ by no more count as equal.
 const CLOCK: Duration = Duration::from_secs(1);
 
-/// Runs all checks. The server, the session and the role are reported even if there is no log, or none that can be read.
+/// Runs all checks. The server, the session and the role are reported even if there is no log, or none that can be
+/// read.
 pub(crate) async fn examine(shared: &Shared) -> Result<Report, StoreError> {
     let mut report = Report::default();
     let mut connection = shared.connection().await?;
@@ -104,7 +105,7 @@ async fn functions_of(report: &mut Report, sql: &Sql, connection: &mut PgConnect
         false => report.danger(
             "functions",
             wrong.join("; "),
-            "Find out who replaced them, and what was appended since; make them anew with the script of \
+            "Find out who replaced them, and what was appended since; create them again with the script of \
              `PgOptions::functions_sql`.",
         ),
     }
@@ -386,8 +387,8 @@ impl Log {
     }
 }
 
-/// Reports a sample of the log: the head, and how many positions were looked up, were found, and were recorded before an
-/// earlier position.
+/// Reports a sample of the log: the head, and how many positions were looked up, were found, and were recorded before
+/// an earlier position.
 fn positions(report: &mut Report, (head, wanted, found, back): (i64, i64, i64, i64)) {
     if found < wanted || back > 0 {
         let found = format!("of {wanted} positions up to {head}, {} are missing and {back} go back", wanted - found);

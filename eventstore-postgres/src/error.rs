@@ -48,7 +48,8 @@ pub(crate) fn is_unreachable(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_))
 }
 
-/// Maps an error of a statement to the error of the store. The caller handles errors after which the outcome is unknown.
+/// Maps an error of a statement to the error of the store. The caller handles errors after which the outcome is
+/// unknown.
 pub(crate) fn store(error: sqlx::Error) -> StoreError {
     let Some(code_of) = code_of(&error) else {
         return match error {

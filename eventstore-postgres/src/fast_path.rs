@@ -1,5 +1,5 @@
-//! The fast path: calls of the functions for one plain append, and for many appends at once. An append that a function does
-//! not record comes back without a reason.
+//! The fast path: calls of the functions for one plain append, and for many appends at once. An append that a function
+//! does not record comes back without a reason.
 
 use std::collections::HashSet;
 

@@ -11,12 +11,12 @@ use tokio::sync::watch;
 
 use crate::{sql::Sql, types::EventTypes};
 
-/// How long a connection may be idle before it is pinged. The ping notices a server that was stopped meanwhile before an
-/// append is sent whose outcome would be unknown.
+/// How long a connection may be idle before it is pinged. The ping notices a server that was stopped meanwhile before
+/// an append is sent whose outcome would be unknown.
 pub(crate) const ASSUMED_ALIVE: Duration = Duration::from_secs(1);
 
-/// The last position known to be recorded on one server. A server that takes its place may lack the end of the log, so a
-/// position known of the former server must not be read from.
+/// The last position known to be recorded on one server. A server that takes its place may lack the end of the log, so
+/// a position known of the former server must not be read from.
 pub(crate) struct Head {
     known: watch::Sender<KnownHead>,
     /// When a connection last broke.
@@ -63,8 +63,8 @@ impl Head {
         });
     }
 
-    /// Compares the position `known` from before a statement with the `head` that the statement found. A lower head means
-    /// that the log has lost its end: what was known is dropped, and every connection opened before is closed.
+    /// Compares the position `known` from before a statement with the `head` that the statement found. A lower head
+    /// means that the log has lost its end: what was known is dropped, and every connection opened before is closed.
     pub(crate) fn check_end(&self, server: u64, known: Position, head: Position) {
         if head < known {
             self.known.send_if_modified(|now| {
@@ -93,7 +93,8 @@ impl Head {
         age <= self.known.borrow().since.elapsed()
     }
 
-    /// Drops what is known of the present server, and lets every connection to it be closed, since it may not take writes.
+    /// Drops what is known of the present server, and lets every connection to it be closed, since it may not take
+    /// writes.
     pub(crate) fn forget_server(&self) {
         self.known.send_modify(|known| {
             *known = KnownHead { position: Position(0), server: known.server + 1, since: Instant::now() };

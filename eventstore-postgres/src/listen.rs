@@ -1,5 +1,5 @@
-//! Watches the head of the log for the readers of this process that wait for new events: receives the notifications that
-//! `notify.rs` sends, and reads the head from time to time.
+//! Watches the head of the log for the readers of this process that wait for new events: receives the notifications
+//! that `notify.rs` sends, and reads the head from time to time.
 
 use std::{
     mem::replace,
@@ -32,8 +32,8 @@ use crate::{
     session::Session,
 };
 
-/// The pause between two reads of the head without a notification. While the store receives no notifications it grows from
-/// the first to the longest; while it does, it is the last of the three.
+/// The pause between two reads of the head without a notification. While the store receives no notifications it grows
+/// from the first to the longest; while it does, it is the last of the three.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const LISTENING_PAUSE: Duration = Duration::from_secs(1);
@@ -190,7 +190,8 @@ impl HeadWatch {
         Some(listener)
     }
 
-    /// Reads the head, over the connection for LISTEN if there is one, which also shows whether that connection is alive.
+    /// Reads the head, over the connection for LISTEN if there is one, which also shows whether that connection is
+    /// alive.
     async fn read_head(&mut self, listener: &Listener) -> Option<Position> {
         let db = &listener.db;
         let query = sqlx::query_scalar(db.sql.head());
@@ -223,15 +224,15 @@ impl HeadWatch {
         let head = &self.head;
         match &mut self.notifications {
             Notifications::On(listener, _) => {
-                let told = async {
-                    while let Ok(Some(told)) = listener.try_recv().await {
-                        if told.payload().parse().is_ok_and(|told| Position(told) > head.borrow().position) {
+                let notified = async {
+                    while let Ok(Some(notification)) = listener.try_recv().await {
+                        if notification.payload().parse().is_ok_and(|last| Position(last) > head.borrow().position) {
                             return true;
                         }
                     }
                     false
                 };
-                if timeout(LISTENING_PAUSE, told).await == Ok(false) {
+                if timeout(LISTENING_PAUSE, notified).await == Ok(false) {
                     self.notifications = Notifications::Off(Some(Instant::now()));
                 }
             }

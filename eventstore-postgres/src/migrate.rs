@@ -82,8 +82,8 @@ impl Migrations {
         &self.steps[applied..]
     }
 
-    /// Returns the script that does what [`apply`](Self::apply) would, for an operator to read and to run with `psql`. It
-    /// fails without a change if another node has migrated meanwhile. It is empty if no migration is missing.
+    /// Returns the script that does what [`apply`](Self::apply) would, for an operator to read and to run with `psql`.
+    /// It fails without a change if another node has migrated meanwhile. It is empty if no migration is missing.
     pub fn script(&self) -> String {
         script(self.shared.sql(), self.steps.len() - self.missing().len())
     }
@@ -93,8 +93,8 @@ impl Migrations {
     /// # Errors
     /// [`StoreError::Denied`] if the role may not create the tables; [`StoreError::Schema`] if the migrations in the
     /// database are not those of this release; [`StoreError::Busy`] if another session holds the lock for too long;
-    /// [`StoreError::Unavailable`] if the server cannot be reached, [`StoreError::Unknown`] if the connection breaks during
-    /// the commit (apply again to learn the outcome).
+    /// [`StoreError::Unavailable`] if the server cannot be reached, [`StoreError::Unknown`] if the connection breaks
+    /// during the commit (apply again to learn the outcome).
     pub async fn apply(self) -> Result<(), StoreError> {
         apply(&self.shared).await
     }
@@ -198,8 +198,8 @@ pub(crate) async fn exists(connection: &mut PgConnection, schema: &str) -> Resul
     exists.fetch_one(connection).await.map_err(error::store)
 }
 
-/// Returns when each migration was applied. An unknown migration that does not say it works with this release, or one with
-/// another checksum, is [`StoreError::Schema`].
+/// Returns when each migration was applied. An unknown migration that does not say it works with this release, or one
+/// with another checksum, is [`StoreError::Schema`].
 async fn applied(connection: &mut PgConnection, sql: &Sql) -> Result<Vec<Timestamp>, StoreError> {
     let migrated: bool = sqlx::query_scalar(sql.migrated()).fetch_one(&mut *connection).await.map_err(error::store)?;
     if !migrated {

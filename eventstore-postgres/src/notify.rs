@@ -1,5 +1,5 @@
-//! Notifies the readers of other processes of appends, which `listen.rs` receives there. A notification is only a reason to
-//! read the head: no reader relies on its content, and each reads the head from time to time anyway.
+//! Notifies the readers of other processes of appends, which `listen.rs` receives there. A notification is only a
+//! reason to read the head: no reader relies on its content, and each reads the head from time to time anyway.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::connections::{Connections, Dedicated};
 
-/// The pause after a notification. One notification then covers everything recorded during the pause. With one millisecond,
-/// appends were 5 % slower; with two, the difference was within the noise.
+/// The pause after a notification. One notification then covers everything recorded during the pause. With one
+/// millisecond, appends were 5 % slower; with two, the difference was within the noise.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The pause after a notification failed.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
@@ -59,7 +59,8 @@ impl Notify {
         self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the last position this store has recorded on a server, and notifies other processes without waiting for it.
+    /// Notes the last position this store has recorded on a server, and notifies other processes without waiting for
+    /// it.
     pub(crate) fn note_recorded(self: &Arc<Self>, server: u64, last: Position) {
         self.connections.db.head.raise(server, last);
         self.announce(server, last);
@@ -84,8 +85,8 @@ impl Notify {
     }
 }
 
-/// Returns the statement that notifies. NOTIFY takes no parameters, so the channel and the position are put into its text:
-/// the channel is made of the checked name of the schema, the position is a number.
+/// Returns the statement that notifies. NOTIFY takes no parameters, so the channel and the position are put into its
+/// text: the channel is made of the checked name of the schema, the position is a number.
 pub(crate) fn statement(channel: &str, position: Position) -> AssertSqlSafe<String> {
     let template = include_str!("../sql/notify.sql");
     AssertSqlSafe(template.replace("{channel}", channel).replace("{position}", &position.0.to_string()))

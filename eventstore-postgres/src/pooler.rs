@@ -21,8 +21,8 @@ pub(crate) enum Pooler {
 const STATEMENT_NAMES: &str = "sqlx%";
 
 impl Pooler {
-    /// Finds out what the options lead to, and returns the options for connections through it. Two facts decide: whether a
-    /// start parameter reaches the session, and which name a prepared statement has at the server.
+    /// Finds out what the options lead to, and returns the options for connections through it. Two facts decide:
+    /// whether a start parameter reaches the session, and which name a prepared statement has at the server.
     ///
     /// The error of the first connection names the server: [`StoreError::Denied`] or [`StoreError::Unavailable`].
     pub(crate) async fn find(options: PgConnectOptions) -> Result<(Self, PgConnectOptions), StoreError> {
@@ -42,7 +42,8 @@ impl Pooler {
             Err(error) if error::has_code(&error, &["08P01", "0A000"]) => {}
             Err(error) => return Err(error::unreachable(&options, error)),
         }
-        // The driver sets another parameter that poolers do not know. `begin_pooled` sets it in each transaction instead.
+        // The driver sets another parameter that poolers do not know. `begin_pooled` sets it in each transaction
+        // instead.
         let options = options.extra_float_digits(None);
         let mut connection = connect(&options).await.map_err(|error| error::unreachable(&options, error))?;
         sqlx::raw_sql(include_str!("../sql/probe_begin.sql")).execute(&mut connection).await.map_err(error::store)?;
@@ -61,8 +62,8 @@ impl Pooler {
         Ok((pooler, if pooler == Self::Forgetful { options.statement_cache_capacity(0) } else { options }))
     }
 
-    /// Returns the statements that begin a transaction. `marked` transactions can tell whether they are still the same one
-    /// after their connection was lent.
+    /// Returns the statements that begin a transaction. `marked` transactions can tell whether they are still the same
+    /// one after their connection was lent.
     pub(crate) fn begin(self, marked: bool) -> &'static str {
         const BEGIN: &str = include_str!("../sql/begin.sql");
         const POOLED: &str = include_str!("../sql/begin_pooled.sql");

@@ -28,8 +28,8 @@ pub(crate) type NewTypes = Vec<(i32, String, String)>;
 
 type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-/// Returns the page of a read, whose `limit` is the size of the page. `known` is the last position that this process knew of
-/// the connection's server before the read.
+/// Returns the page of a read, whose `limit` is the size of the page. `known` is the last position that this process
+/// knew of the connection's server before the read.
 pub(crate) async fn page(
     connection: &mut PgConnection,
     db: &Db,
@@ -61,8 +61,8 @@ pub(crate) async fn page(
     Ok(page)
 }
 
-/// Returns a page of a query that excepts event types. The types it names are resolved among those that this process knows,
-/// and the statement returns how many there are. If there are more, this learns them and reads again.
+/// Returns a page of a query that excepts event types. The types it names are resolved among those that this process
+/// knows, and the statement returns how many there are. If there are more, this learns them and reads again.
 async fn page_of_types(
     connection: &mut PgConnection,
     db: &Db,
@@ -87,8 +87,8 @@ async fn page_of_types(
 pub(crate) enum PageRequest<'a> {
     /// A page, whose size is the `limit`.
     Page(&'a Read),
-    /// The snapshot of a stream and a kind, and a page (of this size) of the stream's events from the snapshot's last event
-    /// on, or from the first if there is no snapshot.
+    /// The snapshot of a stream and a kind, and a page (of this size) of the stream's events from the snapshot's last
+    /// event on, or from the first if there is no snapshot.
     FromSnapshot(&'a StreamId, &'a str, usize),
 }
 
@@ -124,8 +124,8 @@ impl PageRequest<'_> {
 }
 
 /// Returns the head to report with a page of one stream. If the page is not full, the stream has no further event up to
-/// `max(known, last event)`, where `known` is the head this process knew before the read. That saves the query for the real
-/// head, which costs a quarter of reading ten events. A full page asks for it.
+/// `max(known, last event)`, where `known` is the head this process knew before the read. That saves the query for the
+/// real head, which costs a quarter of reading ten events. A full page asks for it.
 async fn head_of_page(
     connection: &mut PgConnection,
     db: &Db,
@@ -257,7 +257,8 @@ pub(crate) async fn events_by_ids(
     Ok(events)
 }
 
-/// Returns the events of a command: from the one with the command's first id on, as long as their ids follow each other.
+/// Returns the events of a command: from the one with the command's first id on, as long as their ids follow each
+/// other.
 pub(crate) async fn events_of_command(
     connection: &mut PgConnection,
     db: &Db,
@@ -315,7 +316,8 @@ pub(crate) async fn identity(connection: &mut PgConnection, db: &Db) -> Result<I
     Ok(Identity::new(id, epoch.unsigned_abs(), since.0))
 }
 
-/// Converts to PostgreSQL's signed integer. No stored number is larger than the largest of those, so a larger one becomes it.
+/// Converts to PostgreSQL's signed integer. No stored number is larger than the largest of those, so a larger one
+/// becomes it.
 pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -344,8 +346,8 @@ struct Fetched {
     types: u64,
 }
 
-/// Runs one of the statements whose names begin with `events`. If a row has an event type that this process does not know,
-/// this reads the list of types and runs the statement again.
+/// Runs one of the statements whose names begin with `events`. If a row has an event type that this process does not
+/// know, this reads the list of types and runs the statement again.
 async fn fetch<'q>(
     connection: &mut PgConnection,
     db: &Db,
@@ -369,8 +371,8 @@ async fn fetch<'q>(
     }
 }
 
-/// Decodes rows while the server sends them. Returns the key of an event type that this process does not know as the inner
-/// error.
+/// Decodes rows while the server sends them. Returns the key of an event type that this process does not know as the
+/// inner error.
 async fn fetch_known(
     connection: &mut PgConnection,
     db: &Db,
@@ -412,8 +414,8 @@ struct TypeNames<'a> {
 }
 
 impl TypeNames<'_> {
-    /// Returns the name of a type, or its key as the error if it is not known. A type that the log lacks is named `?` and its
-    /// key.
+    /// Returns the name of a type, or its key as the error if it is not known. A type that the log lacks is named `?`
+    /// and its key.
     fn name(&mut self, key: i32) -> Result<Arc<str>, i32> {
         if let Some((_, name)) = self.last.as_ref().filter(|(last, _)| *last == key) {
             return Ok(name.clone());
@@ -469,7 +471,8 @@ fn push_bare_row(
     Ok(Ok(()))
 }
 
-/// Like [`push_bare_row`] for a row that also has the id and the time of the event. A row without a type is the snapshot.
+/// Like [`push_bare_row`] for a row that also has the id and the time of the event. A row without a type is the
+/// snapshot.
 fn push_snapshot_row(
     columns: &Columns<'_>,
     stream: &StreamId,

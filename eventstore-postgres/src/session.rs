@@ -11,9 +11,9 @@ use tokio::runtime::Handle;
 
 use crate::{db::Db, error, notify::Notify, pooler::Pooler, transaction::PgTransaction};
 
-/// A connection for single statements. Behind a pooler that may prepare a statement in one session and run it in another, the
-/// connection is in a transaction, which keeps the session. The transaction is rolled back when this is dropped, so the
-/// statements must not write.
+/// A connection for single statements. Behind a pooler that may prepare a statement in one session and run it in
+/// another, the connection is in a transaction, which keeps the session. The transaction is rolled back when this is
+/// dropped, so the statements must not write.
 pub(crate) enum Session {
     Plain(PoolConnection<Postgres>, u64),
     Held(Option<PgTransaction>),

@@ -1,5 +1,5 @@
-//! The statements of `sql/` that name a schema, with the name put in once. Statements that name a table of a read model are
-//! made in `tables.rs`.
+//! The statements of `sql/` that name a schema, with the name put in once. Statements that name a table of a read model
+//! are made in `tables.rs`.
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Classifies each SQLSTATE: who is to act, which error the caller gets, and whether something may have been recorded.
 //!
-//! The table here and the one in `docs/errors.md` are equal, which a test checks. No message of the server is ever parsed.
+//! The table here and the one in `docs/errors.md` are equal, which a test checks. No message of the server is ever
+//! parsed.
 
 use eventstore_core::Blame::{self, Caller, Program, Row, Server};
 

@@ -56,8 +56,8 @@ use crate::{
 const PAGE: usize = 1_000;
 /// How long `close` waits for operations that have begun.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often, and for how long at most, an append is sent again with the same ids after its connection broke. After that the
-/// error is [`StoreError::Unknown`].
+/// How often, and for how long at most, an append is sent again with the same ids after its connection broke. After
+/// that the error is [`StoreError::Unknown`].
 const RESENDS: u32 = 3;
 const RESEND_TIME: Duration = CONNECT_TIMEOUT;
 /// How long `appended` waits at most.
@@ -83,31 +83,31 @@ pub struct PgOptions {
 }
 
 impl PgOptions {
-    /// Sets the schema of the log and of everything that belongs to it; the default is `eventstore`. One schema is one log,
-    /// with its own positions and its own append lock. The name has 1 to 63 characters of `a-z`, `0-9` and `_`, the first
-    /// not a digit; another one is [`StoreError::Invalid`] when the log is opened.
+    /// Sets the schema of the log and of everything that belongs to it; the default is `eventstore`. One schema is one
+    /// log, with its own positions and its own append lock. The name has 1 to 63 characters of `a-z`, `0-9` and `_`,
+    /// the first not a digit; another one is [`StoreError::Invalid`] when the log is opened.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
         self
     }
 
-    /// Sets the schema of the rows of read models; the default is the schema of the log. A role that may not create tables in
-    /// the schema of the log needs another: see [`roles_sql`](Self::roles_sql). The rules for names are those of
-    /// [`schema`](Self::schema).
+    /// Sets the schema of the rows of read models; the default is the schema of the log. A role that may not create
+    /// tables in the schema of the log needs another: see [`roles_sql`](Self::roles_sql). The rules for names are those
+    /// of [`schema`](Self::schema).
     pub fn tables_schema(mut self, schema: impl Into<String>) -> Self {
         self.tables = Some(schema.into());
         self
     }
 
-    /// Sets whether opening the store applies missing migrations; the default is `true`. With `false`, a schema that lacks
-    /// migrations is [`StoreError::Unmigrated`]. [`migrations`](Self::migrations) applies or prints them.
+    /// Sets whether opening the store applies missing migrations; the default is `true`. With `false`, a schema that
+    /// lacks migrations is [`StoreError::Unmigrated`]. [`migrations`](Self::migrations) applies or prints them.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
         self
     }
 
-    /// Sets what to do about the findings of the [doctor](PgStore::doctor) when the store is opened; the default is to log
-    /// them. With [`Policy::Refuse`], a danger is [`StoreError::Unhealthy`].
+    /// Sets what to do about the findings of the [doctor](PgStore::doctor) when the store is opened; the default is to
+    /// log them. With [`Policy::Refuse`], a danger is [`StoreError::Unhealthy`].
     pub fn doctor(mut self, policy: Policy) -> Self {
         self.doctor = policy;
         self
@@ -133,14 +133,17 @@ impl PgOptions {
     }
 
     /// Opens the log in the database that a URL names: `postgres://user:password@host:5432/database`, or with
-    /// `?host=/run/postgresql` for a socket. Creates and migrates the schema if allowed; several nodes may start at once.
+    /// `?host=/run/postgresql` for a socket. Creates and migrates the schema if allowed; several nodes may start at
+    /// once.
     ///
     /// # Errors
     /// - [`StoreError::Invalid`]: the URL or the name of a schema.
     /// - [`StoreError::Unavailable`]: the server does not answer within ten seconds.
     /// - [`StoreError::Denied`]: the user, the password, the database, or TLS.
-    /// - [`StoreError::Unmigrated`]: migrations are missing, and the options or the rights of the role forbid to apply them.
-    /// - [`StoreError::Schema`]: the schema belongs to another log or to a later release, or has tables of another program.
+    /// - [`StoreError::Unmigrated`]: migrations are missing, and the options or the rights of the role forbid to apply
+    ///   them.
+    /// - [`StoreError::Schema`]: the schema belongs to another log or to a later release, or has tables of another
+    ///   program.
     /// - [`StoreError::Unhealthy`]: the doctor found a danger, with [`Policy::Refuse`].
     pub async fn connect(self, url: &str) -> Result<PgStore, StoreError> {
         let store = self.open(url).await?;
@@ -150,12 +153,13 @@ impl PgOptions {
         Ok(store)
     }
 
-    /// Returns which migrations were applied to the log in the database that a URL names, and which are missing. Changes
-    /// nothing.
+    /// Returns which migrations were applied to the log in the database that a URL names, and which are missing.
+    /// Changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] for the URL or the name of a schema, [`StoreError::Unavailable`] or [`StoreError::Denied`] for
-    /// the connection, [`StoreError::Schema`] if the log was migrated by a later release that this one does not work with.
+    /// [`StoreError::Invalid`] for the URL or the name of a schema, [`StoreError::Unavailable`] or
+    /// [`StoreError::Denied`] for the connection, [`StoreError::Schema`] if the log was migrated by a later release
+    /// that this one does not work with.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), eventstore_core::StoreError> {
@@ -179,13 +183,13 @@ impl PgOptions {
         Ok(migrate::script(&self.sql()?, 0))
     }
 
-    /// Returns the SQL that creates roles for the log with the least rights, for an operator to read and to run with `psql`:
-    /// an owner, the program (which can append, but not change, delete or truncate events), and a reader. The store is then
-    /// opened as the program, with the same [`tables_schema`](Self::tables_schema).
+    /// Returns the SQL that creates roles for the log with the least rights, for an operator to read and to run with
+    /// `psql`: an owner, the program (which can append, but not change, delete or truncate events), and a reader. The
+    /// store is then opened as the program, with the same [`tables_schema`](Self::tables_schema).
     ///
     /// # Errors
-    /// [`StoreError::Invalid`] for the name of a schema: the schema of rows must differ from that of the log, whose name may
-    /// have 56 characters.
+    /// [`StoreError::Invalid`] for the name of a schema: the schema of rows must differ from that of the log, whose
+    /// name may have 56 characters.
     pub fn roles_sql(&self) -> Result<String, StoreError> {
         let sql = self.sql()?;
         if sql.schema() == sql.tables() {
@@ -201,8 +205,9 @@ impl PgOptions {
         Ok(script)
     }
 
-    /// Returns the SQL that creates the functions of the log again, for an operator to read and to run with `psql` as the
-    /// owner: after the schema was renamed or copied, since the functions name it, or after a function was replaced.
+    /// Returns the SQL that creates the functions of the log again, for an operator to read and to run with `psql` as
+    /// the owner: after the schema was renamed or copied, since the functions name it, or after a function was
+    /// replaced.
     ///
     /// # Errors
     /// [`StoreError::Invalid`] for the name of a schema.
@@ -227,11 +232,11 @@ impl PgOptions {
         check_parameters(url)?;
         let options = PgConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
         let (pooler, options) = Pooler::find(options).await?;
-        // Behind a pooler, the session that listens is not the one that receives. A store of fewer than three connections
-        // spares none for it.
+        // Behind a pooler, the session that listens is not the one that receives. A store of fewer than three
+        // connections spares none for it.
         let listens = pooler == Pooler::None && self.max_connections >= 3;
-        // Loads and appends have dedicated connections, if there are enough. Behind a forgetful pooler every operation is a
-        // transaction, so the pool has all.
+        // Loads and appends have dedicated connections, if there are enough. Behind a forgetful pooler every operation
+        // is a transaction, so the pool has all.
         let own = match self.max_connections - u32::from(listens) {
             _ if pooler == Pooler::Forgetful => 0,
             connections @ 0..=5 => connections / 2,
@@ -329,8 +334,8 @@ fn is_final(error: &StoreError) -> bool {
 }
 
 impl PgStore {
-    /// Opens the log in the schema `eventstore` of the database that a URL names, and creates it if it does not exist. For
-    /// other settings, see [`options`](Self::options).
+    /// Opens the log in the schema `eventstore` of the database that a URL names, and creates it if it does not exist.
+    /// For other settings, see [`options`](Self::options).
     ///
     /// # Errors
     /// Those of [`PgOptions::connect`].
@@ -354,8 +359,8 @@ impl PgStore {
     /// nothing, and reads at most a few hundred rows.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Busy`] or [`StoreError::Denied`] if the server cannot be asked. What is
-    /// wrong with the log is a finding, not an error.
+    /// [`StoreError::Unavailable`], [`StoreError::Busy`] or [`StoreError::Denied`] if the server cannot be asked. What
+    /// is wrong with the log is a finding, not an error.
     pub async fn doctor(&self) -> Result<Report, StoreError> {
         doctor::examine(&self.shared).await
     }
@@ -364,8 +369,8 @@ impl PgStore {
     /// operation of this store and its clones is [`Denied`](StoreError::Denied).
     ///
     /// # Errors
-    /// [`Busy`](StoreError::Busy) if an append, a transaction or a connection of [`database`](EventStore::database) is still
-    /// in use after ten seconds.
+    /// [`Busy`](StoreError::Busy) if an append, a transaction or a connection of [`database`](EventStore::database) is
+    /// still in use after ten seconds.
     pub async fn close(&self) -> Result<(), StoreError> {
         let closed = async {
             while !self.shared.writer.is_idle() {
@@ -493,8 +498,8 @@ impl PgStore {
         Events::paged(head, page, limit, first, next)
     }
 
-    /// Appends by one statement, which is its own transaction; in an explicit transaction if the session's defaults demand
-    /// it. Returns the server as well.
+    /// Appends by one statement, which is its own transaction; in an explicit transaction if the session's defaults
+    /// demand it. Returns the server as well.
     async fn append_once(&self, append: &Checked) -> Result<(u64, Written), AppendError> {
         if !self.shared.db.in_transactions() {
             let mut types = vec![];
@@ -547,10 +552,10 @@ impl PgStore {
         })
     }
 
-    /// Waits until everything recorded so far is on disk. A first result is returned only after that: a pipelined batch may
-    /// have recorded it without a wait for the disk, and returning it again writes nothing. The commit is what waits, so the
-    /// transaction is explicit: behind a forgetful pooler, a connection for single statements ends in a rollback. The error
-    /// is [`StoreError::Unknown`] if the event is not recorded any more.
+    /// Waits until everything recorded so far is on disk. A first result is returned only after that: a pipelined batch
+    /// may have recorded it without a wait for the disk, and returning it again writes nothing. The commit is what
+    /// waits, so the transaction is explicit: behind a forgetful pooler, a connection for single statements ends in a
+    /// rollback. The error is [`StoreError::Unknown`] if the event is not recorded any more.
     async fn flush(&self, event: Uuid) -> Result<(), StoreError> {
         let mut transaction = self.shared.transaction().await?;
         let is_recorded =
@@ -727,7 +732,8 @@ impl EventStore for PgStore {
             prefix
         };
         match prefix {
-            // Sessions begin at another isolation level, which the log's own code reports; or the connection had broken.
+            // Sessions begin at another isolation level, which the log's own code reports; or the connection had
+            // broken.
             Err(error) if error::has_code(&error, &["ES001"]) || error::is_lost(&error) => {
                 let mut transaction = self.shared.transaction().await?;
                 let prefix = read::prefix_at(transaction.connection(), &self.shared.db, at).await;

@@ -1,8 +1,8 @@
 //! Reads and writes the rows of read models, and checkpoints.
 //!
-//! Statements on a read model's table cannot be constants, because they name the table, its columns and their types. They are
-//! files of `sql/` with placeholders. Code writes only what has a length of its own: lists of columns, and the conditions
-//! and the order of a query. The names are constants of the program and are quoted; values are always bound.
+//! Statements on a read model's table cannot be constants, because they name the table, its columns and their types.
+//! They are files of `sql/` with placeholders. Code writes only what has a length of its own: lists of columns, and the
+//! conditions and the order of a query. The names are constants of the program and are quoted; values are always bound.
 
 use std::collections::HashMap;
 
@@ -48,8 +48,8 @@ fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
     columns.iter().map(|column| piece(&quoted(column.name))).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns the columns that a table lacks and that can be added to it; `None` if there is no such table. A table with other
-/// columns is [`StoreError::Columns`].
+/// Returns the columns that a table lacks and that can be added to it; `None` if there is no such table. A table with
+/// other columns is [`StoreError::Columns`].
 pub(crate) async fn missing_columns(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -62,8 +62,8 @@ pub(crate) async fn missing_columns(
         .transpose()
 }
 
-/// Checks, without the table lock, whether the table exists with the right columns (the common case). Must run outside the
-/// transaction of [`create`], where a failed look-up of the name would be cached.
+/// Checks, without the table lock, whether the table exists with the right columns (the common case). Must run outside
+/// the transaction of [`create`], where a failed look-up of the name would be cached.
 pub(crate) async fn is_built(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<bool, StoreError> {
     Ok(missing_columns(connection, sql, table).await?.is_some_and(|lacking| lacking.is_empty()))
 }
@@ -111,7 +111,8 @@ pub(crate) async fn index(connection: &mut PgConnection, sql: &Sql, table: &Tabl
     Ok(())
 }
 
-/// Returns the columns of a table, each with its type and whether an index begins with it; none if there is no such table.
+/// Returns the columns of a table, each with its type and whether an index begins with it; none if there is no such
+/// table.
 async fn read_columns(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -122,7 +123,8 @@ async fn read_columns(
 }
 
 /// Returns the columns that a table with these `existing` columns lacks, each by name and type. No columns at all is
-/// [`StoreError::NotBuilt`]; columns of another type, or a missing one that is not optional, is [`StoreError::Columns`].
+/// [`StoreError::NotBuilt`]; columns of another type, or a missing one that is not optional, is
+/// [`StoreError::Columns`].
 fn missing_columns_among<'a>(
     sql: &Sql,
     table: &Table,
@@ -140,8 +142,8 @@ fn missing_columns_among<'a>(
     table.lacks(&table.to_string(), &existing).map_err(|_| columns_error(sql, table))
 }
 
-/// The error for a table with other columns. A table of the engine is named with its schema, since the user may have tables
-/// of that name.
+/// The error for a table with other columns. A table of the engine is named with its schema, since the user may have
+/// tables of that name.
 fn columns_error(sql: &Sql, table: &Table) -> StoreError {
     match table.version {
         0 => table.misfit(&format!("{}.{table}", sql.tables())),
@@ -250,8 +252,8 @@ fn with_nulls(sql: &Sql, table: &Table, lacking: &[&'static Column]) -> String {
     format!("({})", statement(include_str!("../sql/with_nulls.sql"), sql, table, &[("{nulls}", nulls)]).0)
 }
 
-/// Reads rows of a table that lacks these columns. If the table lacks others, the error is [`StoreError::Columns`] or, for a
-/// table of the engine, [`StoreError::Schema`].
+/// Reads rows of a table that lacks these columns. If the table lacks others, the error is [`StoreError::Columns`] or,
+/// for a table of the engine, [`StoreError::Schema`].
 pub(crate) async fn rows(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -417,8 +419,8 @@ fn conditions(filters: &[Filter], values: &mut Values) -> String {
     conditions.join(" AND ")
 }
 
-/// Returns two conditions for the rows after a row in the order of a column: for rows with a value, which come first, and for
-/// rows with null.
+/// Returns two conditions for the rows after a row in the order of a column: for rows with a value, which come first,
+/// and for rows with null.
 fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values: &mut Values) -> (String, String) {
     let here = format!("t.{}", quoted(column.name));
     let Some(SortKey { value, key }) = after else {
@@ -519,8 +521,8 @@ pub(crate) async fn rename_shadows(connection: &mut PgConnection, sql: &Sql) -> 
     Ok(())
 }
 
-/// Returns the shadows with names of release 0.1. The program owns them, as it owns all rows of read models, so no migration
-/// of the log's owner could rename them.
+/// Returns the shadows with names of release 0.1. The program owns them, as it owns all rows of read models, so no
+/// migration of the log's owner could rename them.
 pub(crate) async fn old_shadows(connection: &mut PgConnection, sql: &Sql) -> Result<Vec<String>, StoreError> {
     match sqlx::query_scalar(sql.old_shadows()).fetch_all(connection).await {
         // No processor has run yet, the table belongs to another program, or the role may not read it.
@@ -547,8 +549,8 @@ pub(crate) async fn remove(connection: &mut PgConnection, sql: &Sql, table: &str
     execute_named(connection, sql, include_str!("../sql/remove_table.sql"), &[("{table}", table)], table).await
 }
 
-/// Returns the statements that grant the rights of other roles on one table also on another. The server writes them, since
-/// only it can quote its roles.
+/// Returns the statements that grant the rights of other roles on one table also on another. The server writes them,
+/// since only it can quote its roles.
 async fn grants(connection: &mut PgConnection, sql: &Sql, of: &str, on: &str) -> Result<Vec<String>, StoreError> {
     let [of, on] = [of, on].map(|name| format!("{}.{}", quoted(sql.tables()), quoted(name)));
     let grants = sqlx::query_scalar(include_str!("../sql/grants.sql")).bind(of).bind(on);
@@ -578,8 +580,8 @@ fn text_of(value: Json) -> Option<String> {
     }
 }
 
-/// Refuses a table without the right columns. A caller of [`write`] runs it first, unless [`rows`] has read the table in the
-/// same transaction.
+/// Refuses a table without the right columns. A caller of [`write`] runs it first, unless [`rows`] has read the table
+/// in the same transaction.
 pub(crate) async fn check_table(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
     let existing = read_columns(connection, sql, table).await?;
     check_columns(sql, table, existing.iter().map(|(name, kind, _)| (&**name, &**kind)))
@@ -601,8 +603,8 @@ fn keys_and_rows(upserts: Vec<(String, Box<RawValue>)>) -> (Vec<String>, String)
     (upserts.into_iter().map(|(key, _)| key).collect(), format!("[{rows}]"))
 }
 
-/// Writes rows and advances the shard's checkpoint in one statement. Returns `false`, having changed nothing, if the shard is
-/// not at `from` or a named event is not in the log.
+/// Writes rows and advances the shard's checkpoint in one statement. Returns `false`, having changed nothing, if the
+/// shard is not at `from` or a named event is not in the log.
 pub(crate) async fn step(connection: &mut PgConnection, sql: &Sql, step: Step) -> Result<bool, StoreError> {
     step.changes.check()?;
     let Step { shard, from, to, changes: Changes { table, upserts, deletes }, lazy } = step;

@@ -25,8 +25,8 @@ use crate::{
 /// The driver's transaction manager. It counts the transactions that a caller begins inside this one, as savepoints.
 type Manager = <Postgres as Database>::TransactionManager;
 
-/// A transaction. If it is dropped before its end, its connection is closed, so that no other caller gets one in the middle of
-/// a transaction.
+/// A transaction. If it is dropped before its end, its connection is closed, so that no other caller gets one in the
+/// middle of a transaction.
 pub(crate) struct PgTransaction {
     connection: PoolConnection<Postgres>,
     /// The server it runs on.
@@ -45,7 +45,8 @@ pub(crate) struct PgTransaction {
     tuned: bool,
     /// The last position it has appended.
     appended: Option<Position>,
-    /// The table whose columns were checked. A table that this transaction has read cannot be altered by another session.
+    /// The table whose columns were checked. A table that this transaction has read cannot be altered by another
+    /// session.
     fits: Option<(&'static str, u32, bool)>,
     /// Whether its commit may skip the wait for the disk.
     lazy: bool,
@@ -169,9 +170,9 @@ impl PgTransaction {
         };
     }
 
-    /// Spoils the transaction if a statement of the caller is pending: its future was dropped, so it is unknown how much of
-    /// it was done. Unsent bytes are no such statement: they are the driver's rollback to the savepoint of a transaction that
-    /// the caller dropped.
+    /// Spoils the transaction if a statement of the caller is pending: its future was dropped, so it is unknown how
+    /// much of it was done. Unsent bytes are no such statement: they are the driver's rollback to the savepoint of a
+    /// transaction that the caller dropped.
     fn check_pending(&mut self) {
         if !self.lent || self.spoiled.is_some() || self.connection.should_flush() {
             return;
@@ -183,8 +184,8 @@ impl PgTransaction {
         }
     }
 
-    /// Checks with the server that this is still the transaction that was begun, and what is left of its appends: the caller
-    /// may have rolled back to a savepoint.
+    /// Checks with the server that this is still the transaction that was begun, and what is left of its appends: the
+    /// caller may have rolled back to a savepoint.
     async fn check_open(&mut self) -> Result<(), StoreError> {
         let row = sqlx::query(self.db.sql.check()).fetch_one(&mut *self.connection).await;
         let seen = row.and_then(|row| Ok((row.try_get::<bool, _>(0)?, row.try_get::<i64, _>(1)?)));
@@ -235,8 +236,8 @@ impl PgTransaction {
         Ok(written)
     }
 
-    /// Records an append. What the condition says of event types and streams is checked first, under the append lock, because a
-    /// statement that raises would abort the transaction.
+    /// Records an append. What the condition says of event types and streams is checked first, under the append lock,
+    /// because a statement that raises would abort the transaction.
     async fn record_with_lock(&mut self, append: &Checked) -> Result<Written, AppendError> {
         if append.needs_hold() {
             self.hold().await?;
@@ -296,8 +297,8 @@ impl PgTransaction {
         }
     }
 
-    /// Commits. An error before the COMMIT is sent says that nothing is recorded. A connection that breaks during the COMMIT is
-    /// [`StoreError::Unknown`].
+    /// Commits. An error before the COMMIT is sent says that nothing is recorded. A connection that breaks during the
+    /// COMMIT is [`StoreError::Unknown`].
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         self.check_usable().await?;
         if self.lazy && self.appended.is_none() {
@@ -333,14 +334,14 @@ impl PgTransaction {
         while Manager::get_transaction_depth(&self.connection) > 0 {
             Manager::rollback(&mut self.connection).await.map_err(error::store)?;
         }
-        // A session in which a statement of the caller failed is closed, because a statement that the driver has prepared
-        // there may be the reason.
+        // A session in which a statement of the caller failed is closed, because a statement that the driver has
+        // prepared there may be the reason.
         self.over = !(self.lent && self.spoiled.is_some());
         Ok(())
     }
 
-    /// Reads rows of a table that may not exist, behind a savepoint, since the error would abort the transaction. Returns
-    /// whether the table has every column as well.
+    /// Reads rows of a table that may not exist, behind a savepoint, since the error would abort the transaction.
+    /// Returns whether the table has every column as well.
     async fn rows_if_built(&mut self, rows: Rows) -> Result<(Vec<(String, Box<RawValue>)>, bool), StoreError> {
         let connection = &mut *self.connection;
         let retry = match &rows {

@@ -48,8 +48,8 @@ impl Decode<'_, Postgres> for Instant {
     }
 }
 
-/// Returns an array as PostgreSQL reads it from text. An array of such texts can stand for arrays of different lengths, which
-/// PostgreSQL does not have.
+/// Returns an array as PostgreSQL reads it from text. An array of such texts can stand for arrays of different lengths,
+/// which PostgreSQL does not have.
 pub(crate) fn array(items: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let mut text = String::from("{");
     for item in items {
@@ -116,9 +116,9 @@ impl EventTypes {
         }
     }
 
-    /// Resolves the event types that a query excepts, among the known types and the `new` ones. Returns the query with the
-    /// names it stands for, if it excepts any, and the number of types. Types are never removed, so the list is complete if
-    /// the server has as many.
+    /// Resolves the event types that a query excepts, among the known types and the `new` ones. Returns the query with
+    /// the names it stands for, if it excepts any, and the number of types. Types are never removed, so the list is
+    /// complete if the server has as many.
     pub(crate) fn resolve(&self, query: &Query, new: &[(i32, String, String)]) -> (Option<Query>, usize) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if new.is_empty() {
@@ -129,8 +129,8 @@ impl EventTypes {
         (index.resolve(query), index.len())
     }
 
-    /// Returns the keys of event types. The server creates those that are new. The inner error is the number of types the log
-    /// would have, if that exceeds [`limits::TYPES`].
+    /// Returns the keys of event types. The server creates those that are new. The inner error is the number of types
+    /// the log would have, if that exceeds [`limits::TYPES`].
     pub(crate) async fn keys(
         &self,
         connection: &mut PgConnection,
@@ -155,8 +155,8 @@ impl EventTypes {
         Ok(keys.ok_or(limits::TYPES + 1))
     }
 
-    /// Clears the table if a new connection leads to another server, or to the same one after a restart, which may lack the
-    /// latest types. Returns whether it did.
+    /// Clears the table if a new connection leads to another server, or to the same one after a restart, which may lack
+    /// the latest types. Returns whether it did.
     pub(crate) fn forget_if_other_server(&self, server: String) -> bool {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let another = known.server != server;

@@ -1,9 +1,9 @@
 //! Group commit: appends that wait at the same moment share one call, one lock and one flush.
 //!
-//! An append that arrives while no call is open makes its own call at once, in one round trip. An append that arrives during a
-//! call waits in a queue. All queued appends are the next batch, together with those of the callers that the last batch has
-//! answered, if they append again within a small part of the time it took. So batches grow with the load. An append that
-//! a call does not record is repeated by its caller alone, so it never affects its neighbours.
+//! An append that arrives while no call is open makes its own call at once, in one round trip. An append that arrives
+//! during a call waits in a queue. All queued appends are the next batch, together with those of the callers that the
+//! last batch has answered, if they append again within a small part of the time it took. So batches grow with the
+//! load. An append that a call does not record is repeated by its caller alone, so it never affects its neighbours.
 
 use std::{
     collections::VecDeque,
@@ -25,18 +25,19 @@ use crate::{
     notify::Notify,
 };
 
-/// With so many appends in the queue, a second call is made during the first: the server reads it while it flushes the first.
+/// With so many appends in the queue, a second call is made during the first: the server reads it while it flushes the
+/// first.
 const SECOND_CALL: usize = 64;
 
 /// How many flushes may run at once. What is recorded before the server begins a flush is flushed with it.
 const FLUSHES: usize = 4;
 
-/// For how many calls after a repeated append the event ids are looked up first. A repeated id fails a call for all appends
-/// that share it; the look-up costs a round trip.
+/// For how many calls after a repeated append the event ids are looked up first. A repeated id fails a call for all
+/// appends that share it; the look-up costs a round trip.
 const ID_CHECKS: u32 = 64;
 
-/// A call waits for the callers that the last one has answered for at most this part of the time the last one took, and no
-/// longer than a millisecond.
+/// A call waits for the callers that the last one has answered for at most this part of the time the last one took, and
+/// no longer than a millisecond.
 const WAIT_SHARE: u32 = 16;
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
@@ -46,10 +47,10 @@ pub enum Durability {
     /// After it is on disk.
     #[default]
     Strict,
-    /// Perhaps shortly before it is on disk: the server records the next batch while it flushes one. If the server crashes in
-    /// between, an append that was not acknowledged may be lost although a reader has seen it. Read models and checkpoints in
-    /// the same database are never ahead of the log; an effect outside of it (an e-mail, a message to a broker) may be. This
-    /// is faster where a flush takes long and many callers append at once.
+    /// Perhaps shortly before it is on disk: the server records the next batch while it flushes one. If the server
+    /// crashes in between, an append that was not acknowledged may be lost although a reader has seen it. Read models
+    /// and checkpoints in the same database are never ahead of the log; an effect outside of it (an e-mail, a message
+    /// to a broker) may be. This is faster where a flush takes long and many callers append at once.
     Pipelined,
 }
 
@@ -191,7 +192,8 @@ struct CallPermit {
 }
 
 impl CallPermit {
-    /// Records batch after batch until no append waits. Runs as a task, so that a cancelled caller does not end other appends.
+    /// Records batch after batch until no append waits. Runs as a task, so that a cancelled caller does not end other
+    /// appends.
     fn spawn(mut self) {
         self.task = true;
         let runtime = self.runtime.clone();
@@ -224,9 +226,9 @@ impl CallPermit {
         self.task = false;
     }
 
-    /// Waits for the callers that the last batch has answered, so that their next appends join this batch. Otherwise they and
-    /// the callers that wait now would alternate in batches of half the size. The wait is short, since they may have nothing
-    /// more to append.
+    /// Waits for the callers that the last batch has answered, so that their next appends join this batch. Otherwise
+    /// they and the callers that wait now would alternate in batches of half the size. The wait is short, since they
+    /// may have nothing more to append.
     async fn await_callers(&self) {
         let start = Instant::now();
         loop {
@@ -251,8 +253,8 @@ impl CallPermit {
         }
     }
 
-    /// Records these appends by one call. Returns the server, and a reply for each append. With `pipelined`, the call does not
-    /// wait for the disk.
+    /// Records these appends by one call. Returns the server, and a reply for each append. With `pipelined`, the call
+    /// does not wait for the disk.
     async fn call(&self, appends: &[Arc<Checked>], pipelined: bool) -> (u64, Vec<Reply>) {
         let mut connection = match Dedicated::acquire(&self.writer.connections).await {
             Ok(connection) => connection,
@@ -306,8 +308,8 @@ impl CallPermit {
         }
     }
 
-    /// Like [`call_once`](Self::call_once) for the appends of which no event is recorded yet, so that a repeated append does
-    /// not fail the call for its neighbours.
+    /// Like [`call_once`](Self::call_once) for the appends of which no event is recorded yet, so that a repeated append
+    /// does not fail the call for its neighbours.
     async fn call_unrecorded(
         &self,
         connection: &mut Dedicated,
@@ -402,8 +404,8 @@ impl FlushTask {
         Some((last, take(&mut queue.unflushed)))
     }
 
-    /// Flushes until no reply waits for it. One flush covers everything recorded before it began. The flush also checks that the
-    /// last event is recorded, since the server may have crashed meanwhile and lost it.
+    /// Flushes until no reply waits for it. One flush covers everything recorded before it began. The flush also checks
+    /// that the last event is recorded, since the server may have crashed meanwhile and lost it.
     async fn run(mut self) {
         while let Some((last, waiting)) = self.waiting() {
             let start = Instant::now();

@@ -1,5 +1,5 @@
--- A table or view whose name begins like those of this library, in a file without this library's table of migrations; or that
--- table itself, if it has other columns.
+-- A table or view whose name begins like those of this library, in a file without this library's table of migrations;
+-- or that table itself, if it has other columns.
 SELECT name FROM sqlite_schema
  WHERE type IN ('table', 'view') AND name GLOB 'eventstore_*'
    AND NOT coalesce((SELECT group_concat(name) FROM pragma_table_info('eventstore_migrations'))

@@ -1,5 +1,5 @@
--- The last position recorded at or before an instant, and the head. A binary search works, because positions have no gaps and
--- time never goes back along them.
+-- The last position recorded at or before an instant, and the head. A binary search works, because positions have no
+-- gaps and time never goes back along them.
 WITH RECURSIVE search (low, high) AS (
     SELECT 0, coalesce(max(position), 0) FROM eventstore_events
     UNION ALL

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use crate::{error, read};
 
-/// An append that is within the limits, with its metadata encoded. From here on only the content of the log can refuse it.
+/// An append that is within the limits, with its metadata encoded. From here on only the content of the log can refuse
+/// it.
 pub(crate) struct Checked {
     append: Append,
     metadata: Vec<Vec<u8>>,
@@ -128,8 +129,8 @@ async fn version(connection: &mut SqliteConnection, stream: &StreamId) -> Result
     Ok(Version(version.unsigned_abs()))
 }
 
-/// Returns the keys of the event types of an append, by category and name. Adds the new types: all, or none if the log would
-/// have more than [`limits::TYPES`].
+/// Returns the keys of the event types of an append, by category and name. Adds the new types: all, or none if the log
+/// would have more than [`limits::TYPES`].
 async fn type_keys<'a>(
     connection: &mut SqliteConnection,
     append: &'a Append,

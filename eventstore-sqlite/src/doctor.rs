@@ -173,8 +173,8 @@ fn file_system(path: &Path) -> Option<String> {
     kind_of(&path, &std::fs::read_to_string("/proc/self/mounts").ok()?)
 }
 
-/// Looks up the kind of file system in a list of mounts, `device folder kind …`: the longest folder that contains the path
-/// decides, and of equal ones the last.
+/// Looks up the kind of file system in a list of mounts, `device folder kind …`: the longest folder that contains the
+/// path decides, and of equal ones the last.
 fn kind_of(path: &Path, mounts: &str) -> Option<String> {
     let mounts = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(1);

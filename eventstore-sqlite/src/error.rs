@@ -47,8 +47,8 @@ pub(crate) fn store(error: sqlx::Error) -> StoreError {
     match (code(&error), &error) {
         (Some(BUSY | LOCKED | PROTOCOL), _) => StoreError::Busy(error.into()),
         (Some(CORRUPT | NOTADB), _) => StoreError::Damaged(error.into()),
-        // The disk is full or fails, or memory is short. SQLite has rolled back the statement or the whole transaction, and
-        // the same succeeds once there is room.
+        // The disk is full or fails, or memory is short. SQLite has rolled back the statement or the whole transaction,
+        // and the same succeeds once there is room.
         (Some(CANTOPEN | FULL | IOERR | NOMEM), _) => StoreError::Unavailable(error.into()),
         (Some(READONLY | PERM), _) => StoreError::Denied(error.into()),
         (_, sqlx::Error::PoolClosed) => closed(),
@@ -59,8 +59,8 @@ pub(crate) fn store(error: sqlx::Error) -> StoreError {
     }
 }
 
-/// Returns who caused an error that user code returned, if an error of the driver is among its sources. `docs/errors.md` has
-/// the table.
+/// Returns who caused an error that user code returned, if an error of the driver is among its sources.
+/// `docs/errors.md` has the table.
 pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -86,8 +86,8 @@ pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
 pub(crate) fn commit(error: sqlx::Error) -> StoreError {
     match (extended(&error), code(&error)) {
         (Some(CONSTRAINT_COMMITHOOK), _) => StoreError::Ended,
-        // The whole transaction may be in the write-ahead log, since a failed flush does not say what is on disk. After a
-        // crash, the next program that opens the file may find it committed.
+        // The whole transaction may be in the write-ahead log, since a failed flush does not say what is on disk. After
+        // a crash, the next program that opens the file may find it committed.
         (_, Some(IOERR)) => StoreError::Unknown(error.into()),
         _ if matches!(error, sqlx::Error::WorkerCrashed) => StoreError::Unknown(error.into()),
         _ => store(error),

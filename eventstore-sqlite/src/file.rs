@@ -14,7 +14,8 @@ pub(crate) struct File {
     opened: Mutex<OpenedIds>,
 }
 
-/// The identities of the two files when a connection had opened them. While a connection is open, SQLite removes neither.
+/// The identities of the two files when a connection had opened them. While a connection is open, SQLite removes
+/// neither.
 #[derive(Default)]
 struct OpenedIds {
     file: Option<FileId>,
@@ -48,21 +49,22 @@ impl File {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the identities of the files, unless they are known. Called once a transaction has begun, which has opened both.
+    /// Notes the identities of the files, unless they are known. Called once a transaction has begun, which has opened
+    /// both.
     pub(crate) fn note_ids(&self) {
         let mut opened = self.opened();
         opened.file = opened.file.or_else(|| file_id(&self.path));
         opened.wal = opened.wal.or_else(|| file_id(&self.wal));
     }
 
-    /// Forgets the write-ahead log after the connection that writes was closed: another process may remove it then and create
-    /// another.
+    /// Forgets the write-ahead log after the connection that writes was closed: another process may remove it then and
+    /// create another.
     pub(crate) fn forget_wal(&self) {
         self.opened().wal = None;
     }
 
-    /// Fails with [`StoreError::Denied`] if a file was moved, removed or replaced. SQLite would go on with a file without a name,
-    /// whose content is lost when the store is closed.
+    /// Fails with [`StoreError::Denied`] if a file was moved, removed or replaced. SQLite would go on with a file
+    /// without a name, whose content is lost when the store is closed.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let opened = self.opened();
         let is = |path: &Path, opened: Option<FileId>| opened.is_none() || file_id(path) == opened;

@@ -41,9 +41,10 @@ impl MigrationSource {
     }
 }
 
-/// Applies all missing migrations in the caller's transaction, which the caller rolls back if one fails. Migrations of later
-/// releases are accepted if they say that this release works with them; otherwise, and if the file has tables of another
-/// program, the error is [`StoreError::Schema`]. A read-only file that lacks migrations is [`StoreError::Unmigrated`].
+/// Applies all missing migrations in the caller's transaction, which the caller rolls back if one fails. Migrations of
+/// later releases are accepted if they say that this release works with them; otherwise, and if the file has tables of
+/// another program, the error is [`StoreError::Schema`]. A read-only file that lacks migrations is
+/// [`StoreError::Unmigrated`].
 pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
     let foreign = sqlx::query_scalar(include_str!("../sql/foreign.sql")).fetch_optional(&mut *connection).await;
     if let Some(table) = foreign.map_err(error::store)? {

@@ -70,8 +70,8 @@ const ENGINE: &[(&str, Columns)] = &[
     ("reshards", &[("key", "TEXT"), ("shards", "INTEGER"), ("until", "INTEGER"), ("asked_at", "TIMESTAMPTZ TEXT")]),
 ];
 
-/// Renames the tables of the engine and of shadows. A table with other columns is not of this library and stays. A table with
-/// a name that this library needs is [`StoreError::Schema`].
+/// Renames the tables of the engine and of shadows. A table with other columns is not of this library and stays. A
+/// table with a name that this library needs is [`StoreError::Schema`].
 pub(crate) async fn rename(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     for (table, engine) in ENGINE {
         let name = format!("eventstore_{table}");

@@ -42,8 +42,8 @@ pub(crate) struct OtherConditions {
 type Type = (i64, String, String);
 
 impl Plan {
-    /// Returns the plan, and, if the query excepts event types, the query with the names it stands for. The caller reads the
-    /// head before, so that the type of every event up to the head is known here.
+    /// Returns the plan, and, if the query excepts event types, the query with the names it stands for. The caller
+    /// reads the head before, so that the type of every event up to the head is known here.
     pub(crate) async fn new(
         connection: &mut SqliteConnection,
         query: &Query,
@@ -137,8 +137,8 @@ impl Bounds {
     }
 }
 
-/// Returns the indexes that find the events of a query, and, if it excepts event types, the query with the names it stands
-/// for.
+/// Returns the indexes that find the events of a query, and, if it excepts event types, the query with the names it
+/// stands for.
 async fn resolve(connection: &mut SqliteConnection, query: &Query) -> Result<(Vec<Index>, Option<Query>), StoreError> {
     let types: Vec<Type> =
         sqlx::query_as(include_str!("../sql/types.sql")).fetch_all(connection).await.map_err(error::store)?;
@@ -290,8 +290,9 @@ pub(crate) async fn prefix_at(connection: &mut SqliteConnection, at: Timestamp) 
     Ok(Prefix { position: position(found)?, settled: found < head })
 }
 
-/// Like [`prefix_at`], in a transaction that holds the write lock of the file and was begun after `now`. Every later event is
-/// stamped later than `now`, so the answer for an earlier instant is settled. A read-only file has no such lock.
+/// Like [`prefix_at`], in a transaction that holds the write lock of the file and was begun after `now`. Every later
+/// event is stamped later than `now`, so the answer for an earlier instant is settled. A read-only file has no such
+/// lock.
 pub(crate) async fn prefix_under_lock(
     connection: &mut SqliteConnection,
     at: Timestamp,
@@ -329,7 +330,8 @@ pub(crate) fn ids_json(ids: impl Iterator<Item = Uuid>) -> String {
     serde_json::json!(ids.map(|id| id.simple().to_string()).collect::<Vec<_>>()).to_string()
 }
 
-/// Returns the events of a command: from the one with the command's first id on, as long as their ids follow each other.
+/// Returns the events of a command: from the one with the command's first id on, as long as their ids follow each
+/// other.
 pub(crate) async fn events_of_command(
     connection: &mut SqliteConnection,
     command: Uuid,
@@ -352,7 +354,8 @@ pub(crate) async fn events_of_command(
     }
 }
 
-/// Converts to SQLite's signed integer. No stored number is larger than the largest of those, so a larger one becomes it.
+/// Converts to SQLite's signed integer. No stored number is larger than the largest of those, so a larger one becomes
+/// it.
 pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -381,8 +384,8 @@ fn bare_event(row: &SqliteRow, stream: &StreamId) -> Result<Recorded<Raw>, Store
     Ok(if number(4)? == 0 { event } else { event.damaged(NO_TYPE) })
 }
 
-/// Decodes a row of the other statements whose names begin with `events`. A part of the event that cannot be read is noted as
-/// its damage.
+/// Decodes a row of the other statements whose names begin with `events`. A part of the event that cannot be read is
+/// noted as its damage.
 fn event(row: &SqliteRow) -> Result<Recorded<Raw>, StoreError> {
     let number = |column| row.try_get::<i64, _>(column).map_err(error::store);
     let text = |column| row.try_get::<&str, _>(column).map_err(error::store);

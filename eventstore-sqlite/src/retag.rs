@@ -8,8 +8,8 @@ use crate::error;
 /// The triggers of the guard that forbid it.
 const FORBIDDING: [&str; 3] = ["eventstore_events_update", "eventstore_tags_delete", "eventstore_tags_late"];
 
-/// Changes the tags of events in the caller's transaction, and returns how many events were changed. The triggers are dropped
-/// and created again within the transaction, so that no other connection sees the log without them.
+/// Changes the tags of events in the caller's transaction, and returns how many events were changed. The triggers are
+/// dropped and created again within the transaction, so that no other connection sees the log without them.
 pub(crate) async fn retag(connection: &mut SqliteConnection, events: &[NewTags]) -> Result<u64, StoreError> {
     let mut changed = 0;
     if !events.is_empty() {
@@ -31,7 +31,8 @@ pub(crate) async fn retag(connection: &mut SqliteConnection, events: &[NewTags])
     Ok(changed)
 }
 
-/// Changes the tags of one event. Returns `false` if no event with this id is at this position, or its tags are not `was`.
+/// Changes the tags of one event. Returns `false` if no event with this id is at this position, or its tags are not
+/// `was`.
 async fn retag_event(connection: &mut SqliteConnection, event: &NewTags) -> Result<bool, StoreError> {
     let position = event.position.0.cast_signed();
     let json = |tags: &[Tag]| serde_json::json!(tags.iter().map(ToString::to_string).collect::<Vec<_>>()).to_string();
@@ -47,7 +48,8 @@ async fn retag_event(connection: &mut SqliteConnection, event: &NewTags) -> Resu
     Ok(true)
 }
 
-/// Runs a statement that drops or creates a trigger. Its text is a constant of this library or was stored by a migration.
+/// Runs a statement that drops or creates a trigger. Its text is a constant of this library or was stored by a
+/// migration.
 async fn execute(connection: &mut SqliteConnection, sql: String) -> Result<(), StoreError> {
     sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(connection).await.map(drop).map_err(error::store)
 }

@@ -55,8 +55,8 @@ pub(crate) struct Writer {
 struct Ends {
     /// How many transactions were rolled back: by the store, by a statement of the caller, or by SQLite after an error.
     rolled_back: AtomicU64,
-    /// The value of `rolled_back` at which a commit is allowed; [`NEVER`] allows none. A COMMIT of the caller, or a statement
-    /// outside of any transaction, is rolled back instead.
+    /// The value of `rolled_back` at which a commit is allowed; [`NEVER`] allows none. A COMMIT of the caller, or a
+    /// statement outside of any transaction, is rolled back instead.
     commits_at: AtomicU64,
 }
 
@@ -80,8 +80,8 @@ impl Writer {
         self.connection.is_none() || self.ends.rolled_back.load(Ordering::Acquire) != self.begun
     }
 
-    /// Begins a transaction with the write lock of the file. The error is [`StoreError::Busy`] if another process holds the lock
-    /// for about five seconds.
+    /// Begins a transaction with the write lock of the file. The error is [`StoreError::Busy`] if another process holds
+    /// the lock for about five seconds.
     pub(crate) async fn begin(&mut self) -> Result<(), StoreError> {
         self.file.check()?;
         if self.open {
@@ -160,12 +160,13 @@ impl Writer {
     pub(crate) async fn rollback(&mut self) {
         self.ends.commits_at.store(NEVER, Ordering::Release);
         if let Some(connection) = &mut self.connection {
-            // After a COMMIT or ROLLBACK whose future was dropped, the driver skips one rollback of this kind; this is it.
+            // After a COMMIT or ROLLBACK whose future was dropped, the driver skips one rollback of this kind; this is
+            // it.
             Manager::start_rollback(connection);
             let mut rolled_back = rollback_all(connection).await;
             if rolled_back.is_err() && Manager::get_transaction_depth(connection) == 1 {
-                // SQLite has rolled back by itself while the driver counts the transaction as open. Another one is begun in its
-                // place, which can be rolled back.
+                // SQLite has rolled back by itself while the driver counts the transaction as open. Another one is
+                // begun in its place, which can be rolled back.
                 rolled_back = Manager::begin(connection, None).await;
                 if rolled_back.is_ok() {
                     rolled_back = rollback_all(connection).await;
@@ -224,8 +225,8 @@ async fn rollback_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Err
     }
 }
 
-/// Closes the connection of a program that ends without closing its store, so that a copy of the one file is whole. It runs in
-/// a thread of its own, because the drop may happen inside an executor.
+/// Closes the connection of a program that ends without closing its store, so that a copy of the one file is whole. It
+/// runs in a thread of its own, because the drop may happen inside an executor.
 impl Drop for Writer {
     fn drop(&mut self) {
         if self.connection.is_some() {

@@ -121,8 +121,8 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Examines the file, and reports what is unsafe or slow about it. Reads the whole file, so the time it takes grows with
-    /// the log.
+    /// Examines the file, and reports what is unsafe or slow about it. Reads the whole file, so the time it takes grows
+    /// with the log.
     ///
     /// # Errors
     /// [`StoreError::Busy`] or [`StoreError::Unavailable`] if the file cannot be read. What is wrong with the file is a
@@ -152,8 +152,8 @@ impl SqliteStore {
     /// process to close the file writes it.
     ///
     /// # Errors
-    /// [`Busy`](StoreError::Busy) if a transaction or a connection of [`database`](EventStore::database) is still in use
-    /// after ten seconds.
+    /// [`Busy`](StoreError::Busy) if a transaction or a connection of [`database`](EventStore::database) is still in
+    /// use after ten seconds.
     pub async fn close(&self) -> Result<(), StoreError> {
         let closed = async {
             let mut writer = self.shared.writer.lock().await;
@@ -189,8 +189,8 @@ fn in_memory() -> StoreError {
     Invalid::Url("SQLite keeps its log in a file; a store in memory is `memory:`".into()).into()
 }
 
-/// Turns the write-ahead log on, without which readers wait for the writer. The switch takes a lock that SQLite does not wait
-/// for, so this retries for two seconds.
+/// Turns the write-ahead log on, without which readers wait for the writer. The switch takes a lock that SQLite does
+/// not wait for, so this retries for two seconds.
 async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut attempts = 0;
     loop {

@@ -1,8 +1,8 @@
 //! Reads and writes the rows of read models, and checkpoints.
 //!
-//! Statements on a read model's table cannot be constants, because they name the table, its columns and their types. They are
-//! files of `sql/` with placeholders. Code writes only what has a length of its own: lists of columns, and the conditions
-//! and the order of a query. The names are constants of the program and are quoted; values are always bound.
+//! Statements on a read model's table cannot be constants, because they name the table, its columns and their types.
+//! They are files of `sql/` with placeholders. Code writes only what has a length of its own: lists of columns, and the
+//! conditions and the order of a query. The names are constants of the program and are quoted; values are always bound.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -23,8 +23,8 @@ use crate::{error, read};
 
 type Statement = Query<'static, Sqlite, SqliteArguments>;
 
-/// Returns the declared type of a column. SQLite uses its last word; the first word tells kinds apart that SQLite stores
-/// alike.
+/// Returns the declared type of a column. SQLite uses its last word; the first word tells kinds apart that SQLite
+/// stores alike.
 fn sql_type(kind: Kind) -> &'static str {
     match kind {
         Kind::Text => "TEXT",
@@ -42,8 +42,8 @@ fn name(table: &Table) -> String {
     in_file(&table.to_string())
 }
 
-/// Returns a table name of the contract as the file has it. Read models, `balance@1`, keep their names, since users read
-/// them; tables of the engine, `nodes`, get the prefix of this library.
+/// Returns a table name of the contract as the file has it. Read models, `balance@1`, keep their names, since users
+/// read them; tables of the engine, `nodes`, get the prefix of this library.
 fn in_file(name: &str) -> String {
     if name.contains('@') { name.to_owned() } else { format!("eventstore_{name}") }
 }
@@ -107,8 +107,8 @@ async fn execute(connection: &mut SqliteConnection, sql: String) -> Result<(), S
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop).map_err(error::store)
 }
 
-/// Returns the columns that a table lacks and that can be added to it. A missing table is [`StoreError::NotBuilt`], one with
-/// other columns [`StoreError::Columns`].
+/// Returns the columns that a table lacks and that can be added to it. A missing table is [`StoreError::NotBuilt`], one
+/// with other columns [`StoreError::Columns`].
 async fn missing_columns(connection: &mut SqliteConnection, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
     let name = name(table);
     let existing = read_columns(connection, &name).await?;
@@ -352,8 +352,8 @@ fn conditions(filters: &[Filter], values: &mut Values) -> String {
     conditions.join(" AND ")
 }
 
-/// Returns two conditions for the rows after a row in the order of a column: for rows with a value, which come first, and for
-/// rows with null.
+/// Returns two conditions for the rows after a row in the order of a column: for rows with a value, which come first,
+/// and for rows with null.
 fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values: &mut Values) -> (String, String) {
     let name = quoted(column.name);
     let null = format!("{name} IS NULL");
@@ -473,11 +473,21 @@ fn json_value(row: &SqliteRow, n: usize, kind: Kind) -> Result<Option<String>, S
         Kind::Bool => integer()?.map(|number| (number != 0).to_string()),
         Kind::Real => {
             let number = row.try_get::<Option<f64>, _>(n).map_err(error::store)?;
-            number.map(|number| serde_json::json!(number).to_string())
+            number.map(real_json)
         }
         Kind::Json => text()?.map(str::to_owned),
         _ => text()?.map(|text| serde_json::json!(text).to_string()),
     })
+}
+
+/// Returns a real number as JSON, as PostgreSQL writes it: a whole number below 10^15 has no fraction. An integer field
+/// could not be read back from one with a fraction.
+fn real_json(number: f64) -> String {
+    if number.fract() == 0.0 && number.abs() < 1e15 {
+        format!("{number:.0}")
+    } else {
+        serde_json::json!(number).to_string()
+    }
 }
 
 /// Writes rows. A row that its table does not take is [`StoreError::Row`].
@@ -557,6 +567,27 @@ mod tests {
         assert!(later.trim_end_matches('Z') > whole.trim_end_matches('Z'), "as the statement compares them");
         assert_eq!(sortable("\"at\"", Kind::Time), "rtrim(\"at\", 'Z')");
         assert_eq!(sortable("\"owner\"", Kind::Text), "\"owner\"");
+    }
+
+    #[test]
+    fn a_whole_number_has_no_fraction_and_every_number_is_read_back_as_it_was() {
+        let texts = [
+            (5.0, "5"),
+            (-3.0, "-3"),
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (0.5, "0.5"),
+            (999_999_999_999_999.0, "999999999999999"),
+        ];
+        for (number, text) in texts {
+            assert_eq!(real_json(number), text);
+        }
+        for number in
+            [5.0, -0.0, 0.1, 1e14, 1e15, -1e15, 1e16, 123_456_789_012_345.6, 1e-300, f64::MAX, f64::MIN_POSITIVE]
+        {
+            let read: f64 = serde_json::from_str(&real_json(number)).expect("it is a number");
+            assert_eq!(read.to_bits(), number.to_bits(), "{number}");
+        }
     }
 
     #[test]

@@ -29,14 +29,16 @@ pub(crate) struct SqliteTransaction {
     unfinished: usize,
     /// Whether the connection was lent to a caller.
     lent: bool,
-    /// Whether SQLite rolled the whole transaction back when an operation failed, as it does when the disk is full or fails.
+    /// Whether SQLite rolled the whole transaction back when an operation failed, as it does when the disk is full or
+    /// fails.
     lost: bool,
 }
 
 /// How long a transaction waits for the connection that writes.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs an operation that either completes or keeps the transaction from being committed, also if its future is dropped.
+/// Runs an operation that either completes or keeps the transaction from being committed, also if its future is
+/// dropped.
 macro_rules! operation {
     ($transaction:ident, |$connection:ident| $operation:expr) => {{
         let $connection = $transaction.begin_operation()?;
@@ -47,8 +49,8 @@ macro_rules! operation {
 }
 
 impl SqliteTransaction {
-    /// Begins a transaction, which holds the write lock of the file. After ten seconds of waiting for another transaction of
-    /// this process, the error is [`StoreError::Busy`].
+    /// Begins a transaction, which holds the write lock of the file. After ten seconds of waiting for another
+    /// transaction of this process, the error is [`StoreError::Busy`].
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
         // With a time-out: an append that a caller awaits while it holds a transaction itself would wait for ever.
         let writer = timeout(WRITER_TIMEOUT, shared.writer.clone().lock_owned()).await;
@@ -64,8 +66,8 @@ impl SqliteTransaction {
         self.writer.as_deref_mut().ok_or_else(|| StoreError::Unavailable("the transaction is over".into()))
     }
 
-    /// Returns the connection. If the transaction is over, the error is [`StoreError::Ended`] where a statement of the caller
-    /// has ended it, else [`StoreError::Unavailable`].
+    /// Returns the connection. If the transaction is over, the error is [`StoreError::Ended`] where a statement of the
+    /// caller has ended it, else [`StoreError::Unavailable`].
     pub(crate) fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         let (lent, lost) = (self.lent, self.lost);
         let writer = self.writer()?;
@@ -76,7 +78,8 @@ impl SqliteTransaction {
         }
     }
 
-    /// Returns the connection for an operation, which calls [`end_operation`](Self::end_operation) unless it is dropped.
+    /// Returns the connection for an operation, which calls [`end_operation`](Self::end_operation) unless it is
+    /// dropped.
     fn begin_operation(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         self.connection()?;
         self.unfinished += 1;

@@ -28,8 +28,8 @@ pub struct CommandId {
 }
 
 impl CommandId {
-    /// Returns the command id of this key within a scope. The scope is the authenticated caller, and the operation if a caller
-    /// may use one key for several: `"user-7/withdraw"`.
+    /// Returns the command id of this key within a scope. The scope is the authenticated caller, and the operation if a
+    /// caller may use one key for several: `"user-7/withdraw"`.
     ///
     /// Without a scope, one caller could get the answer to another's command by repeating its key.
     pub fn scoped(&self, scope: &str) -> Uuid {

@@ -109,8 +109,8 @@ impl IfMatch {
     /// Returns the position, for `.expecting_position(…)`.
     ///
     /// # Errors
-    /// 412 if the client has sent the tag of another kind of state, of another log, or of a history that was lost; 503 or 500 if
-    /// the store cannot tell.
+    /// 412 if the client has sent the tag of another kind of state, of another log, or of a history that was lost; 503
+    /// or 500 if the store cannot tell.
     pub async fn position(self, store: &Store) -> Result<Position, Problem> {
         let EntityTag::Position(token) = self.0 else { return Err(precondition_failed()) };
         store.position_of(&token).await.map_err(|error| match error {
@@ -150,8 +150,8 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for IfMatch {
     }
 }
 
-/// The header `If-None-Match`: the states that the client has. It is never refused: a tag that cannot be parsed matches no
-/// state.
+/// The header `If-None-Match`: the states that the client has. It is never refused: a tag that cannot be parsed matches
+/// no state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IfNoneMatch {
     any: bool,

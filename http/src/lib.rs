@@ -1,5 +1,5 @@
-//! HTTP for [eventstore](https://docs.rs/eventstore-rs) with [axum](https://docs.rs/axum): headers with which a client is
-//! served once, changes only the state it has seen, and reads its own writes; and errors as problem details.
+//! HTTP for [eventstore](https://docs.rs/eventstore-rs) with [axum](https://docs.rs/axum): headers with which a client
+//! is served once, changes only the state it has seen, and reads its own writes; and errors as problem details.
 //!
 //! | header of a request | extractor | what the handler does with it |
 //! |---|---|---|

@@ -13,8 +13,8 @@ use crate::{header::single, problem::Problem};
 
 const ES_POSITION: HeaderName = HeaderName::from_static("es-position");
 
-/// The header `ES-Position` of a response: a position of the log that includes what the request has done. A client that sends it
-/// with the next request, to any node, reads its own writes.
+/// The header `ES-Position` of a response: a position of the log that includes what the request has done. A client that
+/// sends it with the next request, to any node, reads its own writes.
 ///
 /// Part of a response: `(AtPosition(store.token(done.position).await?), Json(view))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,8 @@ impl AfterPosition {
     /// Returns the position, for `.after(…)`; 0 if the request has none.
     ///
     /// # Errors
-    /// 412 if the token is of another log, or of a history of this log that was lost: the client reads again without it; 503 or
-    /// 500 if the store cannot tell.
+    /// 412 if the token is of another log, or of a history of this log that was lost: the client reads again without
+    /// it; 503 or 500 if the store cannot tell.
     pub async fn position(self, store: &Store) -> Result<Position, Problem> {
         let Some(token) = self.0 else { return Ok(Position(0)) };
         store.position_of(&token).await.map_err(|error| match error {

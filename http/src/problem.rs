@@ -70,8 +70,8 @@ impl Problem {
         self.status
     }
 
-    /// Converts the error of a command with an `If-Match`: a conflict is 412, because the client has named the version it had
-    /// seen. Every other error is converted as by `From`.
+    /// Converts the error of a command with an `If-Match`: a conflict is 412, because the client has named the version
+    /// it had seen. Every other error is converted as by `From`.
     ///
     /// ```
     /// # use eventstore_axum::{IfMatch, Problem};

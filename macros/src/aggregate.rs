@@ -144,8 +144,8 @@ fn blank_struct(fields: &Fields, krate: &Path, errors: &mut Errors) -> (Option<u
     (id, quote!(Self { #(#members: #values),* }))
 }
 
-/// Returns an assertion that some event has the aggregate's tag, without which the aggregate would get no events. It is generic,
-/// so that a missing `Evolve` is reported once.
+/// Returns an assertion that some event has the aggregate's tag, without which the aggregate would get no events. It is
+/// generic, so that a missing `Evolve` is reported once.
 fn assert_tagged(key: &Ident, ident: &Ident, name: &str, krate: &Path) -> TokenStream {
     let message = format!(
         "`{ident}` is read by tag, but no field of its events is tagged `{name}`: mark one with `#[event(tag)]`"

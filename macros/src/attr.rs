@@ -198,8 +198,8 @@ impl Entry<'_> {
         Ok(literal)
     }
 
-    /// Parses a list: `retired("account.flagged", "account.blocked")`. The caller checks the values; an error here is one of
-    /// syntax.
+    /// Parses a list: `retired("account.flagged", "account.blocked")`. The caller checks the values; an error here is
+    /// one of syntax.
     pub(crate) fn list<T: Parse>(&self, example: &str) -> syn::Result<Vec<T>> {
         if !self.input.peek(Paren) {
             return Err(self.incomplete(example));

@@ -1,9 +1,9 @@
 //! Encodes and decodes events, through generated types that mirror the enum and derive serde's traits.
 //!
-//! The enum itself needs no serde, so attributes for other uses do not affect its stored form. A field that cannot be stored
-//! would be reported wherever a generated type uses it. So the generated types and functions assume that it can (see
-//! [`assumed`]), and a chain of functions discharges the assumptions one by one, each at the span of its type. That gives one
-//! error for each type.
+//! The enum itself needs no serde, so attributes for other uses do not affect its stored form. A field that cannot be
+//! stored would be reported wherever a generated type uses it. So the generated types and functions assume that it can
+//! (see [`assumed`]), and a chain of functions discharges the assumptions one by one, each at the span of its type.
+//! That gives one error for each type.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -233,8 +233,8 @@ impl<'a> Codec<'a> {
     }
 }
 
-/// Returns bounds that a function assumes and its caller must prove. `for<'__any>` keeps rustc from checking them for types that
-/// it knows.
+/// Returns bounds that a function assumes and its caller must prove. `for<'__any>` keeps rustc from checking them for
+/// types that it knows.
 fn assumed<'a>(types: impl IntoIterator<Item = &'a TypeAlias<'a>>) -> TokenStream {
     types
         .into_iter()

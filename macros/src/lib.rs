@@ -1,8 +1,8 @@
 //! The derives of [eventstore](https://docs.rs/eventstore): [`Event`], [`Aggregate`], [`ReadModel`], [`Saga`],
 //! [`Command`]. Use them through the facade.
 //!
-//! Derives add names, never rules: rules are written by hand, in `Evolve`, `Decide`, `Project`, `React` and `Steps`. Every
-//! derive takes `crate = path::to::eventstore`, for a facade that is not at `::eventstore`.
+//! Derives add names, never rules: rules are written by hand, in `Evolve`, `Decide`, `Project`, `React` and `Steps`.
+//! Every derive takes `crate = path::to::eventstore`, for a facade that is not at `::eventstore`.
 
 mod aggregate;
 mod attr;
@@ -43,9 +43,9 @@ use syn::{DeriveInput, parse_macro_input};
 /// # Ok::<(), eventstore::EventError>(())
 /// ```
 ///
-/// The name is stored with the body. It is the name of the enum without `Event`, a dot, and the name of the variant, in snake
-/// case. The enum needs `Clone`, and no serde; its fields need serde's `Serialize` and `Deserialize`, which the types of std
-/// have.
+/// The name is stored with the body. It is the name of the enum without `Event`, a dot, and the name of the variant, in
+/// snake case. The enum needs `Clone`, and no serde; its fields need serde's `Serialize` and `Deserialize`, which the
+/// types of std have.
 ///
 /// # Names
 ///
@@ -72,8 +72,9 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Fields
 ///
-/// Serde's attributes for fields work: `rename`, `alias`, `default`, `with`, `skip_serializing_if`, `flatten` and the others.
-/// Its attributes for enums and variants are refused. Fields of a body that the variant does not have are ignored.
+/// Serde's attributes for fields work: `rename`, `alias`, `default`, `with`, `skip_serializing_if`, `flatten` and the
+/// others. Its attributes for enums and variants are refused. Fields of a body that the variant does not have are
+/// ignored.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -90,8 +91,8 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Tags
 ///
-/// Tags name what an event concerns besides its stream. `#[aggregate(by_tag)]` and `#[read_model(tag = "…")]` select events
-/// by tag.
+/// Tags name what an event concerns besides its stream. `#[aggregate(by_tag)]` and `#[read_model(tag = "…")]` select
+/// events by tag.
 ///
 /// | key | on | says |
 /// |---|---|---|
@@ -138,9 +139,9 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Some of the events of a category
 ///
-/// A state by tag, or over every event, may name only some of the events of a category. An event with its tag, in a category
-/// of which it names events, under a name that it does not know is an error: it may come from a newer program and matter.
-/// `others` lists event types of this program whose further events do not matter:
+/// A state by tag, or over every event, may name only some of the events of a category. An event with its tag, in a
+/// category of which it names events, under a name that it does not know is an error: it may come from a newer program
+/// and matter. `others` lists event types of this program whose further events do not matter:
 ///
 /// | key | on | says |
 /// |---|---|---|
@@ -159,9 +160,9 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Versions
 ///
-/// When a body changes in a way that serde's attributes cannot bridge, raise the version, and keep the earlier form with a
-/// function that converts it to the present event. Each earlier form is converted directly, so all of them are listed. The
-/// function returns the event, an `Option` if some events are dropped, or a `Vec` if one became several.
+/// When a body changes in a way that serde's attributes cannot bridge, raise the version, and keep the earlier form
+/// with a function that converts it to the present event. Each earlier form is converted directly, so all of them are
+/// listed. The function returns the event, an `Option` if some events are dropped, or a `Vec` if one became several.
 ///
 /// | key | on | says |
 /// |---|---|---|
@@ -194,8 +195,8 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Events of several kinds
 ///
-/// `#[event(transparent)]` on an enum of other events delegates to them, for a reader of all of them. The derive implements
-/// `From` for each of these events.
+/// `#[event(transparent)]` on an enum of other events delegates to them, for a reader of all of them. The derive
+/// implements `From` for each of these events.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -287,8 +288,8 @@ pub fn event(input: TokenStream) -> TokenStream {
 ///
 /// # Snapshots
 ///
-/// A snapshot stores a state with many events, so that a load begins there. Nothing else changes: a snapshot that has another
-/// form, is damaged or belongs to another log is not used. Snapshots are JSON, so the state needs serde.
+/// A snapshot stores a state with many events, so that a load begins there. Nothing else changes: a snapshot that has
+/// another form, is damaged or belongs to another log is not used. Snapshots are JSON, so the state needs serde.
 ///
 /// ```
 /// use eventstore::prelude::*;
@@ -307,9 +308,9 @@ pub fn event(input: TokenStream) -> TokenStream {
 /// # }
 /// ```
 ///
-/// The form consists of the fields, their types and serde's attributes as they are written, the path of the type, and the
-/// names and versions of its events. It does not show a change of `evolve`, or inside the type of a field: then raise
-/// `version`.
+/// The form consists of the fields, their types and serde's attributes as they are written, the path of the type, and
+/// the names and versions of its events. It does not show a change of `evolve`, or inside the type of a field: then
+/// raise `version`.
 ///
 /// # By tag
 ///
@@ -385,12 +386,12 @@ pub fn aggregate(input: TokenStream) -> TokenStream {
 /// | `Timestamp` | `timestamptz` |
 /// | everything else | `jsonb`, which cannot be looked up by |
 ///
-/// A column has the name that serde gives its field: `#[serde(rename = "…")]` works. Other attributes that would change the
-/// columns are refused, `skip` among them, because a row is written and read back between events. The key of the row is
-/// `row.key()`, so it has no field.
+/// A column has the name that serde gives its field: `#[serde(rename = "…")]` works. Other attributes that would change
+/// the columns are refused, `skip` among them, because a row is written and read back between events. The key of the
+/// row is `row.key()`, so it has no field.
 ///
-/// An integer field with a `double precision` column must stay below 10^15: a larger number is read back with an exponent,
-/// which serde refuses for an integer.
+/// An integer field with a `double precision` column must stay below 10^15: a larger number is read back with an
+/// exponent, which serde refuses for an integer.
 ///
 /// ```
 /// # use eventstore::prelude::*;

@@ -107,8 +107,8 @@ fn version(literal: &LitInt) -> syn::Result<u32> {
     }
 }
 
-/// Returns an assertion that some event has the read model's tag, without which the table would get no rows. It is generic, so
-/// that a missing `Project` is reported once.
+/// Returns an assertion that some event has the read model's tag, without which the table would get no rows. It is
+/// generic, so that a missing `Project` is reported once.
 fn assert_tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
     let name = tag.value();
     let message = format!(

@@ -224,8 +224,8 @@ fn over(input: &DeriveInput, keys: &Keys, errors: &mut Errors) -> Option<TokenSt
     }
 }
 
-/// Returns an assertion that some event has the saga's tag, without which it would get no events. It is generic, so that a
-/// missing trait is reported once.
+/// Returns an assertion that some event has the saga's tag, without which it would get no events. It is generic, so
+/// that a missing trait is reported once.
 fn assert_tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
     let name = tag.value();
     let message = format!(
@@ -242,8 +242,8 @@ fn assert_tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
     }
 }
 
-/// Returns an assertion that a saga with steps does not implement `React` as well. Rust prefers an associated constant of a type
-/// to one of a trait, and the type has one only if the saga implements `React`.
+/// Returns an assertion that a saga with steps does not implement `React` as well. Rust prefers an associated constant
+/// of a type to one of a trait, and the type has one only if the saga implements `React`.
 fn assert_no_react(steps: &Ident, ident: &Ident, krate: &Path) -> TokenStream {
     let message = format!("`{ident}` declares steps, so its `React` is never asked: remove one of the two");
     quote_spanned! {steps.span()=>

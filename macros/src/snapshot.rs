@@ -1,4 +1,5 @@
-//! `snapshot = 100`, `snapshot(slow = "5ms", version = 2)`: when snapshots are taken, and the fingerprint of their form.
+//! `snapshot = 100`, `snapshot(slow = "5ms", version = 2)`: when snapshots are taken, and the fingerprint of their
+//! form.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -14,7 +15,8 @@ const ON_SNAPSHOT: AttributeSpec = AttributeSpec {
     elsewhere: &[],
 };
 
-/// When snapshots are taken, and the version that the user raises when the form changes in a way that the type does not show.
+/// When snapshots are taken, and the version that the user raises when the form changes in a way that the type does not
+/// show.
 pub(crate) struct Snapshot {
     key: Ident,
     when: When,
@@ -170,7 +172,8 @@ fn serde(attributes: &[Attribute]) -> String {
     serde.map(|attribute| text(attribute.to_token_stream())).collect()
 }
 
-/// Returns the tokens, each followed by a space. The spaces that a compiler prints between them may differ between releases.
+/// Returns the tokens, each followed by a space. The spaces that a compiler prints between them may differ between
+/// releases.
 fn text(tokens: TokenStream) -> String {
     let mut all = String::new();
     for token in tokens {

@@ -63,8 +63,8 @@ pub(crate) fn without_self(tokens: impl ToTokens, ident: &Ident) -> TokenStream 
 
 /// Returns the span for errors about a type: that of `Money` in `crate::money::Money`.
 ///
-/// The span may come from another macro, in which the variables of this crate are unknown. So they go into `quote_spanned!` as
-/// `#variable`.
+/// The span may come from another macro, in which the variables of this crate are unknown. So they go into
+/// `quote_spanned!` as `#variable`.
 pub(crate) fn span_of(ty: &Type) -> Span {
     match bare(ty) {
         Type::Path(path) => path.path.segments.last().map_or_else(Span::call_site, |last| last.ident.span()),

@@ -78,8 +78,8 @@ impl History {
     }
 }
 
-/// Returns the constant `__CODEC`, and the functions `encode` and `decode`. The framework's function decodes the present form;
-/// earlier forms go through their upcasts.
+/// Returns the constant `__CODEC`, and the functions `encode` and `decode`. The framework's function decodes the
+/// present form; earlier forms go through their upcasts.
 pub(crate) fn codec(history: &History, ident: &Ident, krate: &Path, today: &str) -> (TokenStream, TokenStream) {
     let arms = history.upcasts.iter().map(|(version, path)| {
         let span = path.segments.last().map_or_else(Span::call_site, |last| last.ident.span());
