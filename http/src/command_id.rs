@@ -70,3 +70,24 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for CommandId {
         Self::read(parts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(scope: &str, key: &str) -> String {
+        CommandId { key: key.into() }.scoped(scope).to_string()
+    }
+
+    #[test]
+    fn the_id_of_a_key_never_changes() {
+        assert_eq!(id("ann", "k1"), "17cb69f6-9671-5ff5-9ddc-9a8aaf84568b");
+        assert_eq!(id("", "k1"), "3b449313-776a-5d5e-861e-51d38e73db16");
+    }
+
+    #[test]
+    fn scope_and_key_are_kept_apart() {
+        assert_eq!(id("an", "nk1"), "c8e2d7eb-3628-5a3b-9b55-303f9ca380f2");
+        assert_ne!(id("ann", "k1"), id("an", "nk1"));
+    }
+}

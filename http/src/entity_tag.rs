@@ -179,3 +179,18 @@ impl<S: Send + Sync> FromRequestParts<S> for IfNoneMatch {
         Ok(seen)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_has_one_form() {
+        assert_eq!(EntityTag::parse("\"3\""), Some(EntityTag::Version(Version(3))));
+        assert_eq!(EntityTag::parse("\"0\""), Some(EntityTag::Version(Version(0))));
+        for other in ["3", "\"3", "\"\"", "\"+3\"", "\"03\"", "\" 3\"", "\"-3\"", "\"3.\"", "\"18446744073709551616\""]
+        {
+            assert_eq!(EntityTag::parse(other), None, "{other}");
+        }
+    }
+}

@@ -90,6 +90,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_rule_for_names_allows_its_longest_name_and_no_longer_one() {
+        let long = |bytes| "a".repeat(bytes);
+        assert!(stored(&long(512)).is_ok() && stored(&long(513)).is_err());
+        assert!(stored(&"ä".repeat(256)).is_ok() && stored(&"ä".repeat(257)).is_err(), "bytes count, not characters");
+        assert!(table(&long(48)).is_ok() && table(&long(49)).is_err());
+        assert!(column(&long(63)).is_ok() && column(&long(64)).is_err());
+    }
+
+    #[test]
+    fn a_rule_for_names_allows_what_the_stored_form_can_hold() {
+        assert!(stored("Account opened").is_ok(), "the name of an event is any text");
+        assert!(stored("").is_err() && stored("a\nb").is_err() && stored("a\u{85}b").is_err());
+        assert!(plain("bank.account_1").is_ok() && plain("Bank").is_err() && plain("ä").is_err());
+        assert!(plain("a-b").is_err(), "`-` ends the category of a stream");
+        assert!(table("balance_1").is_ok() && table("bank.balance").is_err() && table("balance@1").is_err());
+        assert!(column("Amount").is_ok() && column("key").is_err());
+    }
+
+    #[test]
     fn names_of_types_are_stored_in_snake_case() {
         let names = [
             ("Account", "account"),

@@ -198,6 +198,16 @@ mod tests {
     use syn::parse_quote;
 
     use super::form;
+    use super::micros;
+
+    #[test]
+    fn a_duration_has_a_number_and_a_unit() {
+        let parsed = |text: &str| micros(&syn::LitStr::new(text, proc_macro2::Span::call_site())).ok();
+        assert_eq!([parsed("500us"), parsed("5ms"), parsed("1s")], [Some(500), Some(5_000), Some(1_000_000)]);
+        for wrong in ["", "5", "ms", "5 ms", "-5ms", "1.5s", "5m", "18446744073709551615s"] {
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_form_of_a_state_is_what_serde_looks_at_and_nothing_else() {

@@ -135,3 +135,42 @@ fn number(literal: &LitInt) -> syn::Result<u32> {
         None => Err(syn::Error::new(literal.span(), format!("a version is a number from 1 to {}", i32::MAX))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use syn::parse_quote;
+
+    use super::*;
+
+    /// The versions that have an upcast, or the error.
+    fn history(version: Option<LitInt>, upcasts: &[&str]) -> Result<Vec<u32>, String> {
+        let parse = |upcast: &&str| syn::parse_str(upcast).expect("it is an upcast");
+        let upcasts = (!upcasts.is_empty()).then(|| (parse_quote!(upcast), upcasts.iter().map(parse).collect()));
+        let history = History::new(&parse_quote!(Deposited), version, upcasts).map_err(|error| error.to_string())?;
+        Ok(history.upcasts.into_iter().map(|(version, _)| version).collect())
+    }
+
+    #[test]
+    fn every_earlier_version_needs_an_upcast() {
+        assert_eq!(history(None, &[]), Ok(vec![]));
+        assert_eq!(history(Some(parse_quote!(1)), &[]), Ok(vec![]));
+        assert_eq!(history(Some(parse_quote!(3)), &["2 => from_v2", "1 => from_v1"]), Ok(vec![2, 1]));
+        let gap = history(Some(parse_quote!(4)), &["2 => from_v2"]).expect_err("versions 1 and 3 could not be read");
+        assert!(gap.contains("upcasts from 1 and 3"), "{gap}");
+    }
+
+    #[test]
+    fn an_upcast_comes_once_from_an_earlier_version() {
+        assert!(history(Some(parse_quote!(2)), &["2 => from_v2"]).is_err(), "it is the present version");
+        assert!(history(Some(parse_quote!(2)), &["1 => from_v1", "1 => again"]).is_err());
+        assert!(history(None, &["1 => from_v1"]).is_err(), "the present version is not named");
+        assert!(history(Some(parse_quote!(0)), &[]).is_err());
+        assert!(history(Some(parse_quote!(2147483648)), &[]).is_err(), "stores keep an `i32`");
+    }
+
+    #[test]
+    fn a_version_of_millions_is_an_error_that_ends() {
+        let error = history(Some(parse_quote!(2_000_000_000)), &[]).expect_err("all upcasts are missing");
+        assert!(error.len() < 500, "{error}");
+    }
+}
