@@ -1,2 +1,2 @@
--- Begins a transaction. Isolation and access are named: a session may have any defaults.
+-- Begins a transaction. Isolation and access are named, because a session may have any defaults.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE

@@ -1,2 +1,2 @@
--- A column that rows are looked for by; the server finds a name for it.
+-- Creates the index of a column that rows are looked up by. The server chooses its name.
 CREATE INDEX ON {table} ({column})

@@ -1,4 +1,4 @@
--- Says which log the rows in this schema are of, so that another log does not write to them.
+-- Holds the log to which the rows in this schema belong, so that another log does not write to them.
 CREATE TABLE IF NOT EXISTS {tables}.eventstore_log (
     one    boolean NOT NULL DEFAULT true CONSTRAINT eventstore_log_pk PRIMARY KEY CONSTRAINT eventstore_log_one CHECK (one),
     log    uuid    NOT NULL,

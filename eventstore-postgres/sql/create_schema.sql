@@ -1,2 +1,2 @@
--- The schema of the log.
+-- Creates the schema of the log.
 CREATE SCHEMA IF NOT EXISTS {schema}

@@ -1,2 +1,2 @@
--- The schema of the rows of read models, where it is not that of the log.
+-- Creates the schema of the rows of read models, if it is not that of the log.
 CREATE SCHEMA IF NOT EXISTS {tables}

@@ -1,6 +1,6 @@
--- Which functions of the log are not as they were made: $1 their names, $2 their sources, $3 whether they run with the
--- owner's rights, $4 their settings, as arrays in text. No row: all are. Another function of one of these names may be
--- called in its place.
+-- The functions of the log that differ from the migrations; no row if none does. $1 their names, $2 their sources, $3
+-- whether they run with the owner's rights, $4 their settings, as arrays in text. A second function of one of these
+-- names counts, because it may be called instead.
 SELECT n.name || CASE WHEN f.functions = 0 THEN ' is gone'
                       WHEN f.functions > 1 THEN ' is there more than once'
                       WHEN NOT f.same_body THEN ' was replaced'

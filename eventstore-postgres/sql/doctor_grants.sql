@@ -1,5 +1,5 @@
--- Who else than the owner may do more than read the log and append by its functions; no row: nobody. Whoever may write to
--- the table of the lock can hold up every append.
+-- The rights of roles other than the owner beyond reading the log and appending by its functions; no row if there are
+-- none. A role that may write to the table of the lock can hold up every append.
 WITH log AS (SELECT to_regnamespace('{schema}') AS schema),
 granted AS (
     SELECT a.grantee, a.privilege_type, c.relname::text AS object

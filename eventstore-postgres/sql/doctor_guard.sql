@@ -1,6 +1,7 @@
--- What is not as it was made of what guards the events and their types; no row: all is. Triggers that always fire, before
--- any UPDATE (16), DELETE (8) and TRUNCATE (32), once a statement (2), whatever the columns and the values; nothing else
--- that could change, hide or add what is read or written; and the keys that keep versions and ids apart.
+-- What differs from the migrations in the guard of the events and their types; no row if nothing does. Checks that the
+-- triggers always fire, before any UPDATE (16), DELETE (8) and TRUNCATE (32), once a statement (2), whatever the
+-- columns and the values; that nothing else can change, hide or add what is read or written; and that the keys exist
+-- that keep versions and ids unique.
 WITH log AS (
     SELECT c.oid, c.relname, c.relnamespace, c.relrowsecurity OR c.relforcerowsecurity AS hides
       FROM pg_catalog.pg_class AS c

@@ -1,4 +1,4 @@
--- The table of events: how it is kept, and what this role may do with it. No row: it is not there.
+-- The table of events: its storage, and the rights of this role. No row if it does not exist.
 SELECT c.relpersistence = 'p' AS logged,
        NOT EXISTS (SELECT FROM pg_options_to_table(c.reloptions)
                     WHERE option_name = 'autovacuum_enabled' AND NOT option_value::boolean) AS autovacuum,

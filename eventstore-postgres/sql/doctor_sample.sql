@@ -1,5 +1,5 @@
--- Up to 200 positions, evenly spread from 1 to the head: how many should be there, how many are, and how often time
--- goes back from one to the next. Counting all would read the whole log.
+-- Looks up at most 200 positions, evenly spread from 1 to the head: how many should exist, how many do, and how often
+-- time goes back from one to the next. Counting all would read the whole log.
 SELECT coalesce(max(head.last), 0) AS head, count(wanted.position) AS wanted, count(wanted.found) AS found,
        count(*) FILTER (WHERE wanted.recorded_at < wanted.earlier) AS back
   FROM (SELECT max(position) AS last FROM {schema}.events) AS head

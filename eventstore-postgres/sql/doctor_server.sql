@@ -1,4 +1,4 @@
--- The server, and how this session is set up.
+-- The settings of the server and of this session.
 SELECT current_setting('server_version')                AS version,
        current_setting('server_version_num')::int       AS version_number,
        current_setting('server_encoding')               AS encoding,

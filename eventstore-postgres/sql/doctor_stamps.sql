@@ -1,4 +1,5 @@
--- The last position that is not stamped ahead of the clock by more than $1 seconds. As the function does it, without a wait.
+-- The last position that is stamped no more than $1 seconds ahead of the clock: a binary search, as in `position_at`,
+-- but without a wait for open appends.
 WITH RECURSIVE search (low, high, late) AS (
     SELECT 0::bigint, coalesce(max(position), 0), clock_timestamp() + make_interval(secs => $1) FROM {schema}.events
      UNION ALL

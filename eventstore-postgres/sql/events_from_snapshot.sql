@@ -1,6 +1,6 @@
--- A state that was kept and what came after it, in one snapshot of the database: the snapshot of stream $1 and kind $2, as a
--- row without a type; and the first $3 events of the stream from its last one on, or of all, with no more of each than its
--- state and the next snapshot need.
+-- A snapshot and the events after it, in one snapshot of the database: the snapshot of stream $1 and kind $2, as a row
+-- without a type, and the first $3 events of the stream from the snapshot's last one on, or of all. The events have
+-- only the columns that the state and the next snapshot need.
 WITH kept AS MATERIALIZED (SELECT * FROM {schema}.snapshots WHERE boundary = $1 AND kind = $2)
 SELECT version, NULL::int AS type_key, NULL::int AS schema, state AS payload, position, event_id, recorded_at, checksum, shape
   FROM kept

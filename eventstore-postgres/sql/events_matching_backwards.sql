@@ -1,5 +1,5 @@
--- A page of what a query asks for, newest first, the head, and how many event types there are: after $1, up to $2, at most $3; items $4 to $7 as in
--- `matching_backwards`.
+-- A page of a query, newest first, the head and the number of event types: after $1, up to $2, at most $3; items $4 to
+-- $7 as in `matching_backwards`.
 SELECT log.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id, e.type_key, e.schema, e.stream, e.tags, e.metadata, e.payload,
        (SELECT count(*) FROM {schema}.event_types) AS types
   FROM (SELECT coalesce(max(position), 0) AS head FROM {schema}.events) AS log

@@ -1,6 +1,6 @@
--- A page of a stream, newest first, the head, and how many event types there are, in one snapshot: after position $1, up to position $2, at most $3;
--- stream $4, after version $5, up to version $6; of the names $7 (NULL: of all), with all the tags $8. "+ 0": else the
--- primary key may be read, to intersect it with the stream.
+-- A page of a stream, newest first, the head and the number of event types, in one snapshot: after position $1, up to
+-- position $2, at most $3; stream $4, after version $5, up to version $6; of the names $7 (NULL: of all), with all the
+-- tags $8. "+ 0": as in `events_of_stream`.
 SELECT log.head, e.position, e.version, e.recorded_at, e.occurred_at, e.event_id, e.type_key, e.schema, e.stream, e.tags, e.metadata, e.payload,
        (SELECT count(*) FROM {schema}.event_types) AS types
   FROM (SELECT coalesce(max(position), 0) AS head FROM {schema}.events) AS log

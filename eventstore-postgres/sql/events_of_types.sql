@@ -1,7 +1,8 @@
--- A page of the events of some types, and the head, in one snapshot: after $1, up to $2, at most $3; of the names $4 (none:
--- of all), of the category $5 (NULL: of all). Where a page of them is near, as they stand in the log, since to look for
--- each by its position takes five times as long as to pass by another; else as `matching` finds them. It is near if all
--- types are asked for, or if so many are found by their index. "+ 0": else a table that was not analyzed yet is sorted.
+-- A page of the events of some types, and the head, in one snapshot: after $1, up to $2, at most $3; of the names $4
+-- (none: of all), of the category $5 (NULL: of all). If enough of them are near, the statement scans the log from $1,
+-- because a look-up by position takes five times as long as reading past an event; otherwise it uses `matching`. Enough
+-- are near if all types are asked for, or if their index finds $3 events within reach. "+ 0" keeps the planner from
+-- sorting a table that was not analyzed yet.
 WITH asked AS MATERIALIZED (
     SELECT log.head, least($2, log.head) AS until, 4 * least($3, 1000000) AS reach,
            ARRAY(SELECT t.type_key FROM {schema}.event_types AS t

@@ -1,2 +1,2 @@
--- Keeps all others from appending until the transaction ends.
+-- Takes the append lock until the transaction ends.
 SELECT {schema}.hold()

@@ -1,2 +1,2 @@
--- Whether the server is a standby, which may have less of the log than there is.
+-- Whether the server is a standby, which may lack recent events.
 SELECT pg_is_in_recovery()

@@ -1,2 +1,2 @@
--- The commit of this transaction does not wait for the disk.
+-- Lets the commit of this transaction return before it is on disk.
 SET LOCAL synchronous_commit = off

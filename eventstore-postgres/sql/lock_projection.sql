@@ -1,5 +1,6 @@
--- One at a time makes, splits and joins the shards of a projection, also of one that has none yet: its row is locked, and
--- never changed. Of a process that is frozen in the middle, the server ends it: so that others can go on.
+-- Locks a projection, also one without shards, while its shards are created, split or joined: its row in
+-- projection_locks is locked and never changed. The server ends a session that stays idle in this transaction for 10 s,
+-- so that a frozen process does not stop others.
 WITH locked AS (
     INSERT INTO {schema}.projection_locks (projection) VALUES ($1)
     ON CONFLICT (projection) DO UPDATE SET projection = excluded.projection WHERE false)

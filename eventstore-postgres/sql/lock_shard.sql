@@ -1,5 +1,5 @@
--- The checkpoint of a shard; nobody else moves it until this transaction ends. Of a process that is frozen in the middle,
--- the server ends it: so that others can go on.
+-- Locks a shard until the transaction ends, and returns its checkpoint. The server ends a session that stays idle in
+-- this transaction for 10 s, so that a frozen process does not stop others.
 SELECT projection, from_slot, to_slot, position, event_id, epoch, owner,
        set_config('idle_in_transaction_session_timeout', '10s', true)
   FROM {schema}.lock_shard($1, $2, $3)

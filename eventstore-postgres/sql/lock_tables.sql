@@ -1,5 +1,5 @@
--- One at a time makes tables: the row of no projection is locked, and never changed. Of a process that is frozen in the
--- middle, the server ends it: so that others can start.
+-- Lets one session at a time create tables, by the lock of the projection '', which does not exist. The time-out is
+-- that of `lock_projection`.
 WITH locked AS (
     INSERT INTO {schema}.projection_locks (projection) VALUES ('')
     ON CONFLICT (projection) DO UPDATE SET projection = excluded.projection WHERE false)

@@ -1,2 +1,2 @@
--- Whether the migrations table is there.
+-- Whether the table of migrations exists.
 SELECT to_regclass('{schema}.migrations') IS NOT NULL

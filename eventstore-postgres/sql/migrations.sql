@@ -1,4 +1,4 @@
--- The migrations, kept by this library.
+-- Creates the table of migrations.
 CREATE TABLE IF NOT EXISTS {schema}.migrations (
     version    int         NOT NULL CONSTRAINT migrations_pk PRIMARY KEY,
     checksum   uuid        NOT NULL,

@@ -1,4 +1,4 @@
--- Whoever was faster has done it.
+-- Fails if another node has migrated meanwhile.
 DO $$
 BEGIN
     IF (SELECT count(*) FROM {schema}.migrations) <> {from} THEN

@@ -1,2 +1,2 @@
--- What is known of shadows under the names that release 0.1 gave them.
+-- The shadows that are known by the names of release 0.1.
 SELECT key FROM {tables}.projections WHERE key LIKE '%@%~beside' ORDER BY key

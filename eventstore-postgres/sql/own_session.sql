@@ -1,5 +1,5 @@
--- For sessions that run nothing but the few statements of the log: plans are made once, perhaps while the log is young
--- and a scan of it is cheap, so none may scan it. What the functions would set, too, costs them less where it is set.
+-- Sets up a session that runs only the statements of the log. Plans are made once, perhaps while the log is young and a
+-- scan is cheap, so they must not scan. The functions set the same; that costs them less where it is set already.
 SET plan_cache_mode = force_generic_plan;
 SET enable_seqscan = off;
 SET jit = off;

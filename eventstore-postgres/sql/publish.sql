@@ -1,4 +1,4 @@
--- Shows a table under a name. A view cannot change into one with other columns, so it is made anew.
+-- Creates the view of this name on a table. A view cannot change to other columns, so it is dropped first.
 SET LOCAL lock_timeout = '500ms';
 DROP VIEW IF EXISTS {tables}.{view};
 CREATE VIEW {tables}.{view} AS SELECT * FROM {tables}.{table};

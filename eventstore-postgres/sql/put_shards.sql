@@ -1,4 +1,4 @@
--- Shards as they are to be from now on. Those that stay as they are are not touched.
+-- Writes the new shards of a projection. Unchanged ones are not touched.
 INSERT INTO {schema}.checkpoints (projection, from_slot, to_slot, position, event_id, epoch, owner)
 SELECT $1, * FROM unnest($2::int[], $3::int[], $4::bigint[], $5::uuid[], $6::bigint[], $7::uuid[])
     ON CONFLICT (projection, from_slot) DO UPDATE

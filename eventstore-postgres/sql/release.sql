@@ -1,2 +1,2 @@
--- The statement since the savepoint has succeeded.
+-- Ends the savepoint of a statement that succeeded.
 RELEASE SAVEPOINT eventstore

@@ -1,2 +1,2 @@
--- Others come in their place.
+-- Removes the shards that the new ones replace.
 DELETE FROM {schema}.checkpoints WHERE projection = $1 AND from_slot <> ALL ($2)

@@ -1,2 +1,2 @@
--- A shadow gets a name of this release. It may have been begun, and have no table yet.
+-- Gives a shadow the name of this release. A shadow that has only begun may have no table yet.
 ALTER TABLE IF EXISTS {tables}.{old} RENAME TO {new};

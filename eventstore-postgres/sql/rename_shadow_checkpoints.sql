@@ -1,2 +1,2 @@
--- The checkpoints of a shadow, under its new name.
+-- Gives the checkpoints of a shadow its new name.
 UPDATE {schema}.checkpoints SET projection = $2 WHERE projection = $1

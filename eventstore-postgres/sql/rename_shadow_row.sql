@@ -1,2 +1,2 @@
--- What is known of a shadow, under its new name.
+-- Gives the record of a shadow its new name.
 UPDATE {tables}.projections SET key = $2 WHERE key = $1

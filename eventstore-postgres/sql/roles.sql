@@ -1,8 +1,8 @@
--- Roles for the log in the schema {schema}. For somebody who may make roles; may be run again, and is to be run again
--- after each migration.
+-- Creates roles for the log in the schema {schema}. Run it as a role that may create roles, and again after each
+-- migration.
 --
 --   {owner}
---       owns the log and migrates it. Nobody needs to log in as it between migrations.
+--       owns the log and migrates it. It need not log in between migrations.
 --   {app}
 --       the program: reads, appends by the functions, and owns the rows of read models, in {tables}. It cannot change,
 --       delete, truncate or insert events, nor switch off what guards them.
@@ -21,18 +21,18 @@ BEGIN
     IF to_regrole('{reader}') IS NULL THEN CREATE ROLE {reader} LOGIN; END IF;
 END $$;
 
--- A node that vanishes in the middle of a transaction holds its locks no longer than this.
+-- A node that vanishes during a transaction holds its locks no longer than this.
 ALTER ROLE {app} SET idle_in_transaction_session_timeout = '1min';
 ALTER ROLE {app} SET lock_timeout = '30s';
 
--- The log is the owner's: its functions run with the owner's rights, so the owner should be no superuser.
+-- The owner owns the log. Its functions run with the owner's rights, so the owner should be no superuser.
 CREATE SCHEMA IF NOT EXISTS {schema};
 ALTER SCHEMA {schema} OWNER TO {owner};
 REVOKE ALL ON SCHEMA {schema} FROM PUBLIC, {app}, {reader};
 GRANT USAGE ON SCHEMA {schema} TO {app}, {reader};
 
--- The rows of read models are the program's. In a schema of their own: who may make anything beside the functions of
--- the owner could lead them astray.
+-- The program owns the rows of read models, in a schema of their own: a role that may create objects beside the owner's
+-- functions could have the functions call them.
 CREATE SCHEMA IF NOT EXISTS {tables};
 ALTER SCHEMA {tables} OWNER TO {app};
 REVOKE ALL ON SCHEMA {tables} FROM PUBLIC;
@@ -42,7 +42,7 @@ DO $$
 DECLARE
     one record;
 BEGIN
-    -- Read models (`balance@1`) that were built in the schema of the log before there were roles.
+    -- Moves read models (`balance@1`) that were built in the schema of the log before there were roles.
     FOR one IN SELECT c.oid::regclass AS name FROM pg_catalog.pg_class AS c
                 WHERE c.relnamespace = '{schema}'::regnamespace AND c.relkind = 'r' AND c.relname LIKE '%@%' LOOP
         EXECUTE format('ALTER TABLE %s SET SCHEMA {tables}', one.name);
@@ -61,7 +61,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Everything of the log may be read, and so be dumped.
+-- Every table of the log may be read, so that the log can be dumped.
 REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC, {app}, {reader};
 GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {app}, {reader};
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM PUBLIC, {app}, {reader};
@@ -69,10 +69,10 @@ GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {app}, {reader};
 GRANT SELECT ON ALL TABLES IN SCHEMA {tables} TO {reader};
 ALTER DEFAULT PRIVILEGES FOR ROLE {app} IN SCHEMA {tables} GRANT SELECT ON TABLES TO {reader};
 
--- The program appends by the functions, and by nothing else.
+-- The program appends by the functions only.
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {app};
 
--- What is made from the log and could be made again: this list is all that the program writes itself.
+-- The program writes only these tables itself, whose content is derived from the log.
 DO $$
 DECLARE
     one text;

@@ -1,2 +1,2 @@
--- As if the statement since the savepoint had not been.
+-- Undoes a statement that failed behind a savepoint.
 ROLLBACK TO SAVEPOINT eventstore

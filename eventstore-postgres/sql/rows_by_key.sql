@@ -1,5 +1,5 @@
--- The rows with these keys; and last, with no key, the types of the columns there are. Each key is looked up by itself,
--- however small the table was when this was planned: `= ANY` would compare each row with each key.
+-- The rows with these keys; last, without a key, the types of the table's columns. Each key is looked up by itself,
+-- however small the table was when this was planned: `= ANY` may be planned to compare each row with each key.
 SELECT t.key, (SELECT row_to_json("~row")::text FROM (SELECT {columns}) AS "~row")
   FROM (SELECT DISTINCT key COLLATE "C" FROM unnest($2::text[]) AS asked (key)) AS n (key)
  CROSS JOIN LATERAL (SELECT * FROM {from} AS t WHERE t.key = n.key LIMIT 1) AS t

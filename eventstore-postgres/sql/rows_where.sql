@@ -1,4 +1,4 @@
--- The rows that match, in order, at most $2 after $3; and last, with no key, the types of the columns there are.
+-- The rows that match, in order, at most $2 after the first $3; last, without a key, the types of the table's columns.
 (SELECT t.key, (SELECT row_to_json("~row")::text FROM (SELECT {columns}) AS "~row"), row_number() OVER (ORDER BY {order})
    FROM {from} AS t WHERE {conditions} ORDER BY {order} LIMIT $2 OFFSET $3)
  UNION ALL

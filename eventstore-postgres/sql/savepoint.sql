@@ -1,2 +1,2 @@
--- Before a statement whose failure is no failure of the transaction.
+-- Sets a savepoint before a statement whose failure must not abort the transaction.
 SAVEPOINT eventstore

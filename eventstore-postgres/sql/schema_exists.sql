@@ -1,2 +1,2 @@
--- Whether a schema is there.
+-- Whether a schema exists.
 SELECT to_regnamespace($1) IS NOT NULL

@@ -1,2 +1,2 @@
--- The mark this session was opened with; NULL if it never reached the server.
+-- The mark this session was opened with; NULL if it did not reach the server.
 SELECT current_setting('eventstore.session', true)

@@ -1,3 +1,4 @@
+-- A fragment of `step`: writes the rows with the keys $11 from the JSON array $12, if the step is done.
 , written AS (
     INSERT INTO {table} (key, {columns})
     SELECT r.*

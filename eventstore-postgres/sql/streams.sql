@@ -1,5 +1,5 @@
--- A page of the streams of a category, each with the place of its last event: names after $1 and before $2, at most $3. A
--- walk along the index of streams from one name to the next, however many events each has.
+-- A page of the streams of a category, each with its last event: names after $1 and before $2, at most $3. The
+-- recursion steps along the index of streams from one name to the next, so the number of events does not matter.
 WITH RECURSIVE walk (stream, n) AS (
     (SELECT e.stream, 1::bigint FROM {schema}.events AS e
       WHERE e.stream > $1 AND e.stream < $2 AND $3 > 0 ORDER BY e.stream LIMIT 1)

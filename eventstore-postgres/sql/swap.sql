@@ -1,4 +1,5 @@
--- Two tables change names. Whoever reads for long is not waited for for long, for others would wait behind.
+-- Two tables exchange their names. The time-out is short, because every other session waits behind this one while it
+-- waits for a long read.
 SET LOCAL lock_timeout = '500ms';
 ALTER TABLE {tables}.{table} RENAME TO {aside};
 ALTER TABLE {tables}.{shadow} RENAME TO {table};

@@ -1,4 +1,4 @@
--- The columns of a table, and whether an index begins with them; none if there is no such table.
+-- The columns of a table, their types, and whether an index begins with them; no row if the table does not exist.
 SELECT attname::text,
        format_type(atttypid, atttypmod),
        EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = attrelid AND indkey[0] = attnum AND indisvalid)

@@ -1,2 +1,2 @@
--- A table with the columns it lacks, which a row may be without: null in every row.
+-- A table, with the optional columns that it lacks as nulls.
 SELECT *, {nulls} FROM {table}

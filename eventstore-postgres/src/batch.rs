@@ -1,4 +1,4 @@
-//! Which appends share one call: those that do not depend on one another.
+//! Decides which queued appends share one call: those that do not depend on one another.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -12,52 +12,53 @@ use uuid::Uuid;
 
 use crate::append::Checked;
 
-/// How many appends, events and bytes one call may take, unless a single append has more.
+/// Limits of one call: appends, events, and bytes of event bodies. A single append may exceed them.
 pub(crate) const BATCH_APPENDS: usize = 512;
 const BATCH_EVENTS: usize = 2_048;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// An append in the queue.
-pub(crate) struct Waiting {
+/// An append in the queue, and the channel to its caller.
+pub(crate) struct QueuedAppend {
     pub(crate) append: Arc<Checked>,
     pub(crate) reply: oneshot::Sender<Reply>,
 }
 
-/// What became of an append.
+/// The outcome of an append, as its caller receives it.
 pub(crate) enum Reply {
     Recorded(Written),
     Refused(StoreError),
-    /// The careful way will find out why.
+    /// The call did not record the append and does not say why. The caller appends it again by itself to learn the
+    /// reason.
     NotRecorded,
-    /// An event of it was recorded before. All of them perhaps, and then the first result is the answer.
-    Taken,
-    /// The connection broke: recorded or not is unknown.
+    /// At least one of its event ids was recorded before. If all were, the caller returns the first result.
+    RepeatsIds,
+    /// The connection broke, so it is unknown whether the append is recorded.
     Lost,
 }
 
 impl Reply {
-    /// The position and the id of the last event of an append, if it was recorded.
+    /// Returns the position and the id of the last event of the append, if it was recorded.
     pub(crate) fn last(&self, append: &Checked) -> Option<(Position, Uuid)> {
         let Self::Recorded(written) = self else { return None };
         Some((written.last, append.append.events().last()?.1.id))
     }
 }
 
-/// Those from the front of the queue that can be recorded together. The others stay, in their order.
-pub(crate) fn take_batch(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+/// Takes the appends from the front of the queue that one call can record together. The others stay, in their order.
+pub(crate) fn take_batch(waiting: &mut VecDeque<QueuedAppend>) -> Vec<QueuedAppend> {
     let mut batch = Batch::default();
     let mut left = VecDeque::new();
     while let Some(next) = waiting.pop_front() {
         if next.reply.is_closed() {
-            // Its caller has gone before anything was sent.
-        } else if batch.full() {
+            // The caller was cancelled before anything was sent.
+        } else if batch.is_full() {
             waiting.push_front(next);
             break;
         } else if batch.admits(&next.append) {
             batch.push(next);
         } else {
-            // What it waits for includes what it has to come after.
-            batch.note(&next.append);
+            // A later append to one of these streams must not overtake this one.
+            batch.reserve_streams(&next.append);
             left.push_back(next);
         }
     }
@@ -70,11 +71,12 @@ pub(crate) fn take_batch(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
 /// Appends that do not depend on each other.
 #[derive(Default)]
 struct Batch {
-    taken: Vec<Waiting>,
+    taken: Vec<QueuedAppend>,
     hashes: RandomState,
-    /// Streams that are written to, by their hash: an append too many that has to wait is no harm.
+    /// Hashes of the streams that are written to. A collision makes an append wait for the next call, which is
+    /// harmless.
     written: HashSet<u64>,
-    /// Streams that are to stay as they are.
+    /// Hashes of the streams that must stay unchanged.
     unchanged: HashSet<u64>,
     ids: HashSet<Uuid>,
     events: usize,
@@ -82,7 +84,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.taken.len() >= BATCH_APPENDS || self.events >= BATCH_EVENTS || self.bytes >= BATCH_BYTES
     }
 
@@ -90,14 +92,14 @@ impl Batch {
         self.hashes.hash_one(stream)
     }
 
-    /// Whether nothing about it depends on what the others do.
+    /// Whether the outcome of the append does not depend on the appends of the batch.
     fn admits(&self, checked: &Checked) -> bool {
         let append = &checked.append;
         let new = |stream| {
             let hash = self.hash(stream);
             !self.written.contains(&hash) && !self.unchanged.contains(&hash)
         };
-        // One that is not batchable goes by itself.
+        // An append that is not batchable has a call of its own.
         (self.taken.is_empty() || checked.batchable && self.taken[0].append.batchable)
             && append.writes.iter().all(|write| new(&write.stream))
             && append.unchanged.iter().all(|(stream, _)| !self.written.contains(&self.hash(stream)))
@@ -108,8 +110,8 @@ impl Batch {
             })
     }
 
-    /// Takes its streams, so that an append that comes after it stays after it.
-    fn note(&mut self, append: &Checked) {
+    /// Reserves the streams of an append, so that no later append to them joins the batch.
+    fn reserve_streams(&mut self, append: &Checked) {
         let append = &append.append;
         for write in &append.writes {
             self.written.insert(self.hash(&write.stream));
@@ -119,8 +121,8 @@ impl Batch {
         }
     }
 
-    fn push(&mut self, waiting: Waiting) {
-        self.note(&waiting.append);
+    fn push(&mut self, waiting: QueuedAppend) {
+        self.reserve_streams(&waiting.append);
         for (_, event) in waiting.append.append.events() {
             self.ids.insert(event.id);
             self.events += 1;
@@ -152,11 +154,11 @@ mod tests {
     }
 
     /// An append that demands that a stream stays as it is.
-    fn beside(append: Append, key: &str) -> Append {
+    fn with_unchanged(append: Append, key: &str) -> Append {
         Append { unchanged: vec![(StreamId::new("toy", key), Version(1))], ..append }
     }
 
-    fn asking(append: Append, query: Query) -> Append {
+    fn with_condition(append: Append, query: Query) -> Append {
         Append { condition: Some(Condition { query, after: Position(0) }), ..append }
     }
 
@@ -165,17 +167,17 @@ mod tests {
     }
 
     /// The queue, and its callers.
-    fn queue(appends: impl IntoIterator<Item = Append>) -> (VecDeque<Waiting>, Vec<oneshot::Receiver<Reply>>) {
+    fn queue(appends: impl IntoIterator<Item = Append>) -> (VecDeque<QueuedAppend>, Vec<oneshot::Receiver<Reply>>) {
         let waiting = |append| {
             let checked = Checked::new(append, &EventTypes::default()).expect("it is within the limits");
             let (reply, caller) = oneshot::channel();
-            (Waiting { append: Arc::new(checked), reply }, caller)
+            (QueuedAppend { append: Arc::new(checked), reply }, caller)
         };
         appends.into_iter().map(waiting).unzip()
     }
 
-    fn ids<'a>(waiting: impl IntoIterator<Item = &'a Waiting>) -> Vec<u128> {
-        let first = |waiting: &Waiting| waiting.append.append.writes[0].events[0].id.as_u128();
+    fn ids<'a>(waiting: impl IntoIterator<Item = &'a QueuedAppend>) -> Vec<u128> {
+        let first = |waiting: &QueuedAppend| waiting.append.append.writes[0].events[0].id.as_u128();
         waiting.into_iter().map(first).collect()
     }
 
@@ -205,15 +207,15 @@ mod tests {
             both
         };
         assert_eq!(batch([append(1, "a"), two(2, "a", "b"), append(3, "b"), append(4, "c")]), (vec![1, 4], vec![2, 3]));
-        let unchanged = [append(1, "a"), beside(append(2, "a"), "b"), append(3, "b")];
+        let unchanged = [append(1, "a"), with_unchanged(append(2, "a"), "b"), append(3, "b")];
         assert_eq!(batch(unchanged), (vec![1], vec![2, 3]));
     }
 
     #[test]
     fn a_stream_that_is_to_stay_is_not_written_to_in_the_same_call() {
-        assert_eq!(batch([beside(append(1, "a"), "c"), append(2, "c")]), (vec![1], vec![2]));
-        assert_eq!(batch([append(1, "c"), beside(append(2, "a"), "c")]), (vec![1], vec![2]));
-        let same = [beside(append(1, "a"), "c"), beside(append(2, "b"), "c")];
+        assert_eq!(batch([with_unchanged(append(1, "a"), "c"), append(2, "c")]), (vec![1], vec![2]));
+        assert_eq!(batch([append(1, "c"), with_unchanged(append(2, "a"), "c")]), (vec![1], vec![2]));
+        let same = [with_unchanged(append(1, "a"), "c"), with_unchanged(append(2, "b"), "c")];
         assert_eq!(batch(same), (vec![1, 2], vec![]), "both demand the same");
     }
 
@@ -225,14 +227,18 @@ mod tests {
     #[test]
     fn a_condition_is_not_met_by_events_of_the_same_call() {
         let other = Item { names: vec!["other".into()], ..Item::default() }.into();
-        assert_eq!(batch([append(1, "a"), asking(append(2, "b"), made())]), (vec![1], vec![2]));
-        assert_eq!(batch([append(1, "a"), asking(append(2, "b"), other)]), (vec![1, 2], vec![]));
-        assert_eq!(batch([asking(append(1, "a"), made()), append(2, "b")]), (vec![1, 2], vec![]), "the first is first");
+        assert_eq!(batch([append(1, "a"), with_condition(append(2, "b"), made())]), (vec![1], vec![2]));
+        assert_eq!(batch([append(1, "a"), with_condition(append(2, "b"), other)]), (vec![1, 2], vec![]));
+        assert_eq!(
+            batch([with_condition(append(1, "a"), made()), append(2, "b")]),
+            (vec![1, 2], vec![]),
+            "the first is first"
+        );
     }
 
     #[test]
     fn what_cannot_share_a_call_has_one_of_its_own() {
-        let of_stream = || asking(append(2, "b"), Query::of(&StreamId::new("toy", "z")));
+        let of_stream = || with_condition(append(2, "b"), Query::of(&StreamId::new("toy", "z")));
         let mut twice = append(2, "b");
         twice.writes.extend(append(102, "b").writes);
         for alone in [of_stream(), twice] {

@@ -1,5 +1,5 @@
-//! Dedicated connections, which the store keeps for its hot paths: the pool asks the server about each connection that is
-//! given back, which costs a round trip for every load and every append.
+//! Dedicated connections, which the store keeps for loads and appends. The pool pings the server for each connection
+//! that is given back, which would cost every load and every append a round trip.
 
 use std::{
     collections::VecDeque,
@@ -15,24 +15,24 @@ use sqlx::{Connection, PgConnection, Postgres, pool::PoolConnection};
 use tokio::time::timeout;
 
 use crate::{
-    connect::{PATIENCE, connect},
+    connect::{CONNECT_TIMEOUT, connect},
     db::Db,
     pooler::Pooler,
 };
 
-/// Dedicated connections, and how many there are.
+/// The idle dedicated connections of a store, and how many are open.
 pub(crate) struct Connections {
     pub(crate) db: Arc<Db>,
-    /// The one that was used last is used next: what its session has in its caches is worth much.
+    /// The connection that was used last is used next, since the caches of its session are warm.
     idle: Mutex<VecDeque<Idle>>,
     open: AtomicUsize,
-    /// How many there may be.
+    /// How many may be open.
     limit: usize,
 }
 
 struct Idle {
     connection: PgConnection,
-    /// Which server it leads to.
+    /// The server it leads to, as [`Head::server`](crate::head::Head::server) counts them.
     server: u64,
     since: Instant,
 }
@@ -42,7 +42,7 @@ impl Connections {
         Self { db, idle: Mutex::default(), open: AtomicUsize::new(0), limit }
     }
 
-    /// How many there may be besides the pool's.
+    /// Returns how many dedicated connections may be open besides those of the pool.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
@@ -52,115 +52,117 @@ impl Connections {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes those that are idle. No other is opened once the pool is closed.
+    /// Closes the idle connections. The pool must be closed before, so that no other connection is opened.
     pub(crate) async fn close(&self) {
         loop {
             let Some(idle) = self.idle().pop_back() else { return };
-            // An error says that it is closed already.
+            // An error means that the connection is closed already.
             let _ = idle.connection.close().await;
         }
     }
 
-    /// Whether another may be opened: then it counts.
-    fn another(&self) -> bool {
+    /// Counts one more open connection, and returns whether the limit allows it.
+    fn reserve_slot(&self) -> bool {
         let more = |open| (open < self.limit).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 }
 
-/// A connection for one operation, and for the next one once it is [kept](Self::keep). Dropped in the middle of an
-/// operation it is closed: no caller gets one that waits for an answer.
+/// A connection for one operation. [`keep`](Self::keep) gives it back for the next one. Dropped without that it is
+/// closed, since an answer of the server may still be on its way.
 pub(crate) enum Dedicated {
-    Own(PgConnection, Counted),
+    Own(PgConnection, OpenSlot),
     Pooled(PoolConnection<Postgres>, u64),
 }
 
-/// A connection that counts as open.
-pub(crate) struct Counted {
+/// The place of an open connection in the count; it is freed when the connection is closed.
+pub(crate) struct OpenSlot {
     connections: Arc<Connections>,
-    closes: bool,
-    /// Whether it is used for what is no part of an append or a load.
-    beside: bool,
+    counts: bool,
+    /// Whether the connection serves neither an append nor a load.
+    background: bool,
     server: u64,
 }
 
-impl Drop for Counted {
+impl Drop for OpenSlot {
     fn drop(&mut self) {
-        if self.closes {
+        if self.counts {
             self.connections.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Dedicated {
-    /// A connection of the store's own, if one is idle or may be opened, else one of the pool.
-    pub(crate) async fn free(connections: &Arc<Connections>) -> Result<Self, sqlx::Error> {
-        Self::take(connections, false).await
+    /// Returns an idle dedicated connection, opens one if the limit allows it, or takes one of the pool.
+    pub(crate) async fn acquire(connections: &Arc<Connections>) -> Result<Self, sqlx::Error> {
+        Self::acquire_for(connections, false).await
     }
 
-    /// The same for what is done beside appends and loads: the one that was used longest ago, and it stays that.
-    pub(crate) async fn beside(connections: &Arc<Connections>) -> Result<Self, sqlx::Error> {
-        Self::take(connections, true).await
+    /// Like [`acquire`](Self::acquire) for work besides appends and loads. It takes the connection that was used
+    /// longest ago, and `keep` puts it back in that place, so that warm sessions stay with appends and loads.
+    pub(crate) async fn acquire_for_background(connections: &Arc<Connections>) -> Result<Self, sqlx::Error> {
+        Self::acquire_for(connections, true).await
     }
 
-    async fn take(connections: &Arc<Connections>, beside: bool) -> Result<Self, sqlx::Error> {
+    async fn acquire_for(connections: &Arc<Connections>, background: bool) -> Result<Self, sqlx::Error> {
         let db = &connections.db;
         if db.pool.is_closed() {
             return Err(sqlx::Error::PoolClosed);
         }
-        let counted = |server| Counted { connections: connections.clone(), closes: true, beside, server };
+        let slot = |server| OpenSlot { connections: connections.clone(), counts: true, background, server };
         loop {
-            let idle = match beside {
+            let idle = match background {
                 true => connections.idle().pop_front(),
                 false => connections.idle().pop_back(),
             };
             let Some(Idle { mut connection, server, since }) = idle else { break };
-            let counted = counted(server);
-            let lives = async {
-                db.head.trusts(since.elapsed()) || matches!(timeout(PATIENCE, connection.ping()).await, Ok(Ok(())))
+            let slot = slot(server);
+            let is_alive = async {
+                db.head.trusts_idle(since.elapsed())
+                    || matches!(timeout(CONNECT_TIMEOUT, connection.ping()).await, Ok(Ok(())))
             };
-            // What leads to another server than that of today is closed.
-            if server == db.head.server() && lives.await {
-                return Ok(Self::Own(connection, counted));
+            // A connection to a former server is closed.
+            if server == db.head.server() && is_alive.await {
+                return Ok(Self::Own(connection, slot));
             }
         }
-        if !connections.another() {
+        if !connections.reserve_slot() {
             let (connection, server) = db.pooled().await?;
             return Ok(Self::Pooled(connection, server));
         }
-        let mut counted = counted(0);
+        let mut slot = slot(0);
         let mut connection = connect(&db.pool.connect_options()).await?;
         let setup = if db.pooler == Pooler::None { include_str!("../sql/own_session.sql") } else { "" };
-        db.head.meet(&mut connection, &db.types, &db.sql, setup).await?;
-        counted.server = db.head.server();
-        Ok(Self::Own(connection, counted))
+        db.head.inspect(&mut connection, &db.types, &db.sql, setup).await?;
+        slot.server = db.head.server();
+        Ok(Self::Own(connection, slot))
     }
 
-    /// Which server it leads to.
+    /// Returns the server that the connection leads to.
     pub(crate) fn server(&self) -> u64 {
         match self {
-            Self::Own(_, counted) => counted.server,
+            Self::Own(_, slot) => slot.server,
             Self::Pooled(_, server) => *server,
         }
     }
 
-    /// For the next operation: this one is over, whatever came of it.
+    /// Gives the connection back for the next operation. The operation must have ended, with or without an error.
     pub(crate) fn keep(self) {
-        if let Self::Own(connection, mut counted) = self {
-            if counted.connections.db.pool.is_closed() {
+        if let Self::Own(connection, mut slot) = self {
+            if slot.connections.db.pool.is_closed() {
                 return;
             }
-            counted.closes = false;
-            let kept = Idle { connection, server: counted.server, since: Instant::now() };
-            let mut idle = counted.connections.idle();
-            match counted.beside {
+            slot.counts = false;
+            let kept = Idle { connection, server: slot.server, since: Instant::now() };
+            let mut idle = slot.connections.idle();
+            match slot.background {
                 true => idle.push_front(kept),
                 false => idle.push_back(kept),
             }
         }
     }
 
-    /// Not for another operation: its session is not one to work with.
+    /// Closes the connection, because its session has unsuitable defaults.
     pub(crate) fn close(self) {
         if let Self::Pooled(mut connection, _) = self {
             connection.close_on_drop();

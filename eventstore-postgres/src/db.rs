@@ -1,5 +1,5 @@
-//! The database of a log, as all who use it share it: the pool of connections to it, its statements, and what this process
-//! knows of its server.
+//! The database of a log: the pool of connections, the statements, and what this process knows of the server. All
+//! clones and transactions of a store share it.
 
 use std::{
     collections::HashSet,
@@ -16,10 +16,10 @@ use futures::future::{Either, select};
 use sqlx::{PgPool, Postgres, pool::PoolConnection};
 use tokio::time::sleep;
 
-use crate::{connect::reach, head::Head, pooler::Pooler, sql::Sql, types::EventTypes};
+use crate::{connect::probe, head::Head, pooler::Pooler, sql::Sql, types::EventTypes};
 
-/// How often the server is asked whether it takes connections, while one of the pool is waited for.
-const LOOK: Duration = Duration::from_millis(250);
+/// How long a caller that waits for a connection of the pool waits between two probes of the server.
+const PROBE_PAUSE: Duration = Duration::from_millis(250);
 
 pub(crate) struct Db {
     pub(crate) pool: PgPool,
@@ -28,31 +28,31 @@ pub(crate) struct Db {
     pub(crate) types: Arc<EventTypes>,
     pub(crate) head: Arc<Head>,
     pub(crate) odd_sessions: OddSessions,
-    pub(crate) built: Built,
+    pub(crate) built: BuiltTables,
 }
 
 impl Db {
-    /// Whether an append begins a transaction by itself: where a pooler forgets statements, as everything does; and for a
-    /// while after a session was seen whose defaults an append cannot use.
+    /// Whether an append must begin a transaction explicitly: always behind a pooler that forgets statements, and for
+    /// [a second](OddSessions::RECENT) after a session with unsuitable defaults was met.
     pub(crate) fn in_transactions(&self) -> bool {
-        self.pooler == Pooler::Forgetful || self.odd_sessions.lasts()
+        self.pooler == Pooler::Forgetful || self.odd_sessions.is_recent()
     }
 
-    /// A connection of the pool, and which server it leads to. While the server refuses connections the pool would try again
-    /// until its own patience ends; the caller is told at once.
+    /// Returns a connection of the pool, and the server it leads to. While the server refuses connections, the pool
+    /// would try again until its own time-out; this returns the I/O error of kind `ConnectionRefused` at once.
     pub(crate) async fn pooled(&self) -> Result<(PoolConnection<Postgres>, u64), sqlx::Error> {
         let pool = &self.pool;
         let refused = async {
             loop {
-                sleep(LOOK / 10).await;
-                // All are in use, or one is being opened.
+                sleep(PROBE_PAUSE / 10).await;
+                // All connections are in use, or one is being opened.
                 if pool.num_idle() == 0
-                    && let Err(error) = reach(&pool.connect_options()).await
+                    && let Err(error) = probe(&pool.connect_options()).await
                     && error.kind() == io::ErrorKind::ConnectionRefused
                 {
                     return error;
                 }
-                sleep(LOOK).await;
+                sleep(PROBE_PAUSE).await;
             }
         };
         match select(pin!(pool.acquire()), pin!(refused)).await {
@@ -62,17 +62,17 @@ impl Db {
     }
 }
 
-/// Tables that were there when they were last read: a transaction reads one of the others behind a savepoint.
+/// The tables that existed when they were last read. A transaction reads any other table behind a savepoint.
 #[derive(Default)]
-pub(crate) struct Built(Mutex<HashSet<String>>);
+pub(crate) struct BuiltTables(Mutex<HashSet<String>>);
 
-impl Built {
+impl BuiltTables {
     fn tables(&self) -> MutexGuard<'_, HashSet<String>> {
         // Nothing that can panic happens while it is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn has(&self, table: &str) -> bool {
+    pub(crate) fn contains(&self, table: &str) -> bool {
         self.tables().contains(table)
     }
 
@@ -85,8 +85,8 @@ impl Built {
     }
 }
 
-/// Whether a session was seen lately that begins transactions in a way that appends cannot use: read-only, or at another
-/// isolation level. Then transactions say how they begin, which costs two round trips more.
+/// Remembers for a short time that a session had defaults that appends cannot use: read-only, or another isolation
+/// level than READ COMMITTED. Meanwhile appends begin their transactions explicitly, which costs two more round trips.
 pub(crate) struct OddSessions {
     begin: Instant,
     /// In milliseconds since `begin`.
@@ -94,8 +94,8 @@ pub(crate) struct OddSessions {
 }
 
 impl OddSessions {
-    /// How long it is taken for granted. After that, one append tries whether sessions are as they should be again.
-    const LAST: Duration = Duration::from_secs(1);
+    /// How long a session is remembered. After that, one append tries whether sessions have suitable defaults again.
+    const RECENT: Duration = Duration::from_secs(1);
 
     pub(crate) fn new() -> Self {
         Self { begin: Instant::now(), until: AtomicU64::new(0) }
@@ -105,12 +105,34 @@ impl OddSessions {
         u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(crate) fn seen(&self) {
-        self.until.store(self.now() + Self::LAST.as_millis() as u64, Ordering::Relaxed);
+    pub(crate) fn note_session(&self) {
+        self.until.store(self.now() + Self::RECENT.as_millis() as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn lasts(&self) -> bool {
+    pub(crate) fn is_recent(&self) -> bool {
         let until = self.until.load(Ordering::Relaxed);
         until > 0 && self.now() < until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_was_just_opened_has_met_no_unsuitable_session() {
+        let sessions = OddSessions::new();
+        assert!(!sessions.is_recent());
+        sessions.note_session();
+        assert!(sessions.is_recent());
+    }
+
+    #[test]
+    fn a_session_is_forgotten_after_a_while() {
+        let begin = Instant::now().checked_sub(Duration::from_secs(60)).expect("the clock runs for a minute");
+        let sessions = OddSessions { begin, until: AtomicU64::new(59_000) };
+        assert!(!sessions.is_recent());
+        sessions.note_session();
+        assert!(sessions.is_recent());
     }
 }

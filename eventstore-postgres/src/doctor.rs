@@ -1,4 +1,4 @@
-//! Looks at the server, the session, the role and the log: is this a safe place for events?
+//! Examines the server, the session, the role and the log, and reports what is unsafe or slow about them.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,11 +19,13 @@ use crate::{
     types::{Instant, array},
 };
 
-/// The oldest release it is tried on.
+/// The oldest major release of PostgreSQL that the tests run on.
 const TRIED: i32 = 15;
-/// Clocks that differ by less are as good as the same.
+/// Clocks that differ by no more count as equal.
 const CLOCK: Duration = Duration::from_secs(1);
 
+/// Runs all checks. The server, the session and the role are reported even if there is no log, or none that can be
+/// read.
 pub(crate) async fn examine(shared: &Shared) -> Result<Report, StoreError> {
     let mut report = Report::default();
     let mut connection = shared.connection().await?;
@@ -68,14 +70,14 @@ pub(crate) async fn examine(shared: &Shared) -> Result<Report, StoreError> {
     let sample = sqlx::query_as(shared.sql().doctor_sample()).fetch_one(&mut *connection).await;
     let sample = sample.map_err(error::store)?;
     positions(&mut report, sample);
-    // Asked after the head: what is appended meanwhile is stamped ahead of nothing.
+    // Read after the head, so that no event appended meanwhile counts as stamped ahead of the clock.
     let over =
         sqlx::query_scalar(shared.sql().doctor_stamps()).bind(CLOCK.as_secs_f64()).fetch_one(&mut *connection).await;
     report.stamps(read::position(over.map_err(error::store)?)?, read::position(sample.0)?);
     Ok(report)
 }
 
-/// What guards the events.
+/// Reports what is wrong with the triggers, rules and keys that guard the events.
 fn guard_of(report: &mut Report, wrong: &[String]) {
     match wrong.is_empty() {
         true => report.ok("guard", "UPDATE, DELETE and TRUNCATE of events are refused, to the owner too"),
@@ -88,7 +90,7 @@ fn guard_of(report: &mut Report, wrong: &[String]) {
     }
 }
 
-/// What the functions of the log do.
+/// Compares the functions of the log with those of the migrations.
 async fn functions_of(report: &mut Report, sql: &Sql, connection: &mut PgConnection) -> Result<(), StoreError> {
     let functions = functions();
     let put = |text: &str| text.replace("{schema}", &sql.quoted_schema());
@@ -103,26 +105,26 @@ async fn functions_of(report: &mut Report, sql: &Sql, connection: &mut PgConnect
         false => report.danger(
             "functions",
             wrong.join("; "),
-            "Find out who replaced them, and what was appended since; make them anew with the script of \
+            "Find out who replaced them, and what was appended since; create them again with the script of \
              `PgOptions::functions_sql`.",
         ),
     }
     Ok(())
 }
 
-/// What others than the owner may do.
+/// Reports the rights of roles other than the owner.
 fn grants(report: &mut Report, granted: &[String]) {
     match granted.is_empty() {
-        true => report.ok("grants", "nobody else may do more than read, and append by the functions"),
+        true => report.ok("grants", "no other role may do more than read, and append by the functions"),
         false => report.warning(
             "grants",
             granted.join("; "),
-            "REVOKE it: who may write to the tables of the log can change them or hold up every append.",
+            "REVOKE it: a role that may write to the tables of the log can change them or hold up every append.",
         ),
     }
 }
 
-/// Tells what is not as it should be.
+/// Logs the problems of a report: dangers as errors, warnings as warnings.
 pub(crate) fn log(schema: &str, report: &Report) {
     for finding in report.problems() {
         let (check, found, advice) = (finding.check, &*finding.found, &*finding.advice);
@@ -134,7 +136,7 @@ pub(crate) fn log(schema: &str, report: &Report) {
     }
 }
 
-/// The server, and how a session of the store's is set up.
+/// The server, and the settings of a session of the store.
 struct Server {
     version: String,
     release: i32,
@@ -156,7 +158,7 @@ struct Server {
     role: String,
     superuser: bool,
     now: Timestamp,
-    /// The clock of this process before and after the server was asked for its own.
+    /// The clock of this process before and after the server was asked for its clock.
     asked: (Timestamp, Timestamp),
 }
 
@@ -192,7 +194,7 @@ impl Server {
         })
     }
 
-    /// Whether what is acknowledged is still there after a crash.
+    /// Reports whether acknowledged appends survive a crash.
     fn durability(&self, report: &mut Report) {
         match self.release {
             TRIED.. => report.ok("server", format!("PostgreSQL {}", self.version)),
@@ -245,7 +247,7 @@ impl Server {
         }
     }
 
-    /// How sessions begin, what is between them and the server, and what the time is there.
+    /// Reports the defaults of sessions, the pooler, the clocks and the time-outs.
     fn sessions(&self, report: &mut Report, pooler: Pooler) {
         let advice = || format!("ALTER ROLE \"{}\" SET …, or the same in the database.", self.role);
         match &*self.isolation {
@@ -312,10 +314,10 @@ impl Server {
     }
 }
 
-/// Compares the server's clock with what this process had before and after it asked for it.
+/// Compares the server's clock with the clock of this process before and after the query.
 fn clock(report: &mut Report, (before, after): (Timestamp, Timestamp), server: Timestamp) {
     let (before, after, server) = (before.as_micros(), after.as_micros(), server.as_micros());
-    // So far apart they are at least, however long the way there took.
+    // A lower bound of the difference, however long the query took.
     let apart = Duration::from_micros((before - server).max(server - after).max(0).unsigned_abs());
     if apart <= CLOCK {
         return report.ok("clock", "that of the server and that of this machine agree");
@@ -328,7 +330,7 @@ fn clock(report: &mut Report, (before, after): (Timestamp, Timestamp), server: T
     );
 }
 
-/// The table of events, and what the role of the store may do with it.
+/// The table of events, and the rights of the store's role on it.
 struct Log {
     logged: bool,
     autovacuum: bool,
@@ -374,7 +376,7 @@ impl Log {
         } else if server.superuser {
             report.warning("rights", format!("`{role}` is a superuser: only triggers keep it from the events"), harden);
         } else if self.owns {
-            let found = format!("`{role}` is, or may act as, `{}`, who owns the log and its guard", self.owner);
+            let found = format!("`{role}` is, or may act as, `{}`, which owns the log and its guard", self.owner);
             report.add("rights", Severity::Ok, found, harden);
         } else if self.changes {
             let advice = format!("REVOKE INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER ON {schema}.events FROM …");
@@ -385,8 +387,8 @@ impl Log {
     }
 }
 
-/// What a sample of the log says: how many positions were looked for, were found, and have an earlier time than one
-/// before them.
+/// Reports a sample of the log: the head, and how many positions were looked up, were found, and were recorded before
+/// an earlier position.
 fn positions(report: &mut Report, (head, wanted, found, back): (i64, i64, i64, i64)) {
     if found < wanted || back > 0 {
         let found = format!("of {wanted} positions up to {head}, {} are missing and {back} go back", wanted - found);

@@ -1,5 +1,5 @@
-//! The fast path: calls of the functions for the common append, and for many at once. What they do not record, they do not
-//! explain.
+//! The fast path: calls of the functions for one plain append, and for many appends at once. An append that a function
+//! does not record comes back without a reason.
 
 use std::collections::HashSet;
 
@@ -9,16 +9,16 @@ use uuid::Uuid;
 
 use crate::{
     append::Checked,
-    bind::{Types, expected, tags},
+    bind::{DistinctTypes, expected, tags},
     db::Db,
     read,
     types::{Instant, array, names},
 };
 
-/// Whether it was recorded, the version of the stream before, the position of the first event, and when.
+/// Whether the append was recorded, the version of the stream before it, the position of its first event, and the time.
 type Row = (bool, i64, i64, Instant);
 
-/// Appends to one stream, without a condition.
+/// Appends to one stream, without a condition. Returns `None` if the append was not recorded.
 pub(crate) async fn append_one(
     connection: &mut PgConnection,
     db: &Db,
@@ -26,7 +26,7 @@ pub(crate) async fn append_one(
 ) -> Result<Option<Written>, sqlx::Error> {
     let write = &append.append.writes[0];
     let events = || write.events.iter();
-    let mut types = Types::default();
+    let mut types = DistinctTypes::default();
     types.add(&append.append, append.types.as_deref().unwrap_or_default());
     let row: Row = sqlx::query_as(db.sql.append_one())
         .bind(write.stream.as_str())
@@ -46,8 +46,8 @@ pub(crate) async fn append_one(
     Ok(written(append, &[row]))
 }
 
-/// Appends that do not depend on each other, each with its own outcome. Pipelined, they are not on disk before a
-/// [`flush`].
+/// Records appends that do not depend on each other. Returns one outcome for each, `None` if it was not recorded. With
+/// `pipelined`, the call does not wait for the disk: the caller must [`flush`] before it acknowledges them.
 pub(crate) async fn append_batch(
     connection: &mut PgConnection,
     db: &Db,
@@ -57,9 +57,9 @@ pub(crate) async fn append_batch(
     let mut writes = Writes::default();
     let mut events = Events::default();
     let mut items = Items::default();
-    let mut types = Types::default();
-    // How many event types the conditions know of, if one asks for more than it names.
-    let mut types_there = None;
+    let mut types = DistinctTypes::default();
+    // The number of event types that the conditions were resolved against, if one excepts types.
+    let mut known_types = None;
     for (checked, number) in appends.iter().zip(1_i32..) {
         let append = &checked.append;
         for write in &append.writes {
@@ -78,8 +78,8 @@ pub(crate) async fn append_batch(
         if let Some(condition) = &append.condition {
             let (resolved, known) = db.types.resolve(&condition.query, &[]);
             if resolved.is_some() {
-                // Of two numbers the smaller was read earlier.
-                types_there = Some(types_there.map_or(known, |other: usize| known.min(other)));
+                // The smaller number was read earlier, so it is the one to check.
+                known_types = Some(known_types.map_or(known, |other: usize| known.min(other)));
             }
             for item in &resolved.as_ref().unwrap_or(&condition.query).items {
                 items.append.push(number);
@@ -89,7 +89,7 @@ pub(crate) async fn append_batch(
             }
         }
     }
-    let sql = if types_there.is_some() { db.sql.append_batch_still() } else { db.sql.append_batch() };
+    let sql = if known_types.is_some() { db.sql.append_batch_still() } else { db.sql.append_batch() };
     let mut call = sqlx::query_as(sql)
         .bind(writes.append)
         .bind(writes.stream)
@@ -110,7 +110,7 @@ pub(crate) async fn append_batch(
         .bind(types.categories)
         .bind(types.names)
         .bind(pipelined);
-    if let Some(types) = types_there {
+    if let Some(types) = known_types {
         call = call.bind(read::signed(types as u64));
     }
     let rows: Vec<Row> = call.fetch_all(connection).await?;
@@ -123,13 +123,13 @@ pub(crate) async fn append_batch(
     of_each.collect()
 }
 
-/// Waits until everything recorded so far is on disk, and says whether this event is among it.
+/// Waits until everything recorded so far is on disk. Returns whether this event is recorded.
 pub(crate) async fn flush(connection: &mut PgConnection, db: &Db, event: Uuid) -> Result<bool, sqlx::Error> {
     sqlx::query(db.sql.flush()).bind(event).fetch_one(connection).await?.try_get(0)
 }
 
-/// Which of these event ids are recorded.
-pub(crate) async fn taken(
+/// Returns those of the event ids that are recorded.
+pub(crate) async fn recorded_ids(
     connection: &mut PgConnection,
     db: &Db,
     ids: Vec<Uuid>,
@@ -138,7 +138,7 @@ pub(crate) async fn taken(
     Ok(taken.into_iter().collect())
 }
 
-/// Where an append landed, if it was recorded.
+/// Returns the streams and positions of an append, if it was recorded.
 fn written(append: &Checked, rows: &[Row]) -> Option<Written> {
     let &(true, _, first, Instant(recorded_at)) = rows.first()? else { return None };
     let first = Position(first.unsigned_abs());

@@ -1,26 +1,26 @@
-//! The functions of the log, as the migrations leave them: what the doctor compares with, and a script that makes them
-//! anew.
+//! The functions of the log as the migrations leave them. The doctor compares the server's functions with them, and
+//! [`PgOptions::functions_sql`](crate::PgOptions::functions_sql) creates them again.
 
 use std::collections::BTreeMap;
 
-use crate::migrate::STEPS;
+use crate::migrate::SOURCES;
 
-/// A function, `{schema}` still in it.
+/// A function of the log, with the placeholder `{schema}` in its texts.
 pub(crate) struct Function {
-    /// The statement that makes it, without a semicolon.
+    /// The statement that creates it, without a semicolon.
     pub(crate) statement: &'static str,
-    /// What PostgreSQL keeps as its source.
+    /// Its source, as `pg_proc.prosrc` has it.
     pub(crate) body: &'static str,
     /// Whether it runs with the owner's rights.
     pub(crate) definer: bool,
-    /// The settings it runs with, as PostgreSQL keeps them.
+    /// The settings it runs with, as `pg_proc.proconfig` has them.
     pub(crate) settings: Vec<String>,
 }
 
-/// The functions by name. No two have the same.
+/// Returns the functions by name. No two share a name.
 pub(crate) fn functions() -> BTreeMap<&'static str, Function> {
     let mut functions = BTreeMap::new();
-    for step in STEPS {
+    for step in SOURCES {
         let mut rest = step.sql;
         while let Some(found) = rest.find("FUNCTION {schema}.") {
             let (before, after) = (&rest[..found], &rest[found + "FUNCTION {schema}.".len()..]);
@@ -33,7 +33,7 @@ pub(crate) fn functions() -> BTreeMap<&'static str, Function> {
                 None if before.ends_with("DROP ") => {
                     functions.remove(name);
                 }
-                // Rights on it, or a trigger that calls it.
+                // A statement about its rights, or a trigger that calls it.
                 None => {}
             }
             rest = after;
@@ -43,7 +43,7 @@ pub(crate) fn functions() -> BTreeMap<&'static str, Function> {
 }
 
 impl Function {
-    /// Reads the definition a text begins with.
+    /// Parses the definition that a text begins with.
     fn read(text: &'static str) -> Option<Self> {
         let (head, after) = text.split_once("AS $$")?;
         let (body, _) = after.split_once("$$")?;

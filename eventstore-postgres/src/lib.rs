@@ -1,7 +1,7 @@
 //! The log of [eventstore](https://docs.rs/eventstore), its read models and checkpoints, in PostgreSQL.
 //!
-//! Events get gapless positions in the order in which they are committed, so a reader never skips one; `docs/postgres.md`
-//! has the proof. Everything lives in a schema of its own, `eventstore` unless told otherwise.
+//! Events get gapless positions in the order in which they are committed, so a reader never skips one;
+//! `docs/postgres.md` has the proof. Everything is in a schema of its own; the default is `eventstore`.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), eventstore_core::StoreError> {

@@ -1,5 +1,5 @@
-//! Watches the log for those who wait for news in this process: hears the notifications of `notify.rs`, and looks from
-//! time to time.
+//! Watches the head of the log for the readers of this process that wait for new events: receives the notifications
+//! that `notify.rs` sends, and reads the head from time to time.
 
 use std::{
     mem::replace,
@@ -26,81 +26,81 @@ use tokio::{
 
 use crate::{
     db::Db,
-    head::Known,
-    notify::{Notify, PATIENCE, statement},
+    head::KnownHead,
+    notify::{Notify, SERVER_TIMEOUT, statement},
     read,
     session::Session,
 };
 
-/// How long after one look at the head the next one comes without a notification: while nothing can be heard, at first and in
-/// the end; while it can.
+/// The pause between two reads of the head without a notification. While the store receives no notifications it grows
+/// from the first to the longest; while it does, it is the last of the three.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const LISTENING_PAUSE: Duration = Duration::from_secs(1);
-/// How long after listening failed it is tried again.
-const AGAIN: Duration = Duration::from_secs(5);
-/// How long one goes on watching when no caller waits for news any more.
+/// The pause after LISTEN failed, before the next attempt.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// How long the task goes on after the last reader has left.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// What a store hears from others.
+/// Watches the head on behalf of the waiting readers of a store.
 pub(crate) struct Listener {
     db: Arc<Db>,
     notify: Arc<Notify>,
-    /// Whether it may have a connection for listening.
+    /// Whether the store may open a connection for LISTEN.
     listens: bool,
-    state: Mutex<State>,
+    watchers: Mutex<Watchers>,
 }
 
-struct State {
-    /// How many wait for news.
-    following: usize,
-    /// When the last of them went.
-    left: Instant,
-    /// Whether a task watches the log, as long as the channel is open.
+struct Watchers {
+    /// How many readers wait.
+    waiting: usize,
+    /// When the last reader left.
+    last_left_at: Instant,
+    /// The task that watches the log; it runs as long as the channel is open.
     watching: Option<(AbortHandle, watch::Receiver<()>)>,
 }
 
 impl Listener {
     pub(crate) fn new(db: Arc<Db>, notify: Arc<Notify>, listens: bool) -> Self {
-        let state = State { following: 0, left: Instant::now(), watching: None };
-        Self { db, notify, listens, state: Mutex::new(state) }
+        let watchers = Watchers { waiting: 0, last_left_at: Instant::now(), watching: None };
+        Self { db, notify, listens, watchers: Mutex::new(watchers) }
     }
 
-    /// Whether it may have a connection for listening.
+    /// Whether the store may open a connection for LISTEN.
     pub(crate) fn listens(&self) -> bool {
         self.listens
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn watchers(&self) -> MutexGuard<'_, Watchers> {
         // Nothing that can panic happens while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the log watched until this is dropped; if the channel closes before, no task does.
-    pub(crate) fn follow(self: &Arc<Self>) -> (Following<'_>, watch::Receiver<()>) {
-        // Here, where nothing has been counted yet: it panics outside of a runtime.
+    /// Keeps the log watched until the guard is dropped. The channel closes if the task ends before.
+    pub(crate) fn watch(self: &Arc<Self>) -> (WaitingReader<'_>, watch::Receiver<()>) {
+        // Before the reader is counted, because this panics outside of a runtime.
         let runtime = Handle::current();
-        let mut state = self.state();
-        state.following += 1;
-        let watched = match &state.watching {
+        let mut watchers = self.watchers();
+        watchers.waiting += 1;
+        let watched = match &watchers.watching {
             Some((_, watched)) if watched.has_changed().is_ok() => watched.clone(),
-            // The runtime of the task that did it may have ended.
+            // No task runs, or its runtime has ended.
             _ => {
                 let (watching, watched) = watch::channel(());
-                let task = runtime.spawn(Watch::new(self, watching).run());
-                state.watching = Some((task.abort_handle(), watched.clone()));
+                let task = runtime.spawn(HeadWatch::new(self, watching).run());
+                watchers.watching = Some((task.abort_handle(), watched.clone()));
                 watched
             }
         };
-        drop(state);
-        (Following { listener: self }, watched)
+        drop(watchers);
+        (WaitingReader { listener: self }, watched)
     }
 }
 
 impl Listener {
-    /// Ends the task that watches the log, and with it the connection it listens on.
+    /// Ends the task that watches the log, which closes its connection for LISTEN.
     pub(crate) fn stop(&self) {
-        if let Some((task, _)) = self.state().watching.take() {
+        if let Some((task, _)) = self.watchers().watching.take() {
             task.abort();
         }
     }
@@ -112,163 +112,167 @@ impl Drop for Listener {
     }
 }
 
-/// A caller that waits for news.
-pub(crate) struct Following<'a> {
+/// A reader that waits for new events.
+pub(crate) struct WaitingReader<'a> {
     listener: &'a Listener,
 }
 
-impl Drop for Following<'_> {
+impl Drop for WaitingReader<'_> {
     fn drop(&mut self) {
-        let mut state = self.listener.state();
-        state.following -= 1;
-        state.left = Instant::now();
+        let mut watchers = self.listener.watchers();
+        watchers.waiting -= 1;
+        watchers.last_left_at = Instant::now();
     }
 }
 
-/// Watches the log for all who wait for news, as long as there are some.
-struct Watch {
+/// The task that watches the log for all waiting readers, as long as there are any.
+struct HeadWatch {
     listener: Weak<Listener>,
-    /// What this process knows of the head.
-    head: watch::Receiver<Known>,
-    ear: Ear,
-    /// Whether it could not listen when it last tried.
-    refused: bool,
-    /// Closes when this ends, however it ends.
+    /// The head that this process knows.
+    head: watch::Receiver<KnownHead>,
+    notifications: Notifications,
+    /// Whether the last attempt to listen failed.
+    failed_before: bool,
+    /// Closes when the task ends, for any reason.
     _watching: watch::Sender<()>,
 }
 
-/// Whether it hears notifications.
-enum Ear {
-    /// And on which server.
-    Listens(PgListener, u64),
-    /// It will know in a moment. The server is that of the moment before it began.
-    Tries(BoxFuture<'static, Result<PgListener, sqlx::Error>>, u64),
-    /// It tries from then on, if ever.
-    Deaf(Option<Instant>),
+/// Whether the task receives notifications.
+enum Notifications {
+    /// It does, on this server.
+    On(PgListener, u64),
+    /// The connection is being opened. The server is the one that was present before that began.
+    Starting(BoxFuture<'static, Result<PgListener, sqlx::Error>>, u64),
+    /// It does not. The next attempt is at this time, if ever.
+    Off(Option<Instant>),
 }
 
-impl Watch {
+impl HeadWatch {
     fn new(listener: &Arc<Listener>, watching: watch::Sender<()>) -> Self {
-        let ear = Ear::Deaf(listener.listens.then(Instant::now));
+        let notifications = Notifications::Off(listener.listens.then(Instant::now));
         Self {
             listener: Arc::downgrade(listener),
             head: listener.db.head.subscribe(),
-            ear,
-            refused: false,
+            notifications,
+            failed_before: false,
             _watching: watching,
         }
     }
 
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
-        while let Some(listener) = self.wanted() {
+        while let Some(listener) = self.listener_if_needed() {
             let known = *self.head.borrow();
-            let head = self.look(&listener).await;
-            if matches!(self.ear, Ear::Deaf(Some(at)) if at <= Instant::now()) {
+            let head = self.read_head(&listener).await;
+            if matches!(self.notifications, Notifications::Off(Some(at)) if at <= Instant::now()) {
                 let options = listener.db.pool.connect_options();
-                self.ear = Ear::Tries(
+                self.notifications = Notifications::Starting(
                     listen(options, listener.notify.channel().to_owned()).boxed(),
                     listener.db.head.server(),
                 );
             }
             drop(listener);
-            let news = head > Some(known.position) || matches!(self.ear, Ear::Listens(..));
+            let news = head > Some(known.position) || matches!(self.notifications, Notifications::On(..));
             pause = if news { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
-            self.wait(pause).await;
+            self.wait_for_reason(pause).await;
         }
     }
 
-    /// The store, unless no caller has waited for a while or the store was closed.
-    fn wanted(&self) -> Option<Arc<Listener>> {
+    /// Returns the listener, unless no reader has waited for [`LINGER`] or the store is closed.
+    fn listener_if_needed(&self) -> Option<Arc<Listener>> {
         let listener = self.listener.upgrade().filter(|listener| !listener.db.pool.is_closed())?;
-        let mut state = listener.state();
-        if state.following == 0 && state.left.elapsed() > LINGER {
-            state.watching = None;
+        let mut watchers = listener.watchers();
+        if watchers.waiting == 0 && watchers.last_left_at.elapsed() > LINGER {
+            watchers.watching = None;
             return None;
         }
-        drop(state);
+        drop(watchers);
         Some(listener)
     }
 
-    /// Looks how far the log goes. By the connection it listens on, if it does: so it also sees whether that still lives.
-    async fn look(&mut self, listener: &Listener) -> Option<Position> {
+    /// Reads the head, over the connection for LISTEN if there is one, which also shows whether that connection is
+    /// alive.
+    async fn read_head(&mut self, listener: &Listener) -> Option<Position> {
         let db = &listener.db;
         let query = sqlx::query_scalar(db.sql.head());
-        let (server, known, head): (u64, Position, i64) = match &mut self.ear {
-            Ear::Listens(connection, server) => {
+        let (server, known, head): (u64, Position, i64) = match &mut self.notifications {
+            Notifications::On(connection, server) => {
                 let known = db.head.known(*server);
-                match timeout(PATIENCE, query.fetch_one(connection)).await {
+                match timeout(SERVER_TIMEOUT, query.fetch_one(connection)).await {
                     Ok(Ok(head)) if *server == db.head.server() => (*server, known, head),
-                    // It is gone, or is not the server of today.
+                    // The connection broke, or leads to a former server.
                     _ => {
-                        self.ear = Ear::Deaf(Some(Instant::now()));
+                        self.notifications = Notifications::Off(Some(Instant::now()));
                         return None;
                     }
                 }
             }
             _ => {
-                let mut session = Session::free(db, &listener.notify).await.ok()?;
+                let mut session = Session::acquire(db, &listener.notify).await.ok()?;
                 let server = session.server();
                 (server, db.head.known(server), query.fetch_one(&mut *session).await.ok()?)
             }
         };
         let head = read::position(head).ok()?;
-        db.head.seen(server, known, head);
-        db.head.heard(server, head);
+        db.head.check_end(server, known, head);
+        db.head.raise(server, head);
         Some(head)
     }
 
-    /// Waits for a reason to look.
-    async fn wait(&mut self, pause: Duration) {
+    /// Waits until the head is to be read again: a notification, or the end of the pause.
+    async fn wait_for_reason(&mut self, pause: Duration) {
         let head = &self.head;
-        match &mut self.ear {
-            Ear::Listens(listener, _) => {
-                let told = async {
-                    while let Ok(Some(told)) = listener.try_recv().await {
-                        if told.payload().parse().is_ok_and(|told| Position(told) > head.borrow().position) {
+        match &mut self.notifications {
+            Notifications::On(listener, _) => {
+                let notified = async {
+                    while let Ok(Some(notification)) = listener.try_recv().await {
+                        if notification.payload().parse().is_ok_and(|last| Position(last) > head.borrow().position) {
                             return true;
                         }
                     }
                     false
                 };
-                if timeout(LISTENING_PAUSE, told).await == Ok(false) {
-                    self.ear = Ear::Deaf(Some(Instant::now()));
+                if timeout(LISTENING_PAUSE, notified).await == Ok(false) {
+                    self.notifications = Notifications::Off(Some(Instant::now()));
                 }
             }
-            &mut Ear::Tries(ref mut listening, server) => match select(listening, pin!(sleep(pause))).await {
-                Either::Left((Ok(listener), _)) => {
-                    self.refused = false;
-                    self.ear = Ear::Listens(listener, server);
-                }
-                Either::Left((Err(error), _)) => {
-                    // Once, not every few seconds.
-                    if !replace(&mut self.refused, true) {
-                        tracing::warn!(%error, "notifications cannot be heard: what others append is looked for");
+            &mut Notifications::Starting(ref mut listening, server) => {
+                match select(listening, pin!(sleep(pause))).await {
+                    Either::Left((Ok(listener), _)) => {
+                        self.failed_before = false;
+                        self.notifications = Notifications::On(listener, server);
                     }
-                    self.ear = Ear::Deaf(Some(Instant::now() + AGAIN));
+                    Either::Left((Err(error), _)) => {
+                        // Logged once, not with every attempt.
+                        if !replace(&mut self.failed_before, true) {
+                            tracing::warn!(%error, "no notifications are received: the head is read periodically instead");
+                        }
+                        self.notifications = Notifications::Off(Some(Instant::now() + RETRY_PAUSE));
+                    }
+                    Either::Right(_) => {}
                 }
-                Either::Right(_) => {}
-            },
-            Ear::Deaf(_) => sleep(pause).await,
+            }
+            Notifications::Off(_) => sleep(pause).await,
         }
     }
 }
 
-/// Listens on a connection of its own, and has heard itself: there may be something in between that takes a LISTEN and
-/// cannot keep it.
+/// Opens a connection, listens on it, and receives a notification of its own: a proxy between may accept LISTEN without
+/// keeping it.
 async fn listen(options: Arc<PgConnectOptions>, channel: String) -> Result<PgListener, sqlx::Error> {
-    let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None).acquire_timeout(PATIENCE);
+    let pool =
+        PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None).acquire_timeout(SERVER_TIMEOUT);
     let mut listener = PgListener::connect_with(&pool.connect_lazy_with((*options).clone())).await?;
-    // A new one is made as this one was.
+    // A broken connection is opened again by this function, with the same test.
     listener.eager_reconnect(false);
-    let heard = async {
+    let received = async {
         listener.listen(&channel).await?;
         listener.execute(sqlx::raw_sql(statement(&channel, Position(0)))).await?;
         listener.try_recv().await
     };
-    match timeout(PATIENCE, heard).await {
+    match timeout(SERVER_TIMEOUT, received).await {
         Ok(Ok(Some(_))) => Ok(listener),
         Ok(Err(error)) => Err(error),
-        _ => Err(sqlx::Error::Protocol("it does not hear what it tells itself".into())),
+        _ => Err(sqlx::Error::Protocol("the connection for LISTEN does not receive its own notification".into())),
     }
 }

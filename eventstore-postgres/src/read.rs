@@ -1,4 +1,4 @@
-//! Reads events: by position, by stream, or by what a query asks for.
+//! Reads events by position, by stream, or by query.
 
 use std::{
     cmp::Reverse,
@@ -23,19 +23,19 @@ use crate::{
     types::{Instant, array, names},
 };
 
-/// Event types that were read or given out: key, category, name. In a transaction, they are there once it is committed.
+/// Event types that were read or created: key, category, name. Those that a transaction created exist once it commits.
 pub(crate) type NewTypes = Vec<(i32, String, String)>;
 
 type Statement<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-/// The page a read asks for: its `limit` is the size of the page. The log of the connection's server is known to go as far
-/// as `known`.
+/// Returns the page of a read, whose `limit` is the size of the page. `known` is the last position that this process
+/// knew of the connection's server before the read.
 pub(crate) async fn page(
     connection: &mut PgConnection,
     db: &Db,
     read: &Read,
     known: Position,
-    new: &mut NewTypes,
+    new_types: &mut NewTypes,
 ) -> Result<Page, StoreError> {
     if read.bare
         && !read.backwards
@@ -43,16 +43,16 @@ pub(crate) async fn page(
         && read.query == Query::of(&stream)
     {
         let query = || bare_query(db, read, &stream);
-        let mut page = fetch(connection, db, new, query, Layout::Bare(&stream)).await?.page;
+        let mut page = fetch(connection, db, new_types, query, Layout::Bare(&stream)).await?.page;
         page.events.sort_by_key(|event| event.version);
-        page.head = head_of(connection, db, known, &page, read.limit, read.until_version).await?;
+        page.head = head_of_page(connection, db, known, &page, read.limit, read.until_version).await?;
         return Ok(page);
     }
     let mut page = match read.query.items.iter().any(|item| item.except.is_some()) {
-        false => fetch(connection, db, new, || query(db, read), Layout::Whole).await?.page,
-        true => resolved(connection, db, read, new).await?,
+        false => fetch(connection, db, new_types, || query(db, read), Layout::Whole).await?.page,
+        true => page_of_types(connection, db, read, new_types).await?,
     };
-    // They come in order. No statement says so: that would have the server hold all of a page back, to sort it.
+    // The rows mostly come in order. No statement sorts them: the server would hold back the whole page to do so.
     if read.backwards {
         page.events.sort_by_key(|event| Reverse(event.position));
     } else {
@@ -61,46 +61,52 @@ pub(crate) async fn page(
     Ok(page)
 }
 
-/// A page of a query that asks for names without naming them: they are found among the types that this process knows,
-/// and the statement says how many there are. If there are others, it reads again.
-async fn resolved(connection: &mut PgConnection, db: &Db, read: &Read, new: &mut NewTypes) -> Result<Page, StoreError> {
-    let (mut asked, mut known) = db.types.resolve(&read.query, new);
+/// Returns a page of a query that excepts event types. The types it names are resolved among those that this process
+/// knows, and the statement returns how many there are. If there are more, this learns them and reads again.
+async fn page_of_types(
+    connection: &mut PgConnection,
+    db: &Db,
+    read: &Read,
+    new_types: &mut NewTypes,
+) -> Result<Page, StoreError> {
+    let (mut named_query, mut known) = db.types.resolve(&read.query, new_types);
     loop {
-        let named = Read { query: asked.clone().unwrap_or_default(), ..read.clone() };
-        let found = fetch(connection, db, new, || query(db, &named), Layout::Counted).await?;
+        let named = Read { query: named_query.clone().unwrap_or_default(), ..read.clone() };
+        let found = fetch(connection, db, new_types, || query(db, &named), Layout::Counted).await?;
         if found.types == known as u64 {
-            return Ok(Page { asked, ..found.page });
+            return Ok(Page { asked: named_query, ..found.page });
         }
-        *new = sqlx::query_as(db.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
-        let all: TypeIndex = new.iter().map(|(_, category, name)| (category, name)).collect();
-        (asked, known) = (all.resolve(&read.query), all.len());
+        *new_types = sqlx::query_as(db.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
+        let all: TypeIndex = new_types.iter().map(|(_, category, name)| (category, name)).collect();
+        (named_query, known) = (all.resolve(&read.query), all.len());
     }
 }
 
 /// What one statement reads.
 #[derive(Clone, Copy)]
-pub(crate) enum Asked<'a> {
-    /// A page: the `limit` is its size.
+pub(crate) enum PageRequest<'a> {
+    /// A page, whose size is the `limit`.
     Page(&'a Read),
-    /// The snapshot of a stream and a kind, and a page of the events from its last one on, or of all.
+    /// The snapshot of a stream and a kind, and a page (of this size) of the stream's events from the snapshot's last
+    /// event on, or from the first if there is no snapshot.
     FromSnapshot(&'a StreamId, &'a str, usize),
 }
 
-impl Asked<'_> {
-    /// Reads on a connection to this server.
+impl PageRequest<'_> {
+    /// Runs the read on a connection to this server.
     pub(crate) async fn read(
         self,
         connection: &mut PgConnection,
         server: u64,
         db: &Db,
-        new: &mut NewTypes,
+        new_types: &mut NewTypes,
     ) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
-        // Before anything is sent: whatever is known now, the statement sees.
+        // Before anything is sent: the statement sees at least the position that is known now.
         let known = db.head.known(server);
         let (stream, kind, limit) = match self {
             Self::Page(read) => {
-                let page = page(connection, db, read, known, new).await?;
-                db.head.seen(server, known, page.head);
+                let page = page(connection, db, read, known, new_types).await?;
+                db.head.check_end(server, known, page.head);
                 return Ok((None, page));
             }
             Self::FromSnapshot(stream, kind, limit) => (stream, kind, signed(limit as u64)),
@@ -110,17 +116,17 @@ impl Asked<'_> {
             query.bind(kind).bind(limit)
         };
         let layout = Layout::FromSnapshot(stream, kind);
-        let Found { mut page, snapshot, .. } = fetch(connection, db, new, query, layout).await?;
+        let Fetched { mut page, snapshot, .. } = fetch(connection, db, new_types, query, layout).await?;
         page.events.sort_by_key(|event| event.version);
-        page.head = head_of(connection, db, known, &page, usize::try_from(limit).ok(), None).await?;
+        page.head = head_of_page(connection, db, known, &page, usize::try_from(limit).ok(), None).await?;
         Ok((snapshot, page))
     }
 }
 
-/// Up to where there is no more of a stream than a page of it: up to where it was known, before the page was read, that the
-/// log goes, for all of that was read; and up to the last event. To ask where the log ends takes a quarter as long as to read
-/// ten events. What comes behind a whole page must be known to be there.
-async fn head_of(
+/// Returns the head to report with a page of one stream. If the page is not full, the stream has no further event up to
+/// `max(known, last event)`, where `known` is the head this process knew before the read. That saves the query for the
+/// real head, which costs a quarter of reading ten events. A full page asks for it.
+async fn head_of_page(
     connection: &mut PgConnection,
     db: &Db,
     known: Position,
@@ -184,7 +190,7 @@ fn bare_query<'q>(db: &Db, read: &Read, stream: &StreamId) -> Statement<'q> {
     page.bind(read.limit.map_or(i64::MAX, |limit| signed(limit as u64)))
 }
 
-/// How many events a read asks for. They are counted page by page, so that the server's memory stays bounded.
+/// Returns how many events match a read. Counts page by page, so that the server's memory stays bounded.
 pub(crate) async fn count(connection: &mut PgConnection, db: &Db, read: &Read) -> Result<u64, StoreError> {
     const PAGE: u64 = 100_000;
     let until = read.until.map_or(i64::MAX, |until| signed(until.0));
@@ -226,44 +232,45 @@ pub(crate) async fn count(connection: &mut PgConnection, db: &Db, read: &Read) -
     }
 }
 
-/// The events of a stretch of the log.
+/// Returns the events after one position and up to another.
 pub(crate) async fn events(
     connection: &mut PgConnection,
     db: &Db,
     after: Position,
     until: Position,
-    new: &mut NewTypes,
+    new_types: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
     let read = Read { query: Query::all(), after, until: Some(until), ..Read::default() };
-    Ok(page(connection, db, &read, Position(0), new).await?.events)
+    Ok(page(connection, db, &read, Position(0), new_types).await?.events)
 }
 
-/// The events with these ids.
-pub(crate) async fn of_ids(
+/// Returns the events with these ids, in the order of the log.
+pub(crate) async fn events_by_ids(
     connection: &mut PgConnection,
     db: &Db,
     ids: &[Uuid],
-    new: &mut NewTypes,
+    new_types: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
     let query = || sqlx::query(db.sql.events_of_ids()).bind(ids);
-    let mut events = fetch(connection, db, new, query, Layout::Whole).await?.page.events;
+    let mut events = fetch(connection, db, new_types, query, Layout::Whole).await?.page.events;
     events.sort_by_key(|event| event.position);
     Ok(events)
 }
 
-/// The events of a command, from that of its first id on.
-pub(crate) async fn of_command(
+/// Returns the events of a command: from the one with the command's first id on, as long as their ids follow each
+/// other.
+pub(crate) async fn events_of_command(
     connection: &mut PgConnection,
     db: &Db,
     command: Uuid,
-    new: &mut NewTypes,
+    new_types: &mut NewTypes,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
     const PAGE: usize = 1_000;
     let mut found = vec![];
     loop {
         let (first, skip) = (event_id(command, 0), signed(found.len() as u64));
         let query = || sqlx::query(db.sql.events_of_command()).bind(first).bind(skip).bind(signed(PAGE as u64));
-        let page = fetch(connection, db, new, query, Layout::Whole).await?.page.events;
+        let page = fetch(connection, db, new_types, query, Layout::Whole).await?.page.events;
         let numbers = u32::try_from(found.len()).map_err(error::damaged)?..;
         let own = page.into_iter().zip(numbers).take_while(|(event, n)| event.id == event_id(command, *n));
         let before = found.len();
@@ -274,7 +281,7 @@ pub(crate) async fn of_command(
     }
 }
 
-/// A page of the streams of a category.
+/// Returns a page of the streams of a category that come after a key.
 pub(crate) async fn streams(
     connection: &mut PgConnection,
     db: &Db,
@@ -282,7 +289,7 @@ pub(crate) async fn streams(
     after: &str,
     limit: usize,
 ) -> Result<Vec<StreamHead>, StoreError> {
-    // No name begins with a category and a character between `-` and `.`.
+    // No stream name has a character between `-` and `.` behind its category, so this bounds the category.
     let (after, before) = (format!("{category}-{after}"), format!("{category}."));
     let page = sqlx::query_as(db.sql.streams()).bind(after).bind(before).bind(signed(limit as u64));
     let page: Vec<(String, i64, i64)> = page.fetch_all(connection).await.map_err(error::store)?;
@@ -293,14 +300,15 @@ pub(crate) async fn streams(
     page.into_iter().map(head).collect()
 }
 
-/// What was recorded by an instant. At READ COMMITTED only: else the error is `ES001`, where what is open is waited for.
+/// Returns the last position recorded at or before an instant. Waits for open appends, which needs READ COMMITTED: at
+/// another isolation level the server raises `ES001`.
 pub(crate) async fn prefix_at(connection: &mut PgConnection, db: &Db, at: Timestamp) -> Result<Prefix, sqlx::Error> {
     let found = sqlx::query_as(db.sql.position_at()).bind(Instant(at)).fetch_one(connection).await;
     let (found, settled): (i64, bool) = found?;
     Ok(Prefix { position: Position(found.unsigned_abs()), settled })
 }
 
-/// Which log it is.
+/// Returns the identity of the log. A log without one is [`StoreError::Damaged`].
 pub(crate) async fn identity(connection: &mut PgConnection, db: &Db) -> Result<Identity, StoreError> {
     let stored = sqlx::query_as(db.sql.identity()).fetch_optional(connection).await.map_err(error::store)?;
     let stored: Option<(Uuid, i64, Instant)> = stored;
@@ -308,106 +316,111 @@ pub(crate) async fn identity(connection: &mut PgConnection, db: &Db) -> Result<I
     Ok(Identity::new(id, epoch.unsigned_abs(), since.0))
 }
 
-/// PostgreSQL's integers have a sign: what is larger than they can say is as good as the largest.
+/// Converts to PostgreSQL's signed integer. No stored number is larger than the largest of those, so a larger one
+/// becomes it.
 pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Converts a stored position. A negative one is [`StoreError::Damaged`].
 pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
     u64::try_from(position).map(Position).map_err(error::damaged)
 }
 
-/// What the rows of a statement are.
+/// The columns of a statement's rows.
 #[derive(Clone, Copy)]
 enum Layout<'a> {
     Whole,
-    /// With the number of event types behind it.
+    /// The columns of `Whole`, and the number of event types.
     Counted,
     Bare(&'a StreamId),
     FromSnapshot(&'a StreamId, &'a str),
 }
 
-/// What they have said.
+/// The content of the rows of a statement.
 #[derive(Default)]
-struct Found {
+struct Fetched {
     page: Page,
     snapshot: Option<StoredSnapshot>,
-    /// How many event types there are.
+    /// The number of event types in the log.
     types: u64,
 }
 
-/// Runs one of the statements that begin with `events`; again as long as it shows a type of event that is new here.
+/// Runs one of the statements whose names begin with `events`. If a row has an event type that this process does not
+/// know, this reads the list of types and runs the statement again.
 async fn fetch<'q>(
     connection: &mut PgConnection,
     db: &Db,
-    new: &mut NewTypes,
+    new_types: &mut NewTypes,
     query: impl Fn() -> Statement<'q>,
     layout: Layout<'_>,
-) -> Result<Found, StoreError> {
-    // Types of events that are not in the log.
+) -> Result<Fetched, StoreError> {
+    // Event types of rows that the list of types lacks.
     let mut missing = HashSet::new();
     loop {
-        let unknown = match fetch_known(connection, db, new, &missing, query(), layout).await? {
+        let unknown = match fetch_known(connection, db, new_types, &missing, query(), layout).await? {
             Ok(found) => return Ok(found),
             Err(unknown) => unknown,
         };
-        *new = sqlx::query_as(db.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
-        // A type is there before its first event, so a list that is read later has it, or it is nowhere. The next page may
-        // show another, which was added since.
-        if new.iter().all(|(key, ..)| *key != unknown) {
+        *new_types = sqlx::query_as(db.sql.types()).fetch_all(&mut *connection).await.map_err(error::store)?;
+        // A type is recorded before its first event, so a list that is read after the event has it, unless the log is
+        // damaged. The repeated statement may show another type, which was added since.
+        if new_types.iter().all(|(key, ..)| *key != unknown) {
             missing.insert(unknown);
         }
     }
 }
 
-/// Takes rows in while the server sends them; or says which type of an event is not known here.
+/// Decodes rows while the server sends them. Returns the key of an event type that this process does not know as the
+/// inner error.
 async fn fetch_known(
     connection: &mut PgConnection,
     db: &Db,
-    new: &NewTypes,
+    new_types: &NewTypes,
     missing: &HashSet<i32>,
     query: Statement<'_>,
     layout: Layout<'_>,
-) -> Result<Result<Found, i32>, StoreError> {
-    let new = new.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
-    let mut names = Names { db, new, missing, last: None };
+) -> Result<Result<Fetched, i32>, StoreError> {
+    let new_types = new_types.iter().map(|(key, _, name)| (*key, name.as_str().into())).collect();
+    let mut names = TypeNames { db, new_types, missing, last: None };
     let mut rows = connection.fetch_many(query);
-    let mut found = Found::default();
+    let mut found = Fetched::default();
     let mut unknown = None;
     while let Some(row) = rows.try_next().await.map_err(error::store)? {
         let Either::Right(row) = row else { continue };
         let columns = Columns(&row);
-        let taken = match layout {
-            Layout::Whole => take(&columns, &mut names, &mut found.page)?,
+        let pushed = match layout {
+            Layout::Whole => push_row(&columns, &mut names, &mut found.page)?,
             Layout::Counted => {
                 found.types = columns.get::<i64>(12)?.unsigned_abs();
-                take(&columns, &mut names, &mut found.page)?
+                push_row(&columns, &mut names, &mut found.page)?
             }
-            Layout::Bare(stream) => take_bare(&columns, stream, &mut names, &mut found.page)?,
-            Layout::FromSnapshot(stream, kind) => take_after_snapshot(&columns, stream, kind, &mut names, &mut found)?,
+            Layout::Bare(stream) => push_bare_row(&columns, stream, &mut names, &mut found.page)?,
+            Layout::FromSnapshot(stream, kind) => push_snapshot_row(&columns, stream, kind, &mut names, &mut found)?,
         };
-        unknown = taken.err().or(unknown);
+        unknown = pushed.err().or(unknown);
     }
     Ok(unknown.map_or(Ok(found), Err))
 }
 
-/// The names of event types.
-struct Names<'a> {
+/// Looks up the names of event types.
+struct TypeNames<'a> {
     db: &'a Db,
-    new: HashMap<i32, Arc<str>>,
-    /// Types that are not in the log.
+    new_types: HashMap<i32, Arc<str>>,
+    /// Types that the log lacks.
     missing: &'a HashSet<i32>,
-    /// Neighbours are often of one type.
+    /// The last one looked up: neighbours are often of one type.
     last: Option<(i32, Arc<str>)>,
 }
 
-impl Names<'_> {
-    /// The key, if it is not known.
+impl TypeNames<'_> {
+    /// Returns the name of a type, or its key as the error if it is not known. A type that the log lacks is named `?`
+    /// and its key.
     fn name(&mut self, key: i32) -> Result<Arc<str>, i32> {
         if let Some((_, name)) = self.last.as_ref().filter(|(last, _)| *last == key) {
             return Ok(name.clone());
         }
-        let name = self.new.get(&key).cloned().or_else(|| self.db.types.name(key));
+        let name = self.new_types.get(&key).cloned().or_else(|| self.db.types.name(key));
         let name = match name {
             Some(name) => name,
             None if self.missing.contains(&key) => format!("?{key}").into(),
@@ -417,16 +430,16 @@ impl Names<'_> {
         Ok(name)
     }
 
-    /// The event, marked if its type is not in the log.
+    /// Marks the event as damaged if the log lacks its type.
     fn mark(&self, key: i32, event: Recorded<Raw>) -> Recorded<Raw> {
         if self.missing.contains(&key) { event.damaged("its type is not in the log") } else { event }
     }
 }
 
-/// Takes a row in; or says which type it is of that is not known.
-fn take(columns: &Columns<'_>, names: &mut Names<'_>, page: &mut Page) -> Result<Result<(), i32>, StoreError> {
+/// Adds the event of a row to the page. The inner error is the key of an unknown type.
+fn push_row(columns: &Columns<'_>, names: &mut TypeNames<'_>, page: &mut Page) -> Result<Result<(), i32>, StoreError> {
     page.head = position(columns.get(0)?)?;
-    // A row without a place only says where the head is.
+    // A row without a position only has the head.
     let Some(place) = columns.get(1)? else { return Ok(Ok(())) };
     let key = columns.get(6)?;
     let name = match names.name(key) {
@@ -438,11 +451,11 @@ fn take(columns: &Columns<'_>, names: &mut Names<'_>, page: &mut Page) -> Result
     Ok(Ok(()))
 }
 
-/// The same for a bare row: version, type, schema, body, position.
-fn take_bare(
+/// Like [`push_row`] for a bare row: version, type, schema, body, position.
+fn push_bare_row(
     columns: &Columns<'_>,
     stream: &StreamId,
-    names: &mut Names<'_>,
+    names: &mut TypeNames<'_>,
     page: &mut Page,
 ) -> Result<Result<(), i32>, StoreError> {
     let key = columns.get(1)?;
@@ -458,13 +471,14 @@ fn take_bare(
     Ok(Ok(()))
 }
 
-/// The same, with the id and the instant of the event behind it: without a type it is the snapshot.
-fn take_after_snapshot(
+/// Like [`push_bare_row`] for a row that also has the id and the time of the event. A row without a type is the
+/// snapshot.
+fn push_snapshot_row(
     columns: &Columns<'_>,
     stream: &StreamId,
     kind: &str,
-    names: &mut Names<'_>,
-    found: &mut Found,
+    names: &mut TypeNames<'_>,
+    found: &mut Fetched,
 ) -> Result<Result<(), i32>, StoreError> {
     let (id, recorded_at) = (columns.get(5)?, columns.get::<Instant>(6)?.0);
     if columns.get::<Option<i32>>(1)?.is_none() {
@@ -481,11 +495,11 @@ fn take_after_snapshot(
         });
         return Ok(Ok(()));
     }
-    let taken = take_bare(columns, stream, names, &mut found.page)?;
-    if let (Ok(()), Some(event)) = (taken, found.page.events.last_mut()) {
+    let pushed = push_bare_row(columns, stream, names, &mut found.page)?;
+    if let (Ok(()), Some(event)) = (pushed, found.page.events.last_mut()) {
         (event.id, event.recorded_at) = (id, recorded_at);
     }
-    Ok(taken)
+    Ok(pushed)
 }
 
 fn event(
@@ -499,7 +513,7 @@ fn event(
     let id = columns.get(5)?;
     let schema = columns.get::<i32>(7)?.cast_unsigned();
     let stream: &str = columns.get(8)?;
-    // Neighbours are often of one stream.
+    // Neighbours are often of one stream, so its name is not parsed again.
     let (stream, no_stream) = match before {
         Some(before) if before.stream.as_str() == stream => (before.stream.clone(), None),
         _ => StreamId::stored(stream),
@@ -524,7 +538,7 @@ fn event(
     Ok(event)
 }
 
-/// The tags of an event, as far as they can be read, and why not all can.
+/// Returns the tags of an event that can be read, and why one of them cannot.
 fn tags(columns: &Columns<'_>) -> (Vec<Tag>, Option<String>) {
     match columns.0.try_get_unchecked::<Vec<Option<String>>, _>(9) {
         Ok(tags) => {
@@ -535,12 +549,12 @@ fn tags(columns: &Columns<'_>) -> (Vec<Tag>, Option<String>) {
             let (tags, wrong): (Vec<_>, Vec<_>) = tags.iter().map(tag).unzip();
             (tags, wrong.into_iter().flatten().next().map(|wrong| wrong.to_string()))
         }
-        // Of several dimensions, or not counted from 1.
+        // The array has several dimensions, or does not begin at 1.
         Err(_) => (vec![], Some("its tags are no list".into())),
     }
 }
 
-/// The columns of a row of a statement of ours: their types need not be compared for each row again.
+/// The columns of a row. The statements are the store's own, so the types are not compared for each row.
 struct Columns<'r>(&'r PgRow);
 
 impl<'r> Columns<'r> {

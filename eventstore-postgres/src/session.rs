@@ -11,15 +11,16 @@ use tokio::runtime::Handle;
 
 use crate::{db::Db, error, notify::Notify, pooler::Pooler, transaction::PgTransaction};
 
-/// A connection for single statements. Where a statement is prepared in one session and run in another, it is in a
-/// transaction, which holds the session; it is rolled back when this is dropped, so nothing is to be written by it.
+/// A connection for single statements. Behind a pooler that may prepare a statement in one session and run it in
+/// another, the connection is in a transaction, which keeps the session. The transaction is rolled back when this is
+/// dropped, so the statements must not write.
 pub(crate) enum Session {
     Plain(PoolConnection<Postgres>, u64),
     Held(Option<PgTransaction>),
 }
 
 impl Session {
-    pub(crate) async fn free(db: &Arc<Db>, notify: &Arc<Notify>) -> Result<Self, StoreError> {
+    pub(crate) async fn acquire(db: &Arc<Db>, notify: &Arc<Notify>) -> Result<Self, StoreError> {
         if db.pooler == Pooler::Forgetful {
             return Ok(Self::Held(Some(PgTransaction::begin(db, notify).await?)));
         }
@@ -27,7 +28,7 @@ impl Session {
         Ok(Self::Plain(connection, server))
     }
 
-    /// Which server it leads to.
+    /// Returns the server that the connection leads to.
     pub(crate) fn server(&self) -> u64 {
         match self {
             Self::Plain(_, server) => *server,
@@ -35,7 +36,7 @@ impl Session {
         }
     }
 
-    /// Not for another operation: the defaults of its session are not what they should be.
+    /// Closes the connection when this is dropped, because its session has unsuitable defaults.
     pub(crate) fn close(&mut self) {
         if let Self::Plain(connection, _) = self {
             connection.close_on_drop();
@@ -43,7 +44,7 @@ impl Session {
     }
 }
 
-const HELD: &str = "there until it is dropped";
+const HELD: &str = "the transaction is taken only by drop";
 
 impl Deref for Session {
     type Target = PgConnection;
@@ -68,7 +69,7 @@ impl DerefMut for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let Self::Held(transaction) = self else { return };
-        // No caller waits for it. Without a runtime, or if it fails, the connection is closed.
+        // No caller waits for the rollback. Without a runtime, or if it fails, the connection is closed.
         if let (Some(transaction), Ok(runtime)) = (transaction.take(), Handle::try_current()) {
             runtime.spawn(transaction.rollback());
         }

@@ -1,4 +1,4 @@
-//! What a store and its clones have in common.
+//! The state that a store and its clones share.
 
 use std::sync::Arc;
 
@@ -22,17 +22,17 @@ impl Shared {
         &self.db.sql
     }
 
-    /// The schema of the log.
+    /// Returns the schema of the log.
     pub(crate) fn schema(&self) -> &str {
         self.db.sql.schema()
     }
 
-    /// A connection for single statements. Behind a pooler that forgets them, what they write is rolled back.
+    /// Returns a connection for single statements. Behind a forgetful pooler, what they write is rolled back.
     pub(crate) async fn connection(&self) -> Result<Session, StoreError> {
-        Session::free(&self.db, &self.notify).await
+        Session::acquire(&self.db, &self.notify).await
     }
 
-    /// A transaction whose connection is not lent.
+    /// Begins a transaction whose connection is not lent.
     pub(crate) async fn transaction(&self) -> Result<PgTransaction, StoreError> {
         PgTransaction::begin(&self.db, &self.notify).await
     }

@@ -1,4 +1,4 @@
-//! States that were kept.
+//! Reads and writes snapshots.
 
 use eventstore_core::{StoreError, StoredSnapshot, Version};
 use sqlx::{PgConnection, Row};
@@ -10,6 +10,7 @@ use crate::{
     types::Instant,
 };
 
+/// Returns the snapshot of a kind kept for a boundary.
 pub(crate) async fn snapshot(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -32,7 +33,7 @@ pub(crate) async fn snapshot(
     }))
 }
 
-/// Whether it was kept.
+/// Keeps a snapshot, and returns whether it did: `sql/keep.sql` says which stored one it replaces.
 pub(crate) async fn keep(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -54,6 +55,7 @@ pub(crate) async fn keep(
     kept.execute(connection).await.map(|kept| kept.rows_affected() > 0).map_err(error::store)
 }
 
+/// Returns the boundaries that have a snapshot of a kind, the latest position first, at most `limit`.
 pub(crate) async fn snapshots(
     connection: &mut PgConnection,
     sql: &Sql,

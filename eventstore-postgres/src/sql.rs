@@ -1,4 +1,5 @@
-//! Every statement, with the name of the schema put in once.
+//! The statements of `sql/` that name a schema, with the name put in once. Statements that name a table of a read model
+//! are made in `tables.rs`.
 
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ macro_rules! statements {
         }
 
         impl Sql {
-            /// The names of the schemas of the log and of rows stand in statements, so they are no more than
-            /// `[a-z_][a-z0-9_]*`.
+            /// Puts the names of the two schemas into all statements. A name that is not `[a-z_][a-z0-9_]*`, of 1 to 63
+            /// bytes, is [`Invalid::Name`](eventstore_core::Invalid).
             pub(crate) fn new(schema: &str, tables: &str) -> Result<Self, Invalid> {
                 plain(schema)?;
                 plain(tables)?;
@@ -55,7 +56,7 @@ statements! {
     old_shadows rename_shadow_row rename_shadow_letters rename_shadow_checkpoints
     snapshot keep snapshots
     create_schema create_tables_schema lock_migrations migrations add_works_from migrated applied apply
-    migrations_begin migrations_check
+    migrations_begin migrations_check migrations_commit functions
     foreign_functions tables_of note create_note put_note lock_note
     doctor_server doctor_log doctor_guard doctor_functions doctor_grants doctor_sample doctor_stamps
     roles
@@ -66,18 +67,18 @@ impl Sql {
         &self.schema
     }
 
-    /// The schema of the rows of read models.
+    /// Returns the schema of the rows of read models.
     pub(crate) fn tables(&self) -> &str {
         &self.tables
     }
 
-    /// The schema as statements name it.
+    /// Returns the schema of the log as statements name it, in quotes.
     pub(crate) fn quoted_schema(&self) -> String {
         quoted(&self.schema)
     }
 }
 
-/// A name as statements may have it, whatever it is.
+/// Quotes a name for a statement.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

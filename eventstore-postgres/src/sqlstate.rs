@@ -1,17 +1,18 @@
-//! What each SQLSTATE means: who is to act, what the caller is told, and whether something may have been recorded.
+//! Classifies each SQLSTATE: who is to act, which error the caller gets, and whether something may have been recorded.
 //!
-//! One table, here and in `docs/errors.md`; a test compares them. No message of the server is ever read.
+//! The table here and the one in `docs/errors.md` are equal, which a test checks. No message of the server is ever
+//! parsed.
 
 use eventstore_core::Blame::{self, Caller, Program, Row, Server};
 
-/// What the caller of a statement is told.
+/// The error that the caller of a statement gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum ErrorClass {
     /// `StoreError::Busy`: nothing is recorded; try again.
     Busy,
-    /// `StoreError::Unavailable`: nothing is recorded; try again when the server is back.
+    /// `StoreError::Unavailable`: nothing is recorded; try again when the server is available.
     Unavailable,
-    /// The connection is gone, perhaps in the middle of a commit: `StoreError::Unknown` where something may be
+    /// The connection broke, perhaps during a commit: `StoreError::Unknown` where something may be
     /// recorded, else `StoreError::Unavailable`.
     Lost,
     /// `StoreError::Denied`: mend the URL or the rights.
@@ -22,14 +23,14 @@ pub(crate) enum Told {
     Rejected,
 }
 
-use Told::{Busy, Damaged, Denied, Lost, Rejected, Unavailable};
+use ErrorClass::{Busy, Damaged, Denied, Lost, Rejected, Unavailable};
 
 /// A code of five characters, or a class of two; a code comes before its class.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-const STATES: &[(&str, Blame, Told)] = &[
+const STATES: &[(&str, Blame, ErrorClass)] = &[
     // Connection exceptions.
     ("08", Server, Lost),
-    // A plan that is out of date, because a view was replaced; or a feature that this server has not.
+    // A plan that is out of date, because a view was replaced; or a feature that this server lacks.
     ("0A", Server, Rejected),
     // Cardinality violation: two rows of a batch for one key, a subquery with two rows.
     ("21", Row, Rejected),
@@ -42,7 +43,7 @@ const STATES: &[(&str, Blame, Told)] = &[
     ("25P02", Caller, Rejected),
     ("25P03", Server, Unavailable),
     ("25P04", Server, Lost),
-    // A prepared statement that a pooler has lost, or has under this name for another client.
+    // A prepared statement that a pooler has lost, or that has this name for another client.
     ("26000", Server, Unavailable),
     ("42P05", Server, Unavailable),
     // Authorization, password, database.
@@ -58,7 +59,7 @@ const STATES: &[(&str, Blame, Told)] = &[
     ("44", Row, Rejected),
     // Disk full, out of memory, too many connections, a configured limit.
     ("53", Server, Unavailable),
-    // A value too large for an index; also the server that protects itself from wraparound.
+    // A value too large for an index; also a server that protects itself from wraparound.
     ("54", Row, Rejected),
     // An object in the wrong state; in use; locked.
     ("55", Program, Rejected),
@@ -77,7 +78,7 @@ const STATES: &[(&str, Blame, Told)] = &[
     ("HV", Server, Unavailable),
     // Raised by a function.
     ("P0", Row, Rejected),
-    // Savepoints and transactions that a statement has no business with; errors of routines in other languages.
+    // Savepoints and transactions that a statement must not touch; errors of routines in other languages.
     ("0B", Program, Rejected),
     ("2D", Program, Rejected),
     ("3B", Program, Rejected),
@@ -88,17 +89,18 @@ const STATES: &[(&str, Blame, Told)] = &[
     ("XX", Server, Rejected),
     ("XX001", Server, Damaged),
     ("XX002", Server, Damaged),
-    // The functions of the log: a session that appends at another isolation level, event types that have changed, an
-    // attempt to change what is recorded.
+    // Raised by the functions of the log: an attempt to change an event; an append at another isolation level (ES001);
+    // event types that have changed (ES002).
     ("ES", Program, Rejected),
     ("ES001", Server, Unavailable),
     ("ES002", Server, Busy),
 ];
 
-/// Who is to act, and what the caller is told. A code that is not listed is one of the user's own, raised for a row.
-pub(crate) fn meaning(state: &str) -> (Blame, Told) {
-    let of = |code: &str| STATES.iter().find(|(listed, ..)| *listed == code).map(|(_, blame, told)| (*blame, *told));
-    of(state).or_else(|| of(state.get(..2)?)).unwrap_or((Row, Rejected))
+/// Returns who is to act, and the class of the error. A code that is not listed was raised by user code, for a row.
+pub(crate) fn classify(state: &str) -> (Blame, ErrorClass) {
+    let find =
+        |code: &str| STATES.iter().find(|(listed, ..)| *listed == code).map(|(_, blame, class)| (*blame, *class));
+    find(state).or_else(|| find(state.get(..2)?)).unwrap_or((Row, Rejected))
 }
 
 #[cfg(test)]
@@ -107,15 +109,15 @@ mod tests {
 
     #[test]
     fn a_code_comes_before_its_class_and_what_is_unknown_was_raised_for_a_row() {
-        assert_eq!(meaning("40P01"), (Server, Busy));
-        assert_eq!(meaning("40002"), (Row, Rejected));
-        assert_eq!(meaning("25P03"), (Server, Unavailable));
-        assert_eq!(meaning("57P01"), (Server, Lost));
-        assert_eq!(meaning("U0001"), (Row, Rejected));
-        assert_eq!(meaning("ü"), (Row, Rejected));
+        assert_eq!(classify("40P01"), (Server, Busy));
+        assert_eq!(classify("40002"), (Row, Rejected));
+        assert_eq!(classify("25P03"), (Server, Unavailable));
+        assert_eq!(classify("57P01"), (Server, Lost));
+        assert_eq!(classify("U0001"), (Row, Rejected));
+        assert_eq!(classify("ü"), (Row, Rejected));
     }
 
-    /// Finding point 5: the page and the code are one table.
+    /// The table in the docs and the one in the code are equal.
     #[test]
     fn the_page_says_what_the_code_does() {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md");
@@ -130,13 +132,13 @@ mod tests {
             .collect();
         let mut states: Vec<_> = STATES
             .iter()
-            .map(|(state, blame, told)| {
-                let told = match told {
+            .map(|(state, blame, class)| {
+                let class = match class {
                     Lost => "Unknown` or `Unavailable".into(),
                     Rejected => "Database".into(),
-                    told => format!("{told:?}"),
+                    class => format!("{class:?}"),
                 };
-                ((*state).to_owned(), format!("{blame:?}").to_lowercase(), told)
+                ((*state).to_owned(), format!("{blame:?}").to_lowercase(), class)
             })
             .collect();
         rows.sort();

@@ -1,4 +1,4 @@
-//! A log in PostgreSQL.
+//! The store: options, connecting, and the contract of core, delegated to the other files.
 
 use std::{
     any::Any,
@@ -29,12 +29,12 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
-    append::{Checked, Failed},
+    append::{AppendError, Checked},
     batch::Reply,
     claim,
-    connect::PATIENCE,
+    connect::CONNECT_TIMEOUT,
     connections::{Connections, Dedicated},
-    db::{Built, Db, OddSessions},
+    db::{BuiltTables, Db, OddSessions},
     doctor, error, fast_path,
     functions::{Function, functions},
     head::Head,
@@ -42,7 +42,7 @@ use crate::{
     migrate::{self, Migrations},
     notify::Notify,
     pooler::Pooler,
-    read::{self, Asked},
+    read::{self, PageRequest},
     session::Session,
     shared::Shared,
     snapshots,
@@ -54,14 +54,14 @@ use crate::{
 };
 
 const PAGE: usize = 1_000;
-/// How long a store that is closed waits for what has begun.
-const CLOSING: Duration = Duration::from_secs(10);
-/// How often an append is sent again after its connection broke, with the same ids, before the outcome is unknown; and
-/// for how long at most.
-const RESENT: u32 = 3;
-const RESENT_FOR: Duration = PATIENCE;
-/// How long a caller waits for news before it is told to look for itself.
-const AT_LATEST: Duration = Duration::from_secs(5);
+/// How long `close` waits for operations that have begun.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often, and for how long at most, an append is sent again with the same ids after its connection broke. After
+/// that the error is [`StoreError::Unknown`].
+const RESENDS: u32 = 3;
+const RESEND_TIME: Duration = CONNECT_TIMEOUT;
+/// How long `appended` waits at most.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A log in PostgreSQL, shared by its clones.
 #[derive(Clone)]
@@ -69,7 +69,7 @@ pub struct PgStore {
     shared: Arc<Shared>,
 }
 
-/// How to open a log: which schema, how many connections.
+/// Options to open a log: schemas, connections, migrations, durability.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is opened until `connect`"]
 pub struct PgOptions {
@@ -83,65 +83,83 @@ pub struct PgOptions {
 }
 
 impl PgOptions {
-    /// The schema of the log and of everything that belongs to it; `eventstore` unless told otherwise. One schema is
-    /// one log, with positions and a lock of its own. 1 to 63 of `a-z`, `0-9` and `_`.
+    /// Sets the schema of the log and of everything that belongs to it; the default is `eventstore`. One schema is one
+    /// log, with its own positions and its own append lock. The name has 1 to 63 characters of `a-z`, `0-9` and `_`,
+    /// the first not a digit; another one is [`StoreError::Invalid`] when the log is opened.
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = schema.into();
         self
     }
 
-    /// The schema of the rows of read models; that of the log unless told otherwise. A role that may not make tables
-    /// beside the log needs it: see [`roles_sql`](Self::roles_sql).
+    /// Sets the schema of the rows of read models; the default is the schema of the log. A role that may not create
+    /// tables in the schema of the log needs another: see [`roles_sql`](Self::roles_sql). The rules for names are those
+    /// of [`schema`](Self::schema).
     pub fn tables_schema(mut self, schema: impl Into<String>) -> Self {
         self.tables = Some(schema.into());
         self
     }
 
-    /// Whether the store may bring the schema to this version when it is opened; it may unless told otherwise. If not,
-    /// a schema that is not there or older is [`StoreError::Unmigrated`]; see [`migrations`](Self::migrations) for
-    /// other ways to bring it there.
+    /// Sets whether opening the store applies missing migrations; the default is `true`. With `false`, a schema that
+    /// lacks migrations is [`StoreError::Unmigrated`]. [`migrations`](Self::migrations) applies or prints them.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;
         self
     }
 
-    /// What to do about what the [doctor](PgStore::doctor) finds when the store is opened: log it, unless told
-    /// otherwise.
+    /// Sets what to do about the findings of the [doctor](PgStore::doctor) when the store is opened; the default is to
+    /// log them. With [`Policy::Refuse`], a danger is [`StoreError::Unhealthy`].
     pub fn doctor(mut self, policy: Policy) -> Self {
         self.doctor = policy;
         self
     }
 
-    /// How many connections the store may have open; 10 unless told otherwise, and 1 is enough.
+    /// Sets how many connections the store may have open; the default is 10, and 1 is enough.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// How many appends may wait for others before the next one is refused as [`Busy`](StoreError::Busy); 10,000 unless
-    /// told otherwise.
+    /// Sets how many appends may wait in the queue; the default is 10,000. Any further append is
+    /// [`Busy`](StoreError::Busy) at once.
     pub fn queue(mut self, appends: usize) -> Self {
         self.queue = appends;
         self
     }
 
-    /// What an acknowledged append has gone through; [`Durability::Strict`] unless told otherwise.
+    /// Sets when readers may see an append; the default is [`Durability::Strict`].
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
         self
     }
 
-    /// Opens the log in the database a URL names: `postgres://user:password@host:5432/database`, or with
-    /// `?host=/run/postgresql` for a socket. Makes the schema if it is not there; many nodes may start at once.
+    /// Opens the log in the database that a URL names: `postgres://user:password@host:5432/database`, or with
+    /// `?host=/run/postgresql` for a socket. Creates and migrates the schema if allowed; several nodes may start at
+    /// once.
+    ///
+    /// # Errors
+    /// - [`StoreError::Invalid`]: the URL or the name of a schema.
+    /// - [`StoreError::Unavailable`]: the server does not answer within ten seconds.
+    /// - [`StoreError::Denied`]: the user, the password, the database, or TLS.
+    /// - [`StoreError::Unmigrated`]: migrations are missing, and the options or the rights of the role forbid to apply
+    ///   them.
+    /// - [`StoreError::Schema`]: the schema belongs to another log or to a later release, or has tables of another
+    ///   program.
+    /// - [`StoreError::Unhealthy`]: the doctor found a danger, with [`Policy::Refuse`].
     pub async fn connect(self, url: &str) -> Result<PgStore, StoreError> {
         let store = self.open(url).await?;
         store.prepare(self.migrate).await?;
-        claim::own_tables(&store.shared).await?;
-        store.look(self.doctor).await?;
+        claim::claim_tables(&store.shared).await?;
+        store.run_doctor(self.doctor).await?;
         Ok(store)
     }
 
-    /// Looks which migrations were applied to the log in the database a URL names. Changes nothing.
+    /// Returns which migrations were applied to the log in the database that a URL names, and which are missing.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for the URL or the name of a schema, [`StoreError::Unavailable`] or
+    /// [`StoreError::Denied`] for the connection, [`StoreError::Schema`] if the log was migrated by a later release
+    /// that this one does not work with.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), eventstore_core::StoreError> {
@@ -157,15 +175,21 @@ impl PgOptions {
         Migrations::of(self.open(url).await?.shared).await
     }
 
-    /// The SQL that makes the schema from nothing, for a person to read and `psql` to run.
+    /// Returns the SQL that creates the schema from nothing, for an operator to read and to run with `psql`.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for the name of a schema.
     pub fn schema_sql(&self) -> Result<String, StoreError> {
         Ok(migrate::script(&self.sql()?, 0))
     }
 
-    /// The SQL that makes roles for the log, and gives to each what it needs and no more, for a person to read and
-    /// `psql` to run: an owner, the program (which can append, and not change, delete or truncate events), and a
-    /// reader. The store is then opened as the program, with the same [`tables_schema`](Self::tables_schema), which
-    /// must be another than that of the log.
+    /// Returns the SQL that creates roles for the log with the least rights, for an operator to read and to run with
+    /// `psql`: an owner, the program (which can append, but not change, delete or truncate events), and a reader. The
+    /// store is then opened as the program, with the same [`tables_schema`](Self::tables_schema).
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for the name of a schema: the schema of rows must differ from that of the log, whose
+    /// name may have 56 characters.
     pub fn roles_sql(&self) -> Result<String, StoreError> {
         let sql = self.sql()?;
         if sql.schema() == sql.tables() {
@@ -181,49 +205,56 @@ impl PgOptions {
         Ok(script)
     }
 
-    /// The SQL that makes the functions of the log anew, for a person to read and `psql` to run as the owner: after its
-    /// schema was renamed or copied, since their sources name it, or after they were replaced.
+    /// Returns the SQL that creates the functions of the log again, for an operator to read and to run with `psql` as
+    /// the owner: after the schema was renamed or copied, since the functions name it, or after a function was
+    /// replaced.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for the name of a schema.
     pub fn functions_sql(&self) -> Result<String, StoreError> {
         let sql = self.sql()?;
-        let make = |function: Function| {
+        // The migrations say `CREATE FUNCTION` where a function was new.
+        let create = |function: Function| {
             let statement = function.statement.replacen("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1);
             format!("{};\n\n", statement.replace("{schema}", &sql.quoted_schema()))
         };
-        let functions: String = functions().into_values().map(make).collect();
-        Ok(format!("BEGIN;\n\n{functions}COMMIT;\n"))
+        let functions: String = functions().into_values().map(create).collect();
+        Ok(sql.functions().0.replace("{functions}", &functions))
     }
 
     fn sql(&self) -> Result<Sql, Invalid> {
         Sql::new(&self.schema, self.tables.as_ref().unwrap_or(&self.schema))
     }
 
-    /// The store, whatever its schema is like.
+    /// Returns the store without a look at its schema.
     async fn open(&self, url: &str) -> Result<PgStore, StoreError> {
         let sql = self.sql()?;
         check_parameters(url)?;
         let options = PgConnectOptions::from_str(url).map_err(|error| Invalid::Url(error.to_string()))?;
         let (pooler, options) = Pooler::find(options).await?;
-        // Behind a pooler the session that listens is not the one that hears.
+        // Behind a pooler, the session that listens is not the one that receives. A store of fewer than three
+        // connections spares none for it.
         let listens = pooler == Pooler::None && self.max_connections >= 3;
-        // Loads and appends have connections of their own, if there are enough; not where each is in a transaction.
+        // Loads and appends have dedicated connections, if there are enough. Behind a forgetful pooler every operation
+        // is a transaction, so the pool has all.
         let own = match self.max_connections - u32::from(listens) {
             _ if pooler == Pooler::Forgetful => 0,
             connections @ 0..=5 => connections / 2,
             _ => 3,
         };
-        // While the server flushes one batch, it may read the next.
+        // With two calls, the server reads the next batch while it flushes the first.
         let calls = if own < 3 { 1 } else { 2 };
         let (types, head, sql) = (Arc::new(EventTypes::default()), Arc::new(Head::new()), Arc::new(sql));
         let pool = PgPoolOptions::new()
             .max_connections((self.max_connections - own - u32::from(listens)).max(1))
-            .acquire_timeout(PATIENCE)
-            // A round trip for each acquire would halve the speed, so only one that has been idle is asked whether it
-            // still lives; one that breaks in use is noticed then.
+            .acquire_timeout(CONNECT_TIMEOUT)
+            // A ping for each acquire would halve the speed, so only a connection that was idle is pinged. A connection
+            // that breaks in use fails its operation.
             .test_before_acquire(false)
             .before_acquire({
                 let head = head.clone();
                 move |connection, meta| {
-                    let (current, trusted) = (head.is_current(meta.age), head.trusts(meta.idle_for));
+                    let (current, trusted) = (head.is_current(meta.age), head.trusts_idle(meta.idle_for));
                     let lives = async move { trusted || connection.ping().await.is_ok() };
                     Box::pin(async move { Ok(current && lives.await) })
                 }
@@ -232,11 +263,11 @@ impl PgOptions {
                 let (head, types, sql) = (head.clone(), types.clone(), sql.clone());
                 move |connection, _| {
                     let (head, types, sql) = (head.clone(), types.clone(), sql.clone());
-                    Box::pin(async move { head.meet(connection, &types, &sql, "").await })
+                    Box::pin(async move { head.inspect(connection, &types, &sql, "").await })
                 }
             })
             .connect_lazy_with(options);
-        let (odd_sessions, built) = (OddSessions::new(), Built::default());
+        let (odd_sessions, built) = (OddSessions::new(), BuiltTables::default());
         let db = Arc::new(Db { pool, pooler, sql, types, head, odd_sessions, built });
         let connections = Arc::new(Connections::new(db.clone(), own as usize));
         let notify = Arc::new(Notify::new(connections.clone()));
@@ -247,8 +278,8 @@ impl PgOptions {
     }
 }
 
-/// Refuses a URL with a parameter that the driver would pass over: one that was to demand TLS, and is misspelt, must not
-/// be without effect.
+/// Refuses a URL with a parameter that the driver would ignore: a misspelt parameter that should demand TLS must not be
+/// without effect.
 fn check_parameters(url: &str) -> Result<(), Invalid> {
     const KNOWN: &[&str] = &[
         "sslmode",
@@ -278,7 +309,7 @@ fn check_parameters(url: &str) -> Result<(), Invalid> {
         if KNOWN.contains(&name) || (name.starts_with("options[") && name.ends_with(']')) {
             continue;
         }
-        // It may be a part of a password in which a `?` or `&` was not escaped.
+        // The name may be part of a password with an unescaped `?` or `&`, which the error must not show.
         let plain = !name.is_empty()
             && !parameters.contains('@')
             && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
@@ -291,7 +322,7 @@ fn check_parameters(url: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Whether an append that is refused like this will always be: versions only grow, and ids stay taken.
+/// Whether a refusal is final, whatever else is recorded: versions only grow, and recorded ids stay recorded.
 fn is_final(error: &StoreError) -> bool {
     match error {
         StoreError::Conflict(conflict) => {
@@ -303,35 +334,43 @@ fn is_final(error: &StoreError) -> bool {
 }
 
 impl PgStore {
-    /// Opens the log in the schema `eventstore` of the database a URL names, and makes it if it is not there. For
-    /// another schema, see [`options`](Self::options).
+    /// Opens the log in the schema `eventstore` of the database that a URL names, and creates it if it does not exist.
+    /// For other settings, see [`options`](Self::options).
+    ///
+    /// # Errors
+    /// Those of [`PgOptions::connect`].
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::options().connect(url).await
     }
 
-    /// How to open a log other than by default.
+    /// Returns the default options.
     pub fn options() -> PgOptions {
         let (schema, tables, doctor) = ("eventstore".into(), None, Policy::default());
         let (queue, durability) = (10_000, Durability::Strict);
         PgOptions { schema, tables, max_connections: 10, migrate: true, doctor, queue, durability }
     }
 
-    /// The schema of the log.
+    /// Returns the schema of the log.
     pub fn schema(&self) -> &str {
         self.shared.db.sql.schema()
     }
 
-    /// Looks at the server, the session, the role and the log, and says what is unsafe or slow about them. Changes
-    /// nothing, and reads no more than a few hundred rows.
+    /// Examines the server, the session, the role and the log, and reports what is unsafe or slow about them. Changes
+    /// nothing, and reads at most a few hundred rows.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Busy`] or [`StoreError::Denied`] if the server cannot be asked. What
+    /// is wrong with the log is a finding, not an error.
     pub async fn doctor(&self) -> Result<Report, StoreError> {
         doctor::examine(&self.shared).await
     }
 
-    /// Waits until the appends that have begun are recorded and their callers told, and closes all connections. Of this
-    /// store and its clones nothing can be used from then on: that is [`Denied`](StoreError::Denied).
+    /// Waits until the appends that have begun are recorded and answered, and closes all connections. After that, every
+    /// operation of this store and its clones is [`Denied`](StoreError::Denied).
     ///
-    /// What is not done after ten seconds is [`Busy`](StoreError::Busy): a transaction that is open, a connection of
-    /// [`database`](EventStore::database) that is in use.
+    /// # Errors
+    /// [`Busy`](StoreError::Busy) if an append, a transaction or a connection of [`database`](EventStore::database) is
+    /// still in use after ten seconds.
     pub async fn close(&self) -> Result<(), StoreError> {
         let closed = async {
             while !self.shared.writer.is_idle() {
@@ -341,12 +380,12 @@ impl PgStore {
             self.shared.listener.stop();
             self.shared.connections.close().await;
         };
-        let late = |_| StoreError::Busy("an append, a transaction or a reader is under way".into());
-        timeout(CLOSING, closed).await.map_err(late)
+        let timed_out = |_| StoreError::Busy("an append, a transaction or a reader is still open".into());
+        timeout(CLOSE_TIMEOUT, closed).await.map_err(timed_out)
     }
 
-    /// Looks, when the store is opened.
-    async fn look(&self, policy: Policy) -> Result<(), StoreError> {
+    /// Runs the doctor when the store is opened.
+    async fn run_doctor(&self, policy: Policy) -> Result<(), StoreError> {
         if policy == Policy::Ignore {
             return Ok(());
         }
@@ -357,15 +396,15 @@ impl PgStore {
                 if refused { Err(StoreError::Unhealthy(report)) } else { Ok(()) }
             }
             (Err(error), Policy::Refuse) => Err(error),
-            // A role that may not look may still append.
+            // A role that may not read the catalog may still append.
             (Err(error), _) => {
-                tracing::warn!(schema = self.schema(), %error, "the doctor could not look at the log");
+                tracing::warn!(schema = self.schema(), %error, "the doctor could not examine the log");
                 Ok(())
             }
         }
     }
 
-    /// Brings the schema to this version, or says what is missing; then the tables in it that are the program's.
+    /// Migrates the schema, and then gives shadow tables of release 0.1 their present names.
     async fn prepare(&self, allowed: bool) -> Result<(), StoreError> {
         self.prepare_log(allowed).await?;
         if tables::old_shadows(&mut *self.connection().await?, self.sql()).await?.is_empty() {
@@ -377,16 +416,17 @@ impl PgStore {
             transaction.commit().await
         };
         match renamed.await {
-            // A role that may only read, or a standby, leaves them to the program.
+            // A read-only role or a standby leaves the renaming to a node that writes.
             Err(StoreError::Denied(_) | StoreError::Unavailable(_)) => Ok(()),
             renamed => renamed,
         }
     }
 
+    /// Applies missing migrations if `allowed`; otherwise they are [`StoreError::Unmigrated`].
     async fn prepare_log(&self, allowed: bool) -> Result<(), StoreError> {
         let sql = self.sql();
-        claim::own_functions(&mut *self.connection().await?, sql).await?;
-        claim::vacant(&mut *self.connection().await?, sql).await?;
+        claim::check_functions(&mut *self.connection().await?, sql).await?;
+        claim::check_vacant(&mut *self.connection().await?, sql).await?;
         let mut missing = migrate::missing(&mut *self.connection().await?, sql).await?;
         let tables = migrate::exists(&mut *self.connection().await?, sql.tables()).await?;
         if !tables && sql.tables() != sql.schema() {
@@ -399,7 +439,7 @@ impl PgStore {
             return Err(StoreError::Unmigrated { missing });
         }
         match migrate::apply(&self.shared).await {
-            // Its role may not.
+            // The role lacks the rights.
             Err(StoreError::Denied(_)) => Err(StoreError::Unmigrated { missing }),
             migrated => migrated,
         }
@@ -409,18 +449,19 @@ impl PgStore {
         self.shared.sql()
     }
 
-    /// The columns that a table lacks, which a row may be without.
-    async fn lacking(&self, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
-        let lacking = tables::to_add(&mut *self.connection().await?, self.sql(), table).await?;
+    /// Returns the optional columns that a table lacks. A missing table is [`StoreError::NotBuilt`].
+    async fn missing_columns(&self, table: &Table) -> Result<Vec<&'static Column>, StoreError> {
+        let lacking = tables::missing_columns(&mut *self.connection().await?, self.sql(), table).await?;
         lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })
     }
 
-    /// A connection for single statements. Behind a pooler that forgets them, what they write is rolled back.
+    /// Returns a connection for single statements. Behind a forgetful pooler, what they write is rolled back.
     async fn connection(&self) -> Result<Session, StoreError> {
         self.shared.connection().await
     }
 
-    async fn page(&self, asked: Asked<'_>) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
+    /// Reads a page on a dedicated connection, and once more on one of the pool if the first connection had broken.
+    async fn page(&self, asked: PageRequest<'_>) -> Result<(Option<StoredSnapshot>, Page), StoreError> {
         let mut new = vec![];
         let in_session = async |new: &mut _| {
             let mut session = self.connection().await?;
@@ -430,7 +471,7 @@ impl PgStore {
         let mut page = if self.shared.db.pooler == Pooler::Forgetful {
             in_session(&mut new).await
         } else {
-            let mut connection = Dedicated::free(&self.shared.connections).await.map_err(error::store)?;
+            let mut connection = Dedicated::acquire(&self.shared.connections).await.map_err(error::store)?;
             let server = connection.server();
             let page = asked.read(&mut connection, server, &self.shared.db, &mut new).await;
             if page.is_ok() {
@@ -439,26 +480,27 @@ impl PgStore {
             page
         };
         if let Err(StoreError::Unavailable(_)) = page {
-            // A connection had broken unnoticed, in a restart of the server perhaps.
-            self.shared.db.head.broke();
+            // The connection had broken unnoticed, as in a restart of the server.
+            self.shared.db.head.note_broken();
             page = in_session(&mut new).await;
         }
         self.shared.db.types.learn(new);
         page
     }
 
-    /// The events that come after a page that was read.
-    fn paged(&self, head: Position, page: Read, limit: Option<usize>, first: Vec<Recorded<Raw>>) -> Events {
+    /// Returns the events of a first page and of the pages after it, which are read on demand.
+    fn following_pages(&self, head: Position, page: Read, limit: Option<usize>, first: Vec<Recorded<Raw>>) -> Events {
         let store = self.clone();
         let next = move |read: Read| {
             let store = store.clone();
-            async move { Ok(store.page(Asked::Page(&read)).await?.1.events) }
+            async move { Ok(store.page(PageRequest::Page(&read)).await?.1.events) }
         };
         Events::paged(head, page, limit, first, next)
     }
 
-    /// One statement that is a transaction of its own, unless the session's defaults forbid it.
-    async fn append_once(&self, append: &Checked) -> Result<(u64, Written), Failed> {
+    /// Appends by one statement, which is its own transaction; in an explicit transaction if the session's defaults
+    /// demand it. Returns the server as well.
+    async fn append_once(&self, append: &Checked) -> Result<(u64, Written), AppendError> {
         if !self.shared.db.in_transactions() {
             let mut types = vec![];
             let mut connection = self.connection().await?;
@@ -466,8 +508,8 @@ impl PgStore {
             let written = append.record(&mut connection, &self.shared.db, &mut types, true, false).await;
             self.shared.db.types.learn(types);
             match written {
-                Err(Failed::Broken(error)) if error::odd(&error) => {
-                    self.shared.db.odd_sessions.seen();
+                Err(AppendError::Broken(error)) if error::is_unsuitable_session(&error) => {
+                    self.shared.db.odd_sessions.note_session();
                     connection.close();
                 }
                 written => return Ok((server, written?)),
@@ -480,12 +522,12 @@ impl PgStore {
         Ok((server, written))
     }
 
-    /// The first result of an append, all of whose events were recorded before: read without the lock of the log, for what
-    /// is recorded does not change. None if it is not as simple as that.
-    async fn replay(&self, append: &Checked) -> Result<Option<Written>, StoreError> {
+    /// Returns the first result of an append whose events were all recorded before, and `None` in any other case. Reads
+    /// without the append lock, since recorded events do not change.
+    async fn first_result(&self, append: &Checked) -> Result<Option<Written>, StoreError> {
         let ids: Vec<_> = append.append.events().map(|(_, event)| event.id).collect();
         let mut new = vec![];
-        let recorded = read::of_ids(&mut *self.connection().await?, &self.shared.db, &ids, &mut new).await;
+        let recorded = read::events_by_ids(&mut *self.connection().await?, &self.shared.db, &ids, &mut new).await;
         self.shared.db.types.learn(new);
         let written = append.append.replay(&recorded?);
         let whole = |written: &Written| written.last.0 - written.first.0 + 1 == ids.len() as u64;
@@ -494,32 +536,33 @@ impl PgStore {
         Ok(Some(written))
     }
 
-    /// Learns of all event types there are.
+    /// Reads the list of event types.
     async fn learn_types(&self) -> Result<(), StoreError> {
         let types = sqlx::query_as(self.shared.db.sql.types()).fetch_all(&mut *self.connection().await?).await;
         self.shared.db.types.learn(types.map_err(error::store)?);
         Ok(())
     }
 
-    /// The conflict with an event of a stream that a condition asks for.
-    async fn in_the_way(&self, append: &Checked, error: sqlx::Error) -> Result<StoreError, StoreError> {
-        let Some(newer) = append.of_streams() else { return Ok(error::store(error)) };
-        Ok(match self.page(Asked::Page(&newer)).await?.1.events.pop() {
+    /// Returns the conflict with an event in a stream that the condition names; the error itself if there is none.
+    async fn stream_conflict(&self, append: &Checked, error: sqlx::Error) -> Result<StoreError, StoreError> {
+        let Some(newer) = append.stream_condition() else { return Ok(error::store(error)) };
+        Ok(match self.page(PageRequest::Page(&newer)).await?.1.events.pop() {
             Some(event) => Conflict::in_the_way(event.stream, event.version).into(),
             None => error::store(error),
         })
     }
 
-    /// Waits until everything recorded so far is on disk: before a first result is given again, for the caller that recorded it
-    /// may not have waited (a pipelined batch), and giving it again writes nothing. It is the commit that waits, so it is
-    /// said aloud: behind a pooler, a connection for single statements ends in a rollback. Fails if the event is not
-    /// recorded any more.
+    /// Waits until everything recorded so far is on disk. A first result is returned only after that: a pipelined batch
+    /// may have recorded it without a wait for the disk, and returning it again writes nothing. The commit is what
+    /// waits, so the transaction is explicit: behind a forgetful pooler, a connection for single statements ends in a
+    /// rollback. The error is [`StoreError::Unknown`] if the event is not recorded any more.
     async fn flush(&self, event: Uuid) -> Result<(), StoreError> {
         let mut transaction = self.shared.transaction().await?;
-        let there = fast_path::flush(transaction.connection(), &self.shared.db, event).await.map_err(error::store)?;
+        let is_recorded =
+            fast_path::flush(transaction.connection(), &self.shared.db, event).await.map_err(error::store)?;
         transaction.commit().await.map_err(|error| StoreError::Unknown(error.into()))?;
         let lost = || StoreError::Unknown("the server has lost the end of the log meanwhile".into());
-        there.then_some(()).ok_or_else(lost)
+        is_recorded.then_some(()).ok_or_else(lost)
     }
 }
 
@@ -535,9 +578,9 @@ impl EventStore for PgStore {
         read.check()?;
         let limit = read.limit;
         let page = Read { limit: Some(limit.map_or(PAGE, |limit| limit.min(PAGE))), ..read };
-        let (_, first) = self.page(Asked::Page(&page)).await?;
+        let (_, first) = self.page(PageRequest::Page(&page)).await?;
         let head = page.until.map_or(first.head, |until| until.min(first.head));
-        Ok(self.paged(head, page, limit, first.events).asking(first.asked))
+        Ok(self.following_pages(head, page, limit, first.events).asking(first.asked))
     }
 
     async fn read_from_snapshot(
@@ -545,22 +588,22 @@ impl EventStore for PgStore {
         stream: &StreamId,
         kind: &str,
     ) -> Result<(Option<StoredSnapshot>, Events), StoreError> {
-        let (stored, first) = self.page(Asked::FromSnapshot(stream, kind, PAGE)).await?;
+        let (stored, first) = self.page(PageRequest::FromSnapshot(stream, kind, PAGE)).await?;
         let read = Read { query: Query::of(stream), limit: Some(PAGE), ..Read::default() };
-        Ok((stored, self.paged(first.head, read, None, first.events)))
+        Ok((stored, self.following_pages(first.head, read, None, first.events)))
     }
 
     async fn append(&self, append: Append) -> Result<Written, StoreError> {
         let append = Arc::new(Checked::new(append, &self.shared.db.types)?);
-        // What broke the connection, once it is unknown whether an attempt was recorded.
+        // The error after which it is unknown whether an attempt was recorded.
         let mut lost: Option<BoxError> = None;
         if append.types.is_some() && !self.shared.db.in_transactions() {
             match self.shared.writer.append(&append).await {
                 Reply::Recorded(written) => return Ok(written),
                 Reply::Refused(error) => return Err(error),
                 Reply::NotRecorded => {}
-                Reply::Taken => {
-                    if let Some(first) = self.replay(&append).await.map_err(StoreError::though_recorded)? {
+                Reply::RepeatsIds => {
+                    if let Some(first) = self.first_result(&append).await.map_err(StoreError::though_recorded)? {
                         return Ok(first);
                     }
                 }
@@ -568,54 +611,54 @@ impl EventStore for PgStore {
             }
         }
         let (start, mut last) = (Instant::now(), None);
-        for attempt in 0..=RESENT {
+        for attempt in 0..=RESENDS {
             match self.append_once(&append).await {
                 Ok((server, written)) => {
                     if written.replayed {
-                        // It is recorded, by this call perhaps.
+                        // The append is recorded, perhaps by an earlier attempt of this call.
                         let first = append.append.events().next().map_or_else(Uuid::nil, |(_, event)| event.id);
                         self.flush(first).await.map_err(StoreError::though_recorded)?;
                     }
-                    self.shared.notify.recorded(server, written.last);
+                    self.shared.notify.note_recorded(server, written.last);
                     return Ok(written);
                 }
-                // The same ids again: recorded or not, the answer is the right one.
-                Err(Failed::Broken(error)) if error::lost(&error) => {
-                    self.shared.db.head.broke();
+                // The next attempt has the same ids: recorded or not, its result is right.
+                Err(AppendError::Broken(error)) if error::is_lost(&error) => {
+                    self.shared.db.head.note_broken();
                     lost = Some(error.into());
                 }
-                Err(Failed::Refused(StoreError::Unknown(error))) => lost = Some(error),
-                // An event type this process knew is another one now.
-                Err(Failed::Broken(error)) if error::is(&error, &["ES002"]) => {
+                Err(AppendError::Refused(StoreError::Unknown(error))) => lost = Some(error),
+                // The key of an event type has another meaning now, as after a restore.
+                Err(AppendError::Broken(error)) if error::has_code(&error, &["ES002"]) => {
                     self.shared.db.types.forget();
                     last = Some(error::store(error));
                     continue;
                 }
-                // It has types that this process does not know: what was decided may not have asked for them.
-                Err(Failed::Broken(error)) if error::is(&error, &["ES004"]) => {
+                // The log has types that this process does not know, which the condition may not except.
+                Err(AppendError::Broken(error)) if error::has_code(&error, &["ES004"]) => {
                     self.learn_types().await?;
                     last = Some(error::store(error));
                     continue;
                 }
-                // It did not reach the server, which had closed the connection; another may.
-                Err(Failed::Broken(error)) if error::broken(&error) => {
-                    self.shared.db.head.broke();
+                // The append did not reach the server, which had closed the connection.
+                Err(AppendError::Broken(error)) if error::is_broken(&error) => {
+                    self.shared.db.head.note_broken();
                     last = Some(error::store(error));
                 }
                 Err(failed) => {
                     let error = match failed {
-                        Failed::Broken(error) if error::is(&error, &["ES005"]) => {
-                            self.in_the_way(&append, error).await?
+                        AppendError::Broken(error) if error::has_code(&error, &["ES005"]) => {
+                            self.stream_conflict(&append, error).await?
                         }
                         failed => failed.into_store(),
                     };
-                    // An attempt that was lost may still be on its way: only what it cannot change is an answer.
+                    // A lost attempt may still be recorded, so only a refusal that it cannot change is returned.
                     if lost.is_none() || is_final(&error) {
                         return Err(error);
                     }
                 }
             }
-            if start.elapsed() > RESENT_FOR {
+            if start.elapsed() > RESEND_TIME {
                 break;
             }
             sleep(Duration::from_millis(10 << attempt)).await;
@@ -628,7 +671,7 @@ impl EventStore for PgStore {
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
         let mut new = vec![];
-        let found = read::of_command(&mut *self.connection().await?, &self.shared.db, command, &mut new).await;
+        let found = read::events_of_command(&mut *self.connection().await?, &self.shared.db, command, &mut new).await;
         self.shared.db.types.learn(new);
         let found = found?;
         if let Some(first) = found.first() {
@@ -639,7 +682,7 @@ impl EventStore for PgStore {
 
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
         let mut new = vec![];
-        let found = read::of_ids(&mut *self.connection().await?, &self.shared.db, &ids, &mut new).await;
+        let found = read::events_by_ids(&mut *self.connection().await?, &self.shared.db, &ids, &mut new).await;
         self.shared.db.types.learn(new);
         found
     }
@@ -681,7 +724,7 @@ impl EventStore for PgStore {
         let prefix = if self.shared.db.pooler == Pooler::Forgetful {
             read::prefix_at(&mut *self.connection().await?, &self.shared.db, at).await
         } else {
-            let mut connection = Dedicated::free(&self.shared.connections).await.map_err(error::store)?;
+            let mut connection = Dedicated::acquire(&self.shared.connections).await.map_err(error::store)?;
             let prefix = read::prefix_at(&mut connection, &self.shared.db, at).await;
             if prefix.is_ok() {
                 connection.keep();
@@ -689,8 +732,9 @@ impl EventStore for PgStore {
             prefix
         };
         match prefix {
-            // Sessions begin at another isolation level (our own code); or a connection had broken unnoticed.
-            Err(error) if error::is(&error, &["ES001"]) || error::lost(&error) => {
+            // Sessions begin at another isolation level, which the log's own code reports; or the connection had
+            // broken.
+            Err(error) if error::has_code(&error, &["ES001"]) || error::is_lost(&error) => {
                 let mut transaction = self.shared.transaction().await?;
                 let prefix = read::prefix_at(transaction.connection(), &self.shared.db, at).await;
                 let prefix = prefix.map_err(error::store)?;
@@ -710,7 +754,7 @@ impl EventStore for PgStore {
             let mut connection = self.connection().await?;
             let done = tables::step(&mut connection, self.sql(), step).await;
             if let Err(StoreError::Unavailable(_)) = &done {
-                // Read-only, perhaps: the next session may be one as it should be.
+                // The session may be read-only, and the next one may not be.
                 connection.close();
             }
             return done;
@@ -727,7 +771,7 @@ impl EventStore for PgStore {
     }
 
     async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
-        // The append may not have waited for the disk, in this process or in another one.
+        // A pipelined append, of any process, may not be on disk yet.
         let flushed =
             sqlx::query_scalar(self.sql().flushed()).bind(event).fetch_one(&mut *self.connection().await?).await;
         if flushed.map_err(error::store)? { Ok(()) } else { self.flush(event).await }
@@ -739,11 +783,11 @@ impl EventStore for PgStore {
         if head.borrow().position > after {
             return;
         }
-        let (_following, mut watched) = self.shared.listener.follow();
-        // Another server may have lost what was followed so far.
+        let (_waiting, mut watched) = self.shared.listener.watch();
+        // Another server may lack events that this caller has read, so the caller must read again.
         let appended = pin!(head.wait_for(|head| head.position > after || head.server != server));
         let unwatched = pin!(watched.changed());
-        let _ = timeout(AT_LATEST, select(appended, unwatched)).await;
+        let _ = timeout(NEWS_TIMEOUT, select(appended, unwatched)).await;
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
@@ -798,7 +842,7 @@ impl Tables for PgStore {
         if table.columns.iter().all(|column| !column.index) {
             return Ok(());
         }
-        let lacking = tables::lacking(&mut *self.connection().await?, &self.shared.db.sql, table).await?;
+        let lacking = tables::columns_without_index(&mut *self.connection().await?, &self.shared.db.sql, table).await?;
         if lacking.is_empty() {
             return Ok(());
         }
@@ -813,7 +857,9 @@ impl Tables for PgStore {
         };
         let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else { return found(&[]).await };
         match found(&[]).await {
-            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => found(&self.lacking(&table).await?).await,
+            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
+                found(&self.missing_columns(&table).await?).await
+            }
             found => found,
         }
     }
@@ -823,7 +869,9 @@ impl Tables for PgStore {
             tables::select(&mut *self.connection().await?, self.sql(), select.clone(), lacking).await
         };
         match found(&[]).await {
-            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => found(&self.lacking(&select.table).await?).await,
+            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
+                found(&self.missing_columns(&select.table).await?).await
+            }
             found => found,
         }
     }
@@ -833,12 +881,54 @@ impl Tables for PgStore {
             tables::count(&mut *self.connection().await?, self.sql(), select.clone(), lacking).await
         };
         match count(&[]).await {
-            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => count(&self.lacking(&select.table).await?).await,
+            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
+                count(&self.missing_columns(&select.table).await?).await
+            }
             count => count,
         }
     }
 
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         tables::shards(&mut *self.connection().await?, &self.shared.db.sql, projection).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::Version;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_final_if_no_further_event_can_change_it() {
+        let conflict =
+            |expected, actual| is_final(&Conflict::new("toy-a".parse().unwrap(), expected, Version(actual)).into());
+        assert!(conflict(Expected::Version(Version(3)), 4), "the stream is beyond the version");
+        assert!(!conflict(Expected::Version(Version(4)), 3), "a lost attempt may still bring it there");
+        assert!(!conflict(Expected::Exists, 0), "a lost attempt may still create it");
+        assert!(is_final(&Invalid::Url("no host".into()).into()));
+        assert!(!is_final(&StoreError::Busy("a lock".into())) && !is_final(&StoreError::Unavailable("down".into())));
+    }
+
+    #[test]
+    fn a_parameter_that_the_driver_would_ignore_is_refused_without_showing_a_password() {
+        let check = |url: &str| check_parameters(url).map_err(|error| error.to_string());
+        assert_eq!(check("postgres://bank@localhost/bank"), Ok(()));
+        assert_eq!(
+            check("postgres://bank@localhost/bank?sslmode=require&options[jit]=off&options%5Bjit%5D=off"),
+            Ok(())
+        );
+        assert_eq!(check("postgres://bank@localhost/bank#?sslmod=require"), Ok(()), "a fragment has no parameters");
+        let misspelt = check("postgres://bank@localhost/bank?sslmod=require").expect_err("it has no effect");
+        assert!(misspelt.contains("`sslmod`"), "{misspelt}");
+        let password = check("postgres://bank:se?cret@localhost/bank").expect_err("the URL is misread");
+        assert!(!password.contains("cret@"), "{password}");
+    }
+
+    #[test]
+    fn a_parameter_is_known_by_its_whole_name() {
+        for url in ["postgres://h/d?options[jit", "postgres://h/d?ssl=require", "postgres://h/d?=1"] {
+            assert!(check_parameters(url).is_err(), "{url}");
+        }
     }
 }

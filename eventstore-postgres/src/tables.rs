@@ -1,4 +1,8 @@
-//! Rows of read models, and checkpoints.
+//! Reads and writes the rows of read models, and checkpoints.
+//!
+//! Statements on a read model's table cannot be constants, because they name the table, its columns and their types.
+//! They are files of `sql/` with placeholders. Code writes only what has a length of its own: lists of columns, and the
+//! conditions and the order of a query. The names are constants of the program and are quoted; values are always bound.
 
 use std::collections::HashMap;
 
@@ -15,6 +19,7 @@ use crate::{
     sql::{Sql, quoted},
 };
 
+/// Returns the type of a column in PostgreSQL.
 fn sql_type(kind: Kind) -> &'static str {
     match kind {
         Kind::Text => "text",
@@ -27,45 +32,50 @@ fn sql_type(kind: Kind) -> &'static str {
     }
 }
 
-/// A statement of `sql/`, with the names of a table put in. They come from constants of the program and are quoted.
+/// Puts the quoted name of a table and other parts into a statement of `sql/`.
 fn statement(template: &str, sql: &Sql, table: &Table, parts: &[(&str, String)]) -> AssertSqlSafe<String> {
     let text = template.replace("{table}", &name(sql, table));
     AssertSqlSafe(parts.iter().fold(text, |text, (name, part)| text.replace(name, part)))
 }
 
+/// Returns the quoted name of a table with its schema.
 fn name(sql: &Sql, table: &Table) -> String {
     format!("{}.{}", quoted(sql.tables()), quoted(&table.to_string()))
 }
 
+/// Returns a piece for each quoted column, separated by commas.
 fn list(columns: &[Column], piece: impl Fn(&str) -> String) -> String {
     columns.iter().map(|column| piece(&quoted(column.name))).collect::<Vec<_>>().join(", ")
 }
 
-/// The columns to be added to a table; none if there is no such table.
-pub(crate) async fn to_add(
+/// Returns the columns that a table lacks and that can be added to it; `None` if there is no such table. A table with
+/// other columns is [`StoreError::Columns`].
+pub(crate) async fn missing_columns(
     connection: &mut PgConnection,
     sql: &Sql,
     table: &Table,
 ) -> Result<Option<Vec<&'static Column>>, StoreError> {
-    let there = columns(connection, sql, table).await?;
-    let there = (!there.is_empty()).then_some(there);
-    there.map(|there| lacks(sql, table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))).transpose()
+    let existing = read_columns(connection, sql, table).await?;
+    let existing = (!existing.is_empty()).then_some(existing);
+    existing
+        .map(|existing| missing_columns_among(sql, table, existing.iter().map(|(name, kind, _)| (&**name, &**kind))))
+        .transpose()
 }
 
-/// Whether a table is there and fits: the common case, in which no caller waits for the table lock. Not in the transaction of
-/// [`create`]: a name that was not found is remembered, and would not be found in it after another session made the table.
+/// Checks, without the table lock, whether the table exists with the right columns (the common case). Must run outside
+/// the transaction of [`create`], where a failed look-up of the name would be cached.
 pub(crate) async fn is_built(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<bool, StoreError> {
-    Ok(to_add(connection, sql, table).await?.is_some_and(|lacking| lacking.is_empty()))
+    Ok(missing_columns(connection, sql, table).await?.is_some_and(|lacking| lacking.is_empty()))
 }
 
-/// Runs in a transaction of the caller's.
+/// Creates a table, or adds the columns that it lacks. Runs in the caller's transaction.
 pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
     let define = |column: &Column| {
         let collation = if column.kind == Kind::Text { " COLLATE \"C\"" } else { "" };
         format!("{} {}{collation}", quoted(column.name), sql_type(column.kind))
     };
-    if let Some(lacking) = to_add(&mut *connection, sql, table).await? {
+    if let Some(lacking) = missing_columns(&mut *connection, sql, table).await? {
         for column in lacking {
             let column = ("{column}", define(column));
             let add = sqlx::query(statement(include_str!("../sql/add_column.sql"), sql, table, &[column]));
@@ -78,22 +88,22 @@ pub(crate) async fn create(connection: &mut PgConnection, sql: &Sql, table: &Tab
     create.execute(&mut *connection).await.map(drop).map_err(error::store)
 }
 
-/// The columns that lack an index.
-pub(crate) async fn lacking<'a>(
+/// Returns the columns of a table that lack their index.
+pub(crate) async fn columns_without_index<'a>(
     connection: &mut PgConnection,
     sql: &Sql,
     table: &'a Table,
 ) -> Result<Vec<&'a Column>, StoreError> {
-    let there = columns(connection, sql, table).await?;
-    fits(sql, table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
-    let indexed = |column: &&Column| there.iter().any(|(name, _, indexed)| *indexed && name == column.name);
+    let existing = read_columns(connection, sql, table).await?;
+    check_columns(sql, table, existing.iter().map(|(name, kind, _)| (&**name, &**kind)))?;
+    let indexed = |column: &&Column| existing.iter().any(|(name, _, indexed)| *indexed && name == column.name);
     Ok(table.columns.iter().filter(|column| column.index && !indexed(column)).collect())
 }
 
-/// Runs in a transaction of the caller's.
+/// Creates the missing indexes of a table. Runs in the caller's transaction.
 pub(crate) async fn index(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
-    for column in lacking(&mut *connection, sql, table).await? {
+    for column in columns_without_index(&mut *connection, sql, table).await? {
         let column = ("{column}", quoted(column.name));
         let create = sqlx::query(statement(include_str!("../sql/create_index.sql"), sql, table, &[column]));
         create.execute(&mut *connection).await.map_err(error::store)?;
@@ -101,8 +111,9 @@ pub(crate) async fn index(connection: &mut PgConnection, sql: &Sql, table: &Tabl
     Ok(())
 }
 
-/// The columns there are, each with its type and whether it is indexed.
-async fn columns(
+/// Returns the columns of a table, each with its type and whether an index begins with it; none if there is no such
+/// table.
+async fn read_columns(
     connection: &mut PgConnection,
     sql: &Sql,
     table: &Table,
@@ -111,49 +122,57 @@ async fn columns(
     columns.fetch_all(connection).await.map_err(error::store)
 }
 
-/// The columns to be added to a table, if it is there and that makes it fit.
-fn lacks<'a>(
+/// Returns the columns that a table with these `existing` columns lacks, each by name and type. No columns at all is
+/// [`StoreError::NotBuilt`]; columns of another type, or a missing one that is not optional, is
+/// [`StoreError::Columns`].
+fn missing_columns_among<'a>(
     sql: &Sql,
     table: &Table,
-    there: impl Iterator<Item = (&'a str, &'a str)>,
+    existing: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Vec<&'static Column>, StoreError> {
-    let (keys, there): (Vec<_>, Vec<_>) = there.partition(|(name, _)| *name == "key");
+    let (keys, existing): (Vec<_>, Vec<_>) = existing.partition(|(name, _)| *name == "key");
     match keys[..] {
-        [] if there.is_empty() => return Err(StoreError::NotBuilt { table: table.to_string() }),
+        [] if existing.is_empty() => return Err(StoreError::NotBuilt { table: table.to_string() }),
         [(_, "text")] => {}
-        _ => return Err(misfit(sql, table)),
+        _ => return Err(columns_error(sql, table)),
     }
     let wanted = |name: &str| table.columns.iter().find(|column| column.name == name);
     let same = |(name, kind): (&'a str, &str)| (name, wanted(name).is_none_or(|column| sql_type(column.kind) == kind));
-    let there = there.into_iter().map(same).collect::<Vec<_>>();
-    table.lacks(&table.to_string(), &there).map_err(|_| misfit(sql, table))
+    let existing = existing.into_iter().map(same).collect::<Vec<_>>();
+    table.lacks(&table.to_string(), &existing).map_err(|_| columns_error(sql, table))
 }
 
-/// The error for a table whose columns do not fit. One of the engine's is named with its schema, where the user has tables.
-fn misfit(sql: &Sql, table: &Table) -> StoreError {
+/// The error for a table with other columns. A table of the engine is named with its schema, since the user may have
+/// tables of that name.
+fn columns_error(sql: &Sql, table: &Table) -> StoreError {
     match table.version {
         0 => table.misfit(&format!("{}.{table}", sql.tables())),
         _ => table.misfit(&table.to_string()),
     }
 }
 
-/// Refuses a table that is not there, or has other columns.
-fn fits<'a>(sql: &Sql, table: &Table, there: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(), StoreError> {
-    match lacks(sql, table, there)?[..] {
+/// Refuses a table that does not exist, or does not have the right columns.
+fn check_columns<'a>(
+    sql: &Sql,
+    table: &Table,
+    existing: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<(), StoreError> {
+    match missing_columns_among(sql, table, existing)?[..] {
         [] => Ok(()),
-        _ => Err(misfit(sql, table)),
+        _ => Err(columns_error(sql, table)),
     }
 }
 
-/// A shard and its checkpoint, as a row.
-type Stored = (String, i32, i32, i64, Option<Uuid>, i64, Option<Uuid>);
+/// The row of a shard and its checkpoint.
+type ShardRow = (String, i32, i32, i64, Option<Uuid>, i64, Option<Uuid>);
 
-fn shard((projection, from, to, position, event, epoch, owner): Stored) -> Result<(Shard, Checkpoint), StoreError> {
+fn shard((projection, from, to, position, event, epoch, owner): ShardRow) -> Result<(Shard, Checkpoint), StoreError> {
     let slot = |slot: i32| u16::try_from(slot).map_err(error::damaged);
     let shard = Shard::new(projection, slot(from)?..slot(to)?);
     Ok((shard, Checkpoint { position: read::position(position)?, event, epoch: epoch.unsigned_abs(), owner }))
 }
 
+/// Returns the shards of a projection, or of all, with their checkpoints.
 pub(crate) async fn shards(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -163,7 +182,7 @@ pub(crate) async fn shards(
     shards.map_err(error::store)?.into_iter().map(shard).collect()
 }
 
-/// Locks a shard until the end of the caller's transaction.
+/// Locks a shard until the end of the caller's transaction. Returns its checkpoint, if there is such a shard.
 pub(crate) async fn lock(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -171,11 +190,11 @@ pub(crate) async fn lock(
 ) -> Result<Option<Checkpoint>, StoreError> {
     let lock = sqlx::query(sql.lock_shard()).bind(projection).bind(i32::from(*from_slot)).bind(i32::from(*to_slot));
     let locked = lock.fetch_optional(connection).await.map_err(error::store)?;
-    let stored = locked.as_ref().map(Stored::from_row).transpose().map_err(error::store)?;
+    let stored = locked.as_ref().map(ShardRow::from_row).transpose().map_err(error::store)?;
     Ok(stored.map(shard).transpose()?.map(|(_, checkpoint)| checkpoint))
 }
 
-/// Locks a projection until the end of the caller's transaction.
+/// Locks a projection and its shards until the end of the caller's transaction. Returns the shards.
 pub(crate) async fn lock_projection(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -187,6 +206,7 @@ pub(crate) async fn lock_projection(
     shards.map_err(error::store)?.into_iter().map(shard).collect()
 }
 
+/// Replaces the shards of a projection. The caller has locked the projection.
 pub(crate) async fn put_shards(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -206,6 +226,7 @@ pub(crate) async fn put_shards(
     put.execute(connection).await.map(drop).map_err(error::store)
 }
 
+/// Advances the checkpoint of a shard. An `event` that is not in the log at position `to` is [`StoreError::Forked`].
 pub(crate) async fn advance(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -221,7 +242,7 @@ pub(crate) async fn advance(
     }
 }
 
-/// What rows are read from: a table, or one with columns it lacks.
+/// Returns what a statement reads from: the table, or a subquery that adds the columns it lacks as nulls.
 fn with_nulls(sql: &Sql, table: &Table, lacking: &[&'static Column]) -> String {
     if lacking.is_empty() {
         return name(sql, table);
@@ -231,7 +252,8 @@ fn with_nulls(sql: &Sql, table: &Table, lacking: &[&'static Column]) -> String {
     format!("({})", statement(include_str!("../sql/with_nulls.sql"), sql, table, &[("{nulls}", nulls)]).0)
 }
 
-/// Reads rows of a table that lacks these columns; without them, of one that has all.
+/// Reads rows of a table that lacks these columns. If the table lacks others, the error is [`StoreError::Columns`] or,
+/// for a table of the engine, [`StoreError::Schema`].
 pub(crate) async fn rows(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -240,11 +262,13 @@ pub(crate) async fn rows(
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
     let table = match rows {
         Rows::Keys { table, .. } | Rows::Where { table, .. } => table,
-        Rows::Whole { table, keys, after, limit } => return whole(connection, sql, table, keys, after, limit).await,
+        Rows::Whole { table, keys, after, limit } => {
+            return rows_of_whole_table(connection, sql, table, keys, after, limit).await;
+        }
     };
     let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
     let from = ("{from}", with_nulls(sql, &table, lacking));
-    // What there is besides is for the order only.
+    // The statements may return a further column, which only orders them.
     let found: Result<Vec<(Option<String>, String)>, _> = match rows {
         Rows::Keys { keys, .. } => {
             let statement = statement(include_str!("../sql/rows_by_key.sql"), sql, &table, &[columns, from]);
@@ -257,10 +281,10 @@ pub(crate) async fn rows(
         }
         Rows::Whole { .. } => return Ok(vec![]),
     };
-    as_asked(sql, &table, found, lacking)
+    checked_rows(sql, &table, found, lacking)
 }
 
-/// The rows of a query, in order, of a table that lacks these columns.
+/// Returns the rows of a query, in order, of a table that lacks these columns.
 pub(crate) async fn select(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -305,10 +329,10 @@ pub(crate) async fn select(
     let limit: Option<i64> = limit.map(|limit| read::signed(limit as u64));
     let query = sqlx::query_as(statement).bind(name(sql, &table)).bind(limit).bind(read::signed(order.skip as u64));
     let found = values.bind(query).fetch_all(connection).await;
-    as_asked(sql, &table, found, lacking)
+    checked_rows(sql, &table, found, lacking)
 }
 
-/// The number of rows that pass the filters of a query, of a table that lacks these columns.
+/// Returns the number of rows that pass the filters of a query, of a table that lacks these columns.
 pub(crate) async fn count(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -323,55 +347,56 @@ pub(crate) async fn count(
     let query = values.bind(sqlx::query_as(statement).bind(name(sql, &table)));
     let found: Result<(i64, Option<String>), _> = query.fetch_one(connection).await;
     let (count, types) = found.map_err(|error| match error::row(&table.to_string(), error) {
-        StoreError::Columns { .. } => misfit(sql, &table),
+        StoreError::Columns { .. } => columns_error(sql, &table),
         error => error,
     })?;
-    as_it_is(sql, &table, &types.unwrap_or_default(), lacking)?;
+    check_row_types(sql, &table, &types.unwrap_or_default(), lacking)?;
     Ok(count.unsigned_abs())
 }
 
-/// The values of a statement, numbered after those that are bound before them.
+/// The values of a statement's conditions. Their numbers follow those of the parameters that are bound before them.
 struct Values {
-    bound: Vec<Bound>,
+    bound: Vec<Value>,
     before: usize,
 }
 
-enum Bound {
+enum Value {
     One(String),
     Many(Vec<String>),
 }
 
 impl Values {
-    fn push(&mut self, value: Bound) -> usize {
+    fn push(&mut self, value: Value) -> usize {
         self.bound.push(value);
         self.bound.len() + self.before
     }
 
-    /// A value that is not null.
+    /// Adds a value and returns its expression; `None` for null.
     fn one(&mut self, kind: Kind, value: &Json) -> Option<String> {
-        let text = text(value.clone())?;
-        Some(format!("CAST(${}::text AS {})", self.push(Bound::One(text)), sql_type(kind)))
+        let text = text_of(value.clone())?;
+        Some(format!("CAST(${}::text AS {})", self.push(Value::One(text)), sql_type(kind)))
     }
 
+    /// Adds a row key and returns its expression.
     fn key(&mut self, key: &str) -> String {
-        format!("${}::text COLLATE \"C\"", self.push(Bound::One(key.into())))
+        format!("${}::text COLLATE \"C\"", self.push(Value::One(key.into())))
     }
 
     fn bind<'a, T>(self, query: QueryAs<'a, Postgres, T, PgArguments>) -> QueryAs<'a, Postgres, T, PgArguments> {
         self.bound.into_iter().fold(query, |query, value| match value {
-            Bound::One(value) => query.bind(value),
-            Bound::Many(values) => query.bind(values),
+            Value::One(value) => query.bind(value),
+            Value::Many(values) => query.bind(values),
         })
     }
 }
 
-/// The filters, as a condition.
+/// Returns the filters as one condition.
 fn conditions(filters: &[Filter], values: &mut Values) -> String {
     let mut conditions = vec!["true".to_owned()];
     for Filter { column, comparison } in filters {
         let name = format!("t.{}", quoted(column.name));
         let null = format!("{name} IS NULL");
-        // Nothing is less or greater than null.
+        // No value is less or greater than null.
         let mut ordered = |sign: &str, value: &Json| {
             values.one(column.kind, value).map_or("false".into(), |value| format!("{name} {sign} {value}"))
         };
@@ -379,10 +404,10 @@ fn conditions(filters: &[Filter], values: &mut Values) -> String {
             Comparison::Equal(Json::Null) => null,
             Comparison::Equal(value) => ordered("=", value),
             Comparison::In(given) => {
-                let each: Vec<_> = given.iter().cloned().filter_map(text).collect();
+                let each: Vec<_> = given.iter().cloned().filter_map(text_of).collect();
                 let or_null = if each.len() < given.len() { null } else { "false".into() };
-                // One parameter for any number of values: PostgreSQL takes 65,535 parameters.
-                let each = values.push(Bound::Many(each));
+                // One array for any number of values, because PostgreSQL takes at most 65,535 parameters.
+                let each = values.push(Value::Many(each));
                 format!("({name} = ANY (CAST(${each}::text[] AS {}[])) OR {or_null})", sql_type(column.kind))
             }
             Comparison::Less(value) => ordered("<", value),
@@ -394,8 +419,8 @@ fn conditions(filters: &[Filter], values: &mut Values) -> String {
     conditions.join(" AND ")
 }
 
-/// The conditions for rows past a row in the order of a column: for those with a value, which come first, and for those
-/// with null.
+/// Returns two conditions for the rows after a row in the order of a column: for rows with a value, which come first,
+/// and for rows with null.
 fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values: &mut Values) -> (String, String) {
     let here = format!("t.{}", quoted(column.name));
     let Some(SortKey { value, key }) = after else {
@@ -404,43 +429,43 @@ fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values
     let key = values.key(key);
     let sign = if descending { "<" } else { ">" };
     match values.one(column.kind, value) {
-        // The first comparison is what an index is searched by.
-        Some(there) => (
-            format!("({here} {sign}= {there} AND ({here} {sign} {there} OR t.key > {key}))"),
-            format!("{here} IS NULL"),
-        ),
+        // The index is searched by the first comparison.
+        Some(past) => {
+            (format!("({here} {sign}= {past} AND ({here} {sign} {past} OR t.key > {key}))"), format!("{here} IS NULL"))
+        }
         None => ("false".into(), format!("({here} IS NULL AND t.key > {key})")),
     }
 }
 
-/// The rows found, if the table lacks just these columns; the last row has the types of its columns.
-fn as_asked(
+/// Returns the rows found, if the table lacks just these columns. The last row found has the types of its columns.
+fn checked_rows(
     sql: &Sql,
     table: &Table,
     found: Result<Vec<(Option<String>, String)>, sqlx::Error>,
     lacking: &[&'static Column],
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
     let mut found = found.map_err(|error| match error::row(&table.to_string(), error) {
-        StoreError::Columns { .. } => misfit(sql, table),
+        StoreError::Columns { .. } => columns_error(sql, table),
         error => error,
     })?;
     let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
-    as_it_is(sql, table, &found.pop().map(|(_, types)| types).unwrap_or_default(), lacking)?;
+    check_row_types(sql, table, &found.pop().map(|(_, types)| types).unwrap_or_default(), lacking)?;
     let rows = found.into_iter().filter_map(|(key, row)| Some((key?, row)));
     rows.map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
 }
 
-/// Refuses a table whose columns differ from those of the program other than by the ones it lacks.
-fn as_it_is(sql: &Sql, table: &Table, types: &str, lacking: &[&'static Column]) -> Result<(), StoreError> {
+/// Refuses a table whose columns differ from those of the program by more than these missing ones.
+fn check_row_types(sql: &Sql, table: &Table, types: &str, lacking: &[&'static Column]) -> Result<(), StoreError> {
     let refused = |error: serde_json::Error| StoreError::Row { table: table.to_string(), reason: error.into() };
     let types: HashMap<String, String> = serde_json::from_str(types).map_err(refused)?;
-    match lacks(sql, table, types.iter().map(|(name, kind)| (&**name, &**kind)))? == lacking {
+    match missing_columns_among(sql, table, types.iter().map(|(name, kind)| (&**name, &**kind)))? == lacking {
         true => Ok(()),
-        false => Err(misfit(sql, table)),
+        false => Err(columns_error(sql, table)),
     }
 }
 
-async fn whole(
+/// Reads rows of a table by its name, with all columns it has.
+async fn rows_of_whole_table(
     connection: &mut PgConnection,
     sql: &Sql,
     table: String,
@@ -449,45 +474,45 @@ async fn whole(
     limit: usize,
 ) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
     let refused = |error: serde_json::Error| StoreError::Row { table: table.clone(), reason: error.into() };
-    let all = sqlx::query_as(named(include_str!("../sql/rows_whole.sql"), sql, &[("{table}", &table)]));
+    let all = sqlx::query_as(with_names(include_str!("../sql/rows_whole.sql"), sql, &[("{table}", &table)]));
     let all = all.bind(after).bind((!keys.is_empty()).then_some(keys)).bind(read::signed(limit as u64));
     let all: Vec<(String, String)> = all.fetch_all(connection).await.map_err(|error| error::row(&table, error))?;
     all.into_iter().map(|(key, row)| Ok((key, RawValue::from_string(row).map_err(refused)?))).collect()
 }
 
-/// A statement of `sql/`, with names put in, quoted.
-fn named(template: &str, sql: &Sql, names: &[(&str, &str)]) -> AssertSqlSafe<String> {
+/// Puts quoted names into a statement of `sql/`.
+fn with_names(template: &str, sql: &Sql, names: &[(&str, &str)]) -> AssertSqlSafe<String> {
     let text = template.replace("{tables}", &quoted(sql.tables()));
     AssertSqlSafe(names.iter().fold(text, |text, (name, put)| text.replace(name, &quoted(put))))
 }
 
-/// Runs statements of `sql/`.
-async fn run(
+/// Runs statements of `sql/` with quoted names put in.
+async fn execute_named(
     connection: &mut PgConnection,
     sql: &Sql,
     template: &str,
     names: &[(&str, &str)],
     table: &str,
 ) -> Result<(), StoreError> {
-    let run = sqlx::raw_sql(named(template, sql, names)).execute(connection).await;
-    run.map(drop).map_err(|error| error::row(table, error))
+    let executed = sqlx::raw_sql(with_names(template, sql, names)).execute(connection).await;
+    executed.map(drop).map_err(|error| error::row(table, error))
 }
 
-/// A table and its shadow exchange their names.
+/// Swaps the names of a table and its shadow.
 pub(crate) async fn swap(connection: &mut PgConnection, sql: &Sql, table: &str) -> Result<(), StoreError> {
     let (shadow, aside) = (format!("{table}{SHADOW}"), format!("{table}~aside"));
-    grant(connection, sql, table, &shadow).await?;
+    copy_grants(connection, sql, table, &shadow).await?;
     let names = [("{table}", table), ("{shadow}", &shadow), ("{aside}", &aside)];
-    run(connection, sql, include_str!("../sql/swap.sql"), &names, table).await
+    execute_named(connection, sql, include_str!("../sql/swap.sql"), &names, table).await
 }
 
-/// Gives the shadows of release 0.1, `balance@1~beside`, the names of this one. Runs in a transaction of the caller's.
+/// Renames the shadows of release 0.1, `balance@1~beside`, to their present names. Runs in the caller's transaction.
 pub(crate) async fn rename_shadows(connection: &mut PgConnection, sql: &Sql) -> Result<(), StoreError> {
     sqlx::query(sql.lock_tables()).execute(&mut *connection).await.map_err(error::store)?;
     for old in old_shadows(connection, sql).await? {
         let new = old.replace("~beside", SHADOW);
         let names = [("{old}", &*old), ("{new}", &*new)];
-        run(connection, sql, include_str!("../sql/rename_shadow.sql"), &names, &old).await?;
+        execute_named(connection, sql, include_str!("../sql/rename_shadow.sql"), &names, &old).await?;
         for statement in [sql.rename_shadow_checkpoints(), sql.rename_shadow_letters(), sql.rename_shadow_row()] {
             let rename = sqlx::query(statement).bind(&old).bind(&new);
             rename.execute(&mut *connection).await.map_err(error::store)?;
@@ -496,17 +521,17 @@ pub(crate) async fn rename_shadows(connection: &mut PgConnection, sql: &Sql) -> 
     Ok(())
 }
 
-/// The shadows that have the name release 0.1 gave them. They are the program's, like all rows of read models, so no
-/// migration of the owner's could rename them.
+/// Returns the shadows with names of release 0.1. The program owns them, as it owns all rows of read models, so no
+/// migration of the log's owner could rename them.
 pub(crate) async fn old_shadows(connection: &mut PgConnection, sql: &Sql) -> Result<Vec<String>, StoreError> {
     match sqlx::query_scalar(sql.old_shadows()).fetch_all(connection).await {
-        // No processor has run, the table is of another program, or this role may not read it.
-        Err(error) if error::is(&error, &["42P01", "42703", "42501"]) => Ok(vec![]),
+        // No processor has run yet, the table belongs to another program, or the role may not read it.
+        Err(error) if error::has_code(&error, &["42P01", "42703", "42501"]) => Ok(vec![]),
         shadows => shadows.map_err(error::store),
     }
 }
 
-/// Shows a table under a name.
+/// Creates the view of this name on a table, with the rights that other roles had on the view before.
 pub(crate) async fn publish(
     connection: &mut PgConnection,
     sql: &Sql,
@@ -515,35 +540,39 @@ pub(crate) async fn publish(
 ) -> Result<(), StoreError> {
     let grants = grants(connection, sql, view, view).await?;
     let names = [("{view}", view), ("{table}", table)];
-    run(connection, sql, include_str!("../sql/publish.sql"), &names, table).await?;
-    give(connection, grants).await
+    execute_named(connection, sql, include_str!("../sql/publish.sql"), &names, table).await?;
+    apply_grants(connection, grants).await
 }
 
+/// Drops a table, if it exists.
 pub(crate) async fn remove(connection: &mut PgConnection, sql: &Sql, table: &str) -> Result<(), StoreError> {
-    run(connection, sql, include_str!("../sql/remove_table.sql"), &[("{table}", table)], table).await
+    execute_named(connection, sql, include_str!("../sql/remove_table.sql"), &[("{table}", table)], table).await
 }
 
-/// The statements that give the rights others have on one table on another.
+/// Returns the statements that grant the rights of other roles on one table also on another. The server writes them,
+/// since only it can quote its roles.
 async fn grants(connection: &mut PgConnection, sql: &Sql, of: &str, on: &str) -> Result<Vec<String>, StoreError> {
     let [of, on] = [of, on].map(|name| format!("{}.{}", quoted(sql.tables()), quoted(name)));
     let grants = sqlx::query_scalar(include_str!("../sql/grants.sql")).bind(of).bind(on);
     grants.fetch_all(connection).await.map_err(error::store)
 }
 
-async fn give(connection: &mut PgConnection, grants: Vec<String>) -> Result<(), StoreError> {
+/// Runs the statements of [`grants`].
+async fn apply_grants(connection: &mut PgConnection, grants: Vec<String>) -> Result<(), StoreError> {
     for grant in grants {
         sqlx::raw_sql(AssertSqlSafe(grant)).execute(&mut *connection).await.map_err(error::store)?;
     }
     Ok(())
 }
 
-async fn grant(connection: &mut PgConnection, sql: &Sql, of: &str, on: &str) -> Result<(), StoreError> {
+/// Grants the rights of other roles on one table also on another.
+async fn copy_grants(connection: &mut PgConnection, sql: &Sql, of: &str, on: &str) -> Result<(), StoreError> {
     let grants = grants(connection, sql, of, on).await?;
-    give(connection, grants).await
+    apply_grants(connection, grants).await
 }
 
-/// A value as PostgreSQL reads it from text; none for null.
-fn text(value: Json) -> Option<String> {
+/// Returns a value as text that PostgreSQL can cast; `None` for null.
+fn text_of(value: Json) -> Option<String> {
     match value {
         Json::Null => None,
         Json::String(text) => Some(text),
@@ -551,14 +580,14 @@ fn text(value: Json) -> Option<String> {
     }
 }
 
-/// Looks whether the table has the columns the program knows: for [`write`], unless [`rows`] has seen it in the same
-/// transaction.
-pub(crate) async fn check(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
-    let there = columns(connection, sql, table).await?;
-    fits(sql, table, there.iter().map(|(name, kind, _)| (&**name, &**kind)))
+/// Refuses a table without the right columns. A caller of [`write`] runs it first, unless [`rows`] has read the table
+/// in the same transaction.
+pub(crate) async fn check_table(connection: &mut PgConnection, sql: &Sql, table: &Table) -> Result<(), StoreError> {
+    let existing = read_columns(connection, sql, table).await?;
+    check_columns(sql, table, existing.iter().map(|(name, kind, _)| (&**name, &**kind)))
 }
 
-/// What a statement that writes rows of a table has in its places.
+/// Returns the parts of a statement that writes rows.
 fn parts(table: &Table) -> [(&'static str, String); 3] {
     let types = table.columns.iter().map(|column| format!("{} {}", quoted(column.name), sql_type(column.kind)));
     [
@@ -568,13 +597,14 @@ fn parts(table: &Table) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Keys, and a JSON array of their rows.
+/// Returns the keys, and one JSON array of the rows.
 fn keys_and_rows(upserts: Vec<(String, Box<RawValue>)>) -> (Vec<String>, String) {
     let rows = upserts.iter().map(|(_, row)| row.get()).collect::<Vec<_>>().join(",");
     (upserts.into_iter().map(|(key, _)| key).collect(), format!("[{rows}]"))
 }
 
-/// Makes a step of a shard, if it can be done at once.
+/// Writes rows and advances the shard's checkpoint in one statement. Returns `false`, having changed nothing, if the
+/// shard is not at `from` or a named event is not in the log.
 pub(crate) async fn step(connection: &mut PgConnection, sql: &Sql, step: Step) -> Result<bool, StoreError> {
     step.changes.check()?;
     let Step { shard, from, to, changes: Changes { table, upserts, deletes }, lazy } = step;
@@ -607,6 +637,7 @@ pub(crate) async fn step(connection: &mut PgConnection, sql: &Sql, step: Step) -
         .map_err(|error| error::row(&table.to_string(), error))
 }
 
+/// Writes rows. A row that its table does not take is [`StoreError::Row`].
 pub(crate) async fn write(connection: &mut PgConnection, sql: &Sql, changes: Changes) -> Result<(), StoreError> {
     changes.check()?;
     let Changes { table, upserts, deletes } = changes;
@@ -621,4 +652,89 @@ pub(crate) async fn write(connection: &mut PgConnection, sql: &Sql, changes: Cha
         delete.bind(deletes).execute(connection).await.map_err(refused)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const COLUMNS: &[Column] =
+        &[Column::new("owner", Kind::Text), Column::new("amount", Kind::Integer), Column::optional("note", Kind::Text)];
+    const TABLE: Table = Table { name: "balance", version: 1, columns: COLUMNS, shadow: false };
+
+    fn sql() -> Sql {
+        Sql::new("bank", "bank_rows").expect("these are names")
+    }
+
+    fn missing(table: &Table, columns: &[(&str, &str)]) -> Result<Vec<&'static str>, StoreError> {
+        let missing = missing_columns_among(&sql(), table, columns.iter().copied())?;
+        Ok(missing.into_iter().map(|column| column.name).collect())
+    }
+
+    #[test]
+    fn only_an_optional_column_may_be_missing() {
+        let (key, owner, amount, note) = (("key", "text"), ("owner", "text"), ("amount", "bigint"), ("note", "text"));
+        assert!(missing(&TABLE, &[note, amount, key, owner]).is_ok_and(|missing| missing.is_empty()), "in any order");
+        assert!(missing(&TABLE, &[key, owner, amount]).is_ok_and(|missing| missing == ["note"]));
+        let columns = |found: &[(&str, &str)]| matches!(missing(&TABLE, found), Err(StoreError::Columns { .. }));
+        assert!(columns(&[key, owner, note]), "every row needs an amount");
+        assert!(columns(&[key, owner, ("amount", "numeric"), note]), "it has another type");
+        assert!(columns(&[key, owner, amount, ("remark", "text")]), "`note` may have been renamed");
+        assert!(
+            columns(&[owner, amount, note]) && columns(&[("key", "uuid"), owner, amount, note]),
+            "no key, another key"
+        );
+        assert!(matches!(missing(&TABLE, &[]), Err(StoreError::NotBuilt { .. })));
+    }
+
+    #[test]
+    fn a_table_of_the_engine_with_other_columns_is_named_with_its_schema() {
+        let engine = Table { name: "nodes", version: 0, ..TABLE };
+        let error = missing(&engine, &[("key", "text"), ("title", "text")]).expect_err("it belongs to another program");
+        assert!(matches!(&error, StoreError::Schema(why) if why.contains("`bank_rows.nodes`")), "{error}");
+    }
+
+    #[test]
+    fn values_are_numbered_after_those_that_are_bound_before_them() {
+        let mut values = Values { bound: vec![], before: 3 };
+        let equal = Filter { column: &COLUMNS[0], comparison: Comparison::Equal(json!("Ann")) };
+        let among = Filter { column: &COLUMNS[1], comparison: Comparison::In(vec![json!(1), json!(2), json!(null)]) };
+        let found = conditions(&[equal, among], &mut values);
+        assert!(found.contains("t.\"owner\" = CAST($4::text AS text)"), "{found}");
+        assert!(found.contains("ANY (CAST($5::text[] AS bigint[])) OR t.\"amount\" IS NULL"), "{found}");
+        assert_eq!(values.bound.len(), 2, "a list is one parameter, whatever its length");
+    }
+
+    #[test]
+    fn null_equals_null_and_is_neither_less_nor_greater() {
+        let condition = |comparison| {
+            let mut values = Values { bound: vec![], before: 0 };
+            let found = conditions(&[Filter { column: &COLUMNS[1], comparison }], &mut values);
+            assert!(values.bound.is_empty(), "a parameter that the statement does not have cannot be bound");
+            found
+        };
+        assert_eq!(condition(Comparison::Equal(Json::Null)), "true AND t.\"amount\" IS NULL");
+        assert_eq!(condition(Comparison::Less(Json::Null)), "true AND false");
+        assert_eq!(condition(Comparison::GreaterOrEqual(Json::Null)), "true AND false");
+    }
+
+    #[test]
+    fn past_a_row_without_a_value_only_rows_without_a_value_follow() {
+        let mut values = Values { bound: vec![], before: 0 };
+        let after = |value| Some(SortKey { value, key: "bob".into() });
+        let (valued, null) = parts_past(&COLUMNS[1], false, &after(json!(null)), &mut values);
+        assert_eq!((&*valued, &*null), ("false", "(t.\"amount\" IS NULL AND t.key > $1::text COLLATE \"C\")"));
+        let (valued, null) = parts_past(&COLUMNS[1], true, &after(json!(7)), &mut values);
+        assert!(valued.starts_with("(t.\"amount\" <= CAST($3::text AS bigint) AND"), "descending: {valued}");
+        assert_eq!(null, "t.\"amount\" IS NULL", "all rows without a value follow");
+    }
+
+    #[test]
+    fn a_name_is_quoted_wherever_a_statement_has_it() {
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+        let shadow = Table { shadow: true, ..TABLE };
+        assert_eq!(name(&sql(), &shadow), format!("\"bank_rows\".\"{shadow}\""));
+    }
 }

@@ -1,4 +1,4 @@
-//! What is done together on one connection.
+//! A transaction: operations that commit together on one connection.
 
 use std::{any::Any, error::Error, mem::take, ops::Deref, sync::Arc, time::Instant};
 
@@ -14,52 +14,54 @@ use sqlx_core::transaction::TransactionManager;
 use uuid::Uuid;
 
 use crate::{
-    append::{Checked, Failed},
-    connect::PATIENCE,
+    append::{AppendError, Checked},
+    connect::CONNECT_TIMEOUT,
     db::Db,
     error,
     notify::Notify,
     read, tables,
 };
 
-/// The driver's transactions: it counts those that a caller of the connection begins in this one, as savepoints.
+/// The driver's transaction manager. It counts the transactions that a caller begins inside this one, as savepoints.
 type Manager = <Postgres as Database>::TransactionManager;
 
-/// A transaction. Dropped before its end, its connection is closed: no other caller gets one that is not idle.
+/// A transaction. If it is dropped before its end, its connection is closed, so that no other caller gets one in the
+/// middle of a transaction.
 pub(crate) struct PgTransaction {
     connection: PoolConnection<Postgres>,
-    /// Which server it runs on.
+    /// The server it runs on.
     server: u64,
     db: Arc<Db>,
-    /// Told of what it has appended.
+    /// Notifies readers of what the transaction has appended, once it commits.
     notify: Arc<Notify>,
     over: bool,
-    /// Why it can be committed no more.
+    /// Why it cannot be committed any more.
     spoiled: Option<Spoiled>,
-    /// Whether a caller has had the connection since it was last looked whether this is still the same transaction.
+    /// Whether a caller has had the connection since [`check_open`](Self::check_open) last ran.
     lent: bool,
-    /// Whether it keeps all others from appending.
+    /// Whether it has the append lock.
     held: bool,
-    /// Whether an operation has set time-outs for itself that a caller of the connection is not to have.
+    /// Whether an operation has set time-outs that a caller of the connection must not inherit.
     tuned: bool,
     /// The last position it has appended.
     appended: Option<Position>,
-    /// The table that was seen to have the columns the program knows. Once it was read, no other session can change them.
+    /// The table whose columns were checked. A table that this transaction has read cannot be altered by another
+    /// session.
     fits: Option<(&'static str, u32, bool)>,
-    /// Whether its commit need not wait for the flush.
+    /// Whether its commit may skip the wait for the disk.
     lazy: bool,
-    /// Event types that are there once this is committed.
+    /// Event types that exist once this commits.
     new_types: Vec<(i32, String, String)>,
 }
 
-/// Why a transaction can be committed no more.
+/// Why a transaction cannot be committed any more.
 #[derive(Clone, Copy)]
 enum Spoiled {
-    /// An operation failed, or its future was dropped before its end: half of it may have been done.
+    /// An operation failed, or its future was dropped: half of it may be in the transaction.
     Unfinished,
-    /// The connection broke. No COMMIT was sent, so the server rolls back.
+    /// The connection broke before a COMMIT was sent, so the server rolls back.
     Lost,
-    /// A statement of a caller of the connection has committed it or rolled it back.
+    /// A statement of the caller has committed it or rolled it back.
     Ended,
 }
 
@@ -73,34 +75,34 @@ impl From<Spoiled> for StoreError {
     }
 }
 
-/// An operation that changes nothing. If it fails, the server has given up the transaction.
+/// Runs an operation that changes nothing. If it fails, the server has aborted the transaction.
 macro_rules! reads {
     ($transaction:ident, $operation:expr) => {{
-        $transaction.ready().await?;
+        $transaction.check_usable().await?;
         let done = $operation.await;
-        $transaction.note(&done);
+        $transaction.note_outcome(&done);
         done
     }};
 }
 
-/// An operation that is done whole, or spoils the transaction: also if its future is dropped.
+/// Runs an operation that either completes or spoils the transaction, also if its future is dropped.
 macro_rules! writes {
     ($transaction:ident, $operation:expr) => {{
-        $transaction.ready().await?;
+        $transaction.check_usable().await?;
         $transaction.spoiled = Some(Spoiled::Unfinished);
         let done = $operation.await;
-        $transaction.note(&done);
+        $transaction.note_outcome(&done);
         done
     }};
 }
 
 impl PgTransaction {
-    /// A transaction whose connection is not lent.
+    /// Begins a transaction whose connection is not lent.
     pub(crate) async fn begin(db: &Arc<Db>, notify: &Arc<Notify>) -> Result<Self, StoreError> {
         Self::begin_with(db, notify, db.pooler.begin(false)).await
     }
 
-    /// A transaction whose connection may be lent.
+    /// Begins a transaction whose connection may be lent.
     pub(crate) async fn begin_marked(db: &Arc<Db>, notify: &Arc<Notify>) -> Result<Self, StoreError> {
         Self::begin_with(db, notify, db.pooler.begin(true)).await
     }
@@ -109,7 +111,7 @@ impl PgTransaction {
         let start = Instant::now();
         loop {
             let (connection, server) = db.pooled().await.map_err(error::store)?;
-            // From here on, dropping this future closes the connection, begun or not.
+            // From here on, dropping this future closes the connection, whether or not the transaction has begun.
             let mut transaction = Self {
                 connection,
                 server,
@@ -127,11 +129,11 @@ impl PgTransaction {
             };
             match Manager::begin(&mut transaction.connection, Some(statement.into_sql_str())).await {
                 Ok(()) => return Ok(transaction),
-                // It had broken unnoticed: nothing was begun. The others of before are asked whether they live.
-                Err(error) if error::broken(&error) && start.elapsed() < PATIENCE => db.head.broke(),
-                Err(error) if error::is(&error, &["0A000"]) => {
-                    // Another server may have the name of the old one by now: the next connection finds out.
-                    db.head.forget();
+                // The connection had broken unnoticed, so nothing was begun. The idle ones are pinged from now on.
+                Err(error) if error::is_broken(&error) && start.elapsed() < CONNECT_TIMEOUT => db.head.note_broken(),
+                Err(error) if error::has_code(&error, &["0A000"]) => {
+                    // Another server may have the name by now: the next connection finds out.
+                    db.head.forget_server();
                     return Err(error::standby());
                 }
                 Err(error) => return Err(error::store(error)),
@@ -139,27 +141,27 @@ impl PgTransaction {
         }
     }
 
-    /// The connection, for the statements of the store.
+    /// Returns the connection, for statements of the store.
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 
-    /// Which server it runs on.
+    /// Returns the server it runs on.
     pub(crate) fn server(&self) -> u64 {
         self.server
     }
 
-    /// Fails if this can be committed no more; looks, if a caller has had the connection.
-    async fn ready(&mut self) -> Result<(), StoreError> {
-        self.settle();
+    /// Fails if the transaction cannot be committed any more. Checks that with the server if the connection was lent.
+    async fn check_usable(&mut self) -> Result<(), StoreError> {
+        self.check_pending();
         if self.spoiled.is_none() && self.lent {
-            self.look().await?;
+            self.check_open().await?;
         }
         self.spoiled.map_or(Ok(()), |spoiled| Err(spoiled.into()))
     }
 
-    /// Takes note of what an operation has come to.
-    fn note<T>(&mut self, done: &Result<T, StoreError>) {
+    /// Notes whether the result of an operation spoils the transaction.
+    fn note_outcome<T>(&mut self, done: &Result<T, StoreError>) {
         self.spoiled = match done {
             Ok(_) => None,
             Err(error) if error.is_refusal() => None,
@@ -168,29 +170,30 @@ impl PgTransaction {
         };
     }
 
-    /// Whether a statement of a caller is still under way: its future was dropped, and it is unknown how much of it was
-    /// done. What waits to be sent is no such statement: the driver rolls back to the savepoint of a transaction that was
-    /// dropped.
-    fn settle(&mut self) {
+    /// Spoils the transaction if a statement of the caller is pending: its future was dropped, so it is unknown how
+    /// much of it was done. Unsent bytes are no such statement: they are the driver's rollback to the savepoint of a
+    /// transaction that the caller dropped.
+    fn check_pending(&mut self) {
         if !self.lent || self.spoiled.is_some() || self.connection.should_flush() {
             return;
         }
         match Connection::flush(&mut *self.connection).now_or_never() {
             Some(Ok(())) => {}
-            Some(Err(error)) if error::broken(&error) => self.spoiled = Some(Spoiled::Lost),
+            Some(Err(error)) if error::is_broken(&error) => self.spoiled = Some(Spoiled::Lost),
             Some(Err(_)) | None => self.spoiled = Some(Spoiled::Unfinished),
         }
     }
 
-    /// Looks whether this is still the transaction that was begun, and what is left of what it has appended.
-    async fn look(&mut self) -> Result<(), StoreError> {
+    /// Checks with the server that this is still the transaction that was begun, and what is left of its appends: the
+    /// caller may have rolled back to a savepoint.
+    async fn check_open(&mut self) -> Result<(), StoreError> {
         let row = sqlx::query(self.db.sql.check()).fetch_one(&mut *self.connection).await;
         let seen = row.and_then(|row| Ok((row.try_get::<bool, _>(0)?, row.try_get::<i64, _>(1)?)));
         let (open, head) = match seen {
             Ok(seen) => seen,
             Err(error) => {
-                // After an error of a caller's statement the server has given up the transaction.
-                let failed = error::is(&error, &["25P02"]);
+                // An error of a statement of the caller has aborted the transaction.
+                let failed = error::has_code(&error, &["25P02"]);
                 let error = if failed { Invalid::unfinished().into() } else { error::store(error) };
                 self.spoiled =
                     Some(if matches!(error, StoreError::Unavailable(_)) { Spoiled::Lost } else { Spoiled::Unfinished });
@@ -208,20 +211,21 @@ impl PgTransaction {
         self.lent = false;
         let head = read::position(head)?;
         self.appended = self.appended.map(|_| head);
-        // They may have been rolled back to a savepoint.
+        // They may have been rolled back.
         self.new_types.clear();
         Ok(())
     }
 
-    pub(crate) async fn record(&mut self, append: &Checked) -> Result<Written, Failed> {
-        self.ready().await?;
+    /// Records an append. A refusal leaves the transaction as it was; any other error spoils it.
+    pub(crate) async fn record(&mut self, append: &Checked) -> Result<Written, AppendError> {
+        self.check_usable().await?;
         self.spoiled = Some(Spoiled::Unfinished);
         self.tuned = true;
-        let written = self.record_held(append).await;
+        let written = self.record_with_lock(append).await;
         self.spoiled = match &written {
             Ok(_) => None,
-            Err(Failed::Refused(error)) if error.is_refusal() => None,
-            Err(Failed::Broken(error)) if error::broken(error) => Some(Spoiled::Lost),
+            Err(AppendError::Refused(error)) if error.is_refusal() => None,
+            Err(AppendError::Broken(error)) if error::is_broken(error) => Some(Spoiled::Lost),
             Err(_) => Some(Spoiled::Unfinished),
         };
         let written = written?;
@@ -232,15 +236,15 @@ impl PgTransaction {
         Ok(written)
     }
 
-    /// A statement that raises would end the transaction: what its condition asks of types and streams is seen to first, while
-    /// all others are kept from appending.
-    async fn record_held(&mut self, append: &Checked) -> Result<Written, Failed> {
-        if append.asks_more() {
+    /// Records an append. What the condition says of event types and streams is checked first, under the append lock,
+    /// because a statement that raises would abort the transaction.
+    async fn record_with_lock(&mut self, append: &Checked) -> Result<Written, AppendError> {
+        if append.needs_hold() {
             self.hold().await?;
-            if let Some(newer) = append.of_streams()
+            if let Some(newer) = append.stream_condition()
                 && let Some(event) = self.read_page(newer).await?.events.pop()
-                // What is in the way may be these events themselves.
-                && read::of_ids(&mut self.connection, &self.db, &append.ids(), &mut self.new_types).await?.is_empty()
+                // The event in the stream may be one of this append, recorded before.
+                && read::events_by_ids(&mut self.connection, &self.db, &append.ids(), &mut self.new_types).await?.is_empty()
             {
                 return Err(StoreError::from(Conflict::in_the_way(event.stream, event.version)).into());
             }
@@ -248,7 +252,7 @@ impl PgTransaction {
         append.record(&mut self.connection, &self.db, &mut self.new_types, true, true).await
     }
 
-    /// Keeps all others from appending, and learns of all event types there are.
+    /// Takes the append lock, and reads the list of event types.
     async fn hold(&mut self) -> Result<(), StoreError> {
         sqlx::query(self.db.sql.hold()).execute(&mut *self.connection).await.map_err(error::store)?;
         self.held = true;
@@ -258,11 +262,11 @@ impl PgTransaction {
     }
 
     async fn read_page(&mut self, read: Read) -> Result<Page, StoreError> {
-        // What others know of the log may be newer than what this sees.
+        // Without the head that this process knows: it may be higher than the one this transaction sees.
         read::page(&mut self.connection, &self.db, &read, Position(0), &mut self.new_types).await
     }
 
-    async fn prefix_there(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
+    async fn read_prefix(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
         read::prefix_at(&mut self.connection, &self.db, at).await.map_err(error::store)
     }
 
@@ -293,35 +297,36 @@ impl PgTransaction {
         }
     }
 
-    /// Makes everything true at once. Before the COMMIT is sent, nothing is recorded, and the error says so.
+    /// Commits. An error before the COMMIT is sent says that nothing is recorded. A connection that breaks during the
+    /// COMMIT is [`StoreError::Unknown`].
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
-        self.ready().await?;
+        self.check_usable().await?;
         if self.lazy && self.appended.is_none() {
             let lazy = sqlx::raw_sql(include_str!("../sql/lazy.sql")).execute(&mut *self.connection).await;
             lazy.map_err(error::store)?;
         }
-        // More than one, if a caller has begun another and forgotten it.
+        // There is more than one if the caller has begun another without ending it.
         while Manager::get_transaction_depth(&self.connection) > 0 {
             match Manager::commit(&mut self.connection).await {
                 Ok(()) => {}
-                // It is unknown whether the server got to the commit.
-                Err(error) if error::lost(&error) => return Err(StoreError::Unknown(error.into())),
+                // It is unknown whether the server has committed.
+                Err(error) if error::is_lost(&error) => return Err(StoreError::Unknown(error.into())),
                 Err(error) => return Err(error::store(error)),
             }
         }
         self.over = true;
         self.db.types.learn(take(&mut self.new_types));
         if let Some(last) = self.appended {
-            self.notify.recorded(self.server, last);
+            self.notify.note_recorded(self.server, last);
         }
         Ok(())
     }
 
     pub(crate) async fn rollback(mut self) -> Result<(), StoreError> {
-        self.settle();
+        self.check_pending();
         if self.spoiled.is_none() && self.lent {
-            // What has failed is rolled back all the same.
-            let _ = self.look().await;
+            // A failed transaction is rolled back as well.
+            let _ = self.check_open().await;
         }
         if let Some(spoiled @ (Spoiled::Ended | Spoiled::Lost)) = self.spoiled {
             return Err(spoiled.into());
@@ -329,14 +334,14 @@ impl PgTransaction {
         while Manager::get_transaction_depth(&self.connection) > 0 {
             Manager::rollback(&mut self.connection).await.map_err(error::store)?;
         }
-        // A session in which a statement of a caller's has failed is closed: what the driver has prepared there may be what
-        // fails.
+        // A session in which a statement of the caller failed is closed, because a statement that the driver has
+        // prepared there may be the reason.
         self.over = !(self.lent && self.spoiled.is_some());
         Ok(())
     }
 
-    /// The rows of a table that may not be there: then the server would give up the transaction.
-    /// Says whether the table has every column.
+    /// Reads rows of a table that may not exist, behind a savepoint, since the error would abort the transaction.
+    /// Returns whether the table has every column as well.
     async fn rows_if_built(&mut self, rows: Rows) -> Result<(Vec<(String, Box<RawValue>)>, bool), StoreError> {
         let connection = &mut *self.connection;
         let retry = match &rows {
@@ -351,9 +356,9 @@ impl PgTransaction {
         };
         sqlx::raw_sql(after).execute(&mut *connection).await.map_err(error::store)?;
         match (found, retry) {
-            // It may lack a column that a row may be without.
+            // The table may lack optional columns.
             (Err(StoreError::Columns { .. } | StoreError::Schema(_)), Some((table, rows))) => {
-                let lacking = tables::to_add(&mut *connection, &self.db.sql, &table).await?;
+                let lacking = tables::missing_columns(&mut *connection, &self.db.sql, &table).await?;
                 let lacking = lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })?;
                 Ok((tables::rows(connection, &self.db.sql, rows, &lacking).await?, false))
             }
@@ -397,13 +402,13 @@ impl Transaction for PgTransaction {
     async fn append(&mut self, append: Append) -> Result<Written, StoreError> {
         let append = Checked::new(append, &self.db.types)?;
         let written = self.record(&append).await;
-        if let Err(Failed::Broken(error)) = &written
-            && error::is(error, &["ES002"])
+        if let Err(AppendError::Broken(error)) = &written
+            && error::has_code(error, &["ES002"])
         {
-            // An event type this process knew is another one now.
+            // The key of an event type has another meaning now, as after a restore.
             self.db.types.forget();
         }
-        written.map_err(Failed::into_store)
+        written.map_err(AppendError::into_store)
     }
 
     async fn hold(
@@ -416,7 +421,7 @@ impl Transaction for PgTransaction {
     }
 
     async fn holds(&mut self) -> Result<bool, StoreError> {
-        self.ready().await?;
+        self.check_usable().await?;
         Ok(self.held)
     }
 
@@ -425,7 +430,7 @@ impl Transaction for PgTransaction {
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        reads!(self, read::of_command(&mut self.connection, &self.db, command, &mut self.new_types))
+        reads!(self, read::events_of_command(&mut self.connection, &self.db, command, &mut self.new_types))
     }
 
     async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
@@ -437,11 +442,11 @@ impl Transaction for PgTransaction {
     }
 
     async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
-        reads!(self, self.prefix_there(at))
+        reads!(self, self.read_prefix(at))
     }
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        self.ready().await?;
+        self.check_usable().await?;
         let table = match &rows {
             Rows::Keys { table, .. } | Rows::Where { table, .. } => table.to_string(),
             Rows::Whole { table, .. } => table.clone(),
@@ -450,7 +455,7 @@ impl Transaction for PgTransaction {
             Rows::Keys { table, .. } | Rows::Where { table, .. } => Some((table.name, table.version, table.shadow)),
             Rows::Whole { .. } => None,
         };
-        let built = self.db.built.has(&table);
+        let built = self.db.built.contains(&table);
         let found = match built {
             true => tables::rows(&mut self.connection, &self.db.sql, rows, &[]).await.map(|rows| (rows, true)),
             false => self.rows_if_built(rows).await,
@@ -465,17 +470,17 @@ impl Transaction for PgTransaction {
             Err(StoreError::Row { .. }) if !built => {}
             failed => {
                 self.db.built.remove(&table);
-                self.note(failed);
+                self.note_outcome(failed);
             }
         }
         Ok(found?.0)
     }
 
     async fn write(&mut self, changes: Changes) -> Result<(), StoreError> {
-        self.ready().await?;
+        self.check_usable().await?;
         let table = &changes.table;
         if self.fits != Some((table.name, table.version, table.shadow)) {
-            reads!(self, tables::check(&mut self.connection, &self.db.sql, table))?;
+            reads!(self, tables::check_table(&mut self.connection, &self.db.sql, table))?;
         }
         writes!(self, tables::write(&mut self.connection, &self.db.sql, changes))
     }
@@ -504,31 +509,31 @@ impl Transaction for PgTransaction {
     }
 
     async fn lend(&mut self) -> Result<(), StoreError> {
-        self.settle();
+        self.check_pending();
         if let Some(spoiled) = self.spoiled {
             return Err(spoiled.into());
         }
         if take(&mut self.tuned) {
             let restore = sqlx::query(include_str!("../sql/restore.sql")).execute(&mut *self.connection).await;
             let restored = restore.map(drop).map_err(error::store);
-            self.note(&restored);
+            self.note_outcome(&restored);
             restored?;
         }
         Ok(())
     }
 
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
-        // The caller may change a table, and end the transaction.
+        // The caller may alter a table, and may end the transaction.
         (self.fits, self.lent) = (None, true);
         Some(&mut *self.connection)
     }
 
     fn returned(&mut self) {
-        self.settle();
+        self.check_pending();
     }
 
     async fn check(&mut self) -> Result<(), StoreError> {
-        self.ready().await
+        self.check_usable().await
     }
 
     fn blame(&self, error: &(dyn Error + 'static)) -> Option<Blame> {

@@ -1,4 +1,4 @@
-//! What PostgreSQL's types are here: instants, arrays in arrays, and the keys of event types.
+//! PostgreSQL's types in Rust: instants, arrays as text, and the keys of event types.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use sqlx::{
 
 use crate::sql::Sql;
 
-/// A `timestamptz`: microseconds since the start of 2000, UTC.
+/// A `timestamptz`. In binary it is the number of microseconds since the start of 2000, UTC.
 #[derive(Clone, Copy)]
 pub(crate) struct Instant(pub(crate) Timestamp);
 
@@ -48,7 +48,8 @@ impl Decode<'_, Postgres> for Instant {
     }
 }
 
-/// An array of text as PostgreSQL writes it, for arrays of arrays of different lengths.
+/// Returns an array as PostgreSQL reads it from text. An array of such texts can stand for arrays of different lengths,
+/// which PostgreSQL does not have.
 pub(crate) fn array(items: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let mut text = String::from("{");
     for item in items {
@@ -68,20 +69,20 @@ pub(crate) fn array(items: impl IntoIterator<Item = impl AsRef<str>>) -> String 
     text
 }
 
-/// The event names an item asks for.
+/// Returns the event names of an item as the text of an array.
 pub(crate) fn names(item: &Item) -> String {
     array(&item.names)
 }
 
-/// The event types this process has met: their keys never change.
+/// The event types that this process knows. The key of a type never changes within one log.
 #[derive(Default)]
 pub(crate) struct EventTypes {
-    known: RwLock<Known>,
+    known: RwLock<TypeTable>,
 }
 
 #[derive(Default)]
-struct Known {
-    /// The run of the server that has them.
+struct TypeTable {
+    /// The server that has them, by the time its postmaster started.
     server: String,
     names: HashMap<i32, Arc<str>>,
     keys: HashMap<String, HashMap<Arc<str>, i32>>,
@@ -89,6 +90,7 @@ struct Known {
 }
 
 impl EventTypes {
+    /// Returns the name of a type.
     pub(crate) fn name(&self, key: i32) -> Option<Arc<str>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).names.get(&key).cloned()
     }
@@ -97,12 +99,13 @@ impl EventTypes {
         self.known.read().unwrap_or_else(PoisonError::into_inner).keys.get(category)?.get(name).copied()
     }
 
-    /// The keys of event types, if all are known.
-    pub(crate) fn known<'a>(&self, types: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Vec<i32>> {
+    /// Returns the keys of event types, if all are known.
+    pub(crate) fn known_keys<'a>(&self, types: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Vec<i32>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         types.map(|(category, name)| known.keys.get(category)?.get(name).copied()).collect()
     }
 
+    /// Adds types that were read from the server.
     pub(crate) fn learn(&self, types: Vec<(i32, String, String)>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for (key, category, name) in types {
@@ -113,8 +116,9 @@ impl EventTypes {
         }
     }
 
-    /// A query with the names it asks for without naming them, of the types this process knows and new ones; and how many
-    /// these are. Types are never removed, so they are all there are if the server has as many.
+    /// Resolves the event types that a query excepts, among the known types and the `new` ones. Returns the query with
+    /// the names it stands for, if it excepts any, and the number of types. Types are never removed, so the list is
+    /// complete if the server has as many.
     pub(crate) fn resolve(&self, query: &Query, new: &[(i32, String, String)]) -> (Option<Query>, usize) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if new.is_empty() {
@@ -125,8 +129,8 @@ impl EventTypes {
         (index.resolve(query), index.len())
     }
 
-    /// The keys of event types, given out by the server where they are new; or how many there would be, if the log would
-    /// have too many.
+    /// Returns the keys of event types. The server creates those that are new. The inner error is the number of types
+    /// the log would have, if that exceeds [`limits::TYPES`].
     pub(crate) async fn keys(
         &self,
         connection: &mut PgConnection,
@@ -145,26 +149,27 @@ impl EventTypes {
             new.extend(found.fetch_all(connection).await?);
         }
         let learned: HashMap<_, _> = new.iter().map(|(key, category, name)| ((&**category, &**name), *key)).collect();
-        // What was known is kept: another connection may have had it forgotten meanwhile.
+        // The keys found first are kept: another connection may have cleared the table meanwhile.
         let key = |(one, known): (&(&str, &str), Option<i32>)| known.or_else(|| learned.get(one).copied());
         let keys: Option<_> = types.iter().zip(known).map(key).collect();
         Ok(keys.ok_or(limits::TYPES + 1))
     }
 
-    /// Forgets everything if a new connection leads to another server, or to another run of it, and says whether it does: one that took the place of the old may not have heard of the last of them.
-    pub(crate) fn meet(&self, server: String) -> bool {
+    /// Clears the table if a new connection leads to another server, or to the same one after a restart, which may lack
+    /// the latest types. Returns whether it did.
+    pub(crate) fn forget_if_other_server(&self, server: String) -> bool {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let another = known.server != server;
         if another {
-            *known = Known { server, ..Known::default() };
+            *known = TypeTable { server, ..TypeTable::default() };
         }
         another
     }
 
-    /// Forgets everything.
+    /// Clears the table.
     pub(crate) fn forget(&self) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        *known = Known { server: std::mem::take(&mut known.server), ..Known::default() };
+        *known = TypeTable { server: std::mem::take(&mut known.server), ..TypeTable::default() };
     }
 }
 

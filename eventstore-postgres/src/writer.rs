@@ -1,9 +1,9 @@
 //! Group commit: appends that wait at the same moment share one call, one lock and one flush.
 //!
-//! An append that comes while no other is open calls at once, in one round trip. One that comes meanwhile waits in a
-//! queue, and all who wait are the next batch, with those the last one has woken, if they come again within a small part
-//! of the time it took: the busier it is, the larger the batches. What a call does not record goes the careful way, by
-//! itself: an append that fails never touches its neighbours.
+//! An append that arrives while no call is open makes its own call at once, in one round trip. An append that arrives
+//! during a call waits in a queue. All queued appends are the next batch, together with those of the callers that the
+//! last batch has answered, if they append again within a small part of the time it took. So batches grow with the
+//! load. An append that a call does not record is repeated by its caller alone, so it never affects its neighbours.
 
 use std::{
     collections::VecDeque,
@@ -17,79 +17,81 @@ use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 use uuid::Uuid;
 
 use crate::{
-    append::{Checked, Failed},
-    batch::{BATCH_APPENDS, Reply, Waiting, take_batch},
+    append::{AppendError, Checked},
+    batch::{BATCH_APPENDS, QueuedAppend, Reply, take_batch},
     connections::{Connections, Dedicated},
     db::Db,
     error, fast_path,
     notify::Notify,
 };
 
-/// With so many waiting for one call, another is made meanwhile: the server reads it while it flushes the first.
-const ANOTHER: usize = 64;
+/// With so many appends in the queue, a second call is made during the first: the server reads it while it flushes the
+/// first.
+const SECOND_CALL: usize = 64;
 
-/// How many flushes may be under way: what is recorded while the server waits to begin one, it flushes with it.
+/// How many flushes may run at once. What is recorded before the server begins a flush is flushed with it.
 const FLUSHES: usize = 4;
 
-/// For how many calls after one that repeats a recorded append the event ids of each are looked up first. An id that is
-/// taken breaks a call, and all that share it; to look is a round trip.
-const WARY: u32 = 64;
+/// For how many calls after a repeated append the event ids are looked up first. A repeated id fails a call for all
+/// appends that share it; the look-up costs a round trip.
+const ID_CHECKS: u32 = 64;
 
-/// Which part of the time that a call has taken may go into waiting for those it has woken; and how long at most.
-const LINGER: u32 = 16;
-const LINGER_MOST: Duration = Duration::from_millis(1);
+/// A call waits for the callers that the last one has answered for at most this part of the time the last one took, and
+/// no longer than a millisecond.
+const WAIT_SHARE: u32 = 16;
+const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// What an acknowledged append has gone through.
+/// When readers may see an append. An acknowledged append is on disk in either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// It is on disk before anybody sees it.
+    /// After it is on disk.
     #[default]
     Strict,
-    /// It is on disk before it is acknowledged, but others may see it a moment before that: while one batch is flushed,
-    /// the next is recorded. If the server crashes in that moment, what was not acknowledged may be gone, although a
-    /// reader has seen it. What is kept in the same database (read models, checkpoints) is never ahead of the log; what
-    /// left it (an e-mail, a message to a broker) may be. Faster where a flush takes long and many append at once.
+    /// Perhaps shortly before it is on disk: the server records the next batch while it flushes one. If the server
+    /// crashes in between, an append that was not acknowledged may be lost although a reader has seen it. Read models
+    /// and checkpoints in the same database are never ahead of the log; an effect outside of it (an e-mail, a message
+    /// to a broker) may be. This is faster where a flush takes long and many callers append at once.
     Pipelined,
 }
 
-/// Those who append, and those who wait for their turn.
+/// The queue of appends, and the calls that record them.
 pub(crate) struct Writer {
     db: Arc<Db>,
     connections: Arc<Connections>,
     notify: Arc<Notify>,
-    state: Mutex<State>,
-    /// How many may wait.
-    queue: usize,
+    queue: Mutex<Queue>,
+    /// How many appends may wait.
+    queue_limit: usize,
     durability: Durability,
-    /// How many calls may be under way.
-    lanes: usize,
+    /// How many calls may be open.
+    max_calls: usize,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: VecDeque<Waiting>,
-    /// How many calls are under way.
-    busy: usize,
-    /// How many will wait, if all who were told something come again.
-    expected: usize,
-    /// How long it took lately until a batch was on disk.
-    took: Duration,
-    /// Recorded, and to be told when it is on disk.
-    unflushed: Vec<Answer>,
-    /// The last event of these, and where it is.
+struct Queue {
+    waiting: VecDeque<QueuedAppend>,
+    /// How many calls are open.
+    open_calls: usize,
+    /// How many appends will wait if every caller that was answered appends again.
+    expected_callers: usize,
+    /// How long the last batch took until it was on disk.
+    last_duration: Duration,
+    /// Replies to send once everything recorded so far is on disk.
+    unflushed: Vec<CallerReply>,
+    /// The position and the id of the last event of those.
     last: Option<(Position, Uuid)>,
-    /// How many wait for the disk on behalf of others.
+    /// How many flushes are open.
     flushing: usize,
-    /// For how many calls more the server is asked first which of their event ids are recorded.
-    wary: u32,
+    /// For how many more calls the event ids are looked up first.
+    checks_ids: u32,
 }
 
-/// A reply, and the caller who waits for it.
-type Answer = (oneshot::Sender<Reply>, Reply);
+/// A reply, and the channel to the caller that waits for it.
+type CallerReply = (oneshot::Sender<Reply>, Reply);
 
-/// What an append gets that asks to be recorded.
-enum Admitted {
-    AtOnce(Turn),
+/// How an append is recorded.
+enum Admission {
+    AtOnce(CallPermit),
     Queued(oneshot::Receiver<Reply>),
 }
 
@@ -97,101 +99,102 @@ impl Writer {
     pub(crate) fn new(
         connections: Arc<Connections>,
         notify: Arc<Notify>,
-        queue: usize,
+        queue_limit: usize,
         durability: Durability,
-        lanes: usize,
+        max_calls: usize,
     ) -> Self {
         let db = connections.db.clone();
-        Self { db, connections, notify, state: Mutex::default(), queue, durability, lanes }
+        Self { db, connections, notify, queue: Mutex::default(), queue_limit, durability, max_calls }
     }
 
     pub(crate) fn is_pipelined(&self) -> bool {
         self.durability == Durability::Pipelined
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn lock_queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing that can panic happens while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether no append is under way, waits for its turn or waits for the disk.
+    /// Whether no append is queued, in a call, or waiting for the disk.
     pub(crate) fn is_idle(&self) -> bool {
-        let state = self.state();
-        state.busy == 0 && state.flushing == 0 && state.waiting.is_empty() && state.unflushed.is_empty()
+        let queue = self.lock_queue();
+        queue.open_calls == 0 && queue.flushing == 0 && queue.waiting.is_empty() && queue.unflushed.is_empty()
     }
 
-    /// Appends at once if no other call is open, else with the next batch.
+    /// Appends at once if no call is open, else with the next batch.
     pub(crate) async fn append(self: &Arc<Self>, append: &Arc<Checked>) -> Reply {
         match self.admit(append) {
-            Ok(Admitted::AtOnce(turn)) => {
-                let (server, mut replies) = turn.call(std::slice::from_ref(append), false).await;
-                self.recorded(server, &replies);
+            Ok(Admission::AtOnce(permit)) => {
+                let (server, mut replies) = permit.call(std::slice::from_ref(append), false).await;
+                self.note_recorded(server, &replies);
                 replies.pop().unwrap_or(Reply::NotRecorded)
             }
-            // There is no answer if the runtime of the batch ended in the middle of it.
-            Ok(Admitted::Queued(reply)) => reply.await.unwrap_or(Reply::Lost),
+            // The channel closes without a reply if the runtime of the batch ends during it.
+            Ok(Admission::Queued(reply)) => reply.await.unwrap_or(Reply::Lost),
             Err(full) => Reply::Refused(full),
         }
     }
 
-    fn admit(self: &Arc<Self>, append: &Arc<Checked>) -> Result<Admitted, StoreError> {
-        // Here, where nothing has been counted yet: it panics outside of a runtime.
+    fn admit(self: &Arc<Self>, append: &Arc<Checked>) -> Result<Admission, StoreError> {
+        // Before a call is counted, because this panics outside of a runtime.
         let runtime = Handle::current();
-        let mut state = self.state();
-        if state.busy == 0 && state.waiting.is_empty() && state.expected <= 1 {
-            state.busy += 1;
-            drop(state);
-            return Ok(Admitted::AtOnce(Turn { writer: self.clone(), runtime, task: false }));
+        let mut queue = self.lock_queue();
+        if queue.open_calls == 0 && queue.waiting.is_empty() && queue.expected_callers <= 1 {
+            queue.open_calls += 1;
+            drop(queue);
+            return Ok(Admission::AtOnce(CallPermit { writer: self.clone(), runtime, task: false }));
         }
-        if state.waiting.len() >= self.queue {
-            return Err(StoreError::Busy(format!("{} appends are waiting already", self.queue).into()));
+        if queue.waiting.len() >= self.queue_limit {
+            return Err(StoreError::Busy(format!("{} appends are waiting already", self.queue_limit).into()));
         }
         let (reply, answer) = oneshot::channel();
-        state.waiting.push_back(Waiting { append: append.clone(), reply });
-        let free = state.busy == 0 || (state.busy < self.lanes && state.waiting.len() >= ANOTHER);
-        state.busy += usize::from(free);
-        drop(state);
+        queue.waiting.push_back(QueuedAppend { append: append.clone(), reply });
+        let free = queue.open_calls == 0 || (queue.open_calls < self.max_calls && queue.waiting.len() >= SECOND_CALL);
+        queue.open_calls += usize::from(free);
+        drop(queue);
         if free {
-            Turn { writer: self.clone(), runtime, task: false }.follow();
+            CallPermit { writer: self.clone(), runtime, task: false }.spawn();
         }
-        Ok(Admitted::Queued(answer))
+        Ok(Admission::Queued(answer))
     }
 
-    /// Takes note of what was recorded on a server, whether or not its callers are still there.
-    fn recorded<'a>(&self, server: u64, replies: impl IntoIterator<Item = &'a Reply>) {
+    /// Notes what was recorded on a server, whether or not the callers still wait.
+    fn note_recorded<'a>(&self, server: u64, replies: impl IntoIterator<Item = &'a Reply>) {
         let last = replies.into_iter().filter_map(|reply| match reply {
             Reply::Recorded(written) => Some(written.last),
             _ => None,
         });
         if let Some(last) = last.max() {
-            self.notify.recorded(server, last);
+            self.notify.note_recorded(server, last);
         }
     }
 
-    /// Tells the callers what has become of a call, or of a flush; who has gone does not want to know.
-    fn tell(&self, since: Instant, replies: impl IntoIterator<Item = Answer>) {
+    /// Sends the replies of a call or a flush that began at `since`. A caller that was cancelled gets none.
+    fn send_replies(&self, since: Instant, replies: impl IntoIterator<Item = CallerReply>) {
         let replies: Vec<_> = replies.into_iter().collect();
-        let mut state = self.state();
-        state.expected = state.waiting.len() + replies.len();
-        state.took = since.elapsed();
-        drop(state);
+        let mut queue = self.lock_queue();
+        queue.expected_callers = queue.waiting.len() + replies.len();
+        queue.last_duration = since.elapsed();
+        drop(queue);
         for (caller, reply) in replies {
             let _ = caller.send(reply);
         }
     }
 }
 
-/// The right to make calls. Appends that still wait when it ends are left to the next.
-struct Turn {
+/// The permit to make calls. When it is dropped, another one continues with the appends that still wait.
+struct CallPermit {
     writer: Arc<Writer>,
     runtime: Handle,
-    /// Whether this is a task of its own, which ends before its time only if its runtime does.
+    /// Whether this runs as a task of its own. Such a task is dropped early only if its runtime ends.
     task: bool,
 }
 
-impl Turn {
-    /// Batch after batch until no append waits, on a task of its own: no caller's end is the end of others.
-    fn follow(mut self) {
+impl CallPermit {
+    /// Records batch after batch until no append waits. Runs as a task, so that a cancelled caller does not end other
+    /// appends.
+    fn spawn(mut self) {
         self.task = true;
         let runtime = self.runtime.clone();
         runtime.spawn(self.run());
@@ -199,8 +202,8 @@ impl Turn {
 
     async fn run(mut self) {
         loop {
-            self.gather().await;
-            let batch = take_batch(&mut self.writer.state().waiting);
+            self.await_callers().await;
+            let batch = take_batch(&mut self.writer.lock_queue().waiting);
             if batch.is_empty() {
                 break;
             }
@@ -209,7 +212,7 @@ impl Turn {
             let pipelined = self.writer.is_pipelined();
             let (server, replies) = self.call(&appends, pipelined).await;
             if !pipelined {
-                self.writer.recorded(server, &replies);
+                self.writer.note_recorded(server, &replies);
             }
             let last = appends.iter().zip(&replies).filter_map(|(append, reply)| reply.last(append));
             let last = last.max();
@@ -217,63 +220,63 @@ impl Turn {
             if let (true, Some(last)) = (pipelined, last) {
                 self.flush(last, replies);
             } else {
-                self.writer.tell(start, replies);
+                self.writer.send_replies(start, replies);
             }
         }
         self.task = false;
     }
 
-    /// Lets those come first whom the last batch has woken, so that they are in the next one and not in the one after:
-    /// else they and those who wait now would take turns, in batches of half the size. It does not wait for long: they may
-    /// have nothing more to append.
-    async fn gather(&self) {
+    /// Waits for the callers that the last batch has answered, so that their next appends join this batch. Otherwise
+    /// they and the callers that wait now would alternate in batches of half the size. The wait is short, since they
+    /// may have nothing more to append.
+    async fn await_callers(&self) {
         let start = Instant::now();
         loop {
             yield_now().await;
-            let state = self.writer.state();
-            let all = state.waiting.len() >= state.expected.min(BATCH_APPENDS);
-            if all || start.elapsed() > (state.took / LINGER).min(LINGER_MOST) {
+            let queue = self.writer.lock_queue();
+            let all = queue.waiting.len() >= queue.expected_callers.min(BATCH_APPENDS);
+            if all || start.elapsed() > (queue.last_duration / WAIT_SHARE).min(LONGEST_WAIT) {
                 return;
             }
         }
     }
 
-    /// Tells the callers when it is on disk, up to the last event; the next call is made meanwhile.
-    fn flush(&self, last: (Position, Uuid), replies: impl Iterator<Item = Answer>) {
-        let mut state = self.writer.state();
-        state.unflushed.extend(replies);
-        state.last = state.last.max(Some(last));
-        if state.flushing < FLUSHES {
-            state.flushing += 1;
-            drop(state);
-            self.runtime.spawn(Flush { writer: self.writer.clone(), over: false }.run());
+    /// Sends the replies once the log is on disk up to the last event. The next call need not wait for that.
+    fn flush(&self, last: (Position, Uuid), replies: impl Iterator<Item = CallerReply>) {
+        let mut queue = self.writer.lock_queue();
+        queue.unflushed.extend(replies);
+        queue.last = queue.last.max(Some(last));
+        if queue.flushing < FLUSHES {
+            queue.flushing += 1;
+            drop(queue);
+            self.runtime.spawn(FlushTask { writer: self.writer.clone(), is_over: false }.run());
         }
     }
 
-    /// One call for all of these, and a reply for each; and the server that has made it. Pipelined, it does not wait for the
-    /// disk.
+    /// Records these appends by one call. Returns the server, and a reply for each append. With `pipelined`, the call
+    /// does not wait for the disk.
     async fn call(&self, appends: &[Arc<Checked>], pipelined: bool) -> (u64, Vec<Reply>) {
-        let mut connection = match Dedicated::free(&self.writer.connections).await {
+        let mut connection = match Dedicated::acquire(&self.writer.connections).await {
             Ok(connection) => connection,
             Err(error) => {
-                let down = error::refused(&error).then(|| error.to_string());
+                let down = error::is_unreachable(&error).then(|| error.to_string());
                 let reply = || down.as_ref().map_or(Reply::NotRecorded, |why| unavailable(why));
                 return (0, appends.iter().map(|_| reply()).collect());
             }
         };
         let server = connection.server();
-        let wary = {
-            let mut state = self.writer.state();
-            let wary = state.wary > 0 && appends.len() > 1;
-            state.wary -= u32::from(wary);
-            wary
+        let checks_ids = {
+            let mut queue = self.writer.lock_queue();
+            let checks_ids = queue.checks_ids > 0 && appends.len() > 1;
+            queue.checks_ids -= u32::from(checks_ids);
+            checks_ids
         };
-        // Dropped in the middle, the connection is closed: the next call gets one that is not waiting for an answer.
-        let replies = match wary {
-            true => self.call_others(&mut connection, appends, pipelined).await,
+        // If this future is dropped, the connection is closed, so that the next call gets an idle one.
+        let replies = match checks_ids {
+            true => self.call_unrecorded(&mut connection, appends, pipelined).await,
             false => match self.call_once(&mut connection, appends, pipelined).await {
-                Err(error) if appends.len() > 1 && error::is(&error, &["23505"]) => {
-                    self.call_others(&mut connection, appends, pipelined).await
+                Err(error) if appends.len() > 1 && error::has_code(&error, &["23505"]) => {
+                    self.call_unrecorded(&mut connection, appends, pipelined).await
                 }
                 called => called,
             },
@@ -284,19 +287,19 @@ impl Turn {
                 (server, replies)
             }
             Err(error) => {
-                let reply = if error::lost(&error) {
+                let reply = if error::is_lost(&error) {
                     || Reply::Lost
-                } else if error::is(&error, &["55P03"]) {
-                    // Another session has kept the lock for too long: each would only wait for it again.
-                    || Reply::Refused(StoreError::Busy("another append keeps the lock of the log".into()))
+                } else if error::has_code(&error, &["55P03"]) {
+                    // Another session has held the append lock for too long. A repeated append would only wait again.
+                    || Reply::Refused(StoreError::Busy("another session holds the append lock for too long".into()))
                 } else {
                     || Reply::NotRecorded
                 };
-                if error::odd(&error) {
-                    // The next session may be one as it should be.
+                if error::is_unsuitable_session(&error) {
+                    // The next session may have suitable defaults.
                     connection.close();
-                } else if error::broken(&error) {
-                    self.writer.db.head.broke();
+                } else if error::is_broken(&error) {
+                    self.writer.db.head.note_broken();
                 } else {
                     connection.keep();
                 }
@@ -305,19 +308,19 @@ impl Turn {
         }
     }
 
-    /// The same, for those of which no event is recorded yet: what repeats a recorded append does not break the call of its
-    /// neighbours.
-    async fn call_others(
+    /// Like [`call_once`](Self::call_once) for the appends of which no event is recorded yet, so that a repeated append
+    /// does not fail the call for its neighbours.
+    async fn call_unrecorded(
         &self,
         connection: &mut Dedicated,
         appends: &[Arc<Checked>],
         pipelined: bool,
     ) -> Result<Vec<Reply>, sqlx::Error> {
         let ids = appends.iter().flat_map(|append| append.append.events().map(|(_, event)| event.id));
-        let taken = fast_path::taken(connection, &self.writer.db, ids.collect()).await?;
+        let taken = fast_path::recorded_ids(connection, &self.writer.db, ids.collect()).await?;
         let is_taken = |append: &Checked| append.append.events().any(|(_, event)| taken.contains(&event.id));
         if !taken.is_empty() {
-            self.writer.state().wary = WARY;
+            self.writer.lock_queue().checks_ids = ID_CHECKS;
         }
         let others: Vec<_> = appends.iter().filter(|append| !is_taken(append)).cloned().collect();
         let mut replies = match &others[..] {
@@ -326,12 +329,13 @@ impl Turn {
         }
         .into_iter();
         let reply = |append: &Arc<Checked>| match is_taken(append) {
-            true => Reply::Taken,
+            true => Reply::RepeatsIds,
             false => replies.next().unwrap_or(Reply::NotRecorded),
         };
         Ok(appends.iter().map(reply).collect())
     }
 
+    /// Makes one call, by the function that is fastest for these appends.
     async fn call_once(
         &self,
         connection: &mut Dedicated,
@@ -344,10 +348,10 @@ impl Turn {
             }
             [append] if !pipelined || !append.batchable => {
                 match append.record(connection, &self.writer.db, &mut vec![], false, false).await {
-                    // Whether what was recorded before is on disk, the careful way sees to.
+                    // A replayed append may not be on disk yet; the caller's own attempt waits for that.
                     Ok(written) => vec![Some(written).filter(|written| !written.replayed)],
-                    Err(Failed::Refused(error)) => return Ok(vec![Reply::Refused(error)]),
-                    Err(Failed::Broken(error)) => return Err(error),
+                    Err(AppendError::Refused(error)) => return Ok(vec![Reply::Refused(error)]),
+                    Err(AppendError::Broken(error)) => return Err(error),
                 }
             }
             appends => {
@@ -363,49 +367,49 @@ fn unavailable(why: &str) -> Reply {
     Reply::Refused(StoreError::Unavailable(why.into()))
 }
 
-impl Drop for Turn {
+impl Drop for CallPermit {
     fn drop(&mut self) {
-        let mut state = self.writer.state();
-        state.busy -= 1;
+        let mut queue = self.writer.lock_queue();
+        queue.open_calls -= 1;
         if self.task {
-            // Their places are gone, and they notice.
-            let lost = take(&mut state.waiting);
-            drop(state);
+            // Their channels close, so their callers get `Reply::Lost`.
+            let lost = take(&mut queue.waiting);
+            drop(queue);
             drop(lost);
             return;
         }
-        // The caller that called at once may come again.
-        state.expected = state.waiting.len() + 1;
-        if !state.waiting.is_empty() && state.busy == 0 {
-            state.busy += 1;
-            drop(state);
-            Self { writer: self.writer.clone(), runtime: self.runtime.clone(), task: false }.follow();
+        // The caller that called at once may append again.
+        queue.expected_callers = queue.waiting.len() + 1;
+        if !queue.waiting.is_empty() && queue.open_calls == 0 {
+            queue.open_calls += 1;
+            drop(queue);
+            Self { writer: self.writer.clone(), runtime: self.runtime.clone(), task: false }.spawn();
         }
     }
 }
 
-/// The right to wait for the disk.
-struct Flush {
+/// A task that waits for the disk.
+struct FlushTask {
     writer: Arc<Writer>,
-    over: bool,
+    is_over: bool,
 }
 
-impl Flush {
-    /// Those who wait now, and the last event of theirs; none, and it is over.
-    fn waiting(&mut self) -> Option<(Uuid, Vec<Answer>)> {
-        let mut state = self.writer.state();
-        self.over = state.unflushed.is_empty();
-        state.flushing -= usize::from(self.over);
-        let last = state.last.take().filter(|_| !self.over)?.1;
-        Some((last, take(&mut state.unflushed)))
+impl FlushTask {
+    /// Takes the replies that wait, and the id of the last event among them. Without any, the task ends.
+    fn waiting(&mut self) -> Option<(Uuid, Vec<CallerReply>)> {
+        let mut queue = self.writer.lock_queue();
+        self.is_over = queue.unflushed.is_empty();
+        queue.flushing -= usize::from(self.is_over);
+        let last = queue.last.take().filter(|_| !self.is_over)?.1;
+        Some((last, take(&mut queue.unflushed)))
     }
 
-    /// Flush after flush, until no append waits for one. One is enough for all that was recorded before it began. The server may
-    /// have crashed since, and have lost what was not on disk: then a flush says nothing of it.
+    /// Flushes until no reply waits for it. One flush covers everything recorded before it began. The flush also checks
+    /// that the last event is recorded, since the server may have crashed meanwhile and lost it.
     async fn run(mut self) {
         while let Some((last, waiting)) = self.waiting() {
             let start = Instant::now();
-            let flushed = match Dedicated::free(&self.writer.connections).await {
+            let flushed = match Dedicated::acquire(&self.writer.connections).await {
                 Ok(mut connection) => {
                     let server = connection.server();
                     let flushed = fast_path::flush(&mut connection, &self.writer.db, last).await;
@@ -417,25 +421,25 @@ impl Flush {
                 Err(_) => None,
             };
             if let Some(server) = flushed {
-                self.writer.recorded(server, waiting.iter().map(|(_, reply)| reply));
-                self.writer.tell(start, waiting);
+                self.writer.note_recorded(server, waiting.iter().map(|(_, reply)| reply));
+                self.writer.send_replies(start, waiting);
             } else {
-                self.writer.tell(start, waiting.into_iter().map(|(caller, _)| (caller, Reply::Lost)));
+                self.writer.send_replies(start, waiting.into_iter().map(|(caller, _)| (caller, Reply::Lost)));
             }
         }
     }
 }
 
-impl Drop for Flush {
+impl Drop for FlushTask {
     fn drop(&mut self) {
-        if self.over {
+        if self.is_over {
             return;
         }
-        // The runtime has ended: those who wait notice that their places are gone.
-        let mut state = self.writer.state();
-        state.flushing -= 1;
-        let lost = take(&mut state.unflushed);
-        drop(state);
+        // The runtime has ended: the channels close, so the callers get `Reply::Lost`.
+        let mut queue = self.writer.lock_queue();
+        queue.flushing -= 1;
+        let lost = take(&mut queue.unflushed);
+        drop(queue);
         drop(lost);
     }
 }

@@ -1,2 +1,2 @@
--- A column that a row may be without.
+-- Adds an optional column of a read model.
 ALTER TABLE {table} ADD COLUMN {column}

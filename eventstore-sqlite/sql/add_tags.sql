@@ -1,2 +1,2 @@
--- The tags of one event, each once.
+-- Indexes the tags of one event, each once.
 INSERT INTO eventstore_tags (tag, position) SELECT DISTINCT value, ?1 FROM json_each(?2)

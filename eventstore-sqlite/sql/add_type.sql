@@ -1,2 +1,2 @@
--- A type of event seen for the first time.
+-- Adds a new event type.
 INSERT INTO eventstore_types (category, name) VALUES (?1, ?2) RETURNING type_key

@@ -1,2 +1,2 @@
--- The migrations that have been applied; the first release did not say from which release on each works.
+-- The applied migrations. A log of release 0.1 lacks the column works_from, hence the asterisk.
 SELECT * FROM eventstore_migrations ORDER BY version

@@ -1,2 +1,2 @@
--- Writes the write-ahead log into the file and empties it, as far as no other connection needs it.
+-- Writes the write-ahead log into the file and empties it, unless another connection still needs it.
 PRAGMA wal_checkpoint(TRUNCATE)

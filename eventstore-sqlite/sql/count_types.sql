@@ -1,2 +1,2 @@
--- How many types of events there are.
+-- The number of event types.
 SELECT count(*) FROM eventstore_types

@@ -1,2 +1,2 @@
--- A column that rows are looked for by.
+-- Creates the index of a column that rows are looked up by.
 CREATE INDEX {index} ON {table} ({column})

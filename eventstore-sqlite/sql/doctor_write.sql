@@ -1,2 +1,2 @@
--- Changes nothing, and needs a file that may be written.
+-- Changes nothing, and fails if the file is read-only.
 UPDATE eventstore_checkpoints SET updated_at = updated_at WHERE FALSE

@@ -1,2 +1,2 @@
--- Takes a trigger of the guard off, in a transaction that puts it back.
+-- Drops a trigger of the guard, in a transaction that creates it again.
 DROP TRIGGER {trigger}

@@ -1,4 +1,5 @@
--- A table or view with a name of ours, before any of ours was made; or our list of migrations, if it is not like ours.
+-- A table or view whose name begins like those of this library, in a file without this library's table of migrations;
+-- or that table itself, if it has other columns.
 SELECT name FROM sqlite_schema
  WHERE type IN ('table', 'view') AND name GLOB 'eventstore_*'
    AND NOT coalesce((SELECT group_concat(name) FROM pragma_table_info('eventstore_migrations'))

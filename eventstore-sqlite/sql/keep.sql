@@ -1,4 +1,4 @@
--- Keeps a snapshot, unless one is there that is of the same shape and as new, and whose checksum is not ?10.
+-- Keeps a snapshot. A stored one of the same shape that is as new stays, unless its checksum is ?10.
 INSERT INTO eventstore_snapshots (boundary, kind, shape, version, position, recorded_at, event_id, checksum, state)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
     ON CONFLICT (boundary, kind) DO UPDATE

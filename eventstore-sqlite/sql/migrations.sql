@@ -1,4 +1,4 @@
--- The migrations, kept by this library.
+-- Creates the table of migrations.
 CREATE TABLE IF NOT EXISTS eventstore_migrations (
     version    INTEGER NOT NULL PRIMARY KEY,
     checksum   TEXT NOT NULL,

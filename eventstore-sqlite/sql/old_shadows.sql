@@ -1,2 +1,2 @@
--- The tables that release 0.1 built beside others.
+-- The shadow tables with names of release 0.1.
 SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB '*@*~beside' ORDER BY name

@@ -1,4 +1,4 @@
--- The last position recorded at or before an instant, and the last one there is: a binary search, for positions have no
+-- The last position recorded at or before an instant, and the head. A binary search works, because positions have no
 -- gaps and time never goes back along them.
 WITH RECURSIVE search (low, high) AS (
     SELECT 0, coalesce(max(position), 0) FROM eventstore_events

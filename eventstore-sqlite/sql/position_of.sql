@@ -1,2 +1,2 @@
--- Where an event is.
+-- The position of an event.
 SELECT position FROM eventstore_events WHERE event_id = ?1

@@ -1,3 +1,3 @@
--- Shows a table under a name. SQLite's views follow a table that is renamed, so it is made anew.
+-- Creates the view of this name on a table. A view of SQLite follows a renamed table, so it is dropped first.
 DROP VIEW IF EXISTS {view};
 CREATE VIEW {view} AS SELECT * FROM {table};

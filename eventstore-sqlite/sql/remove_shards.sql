@@ -1,2 +1,2 @@
--- Others come in their place.
+-- Removes the shards that the new ones replace.
 DELETE FROM eventstore_checkpoints WHERE projection = ?1

@@ -1,2 +1,2 @@
--- Removes a table.
+-- Drops a table.
 DROP TABLE IF EXISTS {table};

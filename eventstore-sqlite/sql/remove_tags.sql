@@ -1,2 +1,2 @@
--- The tags of one event are removed from their index.
+-- Removes the tags of one event from the index.
 DELETE FROM eventstore_tags WHERE position = ?1

@@ -1,4 +1,4 @@
--- The dead letters of shadows, under their new names. Those of a projection of the user begin with another name.
+-- Gives the dead letters of shadows their new names. Those of a projection of the user begin with another name.
 UPDATE eventstore_dead_letters
    SET key = replace(projection, '~beside', '~shadow') || substr(key, length(projection) + 1),
        projection = replace(projection, '~beside', '~shadow')

@@ -1,4 +1,4 @@
--- Two tables change names.
+-- Two tables exchange their names.
 ALTER TABLE {table} RENAME TO {aside};
 ALTER TABLE {shadow} RENAME TO {table};
 ALTER TABLE {aside} RENAME TO {shadow};

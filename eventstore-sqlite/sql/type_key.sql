@@ -1,2 +1,2 @@
--- The key of one type of event.
+-- The key of one event type.
 SELECT type_key FROM eventstore_types WHERE category = ?1 AND name = ?2

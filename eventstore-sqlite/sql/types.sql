@@ -1,2 +1,2 @@
--- Every type of event there is.
+-- All event types.
 SELECT type_key, category, name FROM eventstore_types

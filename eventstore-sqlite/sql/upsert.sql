@@ -1,3 +1,3 @@
--- Writes a row, whether it is there or not.
+-- Writes a row, new or existing.
 INSERT INTO {table} (key, {columns}) VALUES (?1, {values})
     ON CONFLICT (key) DO UPDATE SET {updates}

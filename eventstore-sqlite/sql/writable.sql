@@ -1,2 +1,2 @@
--- Changes nothing, and is refused where nothing can be changed.
+-- Changes nothing, and fails if the file is read-only.
 UPDATE eventstore_identity SET epoch = epoch WHERE false

@@ -11,51 +11,54 @@ use uuid::Uuid;
 
 use crate::{error, read};
 
-/// An append that is within the limits, with its metadata written: nothing about it can be refused any more but by
-/// what is in the log.
+/// An append that is within the limits, with its metadata encoded. From here on only the content of the log can refuse
+/// it.
 pub(crate) struct Checked {
     append: Append,
     metadata: Vec<Vec<u8>>,
 }
 
 impl Checked {
+    /// Checks an append against the limits, and encodes its metadata.
     pub(crate) fn new(append: Append) -> Result<Self, StoreError> {
         let metadata = append.check()?;
         Ok(Self { append, metadata })
     }
 
+    /// Records the append at the time `now`, or at that of the last event if the clock is behind it.
     pub(crate) async fn record(self, connection: &mut SqliteConnection, now: Timestamp) -> Result<Written, StoreError> {
         let Self { append, metadata } = self;
-        if let Some(replay) = replay(connection, &append).await? {
+        if let Some(replay) = first_result(connection, &append).await? {
             return Ok(replay);
         }
-        let (head, recorded_at) = head(connection).await?;
+        let (head, recorded_at) = last_event(connection).await?;
         let recorded_at = recorded_at.map_or(now, |last| last.max(now));
-        let mut streams = expected(connection, &append, head).await?;
-        let places: HashMap<_, _> = append.streams().into_iter().map(|(stream, ..)| stream).zip(0..).collect();
+        let mut streams = check_expected(connection, &append, head).await?;
+        let index_of: HashMap<_, _> = append.streams().into_iter().map(|(stream, ..)| stream).zip(0..).collect();
         let types = type_keys(connection, &append).await?;
         let mut position = head;
-        for (write, metadata) in append.writes.iter().zip(split(&append, metadata)) {
-            let (_, version) = &mut streams[places[&write.stream]];
+        for (write, metadata) in append.writes.iter().zip(metadata_by_stream(&append, metadata)) {
+            let (_, version) = &mut streams[index_of[&write.stream]];
             for (event, metadata) in write.events.iter().zip(metadata) {
                 (version.0, position.0) = (version.0 + 1, position.0 + 1);
                 let type_key = types[&(write.stream.category(), &*event.data.name)];
-                let place = Place { stream: &write.stream, version: *version, position, type_key, recorded_at };
-                insert(connection, event, place, metadata).await?;
+                let at = EventPosition { stream: &write.stream, version: *version, position, type_key, recorded_at };
+                insert(connection, event, at, metadata).await?;
             }
         }
         Ok(Written { streams, first: Position(head.0 + 1), last: position, recorded_at, replayed: false })
     }
 }
 
-/// The metadata of all events, stream by stream.
-fn split(append: &Append, metadata: Vec<Vec<u8>>) -> impl Iterator<Item = Vec<Vec<u8>>> {
+/// Returns the metadata of all events, stream by stream.
+fn metadata_by_stream(append: &Append, metadata: Vec<Vec<u8>>) -> impl Iterator<Item = Vec<Vec<u8>>> {
     let mut metadata = metadata.into_iter();
     append.writes.iter().map(move |write| metadata.by_ref().take(write.events.len()).collect())
 }
 
-/// The first result, if just this was recorded before.
-async fn replay(connection: &mut SqliteConnection, append: &Append) -> Result<Option<Written>, StoreError> {
+/// Returns the first result if all events were recorded before. If only some were, or otherwise, the error is
+/// [`StoreError::Duplicate`].
+async fn first_result(connection: &mut SqliteConnection, append: &Append) -> Result<Option<Written>, StoreError> {
     let ids = read::ids_json(append.events().map(|(_, event)| event.id));
     let taken = sqlx::query(include_str!("../sql/recorded.sql")).bind(ids).fetch_optional(&mut *connection).await;
     let Some(taken) = taken.map_err(error::store)? else { return Ok(None) };
@@ -70,7 +73,8 @@ async fn replay(connection: &mut SqliteConnection, append: &Append) -> Result<Op
     append.replay(&recorded).map(Some).ok_or_else(|| append.duplicate(taken))
 }
 
-async fn head(connection: &mut SqliteConnection) -> Result<(Position, Option<Timestamp>), StoreError> {
+/// Returns the last position of the log and when it was recorded.
+async fn last_event(connection: &mut SqliteConnection) -> Result<(Position, Option<Timestamp>), StoreError> {
     let head: Option<(i64, i64)> =
         sqlx::query_as(include_str!("../sql/head.sql")).fetch_optional(connection).await.map_err(error::store)?;
     Ok(match head {
@@ -79,8 +83,8 @@ async fn head(connection: &mut SqliteConnection) -> Result<(Position, Option<Tim
     })
 }
 
-/// The versions of the streams written to, if everything is as expected.
-async fn expected(
+/// Checks all preconditions of an append. Returns the present versions of the streams that it writes to.
+async fn check_expected(
     connection: &mut SqliteConnection,
     append: &Append,
     head: Position,
@@ -115,6 +119,7 @@ async fn expected(
     Ok(streams)
 }
 
+/// Returns the version of a stream; 0 if it has no event.
 async fn version(connection: &mut SqliteConnection, stream: &StreamId) -> Result<Version, StoreError> {
     let version: i64 = sqlx::query_scalar(include_str!("../sql/version.sql"))
         .bind(stream.as_str())
@@ -124,8 +129,8 @@ async fn version(connection: &mut SqliteConnection, stream: &StreamId) -> Result
     Ok(Version(version.unsigned_abs()))
 }
 
-/// The keys of the event types of an append, by category and name. Those that are new are added: all, or none if the log
-/// would have too many.
+/// Returns the keys of the event types of an append, by category and name. Adds the new types: all, or none if the log
+/// would have more than [`limits::TYPES`].
 async fn type_keys<'a>(
     connection: &mut SqliteConnection,
     append: &'a Append,
@@ -157,7 +162,8 @@ async fn type_keys<'a>(
     Ok(keys)
 }
 
-struct Place<'a> {
+/// Where an event is recorded, and when.
+struct EventPosition<'a> {
     stream: &'a StreamId,
     version: Version,
     position: Position,
@@ -168,10 +174,10 @@ struct Place<'a> {
 async fn insert(
     connection: &mut SqliteConnection,
     event: &NewEvent,
-    place: Place<'_>,
+    at: EventPosition<'_>,
     metadata: Vec<u8>,
 ) -> Result<(), StoreError> {
-    let Place { stream, version, position, type_key, recorded_at } = place;
+    let EventPosition { stream, version, position, type_key, recorded_at } = at;
     let (version, position) = (version.0.cast_signed(), position.0.cast_signed());
     let tags: Vec<_> = event.data.tags.iter().map(ToString::to_string).collect();
     let tags = serde_json::json!(tags).to_string();

@@ -1,4 +1,4 @@
-//! Looks at the file and where it is: is this a safe place for events?
+//! Examines the file and where it is, and reports what is unsafe or slow about them.
 
 use std::{
     collections::BTreeMap,
@@ -9,18 +9,20 @@ use std::{
 use eventstore_core::{StoreError, doctor::Report, testing::Clock};
 use sqlx::SqliteConnection;
 
-use crate::{error, file::File, migrate::STEPS, read};
+use crate::{error, file::File, migrate::SOURCES, read};
 
-/// Clocks that differ by less are as good as the same.
+/// Clocks that differ by no more count as equal.
 const CLOCK: Duration = Duration::from_secs(1);
 
-/// File systems of other machines, whose locks cannot be relied on.
-const ELSEWHERE: &[&str] = &["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.s3fs", "ceph"];
+/// Network file systems, whose locks are not reliable.
+const NETWORK_FILE_SYSTEMS: &[&str] =
+    &["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "fuse.sshfs", "fuse.s3fs", "ceph"];
 
-/// A write-ahead log above this size is not emptied as it should be: SQLite does so at about 4 MB.
+/// The largest size of a write-ahead log that is no warning, in bytes. SQLite empties it at about 4 MB, unless a reader
+/// prevents it.
 const WAL_BYTES: u64 = 64 << 20;
 
-/// What only the connection that writes knows of itself.
+/// Reports the settings of the connection that writes.
 pub(crate) async fn writer(connection: &mut SqliteConnection, report: &mut Report) -> Result<(), StoreError> {
     let write = sqlx::query(include_str!("../sql/doctor_write.sql")).execute(&mut *connection).await;
     match write.map_err(error::store) {
@@ -32,16 +34,16 @@ pub(crate) async fn writer(connection: &mut SqliteConnection, report: &mut Repor
         ),
         Err(error) => return Err(error),
     }
-    let synchronous: i64 = pragma(connection, "PRAGMA synchronous").await?;
+    let synchronous: i64 = setting(connection, include_str!("../sql/synchronous.sql")).await?;
     match synchronous {
         2.. => report.ok("synchronous", "FULL: an acknowledged append is on the disk"),
         other => report.danger(
             "synchronous",
             format!("{other}: a crash of the machine may lose acknowledged appends"),
-            "This library sets it to FULL; tell us how it became something else.",
+            "This library sets it to FULL; report how it became something else as a bug.",
         ),
     }
-    let journal: String = pragma(connection, "PRAGMA journal_mode").await?;
+    let journal: String = setting(connection, include_str!("../sql/journal_mode.sql")).await?;
     match &*journal {
         "wal" => report.ok("journal_mode", "wal"),
         other => report.warning(
@@ -53,7 +55,7 @@ pub(crate) async fn writer(connection: &mut SqliteConnection, report: &mut Repor
     Ok(())
 }
 
-/// How much of what was recorded is not in the file itself.
+/// Reports how much of the log is in the write-ahead log instead of the file.
 pub(crate) fn wal(file: &File, report: &mut Report) {
     let bytes = file.wal_bytes();
     let found = format!("{} kB beside the file in its `-wal`: a copy of the one file lacks them", bytes.div_ceil(1024));
@@ -68,16 +70,16 @@ pub(crate) fn wal(file: &File, report: &mut Report) {
     }
 }
 
-/// What is in the file; reads all of it.
+/// Reports the content of the file, and the file system. Reads the whole file.
 pub(crate) async fn file(
     reader: &mut SqliteConnection,
     path: &Path,
     clock: &Clock,
     report: &mut Report,
 ) -> Result<(), StoreError> {
-    let version: String = pragma(reader, "SELECT sqlite_version()").await?;
+    let version: String = setting(reader, include_str!("../sql/sqlite_version.sql")).await?;
     report.ok("sqlite", format!("SQLite {version}"));
-    let checked = sqlx::query_scalar("PRAGMA quick_check(5)").fetch_all(&mut *reader).await;
+    let checked = sqlx::query_scalar(include_str!("../sql/quick_check.sql")).fetch_all(&mut *reader).await;
     let problems: Vec<String> = match checked.map_err(error::store) {
         Err(StoreError::Damaged(error)) => vec![error.to_string()],
         checked => checked?,
@@ -88,7 +90,7 @@ pub(crate) async fn file(
     }
     report.ok("integrity", "quick_check finds nothing");
     let stored = sqlx::query_as(include_str!("../sql/triggers.sql")).fetch_all(&mut *reader).await;
-    guard(report, stored.map_err(error::store)?);
+    check_guard(report, stored.map_err(error::store)?);
     let log = sqlx::query_as(include_str!("../sql/doctor.sql")).fetch_one(&mut *reader).await;
     let (events, head): (i64, i64) = log.map_err(error::store)?;
     match events == head {
@@ -99,13 +101,13 @@ pub(crate) async fn file(
             "Events were deleted: compare with a backup, restore.",
         ),
     }
-    // Asked after the head: what is appended meanwhile is stamped ahead of nothing.
+    // Read after the head, so that no event appended meanwhile counts as stamped ahead of the clock.
     let over = read::prefix_at(reader, clock.now() + CLOCK).await?.position;
     report.stamps(over, read::position(head)?);
     match file_system(path) {
-        Some(kind) if ELSEWHERE.contains(&&*kind) => report.danger(
+        Some(kind) if NETWORK_FILE_SYSTEMS.contains(&&*kind) => report.danger(
             "file_system",
-            format!("{kind}: another machine's, where locks and shared memory cannot be relied on"),
+            format!("{kind}: a network file system, where locks and shared memory are not reliable"),
             "Move the file to a disk of this machine.",
         ),
         Some(kind) => report.ok("file_system", kind),
@@ -115,13 +117,13 @@ pub(crate) async fn file(
 }
 
 /// Compares the triggers of the log with those the migrations made.
-fn guard(report: &mut Report, stored: Vec<(String, String)>) {
+fn check_guard(report: &mut Report, stored: Vec<(String, String)>) {
     let expected = triggers();
     let mut stored: BTreeMap<_, _> = stored.into_iter().collect();
     let mut wrong: Vec<_> = expected
         .iter()
         .filter_map(|(name, sql)| match stored.remove(*name) {
-            Some(there) if there == *sql => None,
+            Some(found_sql) if found_sql == *sql => None,
             Some(_) => Some(format!("trigger {name} was replaced")),
             None => Some(format!("trigger {name} is gone")),
         })
@@ -137,16 +139,16 @@ fn guard(report: &mut Report, stored: Vec<(String, String)>) {
     }
 }
 
-/// The triggers that the migrations leave, by name, each as SQLite keeps it.
+/// Returns the triggers that the migrations leave, by name, each as `sqlite_schema` has it.
 fn triggers() -> BTreeMap<&'static str, &'static str> {
     let mut triggers = BTreeMap::new();
-    for step in STEPS {
+    for step in SOURCES {
         let mut rest = step.sql;
         while let Some((_, after)) = rest.split_once("TRIGGER ") {
-            let made = rest[..rest.len() - after.len()].ends_with("CREATE TRIGGER ");
+            let is_created = rest[..rest.len() - after.len()].ends_with("CREATE TRIGGER ");
             let name = after.split([' ', ';']).next().unwrap_or_default();
             let start = rest.len() - after.len() - "CREATE TRIGGER ".len();
-            let length = if made { rest[start..].find("END;").map(|end| end + "END".len()) } else { None };
+            let length = if is_created { rest[start..].find("END;").map(|end| end + "END".len()) } else { None };
             match length {
                 Some(length) => triggers.insert(name, &rest[start..][..length]),
                 None => triggers.remove(name),
@@ -157,24 +159,26 @@ fn triggers() -> BTreeMap<&'static str, &'static str> {
     triggers
 }
 
-async fn pragma<T>(connection: &mut SqliteConnection, sql: &'static str) -> Result<T, StoreError>
+/// Reads one value.
+async fn setting<T>(connection: &mut SqliteConnection, sql: &'static str) -> Result<T, StoreError>
 where
     T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
 {
     sqlx::query_scalar(sql).fetch_one(connection).await.map_err(error::store)
 }
 
-/// The kind of file system a file is on, where the system says so (Linux).
+/// Returns the kind of file system that a file is on; `None` on systems other than Linux.
 fn file_system(path: &Path) -> Option<String> {
     let path: PathBuf = path.canonicalize().ok()?;
     kind_of(&path, &std::fs::read_to_string("/proc/self/mounts").ok()?)
 }
 
-/// By the list of mounts: `device folder kind …`, the last one that holds the path with the longest folder.
+/// Looks up the kind of file system in a list of mounts, `device folder kind …`: the longest folder that contains the
+/// path decides, and of equal ones the last.
 fn kind_of(path: &Path, mounts: &str) -> Option<String> {
     let mounts = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ').skip(1);
-        // Spaces are written as \040.
+        // The list writes a space as \040.
         Some((words.next()?.replace("\\040", " "), words.next()?))
     });
     let over = mounts.filter(|(folder, _)| path.starts_with(folder));

@@ -1,4 +1,4 @@
-//! What SQLite says, by what the caller can do about it.
+//! Maps errors of SQLite to what the caller can do about them, by result code.
 
 use std::{error::Error, fmt, path::Path};
 
@@ -27,37 +27,40 @@ const NOTADB: i32 = 26;
 /// The commit hook refused.
 const CONSTRAINT_COMMITHOOK: i32 = CONSTRAINT | 2 << 8;
 
-/// The extended result code.
+/// Returns the extended result code.
 fn extended(error: &sqlx::Error) -> Option<i32> {
     error.as_database_error()?.code()?.parse().ok()
 }
 
-/// The primary result code.
+/// Returns the primary result code.
 fn code(error: &sqlx::Error) -> Option<i32> {
     extended(error).map(|code| code & 0xff)
 }
 
-pub(crate) fn busy(error: &sqlx::Error) -> bool {
+/// Whether another connection holds a lock.
+pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
     matches!(code(error), Some(BUSY | LOCKED))
 }
 
+/// Maps an error of a statement to the error of the store.
 pub(crate) fn store(error: sqlx::Error) -> StoreError {
     match (code(&error), &error) {
         (Some(BUSY | LOCKED | PROTOCOL), _) => StoreError::Busy(error.into()),
         (Some(CORRUPT | NOTADB), _) => StoreError::Damaged(error.into()),
-        // The disk is full or fails, or memory is short: SQLite has rolled back what the statement did, or all of the
-        // transaction, and the same succeeds once there is room.
+        // The disk is full or fails, or memory is short. SQLite has rolled back the statement or the whole transaction,
+        // and the same succeeds once there is room.
         (Some(CANTOPEN | FULL | IOERR | NOMEM), _) => StoreError::Unavailable(error.into()),
         (Some(READONLY | PERM), _) => StoreError::Denied(error.into()),
         (_, sqlx::Error::PoolClosed) => closed(),
         (_, sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed) => StoreError::Unavailable(error.into()),
-        // Only what is in the file can be of a wrong type: every statement is prepared by a test.
+        // A value of a wrong type can only come from a damaged file, since a test prepares every statement.
         (_, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => StoreError::Damaged(error.into()),
         _ => StoreError::Database(error.into()),
     }
 }
 
-/// Who has caused an error that user code gives, if the driver's is somewhere below it. `docs/errors.md` has the table.
+/// Returns who caused an error that user code returned, if an error of the driver is among its sources.
+/// `docs/errors.md` has the table.
 pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -79,24 +82,24 @@ pub(crate) fn blame(error: &(dyn Error + 'static)) -> Option<Blame> {
     None
 }
 
-/// An error of a COMMIT.
+/// Maps an error of a COMMIT.
 pub(crate) fn commit(error: sqlx::Error) -> StoreError {
     match (extended(&error), code(&error)) {
         (Some(CONSTRAINT_COMMITHOOK), _) => StoreError::Ended,
-        // All of it may be in the write-ahead log: a flush that failed says nothing of what is on the disk. After a crash
-        // the next program that opens the file would find it committed.
+        // The whole transaction may be in the write-ahead log, since a failed flush does not say what is on disk. After
+        // a crash, the next program that opens the file may find it committed.
         (_, Some(IOERR)) => StoreError::Unknown(error.into()),
         _ if matches!(error, sqlx::Error::WorkerCrashed) => StoreError::Unknown(error.into()),
         _ => store(error),
     }
 }
 
-/// The store was closed.
+/// The error of every operation after the store was closed.
 pub(crate) fn closed() -> StoreError {
     StoreError::Denied("it was closed".into())
 }
 
-/// An error while a file is opened: names it, and says what is missing where SQLite does not.
+/// Adds the file to an error of opening it, and the reason where SQLite does not say it.
 pub(crate) fn opening(file: &Path, error: StoreError) -> StoreError {
     let named = |why: &dyn fmt::Display| BoxError::from(format!("`{}`: {why}", file.display()));
     match error {
@@ -112,7 +115,7 @@ pub(crate) fn opening(file: &Path, error: StoreError) -> StoreError {
     }
 }
 
-/// An error while a row of a read model is written: a value that does not fit its column is the row's fault.
+/// Maps an error of writing a row of a read model. A value that does not fit its column is [`StoreError::Row`].
 pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
     match code(&error) {
         Some(CONSTRAINT | MISMATCH) => StoreError::Row { table: table.into(), reason: error.into() },
@@ -120,6 +123,7 @@ pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
     }
 }
 
+/// The error for stored data that cannot be read.
 pub(crate) fn damaged(source: impl Into<BoxError>) -> StoreError {
     StoreError::Damaged(source.into())
 }

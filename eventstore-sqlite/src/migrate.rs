@@ -1,4 +1,4 @@
-//! Brings the tables of the log to this version: one step after the other, under the write lock.
+//! Migrates the tables of the log to this release, in one transaction under the write lock.
 
 use eventstore_core::{__private::is_at_least, StoreError, Timestamp};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
@@ -6,44 +6,50 @@ use uuid::Uuid;
 
 use crate::{error, names};
 
-/// One step.
-pub(crate) struct Step {
+/// A migration as it is in `migrations/`.
+pub(crate) struct MigrationSource {
     name: &'static str,
     pub(crate) sql: &'static str,
-    /// The oldest release that works with a file that has it.
+    /// The oldest release that works with a file that has this migration.
     works_from: &'static str,
 }
 
 macro_rules! step {
     ($name:literal, $works_from:literal) => {
-        Step { name: $name, sql: include_str!(concat!("../migrations/", $name, ".sql")), works_from: $works_from }
+        MigrationSource {
+            name: $name,
+            sql: include_str!(concat!("../migrations/", $name, ".sql")),
+            works_from: $works_from,
+        }
     };
 }
 
-/// The step that also renames what only some files have.
-const NAMES: i64 = 3;
+/// The migration that also renames tables that only some files have.
+const RENAMING: i64 = 3;
 
-/// All steps ever released, in order. Steps are added, never edited.
-pub(crate) const STEPS: &[Step] = &[
+/// All migrations ever released, in order. Migrations are added, never edited.
+pub(crate) const SOURCES: &[MigrationSource] = &[
     step!("001_log", "0.1.0"),
     step!("002_snapshots", "0.1.0"),
     step!("003_names", "0.2.0"),
     step!("004_log", "0.2.0"),
 ];
 
-impl Step {
+impl MigrationSource {
     fn checksum(&self) -> String {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, self.sql.as_bytes()).to_string()
     }
 }
 
-/// Runs in a transaction of the caller's; a step that fails leaves nothing behind. Steps of later releases are left alone,
-/// if they say that this one works with them.
+/// Applies all missing migrations in the caller's transaction, which the caller rolls back if one fails. Migrations of
+/// later releases are accepted if they say that this release works with them; otherwise, and if the file has tables of
+/// another program, the error is [`StoreError::Schema`]. A read-only file that lacks migrations is
+/// [`StoreError::Unmigrated`].
 pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -> Result<(), StoreError> {
     let foreign = sqlx::query_scalar(include_str!("../sql/foreign.sql")).fetch_optional(&mut *connection).await;
     if let Some(table) = foreign.map_err(error::store)? {
         let table: String = table;
-        let why = format!("`{table}` is there already, and not of this library: it may be somebody else's");
+        let why = format!("`{table}` exists already and is not of this library: it may belong to another program");
         return Err(StoreError::Schema(why));
     }
     sqlx::query(include_str!("../sql/migrations.sql")).execute(&mut *connection).await.map_err(error::store)?;
@@ -51,10 +57,14 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -
         sqlx::query(include_str!("../sql/applied.sql")).fetch_all(&mut *connection).await.map_err(error::store)?;
     let applied = rows.iter().map(Applied::of).collect::<Result<Vec<_>, _>>().map_err(error::store)?;
     for (Applied { version, checksum, works_from }, expected) in applied.iter().zip(1..) {
-        let known = STEPS.get(usize::try_from(expected - 1).unwrap_or(usize::MAX));
+        let known = SOURCES.get(usize::try_from(expected - 1).unwrap_or(usize::MAX));
         match known {
             Some(step) if *version == expected && *checksum == step.checksum() => {}
-            Some(_) => return Err(StoreError::Schema(format!("migration {version} is not the one it was"))),
+            Some(_) => {
+                return Err(StoreError::Schema(format!(
+                    "migration {version} has another checksum than in this release"
+                )));
+            }
             None if works_from.as_deref().is_some_and(is_at_least) => {}
             None => {
                 let from = works_from.as_deref().unwrap_or("a later release");
@@ -63,9 +73,9 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -
             }
         }
     }
-    let missing = STEPS.get(applied.len()..).unwrap_or_default();
+    let missing = SOURCES.get(applied.len()..).unwrap_or_default();
     apply(connection, &applied, missing, now).await.map_err(|error| match error {
-        // The file can only be read.
+        // The file is read-only.
         StoreError::Denied(_) => {
             StoreError::Unmigrated { missing: missing.iter().map(|step| format!("migration {}", step.name)).collect() }
         }
@@ -73,7 +83,7 @@ pub(crate) async fn migrate(connection: &mut SqliteConnection, now: Timestamp) -
     })
 }
 
-/// A step that was applied.
+/// A migration that was applied.
 struct Applied {
     version: i64,
     checksum: String,
@@ -90,10 +100,11 @@ impl Applied {
     }
 }
 
+/// Applies the missing migrations, and notes each.
 async fn apply(
     connection: &mut SqliteConnection,
     applied: &[Applied],
-    missing: &[Step],
+    missing: &[MigrationSource],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     if !missing.is_empty() && applied.iter().all(|step| step.works_from.is_none()) {
@@ -101,7 +112,7 @@ async fn apply(
     }
     for (step, version) in missing.iter().zip(applied.len() as i64 + 1..) {
         sqlx::raw_sql(step.sql).execute(&mut *connection).await.map_err(error::store)?;
-        if version == NAMES {
+        if version == RENAMING {
             names::rename(connection).await?;
         }
         sqlx::query(include_str!("../sql/apply.sql"))
@@ -122,7 +133,7 @@ mod tests {
 
     #[test]
     fn released_steps_are_never_edited() {
-        let checksums: Vec<_> = STEPS.iter().take(3).map(Step::checksum).collect();
+        let checksums: Vec<_> = SOURCES.iter().take(3).map(MigrationSource::checksum).collect();
         let released = [
             "57486fda-ec21-5848-b1fa-aa784669fdea",
             "03edff66-ef9a-52b9-b58b-6fca8019f250",

@@ -1,4 +1,4 @@
-//! Reads events: by position, by stream, or by what a query asks for.
+//! Reads events by position, by stream, or by query.
 
 use std::collections::BTreeSet;
 
@@ -11,39 +11,39 @@ use uuid::Uuid;
 
 use crate::error;
 
-/// A query, resolved against the event types there are: where to find the positions that match.
+/// A query resolved against the event types of the log: where the matching positions are found.
 #[derive(Clone, Debug)]
 pub(crate) enum Plan {
-    /// The log, as it is.
+    /// The whole log.
     Log,
-    /// One stream, as it is.
+    /// One whole stream.
     Stream(StreamId),
-    /// Whatever any of these finds.
-    Sources(Vec<Source>),
+    /// The union of what these indexes find.
+    Sources(Vec<Index>),
 }
 
-/// One index, and what is left to be asked of the events it finds.
+/// An index of the log, and the conditions that its entries must also fulfil.
 #[derive(Clone, Debug)]
-pub(crate) enum Source {
+pub(crate) enum Index {
     All,
     Type(i64),
-    Stream { stream: String, rest: Rest },
-    Tag { tag: String, rest: Rest },
+    Stream { stream: String, others: OtherConditions },
+    Tag { tag: String, others: OtherConditions },
 }
 
-/// Types and tags, as JSON arrays.
+/// Conditions beyond the index itself: event types (`None`: any) and tags (all of them), as JSON arrays.
 #[derive(Clone, Debug)]
-pub(crate) struct Rest {
+pub(crate) struct OtherConditions {
     types: Option<String>,
     tags: String,
 }
 
-/// A type of event: key, category, name.
+/// An event type: key, category, name.
 type Type = (i64, String, String);
 
 impl Plan {
-    /// The plan, and the query with the names it asks for without naming them. Made after the head of the log was read:
-    /// every type of an event up to there is known by then.
+    /// Returns the plan, and, if the query excepts event types, the query with the names it stands for. The caller
+    /// reads the head before, so that the type of every event up to the head is known here.
     pub(crate) async fn new(
         connection: &mut SqliteConnection,
         query: &Query,
@@ -56,11 +56,11 @@ impl Plan {
         {
             return Ok((Self::Stream(stream), None));
         }
-        let (sources, asked) = sources_of(connection, query).await?;
-        Ok((Self::Sources(sources), asked))
+        let (indexes, asked) = resolve(connection, query).await?;
+        Ok((Self::Sources(indexes), asked))
     }
 
-    /// The page a read asks for: up to its `until`, and its `limit` is the size of the page.
+    /// Returns the page of a read, up to its `until`, whose `limit` is the size of the page.
     pub(crate) async fn page(
         &self,
         connection: &mut SqliteConnection,
@@ -69,7 +69,7 @@ impl Plan {
         let bounds = Bounds::of(read);
         match self {
             Self::Log => {
-                let (after, until) = bounds.stretch();
+                let (after, until) = bounds.range();
                 let page = sqlx::query(include_str!("../sql/events.sql")).bind(after).bind(until).bind(bounds.limit);
                 let page = recorded(page.fetch_all(connection).await)?;
                 Ok(if read.backwards { page.into_iter().rev().collect() } else { page })
@@ -88,10 +88,10 @@ impl Plan {
                 }
                 recorded(page)
             }
-            Self::Sources(sources) => {
+            Self::Sources(indexes) => {
                 let mut found = BTreeSet::new();
-                for source in sources {
-                    found.extend(source.positions(connection, &bounds).await?);
+                for index in indexes {
+                    found.extend(index.positions(connection, &bounds).await?);
                 }
                 let limit = usize::try_from(bounds.limit).unwrap_or(usize::MAX);
                 let found: Vec<_> = match read.backwards {
@@ -106,7 +106,7 @@ impl Plan {
     }
 }
 
-/// Where a page lies, in SQLite's integers.
+/// The bounds of a page, as SQLite's integers.
 struct Bounds {
     after: i64,
     until: i64,
@@ -128,8 +128,8 @@ impl Bounds {
         }
     }
 
-    /// The positions of a page of the log as it is: without a gap, so that the last ones need no search.
-    fn stretch(&self) -> (i64, i64) {
+    /// Returns the positions of a page of the whole log. Positions have no gaps, so the last ones need no search.
+    fn range(&self) -> (i64, i64) {
         match self.backwards {
             false => (self.after, self.until),
             true => (self.after.max(self.until.saturating_sub(self.limit)), self.until),
@@ -137,11 +137,9 @@ impl Bounds {
     }
 }
 
-/// The indexes that find the events of a query, and the query with the names it asks for without naming them.
-async fn sources_of(
-    connection: &mut SqliteConnection,
-    query: &Query,
-) -> Result<(Vec<Source>, Option<Query>), StoreError> {
+/// Returns the indexes that find the events of a query, and, if it excepts event types, the query with the names it
+/// stands for.
+async fn resolve(connection: &mut SqliteConnection, query: &Query) -> Result<(Vec<Index>, Option<Query>), StoreError> {
     let types: Vec<Type> =
         sqlx::query_as(include_str!("../sql/types.sql")).fetch_all(connection).await.map_err(error::store)?;
     let asked = if query.items.iter().any(|item| item.except.is_some()) {
@@ -150,10 +148,10 @@ async fn sources_of(
         None
     };
     let items = &asked.as_ref().unwrap_or(query).items;
-    Ok((items.iter().flat_map(|item| sources(item, &types)).collect(), asked))
+    Ok((items.iter().flat_map(|item| indexes(item, &types)).collect(), asked))
 }
 
-/// How many events a read asks for, up to a head. They are counted page by page, so that memory stays bounded.
+/// Returns how many events match a read, up to a head. Counts page by page, so that memory stays bounded.
 pub(crate) async fn count(connection: &mut SqliteConnection, read: &Read, head: Position) -> Result<u64, StoreError> {
     const PAGE: u64 = 100_000;
     let until = read.until.map_or(head, |until| until.min(head));
@@ -161,15 +159,15 @@ pub(crate) async fn count(connection: &mut SqliteConnection, read: &Read, head: 
     if read.query == Query::all() {
         return Ok(until.0.saturating_sub(read.after.0).min(wanted));
     }
-    let (sources, _) = sources_of(connection, &read.query).await?;
+    let (indexes, _) = resolve(connection, &read.query).await?;
     let (mut count, mut after) = (0, signed(read.after.0));
     loop {
         let page = PAGE.min(wanted - count);
         let bounds =
             Bounds { after, until: signed(until.0), limit: signed(page), backwards: false, ..Bounds::of(read) };
         let mut found = BTreeSet::new();
-        for source in &sources {
-            found.extend(source.positions(connection, &bounds).await?);
+        for index in &indexes {
+            found.extend(index.positions(connection, &bounds).await?);
         }
         let last = found.iter().copied().take(usize::try_from(page).unwrap_or(usize::MAX)).next_back();
         count += page.min(found.len() as u64);
@@ -180,8 +178,8 @@ pub(crate) async fn count(connection: &mut SqliteConnection, read: &Read, head: 
     }
 }
 
-/// The indexes that find the events of an item.
-fn sources(item: &Item, types: &[Type]) -> Vec<Source> {
+/// Returns the indexes that find the events of an item.
+fn indexes(item: &Item, types: &[Type]) -> Vec<Index> {
     let wanted = |(_, category, name): &&Type| {
         (item.names.is_empty() || item.names.iter().any(|wanted| *wanted == *name))
             && item.category.as_ref().is_none_or(|wanted| wanted == category)
@@ -191,28 +189,29 @@ fn sources(item: &Item, types: &[Type]) -> Vec<Source> {
     let keys: Vec<_> = wanted.iter().map(|(key, ..)| *key).collect();
     let types = (!every).then(|| serde_json::json!(keys).to_string());
     let tags: Vec<_> = item.tags.iter().map(ToString::to_string).collect();
-    let rest = |tags: &[String]| Rest { types: types.clone(), tags: serde_json::json!(tags).to_string() };
+    let others = |tags: &[String]| OtherConditions { types: types.clone(), tags: serde_json::json!(tags).to_string() };
     match (&item.key, &tags[..]) {
         (Some(key), tags) => {
             let categories: BTreeSet<_> = wanted.iter().map(|(_, category, _)| category).collect();
             let stream = |category: &String| StreamId::new(category, key).to_string();
             categories
                 .into_iter()
-                .map(|category| Source::Stream { stream: stream(category), rest: rest(tags) })
+                .map(|category| Index::Stream { stream: stream(category), others: others(tags) })
                 .collect()
         }
-        (None, [first, others @ ..]) => vec![Source::Tag { tag: first.clone(), rest: rest(others) }],
-        (None, []) if every => vec![Source::All],
-        (None, []) => keys.into_iter().map(Source::Type).collect(),
+        (None, [first, more @ ..]) => vec![Index::Tag { tag: first.clone(), others: others(more) }],
+        (None, []) if every => vec![Index::All],
+        (None, []) => keys.into_iter().map(Index::Type).collect(),
     }
 }
 
-impl Source {
+impl Index {
+    /// Returns the positions within the bounds that the index finds and that fulfil the other conditions.
     async fn positions(&self, connection: &mut SqliteConnection, bounds: &Bounds) -> Result<Vec<i64>, StoreError> {
         let Bounds { after, until, after_version, until_version, limit, backwards } = *bounds;
         let found = match self {
             Self::All => {
-                let (after, until) = bounds.stretch();
+                let (after, until) = bounds.range();
                 sqlx::query_scalar(include_str!("../sql/positions.sql")).bind(after).bind(until).bind(limit)
             }
             Self::Type(key) => {
@@ -222,7 +221,7 @@ impl Source {
                 });
                 found.bind(after).bind(until).bind(limit).bind(*key)
             }
-            Self::Stream { stream, rest: Rest { types, tags } } => {
+            Self::Stream { stream, others: OtherConditions { types, tags } } => {
                 let found = sqlx::query_scalar(match backwards {
                     false => include_str!("../sql/positions_of_stream.sql"),
                     true => include_str!("../sql/positions_of_stream_backwards.sql"),
@@ -230,7 +229,7 @@ impl Source {
                 let found = found.bind(after).bind(until).bind(limit).bind(&**stream);
                 found.bind(types.as_deref()).bind(&**tags).bind(after_version).bind(until_version)
             }
-            Self::Tag { tag, rest: Rest { types, tags } } => {
+            Self::Tag { tag, others: OtherConditions { types, tags } } => {
                 let found = sqlx::query_scalar(match backwards {
                     false => include_str!("../sql/positions_of_tag.sql"),
                     true => include_str!("../sql/positions_of_tag_backwards.sql"),
@@ -242,7 +241,7 @@ impl Source {
     }
 }
 
-/// A page of the log.
+/// Returns a page of the log.
 pub(crate) async fn events(
     connection: &mut SqliteConnection,
     after: Position,
@@ -254,24 +253,26 @@ pub(crate) async fn events(
     recorded(page.fetch_all(connection).await)
 }
 
+/// Returns the last position; 0 if the log is empty.
 pub(crate) async fn head(connection: &mut SqliteConnection) -> Result<Position, StoreError> {
     let head = sqlx::query(include_str!("../sql/head.sql")).fetch_optional(connection).await.map_err(error::store)?;
     head.map_or(Ok(Position(0)), |head| position(head.try_get(0).map_err(error::store)?))
 }
 
+/// Returns the position of the event with this id, if it is recorded.
 pub(crate) async fn position_of(connection: &mut SqliteConnection, id: Uuid) -> Result<Option<Position>, StoreError> {
     let found = sqlx::query_scalar(include_str!("../sql/position_of.sql")).bind(id);
     found.fetch_optional(connection).await.map_err(error::store)?.map(position).transpose()
 }
 
-/// A page of the streams of a category.
+/// Returns a page of the streams of a category that come after a key.
 pub(crate) async fn streams(
     connection: &mut SqliteConnection,
     category: &str,
     after: &str,
     limit: usize,
 ) -> Result<Vec<StreamHead>, StoreError> {
-    // No name begins with a category and a character between `-` and `.`.
+    // No stream name has a character between `-` and `.` behind its category, so this bounds the category.
     let (after, before) = (format!("{category}-{after}"), format!("{category}."));
     let page = sqlx::query_as(include_str!("../sql/streams.sql")).bind(after).bind(before).bind(signed(limit as u64));
     let page: Vec<(String, i64, i64)> = page.fetch_all(connection).await.map_err(error::store)?;
@@ -282,15 +283,16 @@ pub(crate) async fn streams(
     page.into_iter().map(head).collect()
 }
 
-/// What was recorded by an instant, as it can be seen: settled only if an event is there that was recorded later.
+/// Returns the last visible position recorded at or before an instant. It is settled only if a later event exists.
 pub(crate) async fn prefix_at(connection: &mut SqliteConnection, at: Timestamp) -> Result<Prefix, StoreError> {
     let found = sqlx::query_as(include_str!("../sql/position_at.sql")).bind(at.as_micros());
     let (found, head): (i64, i64) = found.fetch_one(connection).await.map_err(error::store)?;
     Ok(Prefix { position: position(found)?, settled: found < head })
 }
 
-/// The same, in a transaction that holds the write lock of the file and was asked for at `now`: then everything that is
-/// recorded later is stamped later. In a file that can only be read there is no such lock.
+/// Like [`prefix_at`], in a transaction that holds the write lock of the file and was begun after `now`. Every later
+/// event is stamped later than `now`, so the answer for an earlier instant is settled. A read-only file has no such
+/// lock.
 pub(crate) async fn prefix_under_lock(
     connection: &mut SqliteConnection,
     at: Timestamp,
@@ -306,7 +308,7 @@ pub(crate) async fn prefix_under_lock(
     }
 }
 
-/// Which log it is.
+/// Returns the identity of the log. A log without one is [`StoreError::Damaged`].
 pub(crate) async fn identity(connection: &mut SqliteConnection) -> Result<Identity, StoreError> {
     let stored = sqlx::query_as(include_str!("../sql/identity.sql")).fetch_optional(connection).await;
     let stored: Option<(Uuid, i64, i64)> = stored.map_err(error::store)?;
@@ -314,19 +316,23 @@ pub(crate) async fn identity(connection: &mut SqliteConnection) -> Result<Identi
     Ok(Identity::new(id, epoch.unsigned_abs(), Timestamp::from_micros(since)))
 }
 
-/// The events with these ids.
-pub(crate) async fn of_ids(connection: &mut SqliteConnection, ids: &[Uuid]) -> Result<Vec<Recorded<Raw>>, StoreError> {
+/// Returns the events with these ids, in the order of the log.
+pub(crate) async fn events_by_ids(
+    connection: &mut SqliteConnection,
+    ids: &[Uuid],
+) -> Result<Vec<Recorded<Raw>>, StoreError> {
     let page = sqlx::query(include_str!("../sql/events_of_ids.sql")).bind(ids_json(ids.iter().copied()));
     recorded(page.fetch_all(connection).await)
 }
 
-/// Ids as statements take them.
+/// Returns ids as the JSON array that statements take.
 pub(crate) fn ids_json(ids: impl Iterator<Item = Uuid>) -> String {
     serde_json::json!(ids.map(|id| id.simple().to_string()).collect::<Vec<_>>()).to_string()
 }
 
-/// The events of a command, from that of its first id on.
-pub(crate) async fn of_command(
+/// Returns the events of a command: from the one with the command's first id on, as long as their ids follow each
+/// other.
+pub(crate) async fn events_of_command(
     connection: &mut SqliteConnection,
     command: Uuid,
 ) -> Result<Vec<Recorded<Raw>>, StoreError> {
@@ -348,23 +354,25 @@ pub(crate) async fn of_command(
     }
 }
 
-/// SQLite's integers have a sign: what is larger than they can say is as good as the largest.
+/// Converts to SQLite's signed integer. No stored number is larger than the largest of those, so a larger one becomes
+/// it.
 pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Converts a stored position. A negative one is [`StoreError::Damaged`].
 pub(crate) fn position(position: i64) -> Result<Position, StoreError> {
     u64::try_from(position).map(Position).map_err(error::damaged)
 }
 
-/// Of an event whose type is not in the list of types.
+/// The damage of an event whose type is not in the list of types.
 const NO_TYPE: &str = "its type is not in the log";
 
 fn recorded(rows: Result<Vec<SqliteRow>, sqlx::Error>) -> Result<Vec<Recorded<Raw>>, StoreError> {
     rows.map_err(error::store)?.iter().map(event).collect()
 }
 
-/// One row of the bare statement.
+/// Decodes a row of the statement `events_bare`.
 fn bare_event(row: &SqliteRow, stream: &StreamId) -> Result<Recorded<Raw>, StoreError> {
     let number = |column| row.try_get::<i64, _>(column).map_err(error::store);
     let version = Version(number(0)?.unsigned_abs());
@@ -376,7 +384,8 @@ fn bare_event(row: &SqliteRow, stream: &StreamId) -> Result<Recorded<Raw>, Store
     Ok(if number(4)? == 0 { event } else { event.damaged(NO_TYPE) })
 }
 
-/// One row of the other statements that begin with `events`.
+/// Decodes a row of the other statements whose names begin with `events`. A part of the event that cannot be read is
+/// noted as its damage.
 fn event(row: &SqliteRow) -> Result<Recorded<Raw>, StoreError> {
     let number = |column| row.try_get::<i64, _>(column).map_err(error::store);
     let text = |column| row.try_get::<&str, _>(column).map_err(error::store);
@@ -417,4 +426,64 @@ fn event(row: &SqliteRow) -> Result<Recorded<Raw>, StoreError> {
         event = event.damaged(why);
     }
     Ok(event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types() -> Vec<Type> {
+        [(1, "toy", "made"), (2, "toy", "sold"), (3, "shop", "made")]
+            .map(|(key, category, name)| (key, category.to_owned(), name.to_owned()))
+            .into()
+    }
+
+    fn tag(key: &str) -> Tag {
+        Tag { name: "toy".into(), key: key.into() }
+    }
+
+    #[test]
+    fn a_name_that_no_event_has_finds_nothing_rather_than_everything() {
+        let item = Item { names: vec!["lost".into()], ..Item::default() };
+        assert!(indexes(&item, &types()).is_empty());
+        let item = Item { names: vec!["lost".into()], tags: vec![tag("a")], ..Item::default() };
+        let found = indexes(&item, &types());
+        assert!(
+            matches!(&found[..], [Index::Tag { others, .. }] if others.types.as_deref() == Some("[]")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn an_item_without_names_and_category_asks_for_no_type() {
+        assert!(matches!(indexes(&Item::default(), &types())[..], [Index::All]));
+        let found = indexes(&Item { tags: vec![tag("a"), tag("b")], ..Item::default() }, &types());
+        let [Index::Tag { tag, others }] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((&**tag, others.types.as_deref(), &*others.tags), ("toy:a", None, r#"["toy:b"]"#));
+    }
+
+    #[test]
+    fn a_key_is_looked_up_in_each_category_that_has_the_names() {
+        let item = Item { names: vec!["made".into()], key: Some("a".into()), ..Item::default() };
+        let streams: Vec<_> = indexes(&item, &types())
+            .into_iter()
+            .map(|index| match index {
+                Index::Stream { stream, others } => (stream, others.types.unwrap_or_default()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(streams, [("shop-a".into(), "[1,3]".into()), ("toy-a".into(), "[1,3]".to_owned())]);
+    }
+
+    #[test]
+    fn a_page_from_the_end_of_the_log_begins_where_it_must() {
+        let range = |after, until, limit, backwards| {
+            let (after_version, until_version) = (0, i64::MAX);
+            Bounds { after, until, after_version, until_version, limit, backwards }.range()
+        };
+        assert_eq!(range(0, 100, 10, false), (0, 100));
+        assert_eq!(range(0, 100, 10, true), (90, 100));
+        assert_eq!(range(95, 100, 10, true), (95, 100), "not before what the caller has read");
+        assert_eq!(range(0, 5, i64::MAX, true), (0, 5));
+    }
 }

@@ -1,29 +1,29 @@
-//! Gives events other tags: the only change of what is stored of an event.
+//! Changes the tags of events, the only change of a stored event.
 
 use eventstore_core::{NewTags, StoreError, Tag};
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::error;
 
-/// What of the guard forbids it.
-const IN_THE_WAY: [&str; 3] = ["eventstore_events_update", "eventstore_tags_delete", "eventstore_tags_late"];
+/// The triggers of the guard that forbid it.
+const FORBIDDING: [&str; 3] = ["eventstore_events_update", "eventstore_tags_delete", "eventstore_tags_late"];
 
-/// In a transaction of the caller's: the guard is taken off and put back in it, so that no other connection sees the log
-/// without.
+/// Changes the tags of events in the caller's transaction, and returns how many events were changed. The triggers are
+/// dropped and created again within the transaction, so that no other connection sees the log without them.
 pub(crate) async fn retag(connection: &mut SqliteConnection, events: &[NewTags]) -> Result<u64, StoreError> {
     let mut changed = 0;
     if !events.is_empty() {
         let guard = sqlx::query_as(include_str!("../sql/triggers.sql")).fetch_all(&mut *connection).await;
         let mut guard: Vec<(String, String)> = guard.map_err(error::store)?;
-        guard.retain(|(name, _)| IN_THE_WAY.contains(&&**name));
+        guard.retain(|(name, _)| FORBIDDING.contains(&&**name));
         for (name, _) in &guard {
-            run(connection, include_str!("../sql/drop_trigger.sql").replace("{trigger}", name)).await?;
+            execute(connection, include_str!("../sql/drop_trigger.sql").replace("{trigger}", name)).await?;
         }
         for event in events {
-            changed += u64::from(one(connection, event).await?);
+            changed += u64::from(retag_event(connection, event).await?);
         }
         for (_, trigger) in guard {
-            run(connection, trigger).await?;
+            execute(connection, trigger).await?;
         }
     }
     let forget = sqlx::query(include_str!("../sql/remove_tag_snapshots.sql"));
@@ -31,7 +31,9 @@ pub(crate) async fn retag(connection: &mut SqliteConnection, events: &[NewTags])
     Ok(changed)
 }
 
-async fn one(connection: &mut SqliteConnection, event: &NewTags) -> Result<bool, StoreError> {
+/// Changes the tags of one event. Returns `false` if no event with this id is at this position, or its tags are not
+/// `was`.
+async fn retag_event(connection: &mut SqliteConnection, event: &NewTags) -> Result<bool, StoreError> {
     let position = event.position.0.cast_signed();
     let json = |tags: &[Tag]| serde_json::json!(tags.iter().map(ToString::to_string).collect::<Vec<_>>()).to_string();
     let (tags, was) = (json(&event.tags), json(&event.was));
@@ -46,7 +48,8 @@ async fn one(connection: &mut SqliteConnection, event: &NewTags) -> Result<bool,
     Ok(true)
 }
 
-/// The guard as the migrations wrote it, and what takes it off: constants of this library.
-async fn run(connection: &mut SqliteConnection, sql: String) -> Result<(), StoreError> {
+/// Runs a statement that drops or creates a trigger. Its text is a constant of this library or was stored by a
+/// migration.
+async fn execute(connection: &mut SqliteConnection, sql: String) -> Result<(), StoreError> {
     sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(connection).await.map(drop).map_err(error::store)
 }

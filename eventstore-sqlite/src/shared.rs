@@ -1,4 +1,4 @@
-//! What a store, its clones and its transactions have in common: above all the one connection that writes.
+//! The state that a store, its clones and its transactions share, with the one connection that writes.
 
 use std::{
     sync::{
@@ -20,10 +20,10 @@ use tokio::{
 
 use crate::{error, file::File};
 
-/// The driver's transactions: it counts those that a caller of the connection begins in this one, as savepoints.
+/// The driver's transaction manager. It counts the transactions that a caller begins inside this one, as savepoints.
 type Manager = <Sqlite as Database>::TransactionManager;
 
-/// How often to ask for the write lock of the file again, after the busy time-out.
+/// How often the write lock of the file is requested again after the busy time-out.
 const ATTEMPTS: u32 = 4;
 
 pub(crate) struct Shared {
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
 /// The one connection that writes.
 pub(crate) struct Writer {
     options: SqliteConnectOptions,
-    /// None where the last one was in a state that nothing is known of, and once the store is closed.
+    /// `None` after a connection in an unknown state was closed, and once the store is closed.
     connection: Option<SqliteConnection>,
     closed: bool,
     file: Arc<File>,
@@ -47,70 +47,72 @@ pub(crate) struct Writer {
     ends: Arc<Ends>,
     /// How many transactions had ended when the open one was begun.
     begun: u64,
-    /// Whether a caller has had the connection, and may have taken its hooks.
+    /// Whether the connection was lent to a caller, which may have replaced its hooks.
     pub(crate) lent: bool,
 }
 
-/// What SQLite tells of the ends of transactions on the connection that writes.
+/// Counts the ends of transactions on the connection that writes, by hooks of SQLite.
 struct Ends {
-    /// How many were rolled back: by the store, by a caller's statement, or by SQLite after an error.
+    /// How many transactions were rolled back: by the store, by a statement of the caller, or by SQLite after an error.
     rolled_back: AtomicU64,
-    /// What `rolled_back` must be for a commit to be let through; nothing can have the largest number. A COMMIT of a
-    /// caller's, or a statement outside of any transaction, is rolled back instead.
+    /// The value of `rolled_back` at which a commit is allowed; [`NEVER`] allows none. A COMMIT of the caller, or a
+    /// statement outside of any transaction, is rolled back instead.
     commits_at: AtomicU64,
 }
 
 const NEVER: u64 = u64::MAX;
 
 impl Writer {
-    /// `options` make no file: it is there.
+    /// The file exists, so `options` must not create one.
     pub(crate) fn new(connection: SqliteConnection, options: SqliteConnectOptions, file: Arc<File>) -> Self {
         let ends = Ends { rolled_back: AtomicU64::new(0), commits_at: AtomicU64::new(NEVER) };
         let (connection, ends) = (Some(connection), Arc::new(ends));
         Self { options, connection, closed: false, file, open: false, ends, begun: 0, lent: true }
     }
 
-    /// The connection, whatever is open on it.
+    /// Returns the connection, whether or not a transaction is open on it.
     pub(crate) fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         self.connection.as_mut().ok_or_else(error::closed)
     }
 
-    /// Whether the transaction that was begun is over: SQLite has rolled it back.
+    /// Whether SQLite has rolled back the transaction that was begun.
     pub(crate) fn has_ended(&self) -> bool {
         self.connection.is_none() || self.ends.rolled_back.load(Ordering::Acquire) != self.begun
     }
 
+    /// Begins a transaction with the write lock of the file. The error is [`StoreError::Busy`] if another process holds
+    /// the lock for about five seconds.
     pub(crate) async fn begin(&mut self) -> Result<(), StoreError> {
         self.file.check()?;
         if self.open {
             self.rollback().await;
         }
         self.open = true;
-        let (mut attempt, mut again) = (0, true);
+        let (mut attempt, mut may_reconnect) = (0, true);
         loop {
             self.connect().await?;
             let begin = include_str!("../sql/begin.sql").into_sql_str();
             match Manager::begin(self.connection()?, Some(begin)).await {
                 Ok(()) => break,
-                Err(error) if error::busy(&error) && attempt < ATTEMPTS => {
+                Err(error) if error::is_busy(&error) && attempt < ATTEMPTS => {
                     attempt += 1;
-                    // Other processes wait for the same file: a little apart, so that they do not meet again.
+                    // Each process pauses for a different time, so that they do not collide again.
                     sleep(Duration::from_millis(u64::from(std::process::id() % 16 + attempt))).await;
                 }
-                // Its thread has ended, or a transaction is open that the driver knows nothing of.
-                Err(error) if !error::busy(&error) && again => {
-                    again = false;
+                // The thread of the connection has ended, or a transaction is open that the driver does not know.
+                Err(error) if !error::is_busy(&error) && may_reconnect => {
+                    may_reconnect = false;
                     self.abandon().await;
                 }
                 Err(error) => return Err(error::store(error)),
             }
         }
         self.begun = self.ends.rolled_back.load(Ordering::Acquire);
-        self.file.note();
+        self.file.note_ids();
         Ok(())
     }
 
-    /// A connection, and its hooks.
+    /// Opens the connection if there is none, and sets its hooks if a caller may have replaced them.
     async fn connect(&mut self) -> Result<(), StoreError> {
         if self.closed {
             return Err(error::closed());
@@ -132,7 +134,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits the transaction that was begun; fails if it is over.
+    /// Commits the transaction that was begun. If it is over, or the commit fails, no transaction is left open.
     pub(crate) async fn commit(&mut self) -> Result<(), StoreError> {
         self.file.check()?;
         self.ends.commits_at.store(self.begun, Ordering::Release);
@@ -145,7 +147,7 @@ impl Writer {
         committed
     }
 
-    /// More than one, if a caller has begun another and forgotten it.
+    /// Commits every open level: there is more than one if the caller has begun another without ending it.
     async fn commit_all(&mut self) -> Result<(), StoreError> {
         let connection = self.connection()?;
         while Manager::get_transaction_depth(connection) > 0 {
@@ -154,17 +156,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Leaves no transaction open.
+    /// Rolls back, so that no transaction is left open.
     pub(crate) async fn rollback(&mut self) {
         self.ends.commits_at.store(NEVER, Ordering::Release);
         if let Some(connection) = &mut self.connection {
-            // Of a COMMIT or ROLLBACK whose future was dropped before the answer, the driver keeps a mark, and passes over
-            // the next rollback of this kind.
+            // After a COMMIT or ROLLBACK whose future was dropped, the driver skips one rollback of this kind; this is
+            // it.
             Manager::start_rollback(connection);
             let mut rolled_back = rollback_all(connection).await;
             if rolled_back.is_err() && Manager::get_transaction_depth(connection) == 1 {
-                // SQLite has rolled it back by itself, and the driver counts it as open: another one in its place can be
-                // rolled back.
+                // SQLite has rolled back by itself while the driver counts the transaction as open. Another one is
+                // begun in its place, which can be rolled back.
                 rolled_back = Manager::begin(connection, None).await;
                 if rolled_back.is_ok() {
                     rolled_back = rollback_all(connection).await;
@@ -177,7 +179,7 @@ impl Writer {
         self.open = false;
     }
 
-    /// Begins to roll back, without waiting for it.
+    /// Starts to roll back without waiting for it.
     pub(crate) fn start_rollback(&mut self) {
         self.ends.commits_at.store(NEVER, Ordering::Release);
         if let Some(connection) = &mut self.connection {
@@ -187,23 +189,23 @@ impl Writer {
         }
     }
 
-    /// Closes the connection, whatever is open on it; another is opened when one is needed.
+    /// Closes the connection in any state. The next transaction opens another.
     async fn abandon(&mut self) {
         if let Some(connection) = self.connection.take() {
             self.file.forget_wal();
-            // An error says that its thread has ended already.
+            // An error means that its thread has ended already.
             let _ = sqlx::Connection::close(connection).await;
         }
     }
 
-    /// Writes the write-ahead log into the file, and closes the connection for good.
+    /// Writes the write-ahead log into the file, and closes the connection for ever.
     pub(crate) async fn close(&mut self) {
         self.closed = true;
         if self.open {
             self.rollback().await;
         }
         if let Some(connection) = &mut self.connection {
-            // Another process that reads or writes keeps it from being emptied, and does it when it closes.
+            // Another process that has the file open may prevent this, and does it when it closes.
             let checkpoint = sqlx::query(include_str!("../sql/checkpoint.sql")).fetch_all(connection).await;
             if let Err(error) = checkpoint {
                 tracing::debug!(%error, "the write-ahead log was not written into the file");
@@ -213,7 +215,7 @@ impl Writer {
     }
 }
 
-/// Rolls back, with all that a caller has begun within.
+/// Rolls back every open level, with the savepoints of the caller.
 async fn rollback_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     loop {
         Manager::rollback(connection).await?;
@@ -223,14 +225,14 @@ async fn rollback_all(connection: &mut SqliteConnection) -> Result<(), sqlx::Err
     }
 }
 
-/// A program that ends without closing its store leaves everything in the file all the same: so a copy of the one file is
-/// whole. In a thread of its own, for this may be in the middle of any executor.
+/// Closes the connection of a program that ends without closing its store, so that a copy of the one file is whole. It
+/// runs in a thread of its own, because the drop may happen inside an executor.
 impl Drop for Writer {
     fn drop(&mut self) {
         if self.connection.is_some() {
             thread::scope(|scope| {
                 let close = thread::Builder::new().name("eventstore-sqlite-close".into());
-                // Where no thread can be had, the next program that opens the file reads the write-ahead log.
+                // Without a thread, the next program that opens the file reads the write-ahead log.
                 let _ = close.spawn_scoped(scope, || block_on(self.close()));
             });
         }

@@ -1,4 +1,4 @@
-//! States that were kept.
+//! Reads and writes snapshots.
 
 use eventstore_core::{StoreError, StoredSnapshot, Timestamp, Version};
 use sqlx::{Row, SqliteConnection};
@@ -8,6 +8,7 @@ use crate::{
     read::{position, signed},
 };
 
+/// Returns the snapshot of a kind kept for a boundary.
 pub(crate) async fn snapshot(
     connection: &mut SqliteConnection,
     boundary: &str,
@@ -29,7 +30,7 @@ pub(crate) async fn snapshot(
     }))
 }
 
-/// Whether it was kept.
+/// Keeps a snapshot, and returns whether it did: `sql/keep.sql` says which stored one it replaces.
 pub(crate) async fn keep(
     connection: &mut SqliteConnection,
     snapshot: StoredSnapshot,
@@ -50,6 +51,7 @@ pub(crate) async fn keep(
     kept.execute(connection).await.map(|kept| kept.rows_affected() > 0).map_err(error::store)
 }
 
+/// Returns the boundaries that have a snapshot of a kind, the latest position first, at most `limit`.
 pub(crate) async fn snapshots(
     connection: &mut SqliteConnection,
     kind: &str,

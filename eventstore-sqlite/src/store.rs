@@ -1,4 +1,4 @@
-//! A log in a SQLite file.
+//! The store: opening, closing, and the contract of core, delegated to the other files.
 
 use std::{any::Any, path::Path, pin::pin, str::FromStr, sync::Arc, time::Duration};
 
@@ -32,14 +32,14 @@ use crate::{
 };
 
 const PAGE: usize = 1_000;
-/// How long one waits for an append that is open.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How many reads there may be at the same time.
+/// How long a question about an instant waits for an open transaction.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many reads may run at the same time.
 const READERS: u32 = 4;
-/// How long a store that is closed waits for what has begun.
-const CLOSING: Duration = Duration::from_secs(10);
-/// How long SQLite itself waits for a lock of another process, before we ask again.
-const BUSY: Duration = Duration::from_secs(1);
+/// How long `close` waits for operations that have begun.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long SQLite itself waits for a lock of another process before the store asks again.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A log in a SQLite file, shared by its clones. Other handles and other processes may have the file open too.
 #[derive(Clone)]
@@ -48,13 +48,24 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, or makes it.
+    /// Opens the file, or creates it.
+    ///
+    /// # Errors
+    /// - [`StoreError::Denied`]: the file or its folder may not be read or written, or does not exist.
+    /// - [`StoreError::Damaged`]: the file is damaged, or is no SQLite database.
+    /// - [`StoreError::Schema`]: the file has tables of another program or of a later release.
+    /// - [`StoreError::Unmigrated`]: the file is read-only and lacks migrations.
+    /// - [`StoreError::Busy`]: another process holds the write lock for several seconds.
+    /// - [`StoreError::Invalid`]: the path is empty or `:memory:`.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::with_clock(path, &Clock::new()).await
     }
 
-    /// Opens the file a URL names, or makes it: `sqlite://bank.db` (in the working directory),
-    /// `sqlite:///var/lib/bank.db`, with `?mode=rw` only if it is there.
+    /// Opens the file that a URL names, or creates it: `sqlite://bank.db` (in the working directory),
+    /// `sqlite:///var/lib/bank.db`. With `?mode=rw` the file must exist.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] for the URL, and those of [`open`](Self::open).
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         let (scheme, rest) = url.split_once(':').unwrap_or_default();
         if !scheme.eq_ignore_ascii_case("sqlite") {
@@ -67,12 +78,15 @@ impl SqliteStore {
         }
         let options = SqliteConnectOptions::from_str(&format!("sqlite://{rest}"));
         let options = options.map_err(|error| Invalid::Url(error.to_string()))?;
-        let said = parameters.split('&').any(|parameter| parameter.starts_with("mode="));
-        let options = if said { options } else { options.create_if_missing(true) };
+        let has_mode = parameters.split('&').any(|parameter| parameter.starts_with("mode="));
+        let options = if has_mode { options } else { options.create_if_missing(true) };
         Self::open_with(options, Clock::new()).await
     }
 
-    /// Opens the file, or makes it, and lives by a clock of one's own.
+    /// Opens the file, or creates it, with a clock of the caller's.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
     pub async fn with_clock(path: impl AsRef<Path>, clock: &Clock) -> Result<Self, StoreError> {
         Self::open_with(SqliteConnectOptions::new().filename(path).create_if_missing(true), clock.clone()).await
     }
@@ -83,18 +97,18 @@ impl SqliteStore {
             return Err(in_memory());
         }
         if file.as_os_str().is_empty() {
-            // SQLite would make one of its own, which no program could open again.
+            // SQLite would create a temporary file, which no program could open again.
             return Err(Invalid::Url("name a file: `sqlite://bank.db`".into()).into());
         }
         Self::open_file(options, clock).await.map_err(|error| error::opening(&file, error))
     }
 
     async fn open_file(options: SqliteConnectOptions, clock: Clock) -> Result<Self, StoreError> {
-        let options = options.busy_timeout(BUSY).synchronous(SqliteSynchronous::Full);
+        let options = options.busy_timeout(BUSY_TIMEOUT).synchronous(SqliteSynchronous::Full);
         let mut connection = options.clone().connect().await.map_err(error::store)?;
         write_ahead(&mut connection).await?;
         let file = Arc::new(File::new(options.get_filename()));
-        // All further connections are to this file, whatever the working directory is by then, and make no other.
+        // All further connections open this file by its absolute path, and create no other.
         let options = options.filename(file.path()).create_if_missing(false);
         let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
         let readers = readers.connect_lazy_with(options.clone().pragma("query_only", "ON"));
@@ -107,7 +121,12 @@ impl SqliteStore {
         Ok(store)
     }
 
-    /// Looks at the file, and says what is unsafe or slow about it. Reads all of it, so it may take a while.
+    /// Examines the file, and reports what is unsafe or slow about it. Reads the whole file, so the time it takes grows
+    /// with the log.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] or [`StoreError::Unavailable`] if the file cannot be read. What is wrong with the file is a
+    /// finding, not an error.
     pub async fn doctor(&self) -> Result<Report, StoreError> {
         let (mut report, file) = (Report::default(), &self.shared.file);
         if let Err(StoreError::Denied(moved)) = file.check() {
@@ -127,30 +146,32 @@ impl SqliteStore {
         Ok(report)
     }
 
-    /// Waits until what has begun is done, writes the write-ahead log into the file and closes all connections, so that
-    /// the file alone is whole. Of this store and its clones nothing can be used from then on: that is
-    /// [`Denied`](StoreError::Denied).
+    /// Waits until the operations that have begun are done, writes the write-ahead log into the file and closes all
+    /// connections, so that the file alone is whole. After that, every operation of this store and its clones is
+    /// [`Denied`](StoreError::Denied). While another process has the file open, the write-ahead log may stay; the last
+    /// process to close the file writes it.
     ///
-    /// What is not done after ten seconds is [`Busy`](StoreError::Busy): a transaction that is open, a connection of
-    /// [`database`](EventStore::database) that is in use. While another process has the file open, the write-ahead log
-    /// may stay; the last one to close the file writes it.
+    /// # Errors
+    /// [`Busy`](StoreError::Busy) if a transaction or a connection of [`database`](EventStore::database) is still in
+    /// use after ten seconds.
     pub async fn close(&self) -> Result<(), StoreError> {
         let closed = async {
             let mut writer = self.shared.writer.lock().await;
             self.shared.readers.close().await;
             writer.close().await;
         };
-        let late = |_| StoreError::Busy("a transaction or a reader is open".into());
-        timeout(CLOSING, closed).await.map_err(late)
+        let timed_out = |_| StoreError::Busy("a transaction or a reader is open".into());
+        timeout(CLOSE_TIMEOUT, closed).await.map_err(timed_out)
     }
 
+    /// Returns a connection for reading. The error is [`StoreError::Denied`] if the file was moved or replaced.
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
         self.shared.file.check()?;
         self.shared.readers.acquire().await.map_err(error::store)
     }
 
-    /// Waits until another handle or process has recorded something.
-    async fn recorded_elsewhere(&self, after: Position) {
+    /// Waits until another handle or process has recorded an event after this position, by reading the head.
+    async fn poll_head(&self, after: Position) {
         let mut pause = Duration::from_millis(5);
         loop {
             sleep(pause).await;
@@ -163,17 +184,18 @@ impl SqliteStore {
     }
 }
 
-/// Each connection would have a database of its own.
+/// The error for a database in memory, of which each connection would have one of its own.
 fn in_memory() -> StoreError {
     Invalid::Url("SQLite keeps its log in a file; a store in memory is `memory:`".into()).into()
 }
 
-/// Readers that wait for no writer need the write-ahead log. The switch takes a lock that SQLite does not wait for.
+/// Turns the write-ahead log on, without which readers wait for the writer. The switch takes a lock that SQLite does
+/// not wait for, so this retries for two seconds.
 async fn write_ahead(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let mut attempts = 0;
     loop {
         match sqlx::query(include_str!("../sql/write_ahead.sql")).execute(&mut *connection).await {
-            Err(error) if error::busy(&error) && attempts < 200 => attempts += 1,
+            Err(error) if error::is_busy(&error) && attempts < 200 => attempts += 1,
             result => return result.map(drop).map_err(error::store),
         }
         sleep(Duration::from_millis(10)).await;
@@ -196,7 +218,7 @@ impl EventStore for SqliteStore {
         let head = read.until.map_or(head, |until| until.min(head));
         let page = limit.map_or(PAGE, |limit| limit.min(PAGE));
         let page = Read { until: Some(head), limit: Some(page), ..read };
-        // After the head: every type of event up to there is known by then.
+        // Read after the head, so that the type of every event up to the head is known.
         let (plan, asked) = read::Plan::new(&mut reader, &page.query).await?;
         let plan = Arc::new(plan);
         let first = plan.page(&mut reader, &page).await?;
@@ -225,11 +247,11 @@ impl EventStore for SqliteStore {
     }
 
     async fn find(&self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        read::of_command(&mut *self.reader().await?, command).await
+        read::events_of_command(&mut *self.reader().await?, command).await
     }
 
     async fn recorded(&self, ids: Vec<Uuid>) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        read::of_ids(&mut *self.reader().await?, &ids).await
+        read::events_by_ids(&mut *self.reader().await?, &ids).await
     }
 
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
@@ -261,8 +283,8 @@ impl EventStore for SqliteStore {
         if prefix.settled {
             return Ok(prefix);
         }
-        // What is open now may have been stamped by then: its end is waited for.
-        let waited = timeout(PATIENCE, SqliteTransaction::begin(&self.shared)).await;
+        // An open append may have been stamped at or before the instant, so this waits for its end.
+        let waited = timeout(WRITER_TIMEOUT, SqliteTransaction::begin(&self.shared)).await;
         let busy = |_| StoreError::Busy("an append is open for too long".into());
         let mut transaction = waited.map_err(busy)??;
         let prefix = read::prefix_under_lock(transaction.connection()?, at, now).await;
@@ -276,9 +298,9 @@ impl EventStore for SqliteStore {
 
     async fn appended(&self, after: Position) {
         let mut head = self.shared.head.subscribe();
-        let here = pin!(head.wait_for(|head| *head > after));
-        let there = pin!(self.recorded_elsewhere(after));
-        let _ = timeout(Duration::from_secs(1), select(here, there)).await;
+        let noted = pin!(head.wait_for(|head| *head > after));
+        let polled = pin!(self.poll_head(after));
+        let _ = timeout(Duration::from_secs(1), select(noted, polled)).await;
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {

@@ -1,4 +1,4 @@
-//! What is done together on the one connection that writes.
+//! A transaction: operations that commit together on the one connection that writes.
 
 use std::{any::Any, error::Error, sync::Arc, time::Duration};
 
@@ -19,40 +19,44 @@ use crate::{
     tables,
 };
 
-/// A transaction of the one connection that writes. Dropped, it rolls back.
+/// A transaction of the one connection that writes. If it is dropped, it rolls back.
 pub(crate) struct SqliteTransaction {
     writer: Option<OwnedMutexGuard<Writer>>,
     shared: Arc<Shared>,
     /// The last position it has appended.
     appended: Option<Position>,
-    /// Operations that were begun and have not succeeded: while there is one, half of it may be in the transaction.
+    /// How many operations have begun and not succeeded. Half of such an operation may be in the transaction.
     unfinished: usize,
-    /// Whether a caller has had the connection.
+    /// Whether the connection was lent to a caller.
     lent: bool,
-    /// Whether SQLite rolled all of it back when an operation failed: the disk is full, or fails.
+    /// Whether SQLite rolled the whole transaction back when an operation failed, as it does when the disk is full or
+    /// fails.
     lost: bool,
 }
 
-/// How long the connection that writes may be another's.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a transaction waits for the connection that writes.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An operation: it is done whole, or the transaction cannot be committed any more; also if its future is dropped.
+/// Runs an operation that either completes or keeps the transaction from being committed, also if its future is
+/// dropped.
 macro_rules! operation {
     ($transaction:ident, |$connection:ident| $operation:expr) => {{
-        let $connection = $transaction.operate()?;
+        let $connection = $transaction.begin_operation()?;
         let done = $operation.await;
-        $transaction.done(&done);
+        $transaction.end_operation(&done);
         done
     }};
 }
 
 impl SqliteTransaction {
+    /// Begins a transaction, which holds the write lock of the file. After ten seconds of waiting for another
+    /// transaction of this process, the error is [`StoreError::Busy`].
     pub(crate) async fn begin(shared: &Arc<Shared>) -> Result<Self, StoreError> {
-        // An append that is awaited in a transaction it is no part of would wait for ever.
-        let writer = timeout(PATIENCE, shared.writer.clone().lock_owned()).await;
+        // With a time-out: an append that a caller awaits while it holds a transaction itself would wait for ever.
+        let writer = timeout(WRITER_TIMEOUT, shared.writer.clone().lock_owned()).await;
         let writer = writer.map_err(|_| StoreError::Busy("another transaction of this process is open".into()))?;
         let (shared, appended) = (shared.clone(), None);
-        // From here on a future that is dropped has the transaction rolled back, begun or not.
+        // From here on, dropping this future rolls the transaction back, whether or not it has begun.
         let mut transaction = Self { writer: Some(writer), shared, appended, unfinished: 0, lent: false, lost: false };
         transaction.writer()?.begin().await?;
         Ok(transaction)
@@ -62,7 +66,8 @@ impl SqliteTransaction {
         self.writer.as_deref_mut().ok_or_else(|| StoreError::Unavailable("the transaction is over".into()))
     }
 
-    /// The connection; fails if the transaction that was begun is over.
+    /// Returns the connection. If the transaction is over, the error is [`StoreError::Ended`] where a statement of the
+    /// caller has ended it, else [`StoreError::Unavailable`].
     pub(crate) fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         let (lent, lost) = (self.lent, self.lost);
         let writer = self.writer()?;
@@ -73,15 +78,16 @@ impl SqliteTransaction {
         }
     }
 
-    /// The connection for an operation, which says that it is [`done`](Self::done) unless it is dropped.
-    fn operate(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+    /// Returns the connection for an operation, which calls [`end_operation`](Self::end_operation) unless it is
+    /// dropped.
+    fn begin_operation(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         self.connection()?;
         self.unfinished += 1;
         self.connection()
     }
 
-    /// Takes note of what an operation has come to.
-    fn done<T>(&mut self, done: &Result<T, StoreError>) {
+    /// Notes the result of an operation. A refusal leaves the transaction as it was.
+    fn end_operation<T>(&mut self, done: &Result<T, StoreError>) {
         match done {
             Err(error) if !error.is_refusal() => {
                 self.lost |= self.writer.as_ref().is_none_or(|writer| writer.has_ended());
@@ -90,6 +96,7 @@ impl SqliteTransaction {
         }
     }
 
+    /// Records an append.
     pub(crate) async fn record(&mut self, append: Checked) -> Result<Written, StoreError> {
         let now = self.shared.clock.now();
         let written = operation!(self, |connection| append.record(connection, now))?;
@@ -99,6 +106,7 @@ impl SqliteTransaction {
         Ok(written)
     }
 
+    /// Commits. A transaction with an unfinished operation is rolled back instead and the commit fails.
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         let over = self.connection().err();
         if over.is_some() || self.unfinished > 0 {
@@ -106,7 +114,7 @@ impl SqliteTransaction {
             return Err(over.unwrap_or_else(|| Invalid::unfinished().into()));
         }
         if self.lent && self.appended.is_some() {
-            // A caller may have rolled back to a savepoint.
+            // The caller may have rolled back to a savepoint.
             self.appended = Some(read::head(self.connection()?).await?);
         }
         self.writer()?.commit().await?;
@@ -120,6 +128,7 @@ impl SqliteTransaction {
         Ok(())
     }
 
+    /// Rolls back.
     pub(crate) async fn rollback(mut self) {
         if let Ok(writer) = self.writer() {
             writer.rollback().await;
@@ -130,7 +139,7 @@ impl SqliteTransaction {
 impl Drop for SqliteTransaction {
     fn drop(&mut self) {
         let Some(mut writer) = self.writer.take().filter(|writer| writer.open) else { return };
-        // Others do not wait for the file until this process writes again.
+        // Rolled back at once, so that other processes need not wait until this one writes again.
         match Handle::try_current() {
             Ok(runtime) => _ = runtime.spawn(async move { writer.rollback().await }),
             Err(_) => writer.start_rollback(),
@@ -159,7 +168,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn hold(&mut self, _: Vec<(StreamId, Version)>, _: Option<Condition>) -> Result<(), StoreError> {
-        // From its beginning on a transaction has the write lock of the file.
+        // A transaction has the write lock of the file from its beginning on.
         Ok(())
     }
 
@@ -173,7 +182,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn find(&mut self, command: Uuid) -> Result<Vec<Recorded<Raw>>, StoreError> {
-        read::of_command(self.connection()?, command).await
+        read::events_of_command(self.connection()?, command).await
     }
 
     async fn streams(&mut self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError> {
@@ -191,7 +200,7 @@ impl Transaction for SqliteTransaction {
 
     async fn rows(&mut self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let rows = operation!(self, |connection| tables::rows(connection, rows));
-        // A read of a table that is not there leaves the transaction as it was.
+        // A read of a table that does not exist leaves the transaction as it was.
         if matches!(rows, Err(StoreError::NotBuilt { .. } | StoreError::Columns { .. } | StoreError::Schema(_))) {
             self.unfinished -= 1;
         }

@@ -15,9 +15,9 @@ use http::{
 
 use crate::{header::single, problem::Problem};
 
-/// The header `ETag` of a state: it changes with each event of the state, and with no other event.
+/// The header `ETag` of a state. It changes with each event of the state, and with no other event.
 ///
-/// | the state | tag | what a command says of it |
+/// | the state | tag | the precondition of a command |
 /// |---|---|---|
 /// | of one stream | its version, `"3"` | `.expecting(version)` |
 /// | by tag, `every`, or several | the token of [`changed`](eventstore_core::Loaded::changed), `"{log id}.{epoch}.1840"` | `.expecting_position(position)` |
@@ -35,7 +35,7 @@ pub enum EntityTag {
 impl EntityTag {
     fn parse(text: &str) -> Option<Self> {
         let text = text.strip_prefix('"')?.strip_suffix('"')?;
-        // As it is written here, and in no other way: no sign, no leading zero.
+        // Only the exact form that `Display` writes: no sign, no leading zero.
         let number = |text: &str| text.parse().ok().filter(|number: &u64| number.to_string() == text);
         match text.contains('.') {
             true => text.parse().ok().filter(|token: &Token| token.to_string() == text).map(Self::Position),
@@ -95,25 +95,26 @@ impl IntoResponse for EntityTag {
 pub struct IfMatch(pub EntityTag);
 
 impl IfMatch {
-    /// The version, for `.expecting(…)`.
+    /// Returns the version, for `.expecting(…)`.
     ///
     /// # Errors
     /// 412 if the client has sent the tag of another kind of state.
     pub fn version(self) -> Result<Version, Problem> {
         match self.0 {
             EntityTag::Version(version) => Ok(version),
-            EntityTag::Position(_) => Err(failed()),
+            EntityTag::Position(_) => Err(precondition_failed()),
         }
     }
 
-    /// The position, for `.expecting_position(…)`.
+    /// Returns the position, for `.expecting_position(…)`.
     ///
     /// # Errors
-    /// 412 if the client has sent the tag of another kind of state, of another log, or of a history that was lost.
+    /// 412 if the client has sent the tag of another kind of state, of another log, or of a history that was lost; 503
+    /// or 500 if the store cannot tell.
     pub async fn position(self, store: &Store) -> Result<Position, Problem> {
-        let EntityTag::Position(token) = self.0 else { return Err(failed()) };
+        let EntityTag::Position(token) = self.0 else { return Err(precondition_failed()) };
         store.position_of(&token).await.map_err(|error| match error {
-            StoreError::Forked { .. } => failed(),
+            StoreError::Forked { .. } => precondition_failed(),
             error => error.into(),
         })
     }
@@ -123,11 +124,11 @@ impl IfMatch {
         if text.contains(',') {
             return Err(Problem::new(StatusCode::BAD_REQUEST).detail("`If-Match` must name one entity tag"));
         }
-        EntityTag::parse(text).map(|tag| Some(Self(tag))).ok_or_else(failed)
+        EntityTag::parse(text).map(|tag| Some(Self(tag))).ok_or_else(precondition_failed)
     }
 }
 
-fn failed() -> Problem {
+fn precondition_failed() -> Problem {
     Problem::new(StatusCode::PRECONDITION_FAILED).detail("`If-Match` is not an entity tag of this resource")
 }
 
@@ -149,7 +150,8 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for IfMatch {
     }
 }
 
-/// The header `If-None-Match`: what the client has already. Never refused: what it cannot read matches nothing.
+/// The header `If-None-Match`: the states that the client has. It is never refused: a tag that cannot be parsed matches
+/// no state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IfNoneMatch {
     any: bool,
@@ -175,5 +177,20 @@ impl<S: Send + Sync> FromRequestParts<S> for IfNoneMatch {
             }
         }
         Ok(seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_has_one_form() {
+        assert_eq!(EntityTag::parse("\"3\""), Some(EntityTag::Version(Version(3))));
+        assert_eq!(EntityTag::parse("\"0\""), Some(EntityTag::Version(Version(0))));
+        for other in ["3", "\"3", "\"\"", "\"+3\"", "\"03\"", "\" 3\"", "\"-3\"", "\"3.\"", "\"18446744073709551616\""]
+        {
+            assert_eq!(EntityTag::parse(other), None, "{other}");
+        }
     }
 }

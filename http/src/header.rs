@@ -1,10 +1,11 @@
-//! Reading one header.
+//! Reads a header.
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::problem::Problem;
 
-/// The text of a header that may be there once, without the white space around it.
+/// Returns the trimmed text of a header, if the request has it. A header that appears twice, or is not printable ASCII,
+/// is 400.
 pub(crate) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
     let wrong = |what: &str| Problem::new(StatusCode::BAD_REQUEST).detail(format!("the header `{name}` {what}"));
     let mut values = headers.get_all(name).iter();

@@ -1,12 +1,12 @@
-//! HTTP for [eventstore](https://docs.rs/eventstore-rs) with [axum](https://docs.rs/axum): what a client sends to be
-//! served once, to change what it has seen, and to read its own writes; and errors as problem details.
+//! HTTP for [eventstore](https://docs.rs/eventstore-rs) with [axum](https://docs.rs/axum): headers with which a client
+//! is served once, changes only the state it has seen, and reads its own writes; and errors as problem details.
 //!
 //! | header of a request | extractor | what the handler does with it |
 //! |---|---|---|
 //! | `Idempotency-Key` | [`CommandId`] | `.command_id(id.scoped(user))`: the command is recorded once |
 //! | `If-Match` | [`IfMatch`] | `.expecting(seen.version()?)`: another version is 412 |
 //! | `If-None-Match` | [`IfNoneMatch`] | `seen.matches(tag)`: 304 |
-//! | `ES-Position` | [`AfterPosition`] | `.after(seen.position(&store).await?)`: rows that have come so far |
+//! | `ES-Position` | [`AfterPosition`] | `.after(seen.position(&store).await?)`: the rows include that position |
 //!
 //! | part of a response | type |
 //! |---|---|

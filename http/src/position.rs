@@ -13,8 +13,8 @@ use crate::{header::single, problem::Problem};
 
 const ES_POSITION: HeaderName = HeaderName::from_static("es-position");
 
-/// The header `ES-Position` of a response: how far the log went when the request had done its work. A client sends it back
-/// with the next request, to any node, and reads its own writes.
+/// The header `ES-Position` of a response: a position of the log that includes what the request has done. A client that
+/// sends it with the next request, to any node, reads its own writes.
 ///
 /// Part of a response: `(AtPosition(store.token(done.position).await?), Json(view))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl IntoResponse for AtPosition {
     }
 }
 
-/// The header `ES-Position` of a request: a read waits until its rows have come to that position.
+/// The header `ES-Position` of a request: a read waits until its rows include that position.
 ///
 /// | the request has | answer of the extractor |
 /// |---|---|
@@ -65,10 +65,11 @@ impl IntoResponse for AtPosition {
 pub struct AfterPosition(pub Option<Token>);
 
 impl AfterPosition {
-    /// The position, for `.after(…)`; the beginning of the log if the request has none.
+    /// Returns the position, for `.after(…)`; 0 if the request has none.
     ///
     /// # Errors
-    /// 412 if the token is of another log, or of a history of this one that was lost: the client reads again without it.
+    /// 412 if the token is of another log, or of a history of this log that was lost: the client reads again without
+    /// it; 503 or 500 if the store cannot tell.
     pub async fn position(self, store: &Store) -> Result<Position, Problem> {
         let Some(token) = self.0 else { return Ok(Position(0)) };
         store.position_of(&token).await.map_err(|error| match error {

@@ -27,8 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// | [retryable](StoreError::is_retryable) | 503, with `Retry-After` | |
 /// | every other | 500 | |
 ///
-/// A problem of 500 or above does not say what is behind it: the reason is logged by `tracing` at level error, and the
-/// client gets none of it.
+/// A problem of 500 or above does not name its reason. The reason is logged by `tracing` at level error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     status: StatusCode,
@@ -38,41 +37,41 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem whose title is that of the status.
+    /// Returns a problem with the title of its status.
     pub fn new(status: StatusCode) -> Self {
         Self { status, detail: None, members: Map::new(), retry_after: None }
     }
 
-    /// 404, for what is not there.
+    /// Returns a problem with status 404.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND).detail(detail)
     }
 
-    /// What went wrong this time, for a person.
+    /// Sets `detail`, which explains this occurrence to a person.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// A further member. `type`, `title`, `status` and `detail` are not replaced.
+    /// Adds a member. It does not replace `type`, `title`, `status` or `detail`.
     pub fn with(mut self, member: impl Into<String>, value: impl Into<Json>) -> Self {
         self.members.insert(member.into(), value.into());
         self
     }
 
-    /// When the request may be repeated; rounded up to seconds.
+    /// Sets `Retry-After`, when the request may be repeated. It is rounded up to seconds.
     pub fn retry_after(mut self, pause: Duration) -> Self {
         self.retry_after = Some(pause);
         self
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// For a command with an `If-Match`: a conflict is 412, since the client has named the version it had seen.
-    /// Everything else as by `From`.
+    /// Converts the error of a command with an `If-Match`: a conflict is 412, because the client has named the version
+    /// it had seen. Every other error is converted as by `From`.
     ///
     /// ```
     /// # use eventstore_axum::{IfMatch, Problem};
@@ -98,7 +97,7 @@ impl Problem {
         problem
     }
 
-    /// A failure of the server: the log gets the reason, the client does not.
+    /// Returns a problem without the reason, and logs the reason.
     fn server(status: StatusCode, error: &StoreError) -> Self {
         tracing::error!(status = status.as_u16(), error = error as &dyn Error, "a request failed");
         Self::new(status).detail("the server could not answer; its log has the reason")

@@ -1,11 +1,11 @@
-//! `#[derive(Aggregate)]`: the name of a state, and the state before the first event.
+//! `#[derive(Aggregate)]`: the name of a state, and the state before its first event.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{Data, DeriveInput, Field, Fields, LitStr, Path, Type, ext::IdentExt, parse_quote_spanned};
 
 use crate::{
-    attr::{Errors, Place, facade},
+    attr::{AttributeSpec, Errors, facade},
     fallback,
     names::{plain, snake_case},
     snapshot::{self, Snapshot},
@@ -14,10 +14,20 @@ use crate::{
 const TYPE: &[&str] = &["name", "by_tag", "error", "snapshot", "crate"];
 const FIELD: &[&str] = &["id"];
 
-const ON_TYPE: Place =
-    Place { attribute: "aggregate", on: "the type", keys: TYPE, repeated: &[], elsewhere: &[("a field", FIELD)] };
-const ON_FIELD: Place =
-    Place { attribute: "aggregate", on: "a field", keys: FIELD, repeated: &[], elsewhere: &[("the type", TYPE)] };
+const ON_TYPE: AttributeSpec = AttributeSpec {
+    attribute: "aggregate",
+    on: "the type",
+    keys: TYPE,
+    repeated: &[],
+    elsewhere: &[("a field", FIELD)],
+};
+const ON_FIELD: AttributeSpec = AttributeSpec {
+    attribute: "aggregate",
+    on: "a field",
+    keys: FIELD,
+    repeated: &[],
+    elsewhere: &[("the type", TYPE)],
+};
 
 #[derive(Default)]
 struct Keys {
@@ -66,7 +76,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
             )
         });
         let snapshot = keys.snapshot.as_ref().map(|snapshot| snapshot.emit(input, &krate));
-        let tagged = keys.by_tag.as_ref().map(|key| tagged(key, ident, &name, &krate));
+        let assertion = keys.by_tag.as_ref().map(|key| assert_tagged(key, ident, &name, &krate));
         quote! {
             #[automatically_derived]
             #[allow(deprecated)]
@@ -77,16 +87,16 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
                 type Error = #error;
                 #blank
             }
-            #tagged
+            #assertion
         }
     };
     errors.or(emitted, || fallback::aggregate(input, &krate, by_tag, &error))
 }
 
-/// The state before the first event.
+/// Returns the function `blank`, which makes the state before the first event.
 fn blank(input: &DeriveInput, krate: &Path, errors: &mut Errors) -> TokenStream {
     let (id, state) = match &input.data {
-        Data::Struct(data) => filled(&data.fields, krate, errors),
+        Data::Struct(data) => blank_struct(&data.fields, krate, errors),
         Data::Enum(data) => {
             for attributes in data.variants.iter().flat_map(|v| v.fields.iter().map(|f| &f.attrs).chain([&v.attrs])) {
                 if let Some(attribute) = attributes.iter().find(|attribute| attribute.path().is_ident("aggregate")) {
@@ -110,21 +120,21 @@ fn blank(input: &DeriveInput, krate: &Path, errors: &mut Errors) -> TokenStream 
     }
 }
 
-/// Which field is the id, and the struct made of it and of defaults.
-fn filled(fields: &Fields, krate: &Path, errors: &mut Errors) -> (Option<usize>, TokenStream) {
+/// Returns the index of the id's field, and an expression for a struct of the id and of defaults.
+fn blank_struct(fields: &Fields, krate: &Path, errors: &mut Errors) -> (Option<usize>, TokenStream) {
     let mut id = None;
-    for (place, field) in fields.iter().enumerate() {
+    for (index, field) in fields.iter().enumerate() {
         ON_FIELD.read(&field.attrs, errors, |entry| {
             let key = entry.flag()?;
             if id.is_some() {
                 return Err(syn::Error::new(key.span(), "an aggregate has one id, and another field is it already"));
             }
-            id = Some(place);
+            id = Some(index);
             Ok(())
         });
     }
-    let values = fields.iter().enumerate().map(|(place, Field { ty, .. })| {
-        if id == Some(place) {
+    let values = fields.iter().enumerate().map(|(index, Field { ty, .. })| {
+        if id == Some(index) {
             quote!(<#ty as #krate::__private::OwnId<Self>>::own(__id))
         } else {
             quote!(<#ty as #krate::__private::Blank>::blank())
@@ -134,9 +144,9 @@ fn filled(fields: &Fields, krate: &Path, errors: &mut Errors) -> (Option<usize>,
     (id, quote!(Self { #(#members: #values),* }))
 }
 
-/// Refuses an aggregate that would never hear of anything. Generic, so that it adds nothing to what is said of a missing
-/// `Evolve`.
-fn tagged(key: &Ident, ident: &Ident, name: &str, krate: &Path) -> TokenStream {
+/// Returns an assertion that some event has the aggregate's tag, without which the aggregate would get no events. It is
+/// generic, so that a missing `Evolve` is reported once.
+fn assert_tagged(key: &Ident, ident: &Ident, name: &str, krate: &Path) -> TokenStream {
     let message = format!(
         "`{ident}` is read by tag, but no field of its events is tagged `{name}`: mark one with `#[event(tag)]`"
     );

@@ -1,4 +1,4 @@
-//! Reads `#[event(…)]` and its like, key by key, and says what to type where a key is wrong.
+//! Parses `#[event(…)]` and similar attributes key by key. An error says what to write instead.
 
 use std::fmt::Display;
 
@@ -15,7 +15,7 @@ use syn::{
 
 use crate::names::{nearest, one_of};
 
-/// All that is wrong, so that it shows at once.
+/// The errors of a derive, collected so that all of them are reported at once.
 #[derive(Default)]
 pub(crate) struct Errors(Option<syn::Error>);
 
@@ -27,26 +27,27 @@ impl Errors {
         }
     }
 
-    /// Something is wrong at these tokens.
+    /// Adds an error at these tokens.
     pub(crate) fn at(&mut self, tokens: impl ToTokens, message: impl Display) {
         self.add(syn::Error::new_spanned(tokens, message));
     }
 
-    /// All of them as one, if there are any.
+    /// Returns all errors as one, if there are any.
     pub(crate) fn into_result(self) -> syn::Result<()> {
         self.0.map_or(Ok(()), Err)
     }
 
+    /// Returns the value, or adds the error.
     pub(crate) fn take<T>(&mut self, result: syn::Result<T>) -> Option<T> {
         result.map_err(|error| self.add(error)).ok()
     }
 
-    /// How many there are so far.
+    /// Returns the number of errors so far.
     pub(crate) fn count(&self) -> usize {
         self.0.iter().flatten().count()
     }
 
-    /// What to emit: the impl, or the errors beside an impl that keeps others quiet.
+    /// Returns the tokens to emit: the impl, or the errors and a fallback impl that prevents further errors.
     pub(crate) fn or(
         self,
         emitted: impl FnOnce() -> TokenStream,
@@ -59,21 +60,21 @@ impl Errors {
     }
 }
 
-/// Where an attribute stands, and what can be said there.
-pub(crate) struct Place {
+/// An attribute, the item it is on, and the keys it can have there.
+pub(crate) struct AttributeSpec {
     /// `event` in `#[event(…)]`.
     pub attribute: &'static str,
-    /// What it stands on, with an article.
+    /// The item it is on, with an article.
     pub on: &'static str,
     pub keys: &'static [&'static str],
-    /// Those that can be said more than once.
+    /// The keys that can be repeated.
     pub repeated: &'static [&'static str],
-    /// What can be said on what else.
+    /// Other items, and the keys that the attribute has on them.
     pub elsewhere: &'static [(&'static str, &'static [&'static str])],
 }
 
-impl Place {
-    /// Hands each key to `take`, which reads its value.
+impl AttributeSpec {
+    /// Calls `take` for each key, which parses its value.
     pub(crate) fn read(
         &self,
         attributes: &[Attribute],
@@ -141,7 +142,7 @@ fn at_end(input: ParseStream<'_>) -> bool {
     input.is_empty() || input.peek(Token![,])
 }
 
-/// On to the next key. A comma between `<` and `>` is part of a type.
+/// Skips the tokens up to the next key. A comma between `<` and `>` is part of a type.
 fn skip(input: ParseStream<'_>) -> syn::Result<()> {
     let mut depth = 0_usize;
     while !input.is_empty() && (depth > 0 || !input.peek(Token![,])) {
@@ -155,7 +156,7 @@ fn skip(input: ParseStream<'_>) -> syn::Result<()> {
     Ok(())
 }
 
-/// One key, whose value is still to be read.
+/// A key whose value is not parsed yet.
 pub(crate) struct Entry<'a> {
     pub key: Ident,
     input: ParseStream<'a>,
@@ -170,7 +171,7 @@ impl Entry<'_> {
         !at_end(self.input)
     }
 
-    /// `by_tag`
+    /// Parses a key without a value: `by_tag`.
     pub(crate) fn flag(&self) -> syn::Result<Ident> {
         if self.has_value() {
             return Err(syn::Error::new(self.key.span(), format!("`{}` takes no value", self.key)));
@@ -178,7 +179,7 @@ impl Entry<'_> {
         Ok(self.key.clone())
     }
 
-    /// `error = AccountError`
+    /// Parses a value: `error = AccountError`.
     pub(crate) fn value<T: Parse>(&self, example: &str) -> syn::Result<T> {
         if !self.input.peek(Token![=]) {
             return Err(self.incomplete(example));
@@ -190,16 +191,15 @@ impl Entry<'_> {
         self.input.parse().map_err(|error| syn::Error::new(error.span(), format!("expected `{example}`")))
     }
 
-    /// `name = "account"`, where a rule says which names there can be.
+    /// Parses a text that a rule allows: `name = "account"`.
     pub(crate) fn text(&self, example: &str, rule: impl Fn(&str) -> Result<(), String>) -> syn::Result<LitStr> {
         let literal: LitStr = self.value(example)?;
         crate::names::check(&literal, rule)?;
         Ok(literal)
     }
 
-    /// `retired("account.flagged", "account.blocked")`
-    ///
-    /// Values are checked by the derive that asked for them: an error while reading is one of form.
+    /// Parses a list: `retired("account.flagged", "account.blocked")`. The caller checks the values; an error here is
+    /// one of syntax.
     pub(crate) fn list<T: Parse>(&self, example: &str) -> syn::Result<Vec<T>> {
         if !self.input.peek(Paren) {
             return Err(self.incomplete(example));
@@ -210,7 +210,7 @@ impl Entry<'_> {
             return Err(self.incomplete(example));
         }
         let list = Punctuated::<T, Token![,]>::parse_terminated(&values);
-        // What is left over would be reported a second time.
+        // Consumes the rest, which syn would report as a second error.
         values.parse::<TokenStream>()?;
         match list {
             Ok(list) => Ok(list.into_iter().collect()),
@@ -218,21 +218,25 @@ impl Entry<'_> {
         }
     }
 
-    /// `snapshot(every = 100, version = 2)`: keys of its own, in parentheses.
-    pub(crate) fn keys(&self, place: &Place, mut take: impl FnMut(&Entry<'_>) -> syn::Result<()>) -> syn::Result<()> {
+    /// Parses the key's own keys in parentheses: `snapshot(every = 100, version = 2)`.
+    pub(crate) fn keys(
+        &self,
+        spec: &AttributeSpec,
+        mut take: impl FnMut(&Entry<'_>) -> syn::Result<()>,
+    ) -> syn::Result<()> {
         let values;
         parenthesized!(values in self.input);
         let mut errors = Errors::default();
-        place.read_keys(&values, &mut vec![], &mut errors, &mut take)?;
+        spec.read_keys(&values, &mut vec![], &mut errors, &mut take)?;
         errors.into_result()
     }
 
-    /// Whether it has keys of its own.
+    /// Whether the key has its own keys in parentheses.
     pub(crate) fn has_keys(&self) -> bool {
         self.input.peek(Paren)
     }
 
-    /// `crate = path::to::eventstore`
+    /// Parses `crate = path::to::eventstore`.
     pub(crate) fn path_to_crate(&self) -> syn::Result<Path> {
         let ModStyle(path) = self.value("crate = path::to::eventstore")?;
         Ok(path)
@@ -252,16 +256,16 @@ impl Parse for ModStyle {
     }
 }
 
-/// Where the facade is, unless `crate = …` says so.
+/// Returns the path of the facade, if no `crate = …` names another.
 pub(crate) fn facade() -> Path {
     syn::parse_quote!(::eventstore)
 }
 
-/// A key of `#[serde(…)]` with its value, if that is a string. What serde does not take, serde refuses.
+/// A key of `#[serde(…)]`, and its value if that is a string. Serde itself reports a key that it does not have.
 pub(crate) struct SerdeKey {
     pub key: Path,
     pub text: Option<LitStr>,
-    /// `rename(serialize = "…")`
+    /// Whether the key has its own keys: `rename(serialize = "…")`.
     pub split: bool,
 }
 
@@ -275,7 +279,7 @@ impl SerdeKey {
     }
 }
 
-/// All keys of all `#[serde(…)]`.
+/// Returns the keys of all `#[serde(…)]` attributes.
 pub(crate) fn serde_keys(attributes: &[Attribute]) -> Vec<SerdeKey> {
     let mut keys = vec![];
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
@@ -293,7 +297,7 @@ pub(crate) fn serde_keys(attributes: &[Attribute]) -> Vec<SerdeKey> {
     keys
 }
 
-/// Serde's attributes say how fields are written; everything else about the stored form is said by `#[event(…)]`.
+/// Refuses serde's attributes on an enum or a variant: `#[event(…)]` says how those are stored.
 pub(crate) fn refuse_serde(attributes: &[Attribute], on: &str, errors: &mut Errors) {
     for SerdeKey { key, .. } in serde_keys(attributes) {
         let name = key.to_token_stream().to_string();
@@ -314,7 +318,7 @@ pub(crate) fn refuse_serde(attributes: &[Attribute], on: &str, errors: &mut Erro
     }
 }
 
-/// Whether serde is told how to write the field, so that its type need not know.
+/// Whether an attribute tells serde how to write or read the field, so that the field's type need not implement serde.
 pub(crate) fn written_by_hand(field: &Field) -> bool {
     let by_hand =
         ["with", "serialize_with", "deserialize_with", "skip", "skip_serializing", "skip_deserializing", "getter"];

@@ -1,9 +1,9 @@
-//! How events are written and read: through shadows of the enum that derive what serde needs.
+//! Encodes and decodes events, through generated types that mirror the enum and derive serde's traits.
 //!
-//! The enum itself needs no serde, so its stored form owes nothing to attributes made for other uses. A field that
-//! cannot be stored would be reported at every place where the shadows use it. So the shadows, and the functions that
-//! use them, assume that it can (see [`assumed`]), and a chain of functions takes the assumptions away one by one,
-//! each at the span of its type: one message a type.
+//! The enum itself needs no serde, so attributes for other uses do not affect its stored form. A field that cannot be
+//! stored would be reported wherever a generated type uses it. So the generated types and functions assume that it can
+//! (see [`assumed`]), and a chain of functions discharges the assumptions one by one, each at the span of its type.
+//! That gives one error for each type.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -12,38 +12,38 @@ use syn::{Attribute, Field, Fields, LitStr, Type};
 use crate::{
     attr::written_by_hand,
     shape::{Event, Variant},
-    types::{one, place, span_of, text, without_self},
+    types::{binding, innermost_type, span_of, text, without_self},
     versions::History,
 };
 
-/// An event, and the types that must be fit for storing.
-pub(crate) struct Stored<'a> {
+/// The codec of an event, and the types that it must be able to store.
+pub(crate) struct Codec<'a> {
     event: &'a Event<'a>,
-    types: Vec<Stand<'a>>,
+    types: Vec<TypeAlias<'a>>,
 }
 
-/// A type, and the alias that stands for it.
-struct Stand<'a> {
+/// A type of a field, and the name of its alias in the generated code.
+struct TypeAlias<'a> {
     alias: Ident,
     ty: &'a Type,
 }
 
-impl<'a> Stored<'a> {
+impl<'a> Codec<'a> {
     pub(crate) fn new(event: &'a Event<'a>) -> Self {
-        let mut types: Vec<Stand<'a>> = vec![];
+        let mut types: Vec<TypeAlias<'a>> = vec![];
         for field in event.variants.iter().flat_map(|variant| variant.fields).filter(|field| !written_by_hand(field)) {
-            let ty = one(&field.ty);
-            if types.iter().all(|stand| text(stand.ty) != text(ty)) {
-                types.push(Stand { alias: format_ident!("__T{}", types.len(), span = span_of(ty)), ty });
+            let ty = innermost_type(&field.ty);
+            if types.iter().all(|alias| text(alias.ty) != text(ty)) {
+                types.push(TypeAlias { alias: format_ident!("__T{}", types.len(), span = span_of(ty)), ty });
             }
         }
         Self { event, types }
     }
 
-    /// `__CODEC`: the functions to encode and to decode.
+    /// Returns the constant `__CODEC`, the functions that encode and decode, and what they need.
     pub(crate) fn codec(&self) -> TokenStream {
         let Event { ident, krate, .. } = self.event;
-        let aliases = self.types.iter().map(|Stand { alias, ty }| {
+        let aliases = self.types.iter().map(|TypeAlias { alias, ty }| {
             let ty = without_self(ty, ident);
             quote!(type #alias = #ty;)
         });
@@ -87,7 +87,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// The enum again, to write it: with serde's derive, which reads the fields of the real one.
+    /// Returns a mirror of the enum with serde's derive, which serializes the fields of the real enum (`remote`).
     fn shadow(&self) -> TokenStream {
         let ident = self.event.ident;
         let (remote, bound) = (ident.to_string(), bound(&self.types));
@@ -119,7 +119,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Fields with their serde attributes, and without the others.
+    /// Returns the fields with their serde attributes only.
     fn fields(&self, fields: &Fields) -> TokenStream {
         let field = |Field { attrs, ident, ty, .. }: &Field| {
             let serde = attrs.iter().filter(is_serde);
@@ -135,6 +135,7 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// Returns the body of the function that decodes.
     fn decode(&self) -> TokenStream {
         let Event { ident, krate, variants, retired, .. } = self.event;
         let arms = variants.iter().map(|variant| self.arms(variant));
@@ -162,7 +163,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// One for today's form, and one for each earlier one.
+    /// Returns a match arm for the present form of a variant, and one for each earlier form.
     fn arms(&self, variant: &Variant<'_>) -> TokenStream {
         let Event { ident, krate, .. } = self.event;
         let (names, History { version, upcasts }) = (variant.names(), &variant.history);
@@ -180,37 +181,40 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Reads a variant as it is today.
+    /// Returns a block that decodes the present form of a variant.
     fn body(&self, variant: &Variant<'_>) -> TokenStream {
         let Event { ident, .. } = self.event;
         let Variant { ident: name, fields, .. } = variant;
         if let Fields::Unit = fields {
             return quote!({ __push(#ident::#name); });
         }
-        let bound =
-            bound(self.types.iter().filter(|stand| fields.iter().any(|field| text(one(&field.ty)) == text(stand.ty))));
+        let bound = bound(
+            self.types
+                .iter()
+                .filter(|alias| fields.iter().any(|field| text(innermost_type(&field.ty)) == text(alias.ty))),
+        );
         let expecting = format!("the body of `{}`", variant.name.0);
         let shadow = self.fields(fields);
         let end = matches!(fields, Fields::Unnamed(_)).then(|| quote!(;));
         let members: Vec<_> = fields.members().collect();
-        let places: Vec<_> = (0..members.len()).map(place).collect();
+        let bindings: Vec<_> = (0..members.len()).map(binding).collect();
         quote! {
             {
                 #[derive(__private::serde::Deserialize)]
                 #[serde(crate = "__private::serde", bound = #bound, expecting = #expecting)]
                 struct __Body #shadow #end
-                let __Body { #(#members: #places),* } = __private::decode(__body)?;
-                __push(#ident::#name { #(#members: #places),* });
+                let __Body { #(#members: #bindings),* } = __private::decode(__body)?;
+                __push(#ident::#name { #(#members: #bindings),* });
             }
         }
     }
 
-    /// Proves what the functions assume, one type after the other.
+    /// Returns the chain of functions that proves the assumptions, one type after the other.
     fn proofs(&self) -> TokenStream {
         let mut tokens = quote!((__encode, __decode));
         let mut all = TokenStream::new();
-        for (n, stand) in self.types.iter().enumerate() {
-            let (span, assumed) = (span_of(stand.ty), assumed(&self.types[n..]));
+        for (n, alias) in self.types.iter().enumerate() {
+            let (span, assumed) = (span_of(alias.ty), assumed(&self.types[n..]));
             let name = format_ident!("__codec_{n}", span = span);
             all.extend(quote! {
                 const fn #name() -> __Codec
@@ -229,16 +233,16 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// Bounds that hold where they stand, and must be shown by the caller: `for<'__any>` keeps rustc from looking
-/// whether they are true for types that it knows.
-fn assumed<'a>(types: impl IntoIterator<Item = &'a Stand<'a>>) -> TokenStream {
+/// Returns bounds that a function assumes and its caller must prove. `for<'__any>` keeps rustc from checking them for
+/// types that it knows.
+fn assumed<'a>(types: impl IntoIterator<Item = &'a TypeAlias<'a>>) -> TokenStream {
     types
         .into_iter()
-        .map(|Stand { alias, ty }| quote_spanned!(span_of(ty)=> for<'__any> #alias: __private::Field,))
+        .map(|TypeAlias { alias, ty }| quote_spanned!(span_of(ty)=> for<'__any> #alias: __private::Field,))
         .collect()
 }
 
-fn bound<'a>(types: impl IntoIterator<Item = &'a Stand<'a>>) -> String {
+fn bound<'a>(types: impl IntoIterator<Item = &'a TypeAlias<'a>>) -> String {
     assumed(types).to_string()
 }
 

@@ -5,14 +5,14 @@ use quote::quote;
 use syn::{Data, DeriveInput, LitStr, ext::IdentExt};
 
 use crate::{
-    attr::{Errors, Place, facade},
+    attr::{AttributeSpec, Errors, facade},
     fallback,
     names::{plain, snake_case},
     snapshot,
     versions::{History, codec},
 };
 
-const ON_TYPE: Place = Place {
+const ON_TYPE: AttributeSpec = AttributeSpec {
     attribute: "command",
     on: "the type",
     keys: &["name", "version", "upcast", "crate"],

@@ -1,4 +1,4 @@
-//! `#[derive(Event)]`: the impl that says what an enum of events is called, tagged, written and read as.
+//! `#[derive(Event)]`: the names, tags and codec of an enum of events.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -10,7 +10,7 @@ use crate::{
     shape::{Event, Keys, Variant},
     tags::Tag,
     transparent,
-    types::place,
+    types::binding,
     versions::History,
 };
 
@@ -58,7 +58,7 @@ impl Event<'_> {
         let name = variants.iter().map(|Variant { ident, name: (name, _), .. }| quote!(Self::#ident { .. } => #name));
         let schema = self.schema();
         let tags = self.tags();
-        let stored = body::Stored::new(self);
+        let stored = body::Codec::new(self);
         let codec = stored.codec();
         quote! {
             #[doc(hidden)]
@@ -126,7 +126,7 @@ impl Event<'_> {
         })
     }
 
-    /// `TAGS` and `tags`, if there are any.
+    /// Returns `TAGS` and `tags`, if a field is tagged.
     fn tags(&self) -> Option<TokenStream> {
         let Self { ident: event, krate, variants, .. } = self;
         let tagged: Vec<_> = variants.iter().filter(|variant| !variant.tags.is_empty()).collect();
@@ -141,13 +141,13 @@ impl Event<'_> {
         }
         let names = all.iter().map(|tag| tag.name(event, krate));
         let arms = tagged.iter().map(|Variant { ident, tags, .. }| {
-            // A field may have several tags; it is bound once.
+            // A field with several tags is bound once.
             let mut members: Vec<&Member> = tags.iter().map(|tag| &tag.member).collect();
             members.dedup();
-            let places: Vec<_> = (0..members.len()).map(place).collect();
+            let bindings: Vec<_> = (0..members.len()).map(binding).collect();
             let bound = |tag: &Tag<'_>| members.iter().position(|member| **member == tag.member).unwrap_or_default();
-            let pushes = tags.iter().map(|tag| tag.push(&places[bound(tag)], event, krate));
-            quote!(Self::#ident { #(#members: #places,)* .. } => { #(#pushes)* })
+            let pushes = tags.iter().map(|tag| tag.push(&bindings[bound(tag)], event, krate));
+            quote!(Self::#ident { #(#members: #bindings,)* .. } => { #(#pushes)* })
         });
         let others = (tagged.len() < variants.len()).then(|| quote!(_ => {}));
         Some(quote! {

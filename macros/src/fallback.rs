@@ -1,11 +1,12 @@
-//! What a derive emits beside its errors: an impl that does nothing, so that one mistake gives one message.
+//! The impls that derives emit beside their errors, so that one mistake gives one error. They do nothing.
 //!
-//! The bounds are assumed (see `assumed` in `body.rs`): what else is missing will be said when the mistake is gone.
+//! Their bounds are assumed (see `assumed` in `body.rs`), so a missing trait is reported once the mistake is mended.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{DeriveInput, Generics, Path, Type, parse_quote};
 
+/// Returns the generics with these bounds on `Self` assumed.
 fn assuming(input: &DeriveInput, bounds: &TokenStream) -> Generics {
     let mut generics = input.generics.clone();
     generics.make_where_clause().predicates.push(parse_quote!(for<'__any> Self: #bounds));

@@ -1,17 +1,17 @@
 //! The derives of [eventstore](https://docs.rs/eventstore): [`Event`], [`Aggregate`], [`ReadModel`], [`Saga`],
 //! [`Command`]. Use them through the facade.
 //!
-//! Derives add names, never rules: what happens when is written by hand, in `Evolve`, `Decide`, `Project`,
-//! `React` and `Steps`. All take `crate = path::to::eventstore`, for when it is found elsewhere than at `::eventstore`.
+//! Derives add names, never rules: rules are written by hand, in `Evolve`, `Decide`, `Project`, `React` and `Steps`.
+//! Every derive takes `crate = path::to::eventstore`, for a facade that is not at `::eventstore`.
 
 mod aggregate;
 mod attr;
 mod body;
 mod command;
 mod event;
+mod event_attributes;
 mod fallback;
 mod names;
-mod places;
 mod read_model;
 mod saga;
 mod shape;
@@ -24,7 +24,7 @@ mod versions;
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};
 
-/// Makes an enum an `Event`: one variant is one kind of thing that can happen.
+/// Makes an enum an `Event`. Each variant is one kind of event.
 ///
 /// ```
 /// use eventstore::prelude::*;
@@ -43,20 +43,20 @@ use syn::{DeriveInput, parse_macro_input};
 /// # Ok::<(), eventstore::EventError>(())
 /// ```
 ///
-/// The name is stored beside the body. It is the name of the enum without `Event`, a dot, and the name of the variant,
-/// in snake case. The enum needs `Clone`, and no serde; its fields need serde's `Serialize` and `Deserialize`, which
-/// the types of std have.
+/// The name is stored with the body. It is the name of the enum without `Event`, a dot, and the name of the variant, in
+/// snake case. The enum needs `Clone`, and no serde; its fields need serde's `Serialize` and `Deserialize`, which the
+/// types of std have.
 ///
 /// # Names
 ///
-/// What is stored stays, so a variant can be renamed only together with a word about its stored name.
+/// Stored names stay in the log for ever. When a variant is renamed, `name` or `alias` must keep its stored name.
 ///
 /// | key | on | says |
 /// |---|---|---|
-/// | `prefix = "bank.account"` | enum | what the names begin with |
-/// | `retired("account.flagged")` | enum | names still in the log that mean nothing any more: they are read as nothing |
+/// | `prefix = "bank.account"` | enum | the beginning of all names |
+/// | `retired("account.flagged")` | enum | stored names that mean nothing any more: their events are skipped |
 /// | `name = "account.opened"` | variant | the whole name |
-/// | `alias = "account.created"` | variant | an earlier name, still read; can be said more than once |
+/// | `alias = "account.created"` | variant | an earlier name, still read; can be repeated |
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -72,8 +72,9 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Fields
 ///
-/// Serde's attributes for fields hold: `rename`, `alias`, `default`, `with`, `skip_serializing_if`, `flatten` and the
-/// others. Its attributes for enums and variants do not, and are refused. A body may have more fields than are read.
+/// Serde's attributes for fields work: `rename`, `alias`, `default`, `with`, `skip_serializing_if`, `flatten` and the
+/// others. Its attributes for enums and variants are refused. Fields of a body that the variant does not have are
+/// ignored.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -90,8 +91,8 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Tags
 ///
-/// Tags say whom an event concerns, besides its stream: they are what `#[aggregate(by_tag)]` and
-/// `#[read_model(tag = "…")]` go by.
+/// Tags name what an event concerns besides its stream. `#[aggregate(by_tag)]` and `#[read_model(tag = "…")]` select
+/// events by tag.
 ///
 /// | key | on | says |
 /// |---|---|---|
@@ -100,7 +101,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `tag = buyer.id` | field | a tag for what is in the field, at this path: an `Id<_>`, or an `Option` or `Vec` of one |
 /// | `tag("city", buyer.city)` | field | a tag by this name, for what is in the field and is `Display` |
 ///
-/// A field can have several tags. Where the field is an `Option` or `Vec`, a path begins at what is in that.
+/// A field can have several tags. In an `Option` or `Vec`, a path begins at the item.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -138,13 +139,13 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Some of the events of a category
 ///
-/// A state by tag, or over every event, that knows only some of the events there are must not take an event of a newer
-/// program for one that does not matter. So an event of the same tag, in a category where it knows events, under a name it
-/// does not know is an error. What the program knows elsewhere and does not matter here is said with `others`:
+/// A state by tag, or over every event, may name only some of the events of a category. An event with its tag, in a
+/// category of which it names events, under a name that it does not know is an error: it may come from a newer program
+/// and matter. `others` lists event types of this program whose further events do not matter:
 ///
 /// | key | on | says |
 /// |---|---|---|
-/// | `others(CourseEvent)` | enum | event types of this program: those of their events that this enum does not name do not matter to it |
+/// | `others(CourseEvent)` | enum | event types of this program whose events do not matter here, unless this enum names them |
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -160,12 +161,12 @@ use syn::{DeriveInput, parse_macro_input};
 /// # Versions
 ///
 /// When a body changes in a way that serde's attributes cannot bridge, raise the version, and keep the earlier form
-/// with a function that makes today's event of it. Each earlier form goes straight to today's, so all of them are
-/// listed. The function gives the event; an `Option` if some are to be forgotten, a `Vec` if one became several.
+/// with a function that converts it to the present event. Each earlier form is converted directly, so all of them are
+/// listed. The function returns the event, an `Option` if some events are dropped, or a `Vec` if one became several.
 ///
 /// | key | on | says |
 /// |---|---|---|
-/// | `version = 2` | variant | the version it is written in from now on; 1 if not said |
+/// | `version = 2` | variant | the version of the present form; the default is 1 |
 /// | `upcast(1 => from_v1)` | variant | how each earlier version is read |
 ///
 /// ```
@@ -194,8 +195,8 @@ use syn::{DeriveInput, parse_macro_input};
 ///
 /// # Events of several kinds
 ///
-/// `#[event(transparent)]` on an enum of other events passes on what they say, for a reader of them all.
-/// Each variant can be made `From` its event.
+/// `#[event(transparent)]` on an enum of other events delegates to them, for a reader of all of them. The derive
+/// implements `From` for each of these events.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -215,7 +216,7 @@ pub fn event(input: TokenStream) -> TokenStream {
     event::derive(&parse_macro_input!(input as DeriveInput)).into()
 }
 
-/// Makes a state an `Aggregate`: says what it is called, and what it is before its first event.
+/// Makes a state an `Aggregate`, with a name and a value before its first event.
 ///
 /// ```
 /// use eventstore::prelude::*;
@@ -246,11 +247,11 @@ pub fn event(input: TokenStream) -> TokenStream {
 ///
 /// | key | on | says |
 /// |---|---|---|
-/// | `name = "account"` | type | the name, which is stored: the category of its streams, and of its tags. If not said, that of the type in snake case |
-/// | `error = AccountError` | type | why a command may be refused. If not said, a `Refusal` in words |
-/// | `by_tag` | type | it is made of the events tagged with its id, in whatever stream, instead of those in its stream |
+/// | `name = "account"` | type | the stored name: the category of its streams, and the name of its tags. The default is the name of the type in snake case |
+/// | `error = AccountError` | type | why a command may be refused. The default is a `Refusal`, a text |
+/// | `by_tag` | type | its events are those tagged with its id, in any stream, instead of those in its stream |
 /// | `snapshot = 100` | type | a snapshot is taken every 100 events; the state needs serde's `Serialize` and `Deserialize` |
-/// | `snapshot(every = 100, version = 2)` | type | the same; raise the version when `evolve` changes what it makes of old events |
+/// | `snapshot(every = 100, version = 2)` | type | the same; raise the version when `evolve` treats old events differently |
 /// | `snapshot(slow = "5ms")` | type | a snapshot is taken after a load that took longer |
 /// | `snapshot(by_hand)` | type | a snapshot is taken by `store.snapshot(&id)` only |
 /// | `id` | field | this is its id: an `Id<Self>` |
@@ -287,8 +288,8 @@ pub fn event(input: TokenStream) -> TokenStream {
 ///
 /// # Snapshots
 ///
-/// A state that has many events is kept now and then, so that a load begins there. Nothing else changes: what is
-/// written in another form, damaged or not of this log is not used. What is kept is JSON, so serde must know the state.
+/// A snapshot stores a state with many events, so that a load begins there. Nothing else changes: a snapshot that has
+/// another form, is damaged or belongs to another log is not used. Snapshots are JSON, so the state needs serde.
 ///
 /// ```
 /// use eventstore::prelude::*;
@@ -307,13 +308,13 @@ pub fn event(input: TokenStream) -> TokenStream {
 /// # }
 /// ```
 ///
-/// The form is the fields, their types and serde's attributes as they are written, where the type is and what it is
-/// called, and the names and versions of its events. It does not show when `evolve` changes, or what a field's type is
-/// made of: then raise `version`.
+/// The form consists of the fields, their types and serde's attributes as they are written, the path of the type, and
+/// the names and versions of its events. It does not show a change of `evolve`, or inside the type of a field: then
+/// raise `version`.
 ///
 /// # By tag
 ///
-/// A state by tag is no single stream, so it has no version to be loaded at. This does not compile:
+/// A state by tag has no stream, and so no version to load it at. This does not compile:
 ///
 /// ```compile_fail,E0080
 /// # use eventstore::prelude::*;
@@ -366,14 +367,14 @@ pub fn aggregate(input: TokenStream) -> TokenStream {
 ///
 /// | key | on | says |
 /// |---|---|---|
-/// | `name = "balances"` | struct | the name of the table: a-z, 0-9 and `_`. If not said, that of the struct in snake case |
-/// | `version = 2` | struct | raise it when the rows must be made again |
+/// | `name = "balances"` | struct | the name of the table: a-z, 0-9 and `_`. The default is the name of the struct in snake case |
+/// | `version = 2` | struct | raise it when the rows must be built again |
 /// | `tag = "student"` | struct | an event concerns the rows of its tags of this name, instead of the row of its stream |
 /// | `keys = per_day` | struct | an event concerns the rows that this function names: `fn per_day(event: &Recorded<AccountEvent>) -> Vec<String>` |
-/// | `index` | field | rows are looked for by this column |
-/// | `column = "bigint"` | field | the type of the column, where the type of the field does not tell |
+/// | `index` | field | rows are looked up by this column |
+/// | `column = "bigint"` | field | the type of the column, where the type of the field does not show it |
 ///
-/// The type of a column comes from what the type of its field is called, with or without `Option`:
+/// The type of a column follows from the name of its field's type, with or without `Option`:
 ///
 /// | field | column |
 /// |---|---|
@@ -385,9 +386,12 @@ pub fn aggregate(input: TokenStream) -> TokenStream {
 /// | `Timestamp` | `timestamptz` |
 /// | everything else | `jsonb`, which cannot be looked up by |
 ///
-/// A column is called what serde calls its field: `#[serde(rename = "…")]` holds. Whatever else would change which
-/// columns there are is refused; `skip` too, for a row is written and read back between events. The row's key is
-/// `row.key()`, so there is no field for it.
+/// A column has the name that serde gives its field: `#[serde(rename = "…")]` works. Other attributes that would change
+/// the columns are refused, `skip` among them, because a row is written and read back between events. The key of the
+/// row is `row.key()`, so it has no field.
+///
+/// An integer field with a `double precision` column must stay below 10^15: a larger number is read back with an
+/// exponent, which serde refuses for an integer.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -420,7 +424,7 @@ pub fn read_model(input: TokenStream) -> TokenStream {
     read_model::derive(&parse_macro_input!(input as DeriveInput)).into()
 }
 
-/// Makes a state a `Saga`: a process with a memory, which hears events and sends commands.
+/// Makes a state a `Saga`: a process with a state, which reacts to events with commands.
 ///
 /// ```
 /// use eventstore::prelude::*;
@@ -477,19 +481,19 @@ pub fn read_model(input: TokenStream) -> TokenStream {
 ///
 /// | key | on | says |
 /// |---|---|---|
-/// | `name = "money_transfer"` | type | the name, which is stored and part of ids: a-z, 0-9 and `_`. If not said, that of the type in snake case |
+/// | `name = "money_transfer"` | type | the name, which is stored and part of ids: a-z, 0-9 and `_`. The default is the name of the type in snake case |
 /// | `stream` | type | an instance for each key of a stream |
 /// | `tag = "order"` | type | an instance for each tag of this name |
 /// | `key = order_of` | type | the instance that this function names: `fn order_of(event: &Recorded<ShopEvent>) -> Option<String>` |
-/// | `end` | variant | an instance in this state is over |
+/// | `end` | variant | an instance in this state has ended |
 /// | `end = is_settled` | type | the same for other states: `fn is_settled(state: &MoneyTransfer) -> bool` |
 /// | `steps` | type | it declares `Steps` instead of `React` |
 /// | `from = "beginning"` | type | where it begins when it runs for the first time: `beginning` or `now` |
-/// | `version = 2` | type | the version its state is written in from now on; 1 if not said |
+/// | `version = 2` | type | the version of the present form of its state; the default is 1 |
 /// | `upcast(1 => from_v1)` | type | how a state of each earlier version is read: `fn from_v1(state: StateV1) -> Self` |
 ///
-/// Without `stream`, `tag` or `key`, an instance is a conversation: the commands of a saga carry on the conversation of the
-/// event they answer.
+/// Without `stream`, `tag` or `key`, there is an instance for each conversation: the commands of a saga continue the
+/// conversation of the event that caused them.
 ///
 /// The state needs `Clone` and serde's `Serialize` and `Deserialize`; without `steps` also `Default`, which is what an
 /// instance is before its first event.
@@ -498,7 +502,7 @@ pub fn saga(input: TokenStream) -> TokenStream {
     saga::derive(&parse_macro_input!(input as DeriveInput)).into()
 }
 
-/// Makes a command a `Command`: one with a stored name, which another service can be asked, or which is scheduled.
+/// Makes a command a `Command`, with a stored name, so that it can be sent to another service or be scheduled.
 ///
 /// ```
 /// use eventstore::prelude::*;
@@ -517,8 +521,8 @@ pub fn saga(input: TokenStream) -> TokenStream {
 ///
 /// | key | on | says |
 /// |---|---|---|
-/// | `name = "payments.charge"` | type | the stored name: a-z, 0-9, `_` and `.`. If not said, that of the type in snake case |
-/// | `version = 2` | type | the version it is written in from now on; 1 if not said |
+/// | `name = "payments.charge"` | type | the stored name: a-z, 0-9, `_` and `.`. The default is the name of the type in snake case |
+/// | `version = 2` | type | the version of the present form; the default is 1 |
 /// | `upcast(1 => from_v1)` | type | how each earlier version is read: `fn from_v1(command: ChargeV1) -> Self` |
 #[proc_macro_derive(Command, attributes(command, serde))]
 pub fn command(input: TokenStream) -> TokenStream {

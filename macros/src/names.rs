@@ -1,11 +1,11 @@
-//! Which names are stored: how a type's name becomes one, and what a name may be.
+//! Stored names: how the name of a type becomes one, and the rules they must follow.
 
 use syn::LitStr;
 
-/// The longest name a store takes, in bytes: `limits::NAME_BYTES` of the core.
+/// The longest name of an event, in bytes: `limits::NAME_BYTES` of core.
 const NAME_BYTES: usize = 512;
 
-/// The name as it is stored: `HTTPServer` is `http_server`.
+/// Returns a name in snake case: `HTTPServer` becomes `http_server`.
 pub(crate) fn snake_case(name: &str) -> String {
     let letters: Vec<char> = name.chars().collect();
     let mut snake = String::new();
@@ -21,7 +21,7 @@ pub(crate) fn snake_case(name: &str) -> String {
     snake
 }
 
-/// Any text without control characters: names of events.
+/// The rule for names of events: any text without control characters.
 pub(crate) fn stored(name: &str) -> Result<(), String> {
     match name.len() {
         0 => Err("a name cannot be empty".into()),
@@ -31,13 +31,13 @@ pub(crate) fn stored(name: &str) -> Result<(), String> {
     }
 }
 
-/// `a-z`, `0-9`, `_` and `.`: names of categories and tags.
+/// The rule for names of categories and tags: `a-z`, `0-9`, `_` and `.`.
 pub(crate) fn plain(name: &str) -> Result<(), String> {
     stored(name)?;
     only(name, |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'), "a-z, 0-9, `_` and `.`")
 }
 
-/// `a-z`, `0-9` and `_`, and short enough to be part of other names in a database: names of tables.
+/// The rule for names of tables: `a-z`, `0-9` and `_`, at most 48 bytes, since they are parts of other names.
 pub(crate) fn table(name: &str) -> Result<(), String> {
     stored(name)?;
     if name.len() > 48 {
@@ -46,7 +46,7 @@ pub(crate) fn table(name: &str) -> Result<(), String> {
     only(name, |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'), "a-z, 0-9 and `_`")
 }
 
-/// What PostgreSQL takes as the name of a column, besides the `key` that every row has.
+/// The rule for names of columns: at most 63 bytes, as in PostgreSQL, and not `key`, which every row has.
 pub(crate) fn column(name: &str) -> Result<(), String> {
     stored(name)?;
     match name {
@@ -62,12 +62,12 @@ fn only(name: &str, allowed: impl Fn(u8) -> bool, these: &str) -> Result<(), Str
     if name.bytes().all(allowed) { Ok(()) } else { Err(format!("`{name}` is not a name of {these} only")) }
 }
 
-/// Applies a rule to a literal.
+/// Applies a rule to a literal. The error is at the literal.
 pub(crate) fn check(literal: &LitStr, rule: impl Fn(&str) -> Result<(), String>) -> syn::Result<()> {
     rule(&literal.value()).map_err(|reason| syn::Error::new(literal.span(), reason))
 }
 
-/// The option that was probably meant.
+/// Returns the option that a misspelt word probably means.
 pub(crate) fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = |option: &&str| {
         let starts_so = word.len() > 2 && option.starts_with(word);
@@ -76,7 +76,7 @@ pub(crate) fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>
     options.into_iter().filter(near).min_by_key(|option| strsim::damerau_levenshtein(word, option))
 }
 
-/// `` `a`, `b` or `c` `` for people.
+/// Returns the options for an error: `` one of `a`, `b`, `c` ``, or the only one.
 pub(crate) fn one_of(options: &[&str]) -> String {
     let quoted: Vec<_> = options.iter().map(|option| format!("`{option}`")).collect();
     match quoted.as_slice() {
@@ -88,6 +88,25 @@ pub(crate) fn one_of(options: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_for_names_allows_its_longest_name_and_no_longer_one() {
+        let long = |bytes| "a".repeat(bytes);
+        assert!(stored(&long(512)).is_ok() && stored(&long(513)).is_err());
+        assert!(stored(&"ä".repeat(256)).is_ok() && stored(&"ä".repeat(257)).is_err(), "bytes count, not characters");
+        assert!(table(&long(48)).is_ok() && table(&long(49)).is_err());
+        assert!(column(&long(63)).is_ok() && column(&long(64)).is_err());
+    }
+
+    #[test]
+    fn a_rule_for_names_allows_what_the_stored_form_can_hold() {
+        assert!(stored("Account opened").is_ok(), "the name of an event is any text");
+        assert!(stored("").is_err() && stored("a\nb").is_err() && stored("a\u{85}b").is_err());
+        assert!(plain("bank.account_1").is_ok() && plain("Bank").is_err() && plain("ä").is_err());
+        assert!(plain("a-b").is_err(), "`-` ends the category of a stream");
+        assert!(table("balance_1").is_ok() && table("bank.balance").is_err() && table("balance@1").is_err());
+        assert!(column("Amount").is_ok() && column("key").is_err());
+    }
 
     #[test]
     fn names_of_types_are_stored_in_snake_case() {

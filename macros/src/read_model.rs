@@ -1,4 +1,4 @@
-//! `#[derive(ReadModel)]`: the table of a row, one column a field.
+//! `#[derive(ReadModel)]`: the table of a row, with a column for each field.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -7,7 +7,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::{Attribute, Data, DeriveInput, Field, Fields, LitInt, LitStr, Path, Type, ext::IdentExt};
 
 use crate::{
-    attr::{Errors, Place, SerdeKey, facade, serde_keys},
+    attr::{AttributeSpec, Errors, SerdeKey, facade, serde_keys},
     fallback,
     names::{self, nearest, one_of, plain, snake_case, table},
     types::{bare, inner},
@@ -16,10 +16,20 @@ use crate::{
 const STRUCT: &[&str] = &["name", "version", "tag", "keys", "crate"];
 const FIELD: &[&str] = &["index", "column"];
 
-const ON_STRUCT: Place =
-    Place { attribute: "read_model", on: "the struct", keys: STRUCT, repeated: &[], elsewhere: &[("a field", FIELD)] };
-const ON_FIELD: Place =
-    Place { attribute: "read_model", on: "a field", keys: FIELD, repeated: &[], elsewhere: &[("the struct", STRUCT)] };
+const ON_STRUCT: AttributeSpec = AttributeSpec {
+    attribute: "read_model",
+    on: "the struct",
+    keys: STRUCT,
+    repeated: &[],
+    elsewhere: &[("a field", FIELD)],
+};
+const ON_FIELD: AttributeSpec = AttributeSpec {
+    attribute: "read_model",
+    on: "a field",
+    keys: FIELD,
+    repeated: &[],
+    elsewhere: &[("the struct", STRUCT)],
+};
 
 #[derive(Default)]
 struct Keys {
@@ -62,8 +72,8 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
     let krate = keys.krate.unwrap_or_else(facade);
     let emitted = || {
         let version = keys.version.map(|version| quote!(const VERSION: u32 = #version;));
-        let (keys, tagged) = match (&keys.tag, &keys.keys) {
-            (Some(tag), _) => (Some(quote!(Tag(#tag))), Some(tagged(tag, ident, &krate))),
+        let (keys, assertion) = match (&keys.tag, &keys.keys) {
+            (Some(tag), _) => (Some(quote!(Tag(#tag))), Some(assert_tagged(tag, ident, &krate))),
             (None, Some((_, function))) => (Some(quote!(By(#function))), None),
             (None, None) => (None, None),
         };
@@ -84,7 +94,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
                 #keys
                 const COLUMNS: &'static [#krate::Column] = &[#(#columns),*];
             }
-            #tagged
+            #assertion
         }
     };
     errors.or(emitted, || fallback::read_model(input, &krate))
@@ -97,8 +107,9 @@ fn version(literal: &LitInt) -> syn::Result<u32> {
     }
 }
 
-/// Refuses a table that would never get a row. Generic, so that it adds nothing to what is said of a missing `Project`.
-fn tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
+/// Returns an assertion that some event has the read model's tag, without which the table would get no rows. It is
+/// generic, so that a missing `Project` is reported once.
+fn assert_tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
     let name = tag.value();
     let message = format!(
         "`{ident}` has a row for each tag `{name}`, but no field of its events is tagged so: mark one with `#[event(tag)]`, \
@@ -114,7 +125,7 @@ fn tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
     }
 }
 
-/// What would make a row something else than an object of its fields, under their names.
+/// Refuses serde's attributes with which a row would not be an object of its fields under their names.
 fn refuse_serde(attributes: &[Attribute], errors: &mut Errors) {
     for SerdeKey { key, .. } in serde_keys(attributes) {
         let Some(name) = key.get_ident().map(Ident::to_string) else { continue };
@@ -131,10 +142,10 @@ fn refuse_serde(attributes: &[Attribute], errors: &mut Errors) {
     }
 }
 
-/// A field that has a column.
+/// The column of a field.
 struct Column {
     name: String,
-    /// What the name comes from.
+    /// The span of the name.
     span: Span,
     kind: &'static str,
     index: bool,
@@ -171,13 +182,13 @@ fn columns(input: &DeriveInput, errors: &mut Errors) -> Vec<Column> {
     columns
 }
 
-/// The column of a field, if it has one.
+/// Returns the column of a field; `None` if an error was added.
 fn column(field: &Field, errors: &mut Errors) -> Option<Column> {
-    let (mut index, mut said) = (None, None);
+    let (mut index, mut named) = (None, None);
     ON_FIELD.read(&field.attrs, errors, |entry| {
         match &*entry.name() {
             "index" => index = Some(entry.flag()?),
-            _ => said = Some(kind_said(&entry.value("column = \"bigint\"")?)?),
+            _ => named = Some(named_kind(&entry.value("column = \"bigint\"")?)?),
         }
         Ok(())
     });
@@ -198,23 +209,23 @@ fn column(field: &Field, errors: &mut Errors) -> Option<Column> {
         return None;
     }
     let written_with = serde.iter().find(|key| key.is_one_of(&["with", "serialize_with"]));
-    if let (Some(key), None) = (written_with, said) {
+    if let (Some(key), None) = (written_with, named) {
         errors.at(
             &key.key,
             "what this writes is not known here: say what the column is, `#[read_model(column = \"text\")]`",
         );
         return None;
     }
-    let kind = said.unwrap_or_else(|| kind_of(&field.ty));
+    let kind = named.unwrap_or_else(|| kind_of(&field.ty));
     if let (Some(index), "Json") = (&index, kind) {
-        let hint = if said.is_some() { "" } else { ", unless you say what it is: `#[read_model(column = \"text\")]`" };
+        let hint = if named.is_some() { "" } else { ", unless you say what it is: `#[read_model(column = \"text\")]`" };
         errors.at(index, format!("a row cannot be looked up by this field, since its column is jsonb{hint}"));
     }
     let optional = matches!(bare(&field.ty), Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Option"));
     Some(Column { name, span, kind, index: index.is_some(), optional })
 }
 
-/// Why a column must not be written so.
+/// Returns why a column must not have this attribute, if so.
 fn refused(key: &SerdeKey) -> Option<&'static str> {
     match &*key.key.get_ident()?.to_string() {
         "flatten" => Some("`flatten` hides which columns there are: write the fields out, or nest them in one column"),
@@ -228,7 +239,7 @@ fn refused(key: &SerdeKey) -> Option<&'static str> {
     }
 }
 
-/// The types of columns, in SQL as PostgreSQL says it and in [`Kind`].
+/// The types of columns: the name in PostgreSQL, and the variant of `Kind`.
 const KINDS: &[(&str, &str)] = &[
     ("text", "Text"),
     ("bigint", "Integer"),
@@ -239,7 +250,8 @@ const KINDS: &[(&str, &str)] = &[
     ("jsonb", "Json"),
 ];
 
-fn kind_said(literal: &LitStr) -> syn::Result<&'static str> {
+/// Returns the variant of `Kind` that `column = "…"` names.
+fn named_kind(literal: &LitStr) -> syn::Result<&'static str> {
     let word = literal.value();
     if let Some((_, kind)) = KINDS.iter().find(|(sql, _)| *sql == word) {
         return Ok(kind);
@@ -252,7 +264,7 @@ fn kind_said(literal: &LitStr) -> syn::Result<&'static str> {
     Err(syn::Error::new(literal.span(), message))
 }
 
-/// The type of a column, by what the type of the field is called.
+/// Returns the variant of `Kind` for a field, by the name of its type.
 fn kind_of(ty: &Type) -> &'static str {
     let path = match bare(ty) {
         Type::Path(path) => path,

@@ -1,11 +1,11 @@
-//! `#[derive(Saga)]`: the name of a process, which instances there are, and when one is over.
+//! `#[derive(Saga)]`: the name of a process, the instances an event concerns, and when an instance is over.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{Data, DeriveInput, LitInt, LitStr, Path, ext::IdentExt};
 
 use crate::{
-    attr::{Entry, Errors, Place, facade},
+    attr::{AttributeSpec, Entry, Errors, facade},
     fallback,
     names::{nearest, plain, snake_case, table},
     snapshot,
@@ -15,17 +15,27 @@ use crate::{
 const TYPE: &[&str] = &["name", "version", "upcast", "tag", "key", "stream", "end", "steps", "from", "crate"];
 const VARIANT: &[&str] = &["end"];
 
-const ON_TYPE: Place =
-    Place { attribute: "saga", on: "the type", keys: TYPE, repeated: &[], elsewhere: &[("a variant", VARIANT)] };
-const ON_VARIANT: Place =
-    Place { attribute: "saga", on: "a variant", keys: VARIANT, repeated: &[], elsewhere: &[("the type", TYPE)] };
+const ON_TYPE: AttributeSpec = AttributeSpec {
+    attribute: "saga",
+    on: "the type",
+    keys: TYPE,
+    repeated: &[],
+    elsewhere: &[("a variant", VARIANT)],
+};
+const ON_VARIANT: AttributeSpec = AttributeSpec {
+    attribute: "saga",
+    on: "a variant",
+    keys: VARIANT,
+    repeated: &[],
+    elsewhere: &[("the type", TYPE)],
+};
 
 #[derive(Default)]
 struct Keys {
     name: Option<LitStr>,
     version: Option<LitInt>,
     upcasts: Option<(Ident, Vec<crate::versions::Upcast>)>,
-    /// What says which instances an event concerns, and the tag, if that is one.
+    /// The key that says which instances an event concerns, and its value for `KEYS`.
     instances: Option<(Ident, TokenStream)>,
     tag: Option<LitStr>,
     end: Option<(Ident, Path)>,
@@ -135,8 +145,8 @@ impl Keys {
             }
         });
         let (constant, codec) = codec(history, ident, krate, "state_codec");
-        let tagged = self.tag.as_ref().map(|tag| tagged(tag, ident, krate));
-        let alone = self.steps.as_ref().map(|steps| alone(steps, ident, krate));
+        let assertion = self.tag.as_ref().map(|tag| assert_tagged(tag, ident, krate));
+        let no_react = self.steps.as_ref().map(|steps| assert_no_react(steps, ident, krate));
         quote! {
             #[doc(hidden)]
             #[allow(deprecated)]
@@ -155,13 +165,13 @@ impl Keys {
                     #codec
                 }
             };
-            #tagged
-            #alone
+            #assertion
+            #no_react
         }
     }
 }
 
-/// Where it begins.
+/// Returns the variant of `Start` that `from = "…"` names.
 fn start(literal: &LitStr) -> syn::Result<TokenStream> {
     let word = literal.value();
     match &*word {
@@ -177,7 +187,7 @@ fn start(literal: &LitStr) -> syn::Result<TokenStream> {
     }
 }
 
-/// Whether an instance is over, if anything says so.
+/// Returns an expression for whether an instance is over, if the attributes say it.
 fn over(input: &DeriveInput, keys: &Keys, errors: &mut Errors) -> Option<TokenStream> {
     let mut ends: Vec<(Ident, &Ident)> = vec![];
     match &input.data {
@@ -214,8 +224,9 @@ fn over(input: &DeriveInput, keys: &Keys, errors: &mut Errors) -> Option<TokenSt
     }
 }
 
-/// Refuses a saga that would never hear of anything. Generic, so that it adds nothing to what is said of a missing trait.
-fn tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
+/// Returns an assertion that some event has the saga's tag, without which it would get no events. It is generic, so
+/// that a missing trait is reported once.
+fn assert_tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
     let name = tag.value();
     let message = format!(
         "`{ident}` has an instance for each tag `{name}`, but no field of its events is tagged so: mark one with \
@@ -231,9 +242,9 @@ fn tagged(tag: &LitStr, ident: &Ident, krate: &Path) -> TokenStream {
     }
 }
 
-/// Refuses a saga with steps that implements `React` as well: an associated constant of the type itself is found before one
-/// of a trait, and the type has one only if it implements `React`.
-fn alone(steps: &Ident, ident: &Ident, krate: &Path) -> TokenStream {
+/// Returns an assertion that a saga with steps does not implement `React` as well. Rust prefers an associated constant
+/// of a type to one of a trait, and the type has one only if the saga implements `React`.
+fn assert_no_react(steps: &Ident, ident: &Ident, krate: &Path) -> TokenStream {
     let message = format!("`{ident}` declares steps, so its `React` is never asked: remove one of the two");
     quote_spanned! {steps.span()=>
         #[allow(dead_code)]

@@ -1,4 +1,4 @@
-//! An enum of events, as its attributes describe it.
+//! Parses an enum of events and its attributes.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -7,27 +7,27 @@ use syn::{Attribute, DataEnum, DeriveInput, Fields, LitInt, LitStr, Path, Type, 
 
 use crate::{
     attr::{Errors, refuse_serde, written_by_hand},
+    event_attributes::{ON_ENUM, ON_VARIANT},
     names::{check, snake_case, stored},
-    places::{ON_ENUM, ON_VARIANT},
     tags::Tag,
-    types::{one, text},
+    types::{innermost_type, text},
     versions::History,
 };
 
-/// The enum.
+/// An enum of events.
 pub(crate) struct Event<'a> {
     pub ident: &'a Ident,
     pub krate: Path,
     pub variants: Vec<Variant<'a>>,
     pub retired: Vec<LitStr>,
-    /// Event types of the program that do not matter here.
+    /// Other event types of the program, whose events do not matter here.
     pub others: Vec<Path>,
 }
 
 pub(crate) struct Variant<'a> {
     pub ident: &'a Ident,
     pub fields: &'a Fields,
-    /// The stored name, and where it is said.
+    /// The stored name and its span.
     pub name: (String, Span),
     aliases: Vec<LitStr>,
     pub history: History,
@@ -100,7 +100,7 @@ impl<'a> Event<'a> {
         event
     }
 
-    /// Refuses two events of one name.
+    /// Refuses two events with one name, and names that break the rules.
     fn check_names(&self, errors: &mut Errors) {
         let mut seen: HashMap<String, &Ident> = HashMap::new();
         for variant in &self.variants {
@@ -174,17 +174,17 @@ impl<'a> Variant<'a> {
         Self { ident, fields: &variant.fields, name, aliases, history: history.unwrap_or_default(), tags }
     }
 
-    /// All names under which it may be in the log.
+    /// Returns the stored name and all aliases.
     pub(crate) fn names(&self) -> Vec<String> {
         let aliases = self.aliases.iter().map(LitStr::value);
         [self.name.0.clone()].into_iter().chain(aliases).collect()
     }
 }
 
-/// An event is read back from bytes that do not live for ever.
+/// Refuses borrowed fields: an event is decoded from bytes that it cannot borrow.
 fn refuse_borrowed(fields: &Fields, errors: &mut Errors) {
     for field in fields.iter().filter(|field| !written_by_hand(field)) {
-        let Type::Reference(reference) = one(&field.ty) else { continue };
+        let Type::Reference(reference) = innermost_type(&field.ty) else { continue };
         let owned = if text(&reference.elem) == "str" { "a `String`" } else { "an owned type" };
         errors.at(reference, format!("an event cannot borrow what it is read back from: make this {owned}"));
     }

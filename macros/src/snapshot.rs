@@ -1,13 +1,13 @@
-//! `snapshot = 100`, `snapshot(slow = "5ms", version = 2)`: when a state is kept, and the fingerprint of what it is
-//! kept as.
+//! `snapshot = 100`, `snapshot(slow = "5ms", version = 2)`: when snapshots are taken, and the fingerprint of their
+//! form.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{Attribute, Data, DeriveInput, Fields, LitInt, LitStr, Path};
 
-use crate::attr::{Entry, Errors, Place, serde_keys};
+use crate::attr::{AttributeSpec, Entry, Errors, serde_keys};
 
-const PLACE: Place = Place {
+const ON_SNAPSHOT: AttributeSpec = AttributeSpec {
     attribute: "aggregate",
     on: "a snapshot",
     keys: &["every", "slow", "by_hand", "version"],
@@ -15,14 +15,15 @@ const PLACE: Place = Place {
     elsewhere: &[],
 };
 
-/// When snapshots are taken, and the version of what cannot be told from the type.
+/// When snapshots are taken, and the version that the user raises when the form changes in a way that the type does not
+/// show.
 pub(crate) struct Snapshot {
     key: Ident,
-    take: Take,
+    when: When,
     version: u32,
 }
 
-enum Take {
+enum When {
     Every(u64),
     Slow { micros: u64 },
     ByHand,
@@ -32,36 +33,36 @@ impl Snapshot {
     pub(crate) fn read(entry: &Entry<'_>) -> syn::Result<Self> {
         let key = entry.key.clone();
         if !entry.has_keys() {
-            let take = Take::Every(number(&entry.value("snapshot = 100")?, "events")?);
-            return Ok(Self { key, take, version: 1 });
+            let when = When::Every(number(&entry.value("snapshot = 100")?, "events")?);
+            return Ok(Self { key, when, version: 1 });
         }
-        let (mut said, mut version) = (None, 1);
-        entry.keys(&PLACE, |entry| {
-            let take = match &*entry.name() {
-                "every" => Take::Every(number(&entry.value("every = 100")?, "events")?),
-                "slow" => Take::Slow { micros: micros(&entry.value("slow = \"5ms\"")?)? },
+        let (mut chosen, mut version) = (None, 1);
+        entry.keys(&ON_SNAPSHOT, |entry| {
+            let when = match &*entry.name() {
+                "every" => When::Every(number(&entry.value("every = 100")?, "events")?),
+                "slow" => When::Slow { micros: micros(&entry.value("slow = \"5ms\"")?)? },
                 "by_hand" => {
                     entry.flag()?;
-                    Take::ByHand
+                    When::ByHand
                 }
                 _ => {
                     version = number(&entry.value("version = 2")?, "versions")?;
                     return Ok(());
                 }
             };
-            match &said {
+            match &chosen {
                 Some((other, _)) => {
                     let message = format!("say one of them: `{}`, or `{other}`", entry.key);
                     Err(syn::Error::new(entry.key.span(), message))
                 }
                 None => {
-                    said = Some((entry.key.clone(), take));
+                    chosen = Some((entry.key.clone(), when));
                     Ok(())
                 }
             }
         })?;
-        match said {
-            Some((_, take)) => Ok(Self { key, take, version }),
+        match chosen {
+            Some((_, when)) => Ok(Self { key, when, version }),
             None => {
                 let message = "say when: `snapshot(every = 100)`, `snapshot(slow = \"5ms\")` or `snapshot(by_hand)`";
                 Err(syn::Error::new(key.span(), message))
@@ -69,38 +70,39 @@ impl Snapshot {
         }
     }
 
-    /// `const SNAPSHOT`
+    /// Returns the constant `SNAPSHOT`.
     pub(crate) fn emit(&self, input: &DeriveInput, krate: &Path) -> TokenStream {
-        let Self { key, take, version } = self;
-        let take = match take {
-            Take::Every(events) => quote!(#krate::SnapshotPolicy::Every(#events)),
-            Take::Slow { micros } => quote!(#krate::SnapshotPolicy::Slow(::core::time::Duration::from_micros(#micros))),
-            Take::ByHand => quote!(#krate::SnapshotPolicy::ByHand),
+        let Self { key, when, version } = self;
+        let when = match when {
+            When::Every(events) => quote!(#krate::SnapshotPolicy::Every(#events)),
+            When::Slow { micros } => quote!(#krate::SnapshotPolicy::Slow(::core::time::Duration::from_micros(#micros))),
+            When::ByHand => quote!(#krate::SnapshotPolicy::ByHand),
         };
         let kind = input.ident.to_string();
-        let (place, form) = (format!("::{kind}"), form(input));
+        let (path, form) = (format!("::{kind}"), form(input));
         let shape = quote! {
             #krate::__private::shape(
-                &[::core::concat!(::core::module_path!(), #place), #(#form),*],
+                &[::core::concat!(::core::module_path!(), #path), #(#form),*],
                 <<Self as #krate::Evolve>::Event as #krate::Event>::NAMES,
                 <<Self as #krate::Evolve>::Event as #krate::Event>::SCHEMAS,
                 #version,
             )
         };
-        let snapshot = quote_spanned!(key.span()=> #krate::__private::snapshot::<Self>(#kind, #take, #shape));
+        let snapshot = quote_spanned!(key.span()=> #krate::__private::snapshot::<Self>(#kind, #when, #shape));
         quote! {
             const SNAPSHOT: ::core::option::Option<#krate::Snapshot<Self>> = ::core::option::Option::Some(#snapshot);
         }
     }
 }
 
+/// Parses a number from 1 on.
 fn number<T: TryFrom<u64>>(literal: &LitInt, what: &str) -> syn::Result<T> {
     let number = literal.base10_parse::<u64>().ok().filter(|number| *number > 0);
     let number = number.and_then(|number| T::try_from(number).ok());
     number.ok_or_else(|| syn::Error::new(literal.span(), format!("{what} count from 1")))
 }
 
-/// `"5ms"`
+/// Parses a duration, `"5ms"`, and returns it in microseconds.
 fn micros(literal: &LitStr) -> syn::Result<u64> {
     let text = literal.value();
     let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
@@ -114,7 +116,7 @@ fn micros(literal: &LitStr) -> syn::Result<u64> {
     micros.ok_or_else(|| syn::Error::new(literal.span(), "expected a time, as `\"5ms\"`, `\"500us\"` or `\"1s\"`"))
 }
 
-/// What serde does not write is not in what is kept, and would be blank once it is read.
+/// Refuses fields and variants that serde skips: a state that is read back would lack them.
 pub(crate) fn refuse_skipped(input: &DeriveInput, kept: &str, errors: &mut Errors) {
     let mut refuse = |attributes: &[Attribute], what: &str| {
         for key in serde_keys(attributes) {
@@ -137,7 +139,7 @@ pub(crate) fn refuse_skipped(input: &DeriveInput, kept: &str, errors: &mut Error
     }
 }
 
-/// Everything about the type that serde's derives look at, as it is written.
+/// Returns what serde's derives see of the type, as it is written.
 fn form(input: &DeriveInput) -> Vec<String> {
     let mut form = vec![serde(&input.attrs)];
     match &input.data {
@@ -170,7 +172,8 @@ fn serde(attributes: &[Attribute]) -> String {
     serde.map(|attribute| text(attribute.to_token_stream())).collect()
 }
 
-/// The tokens, each followed by a space. What compilers print between them is theirs to change.
+/// Returns the tokens, each followed by a space. The spaces that a compiler prints between them may differ between
+/// releases.
 fn text(tokens: TokenStream) -> String {
     let mut all = String::new();
     for token in tokens {
@@ -195,6 +198,16 @@ mod tests {
     use syn::parse_quote;
 
     use super::form;
+    use super::micros;
+
+    #[test]
+    fn a_duration_has_a_number_and_a_unit() {
+        let parsed = |text: &str| micros(&syn::LitStr::new(text, proc_macro2::Span::call_site())).ok();
+        assert_eq!([parsed("500us"), parsed("5ms"), parsed("1s")], [Some(500), Some(5_000), Some(1_000_000)]);
+        for wrong in ["", "5", "ms", "5 ms", "-5ms", "1.5s", "5m", "18446744073709551615s"] {
+            assert_eq!(parsed(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_form_of_a_state_is_what_serde_looks_at_and_nothing_else() {

@@ -1,4 +1,4 @@
-//! `#[event(tag)]`: whom an event concerns.
+//! `#[event(tag)]`: the tags of an event, which say whom it concerns.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote};
@@ -11,28 +11,28 @@ use syn::{
 
 use crate::{
     attr::Errors,
+    event_attributes::ON_FIELD,
     names::{check, plain},
-    places::ON_FIELD,
-    types::{one, some, text, without_self},
+    types::{innermost_type, item_type, text, without_self},
 };
 
-/// A tag of a field, or of what is in it.
+/// A tag for a field, or for a part of it.
 pub(crate) struct Tag<'a> {
     pub member: Member,
     ty: &'a Type,
-    /// What the tag is called, if the type of the field does not say it.
+    /// The name of the tag, if the attribute says it; else the type of the field does.
     name: Option<LitStr>,
-    /// Where it is in the field: `customer.id`; nowhere, if it is the field itself.
+    /// The path of the tagged part in the field, `customer.id`; empty for the field itself.
     path: Vec<Member>,
 }
 
-/// What is said of a tag: its name, or where it is in the field, or both.
-enum Said {
+/// An argument of `tag(…)`: the name of the tag, or the path of the tagged part in the field.
+enum TagArgument {
     Name(LitStr),
     Path(Vec<Member>),
 }
 
-impl Parse for Said {
+impl Parse for TagArgument {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         if input.peek(LitStr) {
             return input.parse().map(Self::Name);
@@ -46,25 +46,25 @@ impl<'a> Tag<'a> {
     pub(crate) fn read(field: &'a Field, member: &Member, errors: &mut Errors) -> Vec<Self> {
         let mut tags = vec![];
         ON_FIELD.read(&field.attrs, errors, |entry| {
-            let said = match entry.has_keys() {
+            let arguments = match entry.has_keys() {
                 true => entry.list("tag(\"customer\", address.customer)")?,
                 false if entry.has_value() => vec![entry.value("tag = \"course\"")?],
                 false => vec![],
             };
             let (mut name, mut path) = (None, vec![]);
-            for said in said {
-                match said {
-                    Said::Name(literal) if name.is_none() && path.is_empty() => {
+            for argument in arguments {
+                match argument {
+                    TagArgument::Name(literal) if name.is_none() && path.is_empty() => {
                         check(&literal, plain)?;
                         name = Some(literal);
                     }
-                    Said::Path(members) if path.is_empty() => path = members,
-                    Said::Name(literal) => {
+                    TagArgument::Path(members) if path.is_empty() => path = members,
+                    TagArgument::Name(literal) => {
                         return Err(Error::new(literal.span(), "expected `tag(\"customer\", address.customer)`"));
                     }
-                    Said::Path(members) => {
-                        let said = members.first().map_or_else(Span::call_site, Spanned::span);
-                        return Err(Error::new(said, "a tag is in one place: say another `tag` for another"));
+                    TagArgument::Path(members) => {
+                        let span = members.first().map_or_else(Span::call_site, Spanned::span);
+                        return Err(Error::new(span, "a tag is in one place: say another `tag` for another"));
                     }
                 }
             }
@@ -74,17 +74,17 @@ impl<'a> Tag<'a> {
         tags
     }
 
-    /// What tells it from others. An id, some ids and perhaps an id have one tag.
+    /// Returns what tells tags apart. An `Id`, an `Option` of one and a `Vec` of them have the same tag.
     pub(crate) fn key(&self) -> String {
         let Self { name, path, .. } = self;
         let inside = path.iter().map(|member| format!(".{}", member.to_token_stream()));
         match name {
             Some(name) => name.to_token_stream().to_string(),
-            None => [text(one(self.ty))].into_iter().chain(inside).collect(),
+            None => [text(innermost_type(self.ty))].into_iter().chain(inside).collect(),
         }
     }
 
-    /// What it is called, for an event of this name.
+    /// Returns an expression for the name of the tag; `event` stands for `Self`.
     pub(crate) fn name(&self, event: &Ident, krate: &Path) -> TokenStream {
         let Self { name, path, .. } = self;
         if let Some(name) = name {
@@ -94,11 +94,11 @@ impl<'a> Tag<'a> {
             let ty = without_self(self.ty, event);
             return quote!(<#ty as #krate::Tagged>::TAG);
         }
-        let ty = without_self(one(self.ty), event);
+        let ty = without_self(innermost_type(self.ty), event);
         quote!(#krate::__private::tag_of(|__field: &#ty| &__field #(.#path)*))
     }
 
-    /// Adds the tags of the field, which is bound to a name.
+    /// Returns statements that add the tags of the field, which is `bound` to a variable.
     pub(crate) fn push(&self, bound: &Ident, event: &Ident, krate: &Path) -> TokenStream {
         match (&self.name, &self.path[..]) {
             (Some(name), []) => push_each(name, self.ty, bound, event, krate),
@@ -122,9 +122,9 @@ impl<'a> Tag<'a> {
     }
 }
 
-/// Does something for the field, or for each in it.
+/// Runs a statement for the field, or for each item in it.
 fn each(ty: &Type, bound: &Ident, push: TokenStream) -> TokenStream {
-    match some(ty) {
+    match item_type(ty) {
         Some(inner) => {
             let push = each(inner, bound, push);
             quote!(for #bound in #bound.iter() { #push })
@@ -134,7 +134,7 @@ fn each(ty: &Type, bound: &Ident, push: TokenStream) -> TokenStream {
 }
 
 fn push_each(name: &LitStr, ty: &Type, bound: &Ident, event: &Ident, krate: &Path) -> TokenStream {
-    if let Some(inner) = some(ty) {
+    if let Some(inner) = item_type(ty) {
         let push = push_each(name, inner, bound, event, krate);
         return quote!(for #bound in #bound.iter() { #push });
     }

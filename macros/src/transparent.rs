@@ -1,4 +1,4 @@
-//! `#[event(transparent)]`: an enum of other events, which passes on what they say.
+//! `#[event(transparent)]`: an enum of other events, which delegates to them.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
@@ -10,8 +10,8 @@ use crate::{
     types::{span_of, text},
 };
 
-/// A variant that holds another event.
-struct Part<'a> {
+/// The event that a variant holds.
+struct InnerEvent<'a> {
     ident: &'a Ident,
     ty: &'a Type,
 }
@@ -23,24 +23,24 @@ pub(crate) fn derive(
     krate: &Path,
     mut errors: Errors,
 ) -> TokenStream {
-    let mut parts: Vec<Part<'_>> = vec![];
+    let mut inner: Vec<InnerEvent<'_>> = vec![];
     for variant in &data.variants {
-        let Some(part) = part(variant, &mut errors) else { continue };
-        match parts.iter().find(|other| text(other.ty) == text(part.ty)) {
-            Some(Part { ident, .. }) => {
-                errors.at(part.ty, format!("`{ident}` holds these events already: remove `{}`", part.ident));
+        let Some(found) = read_variant(variant, &mut errors) else { continue };
+        match inner.iter().find(|other| text(other.ty) == text(found.ty)) {
+            Some(InnerEvent { ident, .. }) => {
+                errors.at(found.ty, format!("`{ident}` holds these events already: remove `{}`", found.ident));
             }
-            None => parts.push(part),
+            None => inner.push(found),
         }
     }
-    let mut emitted = errors.or(|| emit(&input.ident, &parts, others, krate), || fallback::event(input, krate));
+    let mut emitted = errors.or(|| emit(&input.ident, &inner, others, krate), || fallback::event(input, krate));
     if input.generics.params.is_empty() {
-        emitted.extend(from(&input.ident, &parts));
+        emitted.extend(impl_from(&input.ident, &inner));
     }
     emitted
 }
 
-fn part<'a>(variant: &'a syn::Variant, errors: &mut Errors) -> Option<Part<'a>> {
+fn read_variant<'a>(variant: &'a syn::Variant, errors: &mut Errors) -> Option<InnerEvent<'a>> {
     let ident = &variant.ident;
     refuse_event(&variant.attrs, errors);
     refuse_serde(&variant.attrs, "variant", errors);
@@ -52,7 +52,7 @@ fn part<'a>(variant: &'a syn::Variant, errors: &mut Errors) -> Option<Part<'a>> 
     }
     match &variant.fields {
         Fields::Unnamed(FieldsUnnamed { unnamed, .. }) if unnamed.len() == 1 => {
-            Some(Part { ident, ty: &unnamed[0].ty })
+            Some(InnerEvent { ident, ty: &unnamed[0].ty })
         }
         _ => {
             errors.at(
@@ -70,9 +70,9 @@ fn refuse_event(attributes: &[Attribute], errors: &mut Errors) {
     }
 }
 
-fn emit(event: &Ident, parts: &[Part<'_>], others: &[Path], krate: &Path) -> TokenStream {
-    let types: Vec<_> = parts.iter().map(|part| part.ty).collect();
-    let idents: Vec<_> = parts.iter().map(|part| part.ident).collect();
+fn emit(event: &Ident, inner: &[InnerEvent<'_>], others: &[Path], krate: &Path) -> TokenStream {
+    let types: Vec<_> = inner.iter().map(|event| event.ty).collect();
+    let idents: Vec<_> = inner.iter().map(|event| event.ident).collect();
     let all = |what: TokenStream, ty: TokenStream, blank: TokenStream| {
         quote! {
             &{
@@ -95,7 +95,7 @@ fn emit(event: &Ident, parts: &[Part<'_>], others: &[Path], krate: &Path) -> Tok
             }>(&[], __PARTS)
         }
     };
-    let apart = apart(event, parts, krate);
+    let assertions = assert_distinct_names(event, inner, krate);
     quote! {
         #[automatically_derived]
             #[allow(deprecated)]
@@ -148,13 +148,13 @@ fn emit(event: &Ident, parts: &[Part<'_>], others: &[Path], krate: &Path) -> Tok
                 ))
             }
         }
-        #apart
+        #assertions
     }
 }
 
-/// Each event inside is one of these.
-fn from(event: &Ident, parts: &[Part<'_>]) -> TokenStream {
-    let impls = parts.iter().map(|Part { ident, ty }| {
+/// Returns an impl of `From` for each inner event.
+fn impl_from(event: &Ident, inner: &[InnerEvent<'_>]) -> TokenStream {
+    let impls = inner.iter().map(|InnerEvent { ident, ty }| {
         quote! {
             #[automatically_derived]
             #[allow(deprecated)]
@@ -168,10 +168,10 @@ fn from(event: &Ident, parts: &[Part<'_>]) -> TokenStream {
     impls.collect()
 }
 
-/// Refuses two events of one name, telling in which two variants they are.
-fn apart(event: &Ident, parts: &[Part<'_>], krate: &Path) -> TokenStream {
-    let pairs = parts.iter().enumerate().flat_map(|(n, second)| parts[..n].iter().map(move |first| (first, second)));
-    let checks = pairs.map(|(Part { ident: a, ty: first }, Part { ident: b, ty: second })| {
+/// Returns assertions that no two inner events have names in common. The error names the two variants.
+fn assert_distinct_names(event: &Ident, inner: &[InnerEvent<'_>], krate: &Path) -> TokenStream {
+    let pairs = inner.iter().enumerate().flat_map(|(n, second)| inner[..n].iter().map(move |first| (first, second)));
+    let checks = pairs.map(|(InnerEvent { ident: a, ty: first }, InnerEvent { ident: b, ty: second })| {
         let message = format!(
             "an event in `{b}` is stored under the same name as one in `{a}`, so `{event}` cannot tell them apart: give \
              one of the two enums another prefix, `#[event(prefix = \"…\")]`"

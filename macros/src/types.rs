@@ -1,10 +1,10 @@
-//! What can be told about a type by the way it is written, and what a field is bound to.
+//! What the tokens of a type say about it, and the variables that fields are bound to.
 
 use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident};
 use syn::{GenericArgument, PathArguments, Type};
 
-/// `T` in `<T>` and in `<'a, T>`.
+/// Returns `T` of `<T>` and of `<'a, T>`.
 pub(crate) fn inner(arguments: &PathArguments) -> Option<&Type> {
     let PathArguments::AngleBracketed(arguments) = arguments else { return None };
     let mut types = arguments.args.iter().filter_map(|argument| match argument {
@@ -17,7 +17,7 @@ pub(crate) fn inner(arguments: &PathArguments) -> Option<&Type> {
     }
 }
 
-/// The type without parentheses, and without those that cannot be seen around a type that comes out of a macro.
+/// Returns the type without parentheses, and without the invisible group around a type that a macro wrote.
 pub(crate) fn bare(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => bare(&group.elem),
@@ -26,24 +26,24 @@ pub(crate) fn bare(ty: &Type) -> &Type {
     }
 }
 
-/// `T` in `Option<T>` and `Vec<T>`.
-pub(crate) fn some(ty: &Type) -> Option<&Type> {
+/// Returns `T` of `Option<T>` and `Vec<T>`.
+pub(crate) fn item_type(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = bare(ty) else { return None };
     let last = path.path.segments.last()?;
     if last.ident == "Option" || last.ident == "Vec" { inner(&last.arguments) } else { None }
 }
 
-/// `T` in `T`, `Option<T>`, `Vec<T>`, `Option<Vec<T>>`.
-pub(crate) fn one(ty: &Type) -> &Type {
-    some(ty).map_or(bare(ty), one)
+/// Returns `T` of `T`, `Option<T>`, `Vec<T>`, `Option<Vec<T>>`.
+pub(crate) fn innermost_type(ty: &Type) -> &Type {
+    item_type(ty).map_or(bare(ty), innermost_type)
 }
 
-/// The type as it is written, to be compared.
+/// Returns the tokens of the type as text, for comparison.
 pub(crate) fn text(ty: &Type) -> String {
     bare(ty).to_token_stream().to_string()
 }
 
-/// The tokens, saying `AccountEvent` where they said `Self`: for use where `Self` is something else.
+/// Replaces `Self` by the name of the enum, for code in which `Self` is another type.
 pub(crate) fn without_self(tokens: impl ToTokens, ident: &Ident) -> TokenStream {
     let replace = |token| match token {
         TokenTree::Ident(word) if word == "Self" => {
@@ -61,9 +61,10 @@ pub(crate) fn without_self(tokens: impl ToTokens, ident: &Ident) -> TokenStream 
     tokens.into_token_stream().into_iter().map(replace).collect()
 }
 
-/// The span that shows best which type is meant: `Money` in `crate::money::Money`.
+/// Returns the span for errors about a type: that of `Money` in `crate::money::Money`.
 ///
-/// It may come from another macro, where our variables are not known: they go into `quote_spanned!` as `#variable`.
+/// The span may come from another macro, in which the variables of this crate are unknown. So they go into
+/// `quote_spanned!` as `#variable`.
 pub(crate) fn span_of(ty: &Type) -> Span {
     match bare(ty) {
         Type::Path(path) => path.path.segments.last().map_or_else(Span::call_site, |last| last.ident.span()),
@@ -71,7 +72,7 @@ pub(crate) fn span_of(ty: &Type) -> Span {
     }
 }
 
-/// What a field is bound to.
-pub(crate) fn place(n: usize) -> Ident {
+/// Returns the variable that a field is bound to.
+pub(crate) fn binding(n: usize) -> Ident {
     format_ident!("__f{n}")
 }

@@ -1,4 +1,4 @@
-//! `version = 3, upcast(1 => from_v1, 2 => from_v2)`: which earlier forms are still read, and how.
+//! `version = 3, upcast(1 => from_v1, 2 => from_v2)`: the earlier forms that are still read.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -9,7 +9,7 @@ use syn::{
 
 use crate::types::without_self;
 
-/// The version of today's form, and a function from each earlier one straight to today's.
+/// The version of the present form, and a function from each earlier form directly to the present one.
 pub(crate) struct History {
     pub version: u32,
     pub upcasts: Vec<(u32, Path)>,
@@ -21,7 +21,7 @@ impl Default for History {
     }
 }
 
-/// `1 => from_v1`
+/// An entry of `upcast(…)`: `1 => from_v1`.
 pub(crate) struct Upcast {
     from: LitInt,
     function: Path,
@@ -36,7 +36,7 @@ impl Parse for Upcast {
 }
 
 impl History {
-    /// Refuses a history with a gap: some events in the log could not be read any more.
+    /// Checks that there is an upcast from every earlier version: otherwise some stored events could not be read.
     pub(crate) fn new(
         event: &Ident,
         version: Option<LitInt>,
@@ -69,7 +69,7 @@ impl History {
                 upcasts.push((earlier, function));
                 Ok(upcasts)
             })?;
-        // The first few will do, if there are a million.
+        // The error names at most nine.
         let missing = (1..version).filter(|earlier| upcasts.iter().all(|(other, _)| other != earlier)).take(9);
         match missing.collect::<Vec<_>>().as_slice() {
             [] => Ok(Self { version, upcasts }),
@@ -78,8 +78,8 @@ impl History {
     }
 }
 
-/// `encode` and `decode` of what is stored under a version, beside the constant they need: today's form by a function of
-/// the framework, earlier forms by their upcasts.
+/// Returns the constant `__CODEC`, and the functions `encode` and `decode`. The framework's function decodes the
+/// present form; earlier forms go through their upcasts.
 pub(crate) fn codec(history: &History, ident: &Ident, krate: &Path, today: &str) -> (TokenStream, TokenStream) {
     let arms = history.upcasts.iter().map(|(version, path)| {
         let span = path.segments.last().map_or_else(Span::call_site, |last| last.ident.span());
@@ -97,7 +97,7 @@ pub(crate) fn codec(history: &History, ident: &Ident, krate: &Path, today: &str)
             })
         }
     };
-    // What the type lacks is told there, once.
+    // At this span a missing trait of the type is reported once.
     let today = Ident::new(today, ident.span());
     let constant = quote_spanned!(ident.span()=> const __CODEC: __private::Codec<#ident> = __private::#today(););
     let functions = quote! {
@@ -127,11 +127,50 @@ fn gap(event: &Ident, version: u32, missing: &[u32], said: bool) -> String {
     format!("version {version} of `{event}` needs {from}: add {add}")
 }
 
-/// A version: stores keep it as a positive `i32`.
+/// Parses a version. Stores keep it as a positive `i32`.
 fn number(literal: &LitInt) -> syn::Result<u32> {
     match literal.base10_parse::<i32>().ok().and_then(|number| u32::try_from(number).ok()) {
         Some(0) => Err(syn::Error::new(literal.span(), "versions count from 1")),
         Some(number) => Ok(number),
         None => Err(syn::Error::new(literal.span(), format!("a version is a number from 1 to {}", i32::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use syn::parse_quote;
+
+    use super::*;
+
+    /// The versions that have an upcast, or the error.
+    fn history(version: Option<LitInt>, upcasts: &[&str]) -> Result<Vec<u32>, String> {
+        let parse = |upcast: &&str| syn::parse_str(upcast).expect("it is an upcast");
+        let upcasts = (!upcasts.is_empty()).then(|| (parse_quote!(upcast), upcasts.iter().map(parse).collect()));
+        let history = History::new(&parse_quote!(Deposited), version, upcasts).map_err(|error| error.to_string())?;
+        Ok(history.upcasts.into_iter().map(|(version, _)| version).collect())
+    }
+
+    #[test]
+    fn every_earlier_version_needs_an_upcast() {
+        assert_eq!(history(None, &[]), Ok(vec![]));
+        assert_eq!(history(Some(parse_quote!(1)), &[]), Ok(vec![]));
+        assert_eq!(history(Some(parse_quote!(3)), &["2 => from_v2", "1 => from_v1"]), Ok(vec![2, 1]));
+        let gap = history(Some(parse_quote!(4)), &["2 => from_v2"]).expect_err("versions 1 and 3 could not be read");
+        assert!(gap.contains("upcasts from 1 and 3"), "{gap}");
+    }
+
+    #[test]
+    fn an_upcast_comes_once_from_an_earlier_version() {
+        assert!(history(Some(parse_quote!(2)), &["2 => from_v2"]).is_err(), "it is the present version");
+        assert!(history(Some(parse_quote!(2)), &["1 => from_v1", "1 => again"]).is_err());
+        assert!(history(None, &["1 => from_v1"]).is_err(), "the present version is not named");
+        assert!(history(Some(parse_quote!(0)), &[]).is_err());
+        assert!(history(Some(parse_quote!(2147483648)), &[]).is_err(), "stores keep an `i32`");
+    }
+
+    #[test]
+    fn a_version_of_millions_is_an_error_that_ends() {
+        let error = history(Some(parse_quote!(2_000_000_000)), &[]).expect_err("all upcasts are missing");
+        assert!(error.len() < 500, "{error}");
     }
 }

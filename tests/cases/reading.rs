@@ -793,3 +793,41 @@ async fn a_column_may_have_any_name() -> Result<(), Any> {
     running.stop().await;
     Ok(())
 }
+
+/// Whole numbers in columns of real numbers.
+#[derive(ReadModel, Serialize, Deserialize, Default, Clone, Debug, PartialEq)]
+struct Totals {
+    #[read_model(column = "double precision")]
+    total: i64,
+    ratio: f64,
+}
+
+impl Project for Totals {
+    type Event = AccountEvent;
+
+    fn project(row: &mut Row<Self>, event: &Recorded<AccountEvent>) {
+        let AccountEvent::Deposited { amount } = event.data else { return };
+        row.total += amount;
+        row.ratio = row.total as f64;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_number_is_read_from_a_column_of_real_numbers_as_it_was_written() -> Result<(), Any> {
+    // PostgreSQL writes no fraction below 10^15. From there on it writes an exponent, which no integer is read from.
+    const LARGEST: i64 = 999_999_999_999_999;
+    let world = world().await;
+    let store = &world.store;
+    let running = Runner::new(store).read_model::<Totals>().start();
+    let rows = store.read_model::<Totals>();
+    let mut total = 0;
+    for amount in [5, -5, -3, LARGEST + 3, -2 * LARGEST] {
+        // The processor reads the row back before it adds the next amount.
+        let deposited = [AccountEvent::Deposited { amount }];
+        running.until(store.append(Id::<Account>::from("ann"), Expected::Any, deposited).await?.last).await?;
+        total += amount;
+        assert_eq!(rows.get("ann").await?, Some(Totals { total, ratio: total as f64 }));
+    }
+    running.stop().await;
+    Ok(())
+}

@@ -464,7 +464,10 @@ async fn tables_of_somebody_else_are_named_and_left_alone() -> Result<(), Any> {
         sqlx::query("CREATE TABLE theirs (id INTEGER)").execute(&mut other).await?;
         let refused = eventstore::connect(&file).await.err();
         let Some(StoreError::Schema(why)) = refused else { panic!("{refused:?}") };
-        assert_eq!(why, format!("`{table}` is there already, and not of this library: it may be somebody else's"));
+        assert_eq!(
+            why,
+            format!("`{table}` exists already and is not of this library: it may belong to another program")
+        );
         let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut other).await?;
         assert_eq!(tables, 2);
     }

@@ -1,0 +1,2 @@
+-- Keeps the session of a pooler while the statements in it are examined.
+BEGIN

@@ -1,0 +1,2 @@
+-- Gives the session back to the pooler.
+ROLLBACK

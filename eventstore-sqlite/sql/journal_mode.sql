@@ -1,0 +1,2 @@
+-- The journal mode of the file.
+PRAGMA journal_mode

@@ -1,0 +1,2 @@
+-- The release of SQLite.
+SELECT sqlite_version()
