@@ -97,11 +97,8 @@ pub mod __private {
             Blank, Codec, CommandBody, Field, Form, Kept, OwnId, SagaState, TagKey, command_codec, decode, snapshot,
             state_codec, tag_of,
         },
-        engine::{LETTERS, PROCESSORS, ProcessorRow, SHADOW, Sweep, parked, swept, swept_within},
-        error::{Brief, Chain, below},
         json::encode,
         process::{Beginning, Nothing},
-        release::is_at_least,
         snapshot::shape,
     };
 

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io};
 
-use eventstore_core::{__private::below, Blame, BoxError, StoreError};
+use eventstore_core::{Blame, BoxError, StoreError, engine::below};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::sqlstate::{ErrorClass, classify};

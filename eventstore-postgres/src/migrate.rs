@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use eventstore_core::{__private::is_at_least, StoreError, Timestamp};
+use eventstore_core::{StoreError, Timestamp, engine::is_at_least};
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 

@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 
 use eventstore_core::{
-    __private::SHADOW, Changes, Checkpoint, Column, Comparison, Filter, Kind, Position, Rows, Select, Shard, SortKey,
-    Step, StoreError, Table,
+    Changes, Checkpoint, Column, Comparison, Filter, Kind, Position, Rows, Select, Shard, SortKey, Step, StoreError,
+    Table, engine::SHADOW,
 };
 use serde_json::{Value as Json, value::RawValue};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Postgres, Row, postgres::PgArguments, query::QueryAs};

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, path::Path};
 
-use eventstore_core::{__private::below, Blame, BoxError, StoreError};
+use eventstore_core::{Blame, BoxError, StoreError, engine::below};
 
 // https://www.sqlite.org/rescode.html
 const PERM: i32 = 3;

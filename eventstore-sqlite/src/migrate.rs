@@ -1,6 +1,6 @@
 //! Migrates the tables of the log to this release, in one transaction under the write lock.
 
-use eventstore_core::{__private::is_at_least, StoreError, Timestamp};
+use eventstore_core::{StoreError, Timestamp, engine::is_at_least};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 

@@ -1,6 +1,6 @@
 //! Renames the tables that have names of release 0.1. Part of migration 3.
 
-use eventstore_core::{__private::SHADOW, StoreError};
+use eventstore_core::{StoreError, engine::SHADOW};
 use sqlx::SqliteConnection;
 
 use crate::{

@@ -7,8 +7,8 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use eventstore_core::{
-    __private::SHADOW, Changes, Checkpoint, Column, Comparison, Filter, Kind, Order, Position, Rows, Select, Shard,
-    SortKey, StoreError, Table, Timestamp,
+    Changes, Checkpoint, Column, Comparison, Filter, Kind, Order, Position, Rows, Select, Shard, SortKey, StoreError,
+    Table, Timestamp, engine::SHADOW,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, value::RawValue};
