@@ -172,7 +172,7 @@ impl Visit for Heard {
 
 impl tracing::Subscriber for Ears {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target().starts_with("eventstore_projections")
+        metadata.is_event() && metadata.target().starts_with("eventstore_engine")
     }
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
         span::Id::from_u64(1)
