@@ -145,7 +145,7 @@ impl AppendEvents {
             return Ok(Written { streams, first: nowhere, last: nowhere, recorded_at, replayed: false });
         }
         let count = append.events().count();
-        let written = match self.store.inner().append(append).await {
+        let written = match self.store.record(append).await {
             Err(StoreError::Conflict(conflict)) => return Err(self.store.explained(conflict).await.into()),
             written => written?,
         };

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, hash::BuildHasher, time::Duration};
 
 use futures::{TryStreamExt, future::BoxFuture};
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     stream::{Expected, Position, StreamId, Version},
     target::Target,
     timestamp::Timestamp,
+    trace,
 };
 
 impl Store {
@@ -132,13 +134,21 @@ impl<S: Decider> IntoFuture for Execute<S> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let span = trace::execute(&self.boundary.stream);
+        let executed = async move {
+            let mut attempts = 0;
+            let answer = self.run(&mut attempts).await;
+            trace::outcome(trace::of_command(&answer.as_ref().map(|done| done.events.len())));
+            Span::current().record("attempts", attempts);
+            answer
+        };
+        Box::pin(executed.instrument(span))
     }
 }
 
 impl<S: Decider> Execute<S> {
-    /// Load, decide, append, acknowledge. A command that loses a race starts over on the new state.
-    async fn run(self) -> Result<Appended<S>, CommandError<S::Error>> {
+    /// Load, decide, append, acknowledge. A command that loses a race starts over on the new state. Counts the attempts.
+    async fn run(self, attempts: &mut u32) -> Result<Appended<S>, CommandError<S::Error>> {
         self.boundary.check().map_err(StoreError::from)?;
         let metadata = Metadata { request: self.request(), ..self.cause.metadata() };
         let _turns = self.store.turns().take(self.boundary.turns::<S::Event>()).await?;
@@ -147,6 +157,7 @@ impl<S: Decider> Execute<S> {
         }
         let mut lost = 0;
         loop {
+            *attempts += 1;
             let error = match self.attempt(&metadata).await {
                 Ok(done) if !done.events.is_empty() => return Ok(done),
                 Ok(nothing_to_do) => return Ok(self.recall_given().await?.unwrap_or(nothing_to_do)),
@@ -229,7 +240,7 @@ impl<S: Decider> Execute<S> {
         };
         let mut raws: Vec<_> = new.into_iter().zip(1..).map(estimated).collect();
         raws.iter().try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
-        let written = self.store.inner().append(append).await?;
+        let written = self.store.record(append).await?;
         if written.replayed {
             let command = metadata.command_id;
             let first = raws[0].id;

@@ -98,7 +98,7 @@ impl Store {
             if batch.is_empty() {
                 return Ok(());
             }
-            match self.inner().append(self.append_of(batch.clone())).await {
+            match self.record(self.append_of(batch.clone())).await {
                 Ok(written) => {
                     let count = batch.len() as u64;
                     imported.known += if written.replayed { count } else { 0 };

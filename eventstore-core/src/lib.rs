@@ -44,6 +44,7 @@ mod table;
 mod target;
 pub mod testing;
 mod timestamp;
+mod trace;
 mod turns;
 mod tx;
 mod whole;

@@ -12,6 +12,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream, StreamExt, TryStreamExt},
 };
+use tracing::Instrument;
 
 use crate::{
     aggregate::{Aggregate, Decider, Evolve, apply},
@@ -26,6 +27,7 @@ use crate::{
     stream::{Position, StreamId, Version},
     target::Target,
     timestamp::Timestamp,
+    trace,
 };
 
 impl Store {
@@ -261,6 +263,10 @@ impl<S: Decider> Fold<S> {
     /// The state made of the events up to there: each part of all of its own, or of a snapshot and those after it. There
     /// is no telling which from the result.
     pub(crate) async fn read(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
+        Self::read_parts(store, boundary, until).instrument(trace::load(&boundary.stream)).await
+    }
+
+    async fn read_parts(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
         let began = Instant::now();
         let (mut read, settled) = until.read(store, boundary).await?;
         let mut fold = Self::blank(boundary);

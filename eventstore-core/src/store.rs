@@ -4,11 +4,12 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::time::timeout;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
     cause::Cause,
-    contract::{EventStore, Prefix, Query, Read},
+    contract::{Append, EventStore, Prefix, Query, Read, Written},
     doctor::Report,
     error::{Conflict, StoreError},
     event::{Raw, Recorded},
@@ -19,6 +20,7 @@ use crate::{
     snapshot::Snapshots,
     stream::{Position, StreamHead, Version},
     timestamp::Timestamp,
+    trace,
     turns::Turns,
 };
 
@@ -215,6 +217,17 @@ impl Store {
     #[doc(hidden)]
     pub fn through(&self, inner: Arc<dyn EventStore>) -> Self {
         Self { inner, ..self.clone() }
+    }
+
+    /// Appends to the store, in a span.
+    pub(crate) async fn record(&self, append: Append) -> Result<Written, StoreError> {
+        let span = trace::append(&append);
+        let recorded = async {
+            let written = self.inner.append(append).await;
+            trace::outcome(trace::of_append(&written));
+            written
+        };
+        recorded.instrument(span).await
     }
 
     /// For an engine: the same without the layers over it.

@@ -196,7 +196,7 @@ fn renamed(name: &str, epoch: u64, shards: Shards) -> Shards {
 async fn exchange_letters(transaction: &mut dyn Transaction, one: &str, other: &str) -> Result<(), StoreError> {
     let (mut old, mut new) = (vec![], vec![]);
     for (from, to) in [(one, other), (other, one)] {
-        for letter in dead_letters::read(transaction.rows(dead_letters::wanted(from, None, None)).await?)? {
+        for letter in dead_letters::read(transaction.rows(dead_letters::wanted(from, None)).await?)? {
             new.push(letter.moved_to(to));
             old.push(letter);
         }

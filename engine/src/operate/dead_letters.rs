@@ -40,7 +40,7 @@ impl DeadLetters {
     /// [`first`](Self::first) does not read those.
     pub async fn list(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let name = self.processors.name(&self.name).await?;
-        let rows = self.processors.store.as_ref().rows(dead_letters::wanted(&name, None, None)).await;
+        let rows = self.processors.store.as_ref().rows(dead_letters::wanted(&name, None)).await;
         dead_letters::read(if_built(rows)?)
     }
 

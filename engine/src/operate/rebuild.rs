@@ -98,7 +98,7 @@ impl Processors {
     async fn clear(&self, transaction: &mut dyn Transaction, name: &str) -> Result<(), StoreError> {
         transaction.put_shards(name, vec![]).await?;
         transaction.remove(name).await?;
-        let letters = dead_letters::read(transaction.rows(dead_letters::wanted(name, None, None)).await?)?;
+        let letters = dead_letters::read(transaction.rows(dead_letters::wanted(name, None)).await?)?;
         if !letters.is_empty() {
             transaction.write(dead_letters::changes(&[], &letters)?).await?;
         }
@@ -216,7 +216,7 @@ impl Processors {
             return refused("is run by a node that has its code");
         }
         transaction.put_shards(name, vec![]).await?;
-        let letters = dead_letters::read(transaction.rows(dead_letters::wanted(name, None, None)).await?)?;
+        let letters = dead_letters::read(transaction.rows(dead_letters::wanted(name, None)).await?)?;
         if !letters.is_empty() {
             transaction.write(dead_letters::changes(&[], &letters)?).await?;
         }

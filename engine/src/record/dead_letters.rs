@@ -25,12 +25,12 @@ pub fn changes(put: &[DeadLetter], remove: &[DeadLetter]) -> Result<Changes, Sto
 }
 
 /// All letters of a projection, or of one of its keys, also those that were passed over.
-pub fn wanted(projection: &str, key: Option<&str>, limit: Option<usize>) -> Rows {
+pub fn wanted(projection: &str, key: Option<&str>) -> Rows {
     let mut equal = vec![(&LETTERS.columns[0], projection.into())];
     if let Some(key) = key {
         equal.push((&LETTERS.columns[1], key.into()));
     }
-    Rows::Where { table: LETTERS, equal, order: Order::default(), limit }
+    Rows::Where { table: LETTERS, equal, order: Order::default(), limit: None }
 }
 
 /// The first letter of each key of a projection that waits.

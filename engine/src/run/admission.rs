@@ -189,7 +189,7 @@ pub async fn admit(
     let began = Position(known.began.unwrap_or(0));
     if word == Some(Word::Rebuild) {
         processor.clear(transaction).await?;
-        let letters = dead_letters::read(transaction.rows(dead_letters::wanted(&name, None, None)).await?)?;
+        let letters = dead_letters::read(transaction.rows(dead_letters::wanted(&name, None)).await?)?;
         if !letters.is_empty() {
             transaction.write(dead_letters::changes(&[], &letters)?).await?;
         }

@@ -60,7 +60,7 @@ fn shard_of(shards: Vec<(Shard, Checkpoint)>, key: &str) -> Result<(Shard, Posit
 }
 
 async fn letters_of(transaction: &mut dyn Transaction, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
-    dead_letters::read(transaction.rows(dead_letters::wanted(name, Some(key), None)).await?)
+    dead_letters::read(transaction.rows(dead_letters::wanted(name, Some(key))).await?)
 }
 
 async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Result<(), Failure> {
@@ -68,7 +68,7 @@ async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Res
     let Some(mut row) = processor.anew(vec![key.into()]).pop() else {
         return Err(Failure::program("it has no rows of its own"));
     };
-    let skipped: Vec<_> = if_built(store.rows(dead_letters::wanted(&name, None, None)).await)?;
+    let skipped: Vec<_> = if_built(store.rows(dead_letters::wanted(&name, None)).await)?;
     // What waits with its whole stream is processed when that goes on, not before.
     let left_out = |letter: &DeadLetter| match letter.whole_stream {
         true => letter.skipped.is_none(),
@@ -113,7 +113,7 @@ async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Res
 async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<TryRun, Failure> {
     let (name, store) = (processor.name(), store.as_ref());
     // Read before any node is held up: a caller in a transaction asks for no other connection.
-    let waiting = if_built(store.rows(dead_letters::wanted(&name, Some(key), None)).await)?;
+    let waiting = if_built(store.rows(dead_letters::wanted(&name, Some(key))).await)?;
     let events = dead_letters::read(waiting)?.into_iter().map(|letter| letter.event).collect();
     let events = store.recorded(events).await?;
     let mut transaction = store.begin().await?;

@@ -87,7 +87,7 @@ impl Refold<'_> {
     }
 
     async fn rows(&self, keys: BTreeSet<String>) -> Result<(), Halt> {
-        let all = dead_letters::read(self.store.rows(dead_letters::wanted(&self.processor.name(), None, None)).await?)?;
+        let all = dead_letters::read(self.store.rows(dead_letters::wanted(&self.processor.name(), None)).await?)?;
         // Where letters say what is left out of a row, each is made by itself.
         let (mut alone, mut together): (Vec<_>, Vec<_>) =
             keys.into_iter().partition(|key| all.iter().any(|letter| letter.whole_stream || letter.key == *key));
