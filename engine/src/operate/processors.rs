@@ -132,7 +132,8 @@ impl Processors {
     }
 
     /// Stops a processor on all nodes at once: when this returns, no node writes anything more for it. It stays paused
-    /// until it is [resumed](Self::resume), even if its programs are restarted.
+    /// until it is [resumed](Self::resume), even if its programs are restarted. A store that keeps it inline goes on
+    /// with each append.
     ///
     /// [`Invalid::Request`] if there is no such processor.
     pub async fn pause(&self, name: &str) -> Result<(), StoreError> {

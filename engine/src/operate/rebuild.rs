@@ -306,7 +306,7 @@ impl Rebuild {
         &self.name
     }
 
-    /// Returns how far it has come. [`Invalid::Request`] if it was discarded or promoted.
+    /// Returns how far it has come. [`Invalid::Request`] if it was discarded.
     pub async fn progress(&self) -> Result<Progress, StoreError> {
         let store = self.projections.store.as_ref();
         let row = self.row().await?;
@@ -330,7 +330,7 @@ impl Rebuild {
     }
 
     /// Returns when it is built, however long that takes. [`StoreError::Stopped`] if it has failed,
-    /// [`Invalid::Request`] if it was discarded or promoted.
+    /// [`Invalid::Request`] if it was discarded.
     pub async fn wait(&self) -> Result<(), StoreError> {
         let mut pause = Duration::from_millis(5);
         while !self.progress().await?.is_built() {

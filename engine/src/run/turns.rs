@@ -1,4 +1,4 @@
-//! Which events of a part are processed now and which wait, where each event is processed under one key.
+//! Splits the events of a part into those that are processed now and those that wait, where each event has one key.
 
 use eventstore_core::{Event, Recorded};
 
@@ -11,11 +11,11 @@ use crate::{
     },
 };
 
-/// The events of a part whose turn it is, where each is processed under one key.
+/// The events of a part that are processed now, and those that wait, where each event has one key.
 pub struct Turns<'a, E> {
     pub events: Vec<&'a Recorded<E>>,
     pub waiting: Vec<(Queue, usize)>,
-    /// The key and the place of each.
+    /// The key of each event that is processed now, and its place in the page; repeats are left out.
     of: Vec<(String, usize)>,
 }
 
@@ -56,7 +56,7 @@ impl<'a, E: Event> Turns<'a, E> {
         Ok(turns)
     }
 
-    /// Names the event that is to blame, if there is only one.
+    /// Names the event that is to blame, if the part has only one whose turn it is.
     pub fn blame(&self, part: &Part<'_>, failed: Failure) -> Failure {
         match &self.of[..] {
             [(key, place)] => failed.at(&part.page.events[*place]).of(key),
