@@ -1,4 +1,4 @@
-//! What is stored of processors besides their rows and checkpoints: one file a table. Nothing here runs.
+//! What is stored of processors next to their rows and checkpoints: one file a table. Nothing here runs.
 
 pub mod dead_letters;
 pub mod holds;

@@ -22,7 +22,7 @@
 //!     |       release     shards beyond its share
 //!     |       reconcile   starts a task for each shard that is its own, stops the others (shard.rs)
 //!     v
-//!   stop    finishes the batches at hand, gives all shards back, takes itself off the list
+//!   stop    finishes the batches at hand, gives all shards back, removes its row
 //! ```
 
 use std::{
@@ -446,7 +446,7 @@ impl Node {
         let state = state.as_ref();
         let run = &mut self.runs[at];
         let name = run.name.clone();
-        // An operator has resumed the processor since it failed here.
+        // The processor was made active again since it failed here.
         let again =
             |cannot: &Cannot| state.is_some_and(|row| row.state == ProcessorState::Active && row.since > cannot.since);
         run.cannot = run.cannot.take().filter(|cannot| !again(cannot));
@@ -799,7 +799,7 @@ async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
     let shards = transaction.lock_projection(name).await?;
     if record::row(&mut *transaction, name).await?.is_none() {
-        // A processor with shards but no row was run by an older release: it counts as built.
+        // A processor with shards but no row ran before rows were kept: it counts as built.
         let target = if shards.is_empty() { head } else { Position(0) };
         record::put(&mut *transaction, name, &Row::new(store.now(), target)).await?;
     }

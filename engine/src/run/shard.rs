@@ -5,7 +5,7 @@
 //!                     |
 //!                     v
 //!        +-------  begin  <--------------- an error of the world, after a pause
-//!        |  checkpoint, parked keys,       (20 ms, doubled up to 5 s; half the batch)
+//!        |  checkpoint, parked keys,       (20 ms, half the batch; at one event, doubled up to 5 s)
 //!        |  where it is to stop                        ^
 //!        v                                             |
 //!   look back     events that were passed before this program read them
@@ -13,13 +13,13 @@
 //!        v
 //!   +-> step ------------------------------------------+
 //!   |    |- a parked key is due ....... retry it, in a transaction
-//!   |    |- stopped at a position ..... wait until the shards are others (holds.rs)
+//!   |    |- stopped at a position ..... wait until the shards have changed (holds.rs)
 //!   |    |- behind the node's memory .. catch up: a reading of its own (catch_up.rs)
 //!   |    |- at the end of the log ..... wait for the tail (tail.rs)
 //!   |    '- a page ................... process it, batch by batch:
 //!   |         one statement   rows and checkpoint, if nothing waits and nothing failed
 //!   |         a transaction   lock the shard, check epoch and owner, process, advance, commit
-//!   |         on failure      halve around the event; try it three times; park its key
+//!   |         on failure      halve around the event; retry it three times; park its key
 //!   '---------'
 //!        |
 //!        v
@@ -184,8 +184,8 @@ impl ShardRunner {
                     let tried = cursor.map_or(1, |cursor| cursor.tried);
                     cursor = None;
                     self.unless_stopped(sleep(pause)).await;
-                    // Halve the batch: a smaller one may fit the server's statement timeout. At one event, only time
-                    // helps.
+                    // Halve the batch: fewer events may fit into what the server allows a statement. At one event, only
+                    // time helps.
                     self.most = Some(self.most.unwrap_or(usize::MAX).min(tried / 2).max(1));
                     pause = if tried > 1 { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
                 }
@@ -295,8 +295,8 @@ impl ShardRunner {
         }
         let parked = Parked::load(store, &self.shard).await?;
         self.report.send_modify(|status| status.parked = parked.len());
-        // Read after the checkpoint. Whoever holds the shards raises their epochs: if this reads too early to see the
-        // hold, the epoch is out of date, too, and the shard can write nothing.
+        // Read after the epoch. A hold raises the epochs in its own transaction: a shard that reads too early to see
+        // the hold has an old epoch, and can write nothing.
         let until = holds::until(store, &self.shard.projection).await?;
         let known = record::known(store, &self.shard.projection).await?;
         let missed = known.map(|known| Missed::of(&known)).transpose()?.unwrap_or_default();
@@ -375,7 +375,7 @@ impl ShardRunner {
         while (page.after..page.until).contains(&cursor.position) {
             let first = page.place_after(cursor.position);
             let pace = self.pace();
-            // A second's worth at most.
+            // At most a second's worth of events.
             end = pace.map_or(end, |pace| end.min(first + pace as usize)).max(first);
             let most = [self.most, self.options.batch].into_iter().flatten().min();
             end = most.map_or(end, |most| end.min(first.saturating_add(most)));
@@ -444,7 +444,8 @@ impl ShardRunner {
         Ok(())
     }
 
-    /// A transaction in which no other node moves the shard, or anything of the projection; and where the shard stands.
+    /// Opens a transaction that has locked the shard, or the whole processor (`whole`), and returns the shard's
+    /// checkpoint. [`Halt::Lost`] if the shard is another node's by now.
     async fn open(&self, whole: bool) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut stop = self.stop.clone();
@@ -637,7 +638,7 @@ impl ShardRunner {
     }
 
     /// An event that cannot be read stops the processor, or is parked at once. If it was parked already and is tried
-    /// again, it stays parked.
+    /// again, it stays parked, and the node does not retry it by itself.
     fn by_policy(&self, part: &Part<'_>, failed: Failure) -> Failure {
         let parks = failed.queue.is_some() && (self.options.park_unreadable || part.only.is_some());
         match failed.blame {
