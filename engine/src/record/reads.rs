@@ -174,25 +174,26 @@ impl Sets {
     }
 }
 
-/// How a node stands to the others that have the code of a processor.
+/// How this node compares with the others that have the code of a processor.
 #[derive(Debug, PartialEq)]
 pub struct Standing {
-    /// What it lacks of what those read that may run the processor: nothing, if it is one of them.
+    /// The events that this node lacks of those that the nodes read which may run the processor; empty if it is one of
+    /// them.
     pub lacks: Reads,
-    /// How many nodes may run it, at least one.
+    /// How many nodes may run the processor, at least 1.
     pub runners: usize,
-    /// Whether no node that lives reads everything that the processor was processed with.
+    /// Whether no living node reads everything that the processor was processed with.
     pub shrinks: bool,
 }
 
-/// Finds out which of the nodes that live may run a processor: those that read what it was processed with before; of these,
+/// Returns which of the living nodes may run a processor: those that read what it was processed with before; of these,
 /// those that read most. All nodes come to the same answer. `others` are the nodes that have its code and can run it.
 pub fn standing(node: Uuid, own: &Reads, before: Option<&Reads>, others: &[(Uuid, &Reads)]) -> Standing {
     let goes_on = |reads: &Reads| before.is_none_or(|before| reads.lacks(before).is_empty());
     let all = || others.iter().copied().chain([(node, own)]);
     let shrinks = !all().any(|(_, reads)| goes_on(reads));
     let able = || all().filter(|(_, reads)| shrinks || goes_on(reads));
-    // Of two sets of which neither contains the other, one must give way; which one is no matter.
+    // Of two sets of which neither contains the other, one must give way; either may.
     let most = able().max_by_key(|(node, reads)| (reads.weight(), *node)).map_or(own, |(_, reads)| reads);
     let lacks = match before {
         Some(before) if !shrinks && !goes_on(own) => own.lacks(before),
