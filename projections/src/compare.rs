@@ -132,12 +132,12 @@ fn read<C: FromIterator<(String, Map<String, Json>)>>(rows: Vec<(String, Box<Raw
 }
 
 impl Comparison {
-    /// Whether every row is the same.
+    /// Returns whether every row is the same, and none was counted as moving.
     pub fn is_same(&self) -> bool {
         self.different == 0 && self.moving == 0
     }
 
-    /// Whether two rows are the same in the columns they both have.
+    /// Returns whether two rows are the same in the columns they both have.
     fn equal(&self, a: &Map<String, Json>, b: &Map<String, Json>) -> bool {
         a.iter().all(|(column, value)| b.get(column).is_none_or(|other| other == value))
     }

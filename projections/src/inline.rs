@@ -727,7 +727,8 @@ impl InlineTransaction {
             }
             results.push(written);
         }
-        // Events of a replayed append are in the rows already.
+        // Events of a replayed append were recorded before: they are in the rows, or are processed like those of other
+        // stores.
         if let (Some(first), Some(last)) = (new.first(), new.last()) {
             let (before, until, id) = (Position(first.position.0 - 1), last.position, Some(last.id));
             if all.iter().any(|shards| before.0.saturating_sub(behind(shards).0) > gap) {

@@ -60,7 +60,8 @@ pub trait Projection: Send + Sync + 'static {
     /// `sqlx::Postgres` or `sqlx::Sqlite`: the database of the store it runs on.
     type Db: Database;
 
-    /// Runs before the first event, each time the projection is started: the place for `CREATE TABLE IF NOT EXISTS`.
+    /// Runs before the first event, each time the projection is started: the place for `CREATE TABLE IF NOT EXISTS`. If
+    /// it fails, it is tried again at the next beat, unless the program is to blame.
     fn prepare(
         &self,
         db: &mut <Self::Db as Database>::Connection,
@@ -69,7 +70,7 @@ pub trait Projection: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Processes one event, in the transaction that moves the checkpoint.
+    /// Processes one event, in the transaction that moves the checkpoint. An error rolls the batch back.
     fn project(
         &self,
         event: &Recorded<Self::Event>,

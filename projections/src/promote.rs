@@ -172,7 +172,7 @@ pub(crate) async fn switch(
 
 type Shards = Vec<(Shard, Checkpoint)>;
 
-/// Whether every key has come at least as far in `new` as in `old`.
+/// Returns whether every key has come at least as far in `new` as in `old`.
 fn reaches(new: &Shards, old: &Shards) -> bool {
     let before = |(a, at): &(Shard, Checkpoint), (b, other): &(Shard, Checkpoint)| {
         a.from_slot < b.to_slot && b.from_slot < a.to_slot && at.position < other.position

@@ -252,7 +252,7 @@ impl<M: ReadModel> Folded<M> {
         Ok(changes)
     }
 
-    /// Whether the table returns rows exactly as they were written, in every store and to the last digit.
+    /// Returns whether the table holds rows exactly as they were written, in every store and to the last digit.
     fn is_exact(&self) -> bool {
         let exact = |kind| matches!(kind, Kind::Text | Kind::Integer | Kind::Bool | Kind::Uuid);
         self.table.columns.iter().all(|column| exact(column.kind))

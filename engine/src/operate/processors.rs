@@ -27,6 +27,7 @@ const GONE: Duration = Duration::from_secs(10);
 ///
 /// A processor is named as it is declared, `balance`, if the store has one version of it; else with the version,
 /// `balance@2`. Methods that take a name fail with [`Invalid::Request`] if no processor has it, or several versions do.
+/// Every method may fail with an error of the store, such as [`StoreError::Unavailable`].
 #[derive(Clone)]
 pub struct Processors {
     pub store: Store,
@@ -117,7 +118,7 @@ impl Processors {
         Ok(nodes.into_values().filter(|beat| beat.beat_at + GONE > now).collect())
     }
 
-    /// Whether a living node has the code of a processor, as a transaction sees it.
+    /// Returns whether a living node has the code of a processor, as a transaction sees it.
     pub async fn lives_within(&self, transaction: &mut dyn Transaction, name: &str) -> Result<bool, StoreError> {
         let now = self.store.as_ref().now();
         let nodes = Rows::Where { table: NODES, equal: vec![], order: Order::default(), limit: None };
@@ -126,7 +127,7 @@ impl Processors {
         Ok(beats.filter(|beat| beat.beat_at + GONE > now).any(|beat| beat.projections.iter().any(|one| one == name)))
     }
 
-    /// Whether a living node has the code of a processor.
+    /// Returns whether a living node has the code of a processor.
     pub async fn lives(&self, name: &str) -> Result<bool, StoreError> {
         Ok(self.living().await?.iter().any(|beat| beat.projections.iter().any(|there| there == name)))
     }

@@ -48,6 +48,7 @@ impl Processors {
         self.building(name).await
     }
 
+    /// Returns the rows of all processors, by name. Makes the tables of processors and dead letters if there are none.
     pub async fn known(&self) -> Result<BTreeMap<String, Row>, StoreError> {
         let store = self.store.as_ref();
         // Outside of any transaction: reading a table that does not exist would end one.
@@ -280,7 +281,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Whether the position has reached the target.
+    /// Returns whether the position has reached the target.
     pub fn is_built(&self) -> bool {
         self.position >= self.target
     }

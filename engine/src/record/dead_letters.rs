@@ -51,6 +51,7 @@ pub fn older(letters: Vec<DeadLetter>, than: &[DeadLetter]) -> Vec<DeadLetter> {
     letters.into_iter().filter(older).collect()
 }
 
+/// Reads rows of the table of dead letters, in the order of the log.
 pub fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {
     let letters = rows.into_iter().map(|(row, json)| DeadLetter::read(row, &json));
     let mut letters = letters.collect::<Result<Vec<_>, _>>()?;

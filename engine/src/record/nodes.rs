@@ -53,7 +53,7 @@ impl Beat {
         self.reads.as_ref()?.get(processor)?.as_str()
     }
 
-    /// Whether the node has the code of a processor, and does not say that it cannot run it.
+    /// Returns whether the node has the code of a processor, and does not say that it cannot run it.
     pub fn can_run(&self, processor: &str) -> bool {
         self.projections.iter().any(|name| name == processor) && !self.cannot.contains_key(processor)
     }

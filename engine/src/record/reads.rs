@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(old.lacks(&new), reads(&[("a", 2), ("c", 1)]));
         assert_eq!(new.lacks(&old), Reads::default());
         assert_eq!(new.names_beyond(&old), ["c"]);
-        // What is retired is read in every version, as nothing; and is not lacked by who reads it as something.
+        // A retired event is read in every version, as nothing; a set that reads it as something does not lack it.
         let retired = reads(&[("a", 0)]);
         assert!(retired.lacks(&reads(&[("a", 7)])).is_empty() && reads(&[("a", 7)]).lacks(&retired).is_empty());
         assert_eq!(new.lacks(&old).to_string(), "");
@@ -250,15 +250,15 @@ mod tests {
         let node = |n: u128| Uuid::from_u128(n);
         let (old, new) = (reads(&[("a", 1)]), reads(&[("a", 1), ("b", 1)]));
         let stands = |lacks, runners, shrinks| Standing { lacks, runners, shrinks };
-        // Alone; with its like; with one that reads less.
+        // A node alone; with another that reads the same; with one that reads less.
         assert_eq!(standing(node(1), &old, None, &[]), stands(Reads::default(), 1, false));
         assert_eq!(standing(node(1), &old, Some(&old), &[(node(2), &old)]), stands(Reads::default(), 2, false));
         assert_eq!(standing(node(1), &new, Some(&old), &[(node(2), &old)]), stands(Reads::default(), 1, false));
-        // With one that reads more, and with none that does any more.
+        // With one that reads more, and with none left that reads what was processed.
         assert_eq!(standing(node(1), &old, Some(&old), &[(node(2), &new)]), stands(reads(&[("b", 1)]), 1, false));
         assert_eq!(standing(node(1), &old, Some(&new), &[(node(2), &old)]), stands(Reads::default(), 2, true));
         assert_eq!(standing(node(1), &old, Some(&new), &[(node(2), &new)]), stands(reads(&[("b", 1)]), 1, false));
-        // Of sets that do not contain each other, one runs it: the one it was processed with, else one of them.
+        // Of sets that do not contain each other, one runs the processor: the set it was processed with, else either.
         let other = reads(&[("a", 1), ("c", 1)]);
         for before in [Some(&old), None] {
             let here = standing(node(1), &new, before, &[(node(2), &other)]);

@@ -68,6 +68,7 @@ pub fn first<T: DeserializeOwned>(table: &Table, found: Vec<(String, Box<RawValu
     found.first().map(|(_, row)| serde_json::from_str(row.get()).map_err(refused(table))).transpose()
 }
 
+/// Makes changes, in a transaction of its own.
 pub async fn change(store: &dyn EventStore, changes: Changes) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
     transaction.write(changes).await?;
@@ -143,7 +144,7 @@ pub fn if_built<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreErro
     }
 }
 
-/// Names, for people.
+/// Returns names as a list for people.
 pub fn list<T: AsRef<str>>(names: &[T]) -> String {
     match names {
         [] => "none".into(),

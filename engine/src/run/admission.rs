@@ -24,7 +24,7 @@ use crate::{
 /// Events that a processor passed without reading them, and must process before it goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Missed {
-    /// Their names.
+    /// The names of those events.
     pub names: Vec<String>,
     /// The slots whose keys still lack them.
     pub left: Vec<Left>,
@@ -116,7 +116,7 @@ impl Cause {
         }
     }
 
-    /// Whether a processor that failed for this may go on in a program that reads `own`, without an operator's
+    /// Returns whether a processor that failed for this may go on in a program that reads `own`, without an operator's
     /// decision.
     pub fn is_over(&self, own: &Reads) -> bool {
         match self {

@@ -10,7 +10,7 @@ pub fn share(shards: usize, runners: usize) -> usize {
     shards.max(1).div_ceil(runners.max(1))
 }
 
-/// Whether no living node owns a shard.
+/// Returns whether no living node owns a shard.
 pub fn is_free(at: &Checkpoint, living: &HashSet<Uuid>) -> bool {
     at.owner.is_none_or(|owner| !living.contains(&owner))
 }

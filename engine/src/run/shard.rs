@@ -159,8 +159,8 @@ struct LogCursor {
 }
 
 impl LogCursor {
-    /// Whether another batch follows one that ends at a position. Its commit notices if this one was lost, so this one
-    /// may skip the flush; the last batch of a catch-up always flushes.
+    /// Returns whether another batch follows one that ends at a position. Its commit notices if this one was lost, so
+    /// this one may skip the flush; the last batch of a catch-up always flushes.
     fn is_followed(&self, to: Position) -> bool {
         self.catch_up.as_ref().is_some_and(|catch_up| to < catch_up.head)
     }

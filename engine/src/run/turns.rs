@@ -20,6 +20,8 @@ pub struct Turns<'a, E> {
 }
 
 impl<'a, E: Event> Turns<'a, E> {
+    /// Splits the events of a part. Fails if an event cannot be read and does not wait ([`Part::unreadable`]), or if `key`
+    /// panics.
     pub fn of(part: &Part<'_>, decoded: &'a Decoded<E>, key: fn(&Recorded<E>) -> String) -> Result<Self, Failure> {
         let mut turns = Self { events: vec![], waiting: vec![], of: vec![] };
         for place in part.places.clone() {
