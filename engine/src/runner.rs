@@ -148,7 +148,8 @@ impl Runner {
     }
 
     /// Has the processor named last, a subscription or a projection in SQL, begin with the first event recorded after
-    /// the first node that runs it has made its checkpoint. Ignored once there is a checkpoint.
+    /// the first node that runs it has made its checkpoint. Ignored once there is a checkpoint. A new read model that
+    /// is told where to begin stops.
     pub fn from_now(self) -> Self {
         self.last("from_now", |options| options.start = Some(StartFrom::Now))
     }

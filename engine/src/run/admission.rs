@@ -261,8 +261,8 @@ async fn first(
     }))
 }
 
-/// Returns the checkpoint at which a processor begins that has never run. Fails if nothing says where it begins, if a
-/// read model is told to begin anywhere but at the first event, or if the position is beyond the end of the log.
+/// Returns the checkpoint at which a processor begins that has never run. Fails if it must be told where and is not, if
+/// a read model is told where at all, or if the position is beyond the end of the log.
 async fn first_checkpoint(
     transaction: &mut dyn Transaction,
     processor: &dyn Processor,

@@ -167,7 +167,7 @@ impl Refold<'_> {
             }
             match rows.changes() {
                 // Fold once more, checking each row after each event, to find the event that made a row no table can
-                // hold.
+                // hold. `changes` has emptied the rows.
                 Err(failed) if failed.blame == Blame::Row && !checks => {}
                 changes => return changes.map_err(nowhere),
             }
