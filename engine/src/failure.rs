@@ -14,35 +14,35 @@ use eventstore_core::{
 
 use crate::record::{queue::Queue, reads::Reads};
 
-/// Why a shard could not go on. Shown whole: the event, and the reason with all that is below it.
+/// Why a shard could not go on. `Display` shows the event, the reason, and every error below the reason.
 #[derive(Debug)]
 pub struct Failure {
-    /// The event it was about, if that is known.
+    /// The event that failed, if it is known.
     pub event: Option<EventRef>,
-    /// Where that event would wait, if that is known.
+    /// The queue in which that event would wait, if it is known.
     pub queue: Option<Queue>,
-    /// What has failed.
+    /// The error.
     pub reason: BoxError,
-    /// Whose fault it is.
+    /// Whose fault the error is.
     pub blame: Blame,
 }
 
-/// Whose fault it is, and so what is to be done.
+/// Whose fault a failure is, and so what the engine does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The database or the way to it: tried again for ever, and no event is to blame.
+    /// The database, or the connection to it: the engine tries again for ever, and blames no event.
     World,
-    /// An event and the user's code: tried again a few times, then set aside.
+    /// An event together with the user's code: the engine tries it again three times, then parks its key.
     Event,
-    /// An event that will fail again, for certain: set aside at once.
+    /// An event that is certain to fail again: the engine parks its key at once.
     Row,
-    /// An event that cannot be read: that stops everything, or it is set aside at once.
+    /// An event that cannot be read: the processor stops, or parks the event at once with `park_unreadable`.
     Unreadable,
-    /// This program's code, whatever comes: it must be mended, and nothing goes on.
+    /// This program's code, whatever the event: the processor stops until the code is mended.
     Program,
 }
 
-/// An event, for people.
+/// An event, as error texts name it.
 #[derive(Clone, Debug)]
 pub struct EventRef {
     stream: StreamId,
@@ -52,7 +52,7 @@ pub struct EventRef {
 }
 
 impl Failure {
-    /// Makes a failure of what the user's code returned: an event may be to blame, unless the error is
+    /// Makes a failure of an error that the user's code returned. An event may be to blame, unless the error is
     /// [`Unavailable`], or has one below it.
     pub fn theirs(reason: impl Into<BoxError>) -> Self {
         let reason = reason.into();
@@ -60,13 +60,13 @@ impl Failure {
         Self { event: None, queue: None, reason, blame }
     }
 
-    /// As [`theirs`](Self::theirs), where the user's code has had the connection of a transaction: the database says who is to
-    /// blame.
+    /// As [`theirs`](Self::theirs), where the user's code had the connection of a transaction: the database tells who
+    /// is to blame.
     pub fn of_sql(reason: BoxError, transaction: &dyn Transaction) -> Self {
         let said = transaction.blame(&*reason);
         let failed = Self::theirs(reason);
         let blame = match said {
-            // What it calls is away, whatever else is below that.
+            // Something that the user's code calls is unavailable; the error of the database only follows from that.
             _ if failed.blame == Blame::World => Blame::World,
             Some(DatabaseBlame::Server) => Blame::World,
             Some(DatabaseBlame::Program) => Blame::Program,
@@ -75,50 +75,51 @@ impl Failure {
         Self { blame, ..failed }
     }
 
-    /// What the user's code has left of a transaction, whatever it said.
+    /// Fails if the user's code left the transaction unfit to commit, even if the code returned `Ok`.
     pub async fn unless_whole(transaction: &mut dyn Transaction) -> Result<(), Self> {
         transaction.check().await.map_err(|error| match error {
-            // A statement failed or was dropped, and the code has said nothing of it.
+            // A statement failed or was dropped, and the code returned no error for it.
             StoreError::Invalid(_) => Self::theirs(error),
             error => error.into(),
         })
     }
 
-    /// What must be mended in the program.
+    /// Makes a failure that only a change of the program can mend.
     pub fn program(reason: impl Into<BoxError>) -> Self {
         Self { event: None, queue: None, reason: reason.into(), blame: Blame::Program }
     }
 
-    /// What the code of a user said when it panicked.
+    /// Makes a failure of a panic of the user's code.
     pub fn panicked(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         Self::theirs(format!("it panicked: {}", text.unwrap_or_default()))
     }
 
-    /// The same, with the event it was about.
+    /// Returns this failure, naming the event.
     pub fn at(self, event: &Recorded<Raw>) -> Self {
         let (stream, version, position) = (event.stream.clone(), event.version, event.position);
         Self { event: Some(EventRef { stream, version, position, name: event.data.name.to_string() }), ..self }
     }
 
-    /// The same, and the key that would have to wait is unknown: all must.
+    /// Turns a failure that cannot be assigned to a key into one that stops the processor. A failure of the
+    /// [`World`](Blame::World) stays as it is.
     pub fn for_certain(self) -> Self {
         let blame = if self.blame == Blame::World { Blame::World } else { Blame::Program };
         Self { blame, ..self }
     }
 
-    /// The same, with the key it was about.
+    /// Returns this failure, naming the key.
     pub fn of(self, key: &str) -> Self {
         self.in_queue(Queue::Key(key.into()))
     }
 
-    /// The same, with where it would wait.
+    /// Returns this failure, naming the queue in which its event would wait.
     pub fn in_queue(self, queue: Queue) -> Self {
         Self { queue: Some(queue), ..self }
     }
 
-    /// As an error for others: what the store has said keeps its type where no event is named.
+    /// Returns this failure as an error. A [`StoreError`] keeps its type where no event is named.
     pub fn told(self) -> BoxError {
         match self.event {
             None if self.reason.is::<StoreError>() => self.reason,
@@ -126,7 +127,7 @@ impl Failure {
         }
     }
 
-    /// The event that a newer program reads and this one does not, if that is why.
+    /// Returns the event and its version, if this program failed because only a newer program reads that version.
     pub fn newer(&self) -> Option<Reads> {
         match self.reason.downcast_ref()? {
             StoreError::Unreadable { reason: EventError::Schema(name, version), .. } => {
@@ -136,13 +137,13 @@ impl Failure {
         }
     }
 
-    /// The position of the event it was about.
+    /// Returns the position of the event that failed, if it is known.
     pub fn position(&self) -> Option<Position> {
         self.event.as_ref().map(|event| event.position)
     }
 }
 
-/// Runs the code of a user that processes one event; whatever it does is told with the event.
+/// Runs user code on one event. An error or a panic becomes a [`Failure`] that names the event.
 pub fn at<T>(event: &Recorded<Raw>, code: impl FnOnce() -> Result<T, StoreError>) -> Result<T, Failure> {
     let done = catch_unwind(AssertUnwindSafe(code)).map_err(|panic| Failure::panicked(&*panic).at(event))?;
     done.map_err(|error| Failure::from(error).at(event))
@@ -151,7 +152,7 @@ pub fn at<T>(event: &Recorded<Raw>, code: impl FnOnce() -> Result<T, StoreError>
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         use StoreError as E;
-        // What is declared, what is written in `project`, how events are read: that is not mended while this runs.
+        // Declarations, `project`, and how events are read do not change while this program runs: it must be mended.
         let blame = match error {
             E::Stopped { .. }
             | E::Ended
@@ -193,7 +194,7 @@ impl fmt::Display for EventRef {
     }
 }
 
-/// What a step has come to that it could not finish.
+/// Why a step did not finish: the shard was lost to another node, or something failed.
 pub enum Halt {
     Lost,
     Failed(Failure),
@@ -205,5 +206,5 @@ impl<F: Into<Failure>> From<F> for Halt {
     }
 }
 
-// Shown whole: it has no source that it has not said.
+// No `source`: `Display` shows the whole chain.
 impl Error for Failure {}

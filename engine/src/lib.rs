@@ -1,15 +1,15 @@
-//! The engine of [eventstore](https://docs.rs/eventstore): runs what follows the log, on any number of nodes, each event
-//! counted exactly once.
+//! The engine of [eventstore](https://docs.rs/eventstore): runs what follows the log on any number of nodes, and counts
+//! each event exactly once.
 //!
-//! Whatever follows the log is a [`Processor`]: read models and projections in SQL (the crate `eventstore-projections`),
-//! and the [`Subscription`] of this crate. They share one life cycle, one set of operator verbs ([`Processors`]) and one
-//! [`Status`].
+//! Everything that follows the log is a [`Processor`]: read models and projections in SQL (the crate
+//! `eventstore-projections`), and the [`Subscription`] of this crate. They share one life cycle, one set of operator
+//! methods ([`Processors`]) and one [`Status`].
 //!
 //! The folders, from below: `record` is what is stored of a processor; `run` is what a node does; `operate` is what an
-//! operator says. On top are [`Runner`] and [`Subscription`].
+//! operator does. On top are [`Runner`] and [`Subscription`].
 //!
-//! Users depend on the facade, `eventstore`. This crate is for those who bring a processor of their own kind. What such a
-//! crate needs beyond the names below is in hidden modules, whose names may change with each release.
+//! Users depend on the facade, `eventstore`. This crate is for authors of other kinds of processors. What such a crate
+//! needs beyond the names below is in hidden modules, whose names may change with each release.
 
 #[doc(hidden)]
 pub mod failure;

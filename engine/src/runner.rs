@@ -1,4 +1,4 @@
-//! Says what is to follow the log, lets it, and tells how far it has come.
+//! The runner: declares what follows the log, starts it, and reports how far it has come.
 
 use std::{collections::HashSet, ops::Deref, sync::Arc, time::Duration};
 
@@ -23,16 +23,17 @@ use crate::{
     subscription::{Delivered, Subscription},
 };
 
-/// How long a node may be silent before others take its shards over.
+/// How long a node may be silent before others take its shards.
 const LEASE: Duration = Duration::from_secs(3);
 
 /// How long [`Running::until`] waits.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Says what is to follow the log; [`start`](Runner::start) lets it.
+/// Declares which processors this process runs; [`start`](Runner::start) runs them.
 ///
-/// Any number of processes may run the same: they share the work, and each event is processed once. One that ends without
-/// a word, or is frozen, is replaced when its [lease](Runner::lease) is over, and can write nothing from then on.
+/// Any number of processes may run the same processors: they share the work, and each event is processed once. When the
+/// [lease](Runner::lease) of a process that crashed or is frozen is over, others take its shards, and it can write
+/// nothing from then on.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -73,24 +74,24 @@ pub struct Runner {
     store: Store,
     processors: Vec<(Arc<dyn Processor>, Options)>,
     lease: Duration,
-    /// The first setting that was said before any processor was named.
+    /// The first setting that was made before any processor was named.
     misplaced: Option<&'static str>,
 }
 
 impl Runner {
-    /// Nothing yet.
+    /// Returns a runner without processors.
     pub fn new(store: &Store) -> Self {
         Self { store: store.beneath(), processors: vec![], lease: LEASE, misplaced: None }
     }
 
-    /// Hands events to something outside of the store. Where the log has events already, say where it begins:
-    /// [`from_now`](Self::from_now), [`from_beginning`](Self::from_beginning) or [`from`](Self::from).
+    /// Runs a subscription, which hands events to something outside of the store. On a log that has events already, say
+    /// where it begins: [`from_now`](Self::from_now), [`from_beginning`](Self::from_beginning) or [`from`](Self::from).
     pub fn subscription<S: Subscription>(self, subscription: S) -> Self {
         self.with(Delivered(subscription))
     }
 
-    /// Runs a processor. Read models, projections in SQL and subscriptions have methods of their own; this one is for crates
-    /// that bring another kind.
+    /// Runs a processor. Read models, projections in SQL and subscriptions have methods of their own; this one is for
+    /// other kinds.
     pub fn with(mut self, processor: impl Processor + 'static) -> Self {
         self.processors.push((Arc::new(processor), Options::default()));
         self
@@ -104,73 +105,76 @@ impl Runner {
         self
     }
 
-    /// How many shards the one named last has when it runs for the first time, 1 unless said, 1,024 at most. They run
-    /// side by side, on all nodes that run it.
+    /// Sets how many shards the processor named last has when it runs for the first time: 1 by default, 1,024 at most.
+    /// The shards run in parallel, on all nodes that run the processor.
     pub fn shards(self, shards: u16) -> Self {
         self.last("shards", |options| options.shards = shards)
     }
 
-    /// How many events of the one named last are processed together at most. Unless said: 1,000, and 10,000 while there is
-    /// much to catch up with. More is faster then, and takes more memory.
+    /// Sets how many events of the processor named last are processed together at most. By default 1,000, and 10,000
+    /// while a shard catches up, where more is faster and takes more memory.
     ///
-    /// A subscription moves its checkpoint once a batch: after a crash, the batch at hand is handed over again, from its first
-    /// event on, and so it may be after an error. With `.batch(1)` at most one event of each shard is handed over again, at the
-    /// cost of a transaction for each event.
+    /// A subscription moves its checkpoint once a batch. After a crash, and after some errors, the batch at hand is
+    /// handed over again, from its first event on. With `.batch(1)` at most one event of each shard is handed over
+    /// again, at the cost of a transaction for each event.
     pub fn batch(self, events: usize) -> Self {
         self.last("batch", |options| options.batch = Some(events.max(1)))
     }
 
-    /// How many keys of the one named last may be parked behind events that cannot be processed: 100 unless said. One more,
-    /// and all of it stops.
+    /// Sets how many keys of the processor named last may be parked in a shard: 100 by default. With one more, the
+    /// processor stops.
     pub fn max_parked(self, keys: usize) -> Self {
         self.last("max_parked", |options| options.max_parked = keys)
     }
 
-    /// Parks events of the one named last that cannot be read, with those behind them, instead of stopping: for a read
-    /// model whose keys are those of its streams or tags, under the rows they concern; else under their stream, and with
-    /// one shard only. They are tried again when an operator says so, with a program that can read them.
+    /// Parks events of the processor named last that cannot be read, with those behind them; by default the processor
+    /// stops. A read model whose keys are those of its streams or tags parks the keys of the event. Any other processor
+    /// parks the stream, which needs one shard. The node does not retry them: an operator does, with a program that can
+    /// read them.
     pub fn park_unreadable(self) -> Self {
         self.last("park_unreadable", |options| options.park_unreadable = true)
     }
 
-    /// What the one named last could not process is tried again, once, whenever a program starts: it may be a new release
-    /// that can.
+    /// Has the parked keys of the processor named last tried again once, whenever a program starts: its release may be
+    /// able to process them.
     pub fn retry_at_start(self) -> Self {
         self.last("retry_at_start", |options| options.retry_at_start = true)
     }
 
-    /// A new version of the read model named last is built and kept up to date, but readers of plain SQL are sent to it
-    /// by `promote` only. Unless said, they are sent to it as soon as it is whole.
+    /// Leaves it to `promote` to send readers of plain SQL to a new version of the read model named last. By default
+    /// they are sent to it as soon as it is built. Either way it is built and kept up to date.
     pub fn promote_by_hand(self) -> Self {
         self.last("promote_by_hand", |options| options.by_hand = true)
     }
 
-    /// The one named last, a subscription or a projection in SQL, begins with the first event recorded from then on: when
-    /// the first node that runs it makes its checkpoint. It is no matter once there is one.
+    /// Has the processor named last, a subscription or a projection in SQL, begin with the first event recorded after
+    /// the first node that runs it has made its checkpoint. Ignored once there is a checkpoint. A new read model that
+    /// is told where to begin stops.
     pub fn from_now(self) -> Self {
         self.last("from_now", |options| options.start = Some(StartFrom::Now))
     }
 
-    /// The one named last begins with the first event there is; see [`from_now`](Self::from_now).
+    /// Has the processor named last begin with the first event of the log; see [`from_now`](Self::from_now).
     pub fn from_beginning(self) -> Self {
         self.last("from_beginning", |options| options.start = Some(StartFrom::Beginning))
     }
 
-    /// The one named last begins with the first event after a position of the log; see [`from_now`](Self::from_now).
+    /// Has the processor named last begin with the first event after a position; see [`from_now`](Self::from_now).
     pub fn from(self, position: Position) -> Self {
         self.last("from", |options| options.start = Some(StartFrom::After(position)))
     }
 
-    /// How long this process may be silent before others take over what it runs: 3 seconds unless said. The same for all
-    /// processes.
+    /// Sets how long this process may be silent before others take its shards: 3 seconds by default, 50 milliseconds at
+    /// least. It must be the same for all processes.
     pub fn lease(self, lease: Duration) -> Self {
         Self { lease: lease.max(Duration::from_millis(50)), ..self }
     }
 
-    /// Starts to run, on the runtime it is called in. Of two of the same name, the second is stopped at once.
+    /// Starts to run, on the runtime it is called in. Of two processors of the same name, the second is stopped at
+    /// once.
     ///
-    /// A setting that is said before any processor is named, as in `Runner::new(&store).shards(4).read_model::<Balance>()`, is
-    /// of none: nothing runs then, and [`Running::until`] and reads that wait are [`StoreError::Stopped`], by
+    /// If a setting comes before any processor, as in `Runner::new(&store).shards(4).read_model::<Balance>()`, nothing
+    /// runs. [`Running::until`] and reads that wait then fail with [`StoreError::Stopped`], caused by
     /// [`Invalid::Request`].
     pub fn start(mut self) -> Running {
         let misplaced = self.misplaced.map(|setting| {
@@ -199,7 +203,7 @@ impl Runner {
                 reports.push(watch::channel(Status::twice(name)).1);
                 continue;
             }
-            // From now on, a read that waits for it is right to wait.
+            // From now on, a read that waits for it has something to wait for.
             self.store.mark_running(&name, None, false);
             let (report, status) = watch::channel(Status::new(name));
             if let Some(shadow) = processor.shadow() {
@@ -219,7 +223,8 @@ impl Runner {
     }
 }
 
-/// What is running. Dropping it lets it run on; [`stop`](Running::stop) ends it after the batch at hand.
+/// The processors that this process runs. They run on if this is dropped; [`stop`](Running::stop) ends them after the
+/// batch at hand.
 pub struct Running {
     store: Store,
     node: Uuid,
@@ -230,7 +235,7 @@ pub struct Running {
     task: JoinHandle<()>,
 }
 
-/// Operating what runs: all nodes obey.
+/// The operator's methods. All nodes obey them.
 impl Deref for Running {
     type Target = Processors;
 
@@ -240,11 +245,13 @@ impl Deref for Running {
 }
 
 impl Running {
-    /// Returns when all have seen everything up to here: then one's own writes can be read from all.
+    /// Returns when all its processors have come to this position: then a caller can read its own writes from all of
+    /// them.
     ///
-    /// One that cannot go on is [`StoreError::Stopped`]; one that has not come so far in 30 seconds is
-    /// [`StoreError::Behind`], with what holds it up. Where all have come so far, but keys lack an event up to here, since they
-    /// wait behind one that could not be processed, it is [`StoreError::Parked`], with those keys of the first such one.
+    /// [`StoreError::Stopped`] if a processor cannot go on. [`StoreError::Behind`], with what holds it up, if one has
+    /// not come so far in 30 seconds. [`StoreError::Parked`], with the keys of the first such processor, if all have
+    /// come so far but keys lack an event up to this position, because they wait behind one that could not be
+    /// processed.
     pub async fn until(&self, position: Position) -> Result<(), StoreError> {
         self.reach(position).await?;
         for status in self.status() {
@@ -257,7 +264,7 @@ impl Running {
         Ok(())
     }
 
-    /// Returns when all have come so far, whatever waits.
+    /// Returns when all processors have come so far, whether or not keys are parked.
     async fn reach(&self, position: Position) -> Result<(), StoreError> {
         let all = async {
             for report in &self.reports {
@@ -288,7 +295,7 @@ impl Running {
                 }
                 continue;
             }
-            // Others run some of it, or none does yet.
+            // Other nodes run some of its shards, or none does yet.
             if self.store.as_ref().checkpoint(&status.name).await? >= position {
                 return Ok(());
             }
@@ -297,17 +304,18 @@ impl Running {
         }
     }
 
-    /// For tests: has everything processed up to the end of the log, and all that is due to be tried again tried, and gives
-    /// the position. What did not arrive is an error that says why: [`StoreError::Parked`] for what waits behind an event
-    /// that could not be processed, [`StoreError::Stopped`], [`StoreError::Behind`].
+    /// For tests: has everything processed up to the end of the log, and everything tried again that is due. Returns
+    /// the end of the log. [`StoreError::Parked`] if keys are still parked, [`StoreError::Stopped`] if a processor
+    /// cannot go on, [`StoreError::Behind`] if one has not come so far in 30 seconds.
     ///
-    /// What is due, the clock of the store says: on a store with a [`Clock`](eventstore_core::testing::Clock), advance it.
+    /// The clock of the store decides what is due: on a store with a [`Clock`](eventstore_core::testing::Clock),
+    /// advance it.
     pub async fn settle(&self) -> Result<Position, StoreError> {
         loop {
             let head = self.store.head().await?;
             self.reach(head).await?;
             let waiting = self.retried().await?;
-            // What ran may have appended.
+            // What ran may have appended events.
             if self.store.head().await? > head {
                 continue;
             }
@@ -318,7 +326,7 @@ impl Running {
         }
     }
 
-    /// Returns when nothing is due to be tried again, or no node has for a while: with the first letter of each key that waits.
+    /// Returns the first dead letter of each parked key, once nothing is due to be tried again, or after 30 seconds.
     async fn retried(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
         loop {
@@ -338,17 +346,17 @@ impl Running {
         }
     }
 
-    /// How far each has come that this runner has the code of, as this node knows it: without a query, so a shard that
-    /// another node runs may have come further. [`Processors::status`](crate::Processors::status) asks the store for those
-    /// of all nodes.
+    /// Returns how far each processor of this runner has come, as this node knows it. It asks no store, so a shard that
+    /// another node runs may have come further; [`Processors::status`](crate::Processors::status) asks the store about
+    /// all nodes.
     pub fn status(&self) -> Vec<Status> {
         self.reports.iter().map(|report| report.borrow().clone()).collect()
     }
 
-    /// Ends all after the batch at hand, and returns when they have ended.
+    /// Ends all processors after the batch at hand, and returns when they have ended.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        // A task that panicked has ended too.
+        // A task that panicked has ended, too.
         let _ = self.task.await;
     }
 }

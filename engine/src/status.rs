@@ -1,4 +1,4 @@
-//! How far a read model or projection has come, and what holds it up.
+//! How far a processor has come, and what holds it up.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -11,69 +11,68 @@ use crate::{
     record::{ProcessorState, Row},
 };
 
-/// How far one read model or projection has come, and what holds it up.
+/// How far one processor has come, and what holds it up.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Status {
-    /// Its name: `balance@1`, `ledger`.
+    /// Its full name: `balance@1`, `ledger`.
     pub name: String,
-    /// How far all of it has come.
+    /// How far all its shards have come.
     pub position: Position,
     /// The end of the log, as far as this node has seen it.
     pub head: Position,
-    /// Where the log ended when it began: from there on it is whole, and is read.
+    /// The end of the log when it began. From there on it is built, and is read.
     pub target: Position,
-    /// Whether readers of plain SQL are sent to it: `"balance@current"`.
+    /// Whether readers of plain SQL are sent to its table: `"balance@current"`.
     pub current: bool,
     /// What it is doing.
     pub state: State,
-    /// What holds it up: the event it fails on, and why. It tries again, unless it is stopped.
+    /// What holds it up: the event it fails on, and why. The node tries it again, unless it is stopped.
     pub error: Option<Arc<dyn Error + Send + Sync>>,
-    /// Whether it has given up: its code, not the world, must be mended.
+    /// Whether it has given up: its code must be mended, not the database.
     pub stopped: bool,
-    /// How many keys wait behind an event that could not be processed: see its dead letters.
+    /// How many keys are parked: see its dead letters.
     pub parked: usize,
-    /// Its shards, and who runs them.
+    /// Its shards, each with its checkpoint and the node that runs it.
     pub shards: Vec<(Shard, Checkpoint)>,
-    /// How old the oldest event is that it has not processed; zero if there is none. As of the last look: a node looks five
-    /// times a lease.
+    /// Age of the oldest unprocessed event; zero if there is none. Refreshed every fifth of a lease (600 ms by
+    /// default).
     pub lag_time: Duration,
-    /// How fast this node was, when it last took something in.
+    /// The rate at the last batch of this node, and when that was.
     rate: Option<(f64, Instant)>,
 }
 
-/// What a projection is doing.
+/// What a processor is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
     /// It has never run.
     New,
-    /// It processes what was recorded before it first ran.
+    /// It processes events that were recorded before it first ran.
     Booting,
-    /// It processes what is recorded.
+    /// It is built, and follows the log.
     Active,
-    /// An operator has said so.
+    /// An operator has paused it.
     Paused,
-    /// It has given up: see the reason.
+    /// It has given up: see [`Status::error`].
     Failed,
-    /// This node leaves it to others: it does not read all that another node reads, or it cannot run it and another node
-    /// can. See the reason. It looks again at every beat, and goes on when it may.
+    /// This node stands aside: another node reads more events, or this node cannot run the processor and another one
+    /// can. See [`Status::error`]. It decides again at every beat, and goes on when it may.
     Aside,
-    /// No node that lives has its code.
+    /// No living node has its code.
     Detached,
-    /// It is there for a way back, and no node runs it: it waits for `rollback`.
+    /// It is kept for `rollback`, and no node runs it.
     Kept,
 }
 
 impl State {
-    /// The state of a processor, by what is stored of it, whether a living node has its code, and whether it has come to where
-    /// the log ended when it began.
+    /// Returns the state of a processor, from its row, whether a living node has its code, and whether it is built.
     pub(crate) fn of(row: Option<&Row>, runs: bool, whole: bool) -> Self {
         match row.map(|row| &row.state) {
             Some(ProcessorState::Paused) => Self::Paused,
             Some(ProcessorState::Failed) => Self::Failed,
             Some(ProcessorState::Kept) => Self::Kept,
-            // A later program has said what this one does not know: this one does not run it.
+            // A later program has stored a state that this one does not know, so this one does not run the processor.
             Some(ProcessorState::Later(_)) => Self::Aside,
             _ if !runs => Self::Detached,
             _ if whole => Self::Active,
@@ -100,13 +99,13 @@ impl Status {
         }
     }
 
-    /// It does not run: there is one of this name already.
+    /// Returns the status of a second processor of a name: it does not run.
     pub(crate) fn twice(name: String) -> Self {
         let error = Failure::program("this runner has one of this name already: take one out, or rename it");
         Self { error: Some(Arc::new(error)), stopped: true, state: State::Failed, ..Self::new(name) }
     }
 
-    /// It does not run: the runner was declared wrongly.
+    /// Returns the status of a processor that does not run, because the runner was declared wrongly.
     pub(crate) fn refused(name: String, reason: Arc<dyn Error + Send + Sync>) -> Self {
         Self { error: Some(reason), stopped: true, state: State::Failed, ..Self::new(name) }
     }
@@ -120,35 +119,36 @@ impl Status {
         }
     }
 
-    /// How many events it is behind the end of the log.
+    /// Returns how many events lie between its position and the end of the log, as far as this node has seen it.
     pub fn lag(&self) -> u64 {
         self.head.0.saturating_sub(self.position.0)
     }
 
-    /// How many events a second this node processes, about, over the last ten seconds; 0 if it is not run by this node.
+    /// Returns how many events a second this node processes, averaged over about the last ten seconds; 0 if this node
+    /// does not run it.
     pub fn rate(&self) -> f64 {
         self.rate.map_or(0.0, |(rate, at)| rate * faded(at))
     }
 
-    /// This node has processed so many events.
+    /// Counts events that this node has processed.
     pub(crate) fn count_events(&mut self, events: usize) {
         self.rate = Some((self.rate() + events as f64 / RATED.as_secs_f64(), Instant::now()));
     }
 
-    /// The event it is to process next.
+    /// Sets the age of the oldest unprocessed event, by when that event was recorded.
     pub(crate) fn set_next(&mut self, recorded_at: Option<Timestamp>, now: Timestamp) {
         let age = recorded_at.map(|then| now.as_micros().saturating_sub(then.as_micros()));
         self.lag_time = Duration::from_micros(age.and_then(|age| u64::try_from(age).ok()).unwrap_or(0));
     }
 
-    /// Adds what is known of its shards.
+    /// Sets the shards as the store has them.
     pub(crate) fn set_shards(&mut self, shards: Vec<(Shard, Checkpoint)>) {
         self.shards = shards;
-        // What a shard of this node has come to since is told by itself.
+        // A shard of this node that has come further since reports that itself.
         self.position = self.shards.iter().map(|(_, at)| at.position).min().unwrap_or_default();
     }
 
-    /// One of its shards has moved.
+    /// Records that one of its shards has advanced.
     pub(crate) fn shard_advanced(&mut self, shard: &Shard, to: Position) {
         for (_, at) in self.shards.iter_mut().filter(|(there, _)| there == shard) {
             at.position = to.max(at.position);
@@ -157,14 +157,14 @@ impl Status {
     }
 }
 
-/// Over how long speed is taken.
+/// Over how long the rate is averaged.
 const RATED: Duration = Duration::from_secs(10);
 
 fn faded(since: Instant) -> f64 {
     (-since.elapsed().as_secs_f64() / RATED.as_secs_f64()).exp()
 }
 
-/// When the event after a position was recorded, if there is one.
+/// Returns when the event after a position was recorded, if there is one.
 pub(crate) async fn next(store: &dyn EventStore, after: Position) -> Result<Option<Timestamp>, StoreError> {
     let read = Read { query: Query::all(), after, limit: Some(1), ..Read::default() };
     Ok(store.read(read).await?.events.try_next().await?.map(|event| event.recorded_at))

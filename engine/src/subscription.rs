@@ -1,4 +1,4 @@
-//! Hands events to whatever is outside of the store.
+//! Hands events to something outside of the store.
 
 use std::{ops::Range, panic::AssertUnwindSafe};
 
@@ -16,13 +16,13 @@ use crate::{
     },
 };
 
-/// Hands events to something outside of the store: a search index, another service, a mailbox. On every store.
+/// Hands events to something outside of the store: a search index, another service, a mailbox. Works on every store.
 ///
-/// Each event is handed over at least once, and before the checkpoint passes it: after a crash, or when one of them
-/// fails, some come again. Their ids stay the same, so a receiver that remembers `event.id` counts each once. No event is
-/// handed over before it is safe from a crash of the database.
+/// Each event is handed over at least once, and before the checkpoint passes it. After a crash, or when a batch fails,
+/// some events are handed over again. Their ids stay the same, so a receiver that remembers `event.id` counts each
+/// once. No event is handed over before it is safe from a crash of the database.
 ///
-/// Where it begins, a subscription must say that runs for the first time on a log that is not empty: see
+/// A subscription that runs for the first time on a log that is not empty must say where it begins: see
 /// [`FROM`](Self::FROM).
 ///
 /// ```
@@ -49,22 +49,22 @@ use crate::{
 pub trait Subscription: Send + Sync + 'static {
     /// The name of the checkpoint.
     const NAME: &'static str;
-    /// What it hears of.
+    /// The events that it is handed.
     type Event: Event;
     /// Where it begins when it runs for the first time, unless the runner says so:
     /// [`Runner::from_now`](crate::Runner::from_now). If neither does and the log is not empty, it stops with
-    /// [`StoreError::NoStart`](eventstore_core::StoreError::NoStart) and nothing is handed over. Later it goes on from its
-    /// checkpoint, whatever is said.
+    /// [`StoreError::NoStart`](eventstore_core::StoreError::NoStart) and nothing is handed over. Ignored once it has a
+    /// checkpoint.
     const FROM: Option<StartFrom> = None;
 
-    /// Hands over events that are next to each other in its order. If it fails, fewer are tried, down to the one that is
-    /// to blame, which is tried again and then parked with those behind it. An error that is
-    /// [`Unavailable`](eventstore_core::Unavailable), or has one below it, blames no event: all wait, and the same events are
-    /// tried again until they are handed over.
+    /// Hands over events of one batch, in the order of the log. If it fails, fewer are tried, down to the event to
+    /// blame, which is tried again and then parked with those behind it. An error that is
+    /// [`Unavailable`](eventstore_core::Unavailable), or has one below it, blames no event: all wait, and the same
+    /// events are tried again until they are handed over.
     fn handle(&self, events: &[&Recorded<Self::Event>]) -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// What is kept in order: events of one key are handed over one after the other, and wait if one of them cannot be.
-    /// The stream, unless you say otherwise. Pure: shards are cut by it.
+    /// Returns the key of an event: events of one key are handed over in order, and wait if one of them cannot be. By
+    /// default the stream. Must be pure, because the key decides the shard.
     fn key(event: &Recorded<Self::Event>) -> String {
         event.stream.to_string()
     }
@@ -99,7 +99,7 @@ impl<S: Subscription> Processor for Delivered<S> {
         let decoded = part.page.decoded::<S::Event>();
         let turns = Turns::of(part, &decoded, S::key)?;
         let Some(last) = turns.events.last() else { return Ok(()) };
-        // What a crash of the database takes back must not be known outside of it.
+        // An event that a crash of the database could undo must not be known outside of it.
         store.flushed(last.id).await?;
         let handled = AssertUnwindSafe(self.0.handle(&turns.events)).catch_unwind().await;
         let handled = handled.map_err(|panic| Failure::panicked(&*panic));

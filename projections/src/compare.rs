@@ -1,4 +1,4 @@
-//! Compares a read model that was built with the one that is read.
+//! Compares a table that was built with the one that readers are sent to.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,13 +18,13 @@ use eventstore_engine::{
 
 use crate::promote::{PAUSE, check_built, counterpart};
 
-/// How long the two are held at one position, for rows that came to none by chance.
+/// How long both tables are held at one position, for the rows whose shards did not meet at one by themselves.
 const LONGEST_HELD: Duration = Duration::from_secs(10);
-/// How many rows are compared at once.
+/// How many rows are compared in one transaction.
 const PAGE: usize = 1_000;
-/// How many rows that differ are looked at again.
+/// How many rows that differ are compared again at one position.
 const LOOKED_AT: usize = 10_000;
-/// How many of them are shown.
+/// How many rows that differ are returned.
 const SHOWN: usize = 100;
 
 /// Compares the table that was built with the one that readers are sent to.
@@ -40,7 +40,7 @@ pub(crate) async fn compare(processors: &Processors, name: &str) -> Result<Compa
     comparison.different += more.len() as u64;
     let mut moving = comparison.settle(processors.store.as_ref(), differ, UNHELD).await?;
     if !moving.is_empty() {
-        // Events come so fast that they never stand at the same position by chance.
+        // Events come so fast that the two never meet at one position by themselves.
         let (live, other) = (comparison.live.clone(), comparison.other.clone());
         let settle = comparison.settle(processors.store.as_ref(), moving, LONGEST_HELD);
         moving = processors.held(&[&live, &other], settle).await?;
@@ -49,23 +49,24 @@ pub(crate) async fn compare(processors: &Processors, name: &str) -> Result<Compa
     Ok(comparison)
 }
 
-/// What was built, beside what is read: see [`compare`](crate::ReadModelVersions::compare).
+/// How two tables of a read model differ: see [`compare`](crate::ReadModelVersions::compare).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Comparison {
-    /// What is read.
+    /// The full name of the table that is read.
     pub live: String,
-    /// What was built.
+    /// The full name of the table that was built.
     pub other: String,
     /// How many rows are the same.
     pub same: u64,
-    /// How many differ.
+    /// How many differ. Of rows that differ when first read, 10,000 are compared again at one position; the others
+    /// count at once.
     pub different: u64,
     /// How many rows could not be compared, because no node brought both tables to one position.
     pub moving: u64,
-    /// The first hundred that differ.
+    /// The first hundred rows that differ.
     pub differences: Vec<Difference>,
-    /// Columns that only one of the two has; they are not compared.
+    /// Columns that only one of the two tables has; they are not compared.
     pub columns: Vec<String>,
 }
 
@@ -75,11 +76,12 @@ pub struct Comparison {
 pub struct Difference {
     /// The key.
     pub key: String,
-    /// The row that is read, if it is there.
+    /// The row of the table that is read; `None` if it has none.
     pub live: Option<Json>,
-    /// The row that was built.
+    /// The row of the table that was built; `None` if it has none.
     pub other: Option<Json>,
-    /// Why it may: an event one of the two could not process. Else their code differs, or a row was changed by hand.
+    /// The error of an event that one of the two could not process, if its key is parked. Else their code differs, or a
+    /// row was changed by hand.
     pub reason: Option<String>,
 }
 
@@ -130,22 +132,23 @@ fn read<C: FromIterator<(String, Map<String, Json>)>>(rows: Vec<(String, Box<Raw
 }
 
 impl Comparison {
-    /// Whether every row is the same.
+    /// Returns whether every row is the same, and none was counted as moving.
     pub fn is_same(&self) -> bool {
         self.different == 0 && self.moving == 0
     }
 
-    /// Whether two rows are the same in the columns they both have.
+    /// Returns whether two rows are the same in the columns they both have.
     fn equal(&self, a: &Map<String, Json>, b: &Map<String, Json>) -> bool {
         a.iter().all(|(column, value)| b.get(column).is_none_or(|other| other == value))
     }
 
-    /// Compares all rows as they are found, and gives the keys of those that differ.
+    /// Compares all rows as they are found. Returns the keys of those that differ.
     async fn all(&mut self, store: &dyn EventStore) -> Result<Vec<String>, StoreError> {
         let (live, other) = (self.live.clone(), self.other.clone());
         let paged = |table| Paged { store, table, page: VecDeque::new(), after: Some(String::new()) };
         let [mut live, mut other] = [&*live, &*other].map(paged);
-        let mut differ = vec![];
+        // Rows of one version all have the same columns: the first row that both have says which only one has.
+        let (mut differ, mut compared) = (vec![], false);
         loop {
             let (a, b) = (live.first().await?.map(str::to_owned), other.first().await?.map(str::to_owned));
             let key = match (a, b) {
@@ -157,7 +160,7 @@ impl Comparison {
             let next = |rows: &mut Paged<'_>| rows.page.pop_front_if(|(there, _)| Some(&*there) == key.as_ref());
             match (next(&mut live), next(&mut other)) {
                 (Some((_, a)), Some((_, b))) => {
-                    if self.same == 0 && differ.is_empty() {
+                    if !std::mem::replace(&mut compared, true) {
                         let lacks = |a: &Map<String, Json>, b: &Map<String, Json>| {
                             a.keys().filter(|column| !b.contains_key(*column)).cloned().collect::<Vec<_>>()
                         };
@@ -173,7 +176,8 @@ impl Comparison {
         }
     }
 
-    /// Looks at rows again, with both tables at the same moment of the log. Gives those that never were, in that time.
+    /// Compares rows again, with both tables at one position. Returns the keys of those whose tables were not at one
+    /// position within `patience`.
     async fn settle(
         &mut self,
         store: &dyn EventStore,
@@ -204,7 +208,7 @@ impl Comparison {
             let mut reasons = BTreeMap::new();
             for name in [&self.live, &self.other] {
                 let letters = dead_letters::first_within(&mut *transaction, name).await?;
-                // The key of one that waits with its whole stream is the stream's, and no row's.
+                // A dead letter that waits with its whole stream has the stream for a key, which is no row's.
                 for letter in letters.into_iter().filter(|letter| !letter.whole_stream) {
                     reasons.entry(letter.key).or_insert(letter.error);
                 }

@@ -1,4 +1,4 @@
-//! Keeps read models in the transaction of each append, so that each read after an append sees it.
+//! Keeps read models in the transaction of each append, so that a read after an append sees it.
 
 use std::{
     any::Any,
@@ -44,29 +44,30 @@ use crate::{
     read_model::Folded,
 };
 
-/// How many events that were recorded without it are processed together.
+/// How many events that were recorded by other stores are processed together.
 const BATCH: usize = 1_000;
-/// How many events recorded without it are processed while others wait to append.
+/// How far the rows may lag for an append to process the missing events itself, while others wait to append.
 const GAP: u64 = 1_000;
-/// How many appends, and how many of their events, are recorded together.
+/// How many appends, and how many events of theirs, are recorded together.
 const APPENDS: usize = 256;
 const EVENTS: usize = 10_000;
-/// How often, and after what pause, it is tried again to process what was passed while others move the shards.
+/// How often, and after what pause, processing the events that were passed begins again because others moved the
+/// shards.
 const LOST: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(10);
-/// How often an append begins again, since programs of other releases take turns to begin what it keeps.
+/// How often an append begins again because a program of another release has begun one of its processors again.
 const AGAIN: u32 = 5;
 
-/// Read models and projections that are kept in the transaction of each append.
+/// Read models and projections in SQL that are kept in the transaction of each append.
 ///
-/// Whatever the store that is given back appends, by a command or without, alone or in a transaction of one's own, is in
-/// their rows when it is recorded: `get` sees it at once, from any process. It costs every append: see the
-/// [guide](https://docs.rs/eventstore). An event they cannot process is [`StoreError::NotProjected`], and is not
-/// recorded.
+/// Every event that the returned store appends is in their rows when it is recorded, whether by a command or without
+/// one, alone or in a caller's transaction: `get` sees it at once, from any process. Every append pays for it: see the
+/// [guide](https://docs.rs/eventstore). If they cannot process an event, the append fails with
+/// [`StoreError::NotProjected`], and the event is not recorded.
 ///
-/// The name and the checkpoint are those a [`Runner`](eventstore_engine::Runner) has, and one beside it does no harm: it processes what
-/// is recorded without it. Without one, the next append does; what cannot be processed then is
-/// [`StoreError::Stopped`], with the event.
+/// The name and the checkpoint are those a [`Runner`](eventstore_engine::Runner) has, and a runner of the same read
+/// model does no harm: it processes what other stores record. Without a runner, the next append does; if it cannot
+/// process an event that is recorded already, it fails with [`StoreError::Stopped`], which names the event.
 ///
 /// ```
 /// # use eventstore::prelude::*;
@@ -100,10 +101,10 @@ const AGAIN: u32 = 5;
 /// # }
 /// ```
 pub trait Inline {
-    /// The same store, which keeps the rows of a read model with each append.
+    /// Returns the same store, which keeps the rows of a read model with each append.
     fn with_inline<M: ReadModel>(self) -> Self;
 
-    /// The same store, which runs a projection in SQL with each append.
+    /// Returns the same store, which runs a projection in SQL with each append.
     fn with_inline_projection<P: Projection>(self, projection: P) -> Self;
 }
 
@@ -122,7 +123,7 @@ fn with(store: &Store, processor: Arc<dyn Processor>) -> Store {
         Some(inline) => (inline.base.clone(), inline.kept.to_vec()),
         None => (store.shared(), vec![]),
     };
-    // Always locked in one order, so that no two appends wait for each other for ever.
+    // Sorted by name, and always locked in that order, so that no two appends wait for each other for ever.
     let name = processor.name();
     let place = kept.binary_search_by(|there| there.name.cmp(&name));
     let new = Arc::new(Kept { processor, name, free: Mutex::default(), admitted: Mutex::default() });
@@ -140,32 +141,34 @@ struct InlineStore {
     kept: Arc<[Arc<Kept>]>,
     /// Held by the call that makes the tables and processes what was recorded before.
     ready: tokio::sync::Mutex<()>,
-    /// Held by the call that records what is in the queue, for all.
+    /// Held by the call that records the queued appends for all callers.
     turn: tokio::sync::Mutex<()>,
     queue: Mutex<VecDeque<Waiting>>,
 }
 
-/// An append, and who waits for its answer.
+/// An append, and the channel to the caller that waits for its answer.
 type Waiting = (Append, oneshot::Sender<Result<Written, StoreError>>);
 
-/// What is kept with each append.
+/// A processor that is kept with each append.
 struct Kept {
     processor: Arc<dyn Processor>,
     name: String,
-    /// Where the shards were when no key of theirs was parked: to park one moves a checkpoint or changes an epoch.
+    /// Positions and epochs at which no key was parked. Parking moves one or raises the other, so equal values mean
+    /// that the dead letters need not be read.
     free: Mutex<Option<Places>>,
-    /// What was found out when this program was let go on with it; none before, and once another program has begun it again.
+    /// What was read when this program was admitted; `None` before, and once another program has begun the processor
+    /// again.
     admitted: Mutex<Option<Seen>>,
 }
 
-/// What is known of the shards that a program was let go on with.
+/// The shards of a processor as they were when this program was admitted to it.
 #[derive(Clone, PartialEq)]
 struct Seen {
-    /// The shards and their epochs: a program that reads more raises them.
+    /// The shards and their epochs: a program that reads more events raises the epochs.
     epochs: Vec<(Shard, u64)>,
-    /// The fingerprint of the events it was processed with.
+    /// The fingerprint of the events that the processor was processed with.
     reads: Option<String>,
-    /// What newer programs read, and this one does not.
+    /// The events that newer programs read and this one does not.
     lacks: Reads,
 }
 
@@ -173,7 +176,7 @@ fn epochs(shards: &[(Shard, Checkpoint)]) -> Vec<(Shard, u64)> {
     shards.iter().map(|(shard, at)| (shard.clone(), at.epoch)).collect()
 }
 
-/// Where shards are: position and epoch.
+/// The position and the epoch of each shard.
 type Places = Vec<(Shard, Position, u64)>;
 
 fn places(shards: &[(Shard, Checkpoint)]) -> Places {
@@ -181,7 +184,8 @@ fn places(shards: &[(Shard, Checkpoint)]) -> Places {
 }
 
 impl InlineStore {
-    /// Makes what is not there, and processes what was recorded before.
+    /// Makes the tables that are missing, is admitted to each processor, and processes what was recorded before.
+    /// Returns at once if that is done.
     async fn ready(&self) -> Result<(), StoreError> {
         if self.is_ready() {
             return Ok(());
@@ -191,7 +195,7 @@ impl InlineStore {
             return Ok(());
         }
         let base = &*self.base;
-        // What is read within a transaction must be there, or it would be the transaction's end.
+        // A table that a transaction reads must exist: reading one that does not would end the transaction.
         for table in [PROCESSORS, LETTERS, EVENT_SETS] {
             base.create(&table).await?;
             base.index(&table).await?;
@@ -210,7 +214,8 @@ impl InlineStore {
                 base.index(&table).await?;
             }
             if known.get(&kept.name).is_none_or(|row| row.built_at.is_none()) {
-                // Sends plain SQL to the first version there is. To a newer one an operator sends it, or a `Runner`.
+                // Readers of plain SQL are sent to the first version. An operator or a `Runner` sends them to a newer
+                // one.
                 kept.processor.built(base, false).await?;
             }
         }
@@ -221,7 +226,7 @@ impl InlineStore {
         self.kept.iter().all(|kept| kept.admitted().is_some())
     }
 
-    /// Processes what was recorded without it, up to where the log ends now, in transactions of its own.
+    /// Processes what other stores recorded, up to where the log ends now, in transactions of its own.
     async fn catch_up(&self) -> Result<(), StoreError> {
         let head = Store::from(self.base.clone()).head().await?;
         for kept in &*self.kept {
@@ -231,7 +236,7 @@ impl InlineStore {
                 match kept.gap(&mut *transaction, Some(head), batch).await {
                     Ok(more) => {
                         transaction.commit().await?;
-                        // What was too much once may have been another session's lock.
+                        // The smaller batch may have been needed only because another session held a lock.
                         batch = (batch * 2).min(BATCH);
                         if !more {
                             break;
@@ -252,7 +257,7 @@ impl InlineStore {
         Ok(())
     }
 
-    /// The appends that are recorded next.
+    /// Takes from the queue the appends that are recorded next.
     fn batch(&self) -> Vec<Waiting> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut batch, mut events) = (vec![], 0);
@@ -263,12 +268,12 @@ impl InlineStore {
             }
             batch.extend(queue.pop_front());
         }
-        // A caller that has gone waits for no answer, and has nothing recorded.
+        // The append of a caller that has gone is not recorded.
         batch.retain(|(_, answer)| !answer.is_closed());
         batch
     }
 
-    /// Records appends together, each for itself if that cannot be.
+    /// Records appends together; if that fails, each in a transaction of its own.
     async fn record_all(&self, batch: Vec<Waiting>) {
         let (appends, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let results = match self.record(&appends).await {
@@ -278,7 +283,7 @@ impl InlineStore {
                 appends.iter().map(|_| Err(error())).collect()
             }
             Err(error) if appends.len() == 1 => vec![Err(error)],
-            // One of them may be to blame: then not the others.
+            // One of them may be to blame; the others must not fail for it.
             Err(_) => {
                 let mut results = vec![];
                 for append in appends {
@@ -293,7 +298,7 @@ impl InlineStore {
         }
     }
 
-    /// Records appends in one transaction, with their rows.
+    /// Records appends and their rows in one transaction. A refused append is an `Err` in its own slot.
     async fn record(&self, appends: &[Append]) -> Result<Vec<Result<Written, StoreError>>, StoreError> {
         let (mut gap, mut begun) = (GAP, 0);
         loop {
@@ -312,24 +317,26 @@ impl InlineStore {
                         }
                         done => done?,
                     }
-                    // Others append as fast as this catches up: then they wait.
+                    // Other stores append as fast as this one catches up. Process the rest in the append's transaction,
+                    // so that they wait.
                     gap = u64::MAX;
                 }
                 Err(error) => {
                     transaction.inner.rollback().await?;
                     if !self.is_ready() && begun < AGAIN {
-                        // A program of another release has begun one of them again.
+                        // A program of another release has begun one of the processors again.
                         begun += 1;
                         self.ready().await?;
                         continue;
                     }
                     if matches!(error, StoreError::Busy(_)) && gap == GAP {
-                        // The events that the rows lack may be more than one statement may take.
+                        // The events that the rows lack may be too many for one statement: catch up in smaller
+                        // transactions first.
                         gap = 0;
                         continue;
                     }
                     if matches!(error, StoreError::Stopped { .. }) {
-                        // By itself, it is told with the event.
+                        // Catching up fails at the same event, with an error that names it.
                         self.catch_up().await?;
                     }
                     return Err(error);
@@ -338,7 +345,7 @@ impl InlineStore {
         }
     }
 
-    /// A transaction, without a look at what was recorded before.
+    /// Opens a transaction, without processing what was recorded before.
     async fn open(&self) -> Result<InlineTransaction, StoreError> {
         let (inner, kept) = (self.base.begin().await?, self.kept.clone());
         Ok(InlineTransaction { inner, kept, unfinished: false, free: vec![] })
@@ -354,7 +361,8 @@ impl Kept {
         *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
-    /// It cannot go on, for an event that is recorded already or for the whole of it.
+    /// Returns the error of an append when the processor cannot go on: an event that is recorded already has failed, or
+    /// all of the processor.
     fn stopped(&self, failed: Failure) -> StoreError {
         if let Some(newer) = failed.newer() {
             return self.newer(&newer);
@@ -369,7 +377,7 @@ impl Kept {
         StoreError::Newer { projection: self.name.clone(), events: events.to_string() }
     }
 
-    /// It cannot process what is being appended.
+    /// Returns the error of an append when the processor cannot process the events that are being appended.
     fn refused(&self, failed: Failure) -> StoreError {
         match failed.blame {
             Blame::World => world(failed),
@@ -385,8 +393,9 @@ impl Kept {
         }
     }
 
-    /// Finds out whether this program may go on with it, and processes first what was passed without being read. Where newer
-    /// programs read more, this one goes on as long as none of those events is left to it.
+    /// Admits this program to the processor, or fails. Events that were passed without being read are processed first.
+    /// Where newer programs read more events, this one is admitted; [`gap`](Self::gap) fails once one of those events
+    /// is left to it.
     async fn admit(&self, base: &Arc<dyn EventStore>) -> Result<(), StoreError> {
         let mut lost = 0;
         'anew: loop {
@@ -444,7 +453,7 @@ impl Kept {
                     };
                     match done {
                         Ok(()) => {}
-                        // Another node has moved it, or has taken it over.
+                        // Another node has moved or taken the shard.
                         Err(Halt::Lost) if lost < LOST => {
                             lost += 1;
                             sleep(PAUSE).await;
@@ -457,7 +466,7 @@ impl Kept {
         }
     }
 
-    /// Has a projection in SQL process events that it has passed.
+    /// Has a projection in SQL process events that it passed.
     async fn look_back(
         &self,
         fence: &InlineFence,
@@ -498,8 +507,8 @@ impl Kept {
         }
     }
 
-    /// Its shards, locked. Fails if the log is not the one they have followed, or if a program has begun it again that this
-    /// program does not know of.
+    /// Locks the processor and returns its shards. Fails if the log has lost the event of a checkpoint.
+    /// [`StoreError::Busy`] if another program has begun the processor again since this one was admitted.
     async fn lock(&self, transaction: &mut dyn Transaction) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {
         let shards = transaction.lock_projection(&self.name).await?;
         let mut places: Vec<_> = shards.iter().map(|(_, at)| at).collect();
@@ -525,8 +534,8 @@ impl Kept {
         Ok(shards)
     }
 
-    /// Processes the next events that were recorded without it, up to a position or to the end of the log. Says whether
-    /// there may be more.
+    /// Processes the next events that other stores recorded, up to a position or to the end of the log. Returns whether
+    /// there may be more. [`StoreError::Newer`] if one of them is an event that only newer programs read.
     async fn gap(
         &self,
         transaction: &mut dyn Transaction,
@@ -564,8 +573,8 @@ impl Kept {
         Ok(full)
     }
 
-    /// Takes a page in, and moves the checkpoints. Events of keys that are parked wait with them; if there are none, it
-    /// gives where the shards are then.
+    /// Processes a page and moves the checkpoints. Events of parked keys wait with them. Returns where the shards are
+    /// then, or `None` if keys are parked.
     async fn process(
         &self,
         transaction: &mut dyn Transaction,
@@ -597,7 +606,7 @@ impl Kept {
     }
 }
 
-/// Letters for events that wait behind others.
+/// Makes dead letters for events that wait behind others.
 fn behind_others(shard: &Shard, page: &DecodedPage, waiting: &[(Queue, usize)]) -> Vec<DeadLetter> {
     let letter = |(queue, place): &(Queue, usize)| {
         let event = &page.events[*place];
@@ -606,7 +615,7 @@ fn behind_others(shard: &Shard, page: &DecodedPage, waiting: &[(Queue, usize)]) 
     waiting.iter().map(letter).collect()
 }
 
-/// A shard that no node has moved, nor begun again, since this program was let go on with it.
+/// Opens transactions while the shard is where it was when this program was admitted, at the same epoch.
 struct InlineFence {
     base: Arc<dyn EventStore>,
     shard: Shard,
@@ -628,7 +637,7 @@ impl Fence for InlineFence {
     }
 }
 
-/// The same error for all who wait.
+/// Returns a function that makes the same error for every caller that waits.
 fn shared(error: StoreError) -> impl Fn() -> StoreError {
     let (kind, reason): (fn(BoxError) -> StoreError, BoxError) = match error {
         StoreError::Busy(reason) => (StoreError::Busy, reason),
@@ -640,31 +649,31 @@ fn shared(error: StoreError) -> impl Fn() -> StoreError {
     move || kind(Box::new(reason.clone()))
 }
 
-/// How far all of it has come.
+/// Returns the position that all shards have reached.
 fn behind(shards: &[(Shard, Checkpoint)]) -> Position {
     shards.iter().map(|(_, at)| at.position).min().unwrap_or_default()
 }
 
-/// How many events are tried next after so many have failed; none if one has. An event that is to blame is found by halves.
-/// More than a statement may take is divided by 8: each try may have waited for a lock.
+/// Returns how many events to try after `tried` have failed; `None` if that was one. Halves the number to find an event
+/// that is to blame. Divides by 8 what may be too much for a statement, because each try may have waited for a lock.
 fn fewer(tried: usize, blame: Blame) -> Option<usize> {
     let parts = if blame == Blame::World { 8 } else { 2 };
     (tried > 1).then_some((tried / parts).max(1))
 }
 
-/// What the store has said.
+/// Returns the error of the store.
 fn world(failed: Failure) -> StoreError {
     match failed.reason.downcast() {
         Ok(error) => *error,
-        // The database has said it to the code of the user, or what that calls is away.
+        // The user's code got the error from the database, or from something it calls that is unavailable.
         Err(reason) => StoreError::Unavailable(reason),
     }
 }
 
-/// The events of an append as they are recorded.
+/// Makes the recorded events of an append.
 fn recorded(events: Vec<(StreamId, NewEvent)>, written: &Written) -> Vec<Recorded<Raw>> {
     let mut versions: HashMap<_, _> = written.streams.iter().cloned().collect();
-    // From the last one backwards: what is known of each stream is where it ends.
+    // Backwards from the last event: `written` has the last version of each stream.
     let events = events.into_iter().rev().zip((written.first.0..=written.last.0).rev());
     let mut recorded: Vec<_> = events
         .map(|((stream, event), position)| {
@@ -684,15 +693,15 @@ fn recorded(events: Vec<(StreamId, NewEvent)>, written: &Written) -> Vec<Recorde
 struct InlineTransaction {
     inner: Box<dyn Transaction>,
     kept: Arc<[Arc<Kept>]>,
-    /// Whether an append may be in it without its rows.
+    /// Whether it may have an append without its rows.
     unfinished: bool,
-    /// What is known once this is committed.
+    /// Positions and epochs without parked keys, to store in [`Kept::free`] after the commit.
     free: Vec<(Arc<Kept>, Option<Places>)>,
 }
 
 impl InlineTransaction {
-    /// Appends and keeps the rows; or nothing, if more was recorded without them than so many events. What is refused is
-    /// refused for itself.
+    /// Appends all and updates the rows. Returns `None`, having kept no rows, if the rows lag more than `gap` events:
+    /// the caller rolls back. A refused append is an `Err` in its own slot and does not affect the others.
     async fn append_all(
         &mut self,
         appends: Vec<Append>,
@@ -718,7 +727,8 @@ impl InlineTransaction {
             }
             results.push(written);
         }
-        // What was recorded before is in the rows already.
+        // Events of a replayed append were recorded before: they are in the rows, or are processed like those of other
+        // stores.
         if let (Some(first), Some(last)) = (new.first(), new.last()) {
             let (before, until, id) = (Position(first.position.0 - 1), last.position, Some(last.id));
             if all.iter().any(|shards| before.0.saturating_sub(behind(shards).0) > gap) {
@@ -769,7 +779,8 @@ impl EventStore for InlineStore {
                 match answered.try_recv() {
                     // The call that had the turn before has recorded it.
                     Ok(result) => return result,
-                    // Or has gone away with it: the same again, which is recorded once.
+                    // That call was dropped while it recorded this append. Append again: the ids are the same, so it is
+                    // recorded once.
                     Err(TryRecvError::Closed) => break,
                     Err(TryRecvError::Empty) => self.record_all(self.batch()).await,
                 }
@@ -932,7 +943,7 @@ impl Transaction for InlineTransaction {
         unchanged: Vec<(StreamId, Version)>,
         condition: Option<Condition>,
     ) -> Result<(), StoreError> {
-        // The shards are locked before the log, by all.
+        // All transactions lock the shards before the log.
         for kept in &*self.kept.clone() {
             kept.lock(&mut *self.inner).await?;
         }
@@ -1004,7 +1015,7 @@ impl Transaction for InlineTransaction {
     }
 
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
-        // What was appended, and where the shards are, may be rolled back to a savepoint.
+        // A caller may roll back to a savepoint, and with it appends and the positions of shards.
         self.free.iter_mut().for_each(|(_, free)| *free = None);
         self.inner.connection()
     }

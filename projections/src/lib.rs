@@ -1,5 +1,5 @@
-//! What is made of events of [eventstore](https://docs.rs/eventstore) for reading: read models, and projections in SQL of
-//! one's own, each event counted exactly once; asynchronously, or in the transaction of each append.
+//! Read models and projections in SQL for [eventstore](https://docs.rs/eventstore): rows and tables made of events.
+//! Each event is counted exactly once, asynchronously or in the transaction of each append.
 
 mod compare;
 mod inline;

@@ -1,4 +1,4 @@
-//! A read model in the user's own SQL.
+//! Projections: processors in the user's own SQL.
 
 use std::{ops::Range, panic::AssertUnwindSafe};
 
@@ -17,12 +17,13 @@ use eventstore_engine::{
     },
 };
 
-/// A read model in your own SQL.
+/// A processor in your own SQL.
 ///
 /// What `project` writes commits together with the checkpoint, so each event counts exactly once, whatever crashes.
-/// It may do what it likes on the connection but commit or roll back the transaction; sqlx's `begin` makes a savepoint on it.
-/// An error of the database that is the server's (it is down, full, or busy) is waited out; one that is the program's (wrong
-/// SQL) stops the projection; any other is the event's, and parks its key. `docs/errors.md` has the codes.
+/// `project` may do anything on the connection except commit or roll back the transaction; sqlx's `begin` makes a
+/// savepoint on it. The database decides who is to blame for an error. If the server is (it is down, full or busy), the
+/// engine tries again until it succeeds. If the program is (wrong SQL), the projection stops. Any other error is the
+/// event's, and parks its key. `docs/errors.md` has the codes.
 ///
 /// ```
 /// use eventstore::{BoxError, prelude::*, sqlx::{self, PgConnection}};
@@ -54,12 +55,13 @@ pub trait Projection: Send + Sync + 'static {
     /// The name of the checkpoint. A new name starts from the first event, unless the runner says otherwise:
     /// [`Runner::from_now`](eventstore_engine::Runner::from_now).
     const NAME: &'static str;
-    /// What it hears of.
+    /// The events that it processes.
     type Event: Event;
     /// `sqlx::Postgres` or `sqlx::Sqlite`: the database of the store it runs on.
     type Db: Database;
 
-    /// Runs before the first event each time the projection is started: the place for `CREATE TABLE IF NOT EXISTS`.
+    /// Runs before the first event, each time the projection is started: the place for `CREATE TABLE IF NOT EXISTS`. If
+    /// it fails, it is tried again at the next beat, unless the program is to blame.
     fn prepare(
         &self,
         db: &mut <Self::Db as Database>::Connection,
@@ -68,15 +70,15 @@ pub trait Projection: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// Processes one event, in the transaction that moves the checkpoint.
+    /// Processes one event, in the transaction that moves the checkpoint. An error rolls the batch back.
     fn project(
         &self,
         event: &Recorded<Self::Event>,
         db: &mut <Self::Db as Database>::Connection,
     ) -> impl Future<Output = Result<(), BoxError>> + Send;
 
-    /// Processes events that are next to each other in its order; one by one, unless you write better. If it fails, fewer
-    /// are tried, down to the one that is to blame.
+    /// Processes events of one batch, in the order of the log; by default one by one. If it fails, fewer are tried,
+    /// down to the event to blame.
     fn project_batch(
         &self,
         events: &[&Recorded<Self::Event>],
@@ -90,16 +92,16 @@ pub trait Projection: Send + Sync + 'static {
         }
     }
 
-    /// Empties what it has written, so that [`Processors::rebuild`](eventstore_engine::Processors::rebuild) can have it begin again
-    /// with the first event: the place for `TRUNCATE`. Runs in the transaction that puts the checkpoint back. Unless it is
-    /// written, a rebuild is refused.
+    /// Empties the projection's tables, so that [`Processors::rebuild`](eventstore_engine::Processors::rebuild) can
+    /// begin it again: the place for `TRUNCATE`. Runs in the transaction that resets the checkpoint. The default
+    /// returns an error, and a rebuild then stops the projection.
     fn clear(&self, db: &mut <Self::Db as Database>::Connection) -> impl Future<Output = Result<(), BoxError>> + Send {
         let _ = db;
         async { Err("it does not say how its tables are emptied: write `Projection::clear`".into()) }
     }
 
-    /// What is kept in order: events of one key are processed one after the other, and wait if one of them cannot be.
-    /// The stream, unless you say otherwise. Pure: shards are cut by it.
+    /// Returns the key of an event: events of one key are processed in order, and wait if one of them cannot be. By
+    /// default the stream. Must be pure, because the key decides the shard.
     fn key(event: &Recorded<Self::Event>) -> String {
         event.stream.to_string()
     }
@@ -150,7 +152,7 @@ impl<P: Projection> Processor for Sql<P> {
             return Err(Self::wrong_database(place).into());
         }
         let mut transaction = store.begin().await?;
-        // Of many nodes that start at once, one after the other prepares.
+        // Nodes that start at the same time prepare one after the other.
         transaction.lock_projection(P::NAME).await?;
         let prepared = self.0.prepare(Self::connection(&mut *transaction)?).await;
         prepared.map_err(|error| Failure::of_sql(error, &*transaction))?;

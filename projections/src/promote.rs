@@ -1,4 +1,4 @@
-//! Sends readers to another version of a read model, or to a table that was built beside theirs.
+//! Sends readers to another version of a read model, or to the shadow of their table.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,18 +15,21 @@ use eventstore_engine::{
     },
 };
 
-/// How often a node tries to send readers to a new version that is a step behind, before it does something else.
+/// How often a node tries in a row to send readers to a new version that is a step behind; it tries again at the next
+/// beat.
 const TRIES: u32 = 20;
 pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 
-/// Whether readers may be sent to a table some of whose keys wait behind an event that those of the other do not wait for.
+/// Which rows a table must have before readers are sent to it: `Complete` refuses a table with keys parked behind an
+/// event that the current table has processed.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Rows {
     Complete,
     Any,
 }
 
-/// What `name` may stand for, of what is there beside the current version.
+/// Returns the current version of the read model of `name`, and the version or shadow built next to it that `name`
+/// stands for. [`Invalid::Request`] if nothing is built, or if `name` may stand for several.
 pub(crate) fn counterpart(rows: &BTreeMap<String, Row>, name: &str) -> Result<(Option<String>, String), StoreError> {
     let current = current_or_first(rows, model(name));
     let others = rows.iter().filter(|(other, row)| {
@@ -60,8 +63,8 @@ pub(crate) async fn check_built(
     }
 }
 
-/// A read model has come to where the log ended when it began. Returns why readers are not sent to its table, if its rows
-/// would lack events that those they read now have: the next look tries again.
+/// Called when a read model is built. Returns why readers are not sent to its table, if its rows would lack events that
+/// the rows they read now have: the node tries again at the next beat.
 pub(crate) async fn built(
     store: &dyn EventStore,
     name: &str,
@@ -71,7 +74,7 @@ pub(crate) async fn built(
     store.index(table).await?;
     let rows = record::rows(store, &PROCESSORS).await?;
     let current = current(&rows, model(name));
-    // The first one at once; then newer ones.
+    // The first version is promoted at once; newer ones if `promote` is true.
     let first = current_or_first(&rows, model(name)) == Some(name);
     let newer = promote && current.is_none_or(|current| number(current) < table.version);
     if table.shadow || !(newer || first && current.is_none()) {
@@ -80,7 +83,8 @@ pub(crate) async fn built(
     for _ in 0..TRIES {
         match switch(store, current, name, Rows::Complete).await {
             Ok(true) => return Ok(None),
-            // It is a step behind the other, or a reader holds the table: again, at the next beat at the latest.
+            // It is a step behind the current version. A reader that holds the table is [`StoreError::Busy`], and is
+            // tried again at the next beat.
             Ok(false) => sleep(PAUSE).await,
             Err(StoreError::Busy(_)) => return Ok(None),
             Err(parked @ StoreError::Parked { .. }) => return Ok(Some(parked)),
@@ -93,7 +97,9 @@ pub(crate) async fn built(
     Ok(None)
 }
 
-/// Sends readers to another version, or to the shadow; not if any row would be older than it was.
+/// Sends readers to another version, or to the shadow. Returns `false`, having changed nothing, if a shard of it is
+/// behind the table that is read. [`StoreError::Parked`] if `rows` is `Complete` and a row would be older than the one
+/// that is read now. [`Invalid::Request`] if the shadow was promoted already or discarded.
 pub(crate) async fn switch(
     store: &dyn EventStore,
     current: Option<&str>,
@@ -103,7 +109,7 @@ pub(crate) async fn switch(
     let base = to.strip_suffix(SHADOW);
     let from = base.or(current.filter(|current| *current != to));
     let mut transaction = store.begin().await?;
-    // Always in this order: no two wait for each other.
+    // Lock in the order of names, so that no two nodes or operators wait for each other.
     let mut names: Vec<_> = from.into_iter().chain([to]).collect();
     names.sort_unstable();
     let mut shards = BTreeMap::new();
@@ -151,7 +157,7 @@ pub(crate) async fn switch(
                 [record::row(&mut *transaction, base).await?, record::row(&mut *transaction, to).await?].map(known);
             let (state, since) = (ProcessorState::Kept, now);
             let kept = Row { state, since, reason: None, promoted_at: None, ..here.clone() };
-            // What was said of the name stays: whether it is paused.
+            // The state stays with the name, such as whether it is paused.
             let (reads, began, missed) = (shadow.reads, shadow.began, shadow.missed);
             let (built_at, target) = (shadow.built_at.or(Some(now)), shadow.target);
             let here = Row { built_at, target, reads, began, missed, ..here };
@@ -166,7 +172,7 @@ pub(crate) async fn switch(
 
 type Shards = Vec<(Shard, Checkpoint)>;
 
-/// Whether every key has come as far in one as in the other.
+/// Returns whether every key has come at least as far in `new` as in `old`.
 fn reaches(new: &Shards, old: &Shards) -> bool {
     let before = |(a, at): &(Shard, Checkpoint), (b, other): &(Shard, Checkpoint)| {
         a.from_slot < b.to_slot && b.from_slot < a.to_slot && at.position < other.position
@@ -174,10 +180,10 @@ fn reaches(new: &Shards, old: &Shards) -> bool {
     !new.is_empty() && !new.iter().any(|new| old.iter().any(|old| before(new, old)))
 }
 
-/// Of the first letters of keys of a table, those of rows that would be older than those that are read now: by where the
-/// shards of the table that is read are, and by its own first letters.
+/// Returns the dead letters of a table whose rows would be older than the rows that are read now. Compares them with
+/// the positions of the shards of the table that is read, and with its own first dead letters.
 fn would_be_older(mut letters: Vec<DeadLetter>, read: &Shards, parked: &[DeadLetter]) -> Vec<DeadLetter> {
-    // What the table that is read has not come to is in none of its rows either.
+    // An event that the table that is read has not come to is in none of its rows either.
     letters.retain(|letter| {
         let of_key = read.iter().filter(|(shard, _)| letter.whole_stream || shard.has(&letter.key));
         of_key.map(|(_, at)| at.position).max().is_some_and(|reached| letter.position <= reached)
@@ -185,7 +191,7 @@ fn would_be_older(mut letters: Vec<DeadLetter>, read: &Shards, parked: &[DeadLet
     dead_letters::older(letters, parked)
 }
 
-/// The same under another name, without an owner.
+/// Returns the shards under another name, without owners.
 fn renamed(name: &str, epoch: u64, shards: Shards) -> Shards {
     let shards = shards.into_iter();
     shards
@@ -233,10 +239,10 @@ mod tests {
     fn p4_a_table_reaches_another_when_no_key_of_it_is_behind() {
         assert!(reaches(&shards(&[7]), &shards(&[7])) && reaches(&shards(&[8]), &shards(&[7])));
         assert!(!reaches(&shards(&[6]), &shards(&[7])));
-        // Shards of other cuts are compared where they have slots in common.
+        // Shards of different ranges are compared where they have slots in common.
         assert!(reaches(&shards(&[7, 5]), &shards(&[7, 6, 5, 4])));
         assert!(!reaches(&shards(&[7, 5]), &shards(&[7, 6, 6, 4])));
-        // What has no shards has not begun.
+        // A table without shards has not begun.
         assert!(!reaches(&shards(&[]), &shards(&[])) && reaches(&shards(&[0]), &shards(&[])));
     }
 
@@ -248,11 +254,12 @@ mod tests {
         };
         let ann = letter("ann", 5, false);
         assert_eq!(older(std::slice::from_ref(&ann), 9, &[]), ["ann"]);
-        // The table that is read waits there, too, or earlier; or at a later event, which the new one has not got.
+        // The table that is read waits at the same event, or at an earlier one; or at a later one, which the new table
+        // lacks.
         assert_eq!(older(std::slice::from_ref(&ann), 9, &[letter("ann", 5, false)]), [""; 0]);
         assert_eq!(older(std::slice::from_ref(&ann), 9, &[letter("ann", 4, false)]), [""; 0]);
         assert_eq!(older(std::slice::from_ref(&ann), 9, &[letter("ann", 6, false)]), ["ann"]);
-        // Another key that waits is no excuse, nor is a stream of the same name.
+        // A parked key of another name is no excuse, nor is a parked stream of the same name.
         assert_eq!(older(std::slice::from_ref(&ann), 9, &[letter("bob", 4, false), letter("ann", 4, true)]), ["ann"]);
         // The table that is read has not come to the event.
         assert_eq!(older(&[ann], 4, &[]), [""; 0]);

@@ -1,4 +1,4 @@
-//! Keeps the rows of a declared read model: for a batch of events one read, one fold in memory, one write.
+//! Keeps the rows of a declared read model: a batch of events is one read of rows, one fold in memory, one write.
 
 use std::{
     collections::HashSet,
@@ -28,7 +28,7 @@ use crate::promote;
 /// Keeps the rows of `M`.
 pub struct Folded<M> {
     table: Table,
-    /// Says which rows an event concerns; has none itself.
+    /// Tells which rows an event concerns; has no rows itself.
     keys: Mutex<RowFold<M>>,
 }
 
@@ -79,7 +79,7 @@ impl<M: ReadModel> Processor for Folded<M> {
             Box::new(Anew::<M> { keys, rows, known }) as Box<dyn RowsAnew>
         };
         match M::KEYS {
-            // The events of a key cannot be looked up: all are read, once.
+            // The events of a key cannot be looked up: one fold reads all events for all keys.
             Keys::By(_) => vec![anew(keys)],
             Keys::Stream | Keys::Tag(_) => keys.into_iter().map(|key| anew(vec![key])).collect(),
         }
@@ -89,7 +89,7 @@ impl<M: ReadModel> Processor for Folded<M> {
         let decoded = at(event, || event.decode().map_err(|source| StoreError::unreadable(event, source)));
         let decoded = match decoded {
             Ok(decoded) => decoded,
-            // Its keys may be known all the same.
+            // Its keys may be known although its body cannot be read.
             Err(failed) => return at(event, || self.known(event))?.ok_or(failed),
         };
         let keys = decoded.iter().map(|one| at(event, || self.keys_of(event, one)));
@@ -104,7 +104,8 @@ impl<M: ReadModel> Processor for Folded<M> {
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {
-        // The checkpoint first: once it has moved there is a table, and one made now would lack what is behind it.
+        // Read the checkpoint first. Once it has moved there is a table; a table made now would lack the events before
+        // it.
         if store.checkpoint(&self.name()).await? > Position(0) {
             let there = store.rows(Rows::Keys { table: self.table, keys: vec![] }).await;
             there.map_err(|error| match error {
@@ -115,7 +116,7 @@ impl<M: ReadModel> Processor for Folded<M> {
             })?;
         }
         store.create(&self.table).await?;
-        // Shows the first event there ever was: where keys come from streams, it says of which category.
+        // Learn the category of the streams that give the keys, from the first event that the read model reads.
         let first = Read { query: self.query(), limit: Some(1), ..Read::default() };
         if let Some(raw) = store.read(first).await?.events.try_next().await? {
             for event in raw.decode().unwrap_or_default() {
@@ -170,11 +171,11 @@ impl<M: ReadModel> Processor for Folded<M> {
 /// Rows by their keys.
 type Keyed = Vec<(String, Box<RawValue>)>;
 
-/// Where events wait, and which: their places in the page.
+/// The queues in which events wait, each with the place of its event in the page.
 type Waiting = Vec<(Queue, usize)>;
 
 impl<M: ReadModel> Folded<M> {
-    /// Which events concern which rows, and which must wait.
+    /// Returns which events concern which rows, and which events must wait.
     fn turns<'a>(
         &self,
         part: &Part<'a>,
@@ -200,7 +201,7 @@ impl<M: ReadModel> Folded<M> {
                 }
             };
             for event in events {
-                // A key no store can hold, or that cannot be told: the row that would wait is unknown.
+                // The key is one that no store can hold, or it is unknown: so is the row that would have to wait.
                 let keys = at(raw, || self.keys_of(raw, event)).map_err(Failure::for_certain)?;
                 for key in keys {
                     match part.turn(raw, &key) {
@@ -215,7 +216,7 @@ impl<M: ReadModel> Folded<M> {
         Ok((turns, waiting))
     }
 
-    /// The rows that are remembered, and the keys of the others.
+    /// Returns the rows that are remembered, and the keys of the others.
     fn remembered(&self, turns: &[Turned<'_, M::Event>], remembered: Option<&mut Remembered>) -> (Keyed, Vec<String>) {
         let mut keys: Vec<_> = turns.iter().map(|(key, ..)| key).collect();
         keys.sort_unstable();
@@ -231,7 +232,7 @@ impl<M: ReadModel> Folded<M> {
         (stored, others)
     }
 
-    /// What comes of rows as they are stored, and remembers it.
+    /// Folds events into stored rows. Returns what changes, and remembers it.
     fn changes(
         &self,
         turns: &[Turned<'_, M::Event>],
@@ -245,13 +246,13 @@ impl<M: ReadModel> Folded<M> {
         }
         let changes = rows.changes().map_err(|error| blame::<M>(stored, turns, error))?;
         if let Some(remembered) = remembered.filter(|_| self.is_exact()) {
-            // What has not changed is read again.
+            // A row that did not change is forgotten, and read again.
             changes.upserts.iter().cloned().for_each(|(key, row)| remembered.put(key, row));
         }
         Ok(changes)
     }
 
-    /// Whether what is read from the table is what was written, in every store and to the last digit.
+    /// Returns whether the table holds rows exactly as they were written, in every store and to the last digit.
     fn is_exact(&self) -> bool {
         let exact = |kind| matches!(kind, Kind::Text | Kind::Integer | Kind::Bool | Kind::Uuid);
         self.table.columns.iter().all(|column| exact(column.kind))
@@ -260,10 +261,10 @@ impl<M: ReadModel> Folded<M> {
 
 /// Rows made anew from their events, in memory.
 struct Anew<M> {
-    /// In order.
+    /// The keys of the rows, in order.
     keys: Vec<String>,
     rows: RowFold<M>,
-    /// Says which rows an event concerns; has none itself.
+    /// Tells which rows an event concerns; has no rows itself.
     known: RowFold<M>,
 }
 
@@ -330,7 +331,8 @@ fn project<M: ReadModel>(
     project.map_err(|failed| failed.of(key))
 }
 
-/// Finds the event that made a row no table can hold: folds again, and looks at the row after each.
+/// Returns the failure of the event that made a row no table can hold: folds again, and checks the row after each
+/// event.
 fn blame<M: ReadModel>(
     stored: &[(String, Box<RawValue>)],
     turns: &[Turned<'_, M::Event>],

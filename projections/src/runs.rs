@@ -1,4 +1,4 @@
-//! Lets a runner keep read models and run projections in SQL.
+//! Methods of [`Runner`] for read models and projections in SQL.
 
 use eventstore_core::ReadModel;
 use eventstore_engine::Runner;
@@ -10,7 +10,7 @@ use crate::{
 
 /// Read models and projections in SQL, as methods of [`Runner`].
 pub trait RunReadModels {
-    /// Keeps the rows of a read model; its table is made if it is not there.
+    /// Keeps the rows of a read model. Its table is made if there is none.
     fn read_model<M: ReadModel>(self) -> Self;
 
     /// Runs a projection in the store's own database.

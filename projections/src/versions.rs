@@ -1,4 +1,5 @@
-//! Versions of a read model: which of them readers are sent to, and whether one that was built is like the one that is read.
+//! Versions of a read model: which of them readers are sent to, and how one that was built compares with the current
+//! one.
 
 use std::time::Duration;
 
@@ -20,44 +21,51 @@ use crate::{
 
 /// Sends readers to another version of a read model, and back; compares two of them.
 ///
-/// A new version is a processor like any other, with a table and a checkpoint of its own. A table that is to be built
-/// again is built beside the one there is, under another name, by the same code; then the two change names. Readers of
-/// plain SQL find the current version under a name that stays, `"balance@current"`.
+/// A new version is a processor like any other, with a table and a checkpoint of its own. A table that is built again
+/// is built in a shadow, under another name, by the same code; then the two change names. Readers of plain SQL find the
+/// current version under a name that stays, `"balance@current"`.
 ///
 /// On [`Processors`], and so on a [`Running`](eventstore_engine::Running) runner.
 pub trait ReadModelVersions {
-    /// Sends all readers to what was built, at once: a rebuilt table takes the place of the one it was built beside, and
-    /// plain SQL finds a new version under `"balance@current"`. What was read before is kept, for
+    /// Sends all readers to what was built, at once: a rebuilt table takes the place of the current one, and plain SQL
+    /// finds a new version under `"balance@current"`. The table that was read before is kept, for
     /// [`rollback`](Self::rollback). No row is older afterwards than before.
     ///
-    /// What is not whole yet is [`StoreError::Building`]. [`StoreError::Parked`] if keys wait in it behind an event that could
-    /// not be processed, and do not wait in what is read now, or at a later event: their rows would be older. It lists the
-    /// keys; retry or skip what they wait for, or say [`promote_anyway`](Self::promote_anyway).
+    /// [`StoreError::Building`] if it is not built yet. [`StoreError::Parked`] if rows would be older: keys are parked
+    /// in it behind an event, and in the table that is read now they are not parked, or only behind a later event. The
+    /// error lists the keys: retry or skip the events they wait for, or call [`promote_anyway`](Self::promote_anyway).
+    /// [`StoreError::Behind`] if it does not come to the position of the current table within about 30 seconds, or is
+    /// not active. [`StoreError::Busy`] if its shards are being changed, or a reader holds the table for that long.
+    /// [`Invalid::Request`] if nothing is built, or if the name may stand for several builds.
     fn promote(&self, name: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// As [`promote`](Self::promote), also where keys wait in it behind an event that could not be processed: until that is
-    /// retried, their rows are older than before, or are not there.
+    /// As [`promote`](Self::promote), but never [`StoreError::Parked`]: the rows of keys that are parked may be older
+    /// than before, or missing, until their events are retried.
     fn promote_anyway(&self, name: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Sends readers back to what they read before the last [`promote`](Self::promote): the table that was replaced,
-    /// once it has processed what was recorded since; or else the version before, which must still be run by a node.
+    /// Sends readers back to what they read before the last [`promote`](Self::promote). This is the table that was
+    /// replaced, once it has processed what was recorded since; or else the version before, which a node must still
+    /// run.
     ///
-    /// [`StoreError::Parked`] if rows would be older, as by [`promote`](Self::promote).
+    /// [`StoreError::Parked`] and [`StoreError::Behind`] as for [`promote`](Self::promote). [`Invalid::Request`] if
+    /// there is nothing to go back to.
     fn rollback(&self, name: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// As [`rollback`](Self::rollback), also where keys wait in it behind an event that could not be processed: until that is
-    /// retried, their rows are older than before, or are not there.
+    /// As [`rollback`](Self::rollback), but never [`StoreError::Parked`]: the rows of keys that are parked may be older
+    /// than before, or missing, until their events are retried.
     fn rollback_anyway(&self, name: &str) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Compares the table that was built with the one that readers are sent to, row by row, each at one moment of the log.
-    /// `name` is the table that was built, `balance@2`, or the model, `balance`, if there is one such table. The table
-    /// that is read is `live` in the answer, and the one that was built is `other`.
+    /// Compares the table that was built with the one that readers are sent to, row by row, each row at one position of
+    /// the log. `name` is the table that was built, `balance@2`, or the model, `balance`, if there is one such table.
+    /// In the answer, `live` is the table that is read, and `other` the one that was built.
     ///
-    /// Both are kept up to date meanwhile; a row that differs may have to wait up to ten seconds until both are at one
-    /// position. A row that was not, because no node runs one of the two, is counted as moving.
+    /// Both are kept up to date meanwhile. A row that differs is compared again once both are at one position: for 1
+    /// second as they run, then for up to 10 seconds with their shards held there. A row for which they were not,
+    /// because no node runs one of the two, is counted as moving.
     ///
-    /// Two versions are compared in the columns they both have. Returns an error if nothing was built beside the table
-    /// that is read.
+    /// Two versions are compared in the columns they both have. [`StoreError::Building`] if the other table is not
+    /// built yet. [`StoreError::Busy`] if shards had to be held while they were being changed. [`Invalid::Request`] if
+    /// nothing was built, or if the name may stand for several builds.
     fn compare(&self, name: &str) -> impl Future<Output = Result<Comparison, StoreError>> + Send;
 }
 
@@ -90,8 +98,8 @@ async fn promote_with(processors: &Processors, name: &str, rows: Rows) -> Result
     arrive(processors, current.as_deref(), &to, rows).await
 }
 
-/// Switches as soon as nothing is older in one than in the other. Where events come so fast that it never is, both
-/// stop at one position for a moment.
+/// Switches as soon as no shard of `to` is behind the table that is read. Where events come so fast that this never is
+/// so, both are held at one position for a moment. [`StoreError::Behind`] if that does not help.
 async fn arrive(processors: &Processors, current: Option<&str>, to: &str, rows: Rows) -> Result<(), StoreError> {
     match switch_in(processors, current, to, rows, UNHELD).await {
         Ok(true) => return Ok(()),
@@ -114,7 +122,7 @@ async fn arrive(processors: &Processors, current: Option<&str>, to: &str, rows: 
     behind("it does not come to where the other one is".into()).await
 }
 
-/// Tries to switch for so long, and says whether it did.
+/// Tries to switch for `patience`. Returns whether it did. [`StoreError::Busy`] if the last try was.
 async fn switch_in(
     processors: &Processors,
     current: Option<&str>,
@@ -146,7 +154,7 @@ async fn rollback_with(processors: &Processors, name: &str, with: Rows) -> Resul
     if rows.get(&shadow).is_some_and(|row| row.state == ProcessorState::Kept) {
         let (head, at) = (processors.store.head().await?, processors.store.as_ref().now());
         let again = |row: &mut Row| {
-            // Another node may have begun it in between.
+            // Another operator may have begun it meanwhile.
             if row.state == ProcessorState::Kept {
                 (row.state, row.since, row.target) = (ProcessorState::Active, at, head.0);
             }

@@ -15,10 +15,12 @@ use crate::{
     },
 };
 
-/// How long it may take until a node that has just begun is known.
+/// How long a node that has just begun may take to show itself.
 const SOON: Duration = Duration::from_secs(2);
 impl Processors {
-    /// Asks the node that runs the shard of a key, and waits for the answer.
+    /// Asks the node that runs the shard of a key, and returns its answer. [`StoreError::Parked`] if the node answers
+    /// with an error. [`StoreError::Behind`] if none answers within 30 seconds, or if no node has the code after 2
+    /// seconds.
     pub async fn ask(&self, name: &str, of: &str, what: What) -> Result<Json, StoreError> {
         let store = self.store.as_ref();
         for table in [REQUESTS, LETTERS] {
@@ -52,9 +54,12 @@ impl Processors {
         answer
     }
 
-    /// Makes one row of a read model anew, from all events of its key: one that was spoiled, or that waits behind
-    /// an event which can now be processed. What was skipped stays so. Returns when it is done; an event that cannot be
-    /// processed is [`StoreError::Parked`], and the row is as it was.
+    /// Makes one row of a read model anew from all events of its key: a row that was spoiled, or one that waits behind
+    /// an event which can now be processed. Events that were skipped stay skipped. Returns when the row is written.
+    ///
+    /// [`StoreError::Parked`] if the node answers with an error, such as an event that cannot be processed; the row
+    /// then stays as it was. [`StoreError::Behind`] if no node answers within 30 seconds. [`Invalid::Request`] if the
+    /// name is not that of a read model.
     pub async fn rebuild_key(&self, name: &str, key: &str) -> Result<(), StoreError> {
         let name = self.name(name).await?;
         if !name.contains('@') {

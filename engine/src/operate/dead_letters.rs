@@ -1,4 +1,4 @@
-//! Operating events that could not be processed: lists them, tries them again, passes over them.
+//! Operating dead letters: lists them, tries them again, skips them.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// How many letters of a key are looked at: the first ones of the key, and of a stream of that name.
+/// How many dead letters of a key are read: the first ones of the key, and of a stream of the same name.
 const FEW: usize = 8;
 
-/// The events that a projection could not process, and those that wait behind them.
+/// The dead letters of a processor: the events that it could not process, and those that wait behind them.
 #[derive(Clone)]
 pub struct DeadLetters {
     processors: Processors,
@@ -29,39 +29,46 @@ pub struct DeadLetters {
 }
 
 impl Processors {
-    /// Returns the events that a processor could not process, by its name.
+    /// Returns the dead letters of a processor, by its name. The name is checked when they are used.
     pub fn dead_letters(&self, name: &str) -> DeadLetters {
         DeadLetters { processors: self.clone(), name: name.into() }
     }
 }
 
 impl DeadLetters {
-    /// All, in the order of the log, also those that were passed over. A key gets one for each of its events while it waits:
-    /// [`first`](Self::first) does not read those.
+    /// Returns all dead letters in the order of the log, including those that were skipped. A parked key gets one for
+    /// each of its events: [`first`](Self::first) does not read them all.
+    ///
+    /// [`Invalid::Request`] if there is no such processor; so do the other methods.
     pub async fn list(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let name = self.processors.name(&self.name).await?;
         let rows = self.processors.store.as_ref().rows(dead_letters::wanted(&name, None)).await;
         dead_letters::read(if_built(rows)?)
     }
 
-    /// The first one of each key that waits, in the order of the log: the event that could not be processed, and why.
+    /// Returns the first dead letter of each parked key, in the order of the log: the event that could not be
+    /// processed, and why.
     pub async fn first(&self) -> Result<Vec<DeadLetter>, StoreError> {
         let name = self.processors.name(&self.name).await?;
         dead_letters::first(self.processors.store.as_ref(), &name).await
     }
 
-    /// Tries the events of a key again, in their order, on the node that runs its shard. Returns when all are processed;
-    /// the event that cannot be is [`StoreError::Parked`], and it and those behind it wait on.
+    /// Tries the events of a key again, in their order, on the node that runs its shard. Returns when all are
+    /// processed.
+    ///
+    /// [`StoreError::Parked`] if an event fails: that event and those behind it wait on. [`StoreError::Behind`] if no
+    /// node has tried within 30 seconds. [`Invalid::Request`] if no event waits for the key.
     pub async fn retry(&self, key: &str) -> Result<(), StoreError> {
         let name = self.processors.name(&self.name).await?;
         let waiting = self.waiting(&name, key).await?;
         let first = waiting.first().cloned().ok_or_else(|| self.nothing(&name, key))?;
-        // One that is gone was tried by itself meanwhile.
+        // A dead letter that is gone was retried by its node meanwhile: `wait` then returns at once.
         self.due(&name, key, &first_now(waiting, self.processors.store.as_ref().now())).await?;
         self.wait(&name, key, &first).await
     }
 
-    /// Tries all keys again; see [`retry`](Self::retry). Returns how many are processed and how many wait on.
+    /// Tries all parked keys again; see [`retry`](Self::retry). Returns the number of keys whose events are processed,
+    /// and the number of those that stay parked. [`StoreError::Behind`] if no node has tried a key within 30 seconds.
     pub async fn retry_all(&self) -> Result<(usize, usize), StoreError> {
         let name = self.processors.name(&self.name).await?;
         let mut keys = dead_letters::first(self.processors.store.as_ref(), &name).await?;
@@ -72,7 +79,7 @@ impl DeadLetters {
             match self.retry(&letter.key).await {
                 Ok(()) => done += 1,
                 Err(StoreError::Parked { .. }) => left += 1,
-                // It was processed by itself since it was listed.
+                // Its node has processed it since the keys were listed.
                 Err(StoreError::Invalid(_)) => done += 1,
                 Err(error) => return Err(error),
             }
@@ -80,9 +87,11 @@ impl DeadLetters {
         Ok((done, left))
     }
 
-    /// Passes over the event that a key waits for, for good and for a reason, which is kept; the events behind it are
-    /// tried. Gives what was passed over. Whether those behind it could be processed is an error of
-    /// [`retry`](Self::retry)'s kind.
+    /// Skips the event that a key waits for, for good, and keeps the reason; then the events behind it are tried.
+    /// Returns the dead letter that was skipped.
+    ///
+    /// [`StoreError::Parked`] or [`StoreError::Behind`] if the events behind it were not processed, as for
+    /// [`retry`](Self::retry); the event stays skipped. [`Invalid::Request`] if no event waits for the key.
     pub async fn skip(&self, key: &str, reason: &str) -> Result<DeadLetter, StoreError> {
         let name = self.processors.name(&self.name).await?;
         let mut letters = self.waiting(&name, key).await?.into_iter();
@@ -102,15 +111,18 @@ impl DeadLetters {
         Ok(skipped)
     }
 
-    /// Shows what would happen if the events of a key were tried now, on the node that runs its shard, in a transaction
-    /// that is rolled back. What reaches outside of the database is left out.
+    /// Returns what would happen if the events of a key were tried now, on the node that runs its shard, in a
+    /// transaction that is rolled back. [`Processor::deliver`](crate::Processor::deliver) is not called.
+    ///
+    /// [`StoreError::Parked`] if the node answers with an error, [`StoreError::Behind`] if none answers within 30
+    /// seconds.
     pub async fn try_run(&self, key: &str) -> Result<TryRun, StoreError> {
         let name = self.processors.name(&self.name).await?;
         let tried = self.processors.ask(&name, key, What::Try).await?;
         serde_json::from_value(tried).map_err(|error| StoreError::Damaged(error.into()))
     }
 
-    /// The first letters of a key that wait.
+    /// Returns the first dead letters that wait for a key.
     async fn waiting(&self, name: &str, key: &str) -> Result<Vec<DeadLetter>, StoreError> {
         swept(self.processors.store.as_ref(), Sweep::all_of(name, key, FEW)).await
     }
@@ -119,8 +131,9 @@ impl DeadLetters {
         Invalid::Request(format!("no event of `{name}` waits for the key `{key}`")).into()
     }
 
-    /// Writes down letters that still wait, and has the node that runs the shard look at them. Says whether the first one does:
-    /// the node that runs the shard may have processed it since it was read, and it must not come back.
+    /// Writes dead letters that still wait, and has the node that runs the shard read them. Returns `false`, having
+    /// changed nothing, if the first one is gone: the node may have processed it since it was read, and it must not
+    /// come back.
     async fn due(&self, name: &str, key: &str, letters: &[DeadLetter]) -> Result<bool, StoreError> {
         let store = self.processors.store.as_ref();
         let mut transaction = store.begin().await?;
@@ -138,12 +151,13 @@ impl DeadLetters {
         Ok(true)
     }
 
-    /// Returns when a letter is gone, and all behind it; or when it was tried once more.
+    /// Returns when no event waits for the key any more. [`StoreError::Parked`] once an event was tried and failed,
+    /// [`StoreError::Behind`] after 30 seconds without a try.
     async fn wait(&self, name: &str, key: &str, first: &DeadLetter) -> Result<(), StoreError> {
         let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
         loop {
             let Some(now) = self.waiting(name, key).await?.into_iter().next() else { return Ok(()) };
-            // Another one is in the way now, or the same failed again.
+            // Either a later event has failed, or the same one has failed again.
             let tried = now.event != first.event && now.attempts > 0 || now.attempts > first.attempts;
             if tried {
                 let keys = ParkedKeys::of([key]);
@@ -178,7 +192,7 @@ mod tests {
         let letter = DeadLetter::new(&Shard::whole("p@1"), "b", &event, "why", now, false);
         record::change(store.as_ref(), dead_letters::changes(std::slice::from_ref(&letter), &[])?).await?;
         let letters = Processors::new(&store).dead_letters("p@1");
-        // It is read, and then the node that runs the shard processes it.
+        // An operator reads the letter, and then the node that runs the shard processes it.
         let read = letters.waiting("p@1", "b").await?;
         assert!(letters.due("p@1", "b", &read).await?, "it waits still");
         record::change(store.as_ref(), dead_letters::changes(&[], &read)?).await?;

@@ -1,4 +1,4 @@
-//! What operators say, from any process: the nodes that run a processor obey.
+//! What operators tell processors, from any process; the nodes that run them obey.
 
 pub(crate) mod ask;
 pub mod dead_letters;

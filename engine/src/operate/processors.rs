@@ -1,4 +1,4 @@
-//! Operating projections from any process, also from one that does not have their code.
+//! Operating processors from any process, including one that does not have their code.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,15 +16,18 @@ use crate::{
     status::{self, State, Status},
 };
 
-/// How long to wait for a node to do what was asked of it.
+/// How long an operator waits for a node to do what was asked.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// A node that has not beaten for so long, by its own clock, is taken for gone.
+/// How long after its last beat a node counts as gone. The beat has the node's clock and is compared with the clock of
+/// this process: the two must agree to a few seconds.
 const GONE: Duration = Duration::from_secs(10);
 
-/// The projections of a store: how they are, and what they are to do. Also from a process that runs none of them.
+/// The processors of a store: reports how they are, and tells them what to do. Works from a process that runs none of
+/// them.
 ///
-/// A name is that of a read model or projection, `balance`, if it has one version in this store; else with the version,
-/// `balance@2`.
+/// A processor is named as it is declared, `balance`, if the store has one version of it; else with the version,
+/// `balance@2`. Methods that take a name fail with [`Invalid::Request`] if no processor has it, or several versions do.
+/// Every method may fail with an error of the store, such as [`StoreError::Unavailable`].
 #[derive(Clone)]
 pub struct Processors {
     pub store: Store,
@@ -32,7 +35,7 @@ pub struct Processors {
 }
 
 impl Processors {
-    /// Those of a store.
+    /// Returns the processors of a store.
     pub fn new(store: &Store) -> Self {
         Self { store: store.beneath(), wake: None }
     }
@@ -47,12 +50,12 @@ impl Processors {
         }
     }
 
-    /// The full name.
+    /// Returns the full name of a processor. [`Invalid::Request`] if there is none, or if there are several versions.
     pub async fn name(&self, name: &str) -> Result<String, StoreError> {
         let store = self.store.as_ref();
         let shards = store.shards(None).await?;
         let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();
-        // Also those that no node has begun to run yet.
+        // Include processors that no node has begun to run yet.
         let known: BTreeMap<String, Row> = if_built(record::rows(store, &PROCESSORS).await)?;
         names.extend(known.into_keys());
         names.sort_unstable();
@@ -70,7 +73,8 @@ impl Processors {
         }
     }
 
-    /// How they are, by name: all that the store knows, whichever node runs them, with the end of the log.
+    /// Returns the status of every processor that the store knows, whichever node runs it, in the order of their names.
+    /// The head is the end of the log.
     pub async fn status(&self) -> Result<Vec<Status>, StoreError> {
         let store = self.store.as_ref();
         let head = self.store.head().await?;
@@ -106,7 +110,7 @@ impl Processors {
         Ok(all)
     }
 
-    /// The nodes that live, as far as the clock of this process can tell.
+    /// Returns the nodes that live: the clock of this process is less than 10 seconds past their last beat.
     async fn living(&self) -> Result<Vec<Beat>, StoreError> {
         let store = self.store.as_ref();
         let nodes: BTreeMap<String, Beat> = if_built(record::rows(store, &NODES).await)?;
@@ -114,7 +118,7 @@ impl Processors {
         Ok(nodes.into_values().filter(|beat| beat.beat_at + GONE > now).collect())
     }
 
-    /// Whether a node that lives runs a projection, as a transaction sees it.
+    /// Returns whether a living node has the code of a processor, as a transaction sees it.
     pub async fn lives_within(&self, transaction: &mut dyn Transaction, name: &str) -> Result<bool, StoreError> {
         let now = self.store.as_ref().now();
         let nodes = Rows::Where { table: NODES, equal: vec![], order: Order::default(), limit: None };
@@ -123,13 +127,16 @@ impl Processors {
         Ok(beats.filter(|beat| beat.beat_at + GONE > now).any(|beat| beat.projections.iter().any(|one| one == name)))
     }
 
-    /// Whether a node that lives runs a projection.
+    /// Returns whether a living node has the code of a processor.
     pub async fn lives(&self, name: &str) -> Result<bool, StoreError> {
         Ok(self.living().await?.iter().any(|beat| beat.projections.iter().any(|there| there == name)))
     }
 
-    /// Stops a projection, on all nodes and at once: when this returns, nothing more is written by it. It stays so until it
-    /// is resumed, whatever is started again.
+    /// Stops a processor on all nodes at once: when this returns, no node writes anything more for it. It stays paused
+    /// until it is [resumed](Self::resume), even if its programs are restarted. A store that keeps it inline goes on
+    /// with each append.
+    ///
+    /// [`Invalid::Request`] if there is no such processor.
     pub async fn pause(&self, name: &str) -> Result<(), StoreError> {
         let name = self.name(name).await?;
         let store = self.store.as_ref();
@@ -138,7 +145,7 @@ impl Processors {
         self.take_away(&name).await
     }
 
-    /// Lets a projection that was paused, or that has failed, go on.
+    /// Lets a processor that was paused, or that has failed, go on. [`Invalid::Request`] if there is no such processor.
     pub async fn resume(&self, name: &str) -> Result<(), StoreError> {
         let name = self.name(name).await?;
         let store = self.store.as_ref();
@@ -148,9 +155,12 @@ impl Processors {
         Ok(())
     }
 
-    /// Has a projection or subscription hand over the events that it has passed without reading them, before it goes on: it
-    /// is [`StoreError::Missed`], since a release reads events of a name that the one before did not. They come after
-    /// later events, in the order of the log among themselves; each once in a projection in SQL.
+    /// Has a processor process the events that it passed without reading them, before it goes on. It has failed with
+    /// [`StoreError::Missed`], because its program reads events of a name that the release before did not. These events
+    /// come after later ones, in the order of the log among themselves. A projection in SQL processes each of them
+    /// once.
+    ///
+    /// [`Invalid::Request`] if the processor has not failed with that error.
     pub async fn deliver_missed(&self, name: &str) -> Result<(), StoreError> {
         self.decide(name, |cause| match cause {
             Cause::Missed(_) => Some(Word::DeliverMissed { names: cause.names() }),
@@ -162,11 +172,13 @@ impl Processors {
     /// Has a processor go on without events that it has not read, and never will: those it has passed
     /// ([`StoreError::Missed`]), or those that only newer programs read, none of which runs any more
     /// ([`StoreError::Newer`]).
+    ///
+    /// [`Invalid::Request`] if the processor has failed with neither error.
     pub async fn accept(&self, name: &str) -> Result<(), StoreError> {
         self.decide(name, |cause| Some(Word::Accept { names: cause.names() })).await
     }
 
-    /// Says what is to become of the events that a processor has failed for.
+    /// Records what the operator decided about the events that a processor has failed for.
     async fn decide(&self, name: &str, word: impl Fn(&Cause) -> Option<Word> + Send) -> Result<(), StoreError> {
         let (_, name) = (self.known().await?, self.name(name).await?);
         let store = self.store.as_ref();
@@ -186,8 +198,8 @@ impl Processors {
         Ok(())
     }
 
-    /// Ends what runs: the shards wait for a node to take them, or are taken again by the same node, which then looks
-    /// at everything anew.
+    /// Takes the shards from their nodes. Any node may claim them again, the same one too, and then reads everything
+    /// anew.
     async fn take_away(&self, name: &str) -> Result<(), StoreError> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut shards = transaction.lock_projection(name).await?;

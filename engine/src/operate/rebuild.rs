@@ -1,5 +1,5 @@
-//! Builds what a processor has made anew: the table of a read model beside the one that is read, anything else in its place.
-//! Stops shards at one position for as long as an operator needs it, and removes what is not wanted any more.
+//! Rebuilds what a processor has made: a read model in a shadow of its table, any other processor in place. Holds
+//! shards at one position while an operator needs it, and discards what is no longer wanted.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -25,11 +25,11 @@ use crate::{
     run::admission::Word,
 };
 
-/// How long they need not wait for each other.
+/// How long an operator waits for two tables to meet at one position by themselves, before it holds their shards there.
 pub const UNHELD: Duration = Duration::from_secs(1);
 
 impl Processors {
-    /// Has a projection in SQL or a subscription begin again.
+    /// Tells the nodes to begin a projection in SQL or a subscription again.
     pub async fn restart(&self, name: &str) -> Result<Rebuild, StoreError> {
         let store = self.store.as_ref();
         let (head, now) = (self.store.head().await?, store.now());
@@ -48,24 +48,27 @@ impl Processors {
         self.building(name).await
     }
 
+    /// Returns the rows of all processors, by name. Makes the tables of processors and dead letters if there are none.
     pub async fn known(&self) -> Result<BTreeMap<String, Row>, StoreError> {
         let store = self.store.as_ref();
-        // Before any transaction: in one that is begun, a table that is not there would be its end.
+        // Outside of any transaction: reading a table that does not exist would end one.
         for table in [PROCESSORS, LETTERS] {
             store.create(&table).await?;
         }
         record::rows(store, &PROCESSORS).await
     }
 
-    /// Has a read model built again from the first event, beside the one there is: that one is read and kept up to date
-    /// meanwhile. Once it is whole it follows the log as well; `promote` has the two change places.
+    /// Builds a read model again from the first event, in a shadow of its table. The current table is read and kept up
+    /// to date meanwhile. The shadow follows the log once it is built; `promote` has the two tables change places.
     ///
-    /// It is [throttled](Self::throttle) as the other is, until something else is said. A rebuild that is going on already
-    /// goes on: restarts, other nodes and [`pause`](Self::pause) of [`Rebuild::name`] do no harm.
+    /// The shadow starts with the [limit](Self::throttle) of the current table. If a rebuild is going on, it goes on:
+    /// restarts, other nodes and [`pause`](Self::pause) of [`Rebuild::name`] do not disturb it.
     ///
-    /// A projection in SQL begins again in its place, once a node that runs it has emptied its tables
-    /// (`Projection::clear`). So does a subscription, from where it began first: everything is
-    /// handed over again. The dead letters of both are forgotten.
+    /// A projection in SQL begins again in place, once a node that runs it has emptied its tables
+    /// (`Projection::clear`). A subscription begins again where it first began, and hands every event over again. The
+    /// dead letters of both are deleted.
+    ///
+    /// [`Invalid::Request`] if there is no such processor, or if the name stands for several versions.
     pub async fn rebuild(&self, name: &str) -> Result<Rebuild, StoreError> {
         let rows = self.known().await?;
         let name = self.name(name).await?;
@@ -79,7 +82,7 @@ impl Processors {
         self.building(&shadow).await
     }
 
-    /// Begins a shadow in place of one that was kept, unless it is being built already.
+    /// Begins a shadow, replacing one that was kept for a rollback; does nothing if a shadow is being built.
     async fn begin(&self, shadow: &str, pace: Option<u64>) -> Result<(), StoreError> {
         let store = self.store.as_ref();
         let head = self.store.head().await?;
@@ -94,7 +97,7 @@ impl Processors {
         transaction.commit().await
     }
 
-    /// Removes everything there is of a projection, but for what is known of it.
+    /// Removes the shards, the table and the dead letters of a processor, but not its row in the table of processors.
     async fn clear(&self, transaction: &mut dyn Transaction, name: &str) -> Result<(), StoreError> {
         transaction.put_shards(name, vec![]).await?;
         transaction.remove(name).await?;
@@ -105,7 +108,10 @@ impl Processors {
         Ok(())
     }
 
-    /// What is being built under a name: a new version, `balance@2`, or with [`rebuild`](Self::rebuild).
+    /// Returns what is being built under a full name: a new version, `balance@2`, or a rebuild
+    /// ([`rebuild`](Self::rebuild)).
+    ///
+    /// [`Invalid::Request`] if nothing has that name.
     pub async fn building(&self, name: &str) -> Result<Rebuild, StoreError> {
         let rows = self.known().await?;
         if !rows.contains_key(name) {
@@ -116,10 +122,10 @@ impl Processors {
         Ok(Rebuild { projections: self.clone(), name: name.into(), since: (Instant::now(), at) })
     }
 
-    /// Limits how many events a projection processes in a second, all its shards together; `None` lifts the limit. Also of
-    /// what is rebuilt, so that it does not keep others from their work.
+    /// Limits how many events a processor processes in a second, all its shards together; `None` lifts the limit. A
+    /// limit on a rebuild leaves the database to others.
     ///
-    /// A limit of 0 is [`Invalid::Request`]: that is [`pause`](Self::pause).
+    /// [`Invalid::Request`] if the limit is 0 (use [`pause`](Self::pause)), or if there is no such processor.
     pub async fn throttle(&self, name: &str, events: Option<u64>) -> Result<(), StoreError> {
         if events == Some(0) {
             return Err(Invalid::Request(format!("`{name}` cannot be limited to 0 events a second: pause it")).into());
@@ -130,7 +136,8 @@ impl Processors {
         Ok(())
     }
 
-    /// Does something while all shards of these projections stop at one position.
+    /// Runs a future while all shards of these processors are held at one position: the furthest that any had reached.
+    /// [`StoreError::Busy`] if the shards of one are being changed.
     pub async fn held<T>(
         &self,
         names: &[&str],
@@ -149,7 +156,8 @@ impl Processors {
         done
     }
 
-    /// What was done is done: if they cannot be let go on, their nodes do it after a while.
+    /// Lets the shards go on. An error is only logged, because the operator's work is done; the nodes let the shards go
+    /// on by themselves after 35 seconds.
     async fn let_go(&self, names: &[String], asked_at: Timestamp) {
         if let Err(error) = holds::let_go(self.store.as_ref(), names, asked_at).await {
             tracing::warn!(projections = list(names), %error, "they are held up for a while");
@@ -157,14 +165,16 @@ impl Processors {
         self.wake_node();
     }
 
-    /// Removes what was built or kept beside the current version, for good: its table, its checkpoint and its dead letters.
-    /// The name must be a full one, [`Rebuild::name`] or `balance@1`.
+    /// Removes what was built or kept next to the current version, for good: its table, its checkpoint and its dead
+    /// letters. The name must be a full one, [`Rebuild::name`] or `balance@1`.
     ///
-    /// Also a subscription or a projection in SQL that was given up: its checkpoints, its dead letters, and all that is known of
-    /// it. Afterwards it may start again under its name, as for the first time. The tables that a projection in SQL writes to
-    /// stay: empty or drop them. A program that keeps it inline must be stopped first.
+    /// Also removes a subscription or a projection in SQL that was given up: its checkpoints, its dead letters and its
+    /// row in the table of processors. It may then start again under its name, as for the first time. The tables that a
+    /// projection in SQL writes to stay: empty or drop them. Stop every program that keeps the projection inline first.
     ///
-    /// [`Invalid::Request`] while a node that has its code lives, and 10 seconds longer where that was killed.
+    /// [`Invalid::Request`] if there is nothing of that name, if the table is the current one, or while a node that has
+    /// its code lives. A node that was killed counts as living for 10 seconds. A shadow may be discarded while nodes
+    /// run.
     pub async fn discard(&self, name: &str) -> Result<(), StoreError> {
         if !name.contains('@') {
             return self.remove(name).await;
@@ -182,7 +192,7 @@ impl Processors {
         }
         let mut transaction = self.store.as_ref().begin().await?;
         transaction.lock_projection(name).await?;
-        // Not another table that has got the name meanwhile, nor what readers were sent to.
+        // Refuse if another table has got the name meanwhile, or if readers were sent to this one.
         let is = |row: Option<&Row>| row.map(|row| (row.state == ProcessorState::Kept, row.promoted_at));
         if is(record::row(&mut *transaction, name).await?.as_ref()) != is(rows.get(name)) {
             transaction.rollback().await?;
@@ -197,7 +207,7 @@ impl Processors {
 }
 
 impl Processors {
-    /// Removes all there is of a subscription or a projection in SQL.
+    /// Removes everything that is stored of a subscription or a projection in SQL.
     async fn remove(&self, name: &str) -> Result<(), StoreError> {
         let store = self.store.as_ref();
         let refused = |why: &str| Err(Invalid::Request(format!("`{name}` {why}")).into());
@@ -210,7 +220,7 @@ impl Processors {
         }
         let mut transaction = store.begin().await?;
         transaction.lock_projection(name).await?;
-        // A node says that it lives before it locks what it runs.
+        // A node writes its beat before it locks what it runs, so a node that begins meanwhile is seen here.
         if self.lives_within(&mut *transaction, name).await? {
             transaction.rollback().await?;
             return refused("is run by a node that has its code");
@@ -229,10 +239,10 @@ impl Processors {
     }
 }
 
-/// Shards that stop at one position until the operator that wanted it is done, or is gone.
+/// Shards that are held at one position until the operator is done or has gone.
 struct Held {
     projections: Processors,
-    /// None once they are let go.
+    /// Empty once the shards were let go on.
     names: Vec<String>,
     asked_at: Timestamp,
 }
@@ -240,7 +250,7 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let names = std::mem::take(&mut self.names);
-        // Without a runtime, their nodes do it after a while.
+        // Without a runtime, the nodes let the shards go on after 35 seconds.
         if let (false, Ok(runtime)) = (names.is_empty(), Handle::try_current()) {
             let (projections, asked_at) = (self.projections.clone(), self.asked_at);
             runtime.spawn(async move { projections.let_go(&names, asked_at).await });
@@ -248,7 +258,7 @@ impl Drop for Held {
     }
 }
 
-/// What is being built: a table beside another, or a new version.
+/// A build that is going on: the shadow of a table, or a new version.
 #[derive(Clone)]
 pub struct Rebuild {
     projections: Processors,
@@ -256,22 +266,22 @@ pub struct Rebuild {
     since: (Instant, Position),
 }
 
-/// How far something is that is being built.
+/// How far a build has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// How far it has come.
+    /// How far all of its shards have come.
     pub position: Position,
-    /// Where it is whole.
+    /// The position at which it is built: the end of the log when the build began.
     pub target: Position,
-    /// Positions a second, since one has asked.
+    /// Positions a second, since the [`Rebuild`] was made.
     pub rate: f64,
-    /// How long it will take, at that rate.
+    /// How long the rest takes at that rate; none if the rate is 0.
     pub left: Option<Duration>,
 }
 
 impl Progress {
-    /// Whether it is whole.
+    /// Returns whether the position has reached the target.
     pub fn is_built(&self) -> bool {
         self.position >= self.target
     }
@@ -292,19 +302,19 @@ impl fmt::Display for Progress {
 }
 
 impl Rebuild {
-    /// What it is called: to pause, throttle or discard it.
+    /// Returns the full name, to pause, throttle or discard it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How far it is.
+    /// Returns how far it has come. [`Invalid::Request`] if it was discarded.
     pub async fn progress(&self) -> Result<Progress, StoreError> {
         let store = self.projections.store.as_ref();
         let row = self.row().await?;
         let (position, target) = (store.checkpoint(&self.name).await?, Position(row.target));
-        // Before a node has begun it again, it is where it was.
+        // Until a node has begun it again, the checkpoint is still that of the previous run.
         let position = if row.word.is_some() { Position(0) } else { position };
-        // What is whole stays so, wherever its shards are just now.
+        // Once built, it stays built, wherever its shards are now.
         let target = if row.built_at.is_some() { target.min(position) } else { target };
         let (since, from) = self.since;
         let rate = (position.0.saturating_sub(from.0)) as f64 / since.elapsed().as_secs_f64().max(1e-3);
@@ -320,7 +330,8 @@ impl Rebuild {
         Ok(rows.remove(&self.name).ok_or_else(gone)?)
     }
 
-    /// Returns when it is whole, however long that takes; fails if it cannot go on.
+    /// Returns when it is built, however long that takes. [`StoreError::Stopped`] if it has failed,
+    /// [`Invalid::Request`] if it was discarded.
     pub async fn wait(&self) -> Result<(), StoreError> {
         let mut pause = Duration::from_millis(5);
         while !self.progress().await?.is_built() {

@@ -1,4 +1,4 @@
-//! Changes how many shards a projection has, while it runs: asks, and waits until it is done.
+//! Changes how many shards a processor has while it runs: records the request and waits until the nodes have done it.
 
 use std::time::Duration;
 
@@ -11,16 +11,20 @@ use crate::{
     status::State,
 };
 
-/// How long a node may take that was only just started, before there is none.
+/// How long a node that was just started may take to show itself, before the processor counts as run by none.
 const STARTING: Duration = Duration::from_secs(1);
 
 impl Processors {
-    /// Changes how many shards a projection has, 1 to 1,024, while it runs: see [`Runner::shards`](crate::Runner::shards).
-    /// Each event is still processed once. Returns when it has them.
+    /// Changes how many shards a processor has, 1 to 1,024, while it runs: see
+    /// [`Runner::shards`](crate::Runner::shards). Each event is still processed once. Returns when the processor has
+    /// that many shards.
     ///
-    /// More of them are made at once. Fewer: the nodes that run it first bring those behind to where the furthest one
-    /// is, which meanwhile waits. If that takes longer than 30 seconds, or no node can do it because the projection is
-    /// paused, has failed, or is run nowhere, it is [`StoreError::Behind`], and all is as before.
+    /// Shards are split at once. To merge shards, their nodes first bring them to the position of the furthest one,
+    /// which waits meanwhile. [`StoreError::Behind`] if that takes longer than 30 seconds, or if no node can do it
+    /// because the processor is paused, has failed, or is run nowhere; the shards then stay as they are.
+    ///
+    /// [`Invalid::Request`] if the number is out of range, if all of a stream waits and `shards` is not 1, or if
+    /// another operator has changed the shards meanwhile.
     pub async fn reshard(&self, name: &str, shards: u16) -> Result<(), StoreError> {
         if !(1..=SLOTS).contains(&shards) {
             return Err(Invalid::Request(format!("{shards} shards: there can be 1 to {SLOTS}")).into());

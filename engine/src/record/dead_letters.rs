@@ -1,4 +1,4 @@
-//! Events that could not be processed, and those behind them for the same key.
+//! The table of dead letters: events that could not be processed, and those that wait behind them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,20 +11,20 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::record::{self, queue::Queue};
 
-/// Why an event waits that is not the first one of its key.
+/// The error of a dead letter that is not the first one of its key.
 pub const BEHIND: &str = "it waits behind an event of its key";
 
-/// Letters to be written and letters to be taken out.
+/// Returns the changes that write some dead letters and remove others.
 pub fn changes(put: &[DeadLetter], remove: &[DeadLetter]) -> Result<Changes, StoreError> {
     let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
     let row = |letter: &DeadLetter| Ok((letter.id(), to_raw_value(letter).map_err(refused)?));
     let upserts = put.iter().map(row).collect::<Result<_, StoreError>>()?;
-    // One that is passed over, or was written by release 0.1, gets another row.
+    // A dead letter that is skipped, or was written by release 0.1, gets another row; the row it had is removed.
     let left = put.iter().filter(|letter| letter.row() != letter.id());
     Ok(Changes { table: LETTERS, upserts, deletes: remove.iter().chain(left).map(DeadLetter::row).collect() })
 }
 
-/// All letters of a projection, or of one of its keys, also those that were passed over.
+/// Returns a request for all dead letters of a processor, or of one of its keys, including those that were skipped.
 pub fn wanted(projection: &str, key: Option<&str>) -> Rows {
     let mut equal = vec![(&LETTERS.columns[0], projection.into())];
     if let Some(key) = key {
@@ -33,24 +33,25 @@ pub fn wanted(projection: &str, key: Option<&str>) -> Rows {
     Rows::Where { table: LETTERS, equal, order: Order::default(), limit: None }
 }
 
-/// The first letter of each key of a projection that waits.
+/// Returns the first dead letter of each parked key of a processor.
 pub async fn first(store: &dyn EventStore, projection: &str) -> Result<Vec<DeadLetter>, StoreError> {
     swept(store, Sweep::first_of_each(projection)).await
 }
 
-/// The same, as a transaction sees it.
+/// Returns the first dead letter of each parked key, as a transaction sees it.
 pub async fn first_within(transaction: &mut dyn Transaction, projection: &str) -> Result<Vec<DeadLetter>, StoreError> {
     swept_within(transaction, Sweep::first_of_each(projection)).await
 }
 
-/// Of the first letters of keys, those of rows that are older than the rows of another table, by its first letters: they
-/// wait there at no event, or at a later one.
+/// Returns those of a table's first dead letters whose rows are older than the rows of another table, by the other's
+/// first dead letters: the key waits there at a later event, or at none.
 pub fn older(letters: Vec<DeadLetter>, than: &[DeadLetter]) -> Vec<DeadLetter> {
     let than: HashMap<_, _> = than.iter().map(|letter| (Queue::of(letter), letter.position)).collect();
     let older = |letter: &DeadLetter| than.get(&Queue::of(letter)).is_none_or(|there| letter.position < *there);
     letters.into_iter().filter(older).collect()
 }
 
+/// Reads rows of the table of dead letters, in the order of the log.
 pub fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, StoreError> {
     let letters = rows.into_iter().map(|(row, json)| DeadLetter::read(row, &json));
     let mut letters = letters.collect::<Result<Vec<_>, _>>()?;
@@ -58,7 +59,7 @@ pub fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, Store
     Ok(letters)
 }
 
-/// The first letters of those who wait, due at an instant.
+/// Returns the first dead letter of each key or stream that waits, due at an instant.
 pub fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
     let mut queues = HashSet::new();
     letters.retain(|letter| letter.skipped.is_none() && queues.insert(Queue::of(letter)));
@@ -66,7 +67,7 @@ pub fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter
     letters
 }
 
-/// Has whatever waits of a projection tried again now.
+/// Has all parked keys of a processor tried again now.
 pub async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
     record::begin_again(&mut *transaction, projection, |_| true).await?;

@@ -1,9 +1,9 @@
-//! What was asked of the shards of a projection, and how nodes carry it out: to become more or fewer, or to stop at one
-//! position for a while.
+//! The table of requests to the shards of a processor, and how nodes carry them out: to split or merge, or to stop at
+//! one position for a while.
 //!
-//! Shards that become one must stand at one position. Where they do not, all are held at the furthest position that any
-//! has come to: those behind run up to it, the others wait. Then new shards take the place of all, in one transaction.
-//! The operator that asked may die meanwhile: what was asked is in a table, and the nodes carry it out.
+//! Shards that are merged must be at one position. Where they are not, all are held at the furthest position that any
+//! has reached: those behind run up to it, the others wait. Then new shards replace all of them in one transaction. The
+//! operator that asked may die meanwhile: its request is in a table, and the nodes carry it out.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::record::{self, dead_letters};
 
-/// The table of what was asked and is not done, by the name of the projection.
+/// The table of open requests, by the name of the processor.
 pub const RESHARDS: Table = Table {
     name: "reshards",
     version: 0,
@@ -27,26 +27,26 @@ pub const RESHARDS: Table = Table {
     ],
 };
 
-/// How many shards it is to have, and where all of them stop until then.
+/// An open request: how many shards a processor is to have, and where all of them stop until then.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Wanted {
-    /// 0: as many as there are. They are only to stop.
+    /// The number of shards; 0: as many as there are, which only stop.
     shards: u16,
     pub until: Position,
     asked_at: Timestamp,
 }
 
-/// How long shards that are only to stop do so, if they are not let go: the operator that wanted it may have been killed. Longer
-/// than any operator waits for them.
+/// How long shards that only stop do so at most, if they are not let go: the operator may have been killed. Longer than
+/// any operator waits for them.
 const HELD: Duration = Duration::from_secs(35);
 
-/// Has all shards of these projections stop at one position, the furthest that any has come to. `asked_at` is by what
-/// [`let_go`] knows it again.
+/// Holds all shards of these processors at one position, the furthest that any has reached. `asked_at` identifies the
+/// hold for [`let_go`]. [`StoreError::Busy`] if the shards of one are being changed.
 pub async fn hold(store: &dyn EventStore, projections: &[String], asked_at: Timestamp) -> Result<(), StoreError> {
     store.create(&RESHARDS).await?;
     let mut transaction = store.begin().await?;
     let (mut names, mut all) = (projections.iter().collect::<Vec<_>>(), vec![]);
-    // Always in this order: no two wait for each other.
+    // Lock in the order of names, so that no two operators wait for each other.
     names.sort_unstable();
     for name in names {
         all.push((name, transaction.lock_projection(name).await?));
@@ -65,7 +65,7 @@ pub async fn hold(store: &dyn EventStore, projections: &[String], asked_at: Time
     transaction.commit().await
 }
 
-/// Lets them go on, unless something else was asked for since.
+/// Lets the shards go on, unless something else was requested since.
 pub async fn let_go(store: &dyn EventStore, projections: &[String], asked_at: Timestamp) -> Result<(), StoreError> {
     for name in projections {
         let mut transaction = store.begin().await?;
@@ -80,7 +80,9 @@ pub async fn let_go(store: &dyn EventStore, projections: &[String], asked_at: Ti
     Ok(())
 }
 
-/// Goes on with what was asked, now or before. Gives whether there is nothing left to do.
+/// Carries a request on, a new one (`asked`) or the stored one. Returns whether nothing is left to do.
+/// [`Invalid::Request`] if more than one shard is wanted while all of a stream waits: the stored request is then
+/// canceled.
 pub async fn step(store: &dyn EventStore, projection: &str, asked: Option<u16>) -> Result<bool, StoreError> {
     let mut transaction = store.begin().await?;
     let shards = transaction.lock_projection(projection).await?;
@@ -124,13 +126,13 @@ pub async fn step(store: &dyn EventStore, projection: &str, asked: Option<u16>) 
     }
     let now = Wanted { shards: count, until, asked_at: store.now() };
     transaction.write(record::upsert(&RESHARDS, projection, &now)?).await?;
-    // The node that runs a shard looks where it is to stop.
+    // Raise the epochs, so that the nodes read where their shards stop.
     record::begin_again(&mut *transaction, projection, |_| true).await?;
     transaction.commit().await?;
     Ok(false)
 }
 
-/// Lets all shards run on as they are.
+/// Cancels the request: all shards go on as they are.
 pub async fn cancel(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     go_on(store.begin().await?, projection).await
 }
@@ -141,9 +143,10 @@ async fn go_on(mut transaction: Box<dyn Transaction>, projection: &str) -> Resul
     transaction.commit().await
 }
 
-/// So many shards in the place of these, without an owner yet; none if some that become one are not at one position.
+/// Returns `count` shards to replace these, without an owner; `None` if some that would be merged are not at one
+/// position.
 fn cut(projection: &str, from: &[(Shard, Checkpoint)], count: u16) -> Option<Vec<(Shard, Checkpoint)>> {
-    // Higher than any there was: a shard may have been there before, with the same slots.
+    // Higher than all before: a shard with the same slots may have existed, with a lower epoch.
     let epoch = from.iter().map(|(_, at)| at.epoch).max()? + 1;
     let new = |part: Shard| {
         let meets = |shard: &Shard| shard.from_slot < part.to_slot && part.from_slot < shard.to_slot;
@@ -155,12 +158,13 @@ fn cut(projection: &str, from: &[(Shard, Checkpoint)], count: u16) -> Option<Vec
     Shard::parts(projection, count).into_iter().map(new).collect()
 }
 
-/// What was asked. What another release asks in a form of its own is for its nodes to carry out.
+/// Returns the request that was found. One that another release has written in a form of its own counts as none: the
+/// nodes of that release carry it out.
 fn wanted(found: Vec<(String, Box<RawValue>)>) -> Result<Option<Wanted>, StoreError> {
     Ok(record::first(&RESHARDS, found).unwrap_or_default())
 }
 
-/// Where the shards of a projection are to stop, if they are.
+/// Returns the position at which the shards of a processor are held, if they are.
 pub async fn until(store: &dyn EventStore, projection: &str) -> Result<Option<Position>, StoreError> {
     Ok(wanted(store.rows(record::key(&RESHARDS, projection)).await?)?.map(|wanted| wanted.until))
 }

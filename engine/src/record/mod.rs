@@ -1,4 +1,6 @@
-//! What is stored of processors besides their rows and checkpoints: one file a table. Nothing here runs.
+//! What is stored of processors next to their rows and checkpoints: one file a table. Nothing here runs. Fallible
+//! functions return the errors of the store, and [`StoreError::Row`](eventstore_core::StoreError::Row) for a row that
+//! cannot be written or read.
 
 pub mod dead_letters;
 pub mod holds;

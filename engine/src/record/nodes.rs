@@ -1,4 +1,4 @@
-//! The table of nodes: each counts its beats in it.
+//! The table of nodes: each node counts its beats in its row.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -29,21 +29,21 @@ pub const NODES: Table = Table {
     ],
 };
 
-/// A node, as it says it is.
+/// A node, as it describes itself.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Beat {
     pub beat: i64,
-    /// By its own clock: for people.
+    /// When it last beat, by its own clock. Operators take a node for gone 10 seconds later, by their clock.
     pub beat_at: Timestamp,
     pub started_at: Timestamp,
-    /// Which process it is, for people.
+    /// The host and the process id, for people.
     pub process: String,
     #[serde(default, deserialize_with = "record::lenient")]
     pub projections: Vec<String>,
-    /// The fingerprints of the sets of events that its processors read, by their names. None: a node of release 0.1.
+    /// The fingerprints of the sets of events that its processors read, by processor. `None`: a node of release 0.1.
     #[serde(default)]
     pub reads: Option<Json>,
-    /// Why it cannot run some of them, by their names.
+    /// Why it cannot run some of its processors, by processor.
     #[serde(default, deserialize_with = "record::lenient")]
     pub cannot: BTreeMap<String, String>,
 }
@@ -53,13 +53,13 @@ impl Beat {
         self.reads.as_ref()?.get(processor)?.as_str()
     }
 
-    /// Whether it has the code of a processor, and can run it as far as it knows.
+    /// Returns whether the node has the code of a processor, and does not say that it cannot run it.
     pub fn can_run(&self, processor: &str) -> bool {
         self.projections.iter().any(|name| name == processor) && !self.cannot.contains_key(processor)
     }
 }
 
-/// Says that this node lives, for as long as it does.
+/// Beats until the task is aborted.
 pub async fn beat(
     store: Store,
     node: Uuid,
@@ -74,7 +74,7 @@ pub async fn beat(
         beat.beat += 1;
         beat.beat_at = store.as_ref().now();
         beat.cannot = cannot.borrow().clone();
-        // The table may not be there yet; and a node that cannot reach the store is told by everything else.
+        // The table may not exist yet. If the store cannot be reached, everything else of the node reports that.
         if let Err(error) = record::write(store.as_ref(), &NODES, &node.to_string(), &beat).await {
             tracing::debug!(%error, "a node could not say that it lives");
         }

@@ -1,13 +1,13 @@
-//! Where events wait that could not be processed: for a key, or for a stream.
+//! The queues in which dead letters wait: of a key, or of a stream.
 
 use eventstore_core::{DeadLetter, Raw, Recorded, Shard, Timestamp};
 
-/// Where events wait, one behind the other.
+/// A queue in which events wait, in the order of the log.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Queue {
-    /// Those of a key.
+    /// The events of a key.
     Key(String),
-    /// All of a stream, since the keys of the first one are unknown.
+    /// All events of a stream, because the keys of the first one are unknown.
     Stream(String),
 }
 
@@ -19,7 +19,7 @@ impl Queue {
         }
     }
 
-    /// What people call it.
+    /// Returns the name of the queue: the key, or the stream.
     pub fn key(&self) -> &str {
         let (Self::Key(key) | Self::Stream(key)) = self;
         key

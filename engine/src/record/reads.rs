@@ -1,8 +1,8 @@
 //! Which events a processor reads: their names, and the newest version of each. Programs of different releases compare
 //! these sets to find out which of them may run a processor.
 //!
-//! A node that reads less than another one that lives would pass events without a word, so it stands aside: it gives its
-//! shards back and claims none until the other one has gone. The set that a processor was processed with is kept with it,
+//! A node that reads less than another living one would pass events without notice. So it stands aside: it gives its
+//! shards back and claims none until the other has gone. The set that a processor was processed with is stored with it,
 //! so that a node that takes its shards over knows what was read before, and what was not.
 
 use std::{
@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use crate::record;
 
-/// The table of sets of events, each under its fingerprint. Rows are written once and never changed: beats and what is known
-/// of a processor name a set by its fingerprint.
+/// The table of sets of events, each under its fingerprint. Rows are written once and never changed. Beats and the rows
+/// of processors refer to a set by its fingerprint.
 pub const EVENT_SETS: Table =
     Table { name: "event_sets", version: 0, columns: &[Column::new("events", Kind::Json)], shadow: false };
 
@@ -30,13 +30,13 @@ pub const EVENT_SETS: Table =
 pub struct Reads(BTreeMap<String, u32>);
 
 impl Reads {
-    /// What a type of events reads.
+    /// Returns the set that an event type reads.
     pub fn of<E: Event>() -> Self {
         let version = |n| if E::SCHEMAS.is_empty() { 1 } else { E::SCHEMAS.get(n).copied().unwrap_or(1) };
         Self(E::NAMES.iter().enumerate().map(|(n, name)| ((*name).into(), version(n))).collect())
     }
 
-    /// One event, in one version.
+    /// Returns the set of one event in one version.
     pub fn one(name: &str, version: u32) -> Self {
         Self([(name.into(), version)].into())
     }
@@ -49,18 +49,18 @@ impl Reads {
         self.0.get(name).is_some_and(|own| *own == 0 || version <= *own)
     }
 
-    /// What another set has and this one does not: names, and later versions of names.
+    /// Returns what another set has and this one lacks: names, and later versions of names.
     pub fn lacks(&self, other: &Self) -> Self {
         let lacking = other.0.iter().filter(|(name, version)| !self.reads(name, **version));
         Self(lacking.map(|(name, version)| (name.clone(), *version)).collect())
     }
 
-    /// The names that another set does not have, in whatever version.
+    /// Returns the names that another set does not have, in any version.
     pub fn names_beyond(&self, other: &Self) -> Vec<String> {
         self.0.keys().filter(|name| !other.0.contains_key(*name)).cloned().collect()
     }
 
-    /// Of this set, what has one of these names.
+    /// Returns the part of this set with one of these names.
     pub fn only(&self, names: &[String]) -> Self {
         let kept = self.0.iter().filter(|(name, _)| names.contains(name));
         Self(kept.map(|(name, version)| (name.clone(), *version)).collect())
@@ -70,14 +70,15 @@ impl Reads {
         self.0.contains_key(name)
     }
 
-    /// What is larger than each set it contains: for a choice among sets of which none contains all others.
+    /// Returns a number that is larger than that of any set this one contains. It decides between sets of which neither
+    /// contains the other.
     fn weight(&self) -> u64 {
         let weight = |version: &u32| if *version == 0 { u64::from(u32::MAX) } else { u64::from(*version) };
         self.0.values().map(weight).sum()
     }
 
-    /// The same for the same set, for ever and in every release: 16 bytes of SHA-1 over each name, by its length, and its
-    /// version, as a UUID of version 5.
+    /// Returns the fingerprint of the set, the same for ever and in every release: a UUID of version 5, SHA-1 over each
+    /// name, preceded by its length, and its version.
     pub fn fingerprint(&self) -> String {
         let mut bytes = vec![];
         for (name, version) in &self.0 {
@@ -88,7 +89,8 @@ impl Reads {
         Uuid::new_v5(&Uuid::NAMESPACE_OID, &bytes).to_string()
     }
 
-    /// A set as it is stored. A later release may say more of each event: then its name counts, in version 1.
+    /// Reads a set as it is stored. A later release may store more than a number for an event: the name then counts, in
+    /// version 1.
     fn read(row: &RawValue) -> Self {
         let mut row: Json = serde_json::from_str(row.get()).unwrap_or_default();
         Self::from_json(row.get_mut("events").map(Json::take).unwrap_or_default())
@@ -107,7 +109,7 @@ impl<'de> Deserialize<'de> for Reads {
     }
 }
 
-/// As people read it: `account.opened`, version 2 of `account.deposited`.
+/// For people: `account.opened`, version 2 of `account.deposited`.
 impl fmt::Display for Reads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (name, version)) in self.0.iter().enumerate() {
@@ -121,12 +123,12 @@ impl fmt::Display for Reads {
     }
 }
 
-/// The events with one of these names.
+/// Returns a query for the events with one of these names.
 pub fn named(names: &[String]) -> Query {
     Item { names: names.iter().cloned().map(Into::into).collect(), ..Item::default() }.into()
 }
 
-/// Writes sets down, so that others know what their fingerprints stand for.
+/// Stores sets, so that other nodes know what their fingerprints stand for.
 pub async fn publish(store: &dyn EventStore, sets: Vec<Reads>) -> Result<(), StoreError> {
     #[derive(Serialize)]
     struct Row<'a> {
@@ -137,7 +139,7 @@ pub async fn publish(store: &dyn EventStore, sets: Vec<Reads>) -> Result<(), Sto
             |reason: serde_json::Error| StoreError::Row { table: EVENT_SETS.to_string(), reason: reason.into() };
         Ok((reads.fingerprint(), to_raw_value(&Row { events: reads }).map_err(refused)?))
     };
-    // Each once: processors often read the same events.
+    // Each set once: processors often read the same events.
     let upserts = sets.iter().map(row).collect::<Result<BTreeMap<_, _>, StoreError>>()?.into_iter().collect();
     record::change(store, Changes { table: EVENT_SETS, upserts, deletes: vec![] }).await
 }
@@ -146,7 +148,7 @@ fn wanted(fingerprints: Vec<String>) -> Rows {
     Rows::Keys { table: EVENT_SETS, keys: fingerprints }
 }
 
-/// The set that a fingerprint stands for, as a transaction sees it; none if it was never written down.
+/// Returns the set that a fingerprint stands for, as a transaction sees it; `None` if it was never stored.
 pub async fn within(transaction: &mut dyn Transaction, fingerprint: &str) -> Result<Option<Reads>, StoreError> {
     let rows = transaction.rows(wanted(vec![fingerprint.into()])).await?;
     Ok(rows.first().map(|(_, row)| Reads::read(row)))
@@ -157,7 +159,7 @@ pub async fn within(transaction: &mut dyn Transaction, fingerprint: &str) -> Res
 pub struct Sets(HashMap<String, Reads>);
 
 impl Sets {
-    /// Reads those that are not known yet.
+    /// Reads the sets that are not known yet.
     pub async fn learn(&mut self, store: &dyn EventStore, fingerprints: Vec<String>) -> Result<(), StoreError> {
         let unknown: Vec<_> = fingerprints.into_iter().filter(|one| !self.0.contains_key(one)).collect();
         if !unknown.is_empty() {
@@ -172,25 +174,26 @@ impl Sets {
     }
 }
 
-/// How a node stands to the others that have the code of a processor.
+/// How this node compares with the others that have the code of a processor.
 #[derive(Debug, PartialEq)]
 pub struct Standing {
-    /// What it lacks of what those read that may run the processor: nothing, if it is one of them.
+    /// The events that this node lacks of those that the nodes read which may run the processor; empty if it is one of
+    /// them.
     pub lacks: Reads,
-    /// How many nodes may run it, at least one.
+    /// How many nodes may run the processor, at least 1.
     pub runners: usize,
-    /// Whether no node that lives reads everything that the processor was processed with.
+    /// Whether no living node reads everything that the processor was processed with.
     pub shrinks: bool,
 }
 
-/// Finds out which of the nodes that live may run a processor: those that read what it was processed with before; of these,
+/// Returns which of the living nodes may run a processor: those that read what it was processed with before; of these,
 /// those that read most. All nodes come to the same answer. `others` are the nodes that have its code and can run it.
 pub fn standing(node: Uuid, own: &Reads, before: Option<&Reads>, others: &[(Uuid, &Reads)]) -> Standing {
     let goes_on = |reads: &Reads| before.is_none_or(|before| reads.lacks(before).is_empty());
     let all = || others.iter().copied().chain([(node, own)]);
     let shrinks = !all().any(|(_, reads)| goes_on(reads));
     let able = || all().filter(|(_, reads)| shrinks || goes_on(reads));
-    // Of two sets of which neither contains the other, one must give way; which one is no matter.
+    // Of two sets of which neither contains the other, one must give way; either may.
     let most = able().max_by_key(|(node, reads)| (reads.weight(), *node)).map_or(own, |(_, reads)| reads);
     let lacks = match before {
         Some(before) if !shrinks && !goes_on(own) => own.lacks(before),
@@ -214,7 +217,7 @@ mod tests {
         assert_eq!(old.lacks(&new), reads(&[("a", 2), ("c", 1)]));
         assert_eq!(new.lacks(&old), Reads::default());
         assert_eq!(new.names_beyond(&old), ["c"]);
-        // What is retired is read in every version, as nothing; and is not lacked by who reads it as something.
+        // A retired event is read in every version, as nothing; a set that reads it as something does not lack it.
         let retired = reads(&[("a", 0)]);
         assert!(retired.lacks(&reads(&[("a", 7)])).is_empty() && reads(&[("a", 7)]).lacks(&retired).is_empty());
         assert_eq!(new.lacks(&old).to_string(), "");
@@ -247,15 +250,15 @@ mod tests {
         let node = |n: u128| Uuid::from_u128(n);
         let (old, new) = (reads(&[("a", 1)]), reads(&[("a", 1), ("b", 1)]));
         let stands = |lacks, runners, shrinks| Standing { lacks, runners, shrinks };
-        // Alone; with its like; with one that reads less.
+        // A node alone; with another that reads the same; with one that reads less.
         assert_eq!(standing(node(1), &old, None, &[]), stands(Reads::default(), 1, false));
         assert_eq!(standing(node(1), &old, Some(&old), &[(node(2), &old)]), stands(Reads::default(), 2, false));
         assert_eq!(standing(node(1), &new, Some(&old), &[(node(2), &old)]), stands(Reads::default(), 1, false));
-        // With one that reads more, and with none that does any more.
+        // With one that reads more, and with none left that reads what was processed.
         assert_eq!(standing(node(1), &old, Some(&old), &[(node(2), &new)]), stands(reads(&[("b", 1)]), 1, false));
         assert_eq!(standing(node(1), &old, Some(&new), &[(node(2), &old)]), stands(Reads::default(), 2, true));
         assert_eq!(standing(node(1), &old, Some(&new), &[(node(2), &new)]), stands(reads(&[("b", 1)]), 1, false));
-        // Of sets that do not contain each other, one runs it: the one it was processed with, else one of them.
+        // Of sets that do not contain each other, one runs the processor: the set it was processed with, else either.
         let other = reads(&[("a", 1), ("c", 1)]);
         for before in [Some(&old), None] {
             let here = standing(node(1), &new, before, &[(node(2), &other)]);

@@ -1,5 +1,5 @@
-//! What can be asked of a node from anywhere, and needs the code of a projection: `ask.rs` asks, and the node that runs
-//! the shard of the key answers (`answer.rs`).
+//! Requests from any process to a node that has the code of a processor: `ask.rs` asks, and the node that runs the
+//! shard of the key answers (`answer.rs`).
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::record;
 
-/// How long an answer waits for the operator that asked.
+/// How long a request is kept, answered or not.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
-/// The table of what is asked, by a key of its own.
+/// The table of requests, each under a UUID of version 7.
 pub const REQUESTS: Table = Table {
     name: "requests",
     version: 0,
@@ -28,7 +28,7 @@ pub const REQUESTS: Table = Table {
     shadow: false,
 };
 
-/// Something asked of the node that runs a projection.
+/// A request to the node that runs a processor.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     pub projection: String,
@@ -48,7 +48,7 @@ pub enum What {
     Try,
 }
 
-/// What would happen if the events a key waits for were tried now: see
+/// What would happen if the events that a key waits for were tried now: see
 /// [`DeadLetters::try_run`](crate::DeadLetters::try_run).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -57,11 +57,11 @@ pub struct TryRun {
     pub waiting: usize,
     /// How many of them could be processed, one after the other.
     pub taken: usize,
-    /// Why the next one could not be.
+    /// Why the next event could not be processed.
     pub error: Option<String>,
-    /// The row as it is; none if there is none, or if it is a projection in SQL of one's own.
+    /// The row as it is; `None` if there is none, or if the processor keeps no table of a read model.
     pub before: Option<Json>,
-    /// The row as it would be.
+    /// The row as it would be after the events that could be processed.
     pub after: Option<Json>,
 }
 
@@ -75,8 +75,8 @@ impl Request {
     }
 }
 
-/// What is asked and not yet answered, of what this program knows to answer. What no node has taken note of for an hour is
-/// forgotten, also what a newer program has asked in a form of its own.
+/// Returns the open requests that this program can answer. Removes requests that are more than an hour old, including
+/// those that a newer program has made in a form of its own.
 pub async fn open(store: &dyn EventStore) -> Result<Vec<(String, Request)>, StoreError> {
     let now = store.now();
     let (mut open, mut forgotten) = (vec![], vec![]);
@@ -95,7 +95,7 @@ pub async fn open(store: &dyn EventStore) -> Result<Vec<(String, Request)>, Stor
     Ok(open)
 }
 
-/// When something was asked that cannot be read: its key, a UUID of version 7, says so.
+/// Returns when a request was made that cannot be read: its key, a UUID of version 7, tells.
 fn asked_at(id: &str) -> Option<Timestamp> {
     let (seconds, nanos) = id.parse::<Uuid>().ok()?.get_timestamp()?.to_unix();
     let micros = i64::try_from(seconds).ok()?.checked_mul(1_000_000)?.checked_add(i64::from(nanos / 1_000))?;

@@ -1,4 +1,4 @@
-//! What is written down about projections besides their rows and checkpoints, and how it is read and changed.
+//! The table of processors, and how the engine's tables are read and changed.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ fn refused(table: &Table) -> impl Fn(serde_json::Error) -> StoreError {
     move |reason| StoreError::Row { table: table.clone(), reason: reason.into() }
 }
 
-/// All rows of a table that this program can read, by key. A row that another release wrote in a form of its own is left
-/// out: one row must not keep a node from all others.
+/// Returns all rows of a table that this program can read, by key. A row that another release has written in a form of
+/// its own is left out, so that one row does not keep a node from all others.
 pub async fn rows<T: DeserializeOwned>(
     store: &dyn EventStore,
     table: &Table,
@@ -31,12 +31,12 @@ pub async fn rows<T: DeserializeOwned>(
     Ok(all(store, table).await?.into_iter().filter_map(read).collect())
 }
 
-/// All rows of a table.
+/// Returns all rows of a table.
 pub async fn all(store: &dyn EventStore, table: &Table) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
     store.rows(Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }).await
 }
 
-/// Reads a value of an engine's row, or what there is by default where another release has written it in a form of its own.
+/// Reads a value of an engine's row, or the default if another release has written it in a form of its own.
 pub fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(value: D) -> Result<T, D::Error> {
     let value = Json::deserialize(value)?;
     Ok(serde_json::from_value(value).unwrap_or_default())
@@ -47,45 +47,46 @@ pub async fn write<T: Serialize>(store: &dyn EventStore, table: &Table, key: &st
     change(store, upsert(table, key, row)?).await
 }
 
-/// What writes one row.
+/// Returns the changes that write one row.
 pub fn upsert<T: Serialize>(table: &Table, key: &str, row: &T) -> Result<Changes, StoreError> {
     let row = to_raw_value(row).map_err(refused(table))?;
     Ok(Changes { table: *table, upserts: vec![(key.into(), row)], deletes: vec![] })
 }
 
-/// What removes one row.
+/// Returns the changes that remove one row.
 pub fn delete(table: &Table, key: &str) -> Changes {
     Changes { table: *table, upserts: vec![], deletes: vec![key.into()] }
 }
 
-/// What asks for one row.
+/// Returns a request for one row.
 pub fn key(table: &Table, key: &str) -> Rows {
     Rows::Keys { table: *table, keys: vec![key.into()] }
 }
 
-/// The row that was found.
+/// Returns the first row that was found. [`StoreError::Row`] if it cannot be read.
 pub fn first<T: DeserializeOwned>(table: &Table, found: Vec<(String, Box<RawValue>)>) -> Result<Option<T>, StoreError> {
     found.first().map(|(_, row)| serde_json::from_str(row.get()).map_err(refused(table))).transpose()
 }
 
+/// Makes changes, in a transaction of its own.
 pub async fn change(store: &dyn EventStore, changes: Changes) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
     transaction.write(changes).await?;
     transaction.commit().await
 }
 
-/// What is known of a projection, as a transaction sees it.
+/// Returns the row of a processor, as a transaction sees it.
 pub async fn row(transaction: &mut dyn Transaction, projection: &str) -> Result<Option<Row>, StoreError> {
     first(&PROCESSORS, transaction.rows(key(&PROCESSORS, projection)).await?)
 }
 
-/// Writes down what is known of a projection: in a transaction that has locked it.
+/// Writes the row of a processor, in a transaction that has locked it.
 pub async fn put(transaction: &mut dyn Transaction, projection: &str, row: &Row) -> Result<(), StoreError> {
     transaction.write(upsert(&PROCESSORS, projection, row)?).await
 }
 
-/// Locks a projection, and has the nodes that run these shards begin again with what is there then: their epochs are others.
-/// Gives the shards as they are now.
+/// Locks a processor and raises the epochs of some of its shards, so that their nodes begin again with what is stored
+/// then. Returns all its shards with the new epochs.
 pub async fn begin_again(
     transaction: &mut dyn Transaction,
     projection: &str,
@@ -97,7 +98,7 @@ pub async fn begin_again(
     Ok(shards)
 }
 
-/// Changes what is known of a projection, and no other transaction does meanwhile.
+/// Changes the row of a processor, in a transaction that has locked the processor.
 pub async fn update(
     store: &dyn EventStore,
     projection: &str,
@@ -111,18 +112,18 @@ pub async fn update(
     transaction.commit().await
 }
 
-/// Notes that a processor has come to where the log ended when it began.
+/// Stores that a processor is built: it has come to where the log ended when it began.
 pub async fn mark_built(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let now = store.now();
     update(store, projection, |row| row.built_at = Some(now)).await
 }
 
-/// What is known of a projection, outside of any transaction.
+/// Returns the row of a processor, outside of any transaction.
 pub async fn known(store: &dyn EventStore, projection: &str) -> Result<Option<Row>, StoreError> {
     first(&PROCESSORS, store.rows(key(&PROCESSORS, projection)).await?)
 }
 
-/// Says what a projection is to do.
+/// Sets the state of a processor, and why.
 pub async fn set(
     store: &dyn EventStore,
     projection: &str,
@@ -135,7 +136,7 @@ pub async fn set(
     update(store, projection, change).await
 }
 
-/// What is in a table, also if it was never made.
+/// Returns what was found, or the default if the table was never made.
 pub fn if_built<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
     match found {
         Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
@@ -143,7 +144,7 @@ pub fn if_built<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreErro
     }
 }
 
-/// Names, for people.
+/// Returns names as a list for people.
 pub fn list<T: AsRef<str>>(names: &[T]) -> String {
     match names {
         [] => "none".into(),

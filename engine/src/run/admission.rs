@@ -1,5 +1,5 @@
-//! Decides, in the transaction that takes the shards of a processor, whether this program may go on with what another one
-//! has begun: by comparing the events that it was processed with and those that this program reads.
+//! Decides, in the transaction that takes the shards of a processor, whether this program may go on with what another
+//! program has begun. It compares the events that the processor was processed with and those that this program reads.
 
 use std::{error::Error, sync::Arc, time::SystemTime};
 
@@ -21,16 +21,16 @@ use crate::{
     },
 };
 
-/// Events that a processor has passed without reading them, and is to process before it goes on.
+/// Events that a processor passed without reading them, and must process before it goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Missed {
-    /// Their names.
+    /// The names of those events.
     pub names: Vec<String>,
-    /// The slots whose keys are still to be looked at.
+    /// The slots whose keys still lack them.
     pub left: Vec<Left>,
 }
 
-/// A range of slots, and after which position those events are left.
+/// A range of slots, and the position after which it lacks those events.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Left {
     pub from: u16,
@@ -39,20 +39,20 @@ pub struct Left {
     pub after: u64,
 }
 
-/// Why a processor has failed, where nodes must know more of it than a text.
+/// Why a processor has failed, where nodes must know more than a text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// These events are read by none of the programs that run.
+    /// No program that runs reads these events.
     Newer(Reads),
-    /// It has passed this event, and no operator has said what is to become of it.
+    /// The processor has passed this event, and no operator has decided about it.
     Missed(First),
 }
 
-/// The first event that was passed.
+/// The first event that a processor passed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct First {
-    /// All names that are read since then.
+    /// All names that are newly read.
     names: Vec<String>,
     name: String,
     stream: StreamId,
@@ -60,20 +60,21 @@ pub struct First {
     position: Position,
 }
 
-/// What an operator has said is to be done with a processor.
+/// What an operator has told a processor to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Word {
-    /// Events of these names that it has passed stay so.
+    /// Go on without the events of these names that it has passed.
     Accept { names: Vec<String> },
-    /// They are handed over before it goes on.
+    /// Process the events of these names that it has passed, before it goes on.
     DeliverMissed { names: Vec<String> },
-    /// It begins again where it began first.
+    /// Begin again where it first began.
     Rebuild,
 }
 
 impl Missed {
-    /// What a processor is to look at before it goes on.
+    /// Returns the events that a processor must process before it goes on. Fails if a newer program stored them in a
+    /// form that this one does not know.
     pub fn of(known: &Row) -> Result<Vec<Self>, Failure> {
         parsed(known.missed.as_ref()).map(Option::unwrap_or_default)
     }
@@ -84,7 +85,7 @@ impl Missed {
 }
 
 impl Cause {
-    /// That of a processor that has failed, if there is one that this program knows.
+    /// Returns the cause of a failed processor, if this program knows it.
     pub fn of(known: &Row) -> Option<Self> {
         serde_json::from_value(known.cause.clone()?).ok()
     }
@@ -99,7 +100,7 @@ impl Cause {
         }
     }
 
-    /// What is said of a processor that has failed for it.
+    /// Returns the text that is stored with a processor that has failed for this.
     pub fn reason(&self, failed: &Failure) -> String {
         match self {
             Self::Newer(_) => format!("newer than every program that runs: {failed}"),
@@ -107,7 +108,7 @@ impl Cause {
         }
     }
 
-    /// The names that are in question.
+    /// Returns the names of the events in question.
     pub fn names(&self) -> Vec<String> {
         match self {
             Self::Newer(events) => events.names_beyond(&Reads::default()),
@@ -115,7 +116,8 @@ impl Cause {
         }
     }
 
-    /// Whether a processor that has failed for this can go on in a program that reads this, without a word of an operator.
+    /// Returns whether a processor that failed for this may go on in a program that reads `own`, without an operator's
+    /// decision.
     pub fn is_over(&self, own: &Reads) -> bool {
         match self {
             Self::Newer(events) => own.lacks(events).is_empty(),
@@ -125,7 +127,8 @@ impl Cause {
 }
 
 impl Word {
-    /// What was said of a processor and is not done.
+    /// Returns what an operator has told a processor to do and is not done. Fails if a newer program stored it in a
+    /// form that this one does not know.
     pub fn of(known: &Row) -> Result<Option<Self>, Failure> {
         parsed(known.word.as_ref())
     }
@@ -135,36 +138,38 @@ impl Word {
     }
 }
 
-/// Reads a value that a node must understand to go on.
+/// Reads a value that a node must understand before it may go on.
 fn parsed<T: for<'de> Deserialize<'de>>(value: Option<&Json>) -> Result<Option<T>, Failure> {
     let read = value.map(|value| serde_json::from_value(value.clone())).transpose();
     read.map_err(|_| Failure::program("an operator or a node of a newer release has said what this one does not know"))
 }
 
-/// How a processor is to be gone on with.
+/// How this program would go on with a processor.
 pub struct How {
-    /// Where it begins, if the runner says so.
+    /// Where the processor begins, if the runner says so.
     pub start: Option<StartFrom>,
-    /// How many shards it has when it runs for the first time.
+    /// How many shards the processor has when it runs for the first time.
     pub shards: u16,
-    /// Whether no node that lives reads all that it was processed with.
+    /// Whether no living node reads all events that the processor was processed with.
     pub shrinks: bool,
 }
 
-/// Whether a program may go on with a processor.
+/// Whether this program may go on with a processor.
 pub enum Admitted {
-    /// Yes, and nothing has changed.
+    /// It may, and nothing has changed.
     AsItWas,
-    /// Yes: it was begun again, what is known of it has changed, and all shards are free.
+    /// It may. The processor was begun or changed: its row has changed, and all its shards are free.
     Anew,
-    /// No: it does not read these events.
+    /// It may not, because it does not read these events.
     Lacks(Reads),
     /// No program may.
     Failed(Cause),
 }
 
-/// Decides whether this program may take shards of a processor, in a transaction that has locked it; makes them if there are
-/// none. The caller writes down what has changed, or rolls back.
+/// Decides whether this program may take shards of a processor, in a transaction that has locked it. Makes the shards
+/// if there are none. The caller writes what has changed, or rolls back.
+///
+/// Fails with [`StoreError::NoStart`] if nothing says where a new processor begins.
 pub async fn admit(
     transaction: &mut dyn Transaction,
     processor: &dyn Processor,
@@ -197,7 +202,7 @@ pub async fn admit(
         shards.iter_mut().for_each(|(_, at)| (at.position, at.event) = (began, event));
         missed.clear();
     } else {
-        // What release 0.1 has processed it with is unknown.
+        // Release 0.1 did not store which events it processed.
         let before = match &known.reads {
             Some(before) => reads::within(transaction, before).await?.unwrap_or_else(|| own.clone()),
             None => own.clone(),
@@ -207,7 +212,8 @@ pub async fn admit(
             return Ok(Admitted::Lacks(removed));
         }
         let accepted = |name: &String| matches!(&word, Some(Word::Accept { names }) if names.contains(name));
-        // What was never recorded is not missed. Of a later version of a name that is read, each event says so.
+        // An event that was never recorded is not missed. A later version of a name that is read is found when such an
+        // event is read.
         let gone: Vec<_> = before.names_beyond(&own).into_iter().filter(|name| !accepted(name)).collect();
         if first(transaction, &gone, Position(0), None).await?.is_some() {
             return Ok(Admitted::Failed(Cause::Newer(removed.only(&gone))));
@@ -229,12 +235,12 @@ pub async fn admit(
     }
     (known.reads, known.missed) = (Some(fingerprint), Missed::json(&missed));
     (known.word, known.cause) = (None, None);
-    // The node that runs them reads something else: what it does not know yet must not be written.
+    // The node that runs the shards reads another set of events. A new epoch keeps it from writing before it knows.
     shards.iter_mut().for_each(|(_, at)| (at.owner, at.epoch) = (None, at.epoch + 1));
     Ok(Admitted::Anew)
 }
 
-/// The first event with one of these names, after a position and up to another.
+/// Returns the first event with one of these names, after a position and up to another.
 async fn first(
     transaction: &mut dyn Transaction,
     names: &[String],
@@ -255,7 +261,8 @@ async fn first(
     }))
 }
 
-/// Where a processor begins that has never run.
+/// Returns the checkpoint at which a processor begins that has never run. Fails if it must be told where and is not, if
+/// a read model is told where at all, or if the position is beyond the end of the log.
 async fn first_checkpoint(
     transaction: &mut dyn Transaction,
     processor: &dyn Processor,
@@ -289,14 +296,14 @@ async fn first_checkpoint(
     Ok(Checkpoint { position, event, ..beginning() })
 }
 
-/// Where a shard begins. Its first epoch is one that no shard of its name has had: one that was removed, and is made
-/// again, is another.
+/// Makes the checkpoint of a new shard. Its epoch is the time in microseconds, so that a shard that was removed and is
+/// made again never has an epoch of its predecessor.
 fn beginning() -> Checkpoint {
     let now = Timestamp::from(SystemTime::now());
     Checkpoint { epoch: now.as_micros().unsigned_abs(), ..Checkpoint::default() }
 }
 
-/// Why a projection has failed, by its type where that is known.
+/// Returns why a processor has failed, as a typed error where the cause is known.
 pub fn stored_failure(name: &str, known: &Row) -> Option<Arc<dyn Error + Send + Sync>> {
     let cause = Cause::of(known).filter(|_| known.state == ProcessorState::Failed);
     let failed = match cause {

@@ -1,11 +1,11 @@
-//! Does what was asked of a projection that this node runs, and writes the answer down.
+//! Carries out requests for processors that this node runs, and writes the answers.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc};
 
 use eventstore_core::{
     Checkpoint, DeadLetter, Position, Raw, Read, Recorded, Rows, Shard, Store, StoreError, Transaction, engine::Brief,
 };
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 
@@ -23,11 +23,11 @@ use crate::{
     },
 };
 
-/// How many events are read together while others wait.
+/// How many events are read at a time while the processor is locked.
 const PAGE: usize = 1_000;
-/// How many questions a node answers at the same time: its shards need connections, too.
+/// How many requests a node answers at the same time; its shards need connections, too.
 pub const ANSWERING: usize = 2;
-/// Does what was asked, and writes the answer down.
+/// Carries out a request and writes the answer.
 pub async fn answer(
     store: Store,
     processor: Arc<dyn Processor>,
@@ -37,13 +37,18 @@ pub async fn answer(
 ) {
     let Ok(_turn) = answering.acquire().await else { return };
     let Some(what) = request.what() else { return };
-    let done = match what {
-        What::Rebuild => rebuild_key(&store, &*processor, &request.of).await.map(|()| Json::Bool(true)),
-        What::Try => match try_run(&store, &*processor, &request.of).await {
-            Ok(tried) => serde_json::to_value(tried).map_err(|error| StoreError::Damaged(error.into()).into()),
-            Err(failed) => Err(failed),
-        },
+    let done = async {
+        match what {
+            What::Rebuild => rebuild_key(&store, &*processor, &request.of).await.map(|()| Json::Bool(true)),
+            What::Try => match try_run(&store, &*processor, &request.of).await {
+                Ok(tried) => serde_json::to_value(tried).map_err(|error| StoreError::Damaged(error.into()).into()),
+                Err(failed) => Err(failed),
+            },
+        }
     };
+    // The operator that asked waits for an answer, also where the code of a processor panics.
+    let done = AssertUnwindSafe(done).catch_unwind().await;
+    let done = done.unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
     match done {
         Ok(answer) => request.answer = Some(answer),
         Err(failed) => request.error = Some(failed.to_string().replace('\0', "\\0")),
@@ -53,7 +58,7 @@ pub async fn answer(
     }
 }
 
-/// The shard of a key, and how far it is.
+/// Returns the shard of a key, and its position.
 fn shard_of(shards: Vec<(Shard, Checkpoint)>, key: &str) -> Result<(Shard, Position), Failure> {
     let shard = shards.into_iter().find(|(shard, _)| shard.has(key));
     shard.map(|(shard, at)| (shard, at.position)).ok_or_else(|| Failure::program("it has no shards"))
@@ -69,13 +74,13 @@ async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Res
         return Err(Failure::program("it has no rows of its own"));
     };
     let skipped: Vec<_> = if_built(store.rows(dead_letters::wanted(&name, None)).await)?;
-    // What waits with its whole stream is processed when that goes on, not before.
+    // An event that waits with its whole stream is left out here; the shard processes it when the stream goes on.
     let left_out = |letter: &DeadLetter| match letter.whole_stream {
         true => letter.skipped.is_none(),
         false => letter.skipped.is_some() && letter.key == key,
     };
     let skipped: Vec<_> = dead_letters::read(skipped)?.into_iter().filter(left_out).collect();
-    // Most of it without a lock; the rest while no node can process anything.
+    // Most events are folded without a lock; the rest while no node can move the shard.
     let (_, at) = shard_of(store.shards(Some(&name)).await?, key)?;
     let skips = |event: &Recorded<Raw>| skipped.iter().any(|letter| letter.event == event.id);
     let read = Read { query: row.query(), until: Some(at), ..Read::default() };
@@ -112,14 +117,14 @@ async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Res
 
 async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<TryRun, Failure> {
     let (name, store) = (processor.name(), store.as_ref());
-    // Read before any node is held up: a caller in a transaction asks for no other connection.
+    // Read before the shards are locked. A caller in a transaction must not ask for a second connection.
     let waiting = if_built(store.rows(dead_letters::wanted(&name, Some(key))).await)?;
     let events = dead_letters::read(waiting)?.into_iter().map(|letter| letter.event).collect();
     let events = store.recorded(events).await?;
     let mut transaction = store.begin().await?;
     let (shard, _) = shard_of(transaction.lock_projection(&name).await?, key)?;
     let mut waiting = letters_of(&mut *transaction, &name, key).await?;
-    // What has come since is behind those that were there.
+    // Dead letters written since then wait behind the ones that were read.
     let read: HashSet<_> = events.iter().map(|event| event.id).collect();
     waiting.retain(|letter| letter.skipped.is_none() && read.contains(&letter.event));
     let before = row(&mut *transaction, processor, key).await?;
@@ -137,7 +142,7 @@ async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<
             }
         }
     }
-    // After an error of the database nothing can be read any more.
+    // After an error of the database the transaction cannot read any more.
     let after = row(&mut *transaction, processor, key).await.unwrap_or_default();
     transaction.rollback().await?;
     Ok(TryRun { waiting: waiting.len(), taken, error, before, after })

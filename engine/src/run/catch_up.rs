@@ -1,6 +1,10 @@
-//! Reads and decodes the log for one shard that is behind what the node has in memory, ahead of what it processes.
+//! Reads and decodes the log for one shard that is behind the pages the node has in memory. The reading is ahead of the
+//! processing.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use eventstore_core::{Events, Position, Raw, Read, Recorded, Store, StoreError};
 use futures::{TryStreamExt, stream::BoxStream};
@@ -17,34 +21,34 @@ use crate::{
     status::Status,
 };
 
-/// How many events are processed together, of those that are read for all.
+/// How many events are processed together, of the pages that the node reads for all processors.
 pub const BATCH: usize = 1_000;
-/// How many events are processed together while there is much to catch up with.
+/// How many events are processed together while a shard catches up.
 pub const LARGE_BATCH: usize = 10_000;
-/// How many bytes of bodies a page has at most, but for its last event.
+/// How many bytes of bodies a page has before it is cut; its last event may exceed that.
 const LARGE_BYTES: usize = 8 << 20;
-/// How many events are decoded before other tasks have their turn.
+/// How many events are decoded before the task yields to others.
 const DECODED: usize = 250;
 
 /// A shard's own reading of the log, up to where the log ended when the reading began.
 pub struct CatchUp {
     pub head: Position,
     pages: mpsc::Receiver<Result<DecodedPage, StoreError>>,
-    /// The rows written last. At the end of the log rows are read each time, so that a row that was changed by hand is
-    /// processed as it is.
+    /// The rows written last. Only a shard that catches up remembers rows: at the end of the log they are read each
+    /// time, so that a row changed by hand is processed as it is.
     pub remembered: Remembered,
 }
 
-/// How many events a page may have.
+/// Limits on the number of events in a page.
 pub struct Limits {
-    /// Since more of them have failed.
+    /// Set after a larger batch failed.
     pub most: Option<usize>,
-    /// Since the runner says so.
+    /// Set by the runner.
     pub batch: Option<usize>,
 }
 
 impl CatchUp {
-    /// Begins to read behind a position, in a task of its own that is one page ahead.
+    /// Begins to read after a position, in a task of its own that stays one page ahead.
     pub async fn begin(
         store: Store,
         processor: Arc<dyn Processor>,
@@ -53,7 +57,8 @@ impl CatchUp {
         limits: Limits,
         from: Position,
     ) -> Result<Self, StoreError> {
-        // Where fewer are to be processed together, fewer are read: that may be what has taken too long.
+        // After a failure the read is limited as well, because reading may be what took too long. It then ends after
+        // one page.
         let limit = limits.most.filter(|most| *most < BATCH);
         let read = Read { query: processor.query(), after: from, limit, ..Read::default() };
         let Events { head, events, .. } = store.as_ref().read(read).await?;
@@ -77,7 +82,7 @@ impl CatchUp {
         Ok(Self { head, pages, remembered: Remembered::default() })
     }
 
-    /// Returns the next page; none at the end of the reading.
+    /// Returns the next page; `None` at the end of the reading.
     pub async fn next(&mut self) -> Result<Option<DecodedPage>, StoreError> {
         self.pages.recv().await.transpose()
     }
@@ -95,9 +100,9 @@ struct Prefetch {
 }
 
 impl Prefetch {
-    /// Returns the next page, and whether there is more.
+    /// Returns the next page, and whether more follow.
     async fn next(&mut self, after: Position) -> Result<(DecodedPage, bool), StoreError> {
-        // A second's worth at most.
+        // At most a second's worth of events.
         let size = pace(&self.report, &self.pace).map_or(self.most, |pace| self.most.min(pace as usize));
         let (mut batch, mut bytes) = (Vec::with_capacity(size.min(BATCH)), 0);
         while batch.len() < size
@@ -111,14 +116,17 @@ impl Prefetch {
         let page = DecodedPage::read(self.store.as_ref(), after, self.head, full, batch).await?;
         let end = page.events.len();
         for first in (0..end).step_by(DECODED) {
-            self.processor.decode(&page, first..end.min(first + DECODED));
+            let places = first..end.min(first + DECODED);
+            // An event that makes it panic does so again when it is processed, where the panic is a failure of the event.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.processor.decode(&page, places)));
             yield_now().await;
         }
         Ok((page, full))
     }
 }
 
-/// How many events one shard may process in a second: its part of what the processor may. None: as many as it can.
+/// Returns how many events a second one shard may process: an equal part of the processor's limit. `None` if there is
+/// none.
 pub fn pace(report: &watch::Sender<Status>, pace: &watch::Receiver<Option<u64>>) -> Option<f64> {
     let shards = report.borrow().shards.len().max(1);
     pace.borrow().map(|pace| (pace as f64 / shards as f64).max(1.0))

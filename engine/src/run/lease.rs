@@ -1,27 +1,27 @@
-//! Which shards a node takes and gives back: decisions only, on what a transaction has read.
+//! Decides which shards a node takes and gives back, from what a transaction has read. Does no input or output.
 
 use std::collections::{HashMap, HashSet};
 
 use eventstore_core::{Checkpoint, Shard};
 use uuid::Uuid;
 
-/// How many of so many shards are a node's, rounded up, where so many nodes may run their processor: at least one.
+/// Returns a node's share of the shards, rounded up, where `runners` nodes may run their processor: at least 1.
 pub fn share(shards: usize, runners: usize) -> usize {
     shards.max(1).div_ceil(runners.max(1))
 }
 
-/// Whether no node that lives has a shard.
+/// Returns whether no living node owns a shard.
 pub fn is_free(at: &Checkpoint, living: &HashSet<Uuid>) -> bool {
     at.owner.is_none_or(|owner| !living.contains(&owner))
 }
 
-/// How many shards a node has.
+/// Returns how many shards a node owns.
 pub fn owned(shards: &[(Shard, Checkpoint)], node: Uuid) -> usize {
     shards.iter().filter(|(_, at)| at.owner == Some(node)).count()
 }
 
-/// Gives free shards to a node, until it has its share. A shard that changes hands gets a new epoch: what the node before
-/// has not committed yet, it cannot commit any more.
+/// Gives free shards to a node until it has its share. A shard that changes hands gets a new epoch, so that the
+/// previous owner cannot commit what it has not committed yet.
 pub fn take_free(shards: &mut [(Shard, Checkpoint)], node: Uuid, share: usize, living: &HashSet<Uuid>) {
     let mut own = owned(shards, node);
     for (_, at) in shards {
@@ -32,14 +32,14 @@ pub fn take_free(shards: &mut [(Shard, Checkpoint)], node: Uuid, share: usize, l
     }
 }
 
-/// The shards that a node has beyond its share.
+/// Returns the shards that a node owns beyond its share.
 pub fn surplus(shards: &[(Shard, Checkpoint)], node: Uuid, share: usize) -> HashSet<Shard> {
     let own = shards.iter().filter(|(_, at)| at.owner == Some(node));
     own.skip(share).map(|(shard, _)| shard.clone()).collect()
 }
 
-/// Takes shards away from a node: those it had at these epochs, or all. A shard that another node has taken over since, or
-/// that was begun anew, is not its own to give back.
+/// Takes shards away from a node: those it had at these epochs, or all it owns. A shard that another node has taken
+/// over since, or that has begun anew, is not the node's to give back.
 pub fn give_back(shards: &mut [(Shard, Checkpoint)], node: Uuid, released: Option<&HashMap<Shard, u64>>) {
     for (shard, at) in shards {
         let given = released.is_none_or(|released| released.get(shard) == Some(&at.epoch));
@@ -87,7 +87,7 @@ mod tests {
         take_free(&mut all, HERE, 3, &living);
         let taken = [(Some(THERE), 10), (Some(HERE), 11), (Some(HERE), 11), (Some(HERE), 10), (None, 10)];
         assert_eq!(owners(&all), taken);
-        // It has its share: nothing more, also where more is free.
+        // The node has its share and takes nothing more, though a shard is free.
         take_free(&mut all, HERE, 3, &living);
         assert_eq!(owners(&all), taken);
         assert_eq!(owned(&all, HERE), 3);
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn p2_a_shard_that_was_taken_over_meanwhile_is_not_given_back() {
         let mut all = shards(&[Some(HERE), Some(HERE), Some(THERE)]);
-        // The second one was lost and taken again since: it is at another epoch.
+        // The second shard was lost and taken again since, at another epoch.
         let released = HashMap::from([(all[0].0.clone(), 10), (all[1].0.clone(), 8), (all[2].0.clone(), 10)]);
         give_back(&mut all, HERE, Some(&released));
         assert_eq!(owners(&all), [(None, 11), (Some(HERE), 10), (Some(THERE), 10)]);

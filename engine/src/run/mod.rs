@@ -1,4 +1,5 @@
-//! What a node does: it reads the log once for all, claims shards, and has processors process pages of events.
+//! What a node does: reads the log once for all its processors, claims shards, and has processors process pages of
+//! events.
 
 pub mod admission;
 pub(crate) mod answer;

@@ -1,12 +1,13 @@
-//! A process among others that run the same: which shards are its own, and since when.
+//! A node among others: which shards are its own, and since when.
 //!
-//! Each node counts its beats in a table. A node that sees another not beat for a lease, by its own clock, takes its shards
-//! over: no two clocks are ever compared. A shard that changes hands gets a new epoch, and every write of a shard first
-//! locks its row and looks at the epoch: a node that was frozen, and does not know it yet, writes nothing.
+//! Each node counts its beats in a table. A node that sees another not beat for a lease, by its own clock, takes the
+//! other's shards over; a lease compares no two clocks. A shard that changes hands gets a new epoch, and every write of
+//! a shard first locks its row and checks the epoch. So a node that was frozen, and does not know it yet, writes
+//! nothing.
 //!
-//! A node that cannot run a processor leaves it to those that can: it stands aside. That is so where another node that lives
-//! reads events that this one does not (`reads.rs`), and where its program has failed on the processor and another one has
-//! not. A processor has failed for all when no node is left that can run it.
+//! A node that cannot run a processor stands aside for the nodes that can: where another living node reads events that
+//! this one does not (`reads.rs`), and where its program has failed on the processor and another node's has not. A
+//! processor has failed for all when no living node can run it.
 //!
 //! ```text
 //!   begin   waits while a node of release 0.1 lives; makes the tables; says what it reads; beats from then on
@@ -21,7 +22,7 @@
 //!     |       release     shards beyond its share
 //!     |       reconcile   starts a task for each shard that is its own, stops the others (shard.rs)
 //!     v
-//!   stop    finishes the batches at hand, gives all shards back, takes itself off the list
+//!   stop    finishes the batches at hand, gives all shards back, removes its row
 //! ```
 
 use std::{
@@ -66,50 +67,50 @@ use crate::{
     status::{self, State, Status},
 };
 
-/// How many beats there are in a lease.
+/// How many beats a node makes in a lease.
 const BEATS: u32 = 5;
 
-/// Why a node cannot run a processor itself.
+/// Why this node cannot run a processor.
 struct Cannot {
     since: Timestamp,
     reason: String,
-    /// What a newer program reads and this one does not, if that is why.
+    /// The event that only newer programs read, if that is why.
     newer: Option<Reads>,
 }
 
-/// One projection that this node can run.
+/// A processor whose code this node has.
 pub struct LocalProcessor {
     pub name: String,
     pub processor: Arc<dyn Processor>,
-    /// What it reads here, and the fingerprint of that.
+    /// The events that it reads in this program, and their fingerprint.
     reads: Reads,
     fingerprint: String,
     pub options: Options,
     pub report: watch::Sender<Status>,
-    /// How many events it may process in a second.
+    /// How many events all its shards may process in a second.
     pace: watch::Sender<Option<u64>>,
-    /// Whether it is only run while it is wanted.
+    /// Whether it keeps the shadow of a table, and runs only while that is wanted.
     shadow: bool,
     prepared: bool,
-    /// Since when it is wanted, if it is a shadow.
+    /// Since when a shadow has its state. Another instant means that it has begun again.
     since: Option<Timestamp>,
-    /// Why it cannot run here: its code must be mended.
+    /// Why it cannot run on this node, until its code is mended or an operator resumes it.
     cannot: Option<Cannot>,
-    /// Whether it leaves this processor to others, for lack of events that they read.
+    /// Whether this node stands aside, because another node reads more events.
     aside: bool,
-    /// The other nodes that live and can run it, as far as they know.
+    /// The other living nodes that have its code and do not say that they cannot run it.
     others: BTreeSet<Uuid>,
     shards: HashMap<Shard, LocalShard>,
 }
 
-/// A shard that runs here.
+/// A shard that this node runs.
 struct LocalShard {
     epoch: u64,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-/// A shard has ended.
+/// Sent by the task of a shard when it ends.
 struct End {
     run: usize,
     shard: Shard,
@@ -117,7 +118,7 @@ struct End {
     ended: Ended,
 }
 
-/// This process.
+/// This process, as a node.
 pub struct Node {
     id: Uuid,
     store: Store,
@@ -125,17 +126,17 @@ pub struct Node {
     runs: Vec<LocalProcessor>,
     tail: Arc<Tail>,
     beat: Beat,
-    /// The last beat seen of each other node, and when it was seen first.
+    /// The last beat seen of each node, and when it was first seen.
     seen: HashMap<Uuid, (i64, Instant)>,
     ends: (mpsc::UnboundedSender<End>, mpsc::UnboundedReceiver<End>),
-    /// What the fingerprints in beats and rows stand for.
+    /// The sets of events that the fingerprints in beats and rows stand for.
     sets: Sets,
-    /// What it says in its beats that it cannot run.
+    /// The processors that its beats say it cannot run, and why.
     cannot: watch::Sender<BTreeMap<String, String>>,
-    /// Says that it lives, once it has begun.
+    /// The task that beats, once the node has begun.
     heart: Option<JoinHandle<()>>,
     begun: bool,
-    /// What was asked and is being done.
+    /// The requests that are being carried out.
     asked: HashSet<String>,
     answering: Arc<Semaphore>,
     wake: Arc<Notify>,
@@ -164,7 +165,7 @@ impl LocalProcessor {
         }
     }
 
-    /// Says that this node leaves it to others, and why.
+    /// Reports that this node stands aside, and why.
     fn stand_aside(&self, store: &Store, failed: Failure, shards: Vec<(Shard, Checkpoint)>) {
         let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
         store.mark_running(&self.name, Some(failed.clone()), false);
@@ -174,7 +175,7 @@ impl LocalProcessor {
         });
     }
 
-    /// Says why readers are not sent to it: in its status, and once in the logs.
+    /// Reports why readers are not sent to its table: in the status, and once in the logs.
     fn is_not_promoted(&self, parked: StoreError) {
         let same = |error: &Arc<dyn Error + Send + Sync>| error.to_string() == parked.to_string();
         if !self.report.borrow().error.as_ref().is_some_and(same) {
@@ -187,7 +188,7 @@ impl LocalProcessor {
     }
 
     fn report_failure(&self, store: &Store, failed: Failure) {
-        // Where another node can run it, nothing is lost.
+        // Where another node can run it, the processor has not stopped.
         let stopped = failed.blame == Blame::Program && self.others.is_empty();
         metrics::failed(&self.name);
         tracing::warn!(projection = self.name, error = %Brief(&*failed.reason), stopped, "projection failed");
@@ -238,7 +239,7 @@ impl Node {
         self.id
     }
 
-    /// Runs until it is asked to stop, then finishes the batches at hand.
+    /// Runs until asked to stop, then finishes the batches at hand and gives the shards back.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let queries = self.runs.iter().flat_map(|run| run.processor.query().items);
         let query = Query { items: queries.collect() };
@@ -259,8 +260,8 @@ impl Node {
                 }
                 continue;
             };
-            // A table of another program has the name of one of the engine's: no use in waiting, but an operator may
-            // rename it.
+            // A table of another program has the name of an engine's table. Retrying does not help, but an operator may
+            // rename the table.
             refused = matches!(error, StoreError::Schema(_));
             tracing::warn!(%error, refused, "a node cannot use its store");
             let error: Arc<dyn Error + Send + Sync> = Arc::new(error);
@@ -274,7 +275,7 @@ impl Node {
                 });
             }
         }
-        // All at once: none waits for another's last batch.
+        // Stop all shards first, so that their last batches run at the same time.
         for running in self.runs.iter().flat_map(|run| run.shards.values()) {
             running.stop.send_replace(true);
         }
@@ -290,7 +291,7 @@ impl Node {
         let _ = timeout(self.lease, self.leave()).await;
     }
 
-    /// Looks who else lives, and takes what is its share.
+    /// One turn: reads which nodes live, and has this node run its share of each processor.
     async fn turn(&mut self) -> Result<(), StoreError> {
         let store = self.store.clone();
         let store = store.as_ref();
@@ -306,7 +307,7 @@ impl Node {
             }
             reads::publish(store, self.runs.iter().map(|run| run.reads.clone()).collect()).await?;
             record::write(store, &NODES, &self.id.to_string(), &self.beat).await?;
-            // In a task of its own: it lives, whatever it waits for.
+            // In a task of its own, so that the node beats whatever this loop waits for.
             let (beat_now, cannot) = (self.beat.clone(), self.cannot.subscribe());
             let beating = beat(self.store.clone(), self.id, beat_now, cannot, self.lease / BEATS);
             self.heart.get_or_insert_with(|| tokio::spawn(beating));
@@ -339,7 +340,7 @@ impl Node {
             let standing = reads::standing(self.id, &self.runs[run].reads, before, &others);
             let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
             self.runs[run].others = able.map(|(node, _)| *node).collect();
-            // A program that is started again wants it to be tried again; and what it has failed for may be over.
+            // A failed processor is tried again when a program starts, and once the cause of its failure is over.
             let is_over = |row: &Row| Cause::of(row).is_some_and(|cause| cause.is_over(&self.runs[run].reads));
             if let Some(row) = state.as_mut().filter(|row| row.state == ProcessorState::Failed)
                 && standing.lacks.is_empty()
@@ -366,7 +367,7 @@ impl Node {
         self.answer(store).await
     }
 
-    /// Says that nothing runs here while a node of release 0.1 lives.
+    /// Reports that nothing runs on this node while a node of release 0.1 lives.
     fn wait_for_old_release(&self, process: &str) {
         for run in &self.runs {
             let failed: Arc<dyn Error + Send + Sync> = Arc::new(StoreError::OldRelease { process: process.into() });
@@ -377,7 +378,7 @@ impl Node {
         }
     }
 
-    /// Does what was asked of what runs here.
+    /// Starts the requests for shards that this node runs.
     async fn answer(&mut self, store: &dyn EventStore) -> Result<(), StoreError> {
         let open = requests::open(store).await?;
         self.asked.retain(|id| open.iter().any(|(open, _)| open == id));
@@ -394,7 +395,8 @@ impl Node {
         Ok(())
     }
 
-    /// The nodes that have beaten within a lease, by this node's clock.
+    /// Returns the nodes that have beaten within a lease, by this node's clock. Removes the rows of nodes that have
+    /// been silent for 100 leases.
     async fn living(&mut self, store: &dyn EventStore) -> Result<BTreeMap<Uuid, Beat>, StoreError> {
         let now = Instant::now();
         let mut living = BTreeMap::new();
@@ -405,7 +407,8 @@ impl Node {
         let mut dead = vec![];
         for (id, beat) in nodes {
             let Ok(node) = id.parse() else { continue };
-            // A node of release 0.1 may have been stopped long ago: its own clock says so.
+            // A node of release 0.1 may have stopped long ago and left its row. The time of its last beat tells, by its
+            // own clock.
             let old = beat.reads.is_none() && beat.beat_at + self.lease < store.now();
             let first = now.checked_sub(self.lease).filter(|_| old).unwrap_or(now);
             let seen = self.seen.entry(node).or_insert((beat.beat, first));
@@ -423,7 +426,7 @@ impl Node {
         self.seen.retain(|node, _| living.contains_key(node) || !dead.contains(&node.to_string()));
         if !dead.is_empty() {
             let changes = Changes { table: NODES, upserts: vec![], deletes: dead };
-            // One that is frozen in the middle of a beat has its row locked: it is forgotten another time.
+            // A node that is frozen during a beat has its row locked; the row is removed another time.
             if let Ok(forgotten) = timeout(self.lease, record::change(store, changes)).await {
                 forgotten?;
             }
@@ -431,7 +434,7 @@ impl Node {
         Ok(living)
     }
 
-    /// Runs what is this node's share of a projection, and nothing else.
+    /// Runs this node's share of a processor, and no more.
     async fn arrange(
         &mut self,
         store: &dyn EventStore,
@@ -443,13 +446,13 @@ impl Node {
         let state = state.as_ref();
         let run = &mut self.runs[at];
         let name = run.name.clone();
-        // An operator has said since that it is to be tried again.
+        // The processor was made active again since it failed here.
         let again =
             |cannot: &Cannot| state.is_some_and(|row| row.state == ProcessorState::Active && row.since > cannot.since);
         run.cannot = run.cannot.take().filter(|cannot| !again(cannot));
         let active = state.is_none_or(|row| row.state == ProcessorState::Active);
         if let Some(cannot) = run.cannot.as_ref().filter(|_| active) {
-            // Another node can; or it has failed for all.
+            // If no other node can run it, the processor has failed for all.
             if run.others.is_empty() {
                 let (reason, newer) = (cannot.reason.clone(), cannot.newer.clone());
                 self.fail(store, at, &reason, newer.map(Cause::Newer)).await?;
@@ -484,7 +487,7 @@ impl Node {
             self.store.mark_running(&name, None, false);
             run.report.send_modify(|status| status.error = None);
         }
-        // A shadow that begins anew has a table to be made.
+        // A shadow that begins again needs its table made again.
         let since = state.filter(|_| run.shadow).map(|state| state.since);
         if run.since != since {
             (run.since, run.prepared) = (since, false);
@@ -547,8 +550,8 @@ impl Node {
         Ok(())
     }
 
-    /// Takes free shards over, up to this node's share, if its program may go on with them. Gives all shards as they are then;
-    /// nothing if it may not, or if the processor has failed for all.
+    /// Takes free shards up to this node's share, if its program may go on with them. Returns all shards as they are
+    /// then; `None` if the program may not go on, or if the processor has failed for all.
     async fn claim(
         &mut self,
         store: &dyn EventStore,
@@ -559,7 +562,7 @@ impl Node {
         let run = &self.runs[at];
         let mut transaction = store.begin().await?;
         let mut shards = transaction.lock_projection(&run.name).await?;
-        // It may have been paused or discarded, or have changed its place, since this node has looked.
+        // The processor may have been paused, discarded or begun again since this node read its row.
         let known = record::row(&mut *transaction, &run.name).await?;
         let begun_again = |row: &Row| run.shadow && Some(row.since) != run.since;
         if known.as_ref().map_or(run.shadow, |row| row.state != ProcessorState::Active || begun_again(row)) {
@@ -572,7 +575,7 @@ impl Node {
             Admitted::AsItWas => {}
             Admitted::Anew => record::put(&mut *transaction, &run.name, &known).await?,
             Admitted::Lacks(events) => {
-                // Another node has taken it over since this one has looked.
+                // A node that reads more has taken the processor over since this one looked.
                 transaction.rollback().await?;
                 let failed = StoreError::Newer { projection: run.name.clone(), events: events.to_string() }.into();
                 run.stand_aside(&self.store, failed, shards);
@@ -596,7 +599,7 @@ impl Node {
         Ok(Some(shards))
     }
 
-    /// Starts what is this node's and does not run, and stops what is not its own any more.
+    /// Starts a task for each shard that is this node's, and stops the tasks of shards that are not.
     fn reconcile(&mut self, at: usize, shards: &[(Shard, Checkpoint)], state: Option<&Row>) {
         let run = &mut self.runs[at];
         let own: HashMap<_, _> =
@@ -642,7 +645,7 @@ impl Node {
             let end = shard.clone();
             let task = tokio::spawn(async move {
                 let ended = work.run().await;
-                // No receiver is left: then none needs to know.
+                // An error means that the node has ended and needs no message.
                 let _ = ends.send(End { run: at, shard: end, epoch, ended });
             });
             run.shards.insert(shard, LocalShard { epoch, stop, task });
@@ -659,7 +662,7 @@ impl Node {
         }
     }
 
-    /// A projection cannot go on here. Whether it can elsewhere, the next look says.
+    /// Gives a processor up on this node. The next turn finds out whether another node can run it.
     async fn give_up(&mut self, at: usize, failed: Failure) {
         let run = &mut self.runs[at];
         let newer = failed.newer();
@@ -677,7 +680,7 @@ impl Node {
             run.report_failure(&self.store, failed);
         }
         self.halt(at).await;
-        // Also the one that has ended by itself.
+        // The task that failed is not among the running ones any more; give its shard back, too.
         let (store, name) = (self.store.clone(), self.runs[at].name.clone());
         match timeout(self.lease, self.give_back(store.as_ref(), &name, None)).await {
             Ok(Ok(())) => {}
@@ -686,7 +689,8 @@ impl Node {
         }
     }
 
-    /// Writes down that no node can run a projection, and says whether it did: not if a node has begun meanwhile, which may.
+    /// Stores that no node can run a processor. Returns `false`, having stored nothing, if the nodes that may run it
+    /// have changed meanwhile.
     async fn fail(
         &mut self,
         store: &dyn EventStore,
@@ -696,7 +700,8 @@ impl Node {
     ) -> Result<bool, StoreError> {
         self.halt(at).await;
         let name = self.runs[at].name.clone();
-        // A node that begins says so before it has anything tried again: who sees that it is to be tried sees the node as well.
+        // A node that begins writes its beat before it has anything tried again. If its request to try again was seen,
+        // its beat is seen, too.
         let nodes = self.living(store).await?;
         let able = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name)).map(|(node, _)| *node);
         if able.collect::<BTreeSet<_>>() != self.runs[at].others {
@@ -712,7 +717,7 @@ impl Node {
         Ok(true)
     }
 
-    /// Finishes the batches at hand, and lets others have its shards.
+    /// Finishes the batches at hand and gives all shards of a processor back.
     async fn halt(&mut self, at: usize) {
         if let Err(error) = self.release(self.store.clone().as_ref(), at, None).await {
             let projection = &self.runs[at].name;
@@ -720,7 +725,7 @@ impl Node {
         }
     }
 
-    /// Stops shards of a projection, or all, and gives them back.
+    /// Stops shards of a processor, or all that run, and gives them back.
     async fn release(
         &mut self,
         store: &dyn EventStore,
@@ -734,7 +739,7 @@ impl Node {
         }
         let mut released = HashMap::new();
         for (shard, running) in given {
-            // A task that panicked has ended too.
+            // A task that panicked has ended, too.
             let _ = running.task.await;
             released.insert(shard, running.epoch);
         }
@@ -742,13 +747,13 @@ impl Node {
         if released.is_empty() {
             return Ok(());
         }
-        // A frozen node may have locked them: then they are taken over when the lease is over.
+        // A frozen node may have locked the shards; others then take them when the lease is over.
         timeout(self.lease, self.give_back(store, &name, Some(released)))
             .await
             .unwrap_or_else(|late| Err(StoreError::Busy(late.into())))
     }
 
-    /// Has others take shards that were this node's at these epochs, or all that are.
+    /// Gives up the ownership of shards that this node had at these epochs, or of all it owns.
     async fn give_back(
         &self,
         store: &dyn EventStore,
@@ -762,7 +767,7 @@ impl Node {
         transaction.commit().await
     }
 
-    /// Takes its name off the list.
+    /// Removes the row of this node.
     async fn leave(&self) {
         let deletes = vec![self.id.to_string()];
         let changes = Changes { table: NODES, upserts: vec![], deletes };
@@ -772,7 +777,7 @@ impl Node {
     }
 }
 
-/// Comes before the first batch.
+/// Prepares a processor before its first batch.
 async fn prepare(store: &dyn EventStore, processor: &dyn Processor, known: Option<&Row>) -> Result<(), Failure> {
     if known.is_none() {
         begin(store, &processor.name()).await?;
@@ -781,20 +786,20 @@ async fn prepare(store: &dyn EventStore, processor: &dyn Processor, known: Optio
     if let Some(table) = processor.table()
         && known.is_some_and(|known| known.built_at.is_some())
     {
-        // Its struct may want one that it did not want when it was built.
+        // The read model may declare an index that it did not declare when the table was built.
         store.index(&table).await?;
     }
     Ok(())
 }
 
-/// Writes down from where on it is whole: before there is a table that a reader could find.
+/// Stores the position at which the processor is built, before there is a table that a reader could find.
 async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
     let head = Read { query: Query::all(), limit: Some(0), ..Read::default() };
     let head = store.read(head).await?.head;
     let mut transaction = store.begin().await?;
     let shards = transaction.lock_projection(name).await?;
     if record::row(&mut *transaction, name).await?.is_none() {
-        // What was run before anything was written down about it is what it is.
+        // A processor with shards but no row ran before rows were kept: it counts as built.
         let target = if shards.is_empty() { head } else { Position(0) };
         record::put(&mut *transaction, name, &Row::new(store.now(), target)).await?;
     }
@@ -803,7 +808,7 @@ async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
 
 async fn asked(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
-        // No operator can ask any more: then it runs on.
+        // The sender is gone, so nothing can ask to stop.
         pending::<()>().await;
     }
 }

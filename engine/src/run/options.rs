@@ -1,23 +1,23 @@
-//! How a projection is run.
+//! The options of a processor, as the runner sets them.
 
 use crate::run::processor::StartFrom;
 
-/// How a projection is run.
+/// How a processor is run, as the runner says.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How many events are processed together; none: as many as is best.
+    /// How many events are processed together; none: 1,000, or 10,000 while a shard catches up.
     pub batch: Option<usize>,
-    /// How many shards a projection has that runs for the first time.
+    /// How many shards a processor has when it runs for the first time.
     pub shards: u16,
-    /// How many keys may be parked before all of it stops.
+    /// How many keys of a shard may be parked before the processor stops.
     pub max_parked: usize,
-    /// Whether events that cannot be read are parked; else they stop it.
+    /// Whether events that cannot be read are parked; else they stop the processor.
     pub park_unreadable: bool,
-    /// Whether what waits is tried again when a program starts.
+    /// Whether parked keys are tried again when a program starts.
     pub retry_at_start: bool,
-    /// Whether readers of plain SQL are sent to a new version by an operator, and not by itself once it is whole.
+    /// Whether an operator sends readers of plain SQL to a new version; else the node does, once the version is built.
     pub by_hand: bool,
-    /// Where it begins that runs for the first time, if the runner says so.
+    /// Where a processor that runs for the first time begins, if the runner says so.
     pub start: Option<StartFrom>,
 }
 

@@ -1,4 +1,5 @@
-//! A page of the log: read once, decoded once, and processed by all that hear of it.
+//! A page of the log: read once, decoded once per event type, and processed by all processors of the node that ask for
+//! its events.
 
 use std::{
     any::{Any, TypeId},
@@ -13,17 +14,17 @@ use uuid::Uuid;
 
 use crate::failure::{Blame, Failure, at};
 
-/// Every event that was asked for, of the log after one position and up to another.
+/// Every event that the query asks for, after the position `after` and up to the position `until`.
 pub struct DecodedPage {
     pub after: Position,
     pub until: Position,
-    /// The event at `until`, whether it was asked for or not.
+    /// The event at `until`, whether the query asks for it or not.
     pub last: Option<Uuid>,
     pub events: Vec<Recorded<Raw>>,
     decoded: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
-/// The events of a page as one type reads them, each when it is first asked for.
+/// The events of a page as one type reads them. Each is decoded when it is first asked for.
 pub struct Decoded<E>(Vec<OnceLock<Vec<Recorded<E>>>>);
 
 impl DecodedPage {
@@ -31,7 +32,7 @@ impl DecodedPage {
         Self { after, until, last, events, decoded: Mutex::default() }
     }
 
-    /// The events read up to the end of the log, or as many as fit.
+    /// Makes a page of events that were read: up to `head`, or to the last event if the read was cut off (`full`).
     pub async fn read(
         store: &dyn EventStore,
         after: Position,
@@ -51,25 +52,25 @@ impl DecodedPage {
         Ok(Self::new(after, until, last, events))
     }
 
-    /// Several, one behind the other without a gap, as one.
+    /// Joins pages that follow each other without a gap.
     pub fn joined(all: &[Arc<Self>]) -> Self {
         let after = all.first().map_or(Position(0), |first| first.after);
         let (until, last) = all.last().map_or((after, None), |last| (last.until, last.last));
         Self::new(after, until, last, all.iter().flat_map(|page| page.events.iter().cloned()).collect())
     }
 
-    /// What there is of it up to a position.
+    /// Returns the part of this page up to a position.
     pub async fn up_to(&self, store: &dyn EventStore, until: Position) -> Result<Self, StoreError> {
         let events = self.events[..self.place_after(until)].to_vec();
         Ok(Self::new(self.after, until, id_at(store, until).await?, events))
     }
 
-    /// About how much memory it takes.
+    /// Roughly how many bytes of memory the page takes.
     pub fn bytes(&self) -> usize {
         self.events.iter().map(|event| 300 + event.data.body.len()).sum()
     }
 
-    /// The place of the first event after a position.
+    /// Returns the index of the first event after a position.
     pub fn place_after(&self, position: Position) -> usize {
         self.events.partition_point(|event| event.position <= position)
     }
@@ -83,15 +84,15 @@ impl DecodedPage {
 }
 
 impl<E: Event> Decoded<E> {
-    /// Reads those that were asked for, ahead of their turn.
+    /// Decodes events ahead of their turn, where `E` has their name.
     pub fn decode(&self, page: &DecodedPage, places: Range<usize>) {
         for place in places.filter(|place| E::NAMES.contains(&&*page.events[*place].data.name)) {
-            // What fails is told when it is asked for.
+            // The error is returned again when the event is processed.
             let _ = self.at(page, place);
         }
     }
 
-    /// What the event at a place is read as: nothing, one event, or several.
+    /// Returns what the event at a place is read as: nothing, one event, or several. Fails with [`Blame::Unreadable`].
     pub fn at(&self, page: &DecodedPage, place: usize) -> Result<&[Recorded<E>], Failure> {
         let (cell, raw) = (&self.0[place], &page.events[place]);
         if let Some(events) = cell.get() {
@@ -103,17 +104,18 @@ impl<E: Event> Decoded<E> {
     }
 }
 
-/// The id of the event at a position.
+/// Returns the id of the event at a position.
 pub async fn id_at(store: &dyn EventStore, position: Position) -> Result<Option<Uuid>, StoreError> {
     Ok(store.read(Read::at(position)).await?.events.try_next().await?.map(|event| event.id))
 }
 
-/// The same, as a transaction sees it.
+/// Returns the id of the event at a position, as a transaction sees it.
 pub async fn id_within(transaction: &mut dyn Transaction, position: Position) -> Result<Option<Uuid>, StoreError> {
     Ok(transaction.read(Read::at(position)).await?.events.pop().map(|event| event.id))
 }
 
-/// Fails if the log has lost what was processed, also while this ran: another server may answer since the last batch.
+/// [`StoreError::Forked`] if the log has lost the event at a checkpoint. Another server may answer since the last
+/// batch.
 pub async fn unforked(transaction: &mut dyn Transaction, at: &Checkpoint) -> Result<(), StoreError> {
     let Checkpoint { position, event: Some(event), .. } = *at else { return Ok(()) };
     match id_within(transaction, position).await? {

@@ -9,54 +9,55 @@ use crate::{
     record::{dead_letters::first, queue::Queue},
 };
 
-/// Tries of its own, once a key is parked: after so long, and twice as long each further time.
+/// When the node retries a parked key by itself: after 1 s, then after twice as long each time, 8 times in all.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 const RETRIES: u32 = 8;
 
-/// It failed once more.
+/// Records one more failed try on a dead letter.
 pub fn failed(letter: &mut DeadLetter, failed: &Failure, now: Timestamp) {
     letter.say(&failed.to_string());
     letter.attempts = letter.attempts.saturating_add(1);
     letter.retry_at = retry_at(letter.attempts, failed.blame == Blame::Row, now);
 }
 
-/// When to try again what has failed so often since it was parked.
+/// When the node retries an event that has failed `attempts` times since it was parked; never if it is certain to fail,
+/// or after 8 attempts.
 pub fn retry_at(attempts: u32, certain: bool, now: Timestamp) -> Option<Timestamp> {
     let pause = FIRST_RETRY.saturating_mul(1 << attempts.min(10)).min(LONGEST_RETRY);
     (!certain && attempts < RETRIES).then(|| now + pause)
 }
 
-/// What waits of a shard, and what for.
+/// The parked keys and streams of a shard, each with the reason.
 #[derive(Default)]
 pub struct Parked {
     queues: BTreeMap<Queue, Waiting>,
 }
 
 pub struct Waiting {
-    /// Why the first of its events was not processed.
+    /// Why its first event was not processed.
     pub error: String,
-    /// When it is tried again.
+    /// When the node tries it again, if it does.
     pub retry_at: Option<Timestamp>,
-    /// Whether the next letter is the first one, and so the one that failed.
+    /// Whether the next dead letter that is written is its first one, of the event that failed.
     pub first: bool,
 }
 
 impl Parked {
-    /// What is parked of a shard.
+    /// Reads what is parked of a shard.
     pub async fn load(store: &dyn EventStore, shard: &Shard) -> Result<Self, StoreError> {
         Ok(Self::of(first(store, &shard.projection).await?, shard))
     }
 
-    /// What is parked of a shard, by the letters of its projection, or by the first ones of their keys.
+    /// Makes the parked keys of a shard from dead letters of its processor: all of them, or the first one of each key.
     pub fn of(letters: Vec<DeadLetter>, shard: &Shard) -> Self {
         let mut parked = Self::default();
-        // A shard with a stream that waits as a whole is the only one.
+        // A stream waits as a whole only where a single shard has all keys.
         let here = |letter: &DeadLetter| letter.skipped.is_none() && (letter.whole_stream || shard.has(&letter.key));
         for letter in letters.into_iter().filter(here) {
             let queue = Queue::of(&letter);
             let waiting = Waiting { error: letter.error, retry_at: letter.retry_at, first: false };
-            // The first one is the one that failed; the others wait for it.
+            // The first dead letter has the event that failed; the others wait behind it.
             parked.queues.entry(queue).or_insert(waiting);
         }
         parked
@@ -90,7 +91,7 @@ impl Parked {
         self.queues.remove(queue);
     }
 
-    /// What is to be tried first, and when.
+    /// Returns the key or stream that is due first, and when.
     pub fn next(&self) -> Option<(&Queue, Timestamp)> {
         let due = self.queues.iter().filter_map(|(queue, waiting)| Some((queue, waiting.retry_at?)));
         due.min_by_key(|(_, at)| *at)

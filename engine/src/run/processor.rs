@@ -1,4 +1,4 @@
-//! What a processor does with the events it gets: the part that differs from one kind to another.
+//! The trait of processors: what a processor does with events, which differs from one kind to another.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -12,12 +12,12 @@ use crate::{
     run::{page::DecodedPage, parked::Parked},
 };
 
-/// What follows the log: a read model, a projection in SQL, a subscription, or a kind that an extension crate brings.
+/// Follows the log: a read model, a projection in SQL, a subscription, or a kind that an extension crate brings.
 ///
-/// The engine reads and decodes pages of the log, calls [`deliver`](Self::deliver) and [`process`](Self::process) for the
-/// events of a shard, in the order of the log, and moves the shard's checkpoint in the same transaction. A batch that fails is
-/// tried again with fewer events, down to the one that is to blame; that one is parked with those behind it
-/// ([`Failure`], [`Blame`](crate::Blame)).
+/// The engine reads and decodes pages of the log, and calls [`deliver`](Self::deliver) and [`process`](Self::process)
+/// for the events of a shard, in the order of the log. It moves the shard's checkpoint in the same transaction as
+/// `process`. A batch that fails is tried again with fewer events, down to the event to blame. That event is parked,
+/// and with it those behind it ([`Failure`], [`Blame`](crate::Blame)).
 ///
 /// ```
 /// use std::{ops::Range, sync::{Arc, atomic::{AtomicUsize, Ordering}}};
@@ -87,75 +87,77 @@ use crate::{
 /// ```
 #[async_trait]
 pub trait Processor: Send + Sync {
-    /// The name of the checkpoint. With an `@` only if it keeps the table of a read model.
+    /// Returns the name of the checkpoint. It has an `@` only if the processor keeps the table of a read model.
     fn name(&self) -> String;
 
-    /// The events it is called for.
+    /// Returns the query for the events that the processor is called for.
     fn query(&self) -> Query;
 
-    /// The names of those events, each with the newest version that this program reads. Nodes of different releases compare
-    /// them to find out which may run it.
+    /// Returns the names of those events, each with the newest version that this program reads. Nodes of different
+    /// releases compare these sets to find out which of them may run the processor.
     fn reads(&self) -> Reads;
 
-    /// Where it begins when it runs for the first time. The default is the first event, whatever the runner says.
+    /// Returns where the processor begins when it runs for the first time. The default is the first event: a runner
+    /// that says where such a processor begins stops it.
     fn begins(&self) -> Begins {
         Begins::Always
     }
 
-    /// The table it keeps, if it is a declared read model.
+    /// Returns the table that the processor keeps, if it is a declared read model.
     fn table(&self) -> Option<Table> {
         None
     }
 
-    /// The same processor for the shadow of its table, if that can be built again.
+    /// Returns the same processor for the shadow of its table, if the table can be built again.
     fn shadow(&self) -> Option<Arc<dyn Processor>> {
         None
     }
 
-    /// Folds that make rows of these keys anew from their events, if it keeps rows of its own: one for all keys, or one for
-    /// each, whichever reads fewer events.
+    /// Returns folds that make the rows of these keys anew from their events, if the processor keeps rows: one fold for
+    /// all keys, or one for each, whichever reads fewer events.
     fn anew(&self, keys: Vec<String>) -> Vec<Box<dyn RowsAnew>> {
         let _ = keys;
         vec![]
     }
 
-    /// Returns the keys of the rows that an event concerns, if it keeps rows of its own. Fails if the event cannot be read.
+    /// Returns the keys of the rows that an event concerns, if the processor keeps rows. Fails if the event cannot be
+    /// read.
     fn keys(&self, event: &Recorded<Raw>) -> Result<Vec<String>, Failure> {
         let _ = event;
         Ok(vec![])
     }
 
-    /// Empties what it has made, so that it can begin again with the first event.
+    /// Empties what the processor has made, so that it can begin again with the first event.
     async fn clear(&self, transaction: &mut dyn Transaction) -> Result<(), Failure> {
         let _ = transaction;
         Ok(())
     }
 
-    /// Makes its tables. Called before the first batch, once a node, and again after a failure.
+    /// Makes the processor's tables. Called before the first batch, once a node, and again after a failure.
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure>;
 
-    /// Called once it has come to where the log ended when it began. Returns why what it has made is not used yet, if that is
-    /// so: then it is called again at the next beat. A declared read model sends readers to its table; to that of a new version
-    /// only if `promote` says so.
+    /// Called when the processor is built: it has come to where the log ended when it began. Called again at each beat
+    /// until it is stored as built. Returns why readers are not sent to its table yet, if so. A declared read model
+    /// sends readers to its table; to that of a new version only if `promote` is true.
     async fn built(&self, store: &dyn EventStore, promote: bool) -> Result<Option<StoreError>, StoreError> {
         let _ = promote;
         record::mark_built(store, &self.name()).await.map(|()| None)
     }
 
-    /// Decodes events ahead of their turn, outside of any transaction. An event that cannot be decoded fails when it is
-    /// processed, not here.
+    /// Decodes events ahead of their turn, outside of any transaction. An event that cannot be decoded fails in
+    /// `process`, not here.
     fn decode(&self, page: &DecodedPage, places: Range<usize>);
 
-    /// Does what happens outside of the database, before the transaction is opened. It may be called again for the same events,
-    /// after a crash or a failure.
+    /// Does what happens outside of the database, before the transaction begins. May be called again for the same
+    /// events, after a crash or a failure.
     async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failure> {
         let _ = (store, part);
         Ok(())
     }
 
-    /// Processes a part in a transaction; the caller moves the checkpoint and commits. Returns the events that must wait behind
-    /// a parked one, by their places in the page, and where each waits. Rows that are `remembered` need not be read; after a
-    /// transaction that was not committed the caller forgets them.
+    /// Processes a part in a transaction; the caller moves the checkpoint and commits. Returns the events that must
+    /// wait behind a parked one: each by its queue and its place in the page. `remembered` has rows that need not be
+    /// read; after a transaction that was not committed, the caller forgets them.
     async fn process(
         &self,
         transaction: &mut dyn Transaction,
@@ -163,8 +165,9 @@ pub trait Processor: Send + Sync {
         remembered: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failure>;
 
-    /// Returns what [`process`](Self::process) would write, if that is rows and no more, and none of the events must wait. Runs
-    /// without a lock: another node may move the shard meanwhile, so an error here is not evidence against an event.
+    /// Returns the rows that [`process`](Self::process) would write; `None` if it would do anything else, or if an
+    /// event must wait. Runs without a lock: another node may move the shard meanwhile, so an error here is not
+    /// evidence against an event.
     async fn fold(
         &self,
         store: &dyn EventStore,
@@ -176,8 +179,8 @@ pub trait Processor: Send + Sync {
     }
 }
 
-/// Rows a shard has written while it catches up, as they are in the table: no other node writes them, unless it moves the
-/// checkpoint or changes the epoch.
+/// Rows that a shard has written while it catches up, as they are in the table. No other node writes them without
+/// moving the checkpoint or changing the epoch.
 #[derive(Default)]
 pub struct Remembered {
     rows: HashMap<String, Box<RawValue>>,
@@ -185,7 +188,7 @@ pub struct Remembered {
 }
 
 impl Remembered {
-    /// How much is remembered at most, as JSON.
+    /// How many bytes of keys and JSON are remembered at most.
     const MOST: usize = 8 << 20;
 
     pub fn take(&mut self, key: &str) -> Option<Box<RawValue>> {
@@ -194,7 +197,7 @@ impl Remembered {
         Some(row)
     }
 
-    /// Remembers a row. If that would be too much, all others are forgotten.
+    /// Remembers a row. If that would exceed the limit, all others are forgotten.
     pub fn put(&mut self, key: String, row: Box<RawValue>) {
         self.take(&key);
         let bytes = key.len() + row.get().len();
@@ -208,11 +211,12 @@ impl Remembered {
     }
 }
 
-/// Where a subscription or projection begins that runs for the first time. Kept with its checkpoint: later it is no matter.
+/// Where a subscription or a projection in SQL begins when it runs for the first time. Ignored once there is a
+/// checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartFrom {
-    /// With the first event there is.
+    /// With the first event of the log.
     Beginning,
     /// With the first event recorded from then on.
     Now,
@@ -220,62 +224,62 @@ pub enum StartFrom {
     After(Position),
 }
 
-/// Where a processor begins that runs for the first time.
+/// Where a processor begins when it runs for the first time.
 #[derive(Clone, Copy)]
 pub enum Begins {
-    /// With the first event there is: its rows are a fold of all.
+    /// With the first event of the log: its rows are a fold of all events.
     Always,
-    /// As the runner or its type says, else with the first event.
+    /// As the runner or its type says; else with the first event.
     Anywhere(Option<StartFrom>),
-    /// As the runner or its type says; one of them must, unless the log is empty.
+    /// As the runner or its type says. One of them must, unless the log is empty.
     AsSaid(Option<StartFrom>),
 }
 
 /// Rows that are folded anew from their events, in memory.
 pub trait RowsAnew: Send + Sync {
-    /// Their keys, in order.
+    /// Returns the keys of the rows, in order.
     fn keys(&self) -> &[String];
 
-    /// The events that may concern them.
+    /// Returns a query for the events that may concern the rows.
     fn query(&self) -> Query;
 
-    /// Folds the next event into them. A failure names the key.
+    /// Folds the next event into the rows. A failure names the key.
     fn apply(&mut self, event: &Recorded<Raw>) -> Result<(), Failure>;
 
     /// Checks that the table can hold the rows as they are now. A failure names the key.
     fn check(&self) -> Result<(), Failure>;
 
-    /// Returns the rows to be written, and the keys of those to be deleted.
+    /// Returns the rows to write and the keys of the rows to delete.
     fn changes(&mut self) -> Result<Changes, Failure>;
 }
 
-/// Events to be processed together, and for which of their keys.
+/// Events that are processed together, and for which of their keys.
 pub struct Part<'a> {
-    /// The page that has them.
+    /// The page that has the events.
     pub page: &'a DecodedPage,
-    /// Their places in the page.
+    /// The places of the events in the page.
     pub places: Range<usize>,
     /// The shard whose keys are processed.
     pub shard: &'a Shard,
-    /// What waits of that shard.
+    /// The parked keys and streams of that shard.
     pub parked: &'a Parked,
-    /// If events that waited are tried again: where they wait. Only what waits there is processed.
+    /// If parked events are tried again: the queue in which they wait. Only events of that queue are processed.
     pub only: Option<&'a Queue>,
 }
 
-/// What is to be done for a key.
+/// What a part does with an event for a key.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Turn {
-    /// The event is processed.
+    /// Process the event.
     Now,
-    /// The event waits behind others of the key.
+    /// Have the event wait behind others of the key.
     Waits,
-    /// Another node does it.
+    /// Skip the event for this key: it is another shard's, or not of the queue that is tried again.
     NotHere,
 }
 
 impl Part<'_> {
-    /// Returns the stream of an event, if all of it waits behind an event of that stream that could not be read.
+    /// Returns the queue of the event's stream, if all of that stream waits behind an event that could not be read.
     pub fn stream_waits(&self, event: &Recorded<Raw>) -> Option<Queue> {
         let stream = event.stream.as_str();
         (self.only.is_none() && self.parked.has_stream(stream)).then(|| Queue::Stream(stream.into()))
@@ -286,7 +290,7 @@ impl Part<'_> {
         match self.only {
             Some(Queue::Key(only)) if only == key => Turn::Now,
             Some(Queue::Key(_)) => Turn::NotHere,
-            // A stream that waited waited with all keys of its events.
+            // All events of a parked stream waited, whatever their keys.
             Some(Queue::Stream(only)) if only != event.stream.as_str() => Turn::NotHere,
             _ if !self.shard.has(key) => Turn::NotHere,
             _ if self.parked.has_key(key) => Turn::Waits,
@@ -294,8 +298,9 @@ impl Part<'_> {
         }
     }
 
-    /// Returns where an event waits that cannot be read: behind what is parked of the keys it is known to concern. Fails if it
-    /// is the turn of one of them; or if the keys are unknown, and then in the queue of its stream, where there is one shard.
+    /// Returns the queues in which an event waits that cannot be read: those of its parked keys. Fails if one of its
+    /// keys is not parked. Fails if the keys are unknown: in the queue of its stream if there is one shard, else in
+    /// none.
     pub fn unreadable(
         &self,
         event: &Recorded<Raw>,
@@ -305,7 +310,7 @@ impl Part<'_> {
         let Some(keys) = keys else {
             return Err(match self.shard.is_whole() {
                 true => failed.in_queue(Queue::Stream(event.stream.to_string())),
-                // Another shard may have keys of it, too: then there is no order to wait in.
+                // Another shard may have other keys of the event, so there is no order to wait in.
                 false => failed,
             });
         };

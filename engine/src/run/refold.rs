@@ -1,4 +1,4 @@
-//! Makes rows anew that lack events which their processor did not read before: each from all of its events, and no others.
+//! Makes rows anew that lack events which their processor did not read before: each row from all of its own events.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -20,33 +20,34 @@ use crate::{
     },
 };
 
-/// How many keys are looked up together; of more, those of half the slots.
+/// How many keys are made anew together; of more, only those of half the slots.
 const ROUND: usize = 10_000;
 /// How many rows are written together.
 const WRITTEN: usize = 500;
 
-/// Opens transactions in which no other node moves a shard.
+/// Opens transactions in which no other node moves the shard.
 #[async_trait]
 pub trait Fence: Send + Sync {
-    /// A transaction that has locked the processor, and where the shard is.
+    /// Opens a transaction that has locked the processor, and returns the shard's checkpoint. [`Halt::Lost`] if the
+    /// shard is another node's by now.
     async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt>;
 }
 
-/// What is to be made anew of a shard.
+/// The rows of a shard that are made anew.
 pub struct Refold<'a> {
     pub store: &'a dyn EventStore,
     pub processor: &'a dyn Processor,
     pub table: Table,
     pub fence: &'a dyn Fence,
-    /// Events of these names were passed.
+    /// The names of the events that were passed.
     pub names: &'a [String],
-    /// Where the shard is.
+    /// The position of the shard.
     pub until: Position,
-    /// By which rules a key is parked; without any, what fails ends it.
+    /// The rules by which a key is parked; without them, a failure ends the refold.
     pub parks: Option<Options>,
 }
 
-/// One row made anew.
+/// The changes that make one row anew.
 struct Row {
     changes: Changes,
     put: Vec<DeadLetter>,
@@ -54,7 +55,7 @@ struct Row {
 }
 
 impl Refold<'_> {
-    /// Makes the rows of a range of slots anew, and notes that they are.
+    /// Makes the rows of a range of slots anew, and stores that they are.
     pub async fn run(&self, range: Shard) -> Result<(), Halt> {
         let mut ranges = vec![range];
         while let Some(range) = ranges.pop() {
@@ -72,7 +73,7 @@ impl Refold<'_> {
         Ok(())
     }
 
-    /// The keys of the events that were passed; nothing if those of half the slots are enough for once.
+    /// Returns the keys of the events that were passed; `None` if they are too many for one round.
     async fn keys(&self, range: &Shard) -> Result<Option<BTreeSet<String>>, Failure> {
         let read = Read { query: reads::named(self.names), until: Some(self.until), ..Read::default() };
         let mut events = self.store.read(read).await?.events;
@@ -88,7 +89,7 @@ impl Refold<'_> {
 
     async fn rows(&self, keys: BTreeSet<String>) -> Result<(), Halt> {
         let all = dead_letters::read(self.store.rows(dead_letters::wanted(&self.processor.name(), None)).await?)?;
-        // Where letters say what is left out of a row, each is made by itself.
+        // Where dead letters say which events a row leaves out, the row is made by itself.
         let (mut alone, mut together): (Vec<_>, Vec<_>) =
             keys.into_iter().partition(|key| all.iter().any(|letter| letter.whole_stream || letter.key == *key));
         let mut written = self.empty();
@@ -142,7 +143,8 @@ impl Refold<'_> {
         Changes { table: self.table, upserts: vec![], deletes: vec![] }
     }
 
-    /// Folds the events of rows up to where the shard is, or before a position. What fails is told with where it failed.
+    /// Folds the events of rows up to the position of the shard, or before a given one. An error comes with the
+    /// position of its event, 0 if it has none.
     async fn fold(
         &self,
         rows: &mut dyn RowsAnew,
@@ -164,7 +166,8 @@ impl Refold<'_> {
                 }
             }
             match rows.changes() {
-                // Once more, to find the event that made a row no table can hold: what was folded is forgotten.
+                // Fold once more, checking each row after each event, to find the event that made a row no table can
+                // hold. `changes` has emptied the rows.
                 Err(failed) if failed.blame == Blame::Row && !checks => {}
                 changes => return changes.map_err(nowhere),
             }
@@ -172,7 +175,7 @@ impl Refold<'_> {
         Err(nowhere(Failure::program("rows that no table can hold were made by none of their events")))
     }
 
-    /// Makes one row anew, and parks its key behind an event that cannot be processed.
+    /// Makes one row anew. If an event fails, the row ends before it, and its key is parked behind it.
     async fn alone(&self, key: &str, all: &[DeadLetter]) -> Result<Row, Halt> {
         let waits = |letter: &&DeadLetter| letter.key == key && !letter.whole_stream && letter.skipped.is_none();
         let waiting: Vec<_> = all.iter().filter(waits).cloned().collect();
@@ -240,8 +243,8 @@ impl Refold<'_> {
     }
 }
 
-/// Notes, in a transaction that has locked a processor, that events of these names were processed for a range of slots: up to a
-/// position, or all of them.
+/// Stores, in a transaction that has locked a processor, that events of these names were processed for a range of
+/// slots: up to a position, or all of them.
 pub async fn progress(
     transaction: &mut dyn Transaction,
     range: &Shard,
@@ -260,7 +263,7 @@ pub async fn progress(
     Ok(record::put(transaction, &range.projection, &known).await?)
 }
 
-/// What is left of ranges without the slots of another.
+/// Returns what is left of ranges without the slots of another range.
 fn without(left: &[Left], range: &Shard) -> Vec<Left> {
     let parts = left.iter().flat_map(|left| {
         let before = Left { to: left.to.min(range.from_slot), ..*left };
@@ -270,7 +273,7 @@ fn without(left: &[Left], range: &Shard) -> Vec<Left> {
     parts.filter(|left| left.from < left.to).collect()
 }
 
-/// What is left to be processed of a shard: names, slots, and after which position.
+/// Returns which passed events a shard still has to process: names, slots, and the position after which.
 pub fn pending(missed: &[Missed], shard: &Shard) -> Vec<(Vec<String>, Shard, Position)> {
     let mut all = vec![];
     for Missed { names, left } in missed {

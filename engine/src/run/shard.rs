@@ -1,11 +1,11 @@
-//! Runs one shard of a processor: has it process what the log has, each batch and its checkpoint in one transaction.
+//! Runs one shard of a processor: has it process the log, each batch and its checkpoint in one transaction.
 //!
 //! ```text
 //!            claimed by a node (node.rs)
 //!                     |
 //!                     v
 //!        +-------  begin  <--------------- an error of the world, after a pause
-//!        |  checkpoint, parked keys,       (20 ms, doubled up to 5 s; half the batch)
+//!        |  checkpoint, parked keys,       (20 ms, half the batch; at one event, doubled up to 5 s)
 //!        |  where it is to stop                        ^
 //!        v                                             |
 //!   look back     events that were passed before this program read them
@@ -13,21 +13,21 @@
 //!        v
 //!   +-> step ------------------------------------------+
 //!   |    |- a parked key is due ....... retry it, in a transaction
-//!   |    |- stopped at a position ..... wait until the shards are others (holds.rs)
+//!   |    |- stopped at a position ..... wait until the shards have changed (holds.rs)
 //!   |    |- behind the node's memory .. catch up: a reading of its own (catch_up.rs)
 //!   |    |- at the end of the log ..... wait for the tail (tail.rs)
 //!   |    '- a page ................... process it, batch by batch:
 //!   |         one statement   rows and checkpoint, if nothing waits and nothing failed
 //!   |         a transaction   lock the shard, check epoch and owner, process, advance, commit
-//!   |         on failure      halve around the event; try it three times; park its key
+//!   |         on failure      halve around the event; retry it three times; park its key
 //!   '---------'
 //!        |
 //!        v
 //!      ended: asked to stop | lost to another node (the epoch is another) | failed (its code must be mended)
 //! ```
 //!
-//! What has failed once is tried in a transaction only: one that fails says why, and each try counts once. The lock order is
-//! the shard, then the append lock.
+//! A batch that failed is tried again in a transaction only: that reports the cause, and each try counts once. The lock
+//! order is: the shard, then the append lock.
 
 use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -61,15 +61,16 @@ use crate::{
     status::{State, Status},
 };
 
-/// How long to wait after a first error of the world; twice as long after each further one.
+/// The pause after an error of the world. While it was a batch of one event that failed, each further pause is twice as
+/// long; after a larger batch it is the first pause again.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a shard that is held waits before it looks again.
+/// How long a shard that is held at a position waits before it looks again.
 const HELD_PAUSE: Duration = Duration::from_millis(20);
-/// The pauses after which an event that failed is tried again before its key is parked.
+/// The pauses before the retries of an event that failed. After the last one its key is parked.
 const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
 
-/// How long one that is to stop waits for its shard, to write down what it has handed over.
+/// How long a shard that was asked to stop waits for its row, to store that events were handed over.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// One shard that this node runs.
@@ -79,52 +80,51 @@ pub struct ShardRunner {
     pub tail: Arc<Tail>,
     pub options: Options,
     pub shard: Shard,
-    /// Which node this is, and since which epoch it has the shard.
+    /// This node, and the epoch at which it has the shard.
     pub node: Uuid,
     pub epoch: u64,
     pub report: watch::Sender<Status>,
     pub stop: watch::Receiver<bool>,
-    /// Has the node look at everything.
+    /// Wakes the node for a turn.
     pub wake_node: Arc<Notify>,
-    /// How many events all of the projection may process in a second.
+    /// How many events all shards of the processor may process in a second.
     pub pace: watch::Receiver<Option<u64>>,
-    /// How many events are processed together at most, since more of them have failed.
+    /// How many events are processed together at most, after a larger batch failed.
     pub most: Option<usize>,
 }
 
-/// Why a shard is run no more.
+/// Why a shard is no longer run.
 pub enum Ended {
-    /// It was asked to.
+    /// The node asked it to stop.
     Stopped,
-    /// Another node has it, or there is no such shard any more.
+    /// Another node has the shard, or there is no such shard any more.
     Lost,
-    /// It cannot go on.
+    /// The processor cannot go on.
     Failed(Failure),
 }
 
 /// How a batch is committed.
 #[derive(Clone, Copy, PartialEq)]
 enum Road {
-    /// The rows and the checkpoint in one statement, where the rows are all there is to write; else in a transaction.
+    /// The rows and the checkpoint in one statement, where rows are all there is to write; else in a transaction.
     OneStatement,
-    /// Step by step: something of the page has failed, so that each try would be two.
+    /// In a transaction. Something of the page has failed, so one statement first would make each try two.
     Transaction,
 }
 
-/// What is tried next of a range of events that has failed.
+/// Which events of a range that failed are tried next.
 #[derive(Debug, PartialEq)]
 enum Narrowed {
-    /// Those before a place.
+    /// The events before a place.
     UpTo(usize),
-    /// It was one event, and it is to blame.
+    /// The range was one event, and that event is to blame.
     Alone,
-    /// It was one event or none, and what has failed names no event.
+    /// The range was one event or none, and the error names no event.
     Unknown,
 }
 
 impl Narrowed {
-    /// By the place of the event that is to blame, if it is known: what is before it comes first, then it alone. Else half of
-    /// them.
+    /// If the place of the event to blame is known: the events before it, then that event alone. Else the first half.
     fn of(tried: std::ops::Range<usize>, bad: Option<usize>) -> Self {
         match bad {
             Some(bad) if bad > tried.start => Self::UpTo(bad),
@@ -136,31 +136,31 @@ impl Narrowed {
     }
 }
 
-/// Where a shard is in the log, and what it knows there.
+/// The position of a shard in the log, and what this node knows of the shard there.
 struct LogCursor {
     position: Position,
-    /// The event there.
+    /// The event at the position.
     event: Option<Uuid>,
-    /// How often the log had lost its end when it began.
+    /// How often the tail had seen the log lose its end when this cursor was made.
     lost: u64,
-    /// Where it stops, until shards have changed.
+    /// The position at which the shard is held until the shards have changed.
     until: Option<Position>,
     parked: Parked,
-    /// How what is processed now is committed.
+    /// How the current page is committed.
     road: Road,
-    /// Its own reading of the log, while it is behind what the node has in memory; else it follows the tail.
+    /// The shard's own reading of the log, while it is behind the pages in memory; else it follows the tail.
     catch_up: Option<CatchUp>,
-    /// Events it has passed and is to process before it goes on: names, slots, and after which position.
+    /// Events that the shard passed and must process before it goes on: names, slots, and the position after which.
     missed: Vec<(Vec<String>, Shard, Position)>,
-    /// Whether it is those events that it stands among now.
+    /// Set while the cursor stands among such passed events: their names and slots.
     back: Option<(Vec<String>, Shard)>,
-    /// How many events were to be processed last.
+    /// How many events the last batch had, or was to have.
     tried: usize,
 }
 
 impl LogCursor {
-    /// Whether another commit comes at once behind one that ends at a position: it finds out if that was lost, so that need
-    /// not wait for the disk. The last one waits for all.
+    /// Returns whether another batch follows one that ends at a position. Its commit notices if this one was lost, so
+    /// this one may skip the flush; the last batch of a catch-up always flushes.
     fn is_followed(&self, to: Position) -> bool {
         self.catch_up.as_ref().is_some_and(|catch_up| to < catch_up.head)
     }
@@ -184,7 +184,8 @@ impl ShardRunner {
                     let tried = cursor.map_or(1, |cursor| cursor.tried);
                     cursor = None;
                     self.unless_stopped(sleep(pause)).await;
-                    // Fewer may fit into what the server allows a statement; once it is one, only time helps.
+                    // Halve the batch: fewer events may fit into what the server allows a statement. At one event, only
+                    // time helps.
                     self.most = Some(self.most.unwrap_or(usize::MAX).min(tried / 2).max(1));
                     pause = if tried > 1 { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
                 }
@@ -192,7 +193,7 @@ impl ShardRunner {
         }
     }
 
-    /// Tells what holds it up.
+    /// Reports the error that holds the shard up.
     fn report_failure(&self, failed: Failure) {
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
         tracing::warn!(projection = shard, event, error = %Brief(&*failed.reason), "projection failed");
@@ -202,7 +203,7 @@ impl ShardRunner {
         self.report.send_modify(|status| status.error = Some(failed));
     }
 
-    /// Tells how far it has come.
+    /// Reports the shard's position.
     fn report_progress(&self, cursor: &LogCursor) {
         if self.report.borrow().error.is_some() {
             self.store.mark_running(&self.shard.projection, None, false);
@@ -218,10 +219,10 @@ impl ShardRunner {
         });
     }
 
-    /// Waits for something, but not when asked to stop.
+    /// Waits for a future, or until asked to stop.
     async fn unless_stopped(&mut self, something: impl Future<Output = ()>) {
         tokio::select! {
-            // No operator can ask any more: then it runs on.
+            // `Err`: the sender is gone, so nothing can ask to stop.
             Ok(_) = self.stop.wait_for(|stop| *stop) => {}
             () = something => {}
         }
@@ -281,7 +282,7 @@ impl ShardRunner {
         self.through(cursor, &page).await
     }
 
-    /// Finds out where it is, and whether the log is the one it was.
+    /// Reads where the shard is. [`StoreError::Forked`] if the log does not have the event of the checkpoint any more.
     async fn begin(&self) -> Result<LogCursor, Halt> {
         let lost = self.tail.lost();
         let store = self.store.as_ref();
@@ -294,7 +295,8 @@ impl ShardRunner {
         }
         let parked = Parked::load(store, &self.shard).await?;
         self.report.send_modify(|status| status.parked = parked.len());
-        // After the checkpoint, so that it is not older than the epoch: a shard that does not know of it can write nothing.
+        // Read after the epoch. A hold raises the epochs in its own transaction: a shard that reads too early to see
+        // the hold has an old epoch, and can write nothing.
         let until = holds::until(store, &self.shard.projection).await?;
         let known = record::known(store, &self.shard.projection).await?;
         let missed = known.map(|known| Missed::of(&known)).transpose()?.unwrap_or_default();
@@ -304,7 +306,7 @@ impl ShardRunner {
         Ok(LogCursor { position, event, until, lost, parked, road, catch_up, missed, back, tried })
     }
 
-    /// Processes events that were passed before this program read them: before anything else.
+    /// Processes events that were passed before this program read them. Runs before anything else.
     async fn look_back(&mut self, cursor: &mut LogCursor) -> Result<(), Halt> {
         let Some((names, range, after)) = cursor.missed.pop() else { return Ok(()) };
         let store = self.store.clone();
@@ -338,7 +340,7 @@ impl ShardRunner {
         done
     }
 
-    /// Waits until shards have changed.
+    /// Waits a moment while the shard is held. [`Halt::Lost`] once the shards or the epoch have changed.
     async fn wait_for_reshard(&mut self) -> Result<(), Halt> {
         self.unless_stopped(sleep(HELD_PAUSE)).await;
         let shards = self.store.as_ref().shards(Some(&self.shard.projection)).await?;
@@ -346,7 +348,7 @@ impl ShardRunner {
         same.then_some(()).ok_or(Halt::Lost)
     }
 
-    /// Returns the next page of its own reading of the log; none at the end of that reading.
+    /// Returns the next page of the shard's own reading of the log; `None` at the end of that reading.
     async fn catch_up(&self, cursor: &mut LogCursor) -> Result<Option<DecodedPage>, StoreError> {
         cursor.tried = self.most.map_or(BATCH, |most| most.min(BATCH));
         let catch_up = match &mut cursor.catch_up {
@@ -366,14 +368,14 @@ impl ShardRunner {
         Ok(page)
     }
 
-    /// Processes a page: all of it at once if that can be, and around what cannot be processed.
+    /// Processes a page: all of it at once if that works, else around the events that fail.
     async fn through(&mut self, cursor: &mut LogCursor, page: &DecodedPage) -> Result<(), Halt> {
         let (mut end, mut tries) = (page.events.len(), 0);
         cursor.road = Road::OneStatement;
         while (page.after..page.until).contains(&cursor.position) {
             let first = page.place_after(cursor.position);
             let pace = self.pace();
-            // A second's worth at most.
+            // At most a second's worth of events.
             end = pace.map_or(end, |pace| end.min(first + pace as usize)).max(first);
             let most = [self.most, self.options.batch].into_iter().flatten().min();
             end = most.map_or(end, |most| end.min(first.saturating_add(most)));
@@ -390,7 +392,7 @@ impl ShardRunner {
                         self.unless_stopped(sleep(pause)).await;
                     }
                     (end, tries) = (page.events.len(), 0);
-                    // By a quarter: what was too much once is tried again, and not at once.
+                    // Grow by a quarter each time, so that a batch that was too large is tried again, but not at once.
                     self.most = self.most.map(|most| most + most / 4 + 1).filter(|most| *most < LARGE_BATCH);
                 }
                 Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
@@ -420,12 +422,12 @@ impl ShardRunner {
         Ok(())
     }
 
-    /// How many events this shard may process in a second.
+    /// Returns how many events this shard may process in a second.
     fn pace(&self) -> Option<f64> {
         pace(&self.report, &self.pace)
     }
 
-    /// From now on, events wait here.
+    /// Parks a key or stream: its events wait from now on. Fails if `max_parked` keys of the shard are parked already.
     fn park(&self, cursor: &mut LogCursor, queue: Queue, failed: Failure) -> Result<(), Failure> {
         if cursor.parked.len() >= self.options.max_parked {
             let failed = failed.for_certain();
@@ -442,11 +444,13 @@ impl ShardRunner {
         Ok(())
     }
 
-    /// A transaction in which no other node moves the shard, or anything of the projection; and where the shard stands.
+    /// Opens a transaction that has locked the shard, or the whole processor (`whole`), and returns the shard's
+    /// checkpoint. [`Halt::Lost`] if the shard is another node's by now.
     async fn open(&self, whole: bool) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut stop = self.stop.clone();
-        // The node that has locked it may be frozen: once this is to stop, it waits for it no longer than that.
+        // The node that holds the lock may be frozen. Once this shard is to stop, it waits no longer than `GRACE` for
+        // the lock.
         let late = async {
             if stop.wait_for(|stop| *stop).await.is_err() {
                 pending::<()>().await;
@@ -476,7 +480,7 @@ impl ShardRunner {
         }
     }
 
-    /// Has events processed and the checkpoint moved, or nothing.
+    /// Processes events and advances the checkpoint in one commit, or changes nothing.
     async fn commit(
         &self,
         cursor: &mut LogCursor,
@@ -519,8 +523,8 @@ impl ShardRunner {
         self.deliver(&part).await?;
         let (mut transaction, at) = self.open(back.is_some()).await?;
         if back.is_none() && at.position != cursor.position {
-            // It was moved meanwhile, by an append that keeps the rows itself; or a commit had succeeded after all, or was
-            // lost in a crash. Such a commit may also have parked something.
+            // Something else moved the checkpoint: an append that keeps the rows inline, an earlier commit that had
+            // succeeded after all, or a crash that lost one. Such a commit may also have parked keys.
             transaction.rollback().await?;
             cursor.catch_up = cursor.catch_up.take().filter(|_| at.position > cursor.position);
             cursor.catch_up.iter_mut().for_each(|catch_up| catch_up.remembered = Remembered::default());
@@ -531,12 +535,12 @@ impl ShardRunner {
             transaction.rollback().await?;
             return Err(forked.into());
         }
-        // Until it is certain that they are in the table, nothing is known of the rows.
+        // Forget the remembered rows until this transaction is committed.
         let mut remembered = cursor.catch_up.as_mut().map(|catch_up| std::mem::take(&mut catch_up.remembered));
         let waiting = match self.process(&mut transaction, &part, remembered.as_mut()).await {
             Ok(waiting) => waiting,
             Err(failed) => {
-                // If the connection is broken, it is not the event that is to blame.
+                // If the rollback fails, the connection is broken, and the event is not to blame.
                 transaction.rollback().await?;
                 return Err(failed.into());
             }
@@ -555,7 +559,7 @@ impl ShardRunner {
         if let Err(error) = moved {
             transaction.rollback().await?;
             return Err(match error {
-                // The log has lost its end since this was read, and the checkpoint with it.
+                // The log has lost its end since the page was read, and the checkpoint with it.
                 StoreError::Forked { .. } => {
                     self.tail.forget();
                     let reason = format!("what was read up to position {} is not in the log any more", to.0);
@@ -565,7 +569,7 @@ impl ShardRunner {
             });
         }
         if letters.is_empty() && cursor.is_followed(to.0) {
-            // Letters wait for the disk: that they are written is remembered.
+            // A batch that writes dead letters flushes: this process remembers that they are written.
             transaction.lazy();
         }
         transaction.commit().await?;
@@ -581,8 +585,8 @@ impl ShardRunner {
         Ok(())
     }
 
-    /// The same in one statement, where that can be: nothing has failed, and rows are all there is to write. What it cannot do,
-    /// for whatever reason, is for a transaction to do, or to say why.
+    /// Does the same in one statement, if nothing has failed and rows are all there is to write. Returns `false` if it
+    /// could not, for whatever reason: a transaction then does it, or reports why not.
     async fn step_over(
         &self,
         cursor: &mut LogCursor,
@@ -607,7 +611,7 @@ impl ShardRunner {
         done
     }
 
-    /// Takes note that the shard has moved.
+    /// Moves the cursor after a commit, and reports it.
     fn advanced(&self, cursor: &mut LogCursor, (position, event): (Position, Option<Uuid>)) {
         (cursor.position, cursor.event) = (position, event);
         if cursor.back.is_none() {
@@ -633,7 +637,8 @@ impl ShardRunner {
         self.processor.deliver(self.store.as_ref(), part).await.map_err(|failed| self.by_policy(part, failed))
     }
 
-    /// What cannot be read stops it, or is parked: at once, and for good if it is tried again.
+    /// An event that cannot be read stops the processor, or is parked at once. If it was parked already and is tried
+    /// again, it stays parked, and the node does not retry it by itself.
     fn by_policy(&self, part: &Part<'_>, failed: Failure) -> Failure {
         let parks = failed.queue.is_some() && (self.options.park_unreadable || part.only.is_some());
         match failed.blame {
@@ -643,14 +648,14 @@ impl ShardRunner {
         }
     }
 
-    /// A letter for each event that must wait.
+    /// Makes a dead letter for each event that must wait.
     fn letters(&self, cursor: &mut LogCursor, page: &DecodedPage, waiting: &[(Queue, usize)]) -> Vec<DeadLetter> {
         let now = self.store.as_ref().now();
         let mut first = std::collections::HashSet::new();
         let letter = |(queue, at): &(Queue, usize)| {
             let of = cursor.parked.get_mut(queue)?;
             let mut letter = queue.letter(&self.shard, &page.events[*at], &of.error, now);
-            // Of a key, the first one failed, the others wait for it.
+            // The first event of a key failed; the others wait behind it.
             match of.first && first.insert(queue.clone()) {
                 true => letter.retry_at = of.retry_at,
                 false => letter.error = dead_letters::BEHIND.into(),
@@ -660,7 +665,7 @@ impl ShardRunner {
         waiting.iter().filter_map(letter).collect()
     }
 
-    /// Tries events that wait again, in their order.
+    /// Tries the events of a parked key or stream again, in their order.
     async fn retry(&self, cursor: &mut LogCursor, queue: &Queue) -> Result<(), Halt> {
         const TOGETHER: usize = 1_000;
         let store = self.store.as_ref();
@@ -711,8 +716,8 @@ impl ShardRunner {
         Ok(())
     }
 
-    /// A transaction in which no other node moves the shard, if these letters are still there: a commit whose answer was lost
-    /// may have been done after all, and have processed what they are of.
+    /// Opens a transaction that has locked the shard, if these dead letters are still there. Else returns `None`: a
+    /// commit whose answer was lost may have succeeded after all, and have processed their events.
     async fn open_for(&self, letters: &[DeadLetter]) -> Result<Option<Box<dyn Transaction>>, Halt> {
         let (mut transaction, _) = self.open(false).await?;
         let there = Rows::Keys { table: LETTERS, keys: letters.iter().map(DeadLetter::row).collect() };
@@ -723,15 +728,15 @@ impl ShardRunner {
         Ok(None)
     }
 
-    /// Finds out what waits now.
+    /// Reads again what is parked.
     async fn reload_parked(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
         cursor.parked = Parked::load(self.store.as_ref(), &self.shard).await?;
         self.report.send_modify(|status| status.parked = cursor.parked.len());
         Ok(())
     }
 
-    /// Processes events that waited and removes their letters, or nothing. Those of a stream may have to wait on, for a key.
-    /// Says whether the letters were still there.
+    /// Processes events that waited and removes their dead letters, or changes nothing. An event of a stream may have
+    /// to wait on, for one of its keys. Returns whether the dead letters were still there.
     async fn retry_page(
         &self,
         cursor: &mut LogCursor,
@@ -772,13 +777,13 @@ fn until(now: Timestamp, at: Timestamp) -> Duration {
 mod tests {
     use super::*;
 
-    /// Narrows until one event is left to blame; gives the ranges that were tried.
+    /// Narrows until one event is left to blame; returns the ranges that were tried.
     fn ranges(mut first: usize, events: usize, bad: usize, named: bool) -> Vec<(usize, usize)> {
         let (mut end, mut tried) = (events, vec![]);
         loop {
             tried.push((first, end));
             if !(first..end).contains(&bad) {
-                // What is before it was processed.
+                // The events before it were processed.
                 (first, end) = (end, events);
                 continue;
             }

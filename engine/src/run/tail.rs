@@ -1,4 +1,4 @@
-//! The one reader of a node: it follows the end of the log for all projections that run here.
+//! The one reader of a node: it follows the end of the log for all processors that the node runs.
 
 use std::{
     collections::VecDeque,
@@ -16,12 +16,12 @@ use tokio::{
 
 use crate::{failure::Failure, run::page::DecodedPage};
 
-/// How many events are read together.
+/// How many events are read at a time.
 const PAGE: usize = 1_000;
-/// How much of the end of the log is kept in memory. Who has fallen further behind reads for itself.
+/// How many pages and bytes of the end of the log are kept in memory. A shard that is further behind reads for itself.
 const KEPT_PAGES: usize = 64;
 const KEPT_BYTES: usize = 32 << 20;
-/// How long to wait after a wake-up for nothing; twice as long after each further one.
+/// The pause after a wake-up that brought nothing; twice as long after each further one.
 const SHORTEST_QUIET: Duration = Duration::from_millis(1);
 const LONGEST_QUIET: Duration = Duration::from_millis(64);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -30,33 +30,33 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct Tail {
     ring: Mutex<Ring>,
     state: watch::Sender<State>,
-    /// A caller has moved the clock, or wants to know at once.
+    /// Woken when a caller has moved the clock, or wants to know at once.
     wake: Notify,
 }
 
 struct Ring {
-    /// One behind the other, without a gap.
+    /// Each begins where the one before ends.
     pages: VecDeque<Arc<DecodedPage>>,
     bytes: usize,
 }
 
 #[derive(Clone, Default)]
 pub struct State {
-    /// Read up to here; none before the first time.
+    /// Read up to here. None before the first read, and after the log has lost its end.
     pub end: Option<Position>,
-    /// Why it could not read on.
+    /// Why the log could not be read further.
     failed: Option<Arc<dyn Error + Send + Sync>>,
-    /// How often it was seen that the log has lost its end.
+    /// How often the log was seen to have lost its end.
     lost: u64,
 }
 
-/// What there is after a position.
+/// What the node has in memory after a position.
 pub enum After {
-    /// A page that begins there, or before and goes further.
+    /// A page that begins at the position, or before it and ends after it.
     Here(Arc<DecodedPage>),
-    /// Nothing yet.
+    /// The log ends there, as far as the node has read.
     NotYet,
-    /// It is not, or no longer, in memory.
+    /// The events are not, or no longer, in memory.
     Gone,
 }
 
@@ -76,8 +76,8 @@ impl Tail {
         let (mut here, mut events) = (vec![], 0);
         match ring.pages.get(place) {
             Some(page) if page.after <= position => {
-                // All that has come since: one short page after another, each with a flush of its own, a processor that is
-                // behind would stay behind.
+                // Join all cached pages after the position, up to `PAGE` events. With one flush for each short page, a
+                // processor that is behind would stay behind.
                 here.extend(ring.pages.range(place..).take_while(|page| {
                     events += page.events.len();
                     events <= PAGE
@@ -95,12 +95,13 @@ impl Tail {
         After::Here(Arc::new(DecodedPage::joined(&here)))
     }
 
-    /// Has all who wait look again.
+    /// Wakes all shards that wait.
     pub fn wake_waiters(&self) {
         self.wake.notify_waiters();
     }
 
-    /// Returns when there may be something after a position, or one is to look again; fails if the log cannot be read.
+    /// Returns when there may be events after a position, or when woken. [`StoreError::Unavailable`] if the log cannot
+    /// be read.
     pub async fn wait(&self, position: Position, lost: u64) -> Result<(), Failure> {
         let mut state = self.state.subscribe();
         let there =
@@ -115,35 +116,38 @@ impl Tail {
         }
     }
 
-    /// How often it was seen that the log has lost its end: each processor must then find out where it is.
+    /// Returns how often the log was seen to have lost its end. When that changes, each shard must read its checkpoint
+    /// again.
     pub fn lost(&self) -> u64 {
         self.state.borrow().lost
     }
 
-    /// Up to where it has read.
+    /// Returns the position up to which the log was read.
     pub fn end(&self) -> Position {
         self.state.borrow().end.unwrap_or_default()
     }
 
-    /// Reads on for ever: what matches, from the end of the log at the start.
+    /// Reads what matches the query, for ever, from the end of the log at the start.
     pub async fn follow(&self, store: Store, query: Query) {
         let mut pause = Duration::from_millis(20);
         let (mut last, mut quiet, mut woken) = (Position(0), SHORTEST_QUIET, false);
         let mut size = PAGE;
         loop {
             let step = self.step(&store, &query, size).await;
-            // Fewer may fit into what the server allows a statement; then more again, little by little.
+            // Fewer events may fit into what the server allows a statement; after a success, read a quarter more each
+            // time.
             size = if step.is_ok() { (size + size / 4 + 1).min(PAGE) } else { (size / 2).max(1) };
             match step {
                 Ok(Some(end)) => {
                     pause = Duration::from_millis(20);
                     if end > last {
-                        // Where something has just come, more may have that no notification has told of yet.
+                        // After new events, more may have come that no notification has told of yet.
                         (last, quiet, woken) = (end, SHORTEST_QUIET, false);
                         continue;
                     }
                     if woken {
-                        // For nothing. Where the log has lost its end, the store may say for ever that there is more.
+                        // The wake-up brought nothing. Where the log has lost its end, the store may say for ever that
+                        // there is more.
                         sleep(quiet).await;
                         quiet = (quiet * 2).min(LONGEST_QUIET);
                     }
@@ -162,13 +166,14 @@ impl Tail {
         }
     }
 
-    /// The log is not the one it was: what was read is forgotten, and each processor must find out where it is.
+    /// Forgets what was read, because the log has lost its end; each shard must read its checkpoint again.
     pub fn forget(&self) {
         *self.ring() = Ring { pages: VecDeque::new(), bytes: 0 };
         self.state.send_modify(|state| (state.end, state.lost) = (None, state.lost + 1));
     }
 
-    /// Reads one page. Gives the end of the log, if it has come there.
+    /// Reads one page. Returns the end of the log, if the page reaches it. [`StoreError::Damaged`] if the log has lost
+    /// its end.
     async fn step(&self, store: &Store, query: &Query, size: usize) -> Result<Option<Position>, StoreError> {
         let store = store.as_ref();
         let Some(after) = self.state.borrow().end else {
@@ -240,13 +245,13 @@ mod tests {
             _ => panic!("it is in memory"),
         };
         let place = |page: &DecodedPage| (page.after.0, page.until.0, page.events.len());
-        // As many as one reading has at most.
+        // As many events as one read returns at most.
         assert_eq!(place(&here(10)), (10, 900, 890));
         assert_eq!(here(10).last, here(10).events.last().map(|event| event.id));
         assert!(here(10).events.is_sorted_by_key(|event| event.position));
-        // In the middle of one.
+        // In the middle of a page.
         assert_eq!(place(&here(15)), (13, 900, 887));
-        // One alone is the one that all have: decoded once.
+        // A page alone is the page itself, which all shards share: it is decoded once.
         assert_eq!(place(&here(900)), (900, 1_900, 1_000));
         assert!(Arc::ptr_eq(&here(900), &here(1_000)) && Arc::ptr_eq(&here(1_900), &here(1_900)));
         assert!(matches!(tail.after(Position(9)), After::Gone));

@@ -1,4 +1,4 @@
-//! Which events of a part are processed now and which wait, where each event is processed under one key.
+//! Splits the events of a part into those that are processed now and those that wait, where each event has one key.
 
 use eventstore_core::{Event, Recorded};
 
@@ -11,15 +11,17 @@ use crate::{
     },
 };
 
-/// The events of a part whose turn it is, where each is processed under one key.
+/// The events of a part that are processed now, and those that wait, where each event has one key.
 pub struct Turns<'a, E> {
     pub events: Vec<&'a Recorded<E>>,
     pub waiting: Vec<(Queue, usize)>,
-    /// The key and the place of each.
+    /// The key of each event that is processed now, and its place in the page; repeats are left out.
     of: Vec<(String, usize)>,
 }
 
 impl<'a, E: Event> Turns<'a, E> {
+    /// Splits the events of a part. Fails if an event cannot be read and does not wait ([`Part::unreadable`]), or if `key`
+    /// panics.
     pub fn of(part: &Part<'_>, decoded: &'a Decoded<E>, key: fn(&Recorded<E>) -> String) -> Result<Self, Failure> {
         let mut turns = Self { events: vec![], waiting: vec![], of: vec![] };
         for place in part.places.clone() {
@@ -56,7 +58,7 @@ impl<'a, E: Event> Turns<'a, E> {
         Ok(turns)
     }
 
-    /// Names the event that is to blame, if there is only one.
+    /// Names the event that is to blame, if the part has only one whose turn it is.
     pub fn blame(&self, part: &Part<'_>, failed: Failure) -> Failure {
         match &self.of[..] {
             [(key, place)] => failed.at(&part.page.events[*place]).of(key),
