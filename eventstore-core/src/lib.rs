@@ -1,7 +1,7 @@
-//! The words and the rules of [eventstore](https://docs.rs/eventstore): what every other crate of it stands on.
+//! The types and rules of [eventstore](https://docs.rs/eventstore), on which its other crates are built.
 //!
-//! Users depend on the facade, `eventstore`. This crate is for those who bring a store of their own: implement
-//! [`EventStore`], [`Tables`] and [`Transaction`], and run the suite in `conformance` (a feature of that name).
+//! Users depend on the facade, `eventstore`. This crate is for authors of a store: implement [`EventStore`], [`Tables`]
+//! and [`Transaction`], and run the suite in `conformance` (a feature of that name).
 
 mod aggregate;
 mod append;

@@ -82,12 +82,12 @@ impl Filter {
         }
     }
 
-    /// The values that the column is compared with.
+    /// Returns the number of values that the column is compared with.
     pub(crate) fn values(&self) -> usize {
         if let Comparison::In(values) = &self.comparison { values.len() } else { 1 }
     }
 
-    /// The filter as text: the same for filters that pass the same rows by the same comparison.
+    /// Returns the filter as text, which is the same for filters that pass the same rows by the same comparison.
     fn canonical(&self) -> String {
         let (sign, values) = match &self.comparison {
             Comparison::Equal(value) => ("=", std::slice::from_ref(value)),
@@ -105,7 +105,8 @@ impl Filter {
 }
 
 impl Select {
-    /// The query for [`Tables::rows`](crate::Tables::rows) that returns at least these rows, in this order.
+    /// Returns a query for [`Tables::rows`](crate::Tables::rows) that returns at least the rows of this query, in its
+    /// order.
     pub(crate) fn rows(&self) -> Rows {
         let equal = self.filters.iter().filter_map(|filter| match &filter.comparison {
             Comparison::Equal(value) => Some((filter.column, value.clone())),
@@ -118,12 +119,12 @@ impl Select {
         }
     }
 
-    /// The rows of this query among those of [`rows`](Self::rows).
+    /// Returns the rows of this query among those of [`rows`](Self::rows).
     pub(crate) fn among(&self, rows: Vec<(String, Box<RawValue>)>) -> Vec<(String, Box<RawValue>)> {
         if self.is_equality() { rows } else { self.take(rows) }
     }
 
-    /// The rows of this query among all rows of the table, which come in this order.
+    /// Returns the rows of this query among all rows of the table, which are in the order of the query.
     pub(crate) fn take(&self, rows: Vec<(String, Box<RawValue>)>) -> Vec<(String, Box<RawValue>)> {
         let wanted = |(key, row): &(String, Box<RawValue>)| {
             self.filters.iter().all(|filter| filter.passes(row)) && self.is_past(key, row)
@@ -170,7 +171,7 @@ struct Parts {
 }
 
 impl Cursor {
-    /// The cursor after a row of a query.
+    /// Returns the cursor after a row of a query.
     pub(crate) fn after(select: &Select, key: &str, row: &RawValue) -> Self {
         let Order { by, descending, .. } = select.order;
         let value = by.and_then(|column| column.value(row)).unwrap_or_default();
@@ -180,7 +181,7 @@ impl Cursor {
         Self(parts)
     }
 
-    /// The sort key of the row, if the cursor is of this query.
+    /// Returns the sort key of the row. Fails with [`Invalid::Request`] if the cursor is of another query.
     pub(crate) fn sort_key(self, select: &Select) -> Result<SortKey, StoreError> {
         let parts = self.0;
         let refused = |why: &str| StoreError::from(Invalid::Request(format!("the cursor {why}")));

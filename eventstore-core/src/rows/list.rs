@@ -1,4 +1,4 @@
-//! A question for rows that match, and for a page, the number or the existence of them.
+//! A query for the rows that match, a page of them, their number, or whether there are any.
 
 use std::{marker::PhantomData, time::Duration};
 
@@ -126,27 +126,26 @@ impl<M: ReadModel> List<M> {
         self.ge(column, least).le(column, most)
     }
 
-    /// In the order of a column, null last; rows with the same value in the order of their keys. An index on the column
-    /// makes it fast.
+    /// Orders the rows by a column, null last; rows with the same value by key. An index on the column makes it fast.
     pub fn order_by(mut self, column: &'static str) -> Self {
         self.by = Some(column);
         self
     }
 
-    /// The largest first, and null still last.
+    /// Orders the largest first, null still last.
     pub fn descending(mut self) -> Self {
         self.order.descending = true;
         self
     }
 
-    /// Leaves out the first rows. They are read all the same, and an event between two reads moves rows across the
-    /// border, so that a row is seen twice or not at all: to read on, take [`page`](Self::page).
+    /// Leaves out the first rows. The database reads them all the same, and an event between two reads moves rows
+    /// across the border, so that a row is seen twice or not at all: to read on, take [`page`](Self::page).
     pub fn skip(mut self, rows: usize) -> Self {
         self.order.skip = rows;
         self
     }
 
-    /// At most so many.
+    /// Returns at most this many rows.
     pub fn limit(mut self, rows: usize) -> Self {
         bound(&mut self.limit, rows);
         self
@@ -166,20 +165,20 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// Waits until the rows have seen everything up to here: one's own writes. After ten seconds, or
-    /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
-    /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
-    /// runs has stopped.
+    /// Waits until the rows have every event up to the position, so that a caller reads its own writes. Fails with
+    /// [`StoreError::Behind`] after ten seconds, or [the time given](Self::within); and at once with
+    /// [`StoreError::Forked`] if the log ends before the position, with [`StoreError::NotBuilt`] if nothing has built
+    /// the table, and with [`StoreError::Stopped`] if this process has given the read model up.
     ///
-    /// Rows that lack an event up to here, since their keys wait behind one that could not be processed, are
-    /// [`StoreError::Parked`], with those keys. A list without this call has them as they are:
-    /// [`incomplete`](crate::ReadModels::incomplete) says which.
+    /// Fails with [`StoreError::Parked`], which names the keys, if rows lack an event up to the position, because their
+    /// keys wait behind an event that could not be processed. A list without this call returns such rows as they are:
+    /// [`incomplete`](crate::ReadModels::incomplete) returns their keys.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
         self
     }
 
-    /// How long [`after`](Self::after) waits; ten seconds unless told otherwise. With zero, it looks once.
+    /// How long [`after`](Self::after) waits; ten seconds unless told otherwise. With zero, the read checks once.
     pub fn within(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
