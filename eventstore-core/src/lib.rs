@@ -86,7 +86,7 @@ pub use target::{Every, Target, every};
 pub use timestamp::{Timestamp, TimestampError};
 pub use tx::{Tx, TxConnection};
 
-/// What derives write. Not for use by hand.
+/// The items that derives use. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
     pub use serde;
@@ -102,7 +102,7 @@ pub mod __private {
         snapshot::shape,
     };
 
-    /// What is in all parts, one after the other; where there is less than `N`, the rest is `blank`.
+    /// Returns the items of all parts, one part after the other, filled up to `N` with `blank`.
     pub const fn concat<T: Copy, const N: usize>(blank: T, parts: &[&[T]]) -> [T; N] {
         let mut all = [blank; N];
         let (mut part, mut n) = (0, 0);
@@ -126,7 +126,7 @@ pub mod __private {
         a.len() == b.len() && i == a.len()
     }
 
-    /// Whether one of the strings is this.
+    /// Whether a string is among others.
     pub const fn contains(all: &[&str], one: &str) -> bool {
         let mut i = 0;
         while i < all.len() && !same(all[i], one) {
@@ -135,7 +135,7 @@ pub mod __private {
         i < all.len()
     }
 
-    /// Whether no string is there twice.
+    /// Whether no string occurs twice.
     pub const fn distinct(all: &[&str]) -> bool {
         let mut i = 0;
         while i < all.len() {
