@@ -71,8 +71,8 @@ pub struct Loaded<S> {
     /// `false` only after [`as_of`](Load::as_of): an event recorded by that instant may still come, because the instant
     /// is not over yet, or because the store cannot wait for an open append (a replica, a file that can only be read).
     pub settled: bool,
-    /// The position of the last event that made the state; 0, if none did. Unlike [`position`](Self::position) it does not
-    /// move with other events, so it is what an `ETag` is made of for a state that has no version.
+    /// The position of the last event that made the state; 0, if none did. Unlike [`position`](Self::position) it does
+    /// not move with other events, so it is what an `ETag` is made of for a state that has no version.
     pub changed: Position,
 }
 

@@ -29,8 +29,8 @@ pub struct Metadata {
     pub actor: Option<String>,
     /// The program that asked.
     pub source: Option<String>,
-    /// A fingerprint of the ids the command was for, where the caller gave the command's id. It tells a retry from an id
-    /// that was used twice, and has no other meaning.
+    /// A fingerprint of the ids the command was for, where the caller gave the command's id. It tells a retry from an
+    /// id that was used twice, and has no other meaning.
     pub request: Option<Uuid>,
     /// Further keys and values of the caller.
     pub extra: BTreeMap<String, Json>,

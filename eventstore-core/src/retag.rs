@@ -23,9 +23,9 @@ const SAMPLE: usize = 100;
 const PLACES: u64 = 10;
 
 impl Store {
-    /// Gives the stored events of a type the tags that the type gives them today and that they lack: after a tag was added
-    /// to a field. Tags are an index, so the history stays what it is; nothing else of an event can be changed. Tags that
-    /// the type does not give stay, unless [`remove_others`](Retag::remove_others) says otherwise.
+    /// Gives the stored events of a type the tags that the type gives them today and that they lack: after a tag was
+    /// added to a field. Tags are an index, so the history stays what it is; nothing else of an event can be changed.
+    /// Tags that the type does not give stay, unless [`remove_others`](Retag::remove_others) says otherwise.
     ///
     /// The events are read in order, decoded, and tagged anew, in batches of up to 500 events whose tags change. Each
     /// batch is a short transaction that keeps others from appending, and removes the snapshots of states by tag. An
@@ -161,9 +161,9 @@ impl<E: Event> Retag<E> {
         self
     }
 
-    /// Also removes the tags that the type does not give: after a tag was removed from a field. The type must be the one that
-    /// the events are written with. A type that reads only a part of their fields removes the tags of the others, and states
-    /// and decisions by these tags no longer see the events.
+    /// Also removes the tags that the type does not give: after a tag was removed from a field. The type must be the
+    /// one that the events are written with. A type that reads only a part of their fields removes the tags of the
+    /// others, and states and decisions by these tags no longer see the events.
     pub fn remove_others(mut self) -> Self {
         self.remove = true;
         self

@@ -37,8 +37,8 @@ pub struct Filter {
     pub comparison: Comparison,
 }
 
-/// How a column is compared. Each value has the type of the column and the form in which a row stores it. Null equals null,
-/// and is neither less nor greater than any value. Text is compared byte by byte, in UTF-8; -0.0 equals 0.0.
+/// How a column is compared. Each value has the type of the column and the form in which a row stores it. Null equals
+/// null, and is neither less nor greater than any value. Text is compared byte by byte, in UTF-8; -0.0 equals 0.0.
 #[derive(Clone, Debug)]
 pub enum Comparison {
     /// Equal to the value.
@@ -149,7 +149,8 @@ impl Select {
     }
 }
 
-/// Where the next page of a list begins: after the last row of the page before, whatever has happened to that row since.
+/// Where the next page of a list begins: after the last row of the page before, whatever has happened to that row
+/// since.
 ///
 /// A client keeps it as text ([`Display`](fmt::Display), [`FromStr`], serde). The text is opaque, but not secret: it
 /// contains the key of that row and its value in the column of the order, and is about twice as long. It is not signed
