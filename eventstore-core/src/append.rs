@@ -49,7 +49,8 @@ impl Store {
     }
 }
 
-/// Where events of a type can be appended: the [`Id`] of an aggregate that has such events, or any [`StreamId`].
+/// A stream that events of a type can be appended to: the [`Id`] of an aggregate that has such events, or any
+/// [`StreamId`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no stream to append events to",
     label = "neither an `Id<_>`, whose aggregate has such events, nor a `StreamId`"
@@ -83,7 +84,7 @@ impl<E: Event> AppendTo<E> for &StreamId {
     }
 }
 
-/// Events about to be appended: `.await` it, or say more about it first.
+/// Events about to be appended: `.await` them, or give their cause and metadata first.
 #[must_use = "nothing is appended until it is awaited"]
 pub struct AppendEvents {
     store: Store,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::stream::Position;
 
-/// What to do about the [`Report`] when a store is opened.
+/// The use of the [`Report`] when a store is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// Check nothing.
@@ -20,7 +20,7 @@ pub enum Policy {
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// No problem.
     #[default]
     Ok,
     /// Slower, or harder to run, than it could be; nothing is lost.
@@ -38,7 +38,7 @@ pub struct Finding {
     pub severity: Severity,
     /// What the check found.
     pub found: String,
-    /// What to do; empty if there is nothing to do.
+    /// The advice; empty if there is nothing to do.
     pub advice: String,
 }
 

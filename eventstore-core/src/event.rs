@@ -35,15 +35,15 @@ pub trait Event: Clone + Send + Sync + Sized + 'static {
     /// program: loading a state by tag, or of every event of a kind, then fails.
     const OTHERS: &'static [&'static [&'static str]] = &[];
 
-    /// The stored name of this event, `account.deposited`.
+    /// Returns the stored name of this event, `account.deposited`.
     fn name(&self) -> &'static str;
 
-    /// The version of its stored form, 1 until `#[event(version = …)]` says more.
+    /// Returns the version of its stored form, 1 unless `#[event(version = …)]` sets another.
     fn schema(&self) -> u32 {
         1
     }
 
-    /// The tags of this event, from the fields marked `#[event(tag)]`.
+    /// Returns the tags of this event, from the fields marked `#[event(tag)]`.
     fn tags(&self) -> Vec<Tag> {
         Vec::new()
     }
@@ -88,14 +88,14 @@ impl<E> Upcast<E> for Vec<E> {
 /// A name and a value of an event, by which it belongs to a boundary or to a row: `course:rust-101`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag {
-    /// What kind of thing is concerned: `course`.
+    /// The kind of thing that the event concerns: `course`.
     pub name: Cow<'static, str>,
-    /// Which one: `rust-101`.
+    /// The key of the thing: `rust-101`.
     pub key: String,
 }
 
 impl Tag {
-    /// The tag `{name}:{key}`.
+    /// Returns the tag `{name}:{key}`.
     pub fn new(name: impl Into<Cow<'static, str>>, key: impl fmt::Display) -> Self {
         Self { name: name.into(), key: key.to_string() }
     }

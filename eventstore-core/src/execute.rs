@@ -1,4 +1,4 @@
-//! Puts a command to the rules and records their answer.
+//! Executes a command: calls the rule and records the events it returns.
 
 use std::{borrow::Cow, hash::BuildHasher, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl Store {
-    /// Puts a command to the rules and records their answer.
+    /// Executes a command: calls the rule and records the events it returns.
     ///
     /// Reads the target's events, calls `decide`, and appends the events it returns. If the target has changed
     /// meanwhile, the command starts over, three times unless told otherwise.
@@ -57,7 +57,7 @@ impl Store {
     }
 }
 
-/// A command about to be executed: `.await` it, or say more about it first.
+/// A command about to be executed: `.await` it, or give its cause, conditions and metadata first.
 #[must_use = "nothing is executed until it is awaited"]
 pub struct Execute<S: Decider> {
     store: Store,

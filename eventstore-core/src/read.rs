@@ -339,7 +339,7 @@ impl ReadEvents {
     }
 }
 
-/// What a read does next.
+/// The next page of a read.
 enum Next {
     First(Box<ReadEvents>),
     After(Read),

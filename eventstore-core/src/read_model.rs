@@ -17,7 +17,7 @@ use crate::{
     table::{Column, Kind, Table},
 };
 
-/// What events do to a row.
+/// The effect of events on a row.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what events do to its rows",
     label = "no `impl Project for {Self}`"

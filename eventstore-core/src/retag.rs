@@ -95,7 +95,7 @@ impl Store {
     }
 }
 
-/// A job that gives events new tags: `.await` it, or say more about it first.
+/// A job that gives events new tags: `.await` it, or set its options first.
 #[must_use = "nothing is changed until it is awaited"]
 pub struct Retag<E> {
     store: Store,

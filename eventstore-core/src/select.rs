@@ -33,7 +33,7 @@ pub struct Select {
 pub struct Filter {
     /// A column of the table; not `jsonb`.
     pub column: &'static Column,
-    /// What the column is compared with.
+    /// The comparison.
     pub comparison: Comparison,
 }
 
@@ -55,7 +55,7 @@ pub enum Comparison {
     GreaterOrEqual(Json),
 }
 
-/// What places a row in an [`Order`]. The row itself need not exist any more.
+/// The place of a row in an [`Order`]. The row itself need not exist any more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SortKey {
     /// The value of the column that orders the rows; null if the rows are ordered by key.
@@ -149,8 +149,8 @@ impl Select {
     }
 }
 
-/// Where the next page of a list begins: after the last row of the page before, whatever has happened to that row
-/// since.
+/// Where the next page of a list begins: after the last row of the page before, even if that row has changed or was
+/// deleted since.
 ///
 /// A client keeps it as text ([`Display`](fmt::Display), [`FromStr`], serde). The text is opaque, but not secret: it
 /// contains the key of that row and its value in the column of the order, and is about twice as long. It is not signed

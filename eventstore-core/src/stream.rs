@@ -40,7 +40,7 @@ impl<A> Id<A> {
         Self::from(Uuid::now_v7())
     }
 
-    /// The text of the id: `ACC-42` in the stream `account-ACC-42`.
+    /// Returns the text of the id: `ACC-42` in the stream `account-ACC-42`.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -171,7 +171,7 @@ pub struct StreamId {
 }
 
 impl StreamId {
-    /// The stream `{category}-{key}`.
+    /// Returns the stream `{category}-{key}`.
     pub fn new(category: &str, key: &str) -> Self {
         let mut name = String::with_capacity(category.len() + 1 + key.len());
         name.push_str(category);
@@ -180,17 +180,17 @@ impl StreamId {
         Self { name: name.into(), category: category.len() }
     }
 
-    /// What kind of stream it is: `account`.
+    /// Returns the category: `account`.
     pub fn category(&self) -> &str {
         &self.name[..self.category]
     }
 
-    /// Which one of its kind: `ACC-42`.
+    /// Returns the key: `ACC-42`.
     pub fn key(&self) -> &str {
         &self.name[self.category + 1..]
     }
 
-    /// The whole name: `account-ACC-42`.
+    /// Returns the whole name: `account-ACC-42`.
     pub fn as_str(&self) -> &str {
         &self.name
     }
@@ -360,7 +360,7 @@ fn number(what: &'static str, text: &str) -> Result<u64, Invalid> {
     number.ok_or_else(|| Invalid::name(what, text, "is not a non-negative integer"))
 }
 
-/// What a stream must be like when events are appended to it.
+/// The condition on a stream to which events are appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// Anything, also no stream.

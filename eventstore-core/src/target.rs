@@ -93,7 +93,8 @@ impl<A: Aggregate, const N: usize> Target for [Id<A>; N] {
 #[derive(Clone, Copy, Debug)]
 pub struct Every<A>(PhantomData<fn() -> A>);
 
-/// One state over every event of its kind, of all streams: how many have enrolled anywhere, which names are taken.
+/// Returns the target of one state over every event of its kind, of all streams: how many have enrolled anywhere, which
+/// names are taken.
 ///
 /// Its decisions go to the stream `{category}-$every`, so no id may have the key `$every`. (Release 0.1 wrote to
 /// `{category}-every`; those events still count.)

@@ -53,8 +53,8 @@ impl Store {
     /// read models, its own SQL) are not checked, nor is a load of the past, which cannot change.
     ///
     /// Append last, and commit at once: from its first append to its end the transaction keeps all others from
-    /// appending, which costs the log a round trip. A caller that awaits an append outside of the transaction before it
-    /// ends waits for itself: the append fails with [`Busy`](StoreError::Busy) after ten seconds.
+    /// appending, which costs the log a round trip. If the caller then awaits an append outside of the open
+    /// transaction, it waits for itself: the append fails with [`Busy`](StoreError::Busy) after ten seconds.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let open = Arc::new(Mutex::new(Some(self.inner().begin().await?)));
         let reads = Arc::<Reads>::default();
@@ -116,7 +116,8 @@ impl Tx {
     }
 
     /// Commits all changes and appends, or nothing. Fails with [`Conflict`](StoreError::Conflict) if a state that was
-    /// loaded in the transaction has changed since.
+    /// loaded in the transaction has changed since, and with [`Invalid::Request`] if an operation in it has failed or
+    /// was dropped before its end.
     pub async fn commit(self) -> Result<(), StoreError> {
         let mut transaction = self.take().await?;
         if let Err(stale) = self.reads.hold(&mut *transaction).await {

@@ -332,8 +332,8 @@ impl StoreError {
     }
 }
 
-/// Who has caused an error of the database, and so must act. It is derived from the codes of the database, never from
-/// its messages; `docs/errors.md` has the table.
+/// The party that caused an error of the database, and so must act. It is derived from the codes of the database, never
+/// from its messages; `docs/errors.md` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Blame {

@@ -153,10 +153,10 @@ impl<M: ReadModel> List<M> {
 
     /// Begins after the last row of a page; for [`page`](Self::page) and for the rows themselves.
     ///
-    /// A row that does not change between two pages is in exactly one of them, whatever happens to other rows. A row
-    /// that changes may move past the cursor or before it, and so be in two pages or in none, unless it keeps its value
-    /// in the column of the order. Pages of one moment of the past ([`at_position`](crate::ReadModels::at_position))
-    /// have no such rows.
+    /// A row that does not change between two pages is in exactly one of them, even if other rows change. A row that
+    /// changes may move past the cursor or before it, and so be in two pages or in none, unless it keeps its value in
+    /// the column of the order. Pages of one moment of the past ([`at_position`](crate::ReadModels::at_position)) have
+    /// no such rows.
     ///
     /// The await fails with [`Invalid::Request`] if the cursor is of another read model, version, order or set of
     /// filters, if it was changed, or if the list has a [`skip`](Self::skip).
@@ -214,7 +214,7 @@ impl<M: ReadModel> List<M> {
         if limit == 0 {
             return Err(Invalid::Request("a page of zero rows would have no end".into()).into());
         }
-        // One more row says whether there is another page.
+        // One more row shows whether there is another page.
         let select = Select { limit: Some(limit.saturating_add(1)), ..self.select()? };
         let mut found = self.found(select.clone()).await?;
         let more = found.len() > limit;

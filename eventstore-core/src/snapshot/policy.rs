@@ -54,7 +54,7 @@ pub enum SnapshotPolicy {
     ByHand,
 }
 
-/// Which snapshots an aggregate has, and when they are taken.
+/// The snapshots of an aggregate, and when they are taken.
 #[derive(Clone, Copy)]
 pub struct Policy {
     pub(crate) kind: &'static str,
