@@ -380,8 +380,8 @@ impl<S: Decider> Fold<S> {
         parts: &[usize],
     ) -> Result<(), StoreError> {
         let query = Query { items: parts.iter().map(|&part| boundary.parts[part].item()).collect() };
-        // A bare read lacks the place of the last event, which a snapshot needs, and the instants, which `occurred_by`
-        // needs; and its head is not exact, while several parts must end at the same position.
+        // A bare read may lack ids, positions and instants, which a snapshot and `occurred_by` need; and its head may
+        // be inexact, while several parts must end at the same position.
         let bare = matches!(boundary.parts[..], [Part::Stream(_)]) && self.loaded.state.snapshots(0).is_none();
         let bare = bare && until.occurred_by.is_none() && !S::RECORDED;
         let Events { head, events, asked } = store.inner().read(Read { query, bare, ..read }).await?;

@@ -168,7 +168,8 @@ impl Store {
     }
 
     /// Closes the store: waits for the calls that have begun, and closes the connections. With SQLite, the database
-    /// file alone is whole then. A program that drops its store instead loses nothing that was acknowledged.
+    /// file alone is whole then, unless another process has it open. A program that drops its store instead loses
+    /// nothing that was acknowledged.
     ///
     /// It is for the end of a program: stop its runners first. From then on this store and its clones fail with
     /// [`Denied`](StoreError::Denied); a store in memory has nothing to close. Fails with [`Busy`](StoreError::Busy) if

@@ -225,8 +225,8 @@ pub enum StoreError {
         /// The process of the node: host and process id.
         process: String,
     },
-    /// The tables of the log are older than this program, which may not, or must not, change them: apply the
-    /// migrations that are missing first.
+    /// The tables of the log are older than this program, and the options of the store or the rights of its role forbid
+    /// to change them: apply the missing migrations first.
     #[error("the database lacks {}: apply what is missing as the owner of the schema", missing.join(", "))]
     Unmigrated {
         /// The missing parts, in order: `migration 002_snapshots`.

@@ -3,11 +3,11 @@
 //! Any node processes a batch of one shard so:
 //!
 //! 1. Read the rows of the instances that the events concern, together with the shard. Stop if the shard is no longer
-//! at the checkpoint, at this epoch and this node's.
+//!    at the checkpoint, at this epoch and this node's.
 //! 2. Make a [`Turn`] of each instance. While a turn has something [to do](Turn::todo), do it and [tell](Turn::told)
-//! the turn the result: the turns concurrently, the operations of a turn in order.
+//!    the turn the result: the turns concurrently, the operations of a turn in order.
 //! 3. Write the [results](Turn::result) of the turns and move the checkpoint in one step, if the shard is still as it
-//! was.
+//!    was.
 //!
 //! Timers go the same way, except the first step: it [claims](StoredInstance::claim) them and stores that before
 //! anything is sent, so that either firing or cancelling wins. A half-given answer is completed before any other answer
