@@ -472,8 +472,8 @@ decider!(0 A, 1 B, 2 C);
 decider!(0 A, 1 B, 2 C, 3 D);
 
 /// Returns an error unless a condition holds: `ensure!(self.open, AccountError::NotOpen)`, or in words if the error can
-/// be made of them, as [`Refusal`](crate::Refusal) can: `ensure!(amount <= self.balance, "only {} left",
-/// self.balance)`.
+/// be made of them, as [`Refusal`](crate::Refusal) can:
+/// `ensure!(amount <= self.balance, "only {} left", self.balance)`.
 #[macro_export]
 macro_rules! ensure {
     ($condition:expr, $format:literal $($arguments:tt)*) => {

@@ -29,9 +29,9 @@ impl Store {
     /// left as it is; so an interrupted import is simply started again, and two at once do no harm. Fails with
     /// [`Duplicate`](StoreError::Duplicate) if an id is recorded with another stream, name or body.
     ///
-    /// An append has up to 4,000 events; the next is read while one is written, so memory stays bounded. An error of
-    /// the source or of the store ends the import; events before it may have been recorded. To show progress,
-    /// [`inspect`](futures::StreamExt::inspect) the source.
+    /// An append has up to 4,000 events, or about 4 MiB of bodies; the next is read while one is written, so memory
+    /// stays bounded. An error of the source or of the store ends the import; events before it may have been recorded.
+    /// To show progress, [`inspect`](futures::StreamExt::inspect) the source.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));

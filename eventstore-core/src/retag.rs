@@ -32,10 +32,10 @@ impl Store {
     /// interrupted job is started again, from the beginning or [`after`](Retag::after) the position it had reached.
     /// Read models whose rows are found by a tag (`#[read_model(tag = "…")]`) are to be rebuilt afterwards.
     ///
-    /// Two such jobs may run at once. Run it once no program of the earlier release appends any more: what one appends
-    /// has the earlier tags, and its snapshots lack events. So does a snapshot of a state by tag that another process
-    /// read before the job and keeps after its end: run the job once more a minute later, which removes such snapshots.
-    /// Until the job has ended, a state by tag may lack events, as before. Fails with
+    /// Two such jobs may run at once. Run the job once no program of the earlier release appends any more: its events
+    /// have the earlier tags, and its snapshots lack events. A snapshot also lacks events if another process read its
+    /// state by tag before the job and keeps the snapshot after the job's end: run the job once more a minute later,
+    /// which removes such snapshots. Until the job has ended, a state by tag may lack events, as before. Fails with
     /// [`Unreadable`](StoreError::Unreadable) at an event that cannot be decoded, and with [`Busy`](StoreError::Busy)
     /// if another job keeps changing the same tags. In PostgreSQL the job needs the rights of the owner of the schema.
     ///

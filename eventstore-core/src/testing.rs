@@ -119,8 +119,8 @@ impl<A: Aggregate> GivenOne<A> {
     }
 }
 
-/// Gives earlier events, stream by stream, for rules over several streams: `given(&rust, [opened]).given(&ann,
-/// [joined]).when((&rust, &ann), Enrol).then([…])`.
+/// Gives earlier events, stream by stream, for rules over several streams:
+/// `given(&rust, [opened]).given(&ann, [joined]).when((&rust, &ann), Enrol).then([…])`.
 pub fn given<T: Target>(stream: T, events: impl IntoIterator<Item = <T::State as Decider>::Event>) -> GivenLog {
     GivenLog::default().given(stream, events)
 }
