@@ -234,9 +234,9 @@ impl StoredInstance {
         self.due = timers.chain(end).min();
     }
 
-    /// Claims the timers that are due and returns their ids, the earliest first: from here on nothing cancels them. The
-    /// row must be stored before anything is sent. A parked instance fires no timer: the answer it is parked at may be
-    /// half given.
+    /// Claims the timers that are due, and returns their ids, the earliest first: from here on nothing cancels them.
+    /// The row must be stored before anything is sent. A parked instance fires no timer: the answer it is parked at may
+    /// be half given.
     pub fn claim(&mut self, now: Timestamp) -> Vec<TimerId> {
         if self.status == SagaStatus::Parked {
             return vec![];

@@ -142,8 +142,8 @@ impl<E: Event> Plan<E> {
         self
     }
 
-    /// From here on nothing is undone: a later step that fails is tried again, eight times in all, with pauses from 1
-    /// to 64 seconds.
+    /// From here on nothing is undone. A later step that is refused, or fails by its event, is tried again, eight times
+    /// in all, with pauses from 1 to 64 seconds. A step that is late waits for an operator.
     pub fn pivot(mut self) -> Self {
         self.pivoted = true;
         self
