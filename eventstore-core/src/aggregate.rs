@@ -17,24 +17,25 @@ use crate::{
     label = "no `impl Evolve for {Self}`"
 )]
 pub trait Evolve: Send + Sync + Sized + 'static {
-    /// What can happen to it.
+    /// The events that make the state.
     type Event: Event;
 
-    /// Applies one event. It has happened: there is no refusing it.
+    /// Applies one event. The event has happened, so it cannot be refused.
     ///
-    /// A panic here is a mistake in the rules. On what `decide` has just answered it ends the command, and nothing is
-    /// recorded; on what is recorded already it would end every load.
+    /// A panic here is a mistake in the rules. At an event that `decide` has just returned it ends the command, and
+    /// nothing is recorded; at a recorded event it would end every load.
     fn evolve(&mut self, event: Self::Event);
 
-    /// Whether [`evolve_recorded`](Self::evolve_recorded) is called for each event, instead of `evolve`. A load then reads
-    /// all that is stored of an event, not only its body, and a command reads its state again after it has recorded.
+    /// Whether [`evolve_recorded`](Self::evolve_recorded) is called for each event, instead of `evolve`. A load then
+    /// reads all stored fields of an event, not only its body, and a command reads its state again after it has
+    /// recorded.
     const RECORDED: bool = false;
 
-    /// Applies one event, and sees where and when it was recorded, by whom and why; for a state that depends on instants
+    /// Applies one event, given where and when it was recorded, by whom and why; for a state that depends on instants
     /// which the bodies do not repeat. As pure as `evolve`. Called where [`RECORDED`](Self::RECORDED) is true.
     ///
-    /// For the answer of a rule it is called before the events are recorded, to see that the state can apply them; their
-    /// position and instants are estimates then, and what it makes of them is thrown away.
+    /// For the events a rule returns it is called before they are recorded, to check that the state can apply them;
+    /// their position and instants are estimates then, and the resulting state is thrown away.
     ///
     /// ```
     /// # use eventstore::{Raw, Timestamp, prelude::*};
@@ -69,7 +70,8 @@ pub trait Evolve: Send + Sync + Sized + 'static {
 
 /// A state with a name, of which there is one for every id. Derive it.
 ///
-/// Made of the events of its stream; with `#[aggregate(by_tag)]`, of the events tagged with its id, wherever they are.
+/// It is made of the events of its stream; with `#[aggregate(by_tag)]`, of the events of any stream that are tagged
+/// with its id.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an aggregate",
     label = "not an aggregate",
@@ -78,9 +80,9 @@ pub trait Evolve: Send + Sync + Sized + 'static {
 pub trait Aggregate: Evolve {
     /// The stream category, `account` in `account-ACC-42`. Part of the stored data.
     const NAME: &'static str;
-    /// Whether its events are those tagged with its id, wherever they are, or those of its stream.
+    /// Whether its events are those of any stream tagged with its id, instead of those of its stream.
     const BY_TAG: bool = false;
-    /// When snapshots of it are taken, and how; see `#[aggregate(snapshot = 100)]`.
+    /// When and how snapshots of it are taken; see `#[aggregate(snapshot = 100)]`.
     const SNAPSHOT: Option<Snapshot<Self>> = None;
     /// Why a command may be refused.
     type Error: Error + Send + Sync + 'static;
@@ -91,7 +93,7 @@ pub trait Aggregate: Evolve {
 }
 
 impl<A: Aggregate> Id<A> {
-    /// The stream that keeps its events.
+    /// Returns the stream of its events.
     pub fn stream(&self) -> StreamId {
         StreamId::new(A::NAME, self.key())
     }
@@ -135,7 +137,7 @@ impl<A: Aggregate> Tagged for Id<A> {
     label = "no `impl Decide<{C}> for {Self}`"
 )]
 pub trait Decide<C>: Decider {
-    /// Stored names of events that the rule's answer does not depend on. Such events may be recorded between the read and
+    /// Stored names of events that the decision does not depend on. Such events may be recorded between the read and
     /// the append of its decision, and are no conflict; every other event of the state is. By default all are.
     ///
     /// The names must be those of events that make the state, which is checked when the program is compiled.
@@ -189,14 +191,14 @@ pub trait Decide<C>: Decider {
     /// ```
     const UNAFFECTED_BY: &'static [&'static str] = &[];
 
-    /// Answers a command with the events it causes, or says why not.
+    /// Returns the events that a command causes. Fails with the aggregate's error if the rule refuses the command.
     ///
-    /// Pure: whatever the rule needs besides the state travels in the command. Asked again, with a clone of the
-    /// command, when another command was faster.
+    /// Pure: the command contains all that the rule needs besides the state. Called again, with a clone of the command,
+    /// when another append was faster.
     fn decide(&self, command: C) -> Result<Vec<Self::Event>, Self::Error>;
 }
 
-/// Whether a rule names only events that make its state, and leaves one that it depends on.
+/// Fails to compile unless a rule names only events that make its state, and not all of them.
 pub(crate) const fn check_rule<S: Decide<C>, C>() {
     let (mut n, mut known, mut left) = (0, 0, 0);
     while n < S::EVENTS.len() {
@@ -220,8 +222,8 @@ pub(crate) const fn check_rule<S: Decide<C>, C>() {
     assert!(left > 0 || known == 0, "`UNAFFECTED_BY` names every event of this state: a rule depends on one at least");
 }
 
-/// Every decider has a rule for two commands without values. Where there is one rule only, rustc takes its command
-/// for the one that is meant, and says "expected `Open`, found `Close`" instead of what [`Decide`] has to say.
+/// Two uninhabited commands that every decider handles. With a single `Decide` impl, rustc infers its command and
+/// reports "expected `Open`, found `Close`"; more impls make it report the message of [`Decide`].
 macro_rules! nobodys {
     ($($Command:ident)*) => {
         $(
@@ -239,63 +241,65 @@ macro_rules! nobodys {
 }
 nobodys!(Nobodys NobodysEither);
 
-/// What a rule answers.
+/// The result of a rule: events, or a refusal.
 pub type Decision<A> = Result<Vec<<A as Decider>::Event>, <A as Decider>::Error>;
 
-/// What answers commands: an aggregate, a list of one kind of aggregate, or a tuple of these, of which the first decides
-/// and the others are consulted. Never implemented by hand.
+/// A state that commands are decided on: an aggregate, a list of one kind of aggregate, or a tuple of these, of which
+/// the first decides and the others are consulted. Never implemented by hand.
 pub trait Decider: Send + Sync + Sized + 'static {
-    /// What it answers with: the first's events.
+    /// The events that a decision returns: those of the first.
     type Event: Event;
-    /// Why it may refuse: the first's error.
+    /// Why a command may be refused: the error of the first.
     type Error: Error + Send + Sync + 'static;
 
-    /// Whether it is made of one stream, so that a version says where it stands.
+    /// Whether the state is made of one stream, and so has a version.
     #[doc(hidden)]
     const ONE_STREAM: bool;
 
-    /// Whether one of its parts sees all that is stored of its events.
+    /// Whether one of its parts has [`Evolve::RECORDED`].
     #[doc(hidden)]
     const RECORDED: bool;
 
-    /// The names of the events that make it, in lists.
+    /// The names of the events that make the state, in lists.
     #[doc(hidden)]
     const EVENTS: &'static [&'static [&'static str]];
 
     #[doc(hidden)]
     fn blank(boundary: &Boundary) -> Self;
 
-    /// Whether one of its parts has snapshots, and which.
+    /// Returns the snapshot policy of a part; `None` if it has no snapshots.
     #[doc(hidden)]
     fn snapshots(&self, part: usize) -> Option<Policy>;
 
-    /// Writes one of its parts as its snapshots are written.
+    /// Returns the snapshot of a part; `None` if it has no snapshots. Fails with [`EventError`] if the part cannot be
+    /// written.
     #[doc(hidden)]
     fn save(&self, part: usize) -> Option<Result<Vec<u8>, EventError>>;
 
-    /// Puts what was written in the place of one of its parts.
+    /// Replaces a part by its snapshot; `None` if it has no snapshots. Fails with [`EventError`] if the snapshot cannot
+    /// be read.
     #[doc(hidden)]
     fn open(&mut self, part: usize, saved: &[u8]) -> Option<Result<(), EventError>>;
 
-    /// Takes an event into one of its parts.
+    /// Applies an event to a part. Fails with [`StoreError::Unreadable`] if the event cannot be decoded.
     #[doc(hidden)]
     fn take_in(&mut self, part: usize, event: &Recorded<Raw>) -> Result<(), StoreError>;
 }
 
-/// One of a tuple: an aggregate, or a list of them.
+/// A member of a tuple: an aggregate, or a list of aggregates.
 #[doc(hidden)]
 pub trait Member: Decider {
-    /// What its events are called.
+    /// The names of its events.
     const NAMES: &'static [&'static str];
 
-    /// Each of these has nothing behind it yet.
+    /// Returns the states of these keys before their first events.
     fn blanks(keys: &[Arc<str>]) -> Self;
 
-    /// How many parts it has.
+    /// Returns the number of its parts.
     fn parts(&self) -> usize;
 }
 
-/// Applies what was read of one event.
+/// Applies an event that was decoded.
 pub(crate) fn apply<A: Evolve>(state: &mut A, event: A::Event, recorded: &Recorded<Raw>) {
     if A::RECORDED { state.evolve_recorded(event, recorded) } else { state.evolve(event) }
 }
@@ -467,8 +471,9 @@ decider!(0 A, 1 B);
 decider!(0 A, 1 B, 2 C);
 decider!(0 A, 1 B, 2 C, 3 D);
 
-/// Refuses unless something holds: `ensure!(self.open, AccountError::NotOpen)`, or in words where the error can be
-/// made of them, as [`Refusal`](crate::Refusal) can: `ensure!(amount <= self.balance, "only {} left", self.balance)`.
+/// Returns an error unless a condition holds: `ensure!(self.open, AccountError::NotOpen)`, or in words if the error can
+/// be made of them, as [`Refusal`](crate::Refusal) can:
+/// `ensure!(amount <= self.balance, "only {} left", self.balance)`.
 #[macro_export]
 macro_rules! ensure {
     ($condition:expr, $format:literal $($arguments:tt)*) => {

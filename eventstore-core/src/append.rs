@@ -16,12 +16,12 @@ use crate::{
 impl Store {
     /// Appends events without any aggregate; with [`and`](AppendEvents::and), to several streams at once.
     ///
-    /// No rule is asked, and nothing is folded: that the events make sense where they go is the caller's word. To an
-    /// [`Id`] only the events of its aggregate can be appended, since others could not be read there; a [`StreamId`]
-    /// takes any.
+    /// No rule is asked and no state is folded: the caller answers for the events. To an [`Id`] only the events of its
+    /// aggregate can be appended, since others could not be read there; a [`StreamId`] takes any.
     ///
-    /// A stream that gets no event is not written to, but what is expected of it is checked. If no stream gets one, nothing
-    /// is recorded, and the answer names no stream and has the positions 0.
+    /// A stream that gets no event is not written to, but its expected version is checked. If no stream gets an event,
+    /// nothing is recorded, and the returned [`Written`] has no streams and the positions 0. Fails with
+    /// [`StoreError::Conflict`] if a stream is not as expected.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -49,13 +49,14 @@ impl Store {
     }
 }
 
-/// Where events of a type can be appended: the [`Id`] of an aggregate that has such events, or any [`StreamId`].
+/// A stream that events of a type can be appended to: the [`Id`] of an aggregate that has such events, or any
+/// [`StreamId`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no stream to append events to",
     label = "neither an `Id<_>`, whose aggregate has such events, nor a `StreamId`"
 )]
 pub trait AppendTo<E> {
-    /// The stream the events go to.
+    /// Returns the stream to append to.
     fn into_stream(self) -> StreamId;
 }
 
@@ -83,7 +84,7 @@ impl<E: Event> AppendTo<E> for &StreamId {
     }
 }
 
-/// Events about to be appended: `.await` it, or say more about it first.
+/// Events about to be appended: `.await` them, or give their cause and metadata first.
 #[must_use = "nothing is appended until it is awaited"]
 pub struct AppendEvents {
     store: Store,
@@ -97,7 +98,7 @@ impl AppendEvents {
         Self { store, writes: vec![], cause }
     }
 
-    /// And these into another stream: all are appended, or none.
+    /// Adds events for another stream: all are appended, or none.
     pub fn and<E: Event>(
         mut self,
         stream: impl AppendTo<E>,
@@ -109,7 +110,7 @@ impl AppendEvents {
         self
     }
 
-    /// The same with events in their stored form, whatever the stream is like.
+    /// As [`and`](Self::and), for events in their stored form, with no expected version.
     pub(crate) fn and_stored(mut self, stream: StreamId, stored: Result<Vec<Stored>, StoreError>) -> Self {
         self.writes.push((stream, Expected::Any, stored));
         self
@@ -136,7 +137,7 @@ impl AppendEvents {
         for (stream, expected) in empty {
             match expected {
                 Expected::Version(version) if !append.writes.is_empty() => append.unchanged.push((stream, version)),
-                // A stream that has events has them for ever.
+                // If anything is written, only `Any` and `Exists` come here, and a stream that exists does so for ever.
                 _ => self.store.expect(&stream, expected).await?,
             }
         }
@@ -145,11 +146,11 @@ impl AppendEvents {
             return Ok(Written { streams, first: nowhere, last: nowhere, recorded_at, replayed: false });
         }
         let count = append.events().count();
-        let written = match self.store.record(append).await {
+        let written = match self.store.append_in_span(append).await {
             Err(StoreError::Conflict(conflict)) => return Err(self.store.explained(conflict).await.into()),
             written => written?,
         };
-        // A store answers also for the first events of a longer append; what was appended then was something else.
+        // A store also reports a replay if the events are the first of a longer append, which was another append.
         if written.replayed {
             let found = self.store.inner().find(metadata.command_id).await.map_err(StoreError::though_recorded)?;
             if found.len() != count {
@@ -162,10 +163,10 @@ impl AppendEvents {
 }
 
 impl Store {
-    /// Checks what is expected of a stream that is not written to.
+    /// Fails with [`StoreError::Conflict`] if a stream that is not written to is not as expected.
     async fn expect(&self, stream: &StreamId, expected: Expected) -> Result<(), StoreError> {
         let read = Read { query: Query::of(stream), backwards: true, limit: Some(1), ..Read::default() };
-        // Also where anything is expected: the name is checked.
+        // Also for `Any`: the read checks the name.
         let last = self.inner().read(read).await?.events.try_next().await?;
         let actual = last.map_or(Version(0), |last| last.version);
         if expected.holds(actual) {

@@ -1,4 +1,4 @@
-//! Which events make a state, and which stream gets new ones.
+//! The events that make a state, and the stream that new events go to.
 
 use std::sync::Arc;
 
@@ -14,18 +14,18 @@ use crate::{
 pub(crate) const EVERY: &str = "$every";
 const EVERY_IN_0_1: &str = "every";
 
-/// The events that make a state, and the stream that new ones go to.
+/// The events that make a state, and the stream that new events go to.
 #[derive(Clone, Debug)]
 pub struct Boundary {
     pub(crate) stream: StreamId,
-    /// Of each part.
+    /// The key of each part.
     pub(crate) keys: Vec<Arc<str>>,
-    /// How many parts each member has; empty, if each has one.
+    /// The number of parts of each member; empty if each has one.
     pub(crate) lengths: Vec<usize>,
     pub(crate) parts: Vec<Part>,
 }
 
-/// What commands take turns on.
+/// The boundary of a part, on which commands take turns.
 #[derive(Hash)]
 pub(crate) enum TurnOn<'a> {
     Stream(&'a str),
@@ -36,14 +36,14 @@ pub(crate) enum TurnOn<'a> {
 /// The events of one aggregate.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
-    /// Those of its stream: the version says whether it changed.
+    /// The events of its stream: the version shows whether the part has changed.
     Stream(StreamId),
-    /// Those that match, wherever they are: only another read says whether something came.
+    /// The matching events of any stream: only another read shows whether the part has changed.
     Query { item: Item, category: &'static str },
 }
 
 impl Part {
-    /// The policy for snapshots of this part.
+    /// Returns the policy for snapshots of this part.
     pub(crate) fn policy(&self, policy: Policy) -> Policy {
         match self {
             Self::Stream(_) => policy,
@@ -58,7 +58,7 @@ impl Part {
         }
     }
 
-    /// What a snapshot of it is kept under: a stream, a tag, or the category of every event of a kind.
+    /// Returns the name its snapshots are kept under: a stream, a tag, or a category and `*` for every event of a kind.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Stream(stream) => stream.to_string(),
@@ -78,7 +78,7 @@ impl Part {
         }
     }
 
-    /// Whether events of a type, in a stream, may belong to it.
+    /// Whether events of a type in a stream may belong to the part.
     fn may_get<E: Event>(&self, stream: &StreamId) -> bool {
         match self {
             Self::Stream(own) => own == stream,
@@ -89,7 +89,7 @@ impl Part {
         }
     }
 
-    /// Whether an event has the tags that its events have.
+    /// Whether an event has the tags of the part.
     pub(crate) fn has_tags(&self, event: &Recorded<Raw>) -> bool {
         matches!(self, Self::Query { item, .. } if item.tags.iter().all(|tag| event.data.tags.contains(tag)))
     }
@@ -107,7 +107,7 @@ impl Boundary {
         Self { stream, keys: vec![key.clone()], lengths: vec![], parts: vec![part] }
     }
 
-    /// The keys of a member.
+    /// Returns the keys of a member.
     pub(crate) fn keys_of(&self, member: usize) -> &[Arc<str>] {
         match self.lengths.get(member) {
             None => &self.keys[member..=member],
@@ -118,7 +118,7 @@ impl Boundary {
         }
     }
 
-    /// The stream, if nothing else makes the state.
+    /// Returns the stream if it alone makes the state.
     pub(crate) fn one_stream(&self) -> Option<&StreamId> {
         match &self.parts[..] {
             [Part::Stream(stream)] => Some(stream),
@@ -130,20 +130,20 @@ impl Boundary {
         Query { items: self.parts.iter().map(Part::item).collect() }
     }
 
-    /// What a command takes turns on, for answers of type `E`: exclusively (`true`) where its events may change the part,
-    /// shared with other consulting commands where they cannot.
+    /// Returns the turns of a command that appends events of type `E`: exclusive (`true`) on a part that its events may
+    /// change, else shared with other commands that only consult the part.
     pub(crate) fn turns<E: Event>(&self) -> impl ExactSizeIterator<Item = (TurnOn<'_>, bool)> {
         let one = self.parts.len() == 1;
         self.parts.iter().map(move |part| (part.turn(), one || part.may_get::<E>(&self.stream)))
     }
 
-    /// Whether it has its answers recorded in this stream, or had in release 0.1.
+    /// Whether its decisions go to this stream, or went there in release 0.1.
     pub(crate) fn records_in(&self, stream: &StreamId) -> bool {
         let before = |category: &str| StreamId::new(category, EVERY_IN_0_1) == *stream;
         *stream == self.stream || self.every().is_some_and(before)
     }
 
-    /// The category, if [`every`] event of a kind decides.
+    /// Returns the category if [`every`] event of a kind decides.
     fn every(&self) -> Option<&'static str> {
         match self.parts.first() {
             Some(Part::Query { item, category }) if item.tags.is_empty() => Some(category),
@@ -151,7 +151,8 @@ impl Boundary {
         }
     }
 
-    /// Refuses what cannot decide: an empty list, and an id whose stream is the one that [`every`] writes to.
+    /// Fails with [`Invalid`] if the boundary cannot decide: an empty list, or an id whose stream is the one that
+    /// [`every`] writes to.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         if self.lengths.first() == Some(&0) {
             return Err(Invalid::Request("a list that is to decide has no id in it".into()));
@@ -162,12 +163,12 @@ impl Boundary {
         Ok(())
     }
 
-    /// Whose state it is: the stream or the tag of each part.
+    /// Returns the name of each part: its stream or its tag.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
         self.parts.iter().map(Part::name)
     }
 
-    /// The places of the parts that an event concerns, if it concerns any.
+    /// Returns the indexes of the parts that an event concerns.
     pub(crate) fn concerned<'a>(&'a self, event: &'a Recorded<Raw>) -> impl Iterator<Item = usize> + 'a {
         self.parts.iter().enumerate().filter(|(_, part)| part.matches(event)).map(|(n, _)| n)
     }

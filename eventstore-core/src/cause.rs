@@ -1,4 +1,4 @@
-//! Who asks, why, and in which conversation: what both a command and a plain append can say of themselves.
+//! The cause of a command or a plain append: who asks, why, and in which conversation.
 
 use uuid::Uuid;
 
@@ -6,7 +6,7 @@ use crate::{metadata::Metadata, timestamp::Timestamp};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cause {
-    /// Given by the caller: it must happen once.
+    /// The id, if the caller gave one: the command must then be recorded once.
     pub(crate) command_id: Option<Uuid>,
     pub(crate) correlation: Option<Uuid>,
     pub(crate) occurred_at: Option<Timestamp>,
@@ -18,15 +18,15 @@ impl Cause {
         Self { metadata: Metadata { source, ..Metadata::default() }, ..Self::default() }
     }
 
-    /// The metadata of the events, with the command's id.
+    /// Returns the metadata of the events, with the command's id.
     pub(crate) fn metadata(&self) -> Metadata {
         let command_id = self.command_id.unwrap_or_else(Uuid::now_v7);
         Metadata { command_id, correlation_id: self.correlation.unwrap_or(command_id), ..self.metadata.clone() }
     }
 }
 
-/// The id of the n-th event of a command: its first half is the command's, so that ids keep the order of time; the
-/// second is that of the UUIDv5 of the number, as four big-endian bytes, in the namespace of the command.
+/// Returns the id of the n-th event of a command. Its first half is the command's, so that ids keep the order of time;
+/// the second half is that of the UUIDv5 of the number, as four big-endian bytes, in the namespace of the command.
 pub fn event_id(command: Uuid, n: u32) -> Uuid {
     let tail = Uuid::new_v5(&command, &n.to_be_bytes());
     let mut bytes = *command.as_bytes();
@@ -34,7 +34,8 @@ pub fn event_id(command: Uuid, n: u32) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
-/// What a command that was given an id was for, as a fingerprint: a UUIDv8 over the id and the boundaries of its targets.
+/// Returns the fingerprint of a command with an id of the caller's: a UUIDv8 over the id and the boundaries of its
+/// targets.
 ///
 /// Release 0.1 stored a UUIDv5 that also covers the name of the command's type, which may change with the compiler.
 pub(crate) fn request(command_id: Uuid, targets: impl Iterator<Item = String>) -> Uuid {
@@ -43,8 +44,8 @@ pub(crate) fn request(command_id: Uuid, targets: impl Iterator<Item = String>) -
     uuid::Builder::from_custom_bytes(*Uuid::new_v5(&command_id, targets.as_bytes()).as_bytes()).into_uuid()
 }
 
-/// Whether a recorded request may be the same as this one. Of release 0.1's only the stream can be compared, and the
-/// caller does that.
+/// Whether a recorded request may be the same as this one. For a request of release 0.1 only the stream can be
+/// compared, which the caller does.
 pub(crate) fn same_request(recorded: Option<Uuid>, request: Option<Uuid>) -> bool {
     const OF_0_1: usize = 5;
     recorded == request || recorded.is_some_and(|recorded| recorded.get_version_num() == OF_0_1)
@@ -59,30 +60,30 @@ macro_rules! cause_methods {
             self
         }
 
-        /// The conversation it belongs to; by default it starts one.
+        /// The conversation the events belong to; by default they start one.
         pub fn correlation(mut self, id: ::uuid::Uuid) -> Self {
             self.cause.correlation = Some(id);
             self
         }
 
-        /// The event it answers; it continues that event's conversation.
+        /// The event that this call answers; the new events continue its conversation.
         pub fn caused_by<T>(mut self, event: &$crate::event::Recorded<T>) -> Self {
             self.cause.metadata.causation_id = Some(event.id);
             self.cause.correlation = Some(event.metadata.correlation_id);
             self
         }
 
-        /// Makes it happen once: with an id that is recorded already, the first result is given again, from whatever
-        /// process it came.
+        /// Records the events once: if the id is recorded already, by any process, the call returns the first result
+        /// again.
         ///
-        /// To be the same, a command must be for the same ids, all of them in a tuple or list; else it is
+        /// A command must be for the same ids, all of them in a tuple or list; else it fails with
         /// [`Reused`]($crate::StoreError::Reused). The command itself is not compared: it may hold the time of day, and
         /// its type may be renamed between a call and its retry. So of two commands under one id for the same ids, the
-        /// first recorded counts: make up an id for each thing that is asked. A plain append must have the same events
-        /// for the same streams; else it is [`Duplicate`]($crate::StoreError::Duplicate).
+        /// first recorded counts: use a new id for each request. A plain append must have the same events for the same
+        /// streams; else it fails with [`Duplicate`]($crate::StoreError::Duplicate).
         ///
-        /// What recorded nothing leaves no trace: a refusal, or an answer without events, is decided again when it is
-        /// asked again, and may record something then.
+        /// A command that recorded nothing leaves no trace: after a refusal, or a decision without events, a repeated
+        /// call decides again, and may record events then.
         ///
         /// A UUIDv7 keeps the index of event ids small.
         pub fn command_id(mut self, id: ::uuid::Uuid) -> Self {
@@ -90,14 +91,14 @@ macro_rules! cause_methods {
             self
         }
 
-        /// When it happened, if that is not now: a `Timestamp`, `SystemTime`, or one of chrono, jiff or time.
+        /// When the events happened, if that is not now: a `Timestamp`, `SystemTime`, or one of chrono, jiff or time.
         pub fn occurred_at(mut self, time: impl Into<::std::time::SystemTime>) -> Self {
             self.cause.occurred_at = Some(time.into().into());
             self
         }
 
-        /// One more thing to remember with the events. A key that begins with `$` is refused. JSON has no NaN and no
-        /// infinity: such a number is remembered as `null`.
+        /// Adds a value to the metadata of the events. The call fails with [`Invalid`]($crate::StoreError::Invalid) if
+        /// the key begins with `$`. JSON has no NaN and no infinity: such a number becomes `null`.
         pub fn metadata(mut self, key: impl ToString, value: impl Into<::serde_json::Value>) -> Self {
             self.cause.metadata.extra.insert(key.to_string(), value.into());
             self

@@ -1,4 +1,4 @@
-//! What time it is; in tests, what time it shall be.
+//! The clock of a store, which tests can set.
 
 use std::{
     sync::{
@@ -10,7 +10,8 @@ use std::{
 
 use crate::timestamp::Timestamp;
 
-/// The clock of a store that keeps its own time: memory and SQLite. Real, unless it is advanced; clones go together.
+/// The clock of a store that keeps its own time: memory and SQLite. It shows the real time, plus the time it was
+/// advanced by; clones share that.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -23,28 +24,28 @@ use crate::timestamp::Timestamp;
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     advanced: Arc<AtomicI64>,
-    /// Where it stands, if it does not go with the real time.
+    /// The instant it stands at, if it does not follow the real time.
     start: Option<Timestamp>,
 }
 
 impl Clock {
-    /// The real time.
+    /// Returns a clock of the real time.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A clock that stands at an instant until it is advanced.
+    /// Returns a clock that stands at an instant until it is advanced.
     pub fn stopped_at(start: Timestamp) -> Self {
         Self { advanced: Arc::default(), start: Some(start) }
     }
 
-    /// What time it is.
+    /// Returns the current instant.
     pub fn now(&self) -> Timestamp {
         let start = self.start.unwrap_or_else(|| Timestamp::from(SystemTime::now()));
         Timestamp::from_micros(start.as_micros().saturating_add(self.advanced.load(Ordering::SeqCst)))
     }
 
-    /// Lets time pass.
+    /// Advances the clock, and its clones.
     pub fn advance(&self, time: Duration) {
         self.advanced.fetch_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
     }

@@ -1,4 +1,5 @@
-//! What derives ask of the types of fields: traits of other crates, in our words where a type lacks them.
+//! The traits that derives require of the types of fields: traits of other crates, with our own message if a type lacks
+//! one.
 
 use std::fmt;
 
@@ -25,7 +26,7 @@ pub trait Field: Serialize + DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Field for T {}
 
-/// What a body is read as: the fields of an event, or an earlier form of it.
+/// The type a body is read as: the fields of an event, or an earlier form of them.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from the log",
     label = "cannot be read from JSON",
@@ -36,7 +37,7 @@ pub trait Form<'a>: Deserialize<'a> {}
 #[diagnostic::do_not_recommend]
 impl<'a, T: Deserialize<'a>> Form<'a> for T {}
 
-/// The way back from `encode`.
+/// Decodes a body that `encode` wrote. Fails with [`EventError::Body`].
 pub fn decode<'a, T: Form<'a>>(body: &'a [u8]) -> Result<T, EventError> {
     Ok(serde_json::from_slice(body)?)
 }
@@ -48,7 +49,7 @@ pub fn decode<'a, T: Form<'a>>(body: &'a [u8]) -> Result<T, EventError> {
     note = "a tag is kept as text: implement `Display` for it"
 )]
 pub trait TagKey {
-    /// The key of the tag.
+    /// Returns the key of the tag.
     fn tag_key(&self) -> String;
 }
 
@@ -59,7 +60,7 @@ impl<T: fmt::Display> TagKey for T {
     }
 }
 
-/// What a tag is called that is in a field.
+/// Returns the name of the tag of a field.
 pub const fn tag_of<F, T: Tagged>(_: fn(&F) -> &T) -> &'static str {
     T::TAG
 }
@@ -72,7 +73,7 @@ pub const fn tag_of<F, T: Tagged>(_: fn(&F) -> &T) -> &'static str {
     note = "the aggregate's own id is marked `#[aggregate(id)]`"
 )]
 pub trait Blank {
-    /// Its value before the first event.
+    /// Returns its value before the first event.
     fn blank() -> Self;
 }
 
@@ -86,7 +87,7 @@ impl<T: Default> Blank for T {
 /// The field marked `#[aggregate(id)]`.
 #[diagnostic::on_unimplemented(message = "the id of `{A}` is an `Id<{A}>`", label = "not an `Id<{A}>`")]
 pub trait OwnId<A> {
-    /// A copy of the id.
+    /// Returns a copy of the id.
     fn own(id: &Id<A>) -> Self;
 }
 
@@ -118,15 +119,15 @@ pub trait SagaState: Serialize + DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> SagaState for T {}
 
-/// How something is written, and read in today's version.
+/// A function that writes a value, and one that reads it in its current version.
 pub type Codec<T> = (fn(&T) -> Result<Vec<u8>, EventError>, fn(u32, &[u8]) -> Result<T, EventError>);
 
-/// How the state of a saga is written, and read in today's version.
+/// Returns the codec of the state of a saga in its current version.
 pub const fn state_codec<S: Saga + SagaState>() -> Codec<S> {
     (encode::<S>, |version, state| today(S::NAME, S::VERSION, version, state))
 }
 
-/// How a command is written, and read in today's version.
+/// Returns the codec of a command in its current version.
 pub const fn command_codec<C: Command + CommandBody>() -> Codec<C> {
     (encode::<C>, |version, body| today(C::NAME, C::VERSION, version, body))
 }
@@ -146,7 +147,7 @@ pub trait CommandBody: Serialize + DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> CommandBody for T {}
 
-/// Snapshots as JSON.
+/// Returns a policy whose snapshots are JSON.
 pub const fn snapshot<T: Kept>(kind: &'static str, take: SnapshotPolicy, shape: u64) -> Snapshot<T> {
     Snapshot { kind, take, shape, save: encode_state::<T>, load: |bytes| Ok(serde_json::from_slice(bytes)?) }
 }

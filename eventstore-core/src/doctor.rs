@@ -1,25 +1,26 @@
-//! What a store finds when it looks at its own database: is it a safe place for a log?
+//! The findings of a store about its own database: is it a safe place for a log?
 
 use std::fmt;
 
 use crate::stream::Position;
 
-/// What to do about the [`Report`] when a store is opened.
+/// The use of the [`Report`] when a store is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// Do not look.
+    /// Check nothing.
     Ignore,
-    /// Log what is found, by `tracing`.
+    /// Log the findings, by `tracing`.
     #[default]
     Warn,
-    /// Log it, and refuse to open a store that is in danger: [`StoreError::Unhealthy`](crate::StoreError::Unhealthy).
+    /// Log the findings. Opening the store fails with [`StoreError::Unhealthy`](crate::StoreError::Unhealthy) at a
+    /// danger.
     Refuse,
 }
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// No problem.
     #[default]
     Ok,
     /// Slower, or harder to run, than it could be; nothing is lost.
@@ -28,44 +29,44 @@ pub enum Severity {
     Danger,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at, always by the same name: `fsync`, `clock`, `rights`.
+    /// The fixed name of the check: `fsync`, `clock`, `rights`.
     pub check: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// What is there.
+    /// What the check found.
     pub found: String,
-    /// What to do; empty if there is nothing to do.
+    /// The advice; empty if there is nothing to do.
     pub advice: String,
 }
 
-/// What was found. Shown, it is a list for the one who operates the database, the worst first.
+/// All findings. `Display` lists them for the operator of the database, the worst first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What was looked at, in a fixed order.
+    /// The findings, in a fixed order of checks.
     pub findings: Vec<Finding>,
 }
 
 impl Report {
-    /// Adds what is as it should be.
+    /// Adds a finding without a problem.
     pub fn ok(&mut self, check: &'static str, found: impl Into<String>) {
         self.add(check, Severity::Ok, found, "");
     }
 
-    /// Adds a warning, and what to do.
+    /// Adds a warning, with advice.
     pub fn warning(&mut self, check: &'static str, found: impl Into<String>, advice: impl Into<String>) {
         self.add(check, Severity::Warning, found, advice);
     }
 
-    /// Adds a danger, and what to do.
+    /// Adds a danger, with advice.
     pub fn danger(&mut self, check: &'static str, found: impl Into<String>, advice: impl Into<String>) {
         self.add(check, Severity::Danger, found, advice);
     }
 
-    /// Adds whether events are stamped later than the clock says: `over` is the last position that is not, `head` the last
-    /// one there is.
+    /// Adds whether events are stamped later than the clock: `over` is the last position that is not, `head` the end of
+    /// the log.
     pub fn stamps(&mut self, over: Position, head: Position) {
         match over < head {
             false => self.ok("stamps", "no event is stamped ahead of the clock"),
@@ -92,24 +93,24 @@ impl Report {
         self.findings.push(Finding { check, severity, found: found.into(), advice: advice.into() });
     }
 
-    /// The worst there is.
+    /// Returns the worst severity.
     pub fn severity(&self) -> Severity {
         self.findings.iter().map(|finding| finding.severity).max().unwrap_or_default()
     }
 
-    /// What a check found.
+    /// Returns the finding of a check.
     pub fn get(&self, check: &str) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.check == check)
     }
 
-    /// Everything that is not as it should be, the worst first.
+    /// Returns the warnings and dangers, the worst first.
     pub fn problems(&self) -> Vec<&Finding> {
         let mut problems = self.worst_first();
         problems.retain(|finding| finding.severity > Severity::Ok);
         problems
     }
 
-    /// What is in danger, in one line.
+    /// Returns the dangers in one line.
     pub(crate) fn dangers(&self) -> String {
         let dangers = self.findings.iter().filter(|finding| finding.severity == Severity::Danger);
         dangers.map(|finding| format!("{}: {}", finding.check, finding.found)).collect::<Vec<_>>().join("; ")

@@ -1,4 +1,4 @@
-//! Events in their stored form: one that could not be read back is refused before it is stored.
+//! Events in their stored form: an event that could not be read back is refused before it is stored.
 
 use uuid::Uuid;
 
@@ -11,9 +11,11 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// An event in its stored form, and the event again as every later reader will see it.
+/// Returns an event in its stored form, and the event as every later reader decodes it. Fails with
+/// [`Invalid::TooLarge`] if the body is over its limit, and with [`StoreError::Unwritable`] if the event cannot be
+/// written or read back.
 ///
-/// Read back at once: an event that no program could read must never get into the log.
+/// The event is read back at once: an event that no program could read must never get into the log.
 pub(crate) fn stored<E: Event>(event: &E) -> Result<(Stored, E), StoreError> {
     read_back(event).map_err(|reason| match reason {
         EventError::TooLarge(size) => {

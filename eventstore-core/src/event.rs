@@ -1,4 +1,4 @@
-//! What happened: before and after it is stored.
+//! Events: before and after they are stored.
 
 use std::{borrow::Cow, collections::VecDeque, fmt, str::FromStr, sync::Arc};
 
@@ -23,45 +23,47 @@ use crate::{
     note = "add `#[derive(Event)]` to the enum that says what can happen"
 )]
 pub trait Event: Clone + Send + Sync + Sized + 'static {
-    /// The stored names of all variants, those of earlier days included.
+    /// The stored names of all variants, earlier names included.
     const NAMES: &'static [&'static str];
-    /// The version each of them is written in today, in the same order; 0: it means nothing any more. Empty: all 1.
+    /// The schema version each name is written in today, in the same order; 0 if the event means nothing any more.
+    /// Empty if all are 1.
     const SCHEMAS: &'static [u32] = &[];
     /// The names of the tags its variants may carry.
     const TAGS: &'static [&'static str] = &[];
-    /// Stored names, in lists, that this program knows of and that do not matter to those who read this type: see
-    /// `#[event(others(…))]`. An event of the same categories under any other name is taken for one of a newer program,
-    /// and is an error where a state is read by tag or is one over every event.
+    /// Stored names, in lists, that this program knows and that do not matter to readers of this type: see
+    /// `#[event(others(…))]`. An event of the same categories under any other name is taken for an event of a newer
+    /// program: loading a state by tag, or of every event of a kind, then fails.
     const OTHERS: &'static [&'static [&'static str]] = &[];
 
-    /// The stored name of this event, `account.deposited`.
+    /// Returns the stored name of this event, `account.deposited`.
     fn name(&self) -> &'static str;
 
-    /// The version of its stored form, 1 until `#[event(version = …)]` says more.
+    /// Returns the version of its stored form, 1 unless `#[event(version = …)]` sets another.
     fn schema(&self) -> u32 {
         1
     }
 
-    /// Whom it concerns, from the fields marked `#[event(tag)]`.
+    /// Returns the tags of this event, from the fields marked `#[event(tag)]`.
     fn tags(&self) -> Vec<Tag> {
         Vec::new()
     }
 
-    /// Its body as JSON; the name is kept beside it.
+    /// Returns its body as JSON; the name is stored beside the body. Fails with [`EventError`] if the body cannot be
+    /// written.
     fn encode(&self) -> Result<Vec<u8>, EventError>;
 
-    /// Reads a stored body back, whatever version it was written in, and pushes what it says today: one event,
-    /// several where one was split, none where it is retired.
+    /// Reads a stored body of any schema version, and pushes the events it means today: one event, several if it was
+    /// split, none if it is retired. Fails with [`EventError`] if the name, the version or the body cannot be read.
     fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError>;
 }
 
-/// What an upcast gives: one event, none (`Option`), or several (`Vec`).
+/// The result of an upcast: one event, none (`Option`), or several (`Vec`).
 #[diagnostic::on_unimplemented(
     message = "an upcast cannot give `{Self}`",
     label = "neither `{E}`, nor an `Option` or `Vec` of it"
 )]
 pub trait Upcast<E> {
-    /// Pushes each event it is.
+    /// Pushes each event.
     fn upcast(self, push: &mut dyn FnMut(E));
 }
 
@@ -83,23 +85,23 @@ impl<E> Upcast<E> for Vec<E> {
     }
 }
 
-/// Whom an event concerns: `course:rust-101`.
+/// A name and a value of an event, by which it belongs to a boundary or to a row: `course:rust-101`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag {
-    /// What kind of thing is concerned: `course`.
+    /// The kind of thing that the event concerns: `course`.
     pub name: Cow<'static, str>,
-    /// Which one: `rust-101`.
+    /// The key of the thing: `rust-101`.
     pub key: String,
 }
 
 impl Tag {
-    /// The tag `{name}:{key}`.
+    /// Returns the tag `{name}:{key}`.
     pub fn new(name: impl Into<Cow<'static, str>>, key: impl fmt::Display) -> Self {
         Self { name: name.into(), key: key.to_string() }
     }
 
-    /// The tag of a stored event, as a store has it. One without a colon, which no append of this library makes, becomes
-    /// `?:{text}`; then the reason comes with it, for [`Recorded::damaged`].
+    /// Returns the tag of a stored text. A text without a colon, which no append of this library writes, becomes
+    /// `?:{text}`, and is returned with the reason, for [`Recorded::damaged`].
     pub fn stored(text: &str) -> (Self, Option<Invalid>) {
         match text.parse() {
             Ok(tag) => (tag, None),
@@ -134,7 +136,7 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// What `#[event(tag)]` without a name can stand on: an id, or some ids.
+/// The type of a field that `#[event(tag)]` without a name can mark: an id, or several ids.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what to call its tag",
     label = "neither an `Id<_>`, nor an `Option` or `Vec` of one",
@@ -169,21 +171,21 @@ impl<T: Tagged> Tagged for Vec<T> {
 pub struct Raw {
     /// The stored name, `account.deposited`.
     pub name: Arc<str>,
-    /// Whom it concerns.
+    /// Its tags.
     pub tags: Vec<Tag>,
     /// The body: JSON when the framework wrote it.
     pub body: Vec<u8>,
 }
 
 impl Raw {
-    /// How large it is.
+    /// Returns its size in bytes: name, body and tags.
     pub(crate) fn bytes(&self) -> usize {
         let tags: usize = self.tags.iter().map(|tag| tag.name.len() + 1 + tag.key.len()).sum();
         self.name.len() + self.body.len() + tags
     }
 }
 
-/// An event on its way into the log.
+/// An event that is not recorded yet.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
     /// Makes a retry safe: the same id is recorded once.
@@ -199,7 +201,7 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// The event with its place in the log, as a store gives it back.
+    /// Returns the event with its place in the log, as a store returns it.
     pub fn recorded(
         self,
         stream: StreamId,
@@ -240,7 +242,7 @@ pub struct Recorded<E> {
     pub position: Position,
     /// When the store recorded it. Never goes back along positions.
     pub recorded_at: Timestamp,
-    /// When it happened: as the writer said, else when it was recorded.
+    /// When it happened, if the writer gave that, else when it was recorded.
     pub occurred_at: Timestamp,
     /// The version of the form it is stored in.
     pub schema: u32,
@@ -248,7 +250,7 @@ pub struct Recorded<E> {
     pub metadata: Metadata,
     /// What happened.
     pub data: E,
-    /// Why it cannot be decoded, whatever its body is.
+    /// Why the event cannot be decoded, regardless of its body.
     damage: Option<Arc<str>>,
 }
 
@@ -270,8 +272,8 @@ impl<E> Recorded<E> {
 }
 
 impl Recorded<Raw> {
-    /// An event of a [bare](crate::Read::bare) read: without an id, instants, tags and metadata. Its position is still to be
-    /// set.
+    /// Returns an event of a [bare](crate::Read::bare) read: without an id, instants, tags and metadata. The store sets
+    /// its position afterwards.
     pub fn bare(stream: StreamId, version: Version, name: Arc<str>, schema: u32, body: Vec<u8>) -> Self {
         Self {
             id: Uuid::nil(),
@@ -287,9 +289,9 @@ impl Recorded<Raw> {
         }
     }
 
-    /// Marks an event of which a store cannot give back everything. It keeps its place and can be read raw; to decode it
-    /// is [`EventError::Damaged`]. So one event that something else than this library wrote stops what hears of it, and no
-    /// reader of the others. Of several reasons the first stays.
+    /// Marks an event of which a store cannot return every part. The event keeps its place and can be read raw;
+    /// decoding it fails with [`EventError::Damaged`]. So an event that something other than this library wrote stops
+    /// only the readers and processors of that event. Of several reasons the first is kept.
     pub fn damaged(mut self, why: impl fmt::Display) -> Self {
         self.damage.get_or_insert_with(|| why.to_string().into());
         self
@@ -300,14 +302,16 @@ impl Recorded<Raw> {
         self.damage.is_some()
     }
 
-    /// Reads the body as an `E`: one event, or as many as its upcast makes of it, all at the same place.
+    /// Decodes the body as `E`: one event, or as many as its upcast makes of it, all at the same place. Fails with
+    /// [`EventError`].
     pub fn decode<E: Event>(&self) -> Result<Vec<Recorded<E>>, EventError> {
         let mut events = Vec::with_capacity(1);
         self.decode_each(|data| events.push(self.with(data)))?;
         Ok(events)
     }
 
-    /// The same, without a copy where it is one event: the first event, and those behind it.
+    /// As [`decode`](Self::decode), without a copy if it is one event: returns the first event, and pushes the others.
+    /// Fails with [`StoreError::Unreadable`].
     pub(crate) fn decode_into<E: Event>(
         self,
         others: &mut VecDeque<Recorded<E>>,
@@ -333,7 +337,7 @@ impl Recorded<Raw> {
 }
 
 impl StoreError {
-    /// An event of a log that cannot be read.
+    /// Returns the error for an event that cannot be decoded.
     pub fn unreadable(event: &Recorded<Raw>, reason: EventError) -> Self {
         Self::Unreadable { stream: event.stream.clone(), version: event.version, reason }
     }

@@ -1,4 +1,4 @@
-//! Puts a command to the rules and records their answer.
+//! Executes a command: calls the rule and records the events it returns.
 
 use std::{borrow::Cow, hash::BuildHasher, time::Duration};
 
@@ -25,10 +25,14 @@ use crate::{
 };
 
 impl Store {
-    /// Puts a command to the rules and records their answer.
+    /// Executes a command: calls the rule and records the events it returns.
     ///
-    /// Reads the target's events, asks `decide`, and appends what it answers, if nothing has changed meanwhile; if
-    /// something has, it starts over, three times unless told otherwise.
+    /// Reads the target's events, calls `decide`, and appends the events it returns. If the target has changed
+    /// meanwhile, the command starts over, three times unless told otherwise.
+    ///
+    /// Fails with [`Rejected`](CommandError::Rejected) if the rule refuses the command, with
+    /// [`Conflict`](CommandError::Conflict) if the target changed at every attempt, and with
+    /// [`Store`](CommandError::Store) if the store fails.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -55,14 +59,14 @@ impl Store {
     }
 }
 
-/// A command about to be executed: `.await` it, or say more about it first.
+/// A command about to be executed: `.await` it, or give its cause, conditions and metadata first.
 #[must_use = "nothing is executed until it is awaited"]
 pub struct Execute<S: Decider> {
     store: Store,
     boundary: Boundary,
-    // The command is in here: one type of builder, and one loop, for all commands of an aggregate.
+    // It captures the command, so that all commands of an aggregate share one type of builder and one loop.
     decide: Box<Rule<S>>,
-    /// Names of events that may come in between.
+    /// The names of events that may come in between without a conflict.
     unaffected: &'static [&'static str],
     cause: Cause,
     expecting: Option<Version>,
@@ -72,7 +76,7 @@ pub struct Execute<S: Decider> {
 
 type Rule<S> = dyn Fn(&S) -> Decision<S> + Send + Sync;
 
-/// What a command led to.
+/// The result of a command.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Appended<S: Decider> {
@@ -80,14 +84,14 @@ pub struct Appended<S: Decider> {
     pub state: S,
     /// The stream the events are in.
     pub stream: StreamId,
-    /// How many events the state is made of; for one stream, its version; for a tuple, those of each part together.
+    /// The number of events the state is made of: for one stream its version, for a tuple the sum over its parts.
     pub version: Version,
-    /// The place of the last new event in the log; what to wait for to read one's own writes. Without new events, how much
-    /// of the log the state was read from.
+    /// The position of the last new event: a caller that waits for it reads its own writes. Without new events, the
+    /// position up to which the log was read.
     pub position: Position,
     /// The position of the last event that made the state: as [`Loaded::changed`](crate::Loaded::changed).
     pub changed: Position,
-    /// The new events. None, if there was nothing to do.
+    /// The new events; empty if there was nothing to do.
     pub events: Vec<Recorded<S::Event>>,
 }
 
@@ -106,17 +110,18 @@ impl<S: Decider> Execute<S> {
 
     cause_methods!();
 
-    /// What the caller has seen. If the stream has changed since, that is a conflict, and it is not tried again. For the
-    /// state of one stream: for others, use [`expecting_position`](Self::expecting_position).
+    /// The version the caller has seen. If the stream has changed since, the command fails with a conflict and is not
+    /// tried again. For the state of one stream: for other states, use
+    /// [`expecting_position`](Self::expecting_position).
     pub fn expecting(mut self, version: Version) -> Self {
         const { assert!(S::ONE_STREAM, "a version is a place in one stream: use `expecting_position` for this state") }
         self.expecting = Some(version);
         self
     }
 
-    /// How far the caller has seen. If an event that makes the state was recorded since, that is a conflict, and
-    /// it is not tried again. A position beyond the end of the log is [`StoreError::Forked`]: it is of another log, or of an
-    /// end that was lost.
+    /// The position up to which the caller has seen the log. If an event that makes the state was recorded since, the
+    /// command fails with a conflict and is not tried again. Fails with [`StoreError::Forked`] if the position is
+    /// beyond the end of the log: it is of another log, or of an end that was lost.
     pub fn expecting_position(mut self, position: Position) -> Self {
         self.expecting_position = Some(position);
         self
@@ -147,7 +152,7 @@ impl<S: Decider> IntoFuture for Execute<S> {
 }
 
 impl<S: Decider> Execute<S> {
-    /// Load, decide, append, acknowledge. A command that loses a race starts over on the new state. Counts the attempts.
+    /// Loads, decides, appends, acknowledges. A command that loses a race starts over on the new state. Counts the attempts.
     async fn run(self, attempts: &mut u32) -> Result<Appended<S>, CommandError<S::Error>> {
         self.boundary.check().map_err(StoreError::from)?;
         let metadata = Metadata { request: self.request(), ..self.cause.metadata() };
@@ -165,7 +170,7 @@ impl<S: Decider> Execute<S> {
             };
             let answered = matches!(error, CommandError::Rejected(_) | CommandError::Conflict(_))
                 || matches!(error, CommandError::Store(StoreError::Duplicate { .. }));
-            // The same command may have been recorded meanwhile, by another process: then its first answer counts.
+            // Another process may have recorded the same command meanwhile: then the first result counts.
             if answered && let Some(first) = self.recall_given().await? {
                 return Ok(first);
             }
@@ -197,7 +202,8 @@ impl<S: Decider> Execute<S> {
             return Err(Conflict::new(stream, expected, fold.loaded.version).into());
         }
         if let Some(after) = self.expecting_position {
-            // A state may have been read from less than the whole log; one that was seen beyond its end is of another log.
+            // The state may have been read from less than the whole log. A position beyond the end of the log is of
+            // another log.
             if after > fold.loaded.position {
                 self.store.reached(after).await?;
             }
@@ -231,7 +237,8 @@ impl<S: Decider> Execute<S> {
             events.push(again);
         }
         let append = self.append_of(&fold, new.clone());
-        // Before anything is written: where `evolve` panics, nothing is recorded that would do so at every load.
+        // Before anything is written: an event at which `evolve` panics would panic at every load, and so must not be
+        // recorded.
         let (before, head) = (fold.loaded.version.0, fold.loaded.position);
         let now = if S::RECORDED { self.store.inner().now() } else { Timestamp::default() };
         let estimated = |(event, n): (NewEvent, u64)| {
@@ -240,11 +247,11 @@ impl<S: Decider> Execute<S> {
         };
         let mut raws: Vec<_> = new.into_iter().zip(1..).map(estimated).collect();
         raws.iter().try_for_each(|raw| fold.take_in(&self.boundary, raw))?;
-        let written = self.store.record(append).await?;
+        let written = self.store.append_in_span(append).await?;
         if written.replayed {
             let command = metadata.command_id;
             let first = raws[0].id;
-            // By this call perhaps, whose first answer was lost.
+            // The first append may have been by this call, if its answer was lost.
             let recalled = self.recall(command).await.map_err(StoreError::though_recorded)?;
             return recalled.ok_or(StoreError::Duplicate { event: first, command });
         }
@@ -261,7 +268,7 @@ impl<S: Decider> Execute<S> {
         Ok(Appended { state, stream, version, position: written.last, changed, events })
     }
 
-    /// Whether events may have been recorded between the read and the append that are no conflict, and make the state.
+    /// Whether events that make the state and are no conflict may have been recorded between the read and the append.
     fn came_between(&self, written: &Written, before: u64, head: Position) -> bool {
         let (Written { streams, first, last, .. }, new) = (written, written.last.0 - written.first.0 + 1);
         let between = match self.boundary.one_stream() {
@@ -271,7 +278,7 @@ impl<S: Decider> Execute<S> {
         !self.unaffected.is_empty() && between && *last > head
     }
 
-    /// What was read is what is checked, but for events that do not matter to the rule.
+    /// Returns the append, which checks all that was read except events that do not affect the rule.
     fn append_of(&self, fold: &Fold<S>, events: Vec<NewEvent>) -> Append {
         let stream = self.boundary.stream.clone();
         let Basis { mut unchanged, mut condition } = fold.basis(&self.boundary);
@@ -302,12 +309,12 @@ impl<S: Decider> Execute<S> {
         Append { writes: vec![Write { stream, expected, events }], unchanged, condition }
     }
 
-    /// The fingerprint of the targets, where the caller named the command, and so may use the name twice.
+    /// Returns the fingerprint of the targets if the caller gave the command id, and so may use the id twice.
     fn request(&self) -> Option<Uuid> {
         self.cause.command_id.map(|id| cause::request(id, self.boundary.names()))
     }
 
-    /// The first result, if the caller named the command and it is recorded.
+    /// Returns the first result if the caller gave the command id and the command is recorded.
     async fn recall_given(&self) -> Result<Option<Appended<S>>, StoreError> {
         match self.cause.command_id {
             Some(command) => self.recall(command).await,
@@ -315,7 +322,8 @@ impl<S: Decider> Execute<S> {
         }
     }
 
-    /// The first result of a command recorded before.
+    /// Returns the first result of a command recorded before. Fails with [`StoreError::Reused`] if the id is of another
+    /// request.
     async fn recall(&self, command: Uuid) -> Result<Option<Appended<S>>, StoreError> {
         let raws = self.store.inner().find(command).await?;
         let [first, ..] = &raws[..] else { return Ok(None) };
@@ -337,7 +345,7 @@ impl<S: Decider> Execute<S> {
     }
 }
 
-/// Gives new events the places an append to one stream gave them.
+/// Sets the versions, positions and instants that an append to one stream gave its events.
 fn place(events: &mut [Recorded<Raw>], written: &Written, occurred_at: Option<Timestamp>) {
     let last = written.streams[0].1;
     let before = last.0 - events.len() as u64;
@@ -348,8 +356,8 @@ fn place(events: &mut [Recorded<Raw>], written: &Written, occurred_at: Option<Ti
     }
 }
 
-/// How long to wait before the n-th new attempt: anything up to a bound that doubles, so that those who met once do
-/// not meet again.
+/// How long to wait before the n-th new attempt: a random time below a bound that doubles up to 64 ms, so that two
+/// callers that collided do not collide again.
 pub(crate) fn pause(attempt: u32) -> Duration {
     let bound = Duration::from_millis(1 << attempt.min(6));
     // A new hasher has new random keys: good enough to part two callers, and no dependency.

@@ -1,4 +1,4 @@
-//! Which log a store has, and positions that say so.
+//! The identity of a log, and positions that name their log.
 
 use std::{fmt, str::FromStr};
 
@@ -7,27 +7,27 @@ use uuid::Uuid;
 
 use crate::{invalid::Invalid, stream::Position, timestamp::Timestamp};
 
-/// Which log it is. Made with the log, and kept by a backup and by what is restored from it.
+/// The identity of a log. It is made with the log; a backup and a log restored from it keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Identity {
     /// The id of the log.
     pub id: Uuid,
-    /// Which history of it: raised when an operator accepts that the end of the log was lost. From 1.
+    /// Which history of the log, from 1: raised when an operator accepts that the end of the log was lost.
     pub epoch: u64,
     /// When the log was made.
     pub since: Timestamp,
 }
 
 impl Identity {
-    /// The identity a store keeps.
+    /// Returns the identity that a store keeps.
     pub fn new(id: Uuid, epoch: u64, since: Timestamp) -> Self {
         Self { id, epoch, since }
     }
 }
 
-/// A position that says of which log it is, for what leaves the process: an HTTP header, a message, a file. As text and
-/// in JSON it is `{log id}.{epoch}.{position}`.
+/// A position that names its log, to be sent to other programs: in an HTTP header, a message, a file. As text and in
+/// JSON it is `{log id}.{epoch}.{position}`.
 ///
 /// ```
 /// # #[tokio::main]

@@ -16,21 +16,22 @@ use crate::{
     stream::{Expected, Position, StreamId},
 };
 
-/// How much goes into one append: so much that its flush costs little, so little that others need not wait long.
+/// The limits of one append: large enough for its flush to cost little, small enough for other appends not to wait
+/// long.
 const BATCH_EVENTS: usize = 4_000;
 const BATCH_BYTES: usize = 4 << 20;
 
 impl Store {
-    /// Records events that happened elsewhere, with the ids and the instants they had there: from another system, from
-    /// a file, from another store. In the order in which they come, whatever streams they are of.
+    /// Records events of another system, a file or another store, with the ids and the instants they had there, in the
+    /// order of the source across all streams.
     ///
-    /// Each id is recorded once. An event that is there already, with the same stream, name and body, is counted and
-    /// left as it is; so an import that was interrupted is simply started again, and two at once do no harm. An id that
-    /// is there with something else is a [`Duplicate`](StoreError::Duplicate).
+    /// Each id is recorded once. An event that is recorded already, with the same stream, name and body, is counted and
+    /// left as it is; so an interrupted import is simply started again, and two at once do no harm. Fails with
+    /// [`Duplicate`](StoreError::Duplicate) if an id is recorded with another stream, name or body.
     ///
-    /// They are appended up to 4,000 together, the next being made while the last are written, so memory stays bounded.
-    /// An error, of the source or of the store, ends the import; what came before it may have been recorded. To show
-    /// progress, [`inspect`](futures::StreamExt::inspect) the source.
+    /// An append has up to 4,000 events, or about 4 MiB of bodies; the next is read while one is written, so memory
+    /// stays bounded. An error of the source or of the store ends the import; events before it may have been recorded.
+    /// To show progress, [`inspect`](futures::StreamExt::inspect) the source.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -84,12 +85,13 @@ impl Store {
         Ok(imported)
     }
 
-    /// Appends what is not there yet.
+    /// Appends the events of a batch that are not recorded yet. Fails with [`StoreError::Duplicate`] as
+    /// [`import`](Self::import).
     async fn record(&self, batch: Vec<ImportEvent>, imported: &mut Imported) -> Result<(), StoreError> {
         let asked = batch.len();
         let mut batch = once(batch)?;
         imported.known += (asked - batch.len()) as u64;
-        // Where some were known, more may be: then asking is less work than trying.
+        // If all events so far were known, these may be too: then a look-up costs less than a refused append.
         let mut ask = imported.known > 0 && imported.recorded == 0;
         loop {
             if ask {
@@ -98,7 +100,7 @@ impl Store {
             if batch.is_empty() {
                 return Ok(());
             }
-            match self.record(self.append_of(batch.clone())).await {
+            match self.append_in_span(self.append_of(batch.clone())).await {
                 Ok(written) => {
                     let count = batch.len() as u64;
                     imported.known += if written.replayed { count } else { 0 };
@@ -106,7 +108,7 @@ impl Store {
                     imported.last = written.last.max(imported.last);
                     return Ok(());
                 }
-                // Asked already, and another import was faster with others of them.
+                // Some of them are recorded, perhaps by another import since the look-up: look them up again.
                 Err(StoreError::Duplicate { .. }) => ask = true,
                 Err(error) => return Err(error),
             }
@@ -144,7 +146,7 @@ impl Store {
     }
 }
 
-/// As many as go into one append; none at the end.
+/// Returns the events of the next append; empty at the end of the source.
 async fn next<E>(events: &mut (impl Stream<Item = Result<ImportEvent, E>> + Unpin)) -> Result<Vec<ImportEvent>, E> {
     let (mut batch, mut bytes) = (vec![], 0);
     while batch.len() < BATCH_EVENTS && bytes < BATCH_BYTES {
@@ -155,7 +157,7 @@ async fn next<E>(events: &mut (impl Stream<Item = Result<ImportEvent, E>> + Unpi
     Ok(batch)
 }
 
-/// Without those that were there before in the same batch.
+/// Removes repeated events of a batch. Fails with [`StoreError::Duplicate`] if an id is repeated with other data.
 fn once(batch: Vec<ImportEvent>) -> Result<Vec<ImportEvent>, StoreError> {
     let mut places = HashMap::with_capacity(batch.len());
     let mut events: Vec<ImportEvent> = Vec::with_capacity(batch.len());
@@ -180,18 +182,19 @@ fn once(batch: Vec<ImportEvent>) -> Result<Vec<ImportEvent>, StoreError> {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ImportEvent {
-    /// The stream it goes into.
+    /// The stream to append to.
     pub stream: StreamId,
     /// What happened, and when; who asked, and why.
     pub event: NewEvent,
 }
 
 impl ImportEvent {
-    /// An event under an id that it is recorded under once. A UUIDv7, or one that begins with the time as those do, keeps
-    /// the index of event ids small.
+    /// Returns an event to be recorded once under an id. A UUIDv7, or another id that begins with the time, keeps the
+    /// index of event ids small.
     ///
-    /// An event that could not be read again is refused. Its command, and its conversation, is its own id, unless
-    /// `event.metadata` is made to say more.
+    /// Its command id and its correlation id are its own id, unless the caller changes `event.metadata`. Fails with
+    /// [`Unwritable`](StoreError::Unwritable) if the event could not be read back, and with
+    /// [`Invalid`](StoreError::Invalid) if its body is too large.
     pub fn new<E: Event>(stream: impl Into<StreamId>, id: Uuid, event: &E) -> Result<Self, StoreError> {
         let (stored, _) = encode::stored(event)?;
         let metadata = Metadata { command_id: id, correlation_id: id, ..Metadata::default() };
@@ -210,7 +213,7 @@ impl ImportEvent {
         self
     }
 
-    /// One more thing to remember with it. A key that begins with `$` is refused.
+    /// Adds a value to the metadata. The import fails with [`Invalid`](StoreError::Invalid) if the key begins with `$`.
     pub fn metadata(mut self, key: impl ToString, value: impl Into<Json>) -> Self {
         self.event.metadata.extra.insert(key.to_string(), value.into());
         self
@@ -225,7 +228,7 @@ impl ImportEvent {
     }
 }
 
-/// With its id, its instant and all that was remembered with it; its place will be another.
+/// Keeps the id, the instant it happened at, the metadata and the tags; the version and the position will be others.
 impl From<Recorded<Raw>> for ImportEvent {
     fn from(recorded: Recorded<Raw>) -> Self {
         let Recorded { id, stream, occurred_at, schema, metadata, data, .. } = recorded;
@@ -233,7 +236,7 @@ impl From<Recorded<Raw>> for ImportEvent {
     }
 }
 
-/// What became of an import.
+/// The result of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Imported {
@@ -241,6 +244,6 @@ pub struct Imported {
     pub recorded: u64,
     /// How many had been recorded before.
     pub known: u64,
-    /// The last position of all of them: what to wait for to read what they made.
+    /// The largest position of these events: a read that waits for it sees them all.
     pub last: Position,
 }

@@ -1,8 +1,8 @@
-//! What no store can keep or answer, said before anything is sent.
+//! Errors of calls that no store can keep or answer, found before anything is sent.
 
 use std::fmt;
 
-/// What no store can keep or answer; nothing was sent.
+/// The call asks for what no store can keep or answer; nothing was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Invalid {
@@ -16,17 +16,17 @@ pub enum Invalid {
         /// The rule it breaks.
         reason: &'static str,
     },
-    /// Something is over a limit of [`limits`](crate::limits).
+    /// A size is over a limit of [`limits`](crate::limits).
     #[error("{what}: {size}, and the limit is {limit}")]
     TooLarge {
         /// What is too large.
         what: &'static str,
-        /// How large it is, in bytes or pieces; at least, where the writing of it ended at the limit.
+        /// How large it is, in bytes or pieces; a lower bound if the writing ended at the limit.
         size: usize,
         /// How large it may be.
         limit: usize,
     },
-    /// Metadata that could not be read again.
+    /// The metadata could not be read back.
     #[error("metadata that cannot be read back: {0}")]
     Metadata(String),
     /// The parts of a request do not fit together.
@@ -38,18 +38,18 @@ pub enum Invalid {
 }
 
 impl Invalid {
-    /// A name that breaks a rule.
+    /// Returns the error for a name that breaks a rule.
     pub fn name(what: &'static str, name: &str, reason: &'static str) -> Self {
         Self::Name { what, name: name.into(), reason }
     }
 
-    /// A transaction cannot be committed, for an operation in it failed or was dropped.
+    /// Returns the error of a transaction that cannot be committed because an operation in it failed or was dropped.
     pub fn unfinished() -> Self {
         Self::Request("an operation of this transaction failed or was dropped, so nothing of it is kept".into())
     }
 }
 
-/// The beginning of a name, for messages: a name can be refused because it is endless.
+/// The beginning of a name, for messages: the name may be refused for its length.
 struct Short<'a>(&'a str);
 
 impl fmt::Display for Short<'_> {

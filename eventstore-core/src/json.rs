@@ -1,4 +1,4 @@
-//! JSON that can be read back: what could not is refused before it is stored.
+//! JSON that can be read back: a value that could not is refused before it is stored.
 
 use std::{fmt, io};
 
@@ -7,23 +7,25 @@ use serde_json::value::RawValue;
 
 use crate::{error::EventError, limits};
 
-/// The body of an event as JSON, without NaN and infinities, which serde_json would silently write as `null`.
+/// Returns the body of an event as JSON. Fails with [`EventError::TooLarge`] if it is over the limit, with
+/// [`EventError::NotFinite`] if it holds NaN or an infinity, which serde_json would silently write as `null`, and with
+/// [`EventError::Body`] if serde fails.
 ///
-/// The writing ends at the limit for bodies, before anything else is done with the value, so a value that is too large
-/// costs no more than one that is just small enough.
+/// The writing ends at the limit for bodies, before any other work on the value, so a value that is too large costs no
+/// more than one that is just small enough.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EventError> {
     let body = bounded(value, limits::BODY_BYTES)?.map_err(EventError::TooLarge)?;
     finite(value)?;
     Ok(body)
 }
 
-/// The same for a state that is kept, which has no limit.
+/// As [`encode`], for the state of a snapshot, which has no limit.
 pub(crate) fn encode_state<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EventError> {
     finite(value)?;
     Ok(serde_json::to_vec(value)?)
 }
 
-/// A value as JSON; or, if that is larger than the limit, the bytes it was seen to have, which are not all.
+/// Returns a value as JSON; or, if that is larger than the limit, a lower bound of its size in bytes.
 pub(crate) fn bounded<T: Serialize + ?Sized>(
     value: &T,
     limit: usize,
@@ -62,7 +64,7 @@ impl io::Write for Bounded {
     }
 }
 
-/// The same, as a value to be put into other JSON.
+/// As [`encode`], for a value inside other JSON, without a limit.
 pub(crate) fn encode_raw<T: Serialize + ?Sized>(value: &T) -> Result<Box<RawValue>, EventError> {
     finite(value)?;
     Ok(serde_json::value::to_raw_value(value)?)
@@ -75,7 +77,7 @@ fn finite<T: Serialize + ?Sized>(value: &T) -> Result<(), EventError> {
     })
 }
 
-/// Walks over a value and writes nothing; stops at a number that is not finite.
+/// Visits a value and writes nothing; fails at a number that is not finite.
 #[derive(Clone, Copy)]
 struct Finite;
 
@@ -208,7 +210,7 @@ mod tests {
 
     #[test]
     fn a11_a_body_over_the_limit_is_refused_before_it_is_all_written() {
-        /// An endless sequence that counts how much of it was asked for.
+        /// An endless sequence that counts the items that were asked for.
         struct Endless<'a>(&'a std::cell::Cell<usize>);
         impl Serialize for Endless<'_> {
             fn serialize<S: ser::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,4 +1,4 @@
-//! What this process knows of projections: what it runs, what holds that up, and which tables it has seen whole.
+//! This process's knowledge of processors: which it runs, which error holds one up, and which tables are whole.
 
 use std::{
     collections::HashMap,
@@ -10,16 +10,16 @@ use serde::Deserialize;
 
 use crate::timestamp::Timestamp;
 
-/// What is known of a projection that this process runs.
+/// The status of a processor that this process runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
-    /// What holds it up.
+    /// The error that holds it up.
     pub(crate) reason: Option<Arc<dyn Error + Send + Sync>>,
     /// Whether it has given up.
     pub(crate) stopped: bool,
 }
 
-/// By the name of the projection.
+/// By the name of the processor.
 #[derive(Default)]
 pub(crate) struct Runs(Mutex<HashMap<String, Run>>);
 
@@ -29,8 +29,8 @@ impl Runs {
     }
 }
 
-/// Which build of a table its rows are of: one that was removed and is built again, or that took another's place, is
-/// another.
+/// The build that the rows of a table are of. A table that was removed and built again is another build, as is one that
+/// took the place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(crate) struct Build {
     since: Timestamp,
@@ -38,7 +38,7 @@ pub(crate) struct Build {
     pub(crate) built_at: Option<Timestamp>,
 }
 
-/// The builds of tables that this process has seen whole, by the names of the tables; none where nothing is said of a table,
-/// and so what is there is what it is.
+/// The builds of tables that this process has seen whole, by the names of the tables. `None` for a table without a
+/// record of its build, which counts as whole.
 #[derive(Default)]
 pub(crate) struct Built(pub(crate) Mutex<HashMap<String, Option<Build>>>);

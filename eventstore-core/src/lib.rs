@@ -1,7 +1,7 @@
-//! The words and the rules of [eventstore](https://docs.rs/eventstore): what every other crate of it stands on.
+//! The types and rules of [eventstore](https://docs.rs/eventstore), on which its other crates are built.
 //!
-//! Users depend on the facade, `eventstore`. This crate is for those who bring a store of their own: implement
-//! [`EventStore`], [`Tables`] and [`Transaction`], and run the suite in `conformance` (a feature of that name).
+//! Users depend on the facade, `eventstore`. This crate is for authors of a store: implement [`EventStore`], [`Tables`]
+//! and [`Transaction`], and run the suite in `conformance` (a feature of that name).
 
 mod aggregate;
 mod append;
@@ -87,7 +87,7 @@ pub use target::{Every, Target, every};
 pub use timestamp::{Timestamp, TimestampError};
 pub use tx::{Tx, TxConnection};
 
-/// What derives write. Not for use by hand.
+/// The items that derives use. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
     pub use serde;
@@ -103,7 +103,7 @@ pub mod __private {
         snapshot::shape,
     };
 
-    /// What is in all parts, one after the other; where there is less than `N`, the rest is `blank`.
+    /// Returns the items of all parts, one part after the other, filled up to `N` with `blank`.
     pub const fn concat<T: Copy, const N: usize>(blank: T, parts: &[&[T]]) -> [T; N] {
         let mut all = [blank; N];
         let (mut part, mut n) = (0, 0);
@@ -127,7 +127,7 @@ pub mod __private {
         a.len() == b.len() && i == a.len()
     }
 
-    /// Whether one of the strings is this.
+    /// Whether a string is among others.
     pub const fn contains(all: &[&str], one: &str) -> bool {
         let mut i = 0;
         while i < all.len() && !same(all[i], one) {
@@ -136,7 +136,7 @@ pub mod __private {
         i < all.len()
     }
 
-    /// Whether no string is there twice.
+    /// Whether no string occurs twice.
     pub const fn distinct(all: &[&str]) -> bool {
         let mut i = 0;
         while i < all.len() {

@@ -1,4 +1,4 @@
-//! What every store takes, and the check that refuses the rest before anything is sent.
+//! The limits of every store, and their checks, which run before anything is sent.
 
 use crate::invalid::Invalid;
 
@@ -20,16 +20,16 @@ pub const APPEND_BYTES: usize = 256 << 20;
 pub const COMPARED_VALUES: usize = 10_000;
 /// The most filters of one list of rows.
 pub const FILTERS: usize = 256;
-/// The most commands and timers in what a process says to one event.
+/// The most commands and timers in the reaction of a process to one event.
 pub const COMMANDS: usize = 10_000;
-/// How deep alternatives, successors and timers may be nested in it.
+/// How deep alternatives, successors and timers may be nested in a reaction.
 pub const DEPTH: usize = 64;
 /// The most timers one instance of a process has.
 pub const TIMERS: usize = 1_000;
 /// The largest state of one instance of a process with its timers, in bytes.
 pub const INSTANCE_BYTES: usize = 1 << 20;
 
-/// 1 to 512 bytes, no control characters.
+/// Fails with [`Invalid::Name`] unless a name has 1 to 512 bytes and no control characters.
 pub(crate) fn name(what: &'static str, text: &str) -> Result<(), Invalid> {
     let reason = match text.len() {
         0 => "is empty",
@@ -40,13 +40,13 @@ pub(crate) fn name(what: &'static str, text: &str) -> Result<(), Invalid> {
     Err(Invalid::name(what, text, reason))
 }
 
-/// The name of an event that is to be stored. Names that begin with `$` are the log's own.
+/// Checks the name of an event to be stored. Names that begin with `$` are reserved for the log.
 pub(crate) fn event_name(text: &str) -> Result<(), Invalid> {
     name("event name", text)?;
     if text.starts_with('$') { Err(Invalid::name("event name", text, "begins with `$`")) } else { Ok(()) }
 }
 
-/// A name of `a-z`, `0-9`, `_` and `.` only.
+/// Fails with [`Invalid::Name`] unless a name has only `a-z`, `0-9`, `_` and `.`.
 pub(crate) fn plain(what: &'static str, text: &str) -> Result<(), Invalid> {
     name(what, text)?;
     if text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.')) {
@@ -60,7 +60,8 @@ pub(crate) fn size(what: &'static str, size: usize, limit: usize) -> Result<(), 
 }
 
 impl Invalid {
-    /// A log would have more event types than [`TYPES`](crate::limits::TYPES).
+    /// Returns the error of an append after which the log would have more event types than
+    /// [`TYPES`](crate::limits::TYPES).
     pub fn types(size: usize) -> Self {
         Self::TooLarge { what: "the event types of a log", size, limit: TYPES }
     }

@@ -33,7 +33,7 @@ use crate::{
 impl Store {
     /// Reads a state back from its events: as it is, or as it was.
     ///
-    /// An aggregate nothing has happened to is blank, at version 0.
+    /// An aggregate without events is blank, at version 0.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -53,28 +53,28 @@ impl Store {
         Load::new(self.clone(), target.boundary())
     }
 
-    /// Every event of a target, oldest first, each with the state it led to.
+    /// Returns every event of a target, oldest first, each with the state it led to.
     pub fn history<A: Aggregate + Clone>(&self, target: impl Target<State = A>) -> History<A> {
         history(self.clone(), target.boundary())
     }
 }
 
-/// A state, and how far it was read. Derefs to the state.
+/// A state, and the position up to which it was read. Derefs to the state.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Loaded<S> {
     /// The state.
     pub state: S,
-    /// How many events made the state; for one stream, its version; for a tuple, those of each part together.
+    /// The number of events the state is made of: for one stream its version, for a tuple the sum over its parts.
     pub version: Version,
-    /// How much of the log it was read from: [`at_position`](Load::at_position) of it, with the same
+    /// The position up to which the log was read. [`at_position`](Load::at_position) with it, and with the same
     /// [`at`](Load::at) and [`occurred_by`](Load::occurred_by) if there were any, gives the same state for ever.
     pub position: Position,
-    /// `false` only after [`as_of`](Load::as_of): an event recorded by that instant may still come, for the instant is not
-    /// over yet, or the store cannot wait for an append that is open (a replica, a file that can only be read).
+    /// `false` only after [`as_of`](Load::as_of): an event recorded by that instant may still come, because the instant
+    /// is not over yet, or because the store cannot wait for an open append (a replica, a file that can only be read).
     pub settled: bool,
-    /// The position of the last event that made the state; 0, if none did. Unlike [`position`](Self::position) it does not
-    /// move with other events, so it is what an `ETag` is made of for a state that has no version.
+    /// The position of the last event that made the state; 0, if none did. Unlike [`position`](Self::position) it does
+    /// not move with other events, so it is what an `ETag` is made of for a state that has no version.
     pub changed: Position,
 }
 
@@ -86,7 +86,7 @@ impl<S> Deref for Loaded<S> {
     }
 }
 
-/// Up to where.
+/// The upper bounds of a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Until {
     pub(crate) version: Option<Version>,
@@ -102,7 +102,7 @@ impl Until {
         Self { position: Some(position), ..Self::default() }
     }
 
-    /// The last position that counts, if not all do; and whether all that is recorded up to there is there.
+    /// Returns the last position within the bounds (`None`: unbounded), and whether no event can still come up to it.
     async fn prefix(&self, store: &Store) -> Result<(Option<Position>, bool), StoreError> {
         let Some(time) = self.recorded_by else { return Ok((self.position, true)) };
         let Prefix { position: last, settled } = store.inner().prefix_at(time).await?;
@@ -110,12 +110,13 @@ impl Until {
         Ok((Some(earlier.unwrap_or(last)), settled || earlier.is_some()))
     }
 
-    /// The last position that counts, if not all do.
+    /// Returns the last position within the bounds; `None` if they have none.
     pub(crate) async fn last(&self, store: &Store) -> Result<Option<Position>, StoreError> {
         Ok(self.prefix(store).await?.0)
     }
 
-    /// The events up to there; and as [`prefix`](Self::prefix), whether all are there.
+    /// Returns the read of a boundary's events within the bounds, and whether they are final, as
+    /// [`prefix`](Self::prefix).
     async fn read(&self, store: &Store, boundary: &Boundary) -> Result<(Read, bool), StoreError> {
         if self.version.is_some() && boundary.one_stream().is_none() {
             return Err(Invalid::Request("a version is a place in one stream: use `at_position` here".into()).into());
@@ -127,25 +128,25 @@ impl Until {
         Ok((read, settled))
     }
 
-    /// Whether a snapshot may be used at all: never for what had occurred by an instant, which is no prefix.
+    /// Whether a snapshot may be used at all: never with `occurred_by`, whose events are no prefix of the log.
     fn snapshots(&self) -> bool {
         self.occurred_by.is_none()
     }
 
-    /// Whether a snapshot is not of a later moment.
+    /// Whether a snapshot is of a moment within the bounds.
     fn reaches(&self, stored: &StoredSnapshot, read: &Read) -> bool {
         self.version.is_none_or(|version| stored.version <= version)
             && read.until.is_none_or(|until| stored.position <= until)
     }
 
-    /// Whether an event of those up to the last position counts.
+    /// Whether an event up to the last position is within the other bounds.
     pub(crate) fn takes<E>(&self, event: &Recorded<E>) -> bool {
         self.occurred_by.is_none_or(|time| event.occurred_at <= time)
             && self.version.is_none_or(|version| event.version <= version)
     }
 }
 
-/// Says one more bound: of those that were said, the earliest holds.
+/// Adds a bound: of all bounds given, the earliest holds.
 pub(crate) fn bound<T: Ord>(earliest: &mut Option<T>, also: T) {
     *earliest = Some(match earliest.take() {
         Some(before) => before.min(also),
@@ -153,7 +154,7 @@ pub(crate) fn bound<T: Ord>(earliest: &mut Option<T>, also: T) {
     });
 }
 
-/// A state about to be read: `.await` it, or say up to when first. Said more than once, all of it holds: the earliest.
+/// A state about to be read: `.await` it, or give bounds first. All bounds hold; of several of one kind, the earliest.
 #[must_use = "nothing is read until it is awaited"]
 pub struct Load<S> {
     store: Store,
@@ -167,33 +168,33 @@ impl<S: Decider> Load<S> {
         Self { store, boundary, until: Until::default(), of: PhantomData }
     }
 
-    /// As it was after so many events; all of them, if there are fewer. For the state of one stream: for others, use
-    /// [`at_position`](Self::at_position).
+    /// The state as it was after this many events; after all of them, if there are fewer. For the state of one stream:
+    /// for other states, use [`at_position`](Self::at_position).
     pub fn at(mut self, version: Version) -> Self {
         const { assert!(S::ONE_STREAM, "a version is a place in one stream: use `at_position` for this state") }
         bound(&mut self.until.version, version);
         self
     }
 
-    /// As it was when the log had come so far; as it is, if it has not.
+    /// The state as it was at a position of the log; as it is, if the log ends before.
     pub fn at_position(mut self, position: Position) -> Self {
         bound(&mut self.until.position, position);
         self
     }
 
-    /// As it was known at an instant: made of what was recorded by then. A [`Timestamp`], `SystemTime`, or one of
-    /// chrono, jiff or time.
+    /// The state as it was known at an instant: made of the events recorded by then. Takes a [`Timestamp`],
+    /// `SystemTime`, or one of chrono, jiff or time.
     ///
-    /// The answer for an instant that is over never changes: an append that is open then is waited for. That for one that
-    /// is not over may still grow, and [`settled`](Loaded::settled) says so; pin it with
-    /// [`at_position`](Self::at_position) of what it gave.
+    /// For an instant that is over the state never changes: the load waits for an open append. For an instant that is
+    /// not over events may still come, and [`settled`](Loaded::settled) says so; pin the state with
+    /// [`at_position`](Self::at_position) and the position it was read at.
     pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
         bound(&mut self.until.recorded_by, time.into().into());
         self
     }
 
-    /// As it was at an instant, as we know today: made of what had happened by then, whenever it was recorded, in the
-    /// order in which it was recorded.
+    /// The state as it was at an instant, by today's knowledge: made of the events that had happened by then, whenever
+    /// they were recorded, in the order of recording.
     pub fn occurred_by(mut self, time: impl Into<SystemTime>) -> Self {
         bound(&mut self.until.occurred_by, time.into().into());
         self
@@ -216,20 +217,20 @@ impl<S: Decider> IntoFuture for Load<S> {
     }
 }
 
-/// A state, and where each of its parts stands: each is made of its own events up to the same position.
+/// A state, and the place each of its parts has reached. All parts are made of their events up to the same position.
 pub(crate) struct Fold<S> {
     pub(crate) loaded: Loaded<S>,
     pub(crate) stands: Vec<Stand>,
-    /// How long it took to read.
+    /// How long the read took.
     pub(crate) took: Duration,
-    /// Names that parts, given by their places, ask for and this program does not know.
+    /// By the index of a part: the names that its query asks for and this program does not know.
     unknown: Vec<(usize, Vec<Cow<'static, str>>)>,
 }
 
-/// Where a part of a state stands.
+/// The place a part of a state has reached.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stand {
-    /// How many events it is made of.
+    /// The number of events the part is made of.
     pub(crate) events: Version,
     /// The version of the last of them, which for a stream is the stream's.
     pub(crate) version: Version,
@@ -246,7 +247,7 @@ impl<S: Decider> Fold<S> {
         Self { loaded, stands, took: Duration::ZERO, unknown: vec![] }
     }
 
-    /// What was read is what is to be checked: a stream by its version, everything else by what came after the read.
+    /// Returns what an append must check: a stream by its version, any other part by the events after the read.
     pub(crate) fn basis(&self, boundary: &Boundary) -> Basis {
         let (mut unchanged, mut items) = (vec![], vec![]);
         for (part, &Stand { version, .. }) in boundary.parts.iter().zip(&self.stands) {
@@ -260,8 +261,8 @@ impl<S: Decider> Fold<S> {
         Basis { unchanged, condition }
     }
 
-    /// The state made of the events up to there: each part of all of its own, or of a snapshot and those after it. There
-    /// is no telling which from the result.
+    /// Returns the state within the bounds. Each part is folded from all of its events, or from a snapshot and the
+    /// events after it; the state is the same.
     pub(crate) async fn read(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
         Self::read_parts(store, boundary, until).instrument(trace::load(&boundary.stream)).await
     }
@@ -280,7 +281,7 @@ impl<S: Decider> Fold<S> {
             return Ok(fold);
         }
         let mut snapshots = vec![];
-        // The parts without a snapshot, which one read makes.
+        // The parts without a snapshot, which are folded from one read.
         let mut others = vec![];
         for part in 0..boundary.parts.len() {
             match fold.snapshot(store, boundary, until, &read, part).await {
@@ -297,7 +298,7 @@ impl<S: Decider> Fold<S> {
                     continue;
                 }
             }
-            // What the first part does not see, no other does.
+            // All parts end where the first one does.
             read.until = Some(fold.loaded.position);
         }
         if !others.is_empty() || boundary.parts.is_empty() {
@@ -307,7 +308,7 @@ impl<S: Decider> Fold<S> {
         Ok(fold)
     }
 
-    /// As [`read`](Self::read), of all events.
+    /// As [`read`](Self::read), without snapshots.
     pub(crate) async fn read_all(store: &Store, boundary: &Boundary, until: Until) -> Result<Self, StoreError> {
         let (read, settled) = until.read(store, boundary).await?;
         let mut fold = Self::blank(boundary);
@@ -317,7 +318,7 @@ impl<S: Decider> Fold<S> {
         Ok(fold)
     }
 
-    /// Makes the state of one stream, as it is now: its snapshot and what comes after it are one read.
+    /// Folds the current state of one stream. Its snapshot and the events after it are one read.
     async fn read_stream(
         &mut self,
         store: &Store,
@@ -349,7 +350,7 @@ impl<S: Decider> Fold<S> {
         self.begin(store, boundary, Until::default(), read, &[0]).await
     }
 
-    /// The snapshot that a part may begin at, as far as can be told without the log.
+    /// Returns the snapshot that a part may begin at, as far as can be decided without the log.
     async fn snapshot(
         &mut self,
         store: &Store,
@@ -375,7 +376,7 @@ impl<S: Decider> Fold<S> {
         }
     }
 
-    /// Makes some parts of all of their events.
+    /// Folds some parts from all of their events.
     async fn begin(
         &mut self,
         store: &Store,
@@ -385,8 +386,8 @@ impl<S: Decider> Fold<S> {
         parts: &[usize],
     ) -> Result<(), StoreError> {
         let query = Query { items: parts.iter().map(|&part| boundary.parts[part].item()).collect() };
-        // A snapshot says where its last event is, what had occurred by an instant is seen by the events' own, and several
-        // parts are to end at the same position.
+        // A bare read may lack ids, positions and instants, which a snapshot and `occurred_by` need; and its head may
+        // be inexact, while several parts must end at the same position.
         let bare = matches!(boundary.parts[..], [Part::Stream(_)]) && self.loaded.state.snapshots(0).is_none();
         let bare = bare && until.occurred_by.is_none() && !S::RECORDED;
         let Events { head, events, asked } = store.inner().read(Read { query, bare, ..read }).await?;
@@ -395,8 +396,8 @@ impl<S: Decider> Fold<S> {
         self.take_in_all(boundary, parts, until, events).await
     }
 
-    /// Makes a part of a snapshot: reads its last event again and what comes after it. If that event is not where it was,
-    /// the log is not the one the state was made of.
+    /// Folds a part from a snapshot: reads the last event of the snapshot again, and the events after it. If that event
+    /// is not at its place any more, the snapshot is of another log.
     async fn go_on(
         &mut self,
         store: &Store,
@@ -418,7 +419,7 @@ impl<S: Decider> Fold<S> {
         self.go_on_with(boundary, until, part, stored, events).await
     }
 
-    /// The same, with what was read.
+    /// As [`go_on`](Self::go_on), with the events that were read.
     async fn go_on_with(
         &mut self,
         boundary: &Boundary,
@@ -450,7 +451,7 @@ impl<S: Decider> Fold<S> {
         until: Until,
         mut events: BoxStream<'static, Result<Recorded<Raw>, StoreError>>,
     ) -> Result<(), StoreError> {
-        // What was read for one part concerns it.
+        // All events of a read for one part concern that part.
         let only = parts.len() == 1;
         let index = (parts.len() > INDEXED).then(|| Index::of(boundary, parts));
         while let Some(event) = events.try_next().await? {
@@ -467,7 +468,7 @@ impl<S: Decider> Fold<S> {
         Ok(())
     }
 
-    /// Notes which names were asked for that no part names.
+    /// Notes the names that the query asked for and the parts do not name.
     fn note_events(&mut self, boundary: &Boundary, parts: &[usize], asked: Option<Query>) {
         let Some(asked) = asked else { return };
         for (&part, mut item) in parts.iter().zip(asked.items) {
@@ -486,7 +487,7 @@ impl<S: Decider> Fold<S> {
         boundary.parts[part].matches(event) || self.unknown.iter().any(unknown)
     }
 
-    /// Takes an event into the parts it concerns, if it concerns any.
+    /// Applies an event to the parts it concerns, if any.
     pub(crate) fn take_in(&mut self, boundary: &Boundary, event: &Recorded<Raw>) -> Result<(), StoreError> {
         boundary.concerned(event).try_for_each(|part| self.take(part, event))
     }
@@ -501,7 +502,7 @@ impl<S: Decider> Fold<S> {
         Ok(())
     }
 
-    /// The events applied last have been recorded: where they are now is where the parts end.
+    /// Sets the ends of the parts to the places at which the events applied last were recorded.
     pub(crate) fn recorded(&mut self, boundary: &Boundary, events: &[Recorded<Raw>]) {
         for event in events {
             for part in boundary.concerned(event) {
@@ -512,10 +513,10 @@ impl<S: Decider> Fold<S> {
     }
 }
 
-/// From how many parts on they are found by an index.
+/// With more parts than this, an index finds the parts an event concerns.
 const INDEXED: usize = 16;
 
-/// The parts of a large boundary, by what their events have in common.
+/// The parts of a large boundary: by stream, by their first tag, and all others.
 struct Index<'a> {
     streams: HashMap<&'a str, Vec<usize>>,
     tags: HashMap<&'a Tag, Vec<usize>>,
@@ -537,7 +538,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The parts that an event may concern, each once.
+    /// Returns the parts that an event may concern, each once.
     fn candidates(&self, event: &Recorded<Raw>) -> Vec<usize> {
         let tagged = event.data.tags.iter().filter_map(|tag| self.tags.get(tag));
         let found = self.streams.get(event.stream.as_str()).into_iter().chain(tagged).flatten();

@@ -1,4 +1,4 @@
-//! Who asked, and why: what is remembered beside every event.
+//! Who asked, and why: the metadata of every event.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -21,23 +21,24 @@ use crate::{invalid::Invalid, json, limits};
 pub struct Metadata {
     /// The command that caused the event. All events of one append share it.
     pub command_id: Uuid,
-    /// The conversation it belongs to.
+    /// The conversation the event belongs to.
     pub correlation_id: Uuid,
-    /// The event it answers.
+    /// The event that this one answers.
     pub causation_id: Option<Uuid>,
     /// Who asked.
     pub actor: Option<String>,
     /// The program that asked.
     pub source: Option<String>,
-    /// A fingerprint of the ids the command was for, where the caller gave the command's id. It tells a retry from an id
-    /// that was used twice, and has no other meaning.
+    /// A fingerprint of the ids the command was for, where the caller gave the command's id. It tells a retry from an
+    /// id that was used twice, and has no other meaning.
     pub request: Option<Uuid>,
-    /// Whatever else is worth remembering.
+    /// Further keys and values of the caller.
     pub extra: BTreeMap<String, Json>,
 }
 
 impl Metadata {
-    /// As stores keep it. What cannot be kept, or not read again, is refused.
+    /// Returns the metadata as stores keep them. Fails with [`Invalid`] if a key of the caller begins with `$`, if they
+    /// are too large, or if they could not be read back.
     pub fn to_json(&self) -> Result<Vec<u8>, Invalid> {
         if let Some(key) = self.extra.keys().find(|key| key.starts_with('$')) {
             return Err(Invalid::name("metadata key", key, "begins with `$`, like the framework's own"));
@@ -52,15 +53,15 @@ impl Metadata {
         Ok(json)
     }
 
-    /// Reads back what [`to_json`](Self::to_json) wrote.
+    /// Reads the form that [`to_json`](Self::to_json) writes. Fails if it is not such JSON.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
-        // Read for every event of a replay, and nearly always just as it was written.
+        // Runs for every event of a replay, and the form is nearly always the one written by `to_json`.
         Written(json).metadata().map_or_else(|| serde_json::from_slice(json), Ok)
     }
 }
 
-/// What is left of metadata as [`Serialize`] writes them, if there is nothing in them that has to be looked at closely:
-/// nothing extra, no escapes.
+/// The unread rest of metadata as [`Serialize`] writes them. The short way reads only metadata without extra keys and
+/// escapes.
 struct Written<'a>(&'a [u8]);
 
 impl<'a> Written<'a> {
@@ -76,7 +77,8 @@ impl<'a> Written<'a> {
         (self.0 == b"}").then_some(metadata)
     }
 
-    /// The string that follows, if this is what comes next. None: it has to be looked at closely.
+    /// Returns the string after `before`; `Some(None)` if `before` does not come next, `None` if serde must read the
+    /// metadata.
     fn text(&mut self, before: &[u8]) -> Option<Option<&'a str>> {
         let Some(rest) = self.0.strip_prefix(before) else { return Some(None) };
         let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
@@ -211,7 +213,7 @@ mod tests {
         assert_eq!(Metadata::from_json(&json).expect("metadata"), metadata);
     }
 
-    /// What is read by the short way, and what is not: both give what serde gives, errors included.
+    /// The short way and the other return what serde returns, errors included.
     #[test]
     fn a10_metadata_are_read_as_any_reader_of_json_reads_them() {
         let ids = [1, 2, 3, 4].map(Uuid::from_u128);

@@ -46,9 +46,9 @@ impl Store {
 /// Events about to be read: say which, then ask for them typed ([`events`](Self::events)) or as they are stored
 /// ([`raw`](Self::raw)), or for their number ([`count`](Self::count)).
 ///
-/// All that is said of an event holds at once: each of the tags, any of the names; of streams and categories, the last one
-/// said. After [`or`](Self::or), other events are described, which are read as well. The bounds hold for all of them: the
-/// narrowest that was said.
+/// An event must fit all of a description: each of the tags, any of the names, and the stream or category given last.
+/// [`or`](Self::or) begins another description, whose events are read as well. The bounds hold for all descriptions; of
+/// several bounds the narrowest holds.
 #[must_use = "nothing is read until `events`, `raw` or `count`"]
 pub struct ReadEvents {
     store: Store,
@@ -64,7 +64,7 @@ pub struct ReadEvents {
 #[derive(Default)]
 struct Described {
     item: Item,
-    /// Whether names were said, none perhaps.
+    /// Whether the caller gave names, perhaps an empty list.
     named: bool,
 }
 
@@ -86,7 +86,7 @@ impl ReadEvents {
         &mut self.described[last]
     }
 
-    /// Of this stream: an id, or a [`StreamId`].
+    /// Only events of this stream: an id, or a [`StreamId`].
     pub fn stream(mut self, stream: impl Into<StreamId>) -> Self {
         let Item { category, key, .. } = Item::of(&stream.into());
         let item = &mut self.described().item;
@@ -94,13 +94,13 @@ impl ReadEvents {
         self
     }
 
-    /// Of streams of this category.
+    /// Only events of streams of this category.
     pub fn category(mut self, category: impl Into<String>) -> Self {
         self.described().item.category = Some(category.into());
         self
     }
 
-    /// Of these names. Of no names, there is no event.
+    /// Only events of these names; no event, if the list is empty.
     pub fn names<N: Into<Cow<'static, str>>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         let Described { item, named } = self.described();
         item.names.extend(names.into_iter().map(Into::into));
@@ -108,14 +108,14 @@ impl ReadEvents {
         self
     }
 
-    /// With this tag: an id, or a [`Tag`].
+    /// Only events with this tag: an id, or a [`Tag`].
     pub fn tag(mut self, tag: impl Into<Tag>) -> Self {
         self.described().item.tags.push(tag.into());
         self
     }
 
-    /// And others: what is said of streams, categories, names and tags from here on describes other events, which are read
-    /// as well. An event that fits more than one description is read once.
+    /// Begins another description: streams, categories, names and tags from here on describe other events, which are
+    /// read as well. An event that fits several descriptions is read once.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -134,52 +134,52 @@ impl ReadEvents {
         self
     }
 
-    /// After this position.
+    /// Only events after this position.
     pub fn after(mut self, position: Position) -> Self {
         self.read.after = self.read.after.max(position);
         self
     }
 
-    /// After this version; for one stream, as is [`until_version`](Self::until_version).
+    /// Only events after this version; for one stream, as is [`until_version`](Self::until_version).
     pub fn after_version(mut self, version: Version) -> Self {
         self.read.after_version = self.read.after_version.max(version);
         self
     }
 
-    /// Up to this position.
+    /// Only events up to this position.
     pub fn until(mut self, position: Position) -> Self {
         bound(&mut self.until.position, position);
         self
     }
 
-    /// Up to this version; for one stream.
+    /// Only events up to this version; for one stream.
     pub fn until_version(mut self, version: Version) -> Self {
-        self.read.until_version = Some(version);
+        bound(&mut self.read.until_version, version);
         self
     }
 
-    /// Recorded by this instant, and at it.
+    /// Only events recorded at or before this instant.
     pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
         bound(&mut self.until.recorded_by, time.into().into());
         self
     }
 
-    /// Recorded after this instant, not at it: just what [`as_of`](Self::as_of) the same instant leaves out. So the
-    /// events of a month are those `.recorded_after(its_start).as_of(its_end)`, and each is in one month.
+    /// Only events recorded after this instant, not at it: those that [`as_of`](Self::as_of) the same instant leaves
+    /// out. So the events of a month are those `.recorded_after(its_start).as_of(its_end)`, and each is in one month.
     pub fn recorded_after(mut self, time: impl Into<SystemTime>) -> Self {
         let time = time.into().into();
         self.recorded_after = Some(self.recorded_after.map_or(time, |other| time.max(other)));
         self
     }
 
-    /// That had happened by this instant, and at it, whenever they were recorded. The events are read up to the other bounds
-    /// and those of other instants are left out, so the cost is that of the other bounds.
+    /// Only events that happened at or before this instant, whenever they were recorded. All events within the other
+    /// bounds are read, and filtered here, so the cost is that of the other bounds.
     pub fn occurred_by(mut self, time: impl Into<SystemTime>) -> Self {
         bound(&mut self.until.occurred_by, time.into().into());
         self
     }
 
-    /// That happened after this instant, not at it, whenever they were recorded; just what
+    /// Only events that happened after this instant, not at it, whenever they were recorded: those that
     /// [`occurred_by`](Self::occurred_by) the same instant leaves out.
     pub fn occurred_after(mut self, time: impl Into<SystemTime>) -> Self {
         let time = time.into().into();
@@ -187,11 +187,12 @@ impl ReadEvents {
         self
     }
 
-    /// And all that are recorded later, as they come: the events have no end, but where [`limit`](Self::limit),
+    /// Also events that are recorded later, as they come: they have no end, unless [`limit`](Self::limit),
     /// [`until`](Self::until) or [`as_of`](Self::as_of) set one. An error ends them; to go on, read
-    /// [`after`](Self::after) the last event's position. Not [`backwards`](Self::backwards).
+    /// [`after`](Self::after) the last event's position. Fails with [`Invalid::Request`] together with
+    /// [`backwards`](Self::backwards).
     ///
-    /// Nothing is kept of how far it has come: what must not miss an event across restarts is a
+    /// No checkpoint is kept: a program that must not miss an event across restarts uses a
     /// [`Subscription`](https://docs.rs/eventstore-rs/latest/eventstore/trait.Subscription.html).
     ///
     /// ```
@@ -213,8 +214,8 @@ impl ReadEvents {
         self
     }
 
-    /// The newest first. What [`after`](Self::after), [`until`](Self::until) and the others say of places and instants
-    /// means the same: which events there are. [`limit`](Self::limit) takes those that come first.
+    /// The newest event first. [`after`](Self::after), [`until`](Self::until) and the other bounds mean the same in
+    /// both directions; [`limit`](Self::limit) takes the events that come first.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -234,7 +235,7 @@ impl ReadEvents {
         self
     }
 
-    /// At most so many stored events.
+    /// At most this many stored events.
     pub fn limit(mut self, events: usize) -> Self {
         bound(&mut self.read.limit, events);
         self
@@ -245,7 +246,7 @@ impl ReadEvents {
         Query { items: items.map(|described| described.item.clone()).collect() }
     }
 
-    /// What the store is asked for.
+    /// Returns the read that the store is asked for.
     async fn asked(&self) -> Result<Read, StoreError> {
         let after = match self.recorded_after {
             Some(time) => self.store.inner().position_at(time).await?.max(self.read.after),
@@ -256,12 +257,12 @@ impl ReadEvents {
         Ok(Read { query: self.query(), after, until, limit, ..self.read.clone() })
     }
 
-    /// Whether what the store is asked for may be more than what was said.
+    /// Whether the store may return events that must be filtered out here.
     fn filters(&self) -> bool {
         self.recorded_after.is_some() || self.occurred_after.is_some() || self.until.occurred_by.is_some()
     }
 
-    /// How many there are.
+    /// Returns the number of events.
     pub async fn count(self) -> Result<u64, StoreError> {
         if !self.filters() && !self.following {
             return self.store.inner().count(self.asked().await?).await;
@@ -273,7 +274,7 @@ impl ReadEvents {
         Ok(count)
     }
 
-    /// The events as they are stored, oldest first unless [`backwards`](Self::backwards).
+    /// Returns the events as they are stored, oldest first unless [`backwards`](Self::backwards).
     pub fn raw(self) -> BoxStream<'static, Result<Recorded<Raw>, StoreError>> {
         let (store, limit, filters) = (self.store.clone(), self.read.limit, self.filters());
         let Self { recorded_after, occurred_after, until: Until { occurred_by, .. }, following, .. } = self;
@@ -305,7 +306,7 @@ impl ReadEvents {
         if !filters && !following {
             return events.boxed();
         }
-        // Of an instant that is not over yet, more may have been recorded since its position was asked for.
+        // Events of an instant that is not over yet may have been recorded since its position was asked for.
         let wanted = move |event: &Recorded<Raw>| {
             recorded_after.is_none_or(|time| event.recorded_at > time)
                 && occurred_after.is_none_or(|time| event.occurred_at > time)
@@ -314,12 +315,13 @@ impl ReadEvents {
         events.try_filter(move |event| future::ready(wanted(event))).take(limit.unwrap_or(usize::MAX)).boxed()
     }
 
-    /// The events of type `E`, in the same order. Without names, all those `E` knows are asked for.
+    /// Returns the events as type `E`, in the same order. Without [`names`](Self::names), reads all names of `E`. Fails
+    /// with [`StoreError::Unreadable`] at an event that cannot be decoded.
     pub fn events<E: Event>(mut self) -> BoxStream<'static, Result<Recorded<E>, StoreError>> {
         for Described { item, named } in self.described.iter_mut().filter(|described| !described.named) {
             (item.names, *named) = (Item::names(E::NAMES).names, true);
         }
-        // Of an event that was split, what has not been given out yet.
+        // The events that one stored event is read as and that are not yet returned.
         let (backwards, mut raw, mut others) = (self.read.backwards, self.raw(), VecDeque::new());
         let next = move |context: &mut Context<'_>| loop {
             if let Some(event) = if backwards { others.pop_back() } else { others.pop_front() } {
@@ -337,7 +339,7 @@ impl ReadEvents {
     }
 }
 
-/// What a read does next.
+/// The next page of a read.
 enum Next {
     First(Box<ReadEvents>),
     After(Read),

@@ -1,4 +1,4 @@
-//! One row a key, folded from events: what a read model is.
+//! Read models: one row for each key, folded from events.
 
 use std::{
     collections::HashMap,
@@ -17,16 +17,16 @@ use crate::{
     table::{Column, Kind, Table},
 };
 
-/// What events do to a row.
+/// The effect of events on a row.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what events do to its rows",
     label = "no `impl Project for {Self}`"
 )]
 pub trait Project: Default + Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What it hears of.
+    /// The events of the read model.
     type Event: Event;
 
-    /// Takes one event into one row it concerns. Pure: the same events make the same rows.
+    /// Applies an event to one row it concerns. Pure: the same events make the same rows.
     fn project(row: &mut Row<Self>, event: &Recorded<Self::Event>);
 }
 
@@ -39,7 +39,7 @@ pub trait Project: Default + Serialize + DeserializeOwned + Send + Sync + 'stati
 pub trait ReadModel: Project {
     /// The name of the table and of the checkpoint: with the version, `balance@1`.
     const NAME: &'static str;
-    /// Raise it when rows must be made again; the new table is built beside the old one.
+    /// Raise it when all rows must be made anew; the new table is built beside the old one.
     const VERSION: u32 = 1;
     /// Which rows an event concerns.
     const KEYS: Keys<Self::Event> = Keys::Stream;
@@ -54,13 +54,15 @@ fn column<M: ReadModel>(name: &str) -> Result<&'static Column, Invalid> {
     column.ok_or_else(|| Invalid::Request(format!("`{}` has no column `{name}`", M::NAME)))
 }
 
-/// A column to order rows by, if there is such a column and it has an order.
+/// Returns a column to order rows by. Fails with [`Invalid::Request`] if there is no such column, or if it has no
+/// order.
 pub(crate) fn ordered<M: ReadModel>(name: &str) -> Result<&'static Column, Invalid> {
     let refused = || Invalid::Request(format!("column `{name}` of `{}` is jsonb and has no order", M::NAME));
     Some(column::<M>(name)?).filter(|column| column.kind != Kind::Json).ok_or_else(refused)
 }
 
-/// A column and a value to look for in it, if there is such a column and it can hold the value.
+/// Returns a column and a value to compare it with. Fails with [`Invalid::Request`] if there is no such column, or if
+/// it cannot hold the value.
 pub(crate) fn equal<M: ReadModel>(name: &str, value: Json) -> Result<(&'static Column, Json), Invalid> {
     let column = column::<M>(name)?;
     // Without the value, which may be personal data.
@@ -85,7 +87,8 @@ fn json_type(value: &Json) -> &'static str {
     }
 }
 
-/// A column with an order, and a value to compare it with, which is not null.
+/// Returns a column with an order, and a value to compare it with. Fails with [`Invalid::Request`] as [`ordered`] and
+/// [`equal`], and if the value is null.
 pub(crate) fn compared<M: ReadModel>(name: &str, value: Json) -> Result<(&'static Column, Json), Invalid> {
     ordered::<M>(name)?;
     let (column, value) = equal::<M>(name, value)?;
@@ -97,15 +100,15 @@ pub(crate) fn compared<M: ReadModel>(name: &str, value: Json) -> Result<(&'stati
 
 /// Which rows an event concerns.
 pub enum Keys<E: 'static> {
-    /// The one with the key of the event's stream. The default; all events must be in streams of one category.
+    /// The row with the key of the event's stream. The default; all events must be in streams of one category.
     Stream,
-    /// One for each tag of this name: `#[read_model(tag = "student")]`.
+    /// One row for each tag of this name: `#[read_model(tag = "student")]`.
     Tag(&'static str),
-    /// Those a function names: `#[read_model(keys = per_day)]`.
+    /// The rows whose keys a function returns: `#[read_model(keys = per_day)]`.
     By(fn(&Recorded<E>) -> Vec<String>),
 }
 
-/// A row that may not be there yet. Reading it reads `Default`, writing to it makes it.
+/// A row that may not exist yet. Reading it then reads `Default`; writing to it makes the row.
 #[derive(Clone, Debug)]
 pub struct Row<M> {
     key: String,
@@ -127,7 +130,7 @@ impl<M: Default> Row<M> {
         &self.key
     }
 
-    /// Whether the row is there.
+    /// Whether the row exists.
     pub fn exists(&self) -> bool {
         self.there
     }
@@ -157,14 +160,14 @@ impl<M> DerefMut for Row<M> {
     }
 }
 
-/// Folds events into rows: what the projection engine, questions about the past and tests have in common.
+/// Folds events into rows, for processors, queries of the past and tests.
 pub struct RowFold<M> {
-    /// Where changes go.
+    /// The table that the changes are written to.
     table: Table,
     rows: HashMap<String, Row<M>>,
-    /// The only key that matters, if not all do.
+    /// If set, only the row of this key is kept.
     only: Option<String>,
-    /// The category all events must be of, where keys come from the stream.
+    /// The category of the first event, which all events must be of if keys come from the stream.
     category: Option<String>,
 }
 
@@ -175,7 +178,7 @@ impl<M: ReadModel> Default for RowFold<M> {
 }
 
 impl<M: ReadModel> RowFold<M> {
-    /// Whose changes go to this table.
+    /// Returns a fold whose changes go to this table.
     pub fn of(table: Table) -> Self {
         Self { table, ..Self::default() }
     }
@@ -185,7 +188,8 @@ impl<M: ReadModel> RowFold<M> {
         Self { only: Some(key.into()), ..Self::default() }
     }
 
-    /// The events that may concern a row: found by the stream or the tag where the keys come from there, else all.
+    /// Returns a query for the events that may concern a row: by the stream or the tag if keys come from there, else
+    /// all events.
     pub fn events_of(key: &str) -> Query {
         let mut item = Item::names(M::Event::NAMES);
         match M::KEYS {
@@ -196,7 +200,8 @@ impl<M: ReadModel> RowFold<M> {
         item.into()
     }
 
-    /// Takes an event into the rows it concerns, and tells of each event it is read as that concerns any.
+    /// Applies an event to the rows it concerns. Calls `each` with every event it is decoded as that concerns a row.
+    /// Fails with [`StoreError::Unreadable`] if the event cannot be decoded, and as [`keys`](Self::keys).
     pub fn apply(
         &mut self,
         raw: &Recorded<Raw>,
@@ -211,7 +216,8 @@ impl<M: ReadModel> RowFold<M> {
         Ok(())
     }
 
-    /// The keys of the rows an event concerns, each once, in order.
+    /// Returns the keys of the rows an event concerns, each once, in order. Fails with [`StoreError::Row`] if a key
+    /// breaks the rules for keys, and as [`known`](Self::known).
     pub fn keys(&mut self, raw: &Recorded<Raw>, event: &Recorded<M::Event>) -> Result<Vec<String>, StoreError> {
         let mut keys = match (self.known(raw)?, M::KEYS) {
             (Some(keys), _) => keys,
@@ -227,10 +233,12 @@ impl<M: ReadModel> RowFold<M> {
         Ok(keys)
     }
 
-    /// The keys of the rows an event concerns that can be told before it is read: where no function says them.
+    /// Returns the keys of the rows an event concerns if they are known before it is decoded: `None` if a function
+    /// returns them, or if the stream or the tags are damaged. Fails with [`StoreError::Stopped`] if the keys are those
+    /// of streams of more than one category.
     pub fn known(&mut self, raw: &Recorded<Raw>) -> Result<Option<Vec<String>>, StoreError> {
         Ok(match M::KEYS {
-            // What the keys come from cannot be read either.
+            // The stream or the tags that the keys come from cannot be read.
             Keys::Stream if !raw.stream.is_whole() => None,
             Keys::Tag(_) if raw.is_damaged() => None,
             Keys::Stream => {
@@ -251,14 +259,14 @@ impl<M: ReadModel> RowFold<M> {
         })
     }
 
-    /// Puts in a row that the table has.
+    /// Adds a row of the table. Fails with [`StoreError::Row`] if it cannot be read.
     pub fn load(&mut self, key: String, row: &RawValue) -> Result<(), StoreError> {
         let row = read_row::<M>(row)?;
         self.rows.insert(key.clone(), Row::new(key, Some(row)));
         Ok(())
     }
 
-    /// Takes an event into one of the rows it concerns.
+    /// Applies an event to one of the rows it concerns.
     pub fn project(&mut self, key: &str, event: &Recorded<M::Event>) {
         if !self.rows.contains_key(key) {
             self.rows.insert(key.into(), Row::new(key.into(), None));
@@ -270,7 +278,7 @@ impl<M: ReadModel> RowFold<M> {
         }
     }
 
-    /// Refuses a row that has changed into one that no table can hold.
+    /// Fails with [`StoreError::Row`] if a row has changed into one that the table cannot hold.
     pub fn check(&self, key: &str) -> Result<(), StoreError> {
         match self.rows.get(key).filter(|row| row.changed).and_then(Row::get) {
             Some(row) => M::TABLE.check(key, &write_row(row)?),
@@ -278,8 +286,8 @@ impl<M: ReadModel> RowFold<M> {
         }
     }
 
-    /// What must be written to bring the table up to date, in the order of the keys, if the table can hold it. Forgets
-    /// all rows.
+    /// Returns the changes that bring the table up to date, ordered by key, and removes all rows from memory. Fails
+    /// with [`StoreError::Row`] if the table cannot hold a row.
     pub fn changes(&mut self) -> Result<Changes, StoreError> {
         let mut rows: Vec<_> = self.rows.drain().map(|(_, row)| row).filter(|row| row.changed).collect();
         rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -294,12 +302,12 @@ impl<M: ReadModel> RowFold<M> {
         Ok(changes)
     }
 
-    /// One row.
+    /// Returns the row of a key.
     pub fn get(&self, key: &str) -> Option<&M> {
         self.rows.get(key).and_then(Row::get)
     }
 
-    /// All rows, in no order.
+    /// Returns all rows with their keys, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &M)> {
         self.rows.values().filter_map(|row| Some((row.key(), row.get()?)))
     }

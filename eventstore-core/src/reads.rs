@@ -1,4 +1,4 @@
-//! What has been loaded in a transaction, and is checked before it ends.
+//! The states loaded in a transaction, which are checked before it ends.
 
 use std::sync::{self, PoisonError};
 
@@ -8,22 +8,22 @@ use crate::{
     stream::{StreamId, Version},
 };
 
-/// What a state was made of, so that it can be seen whether it still is.
+/// The streams and queries a state is made of, to check whether it has changed.
 #[derive(Clone, Debug)]
 pub(crate) struct Basis {
     pub(crate) unchanged: Vec<(StreamId, Version)>,
     pub(crate) condition: Option<Condition>,
 }
 
-/// What has been loaded in a transaction.
+/// The states loaded in a transaction.
 #[derive(Default)]
 pub(crate) struct Reads(sync::Mutex<Loads>);
 
 #[derive(Default)]
 struct Loads {
-    /// Whether all others are kept from appending, and nothing that was loaded has changed before that.
+    /// Whether the transaction keeps all others from appending, and no loaded state had changed before that.
     held: bool,
-    /// Whether a caller has had the connection, who may roll back to a savepoint, and so let others append again.
+    /// Whether a caller has had the connection: it may roll back to a savepoint, and so let others append again.
     lent: bool,
     loads: Vec<Basis>,
 }
@@ -33,7 +33,7 @@ impl Reads {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what a state was made of, if it may still change.
+    /// Remembers the basis of a state, if it may still change.
     pub(crate) fn remember(&self, basis: impl FnOnce() -> Basis) {
         if self.loads().may_change() {
             let basis = basis();
@@ -41,7 +41,8 @@ impl Reads {
         }
     }
 
-    /// Checks what has been loaded. From then on nothing of it changes, unless a caller rolls back to a savepoint.
+    /// Checks the loaded states. From then on none of them changes, unless a caller rolls back to a savepoint. Fails
+    /// with [`StoreError::Conflict`] if a state has changed.
     pub(crate) async fn hold(&self, transaction: &mut dyn Transaction) -> Result<(), StoreError> {
         let (held, may_change) = {
             let loads = self.loads();
@@ -62,17 +63,17 @@ impl Reads {
         for condition in conditions {
             transaction.hold(vec![], Some(condition)).await?;
         }
-        // Only now: what is stale, or was not checked to the end, is checked again.
+        // Set only after all checks, so that after an error the states are checked again.
         self.held();
         Ok(())
     }
 
-    /// A caller has the connection from now on.
+    /// Notes that a caller has had the connection.
     pub(crate) fn lent(&self) {
         self.loads().lent = true;
     }
 
-    /// All others are kept from appending from now on. What was loaded before that is checked.
+    /// Notes that the transaction keeps all others from appending. The loaded states have been checked before.
     pub(crate) fn held(&self) {
         let mut loads = self.loads();
         loads.held = true;

@@ -1,7 +1,7 @@
-//! Which release of the library this is.
+//! The release of this library.
 
-/// Whether this release is the one named, `0.2.0`, or a later one. A migration names the oldest release that works with a
-/// database that has it; a name that cannot be read is taken for a later one.
+/// Whether this release is the named release, `0.2.0`, or a later one. A migration names the oldest release that works
+/// with a database that has it; a name that cannot be parsed is taken for a later release.
 pub fn is_at_least(release: &str) -> bool {
     is_later_or(env!("CARGO_PKG_VERSION"), release)
 }
@@ -10,7 +10,7 @@ fn is_later_or(this: &str, other: &str) -> bool {
     numbers(other).is_some_and(|other| numbers(this) >= Some(other))
 }
 
-/// Without what is behind a hyphen: a release before 0.2.0 that is on the way to it is taken for it.
+/// Returns the numbers of a release, without the part behind a hyphen: a pre-release of 0.2.0 is taken for 0.2.0.
 fn numbers(release: &str) -> Option<[u64; 3]> {
     let numbers: Result<Vec<u64>, _> = release.split('-').next()?.split('.').map(str::parse).collect();
     numbers.ok()?.try_into().ok()

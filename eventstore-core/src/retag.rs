@@ -14,29 +14,30 @@ use crate::{
     stream::Position,
 };
 
-/// How many events are given new tags at once.
+/// The largest number of events that are given new tags at once.
 const BATCH: usize = 500;
-/// How often a batch is read again since its tags were changed meanwhile.
+/// How often a batch is read again because its tags have changed meanwhile.
 const TRIES: u32 = 10;
-/// How many events the doctor looks at in each of as many places of the log.
+/// How many events the doctor reads, in each of how many places of the log.
 const SAMPLE: usize = 100;
 const PLACES: u64 = 10;
 
 impl Store {
-    /// Gives the stored events of a type the tags that the type gives them today and that they lack: after a tag was added
-    /// to a field. Tags are an index, so the history stays what it is; nothing else of an event can be changed. Tags that
-    /// the type does not give stay, unless [`remove_others`](Retag::remove_others) says otherwise.
+    /// Gives the stored events of a type the tags that the type gives them today and that they lack: after a tag was
+    /// added to a field. Tags are an index, so the history stays what it is; nothing else of an event can be changed.
+    /// Tags that the type does not give stay, unless [`remove_others`](Retag::remove_others) says otherwise.
     ///
-    /// The events are read in order, decoded, and tagged anew, in batches of up to 500 events whose tags change. Each batch
-    /// is a short transaction that keeps others from appending, and removes the snapshots of states by tag. An interrupted
-    /// job is simply started again, from the beginning or [`after`](Retag::after) the position it had reached. Read models
-    /// whose rows are found by a tag (`#[read_model(tag = "…")]`) are to be rebuilt afterwards.
+    /// The events are read in order, decoded, and tagged anew, in batches of up to 500 events whose tags change. Each
+    /// batch is a short transaction that keeps others from appending, and removes the snapshots of states by tag. An
+    /// interrupted job is started again, from the beginning or [`after`](Retag::after) the position it had reached.
+    /// Read models whose rows are found by a tag (`#[read_model(tag = "…")]`) are to be rebuilt afterwards.
     ///
-    /// Two such jobs may run at once. Run it once no program of the earlier release appends any more: what one appends has
-    /// the earlier tags, and a snapshot one takes lacks events. So does a snapshot of a state by tag that another process
-    /// has read before the job and keeps after its end: run the job once more a minute later, which removes such snapshots. Until it has ended, a state by tag may lack events, as before. An event that cannot
-    /// be decoded ends it with [`Unreadable`](StoreError::Unreadable). In PostgreSQL it needs the rights of the owner of
-    /// the schema.
+    /// Two such jobs may run at once. Run the job once no program of the earlier release appends any more: its events
+    /// have the earlier tags, and its snapshots lack events. A snapshot also lacks events if another process read its
+    /// state by tag before the job and keeps the snapshot after the job's end: run the job once more a minute later,
+    /// which removes such snapshots. Until the job has ended, a state by tag may lack events, as before. Fails with
+    /// [`Unreadable`](StoreError::Unreadable) at an event that cannot be decoded, and with [`Busy`](StoreError::Busy)
+    /// if another job keeps changing the same tags. In PostgreSQL the job needs the rights of the owner of the schema.
     ///
     /// ```
     /// # use eventstore::prelude::*;
@@ -54,8 +55,8 @@ impl Store {
         Retag { store: self.clone(), after: Position(0), remove: false, progress: Box::new(|_| {}), of: PhantomData }
     }
 
-    /// What [`doctor`](Self::doctor) finds, and whether the stored events of a type have the tags that the type gives them
-    /// today: a thousand of them are looked at, in ten places of the log.
+    /// Returns the report of [`doctor`](Self::doctor), and whether the stored events of a type have the tags that the
+    /// type gives them today, for a sample of up to 1,000 events in ten places of the log.
     pub async fn doctor_of<E: Event>(&self) -> Result<Report, StoreError> {
         let mut report = self.doctor().await?;
         let head = self.head().await?;
@@ -68,7 +69,7 @@ impl Store {
             let mut events = self.inner().read(read).await?.events;
             while let Some(event) = events.try_next().await? {
                 looked_at += 1;
-                // What cannot be decoded is found by those who read it.
+                // A reader of the event reports that it cannot be decoded.
                 let Ok(Some(tags)) = today::<E>(&event) else { continue };
                 others += u64::from(!tags.others.is_empty());
                 if !tags.lacking.is_empty() {
@@ -94,7 +95,7 @@ impl Store {
     }
 }
 
-/// A job that gives events new tags: `.await` it, or say more about it first.
+/// A job that gives events new tags: `.await` it, or set its options first.
 #[must_use = "nothing is changed until it is awaited"]
 pub struct Retag<E> {
     store: Store,
@@ -108,25 +109,26 @@ pub struct Retag<E> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retagged {
-    /// How many events it has looked at.
+    /// How many events it has read.
     pub events: u64,
-    /// How many of them have been given other tags.
+    /// How many of these events have been given other tags.
     pub changed: u64,
-    /// Up to where all events have the tags of today: where to go on.
+    /// The position up to which all events have the tags of today: where to go on.
     pub position: Position,
-    /// Where the log ended when it began.
+    /// The position at which the log ended when the job began.
     pub until: Position,
 }
 
 /// How the tags of an event differ from those that its type gives it today.
 struct Differences {
-    /// Of the type, in its order.
+    /// Tags that the type gives and the event lacks, in the order of the type.
     lacking: Vec<Tag>,
-    /// Of the event alone: a type that reads less of it does not give them.
+    /// Tags that the event has and the type does not give: the type may read only a part of the event.
     others: HashSet<Tag>,
 }
 
-/// How the tags of an event differ from those of today, if they do. An event that means nothing any more keeps its own.
+/// Returns how the tags of an event differ from those of today; `None` if they do not, or if the event means nothing
+/// any more. Fails with [`StoreError::Unreadable`] if the event cannot be decoded.
 fn today<E: Event>(event: &Recorded<Raw>) -> Result<Option<Differences>, StoreError> {
     let (mut lacking, mut means) = (vec![], false);
     let mut others: HashSet<_> = event.data.tags.iter().cloned().collect();
@@ -159,15 +161,15 @@ impl<E: Event> Retag<E> {
         self
     }
 
-    /// Also removes the tags that the type does not give: after a tag was removed from a field. The type must be the one that
-    /// the events are written with. A type that reads only a part of their fields removes the tags of the others, and states
-    /// and decisions by these tags no longer see the events.
+    /// Also removes the tags that the type does not give: after a tag was removed from a field. The type must be the
+    /// one that the events are written with. A type that reads only a part of their fields removes the tags of the
+    /// others, and states and decisions by these tags no longer see the events.
     pub fn remove_others(mut self) -> Self {
         self.remove = true;
         self
     }
 
-    /// Is told how far it has come, after each thousand events or so.
+    /// Calls a function with the progress, about every thousand events and at the end.
     pub fn progress(mut self, progress: impl FnMut(&Retagged) + Send + 'static) -> Self {
         self.progress = Box::new(progress);
         self
@@ -180,7 +182,7 @@ impl<E: Event> Retag<E> {
         let names = Query::names(E::NAMES);
         let read = |after| Read { query: names.clone(), after, until: Some(until), ..Read::default() };
         let mut events = store.inner().read(read(after)).await?.events;
-        // Up to where all is written.
+        // The progress up to the last batch that is written.
         let mut written = done;
         let (mut batch, mut tries) = (vec![], 0);
         loop {
@@ -192,7 +194,7 @@ impl<E: Event> Retag<E> {
                 let differ = today::<E>(&event)?.filter(|differ| remove || !differ.lacking.is_empty());
                 if let Some(differ) = differ {
                     let new = new_tags(event, differ, remove);
-                    // Otherwise the error would be about some event of a batch.
+                    // Checked here, so that the error names the event and not only its batch.
                     new.check().map_err(|error| {
                         Invalid::Request(format!("the event at position {} cannot get its tags: {error}", new.position))
                     })?;
@@ -227,7 +229,7 @@ impl<E: Event> Retag<E> {
                 progress(&done);
             }
             if last {
-                // A snapshot may have been on its way that lacks what has been tagged since its state was read.
+                // A snapshot that was being written may lack events that were tagged after its state was read.
                 store.finish_snapshots().await;
                 store.inner().retag(vec![]).await?;
                 return Ok(done);

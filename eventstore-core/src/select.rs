@@ -33,12 +33,12 @@ pub struct Select {
 pub struct Filter {
     /// A column of the table; not `jsonb`.
     pub column: &'static Column,
-    /// What the column is compared with.
+    /// The comparison.
     pub comparison: Comparison,
 }
 
-/// How a column is compared. Each value has the type of the column and the form in which a row stores it. Null equals null,
-/// and is neither less nor greater than any value. Text is compared byte by byte, in UTF-8; -0.0 equals 0.0.
+/// How a column is compared. Each value has the type of the column and the form in which a row stores it. Null equals
+/// null, and is neither less nor greater than any value. Text is compared byte by byte, in UTF-8; -0.0 equals 0.0.
 #[derive(Clone, Debug)]
 pub enum Comparison {
     /// Equal to the value.
@@ -55,7 +55,7 @@ pub enum Comparison {
     GreaterOrEqual(Json),
 }
 
-/// What places a row in an [`Order`]. The row itself need not exist any more.
+/// The place of a row in an [`Order`]. The row itself need not exist any more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SortKey {
     /// The value of the column that orders the rows; null if the rows are ordered by key.
@@ -82,12 +82,12 @@ impl Filter {
         }
     }
 
-    /// The values that the column is compared with.
+    /// Returns the number of values that the column is compared with.
     pub(crate) fn values(&self) -> usize {
         if let Comparison::In(values) = &self.comparison { values.len() } else { 1 }
     }
 
-    /// The filter as text: the same for filters that pass the same rows by the same comparison.
+    /// Returns the filter as text, which is the same for filters that pass the same rows by the same comparison.
     fn canonical(&self) -> String {
         let (sign, values) = match &self.comparison {
             Comparison::Equal(value) => ("=", std::slice::from_ref(value)),
@@ -105,7 +105,8 @@ impl Filter {
 }
 
 impl Select {
-    /// The query for [`Tables::rows`](crate::Tables::rows) that returns at least these rows, in this order.
+    /// Returns a query for [`Tables::rows`](crate::Tables::rows) that returns at least the rows of this query, in its
+    /// order.
     pub(crate) fn rows(&self) -> Rows {
         let equal = self.filters.iter().filter_map(|filter| match &filter.comparison {
             Comparison::Equal(value) => Some((filter.column, value.clone())),
@@ -118,12 +119,12 @@ impl Select {
         }
     }
 
-    /// The rows of this query among those of [`rows`](Self::rows).
+    /// Returns the rows of this query among those of [`rows`](Self::rows).
     pub(crate) fn among(&self, rows: Vec<(String, Box<RawValue>)>) -> Vec<(String, Box<RawValue>)> {
         if self.is_equality() { rows } else { self.take(rows) }
     }
 
-    /// The rows of this query among all rows of the table, which come in this order.
+    /// Returns the rows of this query among all rows of the table, which are in the order of the query.
     pub(crate) fn take(&self, rows: Vec<(String, Box<RawValue>)>) -> Vec<(String, Box<RawValue>)> {
         let wanted = |(key, row): &(String, Box<RawValue>)| {
             self.filters.iter().all(|filter| filter.passes(row)) && self.is_past(key, row)
@@ -148,7 +149,8 @@ impl Select {
     }
 }
 
-/// Where the next page of a list begins: after the last row of the page before, whatever has happened to that row since.
+/// Where the next page of a list begins: after the last row of the page before, even if that row has changed or was
+/// deleted since.
 ///
 /// A client keeps it as text ([`Display`](fmt::Display), [`FromStr`], serde). The text is opaque, but not secret: it
 /// contains the key of that row and its value in the column of the order, and is about twice as long. It is not signed
@@ -170,7 +172,7 @@ struct Parts {
 }
 
 impl Cursor {
-    /// The cursor after a row of a query.
+    /// Returns the cursor after a row of a query.
     pub(crate) fn after(select: &Select, key: &str, row: &RawValue) -> Self {
         let Order { by, descending, .. } = select.order;
         let value = by.and_then(|column| column.value(row)).unwrap_or_default();
@@ -180,7 +182,7 @@ impl Cursor {
         Self(parts)
     }
 
-    /// The sort key of the row, if the cursor is of this query.
+    /// Returns the sort key of the row. Fails with [`Invalid::Request`] if the cursor is of another query.
     pub(crate) fn sort_key(self, select: &Select) -> Result<SortKey, StoreError> {
         let parts = self.0;
         let refused = |why: &str| StoreError::from(Invalid::Request(format!("the cursor {why}")));

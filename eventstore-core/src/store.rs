@@ -24,12 +24,12 @@ use crate::{
     turns::Turns,
 };
 
-/// How long a store that is closed waits for the snapshots that are being written.
+/// How long [`Store::close`] waits for the snapshots that are being written.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// The store that programs work with: cheap to clone, the same type over every database.
 ///
-/// Everything it gives is `Send` and `'static`, so it can be spawned; and everything can be dropped at any await
+/// Every future and stream it returns is `Send` and `'static`, so it can be spawned, and can be dropped at any await
 /// without leaving anything open.
 #[derive(Clone)]
 pub struct Store {
@@ -39,7 +39,7 @@ pub struct Store {
     running: Arc<Runs>,
     built: Arc<Built>,
     turns: Arc<Turns>,
-    /// What has been read, in a transaction that may yet rely on it.
+    /// In a transaction: its reads, until it has checked them.
     reads: Option<Arc<Reads>>,
 }
 
@@ -69,22 +69,23 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// The same store, which notes in every event which program recorded it: `$source` in the metadata.
+    /// Returns the same store, which adds the name of the recording program to every event: `$source` in the metadata.
     pub fn with_source(mut self, source: &str) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// The position of the last event; 0 if there is none.
+    /// Returns the position of the last event; 0 if there is none.
     pub async fn head(&self) -> Result<Position, StoreError> {
         let read = Read { query: Query::all(), limit: Some(0), ..Read::default() };
         Ok(self.inner.read(read).await?.head)
     }
 
-    /// The streams of a category, in the order of their keys, byte by byte; each with the place of its last event.
+    /// Returns the streams of a category, ordered by key byte by byte, each with the place of its last event.
     ///
-    /// Read page by page, each as it is at that moment: a stream that begins meanwhile is among them if its key is still
-    /// to come.
+    /// The streams are read in pages of 1,000, each as it is at that moment: a stream that begins meanwhile is returned
+    /// if its key comes after the pages read so far. Fails with [`Invalid`](StoreError::Invalid) if the category breaks
+    /// the rules for names.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -117,7 +118,8 @@ impl Store {
         pages.try_flatten().boxed()
     }
 
-    /// The event with an id, as it is stored; none, if no event has it. [`decode`](Recorded::decode) reads its body.
+    /// Returns the event with an id, as it is stored; `None` if no event has the id. [`decode`](Recorded::decode) reads
+    /// its body.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -135,21 +137,21 @@ impl Store {
         Ok(self.inner.recorded(vec![id]).await?.pop())
     }
 
-    /// The last position recorded at or before an instant. For an instant that is over the answer never changes: an append
-    /// that is open and may have been stamped by then is waited for, [`Busy`](StoreError::Busy) after ten seconds. See
-    /// [`prefix_at`](Self::prefix_at) for whether it is final.
+    /// Returns the last position recorded at or before an instant. For an instant that is over it never changes: the
+    /// store waits for an open append that may have been stamped by then, and fails with [`Busy`](StoreError::Busy)
+    /// after ten seconds. [`prefix_at`](Self::prefix_at) also says whether the position is final.
     pub async fn position_at(&self, time: impl Into<std::time::SystemTime>) -> Result<Position, StoreError> {
         self.inner.position_at(Timestamp::from(time.into())).await
     }
 
-    /// The same, and whether it is final: it is not for an instant that is not over yet, nor where an open append cannot
-    /// be waited for (a replica, a file that can only be read).
+    /// As [`position_at`](Self::position_at), and whether the position is final. It is not for an instant that is not
+    /// over yet, nor where the store cannot wait for an open append (a replica, a file that can only be read).
     pub async fn prefix_at(&self, time: impl Into<std::time::SystemTime>) -> Result<Prefix, StoreError> {
         self.inner.prefix_at(Timestamp::from(time.into())).await
     }
 
-    /// Looks at the database and says what makes it an unsafe or a slow place for a log. For a person to read: print
-    /// it.
+    /// Returns a report of what makes the database an unsafe or a slow place for a log. It is for a person to read:
+    /// print it.
     ///
     /// ```
     /// # #[tokio::main]
@@ -167,12 +169,13 @@ impl Store {
         self.inner.doctor().await
     }
 
-    /// Closes the store: waits until what has begun is done, and closes its connections. In SQLite the file alone is whole
-    /// then. A program that drops its store instead loses nothing that was acknowledged.
+    /// Closes the store: waits for the calls that have begun, and closes the connections. With SQLite, the database
+    /// file alone is whole then, unless another process has it open. A program that drops its store instead loses
+    /// nothing that was acknowledged.
     ///
-    /// It is for the end of a program: stop its runners first. The clones of this store cannot be
-    /// used either from then on: [`Denied`](StoreError::Denied); a store in memory has nothing to close. What is not done
-    /// after ten seconds is [`Busy`](StoreError::Busy), and `close` may be called again.
+    /// It is for the end of a program: stop its runners first. From then on this store and its clones fail with
+    /// [`Denied`](StoreError::Denied); a store in memory has nothing to close. Fails with [`Busy`](StoreError::Busy) if
+    /// calls are not done after ten seconds; `close` may be called again.
     ///
     /// ```
     /// # #[tokio::main]
@@ -183,13 +186,13 @@ impl Store {
     /// # }
     /// ```
     pub async fn close(&self) -> Result<(), StoreError> {
-        // A snapshot is never needed, so it is not waited for any longer than the rest.
+        // A snapshot is never needed, so the wait for it is bounded as the rest is.
         let _ = timeout(CLOSING, self.finish_snapshots()).await;
         self.inner.close().await
     }
 
-    /// A conflict that is about to be reported, with the names of the events in between. What is in a stream up to a
-    /// version never changes, so it is no matter how much later they are read.
+    /// Adds the names of the events in between to a conflict that is about to be reported. They may be read later: a
+    /// stream up to a version never changes.
     pub(crate) async fn explained(&self, mut conflict: Conflict) -> Conflict {
         let names = conflict.events().min(Conflict::NAMES as u64);
         if names > 0 {
@@ -198,7 +201,7 @@ impl Store {
             let read = Read { query, after_version, until_version, limit: Some(Conflict::NAMES), ..Read::default() };
             let read =
                 async { self.inner.read(read).await?.events.map_ok(|event| event.data.name).try_collect().await };
-            // The conflict is the answer, with them or without.
+            // If the read fails, the caller gets the conflict without the names.
             conflict.between = read.await.unwrap_or_else(|_: StoreError| vec![]);
         }
         conflict
@@ -213,14 +216,14 @@ impl Store {
         self.inner.clone()
     }
 
-    /// For an engine: the same over another store, which wraps this one.
+    /// For an engine: returns this store over another, which wraps it.
     #[doc(hidden)]
     pub fn through(&self, inner: Arc<dyn EventStore>) -> Self {
         Self { inner, ..self.clone() }
     }
 
     /// Appends to the store, in a span.
-    pub(crate) async fn record(&self, append: Append) -> Result<Written, StoreError> {
+    pub(crate) async fn append_in_span(&self, append: Append) -> Result<Written, StoreError> {
         let span = trace::append(&append);
         let recorded = async {
             let written = self.inner.append(append).await;
@@ -230,16 +233,17 @@ impl Store {
         recorded.instrument(span).await
     }
 
-    /// For an engine: the same without the layers over it.
+    /// For an engine: returns this store without the layers over it.
     #[doc(hidden)]
     pub fn beneath(&self) -> Self {
         self.inner.beneath().map_or_else(|| self.clone(), |base| self.through(base).beneath())
     }
 
-    /// The same over another store: a transaction of this one, which remembers what is read in it.
+    /// Returns this store over a transaction of it, which remembers what is read in it.
     pub(crate) fn over(&self, inner: Arc<dyn EventStore>, reads: Arc<Reads>) -> Self {
         let (source, running, built) = (self.source.clone(), self.running.clone(), self.built.clone());
-        // A transaction takes turns of its own: a command outside of it may have a turn and wait for the transaction's lock.
+        // A transaction has turns of its own: a command outside of it may hold a turn while it waits for the lock of
+        // the transaction.
         let (snapshots, turns) = Default::default();
         Self { inner, source, snapshots, running, built, turns, reads: Some(reads) }
     }
@@ -273,19 +277,20 @@ impl Store {
 }
 
 impl Store {
-    /// Which log it is.
+    /// Returns which log this is.
     pub async fn identity(&self) -> Result<Identity, StoreError> {
         self.inner.identity().await
     }
 
-    /// A position of this log, to be given to others; [`position_of`](Self::position_of) takes it back.
+    /// Returns the token of a position of this log, to be given to other programs; [`position_of`](Self::position_of)
+    /// takes it back.
     pub async fn token(&self, position: Position) -> Result<Token, StoreError> {
         let Identity { id, epoch, .. } = self.identity().await?;
         Ok(Token { log: id, epoch, position })
     }
 
-    /// The position of a token. [`StoreError::Forked`] if it is of another log or of another epoch of this one, or if the
-    /// log ends before it. A replica may not have come so far yet.
+    /// Returns the position of a token. Fails with [`StoreError::Forked`] if the token is of another log or of another
+    /// epoch of this log, or if the log ends before the position. A replica may not have reached the position yet.
     pub async fn position_of(&self, token: &Token) -> Result<Position, StoreError> {
         let Identity { id, epoch, .. } = self.identity().await?;
         if (token.log, token.epoch) != (id, epoch) {
@@ -295,8 +300,8 @@ impl Store {
         Ok(token.position)
     }
 
-    /// Fails with [`StoreError::Forked`] if the log ends before a position. Returns whether it can be seen here: a replica
-    /// may lack what is recorded.
+    /// Fails with [`StoreError::Forked`] if the log ends before a position. Returns whether the position can be read
+    /// here: a replica may lack events that are recorded.
     pub(crate) async fn reached(&self, position: Position) -> Result<bool, StoreError> {
         if position <= self.head().await? {
             return Ok(true);

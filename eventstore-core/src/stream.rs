@@ -1,4 +1,4 @@
-//! Who and where: ids, streams, versions, positions.
+//! Ids, streams, versions and positions.
 
 use std::{
     cmp::Ordering,
@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use crate::{invalid::Invalid, limits};
 
-/// Names one `A`. Text inside, so it can be a UUID, an IBAN or `ACC-42`.
+/// The id of an `A`. It is text, so it can be a UUID, an IBAN or `ACC-42`.
 ///
-/// The type says whose id it is: an `Id<Account>` cannot be given where an `Id<Customer>` is wanted.
-/// Cheap to clone. In JSON it is a string.
+/// The type says what it is the id of: an `Id<Account>` cannot be given where an `Id<Customer>` is wanted. Cheap to
+/// clone. In JSON it is a string.
 ///
 /// ```
 /// # use eventstore_core::Id;
@@ -34,13 +34,13 @@ pub struct Id<A: ?Sized> {
 }
 
 impl<A> Id<A> {
-    /// A fresh id: a UUIDv7, so ids made later sort later.
+    /// Returns a new id: a UUIDv7, so ids made later sort later.
     #[expect(clippy::new_without_default, reason = "two defaults would differ")]
     pub fn new() -> Self {
         Self::from(Uuid::now_v7())
     }
 
-    /// The text of the id: `ACC-42` in the stream `account-ACC-42`.
+    /// Returns the text of the id: `ACC-42` in the stream `account-ACC-42`.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -89,7 +89,7 @@ impl<A> FromStr for Id<A> {
     }
 }
 
-// By hand: a derive would ask `A: Clone`, `A: PartialEq`, …
+// By hand: a derive would require `A: Clone`, `A: PartialEq`, …
 impl<A: ?Sized> Clone for Id<A> {
     fn clone(&self) -> Self {
         Self { key: self.key.clone(), of: PhantomData }
@@ -154,8 +154,8 @@ impl<'de, A> Deserialize<'de> for Id<A> {
 
 /// A stream's name: the category, a dash, the key. The category has no dash, the key may.
 ///
-/// Making one checks nothing; a store refuses names it cannot keep with [`Invalid::Name`]
-/// before anything is read or written.
+/// Making one checks nothing: a store fails with [`Invalid::Name`] at a name it cannot keep, before it reads or writes
+/// anything.
 ///
 /// ```
 /// # use eventstore_core::StreamId;
@@ -171,7 +171,7 @@ pub struct StreamId {
 }
 
 impl StreamId {
-    /// The stream `{category}-{key}`.
+    /// Returns the stream `{category}-{key}`.
     pub fn new(category: &str, key: &str) -> Self {
         let mut name = String::with_capacity(category.len() + 1 + key.len());
         name.push_str(category);
@@ -180,23 +180,23 @@ impl StreamId {
         Self { name: name.into(), category: category.len() }
     }
 
-    /// What kind of stream it is: `account`.
+    /// Returns the category: `account`.
     pub fn category(&self) -> &str {
         &self.name[..self.category]
     }
 
-    /// Which one of its kind: `ACC-42`.
+    /// Returns the key: `ACC-42`.
     pub fn key(&self) -> &str {
         &self.name[self.category + 1..]
     }
 
-    /// The whole name: `account-ACC-42`.
+    /// Returns the whole name: `account-ACC-42`.
     pub fn as_str(&self) -> &str {
         &self.name
     }
 
-    /// The stream of a stored event, as a store has its name. A name without a dash, which no append of this library
-    /// makes, becomes `?-{name}`, which no append takes; then the reason comes with it, for
+    /// Returns the stream of a stored name. A name without a dash, which no append of this library writes, becomes
+    /// `?-{name}`, which no append takes, and is returned with the reason, for
     /// [`Recorded::damaged`](crate::Recorded::damaged).
     pub fn stored(name: &str) -> (Self, Option<Invalid>) {
         match name.parse() {
@@ -208,7 +208,7 @@ impl StreamId {
     /// The category of a stored name that has none.
     const BROKEN: &str = "?";
 
-    /// Whether its category and its key can be told.
+    /// Whether its category and its key are known.
     pub(crate) fn is_whole(&self) -> bool {
         self.category() != Self::BROKEN
     }
@@ -289,15 +289,16 @@ impl<'de> Deserialize<'de> for StreamId {
 pub struct StreamHead {
     /// The stream.
     pub stream: StreamId,
-    /// The version it is at.
+    /// The version of its last event.
     pub version: Version,
     /// The position of its last event.
     pub position: Position,
 }
 
-/// How many events made a state; for an event, its place in its stream, counted from 1.
+/// The number of events that make a state; for an event, its place in its stream, counted from 1.
 ///
-/// Counts stored events, whatever upcasts make of them. It goes to a client and back as text, in an `ETag` for example:
+/// It counts stored events, not the events that upcasts make of them. It goes to a client and back as text, in an
+/// `ETag` for example:
 ///
 /// ```
 /// # use eventstore_core::Version;
@@ -311,8 +312,8 @@ pub struct Version(pub u64);
 
 /// A place in the whole log, counted from 1, without gaps.
 ///
-/// A position given back by an append is what to read one's own writes with. Within one log it goes to a client and back
-/// as text; a [`Token`](crate::Token) also says which log it is of.
+/// A caller that reads after the position an append returned reads its own writes. Within one log it goes to a client
+/// and back as text; a [`Token`](crate::Token) also says which log it is of.
 ///
 /// ```
 /// # use eventstore_core::Position;
@@ -352,21 +353,21 @@ impl FromStr for Position {
     }
 }
 
-/// Digits only: std would also take a `+`.
+/// Digits only: `parse` of std would accept a `+` too.
 fn number(what: &'static str, text: &str) -> Result<u64, Invalid> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|_| digits);
     number.ok_or_else(|| Invalid::name(what, text, "is not a non-negative integer"))
 }
 
-/// What a stream must be like when events are appended to it.
+/// The condition on a stream to which events are appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// Whatever it is like.
+    /// Anything, also no stream.
     Any,
-    /// It has events.
+    /// The stream has events.
     Exists,
-    /// It is at this version; 0: there is no such stream.
+    /// The stream is at this version; 0 if there is no such stream.
     Version(Version),
 }
 

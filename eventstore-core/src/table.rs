@@ -1,4 +1,4 @@
-//! What the table of a read model is like.
+//! The table of a read model: its columns, rows and order.
 
 use std::{cmp::Ordering, fmt};
 
@@ -20,11 +20,11 @@ use crate::{
 pub struct Table {
     /// The name of the read model.
     pub name: &'static str,
-    /// The version of the read model; 0 for what is no read model.
+    /// The version of the read model; 0 for a table of the framework.
     pub version: u32,
     /// The columns besides the key.
     pub columns: &'static [Column],
-    /// Whether it is the shadow of the table of that name: built again while the table is read, or kept for a rollback.
+    /// Whether this is the shadow of the table of that name: built while the table is read, or kept for a rollback.
     pub shadow: bool,
 }
 
@@ -50,11 +50,11 @@ pub const SHADOW: &str = "~shadow";
 pub struct Column {
     /// The name of the field, as it is serialized.
     pub name: &'static str,
-    /// What is in it.
+    /// The type of its values.
     pub kind: Kind,
-    /// Whether rows are looked for by it.
+    /// Whether it has an index.
     pub index: bool,
-    /// Whether a row may be without it: an `Option`. It may be added to a table that is there.
+    /// Whether a row may lack it: an `Option`. Such a column may be added to an existing table.
     pub optional: bool,
 }
 
@@ -78,7 +78,7 @@ pub enum Kind {
     Json,
 }
 
-/// As the attribute `#[read_model(column = "…")]` says it.
+/// As in the attribute `#[read_model(column = "…")]`.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -94,7 +94,8 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
-    /// The value in the form in which a column of this kind is compared.
+    /// Returns a value in the form in which a column of this kind is compared; fails with the value if such a column
+    /// cannot hold it or has no order.
     pub(crate) fn compared(self, value: Json) -> Result<Json, Json> {
         match (self, value) {
             (Kind::Json, value) => Err(value),
@@ -108,7 +109,7 @@ impl Kind {
                 Err(_) => Err(text.into()),
             },
             (Kind::Time, Json::String(text)) => match text.parse::<Timestamp>() {
-                // PostgreSQL writes years before the first one otherwise.
+                // PostgreSQL writes years before the year 1 in another form.
                 Ok(time) if time >= Timestamp::YEAR_ONE => Ok(time.to_string().into()),
                 _ => Err(text.into()),
             },
@@ -116,7 +117,7 @@ impl Kind {
         }
     }
 
-    /// Whether JSON is seen to be of this kind by how it is written. What is not may be of it all the same.
+    /// Whether the text of JSON alone shows that the value is of this kind. `false` does not mean that it is not.
     fn plainly_holds(self, json: &str) -> bool {
         match self {
             _ if json == "null" => true,
@@ -130,12 +131,12 @@ impl Kind {
 }
 
 impl Column {
-    /// One that every row has, and that rows are not looked for by.
+    /// Returns a column that every row has, without an index.
     pub const fn new(name: &'static str, kind: Kind) -> Self {
         Self { name, kind, index: false, optional: false }
     }
 
-    /// One that a row may be without.
+    /// Returns a column that a row may lack.
     pub const fn optional(name: &'static str, kind: Kind) -> Self {
         Self { optional: true, ..Self::new(name, kind) }
     }
@@ -145,13 +146,14 @@ impl Column {
         self.value(row) == Some(value.clone())
     }
 
-    /// What a row has in this column, in the form of [`Kind::compared`]; none if it can have no such form.
+    /// Returns the value of a row in this column, in the form of [`Kind::compared`]; `None` if the value has no such
+    /// form.
     pub(crate) fn value(&self, row: &RawValue) -> Option<Json> {
         let mut row: Json = serde_json::from_str(row.get()).unwrap_or_default();
         self.kind.compared(row.get_mut(self.name).map(Json::take).unwrap_or_default()).ok()
     }
 
-    /// Which of two values comes first: null last, whichever the direction.
+    /// Compares two values; null is last in both directions.
     pub(crate) fn compare(&self, a: &Option<Json>, b: &Option<Json>, descending: bool) -> Ordering {
         let there = |value: &Option<Json>| value.clone().filter(|value| !value.is_null());
         let (a, b) = match (there(a), there(b)) {
@@ -173,7 +175,7 @@ impl Column {
 }
 
 impl Table {
-    /// The error for a table that has this name in the database and other columns.
+    /// Returns the error for a table that has this name in the database and other columns.
     #[doc(hidden)]
     pub fn misfit(&self, name: &str) -> StoreError {
         match self.version {
@@ -185,8 +187,9 @@ impl Table {
         }
     }
 
-    /// The columns that a table with these columns lacks, and that may be added to it: all others must be there. What
-    /// the table has besides is no matter, unless one may have been renamed. `name` is the table's in the database.
+    /// Returns the columns that a table with the columns `there` lacks and that may be added to it. Fails with
+    /// [`misfit`](Self::misfit) if a column that is not optional is missing, if one has another type, or if a column is
+    /// missing while the table has another one, since it may have been renamed. `name` is the table's in the database.
     #[doc(hidden)]
     pub fn lacks(&self, name: &str, there: &[(&str, bool)]) -> Result<Vec<&'static Column>, StoreError> {
         let found = |column: &&Column| there.iter().find(|(name, _)| *name == column.name);
@@ -199,13 +202,13 @@ impl Table {
         }
     }
 
-    /// Refuses a key that cannot be one.
+    /// Fails with [`StoreError::Row`] if a key breaks the rules for keys.
     pub(crate) fn check_key(&self, key: &str) -> Result<(), StoreError> {
         let refused = |reason: Invalid| StoreError::Row { table: self.to_string(), reason: reason.into() };
         limits::name("row key", key).map_err(refused)
     }
 
-    /// Refuses a row that does not fit the columns, or that no database could hold.
+    /// Fails with [`StoreError::Row`] if a row does not fit the columns, or if no database could hold it.
     pub(crate) fn check(&self, key: &str, row: &RawValue) -> Result<(), StoreError> {
         self.check_key(key)?;
         if serde_json::Deserializer::from_str(row.get()).deserialize_map(Fields(self)).unwrap_or(false) {
@@ -229,7 +232,7 @@ impl Table {
     }
 }
 
-/// Sees whether each value of a row plainly fits its column, without reading it: mostly, and then nothing else need be.
+/// Checks, without parsing the values, whether each value of a row plainly fits its column (the common case).
 struct Fields<'a>(&'a Table);
 
 impl<'de> Visitor<'de> for Fields<'_> {
@@ -250,7 +253,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
     }
 }
 
-/// PostgreSQL has no U+0000 in any text.
+/// PostgreSQL cannot store U+0000 in text.
 fn has_nul(value: &Json) -> bool {
     match value {
         Json::String(text) => text.contains('\0'),
@@ -260,36 +263,36 @@ fn has_nul(value: &Json) -> bool {
     }
 }
 
-/// Which rows of a table.
+/// A selection of rows of a table.
 #[derive(Clone, Debug)]
 pub enum Rows {
-    /// Those with these keys.
+    /// The rows with these keys.
     Keys {
         /// The table.
         table: Table,
         /// The keys.
         keys: Vec<String>,
     },
-    /// Those with these values in these columns.
+    /// The rows with these values in these columns.
     Where {
         /// The table.
         table: Table,
-        /// Columns of the table, and the values asked for.
+        /// Columns of the table, and the value each must have.
         equal: Vec<(&'static Column, Json)>,
-        /// Which come first.
+        /// The order of the rows.
         order: Order,
-        /// At most so many.
+        /// At most this many rows.
         limit: Option<usize>,
     },
-    /// Those of whatever table, with all columns there are, in the order of their keys.
+    /// The rows of any table, with all its columns, ordered by key.
     Whole {
         /// The name of the table, `balance@1`.
         table: String,
-        /// Only these keys, if there are any.
+        /// Only the rows with these keys; empty for all rows.
         keys: Vec<String>,
-        /// Only those after this key.
+        /// Only the rows after this key.
         after: String,
-        /// At most so many.
+        /// At most this many rows.
         limit: usize,
     },
 }
@@ -297,17 +300,17 @@ pub enum Rows {
 /// The order of rows, and where in it to begin.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Order {
-    /// By a column that is not `jsonb`, null last in both directions; rows with the same value by their keys, the first
-    /// one first. None: by their keys, byte by byte.
+    /// The column that orders the rows, which is not `jsonb`; null last in both directions, rows with the same value by
+    /// ascending key. `None`: by key, byte by byte.
     pub by: Option<&'static Column>,
-    /// The largest first.
+    /// Whether the largest comes first.
     pub descending: bool,
-    /// How many of the first are left out.
+    /// How many of the first rows are left out.
     pub skip: usize,
 }
 
 impl Order {
-    /// Brings rows that come in the order of their keys into this one.
+    /// Sorts rows that are in the order of their keys into this order. Fails as `row` does.
     pub(crate) fn sort<T>(
         self,
         rows: Vec<T>,

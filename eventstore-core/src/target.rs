@@ -1,4 +1,4 @@
-//! Whom a command is for, and which events make its state.
+//! The targets of commands, and the events that make their states.
 
 use std::marker::PhantomData;
 
@@ -10,25 +10,26 @@ use crate::{
     stream::{Id, StreamId},
 };
 
-/// What [`Store::load`](crate::Store::load) and [`Store::execute`](crate::Store::execute) act on: an id,
-/// [`every`], a list of ids of one kind (`Vec<Id<_>>`, `&[Id<_>]`), or a tuple of up to four of these.
+/// The target of [`Store::load`](crate::Store::load) and [`Store::execute`](crate::Store::execute): an id, [`every`], a
+/// list of ids of one kind (`Vec<Id<_>>`, `&[Id<_>]`), or a tuple of up to four of these.
 ///
-/// Of a tuple the first decides, and the events go into its stream; the others are consulted, and none of them may
-/// change meanwhile. An aggregate that is consulted and must hear of what was decided is one `by_tag`.
+/// Of a tuple the first member decides, and the events go into its stream; the other members are consulted, and none of
+/// them may change meanwhile. If a consulted aggregate must get the decided events too, declare it `by_tag`.
 ///
-/// The state of a list is a `Vec` of states, in the order of the ids. Of a list that decides, the first id does: the
-/// events go into its stream. An empty list that is consulted is an empty `Vec`; one that is to decide has no stream, and
-/// is [`Invalid::Request`](crate::Invalid::Request). An id that is there twice has two states, which are equal. Each id costs the read and the
-/// append a look-up, so a list may have some hundreds of ids, not millions.
+/// The state of a list is a `Vec` of states, in the order of the ids. If a list decides, the events go into the stream
+/// of its first id. An empty list that is consulted is an empty `Vec`; an empty list that must decide has no stream,
+/// and the command fails with [`Invalid::Request`](crate::Invalid::Request). An id that is listed twice has two states,
+/// which are equal. Each id costs the read and the append a look-up, so a list may have some hundreds of ids, not
+/// millions.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say which aggregate is meant",
     label = "expected an `Id<_>`, `every::<_>()`, a list of ids, or a tuple of these"
 )]
 pub trait Target {
-    /// The state it has.
+    /// The state of the target.
     type State: Decider;
 
-    /// The events that make the state.
+    /// Returns the events that make the state.
     fn boundary(&self) -> Boundary;
 }
 
@@ -58,8 +59,8 @@ impl<A: Aggregate> Target for Id<A> {
     }
 }
 
-/// The events that an aggregate knows, wherever they are, and those of the same categories that this program does not
-/// know: to leave one out could make a wrong decision.
+/// Returns the events that an aggregate knows, of any stream, and the events of the same categories that this program
+/// does not know: leaving one out could make a wrong decision.
 fn events_read<A: Aggregate>() -> Item {
     Item { except: Some(A::Event::OTHERS.to_vec()), ..Item::names(A::Event::NAMES) }
 }
@@ -92,10 +93,11 @@ impl<A: Aggregate, const N: usize> Target for [Id<A>; N] {
 #[derive(Clone, Copy, Debug)]
 pub struct Every<A>(PhantomData<fn() -> A>);
 
-/// One state over every event of its kind, of all streams: how many have enrolled anywhere, which names are taken.
+/// Returns the target of one state over every event of its kind, of all streams: how many have enrolled anywhere, which
+/// names are taken.
 ///
-/// What it decides goes to the stream `{category}-$every`, so no id may have the key `$every`. (Release 0.1 wrote to
-/// `{category}-every`; what is there still counts.)
+/// Its decisions go to the stream `{category}-$every`, so no id may have the key `$every`. (Release 0.1 wrote to
+/// `{category}-every`; those events still count.)
 pub fn every<A: Aggregate>() -> Every<A> {
     Every(PhantomData)
 }

@@ -15,7 +15,7 @@
 //! # }
 //! ```
 //!
-//! What is not as expected panics at the line that expected it, with the lines that differ.
+//! A check that fails panics at the line of the check, with the lines that differ.
 
 use std::{fmt::Debug, time::SystemTime};
 
@@ -46,7 +46,7 @@ use crate::{
 
 /// `Account::given([…]).when(Withdraw { … }).then([…])`: the rules of one aggregate.
 pub trait Given: Aggregate {
-    /// What has happened to it. Its id is `given`; a rule that needs a certain id, or tags, is tested with the
+    /// Gives its earlier events. Its id is `given`; a rule that needs a certain id, or tags, is tested with the
     /// function [`given`].
     fn given(events: impl IntoIterator<Item = <Self as Evolve>::Event>) -> GivenOne<Self> {
         let mut given = GivenOne { state: <Self as Aggregate>::blank(&Id::from("given")), events: 0 };
@@ -54,10 +54,10 @@ pub trait Given: Aggregate {
         given
     }
 
-    /// Takes a snapshot after every event, goes on from what is read back, and panics where that is not the state
-    /// without.
+    /// Takes a snapshot after every event, goes on from the state read back, and panics if that differs from the state
+    /// without snapshots.
     ///
-    /// Finds what a snapshot would lose: a field that serde skips, something written in a way that cannot be read.
+    /// It finds data that a snapshot would lose: a field that serde skips, or a form that cannot be read back.
     #[track_caller]
     fn survives_snapshots(events: impl IntoIterator<Item = <Self as Evolve>::Event>)
     where
@@ -81,13 +81,13 @@ pub trait Given: Aggregate {
 
 impl<A: Aggregate> Given for A {}
 
-/// One aggregate to which something has happened.
+/// An aggregate with its earlier events.
 pub struct GivenOne<A> {
     state: A,
     events: u64,
 }
 
-/// The n-th event of an aggregate.
+/// Applies the n-th event of an aggregate.
 fn take<A: Aggregate>(state: &mut A, event: <A as Evolve>::Event, n: u64) {
     if !<A as Evolve>::RECORDED {
         return state.evolve(event);
@@ -103,10 +103,10 @@ impl<A: Aggregate> GivenOne<A> {
         take(&mut self.state, event, self.events);
     }
 
-    /// Asks the rule.
+    /// Calls the rule with a command.
     pub fn when<C>(self, command: C) -> Answer<A, Self>
     where
-        // Said aloud: where `A: Decide<C>` is assumed, `Decider::Event` is no longer seen to be `Evolve::Event`.
+        // Spelled out: under the bound `A: Decide<C>`, rustc no longer sees that `Decider::Event` is `Evolve::Event`.
         A: Decide<C, Event = <A as Evolve>::Event>,
     {
         const { check_rule::<A, C>() }
@@ -119,13 +119,13 @@ impl<A: Aggregate> GivenOne<A> {
     }
 }
 
-/// What has happened, stream by stream, for rules over more than one:
+/// Gives earlier events, stream by stream, for rules over several streams:
 /// `given(&rust, [opened]).given(&ann, [joined]).when((&rust, &ann), Enrol).then([…])`.
 pub fn given<T: Target>(stream: T, events: impl IntoIterator<Item = <T::State as Decider>::Event>) -> GivenLog {
     GivenLog::default().given(stream, events)
 }
 
-/// A log in which something has happened.
+/// A log of earlier events.
 #[derive(Default)]
 pub struct GivenLog {
     log: Vec<Recorded<Raw>>,
@@ -133,15 +133,14 @@ pub struct GivenLog {
 }
 
 impl GivenLog {
-    /// What is given from here on, and what is answered, happened and was recorded at this instant; at the start of 1970,
-    /// unless it is said. For states that see it ([`Evolve::evolve_recorded`]):
-    /// `GivenLog::default().at(noon).given(&ann, […])`.
+    /// The instant at which events from here on, given or decided, happened and were recorded; the start of 1970 by
+    /// default. For states that read it ([`Evolve::evolve_recorded`]): `GivenLog::default().at(noon).given(&ann, […])`.
     pub fn at(mut self, time: impl Into<SystemTime>) -> Self {
         self.now = time.into().into();
         self
     }
 
-    /// And this has happened too.
+    /// Gives further earlier events.
     pub fn given<T: Target>(
         mut self,
         stream: T,
@@ -159,7 +158,7 @@ impl GivenLog {
         self.log.push(recorded(stream, Version(version), Position(position), self.now, event));
     }
 
-    /// Asks the rule of the first, in the presence of the others.
+    /// Calls the rule of the first member of the target, with the states of the others.
     pub fn when<T: Target, C>(self, target: T, command: C) -> Answer<T::State, Self>
     where
         T::State: Decide<C>,
@@ -185,7 +184,7 @@ impl GivenLog {
 
 type Next<D, G> = Box<dyn FnOnce(G, Vec<<D as Decider>::Event>) -> G>;
 
-/// What the rule said, to be compared with what it should say.
+/// The result of a rule, to be compared with the expected result.
 #[must_use = "nothing is compared until `then` or `then_rejected`"]
 pub struct Answer<D: Decider, G> {
     answer: Result<Vec<D::Event>, D::Error>,
@@ -198,14 +197,14 @@ where
     D::Event: Debug + PartialEq,
     D::Error: Debug + PartialEq,
 {
-    /// These events, in this order. They are given from here on.
+    /// Expects these events, in this order. They count as given from here on.
     #[track_caller]
     pub fn then(self, expected: impl IntoIterator<Item = D::Event>) -> G {
         compare(&Ok(expected.into_iter().collect()), &self.answer);
         (self.next)(self.given, self.answer.unwrap_or_default())
     }
 
-    /// A refusal, for this reason: words for a [`Refusal`](crate::Refusal), else the error.
+    /// Expects a refusal for this reason: words for a [`Refusal`](crate::Refusal), else the error.
     #[track_caller]
     pub fn then_rejected(self, reason: impl Into<D::Error>) -> G {
         compare(&Err(reason.into()), &self.answer);
@@ -215,7 +214,7 @@ where
 
 /// `Balance::after(&ann, […]).then(&ann, Balance { … })`: the rows of a read model.
 pub trait After: ReadModel + Sized {
-    /// Some events of one stream.
+    /// Applies events of one stream.
     fn after<T: Target>(stream: T, events: impl IntoIterator<Item = impl Into<Self::Event>>) -> Projected<Self> {
         Projected { rows: RowFold::default(), seen: 0 }.after(stream, events)
     }
@@ -223,14 +222,14 @@ pub trait After: ReadModel + Sized {
 
 impl<M: ReadModel> After for M {}
 
-/// The rows some events have made.
+/// The rows that events have made.
 pub struct Projected<M> {
     rows: RowFold<M>,
     seen: u64,
 }
 
 impl<M: ReadModel> Projected<M> {
-    /// Some more events, of one stream.
+    /// Applies further events, of one stream.
     pub fn after<T: Target>(mut self, stream: T, events: impl IntoIterator<Item = impl Into<M::Event>>) -> Self {
         for event in events {
             self.seen += 1;
@@ -241,7 +240,7 @@ impl<M: ReadModel> Projected<M> {
         self
     }
 
-    /// The row with this key.
+    /// Expects this row under this key.
     #[track_caller]
     pub fn then(self, key: impl AsRef<str>, expected: M) -> Self
     where
@@ -251,7 +250,7 @@ impl<M: ReadModel> Projected<M> {
         self
     }
 
-    /// No row with this key.
+    /// Expects no row under this key.
     #[track_caller]
     pub fn then_none(self, key: impl AsRef<str>) -> Self
     where
@@ -262,7 +261,7 @@ impl<M: ReadModel> Projected<M> {
     }
 }
 
-/// An event as a store would give it back: written and read.
+/// Returns an event as a store returns it: written and read.
 fn recorded<E: Event>(
     stream: StreamId,
     version: Version,
@@ -275,7 +274,7 @@ fn recorded<E: Event>(
     new.recorded(stream, version, position, time)
 }
 
-/// The same, as it is read: written at an instant, with metadata.
+/// Returns an event as a reader decodes it: recorded at an instant, with metadata.
 fn decoded<E: Event>(
     stream: StreamId,
     position: Position,
@@ -296,7 +295,7 @@ fn compare<T: Debug + PartialEq>(expected: &T, actual: &T) {
     }
 }
 
-/// The lines of both texts, those of only one of them marked: along their longest common subsequence.
+/// Returns the lines of both texts along their longest common subsequence, with marks at lines that only one text has.
 fn diff(expected: &str, actual: &str) -> String {
     let (old, new): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
     let mut common = vec![vec![0; new.len() + 1]; old.len() + 1];

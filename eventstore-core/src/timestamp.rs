@@ -1,4 +1,4 @@
-//! When: instants to the microsecond.
+//! Instants, to the microsecond.
 
 use std::{
     fmt,
@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An instant, to the microsecond, as PostgreSQL keeps it. RFC 3339 in text and JSON.
 ///
-/// Converts from and to [`SystemTime`], so wherever an instant is asked for, one of chrono, jiff or time will do
-/// as well. Instants before the year −4712 (4713 BC) or after 9999, which not every database can keep,
-/// become the nearest that can be kept.
+/// Converts from and to [`SystemTime`], so a call that takes an instant takes those of chrono, jiff and time too.
+/// Instants before the year −4712 (4713 BC) or after 9999, which not every database can keep, become the nearest
+/// instant that can be kept.
 ///
 /// ```
 /// # use eventstore_core::Timestamp;
@@ -36,18 +36,18 @@ impl Timestamp {
     /// The latest instant: the last microsecond of the year 9999.
     pub const MAX: Self = Self(253_402_300_799_999_999);
 
-    /// The instant it is now, by the clock of this machine. The rules (`decide`, `evolve`, `project`) must not read it:
-    /// what they need of the time travels in commands and events.
+    /// Returns the current instant, by the clock of this machine. The rules (`decide`, `evolve`, `project`) must not
+    /// call it: commands and events contain the instants that they need.
     pub fn now() -> Self {
         SystemTime::now().into()
     }
 
-    /// So many microseconds after the start of 1970, UTC.
+    /// Returns the instant this many microseconds after the start of 1970, UTC.
     pub fn from_micros(micros: i64) -> Self {
         Self(micros).clamp(Self::MIN, Self::MAX)
     }
 
-    /// Microseconds since the start of 1970, UTC.
+    /// Returns the microseconds since the start of 1970, UTC.
     pub fn as_micros(self) -> i64 {
         self.0
     }
@@ -70,10 +70,10 @@ impl FromStr for Timestamp {
     }
 }
 
-/// The start of 1970 as jiff's dates with a time of day, which reach a day further than its instants at both ends.
+/// The start of 1970 as jiff's `DateTime`, whose range is a day longer than that of its instants at both ends.
 const START: civil::DateTime = civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
-/// The microseconds since 1970 of an instant that jiff's instants do not reach.
+/// Returns the microseconds since 1970 of an instant beyond jiff's instants.
 fn at_the_edge(text: &str) -> Option<i64> {
     let pieces = Pieces::parse(text).ok()?;
     if pieces.time_zone_annotation().is_some() {
@@ -104,7 +104,7 @@ impl From<SystemTime> for Timestamp {
         let micros = |distance: Duration| i64::try_from(distance.as_micros()).unwrap_or(i64::MAX);
         Self::from_micros(match time.duration_since(UNIX_EPOCH) {
             Ok(after) => micros(after),
-            // Rounded down like those after 1970, so that an instant never moves forward.
+            // Rounded down like instants after 1970, so that an instant never moves forward.
             Err(before) => -micros(before.duration() + Duration::from_nanos(999)),
         })
     }
@@ -136,7 +136,7 @@ impl Sub<Duration> for Timestamp {
 impl Sub for Timestamp {
     type Output = Duration;
 
-    /// How long after `earlier` it is; zero if it is not after it.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     fn sub(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0 - earlier.0).unwrap_or_default())
     }

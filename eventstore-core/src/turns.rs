@@ -1,4 +1,5 @@
-//! Commands of one store on one boundary take turns, so that none decides on a state that another is about to change.
+//! Commands of one store on one boundary take turns, so that no command decides on a state that another is about to
+//! change.
 //!
 //! Turns are an optimization. Correctness rests on the versions and conditions of the append, so processes share no
 //! lock, and a turn that makes no progress is passed over.
@@ -31,7 +32,7 @@ pub(crate) struct Turns {
 struct State {
     /// By the hash of the boundary. A collision makes commands wait without need, and has no other effect.
     queues: HashMap<u64, Queue>,
-    /// The last number that was given to a ticket or an epoch.
+    /// The last number given to a ticket or an epoch.
     last: u64,
 }
 
@@ -88,12 +89,12 @@ impl Queue {
 
 impl Turns {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic inside would be a bug of this file; each change is whole by itself.
+        // A poisoned lock is used all the same: each change leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a turn on each boundary: `true` for an exclusive turn, `false` for one that is shared. Dropping the
-    /// result gives the turns back. Returns [`Busy`](StoreError::Busy) if a queue is full.
+    /// result gives the turns back. Fails with [`Busy`](StoreError::Busy) if 10,000 commands wait for a turn already.
     pub(crate) async fn take(
         &self,
         boundaries: impl ExactSizeIterator<Item = (impl Hash, bool)>,
@@ -183,7 +184,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// A place in a queue. Dropped, it is left.
+/// A place in a queue. Dropping it leaves the queue.
 struct Waiting<'a> {
     turns: &'a Turns,
     key: u64,
@@ -224,7 +225,7 @@ impl Drop for Waiting<'_> {
             return;
         }
         drop(state);
-        // It was called, and is dropped before it took the turn.
+        // The waiter was called, and is dropped before it took the turn.
         if let Ok(epoch) = self.call.try_recv() {
             self.turns.give_back(self.key, epoch);
         }
@@ -344,7 +345,7 @@ mod tests {
     async fn c4_a_turn_that_makes_no_progress_is_passed_over() {
         let turns = Turns::default();
         let stuck = turns.take(alone("a")).await.expect("a turn");
-        // It is called when the first is passed over, and is never polled again.
+        // This waiter is called when the first turn is passed over, and is never polled again.
         pinned! { deaf = turns.take(alone("a")); }
         assert!(poll(&mut deaf).is_pending());
         let past = turns.take(alone("a")).await.expect("a turn, past both");

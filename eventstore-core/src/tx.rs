@@ -1,4 +1,4 @@
-//! A transaction of one's own: business tables and events, both or neither.
+//! A transaction of the caller: business tables and events, both or neither.
 
 use std::{
     any::{Any, type_name},
@@ -27,7 +27,7 @@ use crate::{
 };
 
 impl Store {
-    /// Opens a transaction of one's own: what it does to tables of one's own and what it appends are there together, or
+    /// Opens a transaction of the caller: its changes of the caller's tables and its appends are committed together, or
     /// not at all.
     ///
     /// ```no_run
@@ -46,15 +46,15 @@ impl Store {
     /// # }
     /// ```
     ///
-    /// What [`load`](Self::load) has read in it is checked when it first appends, or else when it is committed: if other
-    /// events have been recorded since that make the state, that is a [`Conflict`](StoreError::Conflict), and nothing is
-    /// recorded. The same holds for a command in it that had nothing to record. Events and rows that were read otherwise
-    /// ([`read`](Self::read), [`history`](Self::history), read models, SQL of one's own) are not checked, nor is a load of
-    /// the past, which cannot change.
+    /// States that [`load`](Self::load) reads in the transaction are checked at its first append, or else at its
+    /// commit: if other events of such a state have been recorded since, it fails with a
+    /// [`Conflict`](StoreError::Conflict), and nothing is recorded. The same holds for a command in it that had nothing
+    /// to record. Events and rows that the caller reads otherwise ([`read`](Self::read), [`history`](Self::history),
+    /// read models, its own SQL) are not checked, nor is a load of the past, which cannot change.
     ///
     /// Append last, and commit at once: from its first append to its end the transaction keeps all others from
-    /// appending, so it costs the log a round trip during which no other append runs. An append outside of it, awaited inside of it,
-    /// waits for itself: after ten seconds that is [`Busy`](StoreError::Busy).
+    /// appending, which costs the log a round trip. If the caller then awaits an append outside of the open
+    /// transaction, it waits for itself: the append fails with [`Busy`](StoreError::Busy) after ten seconds.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         let open = Arc::new(Mutex::new(Some(self.inner().begin().await?)));
         let reads = Arc::<Reads>::default();
@@ -66,11 +66,12 @@ impl Store {
 
 type Open = Arc<Mutex<Option<Box<dyn Transaction>>>>;
 
-/// An open transaction. Derefs to a [`Store`] whose reads and appends happen in it: everything that is read sees what
-/// was appended. Dropped, it is rolled back.
+/// An open transaction. Derefs to a [`Store`] whose reads and appends happen in the transaction: its reads see its
+/// appends. Dropping it rolls it back.
 ///
-/// An operation that failed, or that was dropped before its end, may have done half of its work: after that,
-/// [`commit`](Self::commit) refuses. A rule that said no or a conflict is no such failure: nothing was done.
+/// An operation that failed, or that was dropped before its end, may have done half of its work:
+/// [`commit`](Self::commit) fails after it. A command that the rule refused and a conflict are no such failures: they
+/// did nothing.
 pub struct Tx {
     open: Open,
     store: Store,
@@ -94,14 +95,15 @@ impl fmt::Debug for Tx {
 }
 
 impl Tx {
-    /// The connection that runs it, for SQL of one's own: a `PgConnection`, a `SqliteConnection`. Given back before the
-    /// next use of the transaction, which waits for it.
+    /// Returns the connection of the transaction, for the caller's own SQL: a `PgConnection`, a `SqliteConnection`.
+    /// Drop it before the next use of the transaction, which waits for it. Fails with [`Invalid::Request`] if the
+    /// connection is of another type, or if the transaction is over.
     ///
-    /// sqlx's `begin` makes a savepoint on it, which may be committed and rolled back; what was appended since a savepoint
-    /// is gone when it is rolled back. A `COMMIT` or `ROLLBACK` of the transaction itself is
-    /// [`Ended`](StoreError::Ended) at its next use. After a statement that failed, or whose future was dropped before its
-    /// end (by a time-out around it, say), [`commit`](Self::commit) refuses; on SQLite a statement that failed has done
-    /// nothing, and one that was dropped is done to its end.
+    /// sqlx's `begin` makes a savepoint on it, which may be committed and rolled back; rolling back to a savepoint
+    /// removes the appends since. After a `COMMIT` or `ROLLBACK` of the transaction itself, its next use fails with
+    /// [`Ended`](StoreError::Ended). After a statement that failed, or whose future was dropped before its end (by a
+    /// time-out around it, say), [`commit`](Self::commit) fails; on SQLite a statement that failed has done nothing,
+    /// and a statement that was dropped runs to its end.
     pub async fn connection<C: Any + Send>(&self) -> Result<TxConnection<'_, C>, StoreError> {
         let mut open = self.open.lock().await;
         open.as_mut().ok_or_else(over)?.lend().await?;
@@ -113,12 +115,13 @@ impl Tx {
         Ok(TxConnection { open: &self.open, connection: Some(connection) })
     }
 
-    /// Makes everything true at once; or nothing, with a [`Conflict`](StoreError::Conflict), if what was loaded in it has
-    /// changed since.
+    /// Commits all changes and appends, or nothing. Fails with [`Conflict`](StoreError::Conflict) if a state that was
+    /// loaded in the transaction has changed since, and with [`Invalid::Request`] if an operation in it has failed or
+    /// was dropped before its end.
     pub async fn commit(self) -> Result<(), StoreError> {
         let mut transaction = self.take().await?;
         if let Err(stale) = self.reads.hold(&mut *transaction).await {
-            // Dropped, it would be rolled back as well, a moment later.
+            // Dropping it would roll it back too, a moment later.
             let _ = transaction.rollback().await;
             return Err(match stale {
                 StoreError::Conflict(conflict) => self.outer.explained(conflict).await.into(),
@@ -128,7 +131,7 @@ impl Tx {
         transaction.commit().await
     }
 
-    /// Forgets everything, at once; to drop it does the same a moment later.
+    /// Rolls everything back, at once; dropping the transaction does the same a moment later.
     pub async fn rollback(self) -> Result<(), StoreError> {
         self.take().await?.rollback().await
     }
@@ -169,7 +172,7 @@ impl<C> fmt::Debug for TxConnection<'_, C> {
 impl<C> Drop for TxConnection<'_, C> {
     fn drop(&mut self) {
         self.connection = None;
-        // Another operation that waits for it looks by itself.
+        // An operation that has the lock already checks by itself.
         if let Ok(mut open) = self.open.try_lock()
             && let Some(transaction) = open.as_mut()
         {
@@ -182,7 +185,7 @@ fn over() -> StoreError {
     Invalid::Request("the transaction is over".into()).into()
 }
 
-/// What a transaction is to those who take it for a store.
+/// A transaction as an [`EventStore`].
 struct TxStore {
     open: Open,
     outer: Arc<dyn EventStore>,
@@ -264,7 +267,7 @@ impl EventStore for TxStore {
         Err(Invalid::Request("a transaction is committed or rolled back, and its store is closed".into()).into())
     }
 
-    /// A snapshot of what may yet be rolled back is never kept.
+    /// No snapshot is kept of a state that may yet be rolled back.
     async fn snapshot(&self, _: &str, _: &str) -> Result<Option<StoredSnapshot>, StoreError> {
         Ok(None)
     }

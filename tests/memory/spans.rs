@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use eventstore::{Expected, Id, StoreError, StreamId};
+use eventstore::{Expected, Id, StoreError, StreamId, Uuid};
 use tracing::{Event, Metadata, Subscriber, field::Visit, span};
 
 use crate::cases::account::*;
@@ -56,8 +56,8 @@ async fn commands_loads_and_appends_have_spans_with_what_came_of_them() -> Resul
     let _here = tracing::subscriber::set_default(spans.clone());
     let said = || std::mem::take(&mut *spans.0.lock().unwrap());
     let store = eventstore::connect("memory:").await?;
-    let ann = Id::<Account>::from("ann-s-secret");
-    store.execute(&ann, Open { owner: "Ann".into() }).command_id("opens").await?;
+    let (ann, opens) = (Id::<Account>::from("ann-s-secret"), Uuid::from_u128(7));
+    store.execute(&ann, Open { owner: "Ann".into() }).command_id(opens).await?;
     // `outcome` is recorded when it is known, after what the span began with.
     assert_eq!(
         said(),
@@ -69,7 +69,7 @@ async fn commands_loads_and_appends_have_spans_with_what_came_of_them() -> Resul
     );
     store.execute(&ann, Withdraw { amount: 5 }).await.expect_err("there is nothing in it");
     assert_eq!(said(), ["execute aggregate=account outcome=refused attempts=1", "load aggregate=account"]);
-    store.execute(&ann, Open { owner: "Ann".into() }).command_id("opens").await?;
+    store.execute(&ann, Open { owner: "Ann".into() }).command_id(opens).await?;
     assert_eq!(said()[0], "execute aggregate=account outcome=recorded attempts=0", "it was recorded before");
     store.load(&ann).await?;
     assert_eq!(said(), ["load aggregate=account"]);

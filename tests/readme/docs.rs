@@ -159,11 +159,9 @@ mod operating {
 }
 
 mod operations {
-    use eventstore::{PgStore, doctor::Policy};
+    async fn refuse(url: &str) -> Result<(), super::Any> {
+        use eventstore::{PgStore, doctor::Policy};
 
-    use super::Any;
-
-    async fn refuse(url: &str) -> Result<(), Any> {
         let store = PgStore::options().doctor(Policy::Refuse).connect(url).await?; // or StoreError::Unhealthy(report)
         Ok(())
     }
@@ -262,7 +260,7 @@ struct Search {
 }
 
 impl Subscription for Search {
-    const NAME: &'static str = "search"; // of the checkpoint: another name starts from the first event
+    const NAME: &'static str = "search";
     type Event = AccountEvent;
 
     async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
@@ -272,6 +270,19 @@ impl Subscription for Search {
 }
 
 async fn subscribe(store: Store, client: Client) {
+    #[rustfmt::skip] // as it is on the page
+    struct Search { client: Client }
+
+    impl Subscription for Search {
+        const NAME: &'static str = "search"; // of the checkpoint: another name starts from the first event
+        type Event = AccountEvent;
+
+        async fn handle(&self, events: &[&Recorded<AccountEvent>]) -> Result<(), BoxError> {
+            let documents = events.iter().map(|event| (event.id, document(event)));
+            Ok(self.client.put(documents).await?)
+        }
+    }
+
     let runner = Runner::new(&store).subscription(Search { client }).start();
 }
 
@@ -292,7 +303,7 @@ async fn rows_are_kept_with_each_append_and_settle_for_tests() -> Result<(), Any
     let client = Client;
     let clock = Clock::new(); // eventstore::testing
     let store = Store::from(MemoryStore::with_clock(&clock));
-    let runner = Runner::new(&store).read_model::<Balance>().subscription(Search { client }).start();
+    let runner = Runner::new(&store).read_model::<Balance>().subscription(Search { client }).from_beginning().start();
     store.execute(&ann, Deposit { amount: 100 }).await?;
     runner.settle().await?; // or StoreError::Parked, Stopped, Behind
     clock.advance(Duration::from_secs(2)); // what was parked is due

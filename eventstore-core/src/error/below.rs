@@ -1,4 +1,4 @@
-//! What is below an error, and whether it says that the other side is away.
+//! Finds the error below an error, and whether a chain of errors says that another system is away.
 
 use std::{error::Error, iter::successors, sync::Arc};
 
@@ -8,10 +8,10 @@ use super::{
     store::StoreError,
 };
 
-/// Marks an error of another system: it is away, or refuses every call for a while. If the handler of a processor fails
-/// with it, as the error itself or anywhere below it ([`source`](Error::source)), the node tries the handler again
-/// until it succeeds, with pauses of up to 5 seconds, and blames no event. `Busy`, `Unavailable` and `Unknown` of a
-/// store or of a command need no mark, unless the command has a refusal type of its own, or the error is in an enum
+/// Marks an error of another system that is away, or refuses every call for a while. If the error of a processor's
+/// handler is an `Unavailable`, or has one anywhere below it ([`source`](Error::source)), the node tries the handler
+/// again until it succeeds, with pauses of up to 5 seconds, and blames no event. `Busy`, `Unavailable` and `Unknown` of
+/// a store or of a command need no mark, unless the command has a refusal type of its own, or the error is in an enum
 /// under `#[error(transparent)]`, which hides it from `source`: give it a text, and `#[from]`.
 ///
 /// ```
@@ -34,8 +34,8 @@ impl Unavailable {
         Self(reason.into())
     }
 
-    /// Whether an error is one, or has one below it, or an error of a store that is busy, unavailable or of unknown
-    /// outcome. Neither a conflict nor a read model that no node builds is one: such an error may last.
+    /// Whether an error, or one anywhere below it, is `Unavailable`, or is `Busy`, `Unavailable` or `Unknown` of a
+    /// store. A conflict is not, nor is a read model that no node builds: such an error may last.
     pub fn is_in(error: &(dyn Error + 'static)) -> bool {
         let away = |error: &StoreError| {
             matches!(error, StoreError::Busy(_) | StoreError::Unavailable(_) | StoreError::Unknown(_))
@@ -52,7 +52,7 @@ pub fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 's
     if let Some(CommandError::Store(error)) = error.downcast_ref::<CommandError<Refusal>>() {
         return Some(error);
     }
-    // The source of these is the source of the error that they wrap.
+    // The `source` of a wrapper is that of the wrapped error, and would skip the wrapped error.
     if let Some(shared) = error.downcast_ref::<Arc<StoreError>>() {
         return Some(&**shared);
     }

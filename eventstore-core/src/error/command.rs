@@ -22,13 +22,13 @@ impl From<&str> for Refusal {
 /// Why a command was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError<R> {
-    /// The rule said no: the caller's mistake, in the domain's words. Over HTTP, 422.
+    /// The rule refused the command, in the words of the domain. Over HTTP, 422.
     #[error(transparent)]
     Rejected(R),
-    /// Other appends came first, at every try: the caller may try again. Over HTTP, 409.
+    /// Other appends came first at every attempt. The caller may try again. Over HTTP, 409.
     #[error(transparent)]
     Conflict(Conflict),
-    /// The store could not answer. Over HTTP, 503 if the same command may succeed later, else 500.
+    /// The store failed. Over HTTP, 503 if the same command may succeed later, else 500.
     #[error(transparent)]
     Store(StoreError),
 }

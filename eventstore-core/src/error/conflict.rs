@@ -1,23 +1,22 @@
-//! An event that came in between.
+//! The error of an append whose stream or condition has changed.
 
 use std::{fmt, sync::Arc};
 
 use crate::stream::{Expected, StreamId, Version};
 
-/// An event that came in between: the one at `actual` in `stream`.
+/// A stream is not at the version an append expects, or an event matches the append condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("stream {stream} is at version {actual}; expected: {expected}{}", Names(self))]
 #[non_exhaustive]
 pub struct Conflict {
     /// The stream that is not as expected.
     pub stream: StreamId,
-    /// What was expected of it. After an append condition: to be where it was before the event in the way.
+    /// What the append expects of the stream. After an append condition, the version before the matching event.
     pub expected: Expected,
-    /// The version it is at; after an append condition, the version of the event in the way.
+    /// The version the stream is at; after an append condition, the version of the matching event.
     pub actual: Version,
-    /// The stored names of the events in between, in order: those of `stream` after the expected version, up to
-    /// `actual`. Of more than 20 the last 20. None where no version was expected, or a later one; nor if they could not
-    /// be read.
+    /// The stored names of the events of `stream` after the expected version up to `actual`, in order; of more than 20
+    /// the last 20. Empty if the append expects no version or a later one, or if the names could not be read.
     pub between: Vec<Arc<str>>,
 }
 
@@ -36,7 +35,7 @@ impl Conflict {
         Self::new(stream, Expected::Version(Version(version.0.saturating_sub(1))), version)
     }
 
-    /// Returns the number of events in between; 0 where no version was expected.
+    /// Returns the number of events in between; 0 if the append expects no version.
     pub(crate) fn events(&self) -> u64 {
         match self.expected {
             Expected::Version(expected) => self.actual.0.saturating_sub(expected.0),

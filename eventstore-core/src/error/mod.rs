@@ -1,4 +1,4 @@
-//! What can go wrong, by what the caller can do about it.
+//! The errors, sorted by what the caller can do about them.
 
 use std::error::Error;
 
@@ -16,5 +16,5 @@ pub use event::EventError;
 pub use parked::ParkedKeys;
 pub use store::{Blame, Brief, Chain, StoreError};
 
-/// Any error, as user code and drivers hand it over.
+/// Any error of user code or of a driver.
 pub type BoxError = Box<dyn Error + Send + Sync>;

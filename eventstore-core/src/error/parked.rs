@@ -9,14 +9,14 @@ const LISTED: usize = 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParkedKeys {
-    /// The keys, byte by byte in order, 20 at most. A stream (`account-ann`) where the keys of the event are unknown.
+    /// The keys, ordered byte by byte, 20 at most. If the keys of an event are unknown, its stream (`account-ann`).
     pub listed: Vec<String>,
-    /// How many there are in all.
+    /// The number of keys, listed or not.
     pub count: usize,
 }
 
 impl ParkedKeys {
-    /// Returns the keys of letters, each once.
+    /// Returns the keys of dead letters, each once.
     #[doc(hidden)]
     pub fn of<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
         let keys: BTreeSet<_> = keys.into_iter().collect();

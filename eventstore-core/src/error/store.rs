@@ -1,4 +1,4 @@
-//! What a store could not do, and the texts that say so.
+//! The errors of a store, and their texts.
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -11,18 +11,18 @@ use crate::{
     stream::{Position, StreamId, Version},
 };
 
-/// What a store could not do.
+/// An error of a store.
 ///
-/// Each text names its reason, in one line and once. So [`source`](Error::source) is empty where the text has said it:
-/// code finds the error below by [`reason`](Self::reason).
+/// Each text includes its reason, in one line and once. So [`source`](Error::source) is empty where the text includes
+/// the reason: code finds the error below with [`reason`](Self::reason).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// Another append came first. Nothing was recorded: read again, decide again.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// Another session holds a lock for too long, or the server gave up the statement for the sake of others. Nothing
-    /// was recorded: try again.
+    /// Another session holds a lock for too long, or the server gave up the statement in favour of other sessions.
+    /// Nothing was recorded: try again.
     #[error("the store is busy: {}", Chain(&**.0))]
     Busy(BoxError),
     /// The store cannot be reached, or cannot write at the moment: it is down, full, read-only or a standby. Nothing
@@ -33,17 +33,17 @@ pub enum StoreError {
     /// that is read-only, a missing right. Mend the URL or the rights; trying again does not help.
     #[error("the store cannot be used: {}", Chain(&**.0))]
     Denied(BoxError),
-    /// The connection broke while recording: recorded or not, the store cannot tell. Ask again with the same command id
-    /// or event ids; the events are recorded once.
+    /// The connection broke during the append: the store cannot tell whether the events were recorded. Repeat the call
+    /// with the same command id or event ids; the events are recorded once.
     #[error("whether the events were recorded is unknown: {}", Chain(&**.0))]
     Unknown(BoxError),
-    /// A statement on the [connection](crate::Tx::connection) of a transaction has committed it or rolled it back. What
-    /// was done before a `COMMIT` is recorded (SQLite: rolled back); what was done before a `ROLLBACK` is not; what was
-    /// to come was not done. Mend the code that uses the connection: sqlx's `begin` makes a savepoint there, which it
-    /// may commit or roll back.
+    /// A statement on the [connection](crate::Tx::connection) of a transaction has committed it or rolled it back. Work
+    /// before a `COMMIT` is recorded (SQLite: rolled back), work before a `ROLLBACK` is not, and later work was not
+    /// done. Mend the code that uses the connection: sqlx's `begin` makes a savepoint there, which it may commit or
+    /// roll back.
     #[error("a statement on its connection has ended the transaction; use savepoints there, as sqlx's `begin` does")]
     Ended,
-    /// The id of an event is taken: by other data, or by a part of what was to be appended.
+    /// The id of an event is taken: by other data, or by a part of the append.
     #[error("event {event} of command {command} is recorded already, with other data")]
     Duplicate {
         /// The id that is taken.
@@ -56,10 +56,10 @@ pub enum StoreError {
     Reused {
         /// The id that was used before.
         command: Uuid,
-        /// Where it was used.
+        /// The stream it was used in.
         stream: StreamId,
     },
-    /// What was asked cannot be done by any store: mend the call.
+    /// The call asks for what no store can do: mend the call.
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// An event could not be written: mend the event type.
@@ -70,12 +70,11 @@ pub enum StoreError {
         /// Why.
         reason: EventError,
     },
-    /// An event could not be read: this program is older than the log, or lacks an upcast; or it was appended by
-    /// mistake, and is to be read as nothing from now on: `#[event(retired("…"))]`. The rest of the log is not
-    /// disturbed.
+    /// An event could not be read: this program is older than the log, or lacks an upcast. An event that was appended
+    /// by mistake is read as nothing after `#[event(retired("…"))]`. Other events are not affected.
     #[error("{}: {}", Brief(self), Chain(reason))]
     Unreadable {
-        /// The stream it is in.
+        /// The stream of the event.
         stream: StreamId,
         /// Its place in the stream.
         version: Version,
@@ -98,25 +97,25 @@ pub enum StoreError {
         /// Why.
         reason: BoxError,
     },
-    /// The table of a read model is not there. Run the model with a `Runner`; while one is being started, try again.
+    /// The table of a read model does not exist. Run the model with a `Runner`; while a `Runner` starts, try again.
     #[error("nothing has built `{table}` yet: run its read model with a `Runner`")]
     NotBuilt {
         /// The table, `balance@1`.
         table: String,
     },
-    /// A read model is being built and not yet whole: it has not come to where the log ended when it began. Try again,
-    /// or read [after](crate::ReadModels) a position.
+    /// A read model is being built and not yet whole: it has not reached the position at which the log ended when the
+    /// build began. Try again, or read [after](crate::ReadModels) a position.
     #[error("`{table}` is being built: at position {at} of {until}")]
     Building {
         /// The table, `balance@2`.
         table: String,
-        /// How far it has come.
+        /// The position it has reached.
         at: Position,
-        /// Where it is whole.
+        /// The position from which on it is whole.
         until: Position,
     },
     /// A read model's table has other columns than the struct has fields: raise the model's version. If the table is
-    /// another program's, name the model otherwise.
+    /// another program's, give the model another name.
     #[error(
         "`{table}` has other columns than its read model: raise the version of the read model, or give it another \
          name if the table is of another program"
@@ -125,31 +124,31 @@ pub enum StoreError {
         /// The table, `balance@1`.
         table: String,
     },
-    /// A processor has not come far enough in the time given to it. Try again.
+    /// A processor did not reach a position within the time the caller gave. Try again.
     #[error("`{projection}` has only reached position {at}, not {until}{}", because(reason))]
     Behind {
         /// The processor or read model, `balance@1`.
         projection: String,
-        /// How far it has come.
+        /// The position it has reached.
         at: Position,
-        /// How far it was to come.
+        /// The position to reach.
         until: Position,
-        /// What holds it up, if that is known.
+        /// The error that holds the processor up, if known.
         reason: Option<BoxError>,
     },
-    /// Rows lack events, and will not get them by themselves: their keys wait behind an event that the read model could
-    /// not process. Also what is promoted would lack them. See its dead letters.
+    /// Rows lack events until an operator acts: their keys wait behind an event that the read model could not process.
+    /// A table promoted now would lack them too. See the dead letters of the read model.
     #[error("`{projection}` lacks events of {keys}, which wait behind one that could not be processed: {reason}")]
     Parked {
         /// The read model, `balance@1`, or the subscription or projection.
         projection: String,
         /// The keys that wait.
         keys: ParkedKeys,
-        /// The first of the events, and why it could not be processed.
+        /// The first event that could not be processed, and why.
         reason: String,
     },
-    /// An inline read model or projection could not process what was to be appended. Nothing was recorded: mend what it
-    /// does with the event, or do without the event.
+    /// An inline read model or projection could not process an event of the append. Nothing was recorded: mend the code
+    /// that processes the event, or do without the event.
     #[error("`{projection}` is kept with each append and could not process it: {}", Chain(&**reason))]
     NotProjected {
         /// The read model or projection, `balance@1`.
@@ -165,21 +164,22 @@ pub enum StoreError {
         /// Why.
         reason: BoxError,
     },
-    /// A position that was reached or seen is not in the log: the log has lost its end (a restored backup, a failover),
-    /// or the position or [`Token`](crate::Token) is of another log. Nothing was recorded.
+    /// A position that a processor has reached or a caller has seen is not in the log: the log has lost its end (a
+    /// restored backup, a failover), or the position or [`Token`](crate::Token) is of another log. Nothing was
+    /// recorded.
     ///
-    /// For a projection, the rows may hold what is not in the log any more: build them anew, under another version. A
+    /// The rows of a projection may be made of events that the log has lost: build them anew, under another version. A
     /// caller that sent a position or a token reads again and decides again.
     #[error("{}", forked(position, event))]
     Forked {
-        /// How far the projection has come, or the caller has seen.
+        /// The position the projection has reached, or the caller has seen.
         position: Position,
-        /// The event that was there; none if only the position is known.
+        /// The event that was at the position; `None` if only the position is known.
         event: Option<Uuid>,
     },
-    /// A processor reads events in programs of a newer release that this program does not read: here it stands aside.
-    /// Told by an append that keeps rows, nothing was recorded. Over HTTP, 503: another node can, and this one can
-    /// again once a newer one has processed those events.
+    /// In programs of a newer release a processor reads events that this program does not read: this node stands aside.
+    /// If an append that keeps rows fails with it, nothing was recorded. Over HTTP, 503: a newer node can append, and
+    /// this node can again once a newer node has processed those events.
     #[error("this program does not read all that `{projection}` reads in newer ones: it lacks {events}")]
     Newer {
         /// The read model or projection, `balance@1`.
@@ -187,8 +187,9 @@ pub enum StoreError {
         /// The events that this program does not read: `account.fee`, version 2 of `account.deposited`.
         events: String,
     },
-    /// A processor reads events of a name that it did not read before, and passed one of them earlier. It stops until
-    /// an operator says what is to become of those events: `Processors::deliver_missed`, `accept` or `rebuild`.
+    /// A processor reads events of a name that it did not read before, and passed one of them earlier. The processor
+    /// stops until an operator decides what happens to those events: `Processors::deliver_missed`, `accept` or
+    /// `rebuild`.
     #[error(
         "`{projection}` has passed event {version} of stream {stream} (`{name}`, position {position}), which it reads \
          since this release only: say `deliver_missed`, `accept` or `rebuild`"
@@ -205,8 +206,8 @@ pub enum StoreError {
         /// Its place in the log.
         position: Position,
     },
-    /// A subscription runs for the first time, on a log that has events already, and does not say where it begins. Say
-    /// `from_now`, `from_beginning` or `from` after it on the runner, or `FROM` in the subscription.
+    /// A subscription runs for the first time, on a log that has events already, and has no start. Say `from_now`,
+    /// `from_beginning` or `from` after it on the runner, or `FROM` in the subscription.
     #[error(
         "`{projection}` runs for the first time and the log ends at position {head}: say where it begins, with \
          `.from_now()`, `.from_beginning()` or `.from(position)`"
@@ -214,24 +215,25 @@ pub enum StoreError {
     NoStart {
         /// The subscription, `outside`.
         projection: String,
-        /// Where the log ends.
+        /// The position at which the log ends.
         head: Position,
     },
-    /// A node of release 0.1 runs on this log. Releases from 0.2 on cannot run beside it: stop it. What waits goes on
-    /// by itself when the node has stopped, or has been silent for a lease.
+    /// A node of release 0.1 runs on this log. Releases from 0.2 on cannot run beside it: stop it. Nodes that wait for
+    /// that go on by themselves once the node has stopped, or has not beaten for a lease.
     #[error("a node of release 0.1 runs on this log ({process}): stop it first")]
     OldRelease {
-        /// Which process it is: host and process id.
+        /// The process of the node: host and process id.
         process: String,
     },
-    /// The tables of the log are older than this program, which may not, or must not, change them: apply the
-    /// migrations that are missing first.
+    /// The tables of the log are older than this program, and the options of the store or the rights of its role forbid
+    /// to change them: apply the missing migrations first.
     #[error("the database lacks {}: apply what is missing as the owner of the schema", missing.join(", "))]
     Unmigrated {
-        /// What is missing, in order: `migration 002_snapshots`.
+        /// The missing parts, in order: `migration 002_snapshots`.
         missing: Vec<String>,
     },
-    /// The database is no safe place for a log, and the store was to be opened only if it is: see what was found.
+    /// The database is no safe place for a log, and the caller asked to open the store only in a safe one. The report
+    /// says why.
     #[error("the database is no safe place for a log: {}", .0.dangers())]
     Unhealthy(Report),
     /// The tables of the log were made by another version of this library, or by something else.
@@ -240,8 +242,8 @@ pub enum StoreError {
     /// The database is damaged, or is no database: restore it.
     #[error("the database is damaged: {}", Chain(&**.0))]
     Damaged(BoxError),
-    /// The database rejected a statement for a reason that no retry changes. What each reason is, and who is to act, is
-    /// in `docs/errors.md`.
+    /// The database rejected a statement for a reason that no retry changes. `docs/errors.md` lists the reasons and who
+    /// must act.
     #[error("the database rejected the statement: {}", Chain(&**.0))]
     Database(BoxError),
 }
@@ -276,8 +278,8 @@ impl StoreError {
         read || matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Unknown(_) | Self::Newer { .. })
     }
 
-    /// Returns the error below: of the driver, of serde, of the user's code. It is for code that needs its type: the
-    /// text of this error has its text.
+    /// Returns the error below: of the driver, of serde, of the user's code. It is for code that needs the type: the
+    /// text of this error includes the text of that one.
     pub fn reason(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Busy(reason)
@@ -291,7 +293,7 @@ impl StoreError {
             | Self::Stopped { reason, .. }
             | Self::Behind { reason: Some(reason), .. } => {
                 Some(match reason.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
-                    // An error that several callers get.
+                    // One error, shared by several callers.
                     Some(shared) => &**shared,
                     None => &**reason,
                 })
@@ -317,7 +319,7 @@ impl StoreError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Conflict(_) | Self::Duplicate { .. } | Self::Reused { .. } | Self::Invalid(_) => true,
-            // For a checkpoint it is a failure: the transaction may have written its rows.
+            // With an event, a checkpoint failed, and the transaction may have written rows already.
             Self::Forked { event, .. } => event.is_none(),
             _ => false,
         }
@@ -330,8 +332,8 @@ impl StoreError {
     }
 }
 
-/// Who has caused an error of the database, and so must act. It is derived from the codes of the database, never from
-/// its messages; `docs/errors.md` has the table.
+/// The party that caused an error of the database, and so must act. It is derived from the codes of the database, never
+/// from its messages; `docs/errors.md` has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Blame {
@@ -339,7 +341,7 @@ pub enum Blame {
     Server,
     /// The program: the statement is wrong, whatever the data.
     Program,
-    /// The row that is written, and so the event it is made of: others succeed.
+    /// The row, and so the event it is made of: other rows succeed.
     Row,
     /// The caller of the transaction: it had failed before.
     Caller,
@@ -363,7 +365,7 @@ impl fmt::Display for Brief<'_> {
     }
 }
 
-/// An error with all errors below it, in one line. A text that ends with the text of the next error has said it.
+/// An error with all errors below it, in one line. The text of an error is left out if the text above ends with it.
 #[doc(hidden)]
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 

@@ -1,4 +1,5 @@
-//! One event being answered: what is to be asked of the store next, and what its answer means. No input, no output.
+//! The answer to one event as it is given: the next operation on the store, and the meaning of its result. No input, no
+//! output.
 
 use std::sync::Arc;
 
@@ -19,30 +20,30 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What is answered: an event, or a timer that an event has armed.
+/// The event that is answered, or the timer that an event has armed.
 #[derive(Clone, Debug)]
 pub struct Trigger {
-    /// The event, without what is in it.
+    /// The event, without its data.
     pub event: Recorded<()>,
-    /// Which of the events it is that its upcast made of one stored event, from 0.
+    /// The index of the event among those that an upcast made of one stored event, from 0.
     pub part: u32,
-    /// When the timer is due.
+    /// When the timer is due; `None` for an event.
     pub due: Option<Timestamp>,
 }
 
 impl Trigger {
-    /// The instant that times are counted from.
+    /// Returns the instant that times are counted from.
     pub fn since(&self) -> Timestamp {
         self.due.unwrap_or(self.event.recorded_at)
     }
 
-    /// What the ids of the commands are derived from.
+    /// Returns the id that the ids of the commands are derived from.
     fn id(&self) -> Uuid {
         self.due.map_or(self.event.id, |due| at(self.event.id, due))
     }
 }
 
-/// What is to be asked of the store next.
+/// The next operation on the store.
 #[derive(Clone, Debug)]
 pub enum Todo {
     /// Send a command; tell [`Told::Recorded`], [`Nothing`](Told::Nothing), [`Refused`](Told::Refused) or
@@ -51,13 +52,13 @@ pub enum Todo {
     /// Append a mark to the stream of the instance, under the command's id; tell [`Told::Recorded`] or
     /// [`Taken`](Told::Taken).
     Mark(Mark, Delivery),
-    /// Look whether the instance was over before its row was forgotten; tell [`Told::Over`].
+    /// Look up whether the instance was over before its row was deleted; tell [`Told::Over`].
     LookUp(Delivery),
 }
 
-/// One event being answered by one instance of a process.
+/// The answer of one instance of a process to one event or timer, as it is given.
 ///
-/// All it keeps is how the commands were answered; made again with the same [`known`](Self::known), it says the same.
+/// It keeps only the results of the commands; made again with the same [`known`](Self::known), it goes on the same way.
 #[derive(Clone)]
 pub struct Answering {
     process: &'static str,
@@ -69,45 +70,46 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Begins to answer. An answer that is over a limit is refused before anything is sent.
+    /// Begins an answer. Fails with [`Invalid`] if the answer is over a limit, before anything is sent.
     pub fn new(process: &'static str, key: Arc<str>, trigger: Trigger, script: Script) -> Result<Self, Invalid> {
         script.check()?;
         Ok(Self { process, key, trigger, script, known: Known::new(), marking: None })
     }
 
-    /// Begins where others have stopped.
+    /// Begins with results that are known already.
     pub fn with(mut self, known: Known) -> Self {
         self.known = known;
         self
     }
 
-    /// How the commands were answered so far.
+    /// Returns the results of the commands so far.
     pub fn known(&self) -> &Known {
         &self.known
     }
 
-    /// What is answered.
+    /// Returns the event or timer that is answered.
     pub fn trigger(&self) -> &Trigger {
         &self.trigger
     }
 
-    /// The mark that is to be recorded next, if one is.
+    /// Returns the mark to be recorded next, if there is one.
     pub fn marking(&self) -> Option<&Mark> {
         self.marking.as_ref()
     }
 
-    /// The id of the command at a place.
+    /// Returns the id of the command at a place.
     pub fn command_id(&self, place: &str) -> Uuid {
         let (from, part) = self.script.ids().unwrap_or_else(|| (self.trigger.id(), self.trigger.part));
         derived_id(from, ["saga", self.process, &self.key, &part.to_string(), place])
     }
 
-    /// What of an answer without steps is still to be sent: for tests.
+    /// Returns the commands still to be sent of an answer without steps; for tests.
     pub(crate) fn rest(&self) -> Commands {
         self.script.rest(&self.known)
     }
 
-    /// What is to be asked of the store next. None: all is answered, and [`outcome`](Self::outcome) says what follows.
+    /// Returns the next operation on the store; `None` if the answer is complete, and [`outcome`](Self::outcome)
+    /// returns its outcome.
     pub fn todo(&self) -> Option<Todo> {
         let Next::Send(next) = self.script.next(&self.known) else { return None };
         if let Some(mark) = &self.marking {
@@ -118,12 +120,12 @@ impl Answering {
         Some(Todo::Send(next.sending, delivery))
     }
 
-    /// Takes in what came of [`todo`](Self::todo).
+    /// Takes the result of the operation that [`todo`](Self::todo) returned.
     pub fn told(&mut self, told: Told) {
         let Next::Send(next) = self.script.next(&self.known) else { return };
         let refused = match (self.marking.take(), told) {
             (Some(mark), Told::Recorded) => mark.refused,
-            // The command is sent again; its answer says which of the two is recorded.
+            // The command is sent again; its result shows whether the command or the mark is recorded.
             (Some(_), _) | (None, Told::Taken | Told::Over(_)) => return,
             (None, Told::Recorded) => None,
             (None, Told::Marked(refused)) => refused,
@@ -137,7 +139,7 @@ impl Answering {
         self.known.insert(next.place, refused.map_or(Answer::Accepted, Answer::Refused));
     }
 
-    /// What follows, once all is answered.
+    /// Returns the outcome, once the answer is complete.
     pub fn outcome(&self) -> Option<Outcome> {
         match self.script.next(&self.known) {
             Next::Send(_) => None,
@@ -145,7 +147,7 @@ impl Answering {
         }
     }
 
-    /// Look whether the instance was over before its row was forgotten.
+    /// Returns the operation that looks up whether the instance was over before its row was deleted.
     pub(super) fn look_up(&self) -> Todo {
         Todo::LookUp(self.delivery(""))
     }

@@ -1,4 +1,4 @@
-//! Commands as a value: what a process says to an event.
+//! Commands as a value: the answer of a process to an event.
 
 use std::{fmt, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What a saga or a reactor says to an event: commands, alternatives and timers.
+/// The answer of a saga or a reactor to an event: commands, alternatives and timers.
 ///
 /// A plain value: made without a store, compared and printed in tests.
 ///
@@ -34,8 +34,8 @@ use crate::{
 /// # }
 /// ```
 ///
-/// A command that is refused and has no alternative changes nothing else. One with an alternative or a successor is
-/// decided once, in the log: of the two branches only one is ever recorded.
+/// A refused command without an alternative has no effect on the others. A command with an alternative or a successor
+/// is decided once, in the log: only one of the two branches is ever recorded.
 #[derive(Clone, Default, PartialEq)]
 #[must_use = "commands are sent only if they are returned"]
 pub struct Commands(pub(super) Node);
@@ -45,18 +45,18 @@ pub(super) enum Node {
     #[default]
     Nothing,
     Send(Sending),
-    /// All of them, whatever becomes of each.
+    /// All of them, regardless of refusals.
     All(Vec<Node>),
-    /// The next one, if something in the one before is refused.
+    /// The next node, if a command of the node before is refused.
     Else(Vec<Node>),
-    /// The next one, once all of the one before is accepted.
+    /// The next node, once all commands of the node before are accepted.
     Then(Vec<Node>),
     Later(Box<Later>),
     Within(Duration, Box<Node>),
     Cancel(&'static str),
 }
 
-/// What waits for an instant.
+/// A node that waits for an instant.
 #[derive(Clone, PartialEq)]
 pub(super) struct Later {
     pub(super) when: When,
@@ -70,7 +70,7 @@ pub(super) enum When {
     At(Timestamp),
 }
 
-/// Sends a command to an aggregate of this store; see [`Commands`].
+/// Returns the sending of a command to an aggregate of this store; see [`Commands`].
 pub fn send<T: Target, C>(target: T, command: C) -> Commands
 where
     T::State: Decide<C>,
@@ -79,15 +79,15 @@ where
     Commands(Node::Send(Sending::execute::<T::State, C>(target.boundary(), command)))
 }
 
-/// Asks another service, by a message: accepted once it is in the log.
+/// Asks another service, by a message, which is accepted once it is recorded.
 ///
-/// What comes of it is an event of the other service, with the message's id as its causation.
-/// [`within`](Commands::within) with [`or`](Commands::or) says what to do if none comes in time.
+/// The other service answers with an event that has the message's id as its causation. [`within`](Commands::within)
+/// with [`or`](Commands::or) gives the alternative if no answer comes in time.
 pub fn ask<C: Command>(service: &'static str, command: C) -> Commands {
     Commands(Node::Send(Sending::ask(service, command)))
 }
 
-/// Appends an event to a stream, once: what others are told of, in words of its own.
+/// Appends an event to a stream, once: an event of its own for other programs.
 pub fn publish<E>(stream: impl Into<StreamId>, event: E) -> Commands
 where
     E: Event + fmt::Debug + PartialEq,
@@ -101,12 +101,12 @@ pub fn cancel(timer: &'static str) -> Commands {
 }
 
 impl Commands {
-    /// Nothing to say.
+    /// Returns no commands.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Both, whatever becomes of the first.
+    /// Sends both, even if the first is refused.
     pub fn and(self, other: Self) -> Self {
         Self(match (self.0, other.0) {
             (Node::Nothing, node) | (node, Node::Nothing) => node,
@@ -115,8 +115,8 @@ impl Commands {
         })
     }
 
-    /// The other, if something in this is refused. Of a timer: `a.after(t).or(b)` is `a.or(b).after(t)`. A timer that is
-    /// only a part of this counts as accepted.
+    /// Sends `other` if a command in this is refused. For a timer, `a.after(t).or(b)` is `a.or(b).after(t)`. A timer
+    /// that is only a part of this counts as accepted.
     pub fn or(self, other: Self) -> Self {
         Self(match (self.0, other.0) {
             (Node::Nothing, _) => Node::Nothing,
@@ -126,8 +126,8 @@ impl Commands {
         })
     }
 
-    /// The other, once all of this is accepted. Of a timer: `a.after(t).then(b)` is `a.then(b).after(t)`. A timer that is
-    /// only a part of this counts as accepted.
+    /// Sends `other` once all commands in this are accepted. For a timer, `a.after(t).then(b)` is `a.then(b).after(t)`.
+    /// A timer that is only a part of this counts as accepted.
     pub fn then(self, other: Self) -> Self {
         Self(match (self.0, other.0) {
             (Node::Nothing, node) | (node, Node::Nothing) => node,
@@ -137,12 +137,13 @@ impl Commands {
         })
     }
 
-    /// Not now, but so long after the event was recorded; inside a timer, so long after that one is due.
+    /// Sends this a time after the event was recorded; inside a timer, a time after that timer is due.
     pub fn after(self, time: Duration) -> Self {
         self.later(When::After(time))
     }
 
-    /// Not now, but at an instant: a `Timestamp`, `SystemTime`, or one of chrono, jiff or time. At once, if that is past.
+    /// Sends this at an instant: a `Timestamp`, `SystemTime`, or one of chrono, jiff or time. At once, if the instant
+    /// is past.
     pub fn at(self, time: impl Into<std::time::SystemTime>) -> Self {
         self.later(When::At(time.into().into()))
     }
@@ -154,8 +155,8 @@ impl Commands {
         }
     }
 
-    /// Names a timer: after [`after`](Self::after) or [`at`](Self::at). Armed again, it replaces the one of this name;
-    /// [`cancel`] removes it. Changes nothing of what is no timer.
+    /// Names a timer: after [`after`](Self::after) or [`at`](Self::at). Arming another timer of this name replaces it;
+    /// [`cancel`] removes it. No effect on commands that are no timer.
     pub fn named(self, timer: &'static str) -> Self {
         match self.0 {
             Node::Later(later) => Self(Node::Later(Box::new(Later { name: Some(timer), ..*later }))),
@@ -163,9 +164,9 @@ impl Commands {
         }
     }
 
-    /// How long the answers to the messages in this are waited for: then the alternative ([`or`](Self::or)) is sent, as if
-    /// one had been refused, and the receivers pass the messages over. Says nothing of commands to this store, which are
-    /// answered at once.
+    /// How long the process waits for the answers to the messages in this. After that the alternative
+    /// ([`or`](Self::or)) is sent, as if a message had been refused, and the receivers pass the messages over. No
+    /// effect on commands to this store, which are answered at once.
     pub fn within(self, time: Duration) -> Self {
         match self.0 {
             Node::Nothing => Self::none(),
@@ -173,8 +174,8 @@ impl Commands {
         }
     }
 
-    /// Refuses more than 10,000 commands and timers, parts nested more than 64 deep, and names of timers and services of
-    /// anything but a-z, 0-9, `_` and `.`.
+    /// Fails with [`Invalid`] at more than 10,000 commands and timers, at parts nested more than 64 deep, and at names
+    /// of timers and services with anything but a-z, 0-9, `_` and `.`.
     pub(super) fn check(&self) -> Result<(), Invalid> {
         let mut count = 0;
         self.0.check(0, &mut count)?;
@@ -182,7 +183,7 @@ impl Commands {
     }
 }
 
-/// The parts of a node and what comes behind them, which may be a node of the same kind.
+/// Returns the parts of a node followed by `other`, whose parts are taken if it is a node of the same kind.
 fn joined(mut parts: Vec<Node>, other: Node, of: impl Fn(Node) -> Result<Vec<Node>, Node>) -> Vec<Node> {
     match of(other) {
         Ok(others) => parts.extend(others),
@@ -232,7 +233,7 @@ impl Node {
         }
     }
 
-    /// The text of it: on one line, or one part a line.
+    /// Writes the node on one line, or with one part a line.
     fn text(&self, f: &mut fmt::Formatter<'_>, indent: usize) -> fmt::Result {
         let line = |f: &mut fmt::Formatter<'_>| match f.alternate() {
             true => write!(f, "\n{:width$}", "", width = indent + 4),

@@ -4,11 +4,11 @@ use uuid::Uuid;
 
 use crate::timestamp::Timestamp;
 
-/// The id of what follows from another id: the same in every process, at any time.
+/// Returns an id that follows from another id and some parts: the same in every process, at any time.
 ///
-/// Bytes 0–7 are those of `from`, so that ids keep the order of time and the index of event ids stays small. Bytes 8–15 are
-/// those of the UUIDv5, in the namespace `from`, of the parts of `what`, each behind its length in bytes (64 bits, big
-/// endian). Stored data depends on it.
+/// Bytes 0–7 are those of `from`, so that ids keep the order of time and the index of event ids stays small. Bytes 8–15
+/// are those of the UUIDv5, in the namespace `from`, of the parts of `what`, each preceded by its length in bytes (64
+/// bits, big endian). Stored data depends on this form.
 ///
 /// ```
 /// # use eventstore_core::derived_id;
@@ -32,8 +32,8 @@ pub fn derived_id<P: AsRef<[u8]>>(from: Uuid, what: impl IntoIterator<Item = P>)
     Uuid::from_bytes(bytes)
 }
 
-/// The id with an instant in its first six bytes, in milliseconds since 1970 as in a UUIDv7: what happens long after an
-/// event gets ids that sort when it happens.
+/// Returns the id with an instant in its first six bytes, in milliseconds since 1970 as in a UUIDv7, so that commands
+/// long after an event get ids that sort by their own time.
 pub(crate) fn at(id: Uuid, instant: Timestamp) -> Uuid {
     let millis = u64::try_from(instant.as_micros() / 1_000).unwrap_or(0);
     let mut bytes = *id.as_bytes();

@@ -1,4 +1,4 @@
-//! The row of an instance: its state, its timers, and what it has heard.
+//! The row of an instance: its state, its timers, and the positions of its events.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -20,38 +20,39 @@ use crate::{
 /// A timer of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Timer {
-    /// The event that armed it.
+    /// The event that armed the timer.
     pub event: Uuid,
-    /// Which of the events it is that its upcast made of one stored event.
+    /// The index of that event among those that an upcast made of one stored event.
     #[serde(default)]
     pub part: u32,
-    /// Where it stands in the answer to that event.
+    /// The place of the timer in the answer to that event.
     pub place: String,
-    /// When it is due. While it is being fired, that stays.
+    /// When the timer is due. Firing does not change it.
     pub due: Timestamp,
-    /// When it is looked at: when it is due, or when it is tried again. None: it waits for an operator or for other code.
+    /// When a node next handles the timer: when it is due, or when it is tried again. `None`: the timer waits for an
+    /// operator or for other code.
     pub next: Option<Timestamp>,
     /// Its name, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Cow<'static, str>>,
-    /// What it was to say when it was armed, for people.
+    /// The text of the commands it was armed with, for people.
     pub was: String,
-    /// The state before the event and its version; none where that is the state that every instance begins with.
+    /// The version and the state before the event; `None` if that is the state that every instance begins with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<(u32, String)>,
-    /// The ids of the messages that, once all are answered, make it needless.
+    /// The ids of messages: once all are answered, the timer is removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub awaits: Vec<Uuid>,
-    /// How often it has fired: once it has, nothing cancels it.
+    /// How often the timer has fired. After the first time nothing cancels it.
     #[serde(default)]
     pub fired: u32,
-    /// Why it could not be answered.
+    /// Why the timer could not be answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl TimerId {
-    /// The timers of an event, at no place yet.
+    /// Returns an id of an event's timers, with an empty place.
     pub(super) fn new(event: Uuid, part: u32) -> Self {
         Self { event, part, place: String::new() }
     }
@@ -62,13 +63,13 @@ impl Timer {
         (self.event, self.part, &self.place) == (other.event, other.part, &other.place)
     }
 
-    /// What tells it from the other timers of its instance.
+    /// Returns the id of the timer within its instance.
     pub fn id(&self) -> TimerId {
         TimerId { event: self.event, part: self.part, place: self.place.clone() }
     }
 }
 
-/// What tells a timer from the others of its instance.
+/// The id of a timer within its instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TimerId {
     event: Uuid,
@@ -76,20 +77,20 @@ pub struct TimerId {
     place: String,
 }
 
-/// Whether the cause of an event is a message: its id, or that of the event it was in this log.
+/// Whether the cause of an event is a message: the id of the message, or of its event in this log.
 fn answers(cause: Uuid, message: Uuid) -> bool {
     cause == message || cause == event_id(message, 0)
 }
 
-/// How long a timer that has fired is left to the process that has fired it: then it fires again.
+/// How long a timer that has fired is left to the node that fired it; after that it fires again.
 pub const FIRING: Duration = Duration::from_secs(60);
-/// How many positions of events an instance remembers.
+/// How many positions of events a row keeps.
 pub const HEARD: usize = 1_000;
 
 /// An instance of a process, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StoredInstance {
-    /// The instance.
+    /// The key of the instance.
     pub key: String,
     /// The slot of the key.
     pub slot: u16,
@@ -97,28 +98,28 @@ pub struct StoredInstance {
     pub state: String,
     /// The version of the state's form.
     pub version: u32,
-    /// How it stands.
+    /// The status of the instance.
     pub status: SagaStatus,
-    /// When something is to be done: a timer is due, or the instance is forgotten.
+    /// When a timer is due, or the row of an instance that is over is to be deleted.
     pub due: Option<Timestamp>,
     /// The timers that have not been answered.
     pub timers: Vec<Timer>,
-    /// The positions of the events that changed it or were answered, the last 1,000.
+    /// The positions of the last 1,000 events that changed the instance or were answered.
     pub heard: Vec<Position>,
-    /// The steps, of a saga that has some.
+    /// The progress of the plan, of a saga with steps.
     pub plan: Option<Progress>,
-    /// When the first event of it was recorded.
+    /// When the first event of the instance was recorded.
     pub started_at: Timestamp,
-    /// When the last event that changed it was recorded.
+    /// When the last event that changed the instance was recorded.
     pub changed_at: Timestamp,
-    /// The last event that changed it.
+    /// The position of the last event that changed the instance.
     pub position: Position,
-    /// The last refusal, or why it is parked.
+    /// The last refusal, or why the instance is parked.
     pub error: Option<String>,
 }
 
 impl StoredInstance {
-    /// A row for a key that has none.
+    /// Returns a row for a key that has none.
     pub fn new(key: &str) -> Self {
         Self {
             key: key.into(),
@@ -137,7 +138,7 @@ impl StoredInstance {
         }
     }
 
-    /// How much of the limit it takes, in bytes, more or less.
+    /// Returns its approximate size in bytes, for [`limits::INSTANCE_BYTES`](crate::limits::INSTANCE_BYTES).
     pub(super) fn bytes(&self) -> usize {
         let timer = |timer: &Timer| {
             let state = timer.state.as_ref().map_or(0, |(_, state)| state.len());
@@ -146,7 +147,7 @@ impl StoredInstance {
         self.state.len() + self.timers.iter().map(timer).sum::<usize>()
     }
 
-    /// An event has changed it or was answered.
+    /// Notes an event that has changed the instance or was answered.
     pub(super) fn hear(&mut self, position: Position, recorded_at: Timestamp) {
         if self.heard.is_empty() {
             self.started_at = recorded_at;
@@ -164,7 +165,7 @@ impl StoredInstance {
         self.timers.iter().flat_map(|timer| &timer.awaits).any(|id| answers(cause, *id))
     }
 
-    /// An event with this cause was heard: timers that waited for it to be answered wait no more.
+    /// Notes an event with this cause: removes the timers that wait for no other answer.
     pub(super) fn answered(&mut self, cause: Uuid) {
         self.timers.retain_mut(|timer| {
             let awaited = timer.awaits.len();
@@ -173,7 +174,7 @@ impl StoredInstance {
         });
     }
 
-    /// Takes over what an answer says of timers.
+    /// Applies the timer changes of an answer.
     pub(super) fn change(
         &mut self,
         changes: &[TimerChange],
@@ -216,16 +217,16 @@ impl StoredInstance {
         }
     }
 
-    /// Works out what follows from its timers and its status. `forget`: how long an instance that is over is kept.
+    /// Sets `due` from the timers and the status. `forget`: how long an instance that is over is kept.
     pub(super) fn settle(&mut self, forget: Option<Duration>) {
         let over = self.status.is_over();
         if self.status == SagaStatus::Parked {
-            // Its timers are behind what it waits for.
+            // Its timers wait behind the event or timer that it is parked for.
             self.due = None;
             return;
         }
         if over {
-            // What has fired is answered, whatever ends the instance.
+            // A timer that has fired is answered even after the end of the instance.
             self.timers.retain(|timer| timer.fired > 0);
         }
         let timers = self.timers.iter().filter_map(|timer| timer.next);
@@ -233,14 +234,19 @@ impl StoredInstance {
         self.due = timers.chain(end).min();
     }
 
-    /// Takes the timers that are due, the earliest first: from here on nothing cancels them. The row must be stored before
-    /// anything is sent. An instance that is parked fires nothing: what it waits for may be half answered.
+    /// Claims the timers that are due, and returns their ids, the earliest first: from here on nothing cancels them.
+    /// The row must be stored before anything is sent. A parked instance fires no timer: the answer it is parked at may
+    /// be half given.
     pub fn claim(&mut self, now: Timestamp) -> Vec<TimerId> {
         if self.status == SagaStatus::Parked {
             return vec![];
         }
         let mut due: Vec<_> =
             self.timers.iter_mut().filter(|timer| timer.next.is_some_and(|next| next <= now)).collect();
+        if due.is_empty() {
+            // An instance that is over and waits to be deleted stays so.
+            return vec![];
+        }
         due.sort_by_key(|timer| timer.due);
         let ids = due
             .into_iter()
@@ -254,7 +260,7 @@ impl StoredInstance {
         ids
     }
 
-    /// Whether it is over and has been kept as long as it is to be.
+    /// Whether the instance is over and its row is due to be deleted.
     pub fn is_forgotten(&self, now: Timestamp) -> bool {
         self.status.is_over() && self.timers.is_empty() && self.due.is_some_and(|due| due <= now)
     }

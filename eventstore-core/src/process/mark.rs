@@ -1,16 +1,16 @@
-//! What an instance of a saga writes about itself.
+//! The events that an instance of a process records about itself.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{error::EventError, event::Event, json::encode, stream::StreamId};
 
-/// How a command was answered that recorded nothing, where something depends on it. It is recorded under the command's id,
-/// so the log decides once between the command and the mark.
+/// The result of a command that recorded nothing, if other commands depend on that result. It is recorded under the
+/// command's id, so the log decides once between the command and the mark.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mark {
-    /// Where the command stands in the answer.
+    /// The place of the command in the answer.
     pub place: String,
-    /// Why it was refused; none: there was nothing to do.
+    /// Why the command was refused; `None` if there was nothing to do.
     pub refused: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl Event for Mark {
     }
 }
 
-/// An instance is over and its row is about to be forgotten: the key never begins again.
+/// An instance is over and its row is about to be deleted: no instance with this key begins again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {}
 
@@ -68,7 +68,7 @@ fn decode<'a, E: Deserialize<'a>>(expected: &str, name: &str, schema: u32, body:
     }
 }
 
-/// The stream of an instance's own events: `saga.money_transfer-t1`.
+/// Returns the stream of an instance's own events: `saga.money_transfer-t1`.
 pub fn stream_of(process: &str, key: &str) -> StreamId {
     StreamId::new(&format!("saga.{process}"), key)
 }

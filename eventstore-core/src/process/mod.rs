@@ -1,9 +1,9 @@
-//! Sagas, steps, reactors: the half that needs no runtime and no tables.
+//! Sagas, steps and reactors: the part that needs no runtime and no tables.
 //!
-//! What users write is re-exported at the root: [`React`], [`Saga`], [`Steps`], [`Reactor`], and [`Commands`] with
+//! The items for users are re-exported at the root: [`React`], [`Saga`], [`Steps`], [`Reactor`], and [`Commands`] with
 //! [`send`], [`ask`], [`cancel`], [`publish`]. The rest is for an engine that runs them, and may change with it: a
-//! [`Turn`] is what one instance has to answer, [`Todo`] what is to be done next for it, and [`Told`] what came of that. The
-//! simulation of tests drives the same.
+//! [`Turn`] has the events and timers that one instance must answer, [`Todo`] is its next operation on the store, and
+//! [`Told`] the result of that operation. The simulation of tests drives the same code.
 
 mod answering;
 mod command;

@@ -1,4 +1,4 @@
-//! What is next in an answer, and what follows from one that is complete.
+//! The next command of an answer, and the outcome of a complete answer.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::process::{
     walk::{Pending, TimerChange},
 };
 
-/// What is next.
+/// The next command of an answer, or its outcome.
 pub(super) enum Next {
     Send(Send),
     Done(Box<Outcome>),
@@ -27,11 +27,11 @@ impl From<Pending<'_>> for Send {
     }
 }
 
-/// What follows from an answer that is complete.
+/// The outcome of a complete answer.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub(super) timers: Vec<TimerChange>,
     pub(super) plan: Option<Progress>,
-    /// The words of the last refusal for which there is no alternative.
+    /// The words of the last refusal that has no alternative.
     pub refused: Option<String>,
 }

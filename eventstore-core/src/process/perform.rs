@@ -1,4 +1,4 @@
-//! Does what an instance has to do, on a store.
+//! Runs the operations of a turn on a store.
 
 use std::panic::AssertUnwindSafe;
 
@@ -19,10 +19,10 @@ use crate::{
     stream::Expected,
 };
 
-/// Why something could not be done.
+/// Why an operation failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The store cannot do it now: the batch is to be begun again later, and no instance is to blame.
+    /// The store failed, and no instance is to blame: begin the batch again later.
     Store(StoreError),
     /// The instance is to blame: tell its [turn](crate::process::Turn::failed).
     Parked(Parked),
@@ -38,7 +38,8 @@ impl From<StoreError> for Failure {
 }
 
 impl Todo {
-    /// Does it. A panic in a rule is a failure of the instance.
+    /// Runs the operation and returns its result. Fails with [`Failure::Store`] if the store is to blame, and with
+    /// [`Failure::Parked`] if the instance is, as at a panic in a rule.
     pub async fn perform(&self, store: &Store) -> Result<Told, Failure> {
         match AssertUnwindSafe(self.run(store)).catch_unwind().await {
             Ok(told) => Ok(told?),
@@ -67,7 +68,7 @@ impl Todo {
     }
 }
 
-/// Writes down that an instance is over whose row is about to be deleted, so that its key never begins again.
+/// Records that an instance is over, before its row is deleted, so that no instance with its key begins again.
 pub async fn end(store: &Store, process: &str, row: &StoredInstance) -> Result<(), StoreError> {
     let from = at(uuid::Uuid::nil(), row.started_at);
     let id = derived_id(from, ["saga.ended", process, &row.key]);

@@ -1,27 +1,27 @@
-//! The plan of a saga with steps: what is done, what undoes it, and up to where.
+//! The plan of a saga with steps: the commands of each step, the commands that undo it, and the pivot.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{event::Event, invalid::Invalid, process::commands::Commands};
 
-/// How a saga with steps has ended.
+/// The end of a saga with steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// All steps are done.
     Done,
-    /// A step has failed, and all that was done is undone.
+    /// A step has failed, and all steps that were done are undone.
     Undone {
         /// The step that failed.
         step: String,
-        /// Why: the words of the refusal, or of what else went wrong.
+        /// Why: the words of the refusal or of another failure.
         reason: String,
     },
 }
 
 /// The steps of a saga, in their order.
 ///
-/// [`undo`](Self::undo), [`done`](Self::done), [`failed`](Self::failed) and [`within`](Self::within) are about the step
-/// that was said last.
+/// [`undo`](Self::undo), [`done`](Self::done), [`failed`](Self::failed) and [`within`](Self::within) apply to the last
+/// step added.
 #[must_use = "a plan does nothing until it is returned"]
 pub struct Plan<E> {
     pub(super) steps: Vec<(PlanStep<E>, u32, bool)>,
@@ -45,32 +45,32 @@ pub struct PlanStep<E> {
     pub(super) within: Option<Duration>,
 }
 
-/// A step for [`Plan::all`]: a name of a-z, 0-9 and `_`, and what is sent.
+/// Returns a step for [`Plan::all`]: a name of 1 to 48 of a-z, 0-9 and `_`, and the commands it sends.
 pub fn step<E: Event>(name: &'static str, send: Commands) -> PlanStep<E> {
     PlanStep { name, send, undo: Commands::none(), done: None, failed: None, within: None }
 }
 
 impl<E: Event> PlanStep<E> {
-    /// What undoes it. It must get along with there being nothing to undo: where it is not known what became of a step, it
-    /// is undone as well.
+    /// The commands that undo it. They must also work if there is nothing to undo: a step whose result is unknown is
+    /// undone too.
     pub fn undo(mut self, undo: Commands) -> Self {
         self.undo = undo;
         self
     }
 
-    /// The event that says it is done. Without this, it is done when its commands are accepted.
+    /// The event by which the step is done. Without this, the step is done when its commands are accepted.
     pub fn done(mut self, done: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         self.done = Some(Arc::new(done));
         self
     }
 
-    /// The event that says it has failed: `true`, or the reason in words.
+    /// The event by which the step has failed: `true`, or the reason in words.
     pub fn failed<R: FailureReason>(mut self, failed: impl Fn(&E) -> R + Send + Sync + 'static) -> Self {
         self.failed = Some(Arc::new(move |event| failed(event).reason(event.name())));
         self
     }
 
-    /// How long its event is waited for. Then it has failed, and it is not known what became of it.
+    /// How long the step waits for its event. After that the step has failed, with an unknown result.
     pub fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);
         self
@@ -96,9 +96,9 @@ impl<E: Event> PlanStep<E> {
     }
 }
 
-/// What says that a step has failed: `true`, or why.
+/// The result of [`failed`](PlanStep::failed): `true`, or why the step has failed.
 pub trait FailureReason {
-    /// The reason, if it has; `event` is the stored name of the event.
+    /// Returns the reason, if the step has failed; `event` is the stored name of the event.
     fn reason(self, event: &str) -> Option<String>;
 }
 
@@ -121,28 +121,29 @@ impl<E> Default for Plan<E> {
 }
 
 impl<E: Event> Plan<E> {
-    /// No steps yet.
+    /// Returns a plan without steps.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The next step: a name of a-z, 0-9 and `_`, and what is sent. The name is stored, and part of ids.
+    /// Adds the next step: a name of 1 to 48 of a-z, 0-9 and `_`, and the commands it sends. The name is stored, and a
+    /// part of ids.
     pub fn step(mut self, name: &'static str, send: Commands) -> Self {
         self.group += 1;
         self.steps.push((step(name, send), self.group, self.pivoted));
         self
     }
 
-    /// The next steps, side by side: done when all are. The first that fails keeps those from beginning that have not
-    /// begun; the others are waited for.
+    /// Adds steps that run side by side; the plan goes on when all are done. Once a step fails, no further step of them
+    /// begins; the plan waits for those that have begun.
     pub fn all(mut self, steps: impl IntoIterator<Item = PlanStep<E>>) -> Self {
         self.group += 1;
         self.steps.extend(steps.into_iter().map(|step| (step, self.group, self.pivoted)));
         self
     }
 
-    /// From here on there is only forward: the steps that follow are tried again where they are refused, eight times with
-    /// growing pauses, and never undone.
+    /// From here on nothing is undone. A later step that is refused, or fails by its event, is tried again, eight times
+    /// in all, with pauses from 1 to 64 seconds. A step that is late waits for an operator.
     pub fn pivot(mut self) -> Self {
         self.pivoted = true;
         self
@@ -154,22 +155,22 @@ impl<E: Event> Plan<E> {
         self
     }
 
-    /// What undoes the last step: see [`PlanStep::undo`].
+    /// The commands that undo the last step: see [`PlanStep::undo`].
     pub fn undo(self, undo: Commands) -> Self {
         self.last(|step| step.undo(undo))
     }
 
-    /// The event that says the last step is done: see [`PlanStep::done`].
+    /// The event by which the last step is done: see [`PlanStep::done`].
     pub fn done(self, done: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         self.last(|step| step.done(done))
     }
 
-    /// The event that says the last step has failed: see [`PlanStep::failed`].
+    /// The event by which the last step has failed: see [`PlanStep::failed`].
     pub fn failed<R: FailureReason>(self, failed: impl Fn(&E) -> R + Send + Sync + 'static) -> Self {
         self.last(|step| step.failed(failed))
     }
 
-    /// How long the event of the last step is waited for: see [`PlanStep::within`].
+    /// How long the last step waits for its event: see [`PlanStep::within`].
     pub fn within(self, time: Duration) -> Self {
         self.last(|step| step.within(time))
     }
@@ -182,7 +183,7 @@ impl<E: Event> Plan<E> {
         self
     }
 
-    /// Refuses a plan with a mistake in it.
+    /// Fails with [`Invalid::Request`] if the plan has a mistake.
     pub(super) fn check(&self) -> Result<(), Invalid> {
         if let Some(mistake) = self.mistake {
             return Err(Invalid::Request(mistake.into()));

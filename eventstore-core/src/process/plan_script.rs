@@ -1,4 +1,4 @@
-//! What a plan says next: forward step by step, or back.
+//! The run of a plan: forward step by step, or back.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,24 +17,24 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What a plan goes on for.
+/// The stimulus on which a plan goes on.
 pub(crate) enum Stimulus<'a, E> {
-    /// An event, and which of the parts of a stored event it is.
+    /// An event, and its index among those that an upcast made of one stored event.
     Event(&'a Recorded<E>, u32),
-    /// A step is said to be done, or to have failed, without an event.
+    /// A step is done, or has failed for the given reason, without an event.
     Said(&'a str, Option<String>),
     /// A step was not done in time.
     StepLate(&'a str),
     /// The steps up to the pivot were not done in time.
     Late,
-    /// A step is to be tried again.
+    /// A step is due to be tried again.
     Again(&'a str),
-    /// An operator wants to go on.
+    /// An operator retries the instance.
     Retry,
 }
 
 impl<'a, E> Stimulus<'a, E> {
-    /// What the timer of a plan at a place is for; none if it is a timer among the commands of a step.
+    /// Returns the stimulus of a timer of a plan; `None` if it is a timer among the commands of a step.
     pub(super) fn of(place: &'a str) -> Option<Self> {
         Some(match place.split_once(':') {
             Some(("timeout", step)) => Self::StepLate(step),
@@ -57,14 +57,14 @@ fn step_retry(step: &str) -> String {
 
 type Ended = Arc<dyn Fn(&End) -> Commands + core::marker::Send + Sync>;
 
-/// What a plan says, up to where it waits for another event.
+/// The run of a plan, up to where it waits for another event.
 #[derive(Clone)]
 pub(super) struct PlanScript {
     progress: Progress,
     steps: Arc<HashMap<&'static str, Step>>,
     ended: Ended,
     timers: Vec<TimerChange>,
-    /// What was refused an operator has mended: it is tried again.
+    /// Whether an operator retries the instance: refused commands are sent again.
     retry: bool,
     now: Timestamp,
 }
@@ -72,7 +72,7 @@ pub(super) struct PlanScript {
 struct Step {
     send: Commands,
     undo: Commands,
-    /// Whether its event is waited for.
+    /// Whether the step waits for an event.
     waits: bool,
     within: Option<Duration>,
 }
@@ -125,7 +125,7 @@ impl PlanScript {
         self.steps.get(step).is_some_and(|step| step.waits)
     }
 
-    /// The step that a place belongs to.
+    /// Returns the step that a place belongs to.
     pub(super) fn step_of(place: &str) -> &str {
         let prefix = place.split('.').next().unwrap_or(place);
         let name = prefix.split_once(':').map_or(prefix, |(_, name)| name);
@@ -152,7 +152,7 @@ impl PlanScript {
         self.progress.steps.iter().position(|step| step.name == name)
     }
 
-    /// An event may say that a step is done, or has failed.
+    /// Applies an event by which steps may be done, or have failed.
     fn hear<E: Event>(&mut self, plan: &Plan<E>, event: &E) {
         for n in 0..self.progress.steps.len() {
             let step = &self.progress.steps[n];
@@ -173,7 +173,7 @@ impl PlanScript {
         }
     }
 
-    /// A step that was sent is done, or has failed.
+    /// Notes that a step that was sent is done, or has failed.
     fn answered(&mut self, n: usize, failed: Option<String>) {
         let (name, retriable) = (self.progress.steps[n].name.clone(), self.progress.steps[n].retriable);
         self.disarm(step_timeout(&name));
@@ -188,7 +188,7 @@ impl PlanScript {
         }
     }
 
-    /// A step behind the pivot has failed.
+    /// Notes that a step after the pivot has failed, and arms a timer for its next try if there is one.
     fn try_again(&mut self, n: usize, reason: String) {
         if self.progress.fail_retriable(n, reason) {
             let step = &self.progress.steps[n];
@@ -239,17 +239,17 @@ impl PlanScript {
     }
 }
 
-/// A plan on its way, given what is known of its commands.
+/// A plan that is run with the known results of its commands.
 struct Run<'a> {
     script: PlanScript,
     known: &'a Known,
     refused: Option<String>,
 }
 
-/// What became of some commands.
+/// The result of the commands of a step.
 enum Ran {
     Accepted,
-    /// The words, and whether something among them was accepted nevertheless.
+    /// The words of the refusal, and whether another of the commands was accepted.
     Refused(String, bool),
 }
 
@@ -282,7 +282,7 @@ impl Run<'_> {
         Ok(Ran::Refused(words.unwrap_or_default(), some))
     }
 
-    /// On and on, until an event, an operator or other code is needed.
+    /// Runs the plan until it needs an event, an operator or other code.
     fn advance(&mut self) -> Sends<()> {
         while !self.script.progress.over && self.script.progress.waits.is_none() {
             let on = match self.script.progress.failed {
@@ -296,7 +296,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The next group of steps. Returns whether there may be more to do.
+    /// Runs the next group of steps. Returns whether there may be more to do.
     fn forward(&mut self) -> Sends<bool> {
         let progress = &self.script.progress;
         let Some(first) = progress.steps.iter().find(|step| step.status != StepStatus::Done) else {
@@ -350,7 +350,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The next undoing. Returns whether there may be more to do.
+    /// Undoes the next step. Returns whether there may be more to do.
     fn back(&mut self) -> Sends<bool> {
         if self.script.progress.steps.iter().any(|step| step.status == StepStatus::Sent) {
             return Ok(false);

@@ -1,111 +1,111 @@
-//! How far the plan of an instance has come. Stored with it.
+//! The progress of the plan of an instance. It is stored with the instance.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{event::Event, process::plan::Plan};
 
-/// How an instance of a process stands.
+/// The status of an instance of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SagaStatus {
-    /// It hears events.
+    /// It reads events.
     Running,
-    /// A step has failed, and those before it are being undone.
+    /// A step has failed, and the steps before it are being undone.
     Compensating,
     /// It waits for an operator or for other code; `error` says why.
     Parked,
     /// It is over.
     Finished,
-    /// It is over: a step has failed, and all that was done is undone.
+    /// It is over: a step has failed, and all steps that were done are undone.
     Compensated,
     /// An operator has ended it.
     Cancelled,
 }
 
 impl SagaStatus {
-    /// Whether it is over: it hears nothing and no timer of it fires.
+    /// Whether the instance is over: it reads no events and none of its timers fires.
     pub fn is_over(self) -> bool {
         matches!(self, Self::Finished | Self::Compensated | Self::Cancelled)
     }
 }
 
-/// How far the plan of an instance has come.
+/// The progress of the plan of an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Progress {
-    /// The event that began it: the ids of all its commands are derived from it.
+    /// The event that began the instance: the ids of all its commands are derived from it.
     pub event: Uuid,
-    /// Which of the events it is that its upcast made of one stored event.
+    /// The index of that event among those that an upcast made of one stored event.
     #[serde(default)]
     pub part: u32,
-    /// The conversation it belongs to.
+    /// The conversation the instance belongs to.
     pub correlation: Uuid,
-    /// The steps as they were when it began, in their order.
+    /// The steps of the plan the instance began with, in their order.
     pub steps: Vec<StepProgress>,
-    /// The step that failed and why, if one has: what is done is undone.
+    /// The step that failed and why, if one has: the steps that are done are then undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<(String, String)>,
-    /// Whether it is over.
+    /// Whether the plan is over.
     #[serde(default)]
     pub over: bool,
-    /// What it waits for, if that needs an operator or other code.
+    /// Why the plan waits, if it needs an operator or other code to go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
 }
 
-/// How far one step has come.
+/// The progress of one step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StepProgress {
     /// The name of the step.
     pub name: String,
-    /// Steps with the same number go side by side.
+    /// Steps with the same number run side by side.
     pub group: u32,
-    /// Whether it comes behind the pivot.
+    /// Whether the step comes after the pivot.
     #[serde(default)]
     pub retriable: bool,
-    /// How it stands.
+    /// The status of the step.
     pub status: StepStatus,
-    /// The how-manieth it was to be done, or not to be known, from 1; 0 before.
+    /// The place of the step in the order in which steps were done or failed, from 1; 0 before.
     #[serde(default)]
     pub order: u32,
-    /// How often it has failed behind the pivot.
+    /// How often it has failed after the pivot.
     #[serde(default)]
     pub tries: u32,
-    /// How often its commands have been accepted and it has failed nevertheless: the next ones have other ids.
+    /// How often its commands were accepted and the step failed nevertheless: the next commands have other ids.
     #[serde(default)]
     pub resent: u32,
-    /// Why it stands so.
+    /// The reason of the status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// How a step stands.
+/// The status of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StepStatus {
     /// It has not begun.
     Waiting,
-    /// Its commands are accepted, and its event is waited for.
+    /// Its commands are accepted, and it waits for its event.
     Sent,
     /// It is done.
     Done,
-    /// It has failed, and nothing of it was done.
+    /// It has failed, and none of its commands took effect.
     Failed,
-    /// It has failed, and something of it may be done.
+    /// It has failed, and some of its commands may have taken effect.
     Unknown,
-    /// It comes behind the pivot, has failed, and is tried again.
+    /// It comes after the pivot, has failed, and will be tried again.
     Retrying,
-    /// It comes behind the pivot, has failed, and is not tried again by itself.
+    /// It comes after the pivot, has failed, and is not tried again without an operator.
     Parked,
-    /// What undoes it was refused.
+    /// The commands that undo it were refused.
     Undoing,
     /// It is undone.
     Undone,
 }
 
-/// How often a step behind the pivot is tried.
+/// How often a step after the pivot is tried in all.
 pub(super) const TRIES: u32 = 8;
 
 impl Progress {
@@ -142,21 +142,21 @@ impl Progress {
         self.steps.iter().map(|step| step.order).max().unwrap_or(0) + 1
     }
 
-    /// A step is over, or as good as over.
+    /// Sets the final status of a step, and its place in the order.
     pub(super) fn resolve(&mut self, n: usize, status: StepStatus, reason: Option<String>) {
         let order = self.next_order();
         let step = &mut self.steps[n];
         (step.status, step.reason, step.order) = (status, reason, order);
     }
 
-    /// A step before the pivot has failed: what is done is undone.
+    /// Fails a step before the pivot: the steps that are done are undone from now on.
     pub(super) fn fail(&mut self, n: usize, status: StepStatus, reason: String) {
         self.resolve(n, status, Some(reason.clone()));
         let name = self.steps[n].name.clone();
         self.failed.get_or_insert((name, reason));
     }
 
-    /// A step behind the pivot has failed. Returns whether it is to be tried again.
+    /// Fails a step after the pivot. Returns whether it is tried again.
     pub(super) fn fail_retriable(&mut self, n: usize, reason: String) -> bool {
         let step = &mut self.steps[n];
         step.tries += 1;
@@ -165,7 +165,7 @@ impl Progress {
         again
     }
 
-    /// The next step to be undone: of those that are or may be done, the last one.
+    /// Returns the next step to undo: the last of the steps that are or may be done.
     pub(super) fn to_undo(&self) -> Option<usize> {
         let undone = |step: &&StepProgress| {
             matches!(step.status, StepStatus::Done | StepStatus::Unknown | StepStatus::Undoing) && !step.retriable

@@ -1,4 +1,4 @@
-//! Reactors: whenever this happens, send that.
+//! Reactors: processes without a state.
 
 use crate::{
     error::EventError,
@@ -17,7 +17,7 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// A process without a memory: whenever something happens, it sends commands.
+/// A process without a state: it answers each event with commands.
 ///
 /// ```
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -39,27 +39,28 @@ use crate::{
 /// }
 /// ```
 pub trait Reactor: Send + Sync + 'static {
-    /// The name: of its checkpoint, and part of the id of every command. It never changes. a-z, 0-9 and `_`.
+    /// The name of its checkpoint, and a part of the id of every command, of a-z, 0-9 and `_`. It never changes.
     const NAME: &'static str;
-    /// Where it begins when it runs for the first time. None: the program that starts it must say.
+    /// Where the process begins when it runs for the first time. `None`: the program that starts it must give the
+    /// start.
     const FROM: Option<Start> = None;
-    /// What it hears.
+    /// The events it reads.
     type Event: Event;
 
-    /// What is said to an event. Pure: asked again after a crash, or when a timer is due, it says the same.
+    /// Returns the answer to an event. Pure: called again after a crash, or when a timer is due, it returns the same.
     fn react(&self, event: &Recorded<Self::Event>) -> Commands;
 
-    /// What is kept in order: events with the same key are answered one after the other. The stream, unless said.
+    /// Returns the key of an event: events with the same key are answered one after the other. By default the stream.
     fn key(event: &Recorded<Self::Event>) -> String {
         event.stream.to_string()
     }
 }
 
-/// How a reactor answers: without a state.
+/// The process of a reactor.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stateless<R>(pub R);
 
-/// A reactor that says nothing: where there must be a process and there is none yet.
+/// A reactor that sends nothing, used where a process type is required and there is none yet.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nothing;
@@ -90,7 +91,7 @@ impl<R: Reactor> Process for Stateless<R> {
     }
 
     fn begins_again(&self) -> bool {
-        // It is never over.
+        // An instance of a reactor is never over.
         false
     }
 

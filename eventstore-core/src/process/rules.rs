@@ -1,4 +1,4 @@
-//! What the engine asks of a process, whatever kind it is.
+//! The functions of a process that the engine calls, for all kinds of processes.
 
 use uuid::Uuid;
 
@@ -15,45 +15,48 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What the engine asks of a process: a saga, a saga with steps, a reactor. Never implemented by hand.
+/// A process: a saga, a saga with steps, or a reactor. The engine calls its functions. Never implemented by hand.
 ///
-/// Everything is pure: no clock, no input, no output.
+/// All functions are pure: no clock, no input, no output.
 pub trait Process: Send + Sync + 'static {
-    /// What it hears.
+    /// The events it reads.
     type Event: Event;
-    /// What an instance is.
+    /// The state of an instance.
     type State: Clone + Send + Sync + 'static;
 
-    /// The name: part of every id it makes.
+    /// Returns the name, which is a part of every id the process makes.
     fn name(&self) -> &'static str;
 
-    /// The instances that an event concerns.
+    /// Returns the keys of the instances that an event concerns.
     fn keys(&self, event: &Recorded<Self::Event>) -> Vec<String>;
 
-    /// The instances that an event concerns which cannot be read; none if only the event itself can tell.
+    /// Returns the keys of the instances that an event concerns which cannot be decoded; `None` if only the decoded
+    /// event has them.
     fn keys_unread(&self, event: &Recorded<Raw>) -> Option<Vec<String>>;
 
-    /// Whether an instance that is over and forgotten could begin again, because another event has its key.
+    /// Whether an instance whose row was deleted could begin again, because another event has its key.
     fn begins_again(&self) -> bool;
 
-    /// The state of an instance that has heard nothing.
+    /// Returns the state of an instance that has had no event.
     fn blank(&self) -> Self::State;
 
-    /// Reads a state back, whatever version it was written in.
+    /// Reads a state of any version. Fails with [`EventError`] if the state cannot be read.
     fn open(&self, row: &StoredInstance) -> Result<Self::State, EventError>;
 
-    /// Writes a state: `state`, `version` and `plan` of the row.
+    /// Writes a state: `state`, `version` and `plan` of the row. Fails with [`EventError`] if the state cannot be
+    /// written.
     fn save(&self, state: &Self::State, row: &mut StoredInstance) -> Result<(), EventError>;
 
-    /// How an instance with this state stands.
+    /// Returns the status of an instance with this state.
     fn status(&self, state: &Self::State) -> SagaStatus;
 
-    /// Why it waits, if it is parked by its own rules.
+    /// Returns why an instance waits, if its own rules have parked it.
     fn parked(&self, _state: &Self::State) -> Option<String> {
         None
     }
 
-    /// What is said to an event in a state. `now`: the store's clock, for what is tried again.
+    /// Returns the answer to an event in a state. `now` is by the store's clock, for steps that are tried again. Fails
+    /// with [`Invalid`] if the plan has a mistake.
     fn answer(
         &self,
         state: &Self::State,
@@ -62,11 +65,11 @@ pub trait Process: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Script, Invalid>;
 
-    /// The state after an event that was answered.
+    /// Returns the state after an event that was answered.
     fn evolve(&self, state: Self::State, event: &Recorded<Self::Event>, outcome: &Outcome) -> Self::State;
 
-    /// What is said when a timer is due; none if the code says nothing there any more. `event`: the one that armed it, if it
-    /// can be read.
+    /// Returns the answer when a timer is due; `None` if the code has no timer at that place any more. `event` is the
+    /// event that armed the timer, if it can be decoded. Fails with [`Unanswerable`].
     fn fire(
         &self,
         state: &Self::State,
@@ -75,21 +78,23 @@ pub trait Process: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Script>, Unanswerable>;
 
-    /// Whether what a timer says decides how the instance goes on, so that no event may come before it once it has fired;
-    /// and its conversation, for then it is answered without its event.
+    /// Returns the conversation of the instance if the timer decides how the instance goes on: then no event is
+    /// answered before it once it has fired, and it is answered without the event that armed it.
     fn decides(&self, _state: &Self::State, _timer: &Timer) -> Option<Uuid> {
         None
     }
 
-    /// The state after a timer was answered.
+    /// Returns the state after a timer was answered.
     fn fired(&self, state: Self::State, outcome: &Outcome) -> Self::State;
 
-    /// What is said when an operator wants an instance to go on that its own rules have parked; none if they have not.
+    /// Returns the answer when an operator retries an instance; `None` if the process has none. Fails with [`Invalid`]
+    /// if the plan has a mistake.
     fn retry(&self, _state: &Self::State, _now: Timestamp) -> Result<Option<Script>, Invalid> {
         Ok(None)
     }
 
-    /// The state before an event as a timer keeps it, given the row of it; none where that is blank.
+    /// Returns the state before an event, as a timer keeps it, given the row before the event; `None` if the state is
+    /// blank.
     fn before(&self, row: &StoredInstance, blank: &str) -> Option<(u32, String)> {
         (row.state != blank && !row.state.is_empty()).then(|| (row.version, row.state.clone()))
     }
@@ -104,7 +109,7 @@ pub enum Unanswerable {
     /// The event that armed a timer cannot be read.
     #[error("the event that armed the timer cannot be read")]
     Event,
-    /// What it says is over a limit, or its plan has a mistake.
+    /// The answer is over a limit, or the plan has a mistake.
     #[error(transparent)]
     Invalid(#[from] Invalid),
 }

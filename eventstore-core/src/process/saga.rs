@@ -1,4 +1,4 @@
-//! Sagas: a state of their own, folded from events, and commands for each of them.
+//! Sagas: processes with a state folded from events, which answer each event with commands.
 
 use std::marker::PhantomData;
 
@@ -19,75 +19,77 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What a saga says to its events.
+/// The answers of a saga to its events.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what it answers its events with",
     label = "no `impl React for {Self}`",
     note = "a saga with declared steps implements `Steps`, and says so: `#[saga(steps)]`"
 )]
 pub trait React: Evolve {
-    /// What is said to an event; `self` is the state before it.
+    /// Returns the answer to an event; `self` is the state before the event.
     ///
-    /// Pure: asked again after a crash, or when a timer is due, it says the same.
+    /// Pure: called again after a crash, or when a timer is due, it returns the same.
     fn react(&self, event: &Recorded<Self::Event>) -> Commands;
 }
 
-/// A process with a memory: hears events, folds a state, sends commands. Derive it.
+/// A process with a state: it reads events, folds a state and sends commands. Derive it.
 ///
-/// With [`React`] it says freely what follows from what; with [`Steps`](crate::Steps) it declares steps, each with an
-/// action and its compensation.
+/// With [`React`] it answers each event freely; with [`Steps`](crate::Steps) it declares steps, each with an action and
+/// its compensation.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a saga",
     label = "not a saga",
     note = "add `#[derive(Saga)]` to `{Self}`"
 )]
 pub trait Saga: Clone + Send + Sync + 'static {
-    /// The name: of its checkpoint and table, and part of the id of every command. It never changes.
+    /// The name of its checkpoint and table, and a part of the id of every command. It never changes.
     const NAME: &'static str;
     /// The version of the stored state.
     const VERSION: u32 = 1;
-    /// Where it begins when it runs for the first time. None: the program that starts it must say.
+    /// Where the process begins when it runs for the first time. `None`: the program that starts it must give the
+    /// start.
     const FROM: Option<Start> = None;
-    /// How it answers: `Reacting<Self>` by [`React`], `Stepping<Self>` by [`Steps`](crate::Steps).
+    /// The process that answers its events: `Reacting<Self>` by [`React`], `Stepping<Self>` by [`Steps`](crate::Steps).
     type Process: Process + Default;
-    /// Which instances an event concerns.
+    /// The instances that an event concerns.
     const KEYS: Instances<EventOf<Self>> = Instances::Correlation;
 
-    /// Whether an instance in this state is over: it hears nothing more, and has no timers.
+    /// Whether an instance in this state is over: it reads no more events, and has no timers.
     fn is_over(&self) -> bool {
         false
     }
 
-    /// The state as JSON.
+    /// Returns the state as JSON. Fails with [`EventError`] if it cannot be written.
     fn encode(&self) -> Result<Vec<u8>, EventError>;
 
-    /// Reads a stored state of any version up to [`VERSION`](Self::VERSION).
+    /// Reads a stored state of any version up to [`VERSION`](Self::VERSION). Fails with [`EventError`] if the state
+    /// cannot be read.
     fn decode(version: u32, state: &[u8]) -> Result<Self, EventError>;
 }
 
-/// The events that a saga hears.
+/// The events that a saga reads.
 pub type EventOf<S> = <<S as Saga>::Process as Process>::Event;
 
-/// Where a process begins that runs for the first time.
+/// The start of a process that runs for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// At the first event of the log.
     Beginning,
     /// At the end of the log.
     Now,
-    /// Behind a position.
+    /// After a position.
     After(Position),
 }
 
-/// Which instances of a process an event concerns.
+/// The instances of a process that an event concerns.
 pub enum Instances<E: 'static> {
-    /// The one of its conversation: the commands of a process carry the conversation on.
+    /// The instance of its conversation (correlation id), which the commands of a process continue.
     Correlation,
-    /// The one with the key of its stream.
+    /// The instance with the key of its stream.
     Stream,
-    /// One for each tag of this name: `#[saga(tag = "order")]`.
+    /// One instance for each tag of this name: `#[saga(tag = "order")]`.
     Tag(&'static str),
-    /// The one a function names, if it names one: `#[saga(key = order_of)]`.
+    /// The instance whose key a function returns, if it returns one: `#[saga(key = order_of)]`.
     By(fn(&Recorded<E>) -> Option<String>),
 }
 
@@ -101,11 +103,14 @@ impl<E: Event> Instances<E> {
         }
     }
 
-    /// The same for an event that cannot be read.
+    /// As [`keys`](Self::keys), for an event that cannot be decoded; `None` if a function returns the key, or if what has
+    /// the key is damaged.
     pub(super) fn keys_unread(&self, event: &Recorded<Raw>) -> Option<Vec<String>> {
         Some(match self {
-            Self::Tag(name) => tagged(name, event.data.tags.clone()),
             Self::By(_) => return None,
+            Self::Stream if !event.stream.is_whole() => return None,
+            Self::Tag(_) | Self::Correlation if event.is_damaged() => return None,
+            Self::Tag(name) => tagged(name, event.data.tags.clone()),
             Self::Correlation => vec![event.metadata.correlation_id.to_string()],
             Self::Stream => vec![event.stream.key().to_owned()],
         })
@@ -122,14 +127,14 @@ fn tagged(name: &str, tags: Vec<crate::event::Tag>) -> Vec<String> {
     keys
 }
 
-/// What an instance of a saga is before its first event.
+/// The state of an instance of a saga before its first event.
 #[diagnostic::on_unimplemented(
     message = "an instance of `{Self}` cannot begin, since `{Self}` has no default",
     label = "no `Default`",
     note = "derive `Default` for it; the default variant of an enum is marked `#[default]`"
 )]
 pub trait Beginning {
-    /// The state before the first event.
+    /// Returns the state before the first event.
     fn beginning() -> Self;
 }
 
@@ -140,7 +145,7 @@ impl<T: Default> Beginning for T {
     }
 }
 
-/// How a saga answers that implements [`React`].
+/// The process of a saga that implements [`React`].
 pub struct Reacting<S>(PhantomData<fn() -> S>);
 
 impl<S> Default for Reacting<S> {
@@ -215,7 +220,7 @@ impl<S: Saga<Process = Self> + React + Beginning> Process for Reacting<S> {
     }
 }
 
-/// A state as JSON text.
+/// Returns a state as JSON text. Fails with [`EventError`] if it cannot be written.
 pub(super) fn text<S: Saga>(state: &S) -> Result<String, EventError> {
     String::from_utf8(state.encode()?).map_err(|error| EventError::OneWay(error.to_string()))
 }

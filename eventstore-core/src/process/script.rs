@@ -1,4 +1,4 @@
-//! What a process answers, whatever kind of process it is.
+//! The answer of a process, of any kind.
 
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ pub struct Script(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    /// Commands; of those, what a timer at a place says, if one is due.
+    /// Commands; if a timer is due, only the part of them that it sends.
     Tree { commands: Commands, timer: Option<Part> },
     /// The steps of a plan.
     Plan(Box<PlanScript>),
@@ -29,14 +29,14 @@ enum Kind {
 /// A timer of a tree.
 #[derive(Clone)]
 struct Part {
-    /// The place of the root, where that is not empty.
+    /// The place of the root of the tree; empty if the root has none.
     root: String,
-    /// Its place from there.
+    /// The place of the timer from the root.
     way: String,
 }
 
 impl Part {
-    /// What the timer says, and the place of the root of that.
+    /// Returns the part that the timer sends, and the place of its root.
     fn due<'a>(&self, commands: &'a Commands) -> Option<(Due<'a>, String)> {
         let (due, way) = commands.due(&self.way)?;
         let dot = if self.root.is_empty() || way.is_empty() { "" } else { "." };
@@ -45,23 +45,23 @@ impl Part {
 }
 
 impl Script {
-    /// The answer of a process without steps.
+    /// Returns the answer of a process without steps.
     pub(crate) fn commands(commands: Commands) -> Self {
         Self(Kind::Tree { commands, timer: None })
     }
 
-    /// What a timer at a place of an answer says; none if there is no such timer in it.
+    /// Returns the answer of the timer at a place of other commands; `None` if they have no such timer.
     pub(crate) fn due(commands: Commands, timer: &str) -> Option<Self> {
         Self::due_in(commands, "", timer)
     }
 
-    /// The same where the root of the tree has a place.
+    /// As [`due`](Self::due), for a tree whose root has a place.
     pub(super) fn due_in(commands: Commands, root: &str, way: &str) -> Option<Self> {
         commands.due(way)?;
         Some(Self(Kind::Tree { commands, timer: Some(Part { root: root.into(), way: way.into() }) }))
     }
 
-    /// What a timer among the commands of a step says.
+    /// Returns the answer of a timer among the commands of a step; `None` if the plan has no such timer.
     pub(super) fn due_in_plan<E: Event>(plan: &Plan<E>, place: &str) -> Option<Self> {
         let (prefix, way) = place.split_once('.').unwrap_or((place, ""));
         let (kind, name) = prefix.split_once(':')?;
@@ -74,12 +74,12 @@ impl Script {
         Self(Kind::Plan(Box::new(plan)))
     }
 
-    /// Whether it says nothing, so that nothing can come of it.
+    /// Whether the answer is empty.
     pub fn is_none(&self) -> bool {
         matches!(&self.0, Kind::Tree { commands, .. } if *commands == Commands::none())
     }
 
-    /// What of an answer without steps is still to be sent, given some answers: for tests.
+    /// Returns the commands still to be sent of an answer without steps, given some results; for tests.
     pub(super) fn rest(&self, known: &Known) -> Commands {
         match &self.0 {
             Kind::Tree { commands, timer: None } => commands.rest(known),
@@ -114,7 +114,8 @@ impl Script {
         }
     }
 
-    /// What the ids of its commands are derived from, where that is not the event or timer that is answered.
+    /// Returns the event that the ids of the commands are derived from, and its part, for a plan: `None` if it is the
+    /// event or timer that is answered.
     pub(super) fn ids(&self) -> Option<(Uuid, u32)> {
         match &self.0 {
             Kind::Tree { .. } => None,
@@ -122,12 +123,12 @@ impl Script {
         }
     }
 
-    /// Whether a step waits for an event once its commands are accepted: for tests.
+    /// Whether a step waits for an event once its commands are accepted; for tests.
     pub(crate) fn waits(&self, step: &str) -> bool {
         matches!(&self.0, Kind::Plan(plan) if plan.waits(step))
     }
 
-    /// The step that a place belongs to.
+    /// Returns the step that a place belongs to; `None` without a plan.
     pub(super) fn step(&self, place: &str) -> Option<String> {
         match &self.0 {
             Kind::Tree { .. } => None,

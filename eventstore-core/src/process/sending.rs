@@ -1,4 +1,4 @@
-//! One command of an answer, whatever its type, and how it is put to a store.
+//! One command of an answer, of any type, and how it is sent to a store.
 
 use std::{any::Any, fmt, marker::PhantomData, sync::Arc};
 
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Sending(Arc<dyn Erased>);
 
-/// What a command is sent with.
+/// The id, the cause and the metadata that a command is sent with.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// The command's id.
@@ -37,28 +37,28 @@ pub struct Delivery {
     pub process: &'static str,
     /// The key of its instance.
     pub key: Arc<str>,
-    /// Where the command stands in the answer.
+    /// The place of the command in the answer.
     pub place: String,
     /// The event that is answered.
     pub event: Recorded<()>,
-    /// When a message is of no use any more.
+    /// When a message expires.
     pub expires: Option<Timestamp>,
-    /// The step it belongs to, in a saga with steps.
+    /// The step that the command belongs to, in a saga with steps.
     pub step: Option<String>,
 }
 
 impl Delivery {
-    /// The stream of the instance's own events.
+    /// Returns the stream of the instance's own events.
     pub fn marks(&self) -> StreamId {
         stream_of(self.process, &self.key)
     }
 
-    /// Who asks.
+    /// Returns the actor of the command.
     pub(super) fn actor(&self) -> String {
         format!("saga:{}", self.process)
     }
 
-    /// What is remembered with the events, besides their cause.
+    /// Returns the metadata of the events besides their cause.
     fn extra(&self) -> Vec<(&'static str, String)> {
         let expires = self.expires.map(|expires| ("expires", expires.to_string()));
         let step = self.step.iter().flat_map(|step| {
@@ -68,18 +68,18 @@ impl Delivery {
     }
 }
 
-/// What came of a command or a mark.
+/// The result of a command or a mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// It is recorded, now or before.
+    /// The command or the mark is recorded, now or before.
     Recorded,
     /// There was nothing to do.
     Nothing,
-    /// A rule refused it, in these words.
+    /// A rule refused the command, in these words.
     Refused(String),
-    /// A mark is recorded under the command's id: it was refused in these words, or there was nothing to do.
+    /// A mark is recorded under the command's id: the command was refused in these words, or there was nothing to do.
     Marked(Option<String>),
-    /// The id of a mark is taken, by the command or by a mark of other words: the command is to be sent again.
+    /// The id of a mark is taken, by the command or by a mark with other words: send the command again.
     Taken,
     /// Whether the instance was over.
     Over(bool),
@@ -88,7 +88,7 @@ pub enum Told {
 trait Erased: Any + fmt::Debug + Send + Sync {
     fn same(&self, other: &dyn Any) -> bool;
 
-    /// The stream it writes to; of a message, that is the instance's.
+    /// Returns the stream it writes to; `None` for a message, whose stream depends on the instance.
     fn stream(&self) -> Option<&StreamId>;
 
     fn service(&self) -> Option<&'static str> {
@@ -97,7 +97,7 @@ trait Erased: Any + fmt::Debug + Send + Sync {
 
     fn send(&self, store: &Store, delivery: &Delivery) -> BoxFuture<'static, Result<Told, StoreError>>;
 
-    /// Whether an event that is recorded under its id is what it would record, whatever is in it.
+    /// Whether an event recorded under its id is one it would record, judged by stream and name, not by the body.
     fn recorded(&self, event: &Recorded<Raw>, delivery: &Delivery) -> bool;
 }
 
@@ -118,12 +118,12 @@ impl Sending {
         Self(Arc::new(Published { stream, event }))
     }
 
-    /// The stream it writes to. None for a message: its stream depends on the instance.
+    /// Returns the stream it writes to. `None` for a message: its stream depends on the instance.
     pub fn stream(&self) -> Option<&StreamId> {
         self.0.stream()
     }
 
-    /// The service it is a message to.
+    /// Returns the service of a message.
     pub fn service(&self) -> Option<&'static str> {
         self.0.service()
     }
@@ -132,7 +132,8 @@ impl Sending {
         self.service().map_or(Ok(()), |service| limits::plain("service", service))
     }
 
-    /// Puts it to a store under the id of the delivery. What is recorded under that id already is its answer.
+    /// Sends the command to a store under the id of the delivery. If events are recorded under that id already, they
+    /// are the result. Fails with [`StoreError::Reused`] or [`StoreError::Duplicate`] if they are of another command.
     pub async fn send(&self, store: &Store, delivery: &Delivery) -> Result<Told, StoreError> {
         let error = match self.0.send(store, delivery).await {
             Err(error @ (StoreError::Reused { .. } | StoreError::Duplicate { .. })) => error,
@@ -159,7 +160,7 @@ impl PartialEq for Sending {
 
 impl fmt::Debug for Sending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // On one line, whatever was asked for: an answer is printed with one command a line.
+        // Always on one line: an answer is printed with one command a line.
         write!(f, "{:?}", self.0)
     }
 }
@@ -199,7 +200,7 @@ impl<S: Decide<C>, C: Clone + fmt::Debug + PartialEq + Send + Sync + 'static> Er
         })
     }
 
-    /// What the same command recorded is given again without an error.
+    /// A repeated command returns its first result without an error, so this is not reached for it.
     fn recorded(&self, _: &Recorded<Raw>, _: &Delivery) -> bool {
         false
     }
@@ -222,7 +223,7 @@ struct Asked<C> {
 }
 
 impl<C: Command> Asked<C> {
-    /// The stored name of the event it is: `command.payments.charge`.
+    /// Returns the stored name of its event: `command.payments.charge`.
     fn event_name() -> String {
         format!("command.{}", C::NAME)
     }
@@ -231,7 +232,7 @@ impl<C: Command> Asked<C> {
         StreamId::new(&format!("service.{}", self.service), &delivery.key)
     }
 
-    /// Its stored form, which can be read back.
+    /// Returns its stored form. Fails with [`EventError`] if the command cannot be written or read back.
     fn stored(&self) -> Result<Stored, EventError> {
         let body = self.command.encode()?;
         C::decode(C::VERSION, &body).map_err(|error| EventError::OneWay(error.to_string()))?;
@@ -301,7 +302,7 @@ impl<E: fmt::Debug> fmt::Debug for Published<E> {
     }
 }
 
-/// Appends under the id of the delivery. No rule is asked, so it is never refused.
+/// Appends under the id of the delivery. No rule is asked, so the append is never refused.
 fn append(append: AppendEvents, delivery: &Delivery) -> BoxFuture<'static, Result<Told, StoreError>> {
     let append = append.command_id(delivery.id).caused_by(&delivery.event).by(delivery.actor());
     let append = delivery.extra().into_iter().fold(append, |append, (key, value)| append.metadata(key, value));

@@ -24,41 +24,41 @@ use crate::{
 
 /// A saga whose steps are declared: derive [`Saga`] with `#[saga(steps)]`.
 ///
-/// The steps go forward one after the other. If one fails before the [pivot](Plan::pivot), those that are done are undone,
-/// the last one first. Behind the pivot there is only forward: what is refused is tried again.
+/// The steps run one after the other. If a step before the [pivot](Plan::pivot) fails, the steps that are done are
+/// undone, the last first. After the pivot nothing is undone: a refused step is tried again.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not declare its steps",
     label = "no `impl Steps for {Self}`",
     note = "without `steps` in `#[saga(…)]` a saga implements `React` instead"
 )]
 pub trait Steps: Send + Sync + Sized + 'static {
-    /// What it hears.
+    /// The events of the saga.
     type Event: Event;
 
-    /// What an instance knows in the beginning; none if the event does not begin one.
+    /// Returns the data of a new instance; `None` if the event does not begin one.
     fn begin(event: &Recorded<Self::Event>) -> Option<Self>;
 
-    /// Takes in what later events tell, before any step looks at them.
+    /// Applies a later event to the data, before any step checks the event.
     fn hear(&mut self, _event: &Self::Event) {}
 
-    /// The steps, given what is known. An instance follows the names, the order and the pivot of the plan it began with,
-    /// and takes the commands of today's.
+    /// Returns the plan, given the data. An instance follows the names, the order and the pivot of the plan it began
+    /// with, and sends the commands of the current plan.
     fn steps(&self) -> Plan<Self::Event>;
 
-    /// What is sent once it is over. Timers in it are not armed.
+    /// Returns the commands that are sent once the instance is over. Timers in them are not armed.
     fn ended(&self, end: &End) -> Commands;
 }
 
-/// What an instance of a saga with steps is: what it knows, and how far its plan has come.
+/// The state of an instance of a saga with steps: its data, and the progress of its plan.
 #[derive(Clone)]
 pub struct InFlight<S> {
-    /// What it knows.
+    /// The data of the instance.
     pub data: S,
-    /// How far it has come.
+    /// The progress of its plan.
     pub progress: Progress,
 }
 
-/// How a saga answers that implements [`Steps`].
+/// The process of a saga that implements [`Steps`].
 pub struct Stepping<S>(PhantomData<fn() -> S>);
 
 impl<S> Default for Stepping<S> {
@@ -68,7 +68,7 @@ impl<S> Default for Stepping<S> {
 }
 
 impl<S: Steps + Clone> Stepping<S> {
-    /// What is known after an event, and how far the plan had come before it.
+    /// Returns the data after an event; `None` if there is no instance and the event does not begin one.
     fn data_after(state: &Option<InFlight<S>>, event: &Recorded<S::Event>) -> Option<S> {
         match state {
             None => S::begin(event),
@@ -168,7 +168,7 @@ impl<S: Saga<Process = Self> + Steps> Process for Stepping<S> {
         if let Some(stimulus) = Stimulus::of(&timer.place) {
             return Ok(Some(Self::script(data.clone(), Some(progress.clone()), &stimulus, now)?));
         }
-        // A timer among the commands of a step: as the plan was when it was armed.
+        // A timer among the commands of a step uses the plan as it was when the timer was armed.
         let event = event.ok_or(Unanswerable::Event)?;
         let before = match &timer.state {
             None => None,

@@ -1,19 +1,20 @@
-//! What one instance has to answer in a batch: some events one after the other, or the timers that are due.
+//! The turn of one instance in a batch: the events it answers one after the other, or the timers that are due.
 //!
-//! A batch of one shard goes so, whichever node drives it:
+//! Any node processes a batch of one shard so:
 //!
-//! 1. Read the rows of the instances that the events concern, together with the shard: if it is not at the checkpoint, at
-//!    this epoch and this node's any more, stop.
-//! 2. Make a [`Turn`] of each. While one has something [to do](Turn::todo), do it and [tell](Turn::told) what came of it:
-//!    the turns side by side, each turn in order.
-//! 3. Write what the turns [result](Turn::result) in and move the checkpoint in one step, if the shard is still as it was.
+//! 1. Read the rows of the instances that the events concern, together with the shard. Stop if the shard is no longer
+//!    at the checkpoint, at this epoch and this node's.
+//! 2. Make a [`Turn`] of each instance. While a turn has something [to do](Turn::todo), do it and [tell](Turn::told)
+//!    the turn the result: the turns concurrently, the operations of a turn in order.
+//! 3. Write the [results](Turn::result) of the turns and move the checkpoint in one step, if the shard is still as it
+//!    was.
 //!
-//! Timers go the same way, but for the first step: it [claims](StoredInstance::claim) them and stores that before anything
-//! is sent, so that of firing and cancelling one wins. What is half answered goes on before anything else is answered, or the
-//! two might contradict each other:
+//! Timers go the same way, except the first step: it [claims](StoredInstance::claim) them and stores that before
+//! anything is sent, so that either firing or cancelling wins. A half-given answer is completed before any other answer
+//! begins, or the two might contradict each other:
 //!
-//! - A node that has taken a shard over, or that begins a batch again, claims no timers before it has answered all that was
-//!   in the log then.
+//! - A node that has taken a shard over, or that begins a batch again, claims no timers before it has answered all
+//!   events that were in the log at that moment.
 //! - A timer that was claimed and decides how an instance goes on is answered before the next event of the instance.
 //! - An instance with an event that waits as a dead letter claims no timers.
 
@@ -45,18 +46,19 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// An event that an instance hears.
+/// An event that an instance must answer.
 #[derive(Clone, Debug)]
 pub struct Heard<E> {
     /// The instance.
     pub key: String,
     /// The event.
     pub event: Recorded<E>,
-    /// Which of the events it is that its upcast made of one stored event.
+    /// The index of the event among those that an upcast made of one stored event.
     pub part: u32,
 }
 
-/// What the instances of a process hear of a stored event.
+/// Returns the events that a stored event is decoded as, once for each instance they concern. Fails with [`EventError`]
+/// if the event cannot be decoded.
 pub fn heard_in<P: Process>(process: &P, event: &Recorded<Raw>) -> Result<Vec<Heard<P::Event>>, EventError> {
     let parts = event.decode::<P::Event>()?;
     let parts = parts.into_iter().zip(0..);
@@ -67,87 +69,87 @@ pub fn heard_in<P: Process>(process: &P, event: &Recorded<Raw>) -> Result<Vec<He
     Ok(all.collect())
 }
 
-/// What is to be answered.
+/// An item to be answered.
 #[derive(Clone, Debug)]
 pub enum Item<E> {
-    /// An event, and which of the events it is that its upcast made of one stored event.
+    /// An event, and its index among those that an upcast made of one stored event.
     Event(Recorded<E>, u32),
     /// A timer that was claimed, and the event that armed it, if it can be read.
     Timer(TimerId, Option<Recorded<E>>),
-    /// An operator wants the instance to go on; with the event that began it.
+    /// An operator retries the instance; with the event that began it.
     Retry(Recorded<E>),
 }
 
-/// What all turns of a batch have in common.
+/// The terms shared by all turns of a batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
-    /// The store's clock.
+    /// The current instant, by the store's clock.
     pub now: Timestamp,
-    /// How long an instance that is over is kept; none: for ever.
+    /// How long an instance that is over is kept; `None`: for ever.
     pub keep_finished: Option<Duration>,
 }
 
-/// Why something could not be answered.
+/// The reason why an event or a timer could not be answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Parked {
     /// Why.
     pub reason: String,
-    /// Whether it may succeed later, with the same code.
+    /// Whether a later try may succeed, with the same code.
     pub later: bool,
 }
 
 impl Parked {
-    /// What an error of the store means for the instance whose command it was. None: the store is to blame, and the batch
-    /// is to be begun again.
+    /// Returns the reason to park the instance whose command failed; `None` if the store is to blame, and the batch
+    /// must begin again.
     pub fn of(error: &StoreError) -> Option<Self> {
         let reason = crate::error::Chain(error).to_string();
         (!error.is_retryable()).then_some(Self { reason, later: error.is_conflict() })
     }
 }
 
-/// What is to be written for an instance.
+/// The change of an instance's row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Nothing: the row is as it was.
     None,
     /// The row, new or changed.
     Put(Box<StoredInstance>),
-    /// The row goes: the instance is as one that has heard nothing.
+    /// The row is deleted: the instance is as one that has had no event.
     Delete,
 }
 
-/// What a turn results in.
+/// The result of a turn.
 #[derive(Clone, Debug)]
 pub struct TurnResult<E> {
     /// The instance.
     pub key: String,
-    /// What is to be written.
+    /// The change of its row.
     pub change: Change,
-    /// The events that wait, in their order; and why, if one of them is to blame and not one that waits already.
+    /// The events that wait as dead letters, in their order.
     pub waiting: Vec<(Recorded<E>, u32)>,
-    /// Why the first of them waits.
+    /// Why the first of them waits; `None` if they wait behind an earlier dead letter.
     pub parked: Option<Parked>,
 }
 
-/// What one instance has to answer in a batch.
+/// The turn of one instance in a batch.
 pub struct Turn<P: Process> {
     process: Arc<P>,
     key: Arc<str>,
     before: Option<StoredInstance>,
     row: StoredInstance,
     state: P::State,
-    /// The state of an instance that has heard nothing, as it is stored.
+    /// The stored form of the state of an instance that has had no event.
     blank: Arc<str>,
     queue: VecDeque<Item<P::Event>>,
     answering: Option<Answering>,
     look_up: LookUp,
-    /// Whether earlier events of the instance wait, so that these wait behind them.
+    /// Whether earlier events of the instance wait as dead letters, so that these events wait behind them.
     waiting: bool,
     parked: Option<Parked>,
     terms: Terms,
 }
 
-/// Whether it must be looked up that an instance without a row was not over before.
+/// Whether the turn must look up that an instance without a row was not over before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum LookUp {
     Needed,
@@ -175,7 +177,8 @@ impl<P: Process> Clone for Turn<P> {
 }
 
 impl<P: Process> Turn<P> {
-    /// What one instance has to answer, given its row. `waiting`: whether earlier events of it wait as dead letters.
+    /// Returns the turn of one instance, given its row. `waiting`: whether earlier events of the instance wait as dead
+    /// letters.
     pub fn new(
         process: &Arc<P>,
         key: &str,
@@ -186,7 +189,7 @@ impl<P: Process> Turn<P> {
     ) -> Self {
         let mut blank = StoredInstance::new(key);
         let state = process.blank();
-        // A default that cannot be written is found when a state is to be written.
+        // If the default cannot be written, the error is reported when a state is written.
         let _ = process.save(&state, &mut blank);
         let look_up = if before.is_none() && process.begins_again() { LookUp::Needed } else { LookUp::Done };
         let mut turn = Self {
@@ -213,7 +216,7 @@ impl<P: Process> Turn<P> {
         turn
     }
 
-    /// The turns of a batch of events, given the rows of their instances and the keys that wait.
+    /// Returns the turns of a batch of events, given the rows of their instances and the keys that wait.
     pub fn all(
         process: &Arc<P>,
         events: Vec<Heard<P::Event>>,
@@ -237,22 +240,22 @@ impl<P: Process> Turn<P> {
         order.into_iter().map(turn).collect()
     }
 
-    /// The key of the instance.
+    /// Returns the key of the instance.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// What is answered, and how far that has come.
+    /// Returns the answer that is being given, if there is one.
     pub fn answering(&self) -> Option<&Answering> {
         self.answering.as_ref()
     }
 
-    /// Whether nothing is to be done any more, so that it has a result.
+    /// Whether the turn has nothing more to do, and so has a result.
     pub fn is_over(&self) -> bool {
         self.answering.is_none()
     }
 
-    /// What is to be done next; none: the turn is over.
+    /// Returns the next operation; `None` if the turn is over.
     pub fn todo(&self) -> Option<Todo> {
         let answering = self.answering.as_ref()?;
         match self.look_up {
@@ -261,7 +264,7 @@ impl<P: Process> Turn<P> {
         }
     }
 
-    /// What came of [`todo`](Self::todo).
+    /// Takes the result of the operation that [`todo`](Self::todo) returned.
     pub fn told(&mut self, told: Told) {
         match told {
             Told::Over(over) => {
@@ -280,7 +283,7 @@ impl<P: Process> Turn<P> {
         self.go_on();
     }
 
-    /// What was to be done could not be done, and the instance is to blame.
+    /// Notes that the operation failed, and the instance is to blame.
     pub fn failed(&mut self, parked: Parked) {
         self.answering = None;
         if self.look_up == LookUp::Asked {
@@ -290,7 +293,7 @@ impl<P: Process> Turn<P> {
         self.go_on();
     }
 
-    /// What it results in, once it is over.
+    /// Returns the result of the turn, once it is over.
     pub fn result(mut self) -> TurnResult<P::Event> {
         let waiting = self.queue.drain(..).filter_map(|item| match item {
             Item::Event(event, part) => Some((event, part)),
@@ -318,13 +321,13 @@ impl<P: Process> Turn<P> {
         TurnResult { key: self.key.to_string(), change, waiting, parked: self.parked }
     }
 
-    /// Why something could not be answered: for tests.
+    /// Returns why an event or a timer could not be answered; for tests.
     pub(crate) fn trouble(&self) -> Option<&str> {
         let timers = self.row.timers.iter().filter_map(|timer| timer.error.as_deref());
         self.parked.iter().map(|parked| &*parked.reason).chain(timers).next()
     }
 
-    /// All that tells this turn from others in what it will do.
+    /// Hashes all that decides what this turn does next.
     pub(crate) fn digest(&self, hasher: &mut impl Hasher) {
         self.row.hash(hasher);
         (self.look_up, self.waiting, &self.parked).hash(hasher);
@@ -340,7 +343,7 @@ impl<P: Process> Turn<P> {
         }
     }
 
-    /// Calls the user's code: a panic in it is a reason, and no more.
+    /// Calls the user's code. A panic in it becomes an error with its text.
     fn guarded<T, E: std::fmt::Display>(&self, call: impl FnOnce(&P) -> Result<T, E>) -> Result<T, String> {
         match catch_unwind(AssertUnwindSafe(|| call(&self.process))) {
             Ok(result) => result.map_err(|error| error.to_string()),
@@ -348,7 +351,7 @@ impl<P: Process> Turn<P> {
         }
     }
 
-    /// Sets the item at hand aside.
+    /// Parks the first item of the queue.
     fn park(&mut self, reason: String, later: bool) {
         if let Some(Item::Timer(id, _)) = self.queue.front() {
             let (id, now) = (id.clone(), self.terms.now);
@@ -374,7 +377,7 @@ impl<P: Process> Turn<P> {
         self.parked = Some(Parked { reason, later });
     }
 
-    /// Works out how the instance stands, and when something is to be done for it.
+    /// Sets the status of the instance, and when it is due.
     fn stand(&mut self) {
         let parked = self.row.timers.iter().any(|timer| timer.next.is_none());
         self.row.status = match self.process.status(&self.state) {
@@ -384,7 +387,7 @@ impl<P: Process> Turn<P> {
         self.row.settle(self.terms.keep_finished);
     }
 
-    /// On to where something is to be done, or to the end.
+    /// Goes on until the turn has something to do, or is over.
     fn go_on(&mut self) {
         while self.parked.is_none() && !self.waiting {
             let outcome = match &self.answering {
@@ -410,7 +413,7 @@ impl<P: Process> Turn<P> {
         }
     }
 
-    /// Begins to answer the next item, or passes it over.
+    /// Begins to answer the next item, or passes it over. Fails with the reason if the user's code panics or fails.
     fn begin(&mut self) -> Result<(), String> {
         let over = self.process.status(&self.state).is_over();
         if let (Some(Item::Event(..)), Some(claimed)) = (self.queue.front(), self.claimed()) {
@@ -459,14 +462,14 @@ impl<P: Process> Turn<P> {
         Ok(())
     }
 
-    /// The next timer that was claimed before and decides how the instance goes on: the node that claimed it may have answered
-    /// half of it.
+    /// Returns the next timer that was claimed before and decides how the instance goes on: the node that claimed it
+    /// may have given half of the answer.
     fn claimed(&self) -> Option<TimerId> {
         let claimed = |timer: &&Timer| timer.fired > 0 && self.process.decides(&self.state, timer).is_some();
         self.row.timers.iter().filter(claimed).min_by_key(|timer| timer.due).map(Timer::id)
     }
 
-    /// What is known of the event that armed a timer without reading it.
+    /// Returns the event that armed a timer, as far as it is known without reading it.
     fn armed(&self, timer: &Timer) -> Recorded<()> {
         let correlation_id = self.process.decides(&self.state, timer).unwrap_or_default();
         let metadata = Metadata { correlation_id, ..Metadata::default() };
@@ -479,7 +482,7 @@ impl<P: Process> Turn<P> {
         Answering::new(self.process.name(), self.key.clone(), trigger, script).map_err(|error| error.to_string())
     }
 
-    /// Whether an event that is answered with nothing leaves the instance as it is.
+    /// Whether an event whose answer is empty leaves the instance unchanged.
     fn is_silent(&self, event: &Recorded<P::Event>) -> Result<bool, String> {
         if event.metadata.causation_id.is_some_and(|cause| self.row.awaits(cause)) {
             return Ok(false);
@@ -492,7 +495,8 @@ impl<P: Process> Turn<P> {
         Ok(row.state == self.row.state && row.plan == self.row.plan)
     }
 
-    /// Takes in an item that was answered.
+    /// Applies an answered item to the instance. Fails with the reason if the user's code panics or fails, or if the
+    /// instance is over a limit.
     fn finish(&mut self, outcome: &Outcome) -> Result<(), String> {
         let (Some(item), Some(answering)) = (self.queue.front(), self.answering.take()) else { return Ok(()) };
         let mut row = self.row.clone();
@@ -531,7 +535,7 @@ impl<P: Process> Turn<P> {
     }
 }
 
-/// What the user's code said when it panicked.
+/// Returns the message of a panic in the user's code.
 pub(super) fn panicked(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

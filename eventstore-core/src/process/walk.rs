@@ -1,7 +1,7 @@
-//! What of an answer is to be sent next, given how what was sent so far was answered.
+//! Finds the next command of an answer, given the results of the commands sent so far.
 //!
-//! A place is the way from the root to a node: the numbers of the branches, joined by dots. Walking is pure: with the same
-//! answers known it says the same, in every process and after every crash.
+//! A place is the way from the root to a node: the numbers of the branches, joined by dots. Walking is pure: with the
+//! same results known it returns the same, on every node and after every crash.
 
 use std::{
     borrow::Cow,
@@ -15,19 +15,19 @@ use crate::process::{
     sending::Sending,
 };
 
-/// How a command was answered.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
-    /// It recorded something, or there was nothing to do.
+    /// The command recorded events, or there was nothing to do.
     Accepted,
-    /// A rule refused it, in these words.
+    /// A rule refused the command, in these words.
     Refused(String),
 }
 
-/// The answers that are known, by place.
+/// The known results, by place.
 pub type Known = BTreeMap<String, Answer>;
 
-/// A change of an instance's timers, in the order in which it was said.
+/// A change of an instance's timers. Changes are applied in the order of the answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum TimerChange {
     Arm(Arm),
@@ -39,9 +39,9 @@ pub(super) struct Arm {
     pub(super) place: String,
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) when: When,
-    /// What it will say, for people.
+    /// The text of the commands it will send, for people.
     pub(super) was: String,
-    /// The places of the messages that, once answered, make it needless.
+    /// The places of messages: once all are answered, the timer is removed.
     pub(super) awaits: Vec<String>,
 }
 
@@ -50,9 +50,9 @@ pub(super) struct Arm {
 pub(super) struct Pending<'a> {
     pub(super) sending: &'a Sending,
     pub(super) place: String,
-    /// Whether something depends on its answer.
+    /// Whether other commands depend on its result.
     pub(super) guarded: bool,
-    /// How long a message is of use.
+    /// How long after the event a message expires.
     pub(super) within: Option<Duration>,
 }
 
@@ -63,27 +63,27 @@ pub(super) struct Walk<'a> {
     within: Option<Duration>,
     /// The messages that were accepted.
     messages: Vec<String>,
-    /// What was said with a bound on the time, and its messages; until an alternative is found for it.
+    /// The nodes with a time bound, and their messages, until an alternative of theirs is found.
     bounded: Vec<(String, Duration, Vec<String>)>,
-    /// What the walk has come across in the branches that are taken.
+    /// The timer changes in the branches that are taken.
     pub(super) timers: Vec<TimerChange>,
-    /// The words of the last refusal that no alternative has taken care of.
+    /// The words of the last refusal that has no alternative.
     pub(super) refused: Option<String>,
 }
 
 impl<'a> Walk<'a> {
-    /// A walk over a tree whose root is at a place.
+    /// Returns a walk over a tree whose root is at a place.
     pub(super) fn new(known: &'a Known, root: impl Into<String>) -> Self {
         let (place, within) = (root.into(), None);
         Self { known, place, within, messages: vec![], bounded: vec![], timers: vec![], refused: None }
     }
 
-    /// Walks over all commands: whether something in them was refused, or what is to be sent next.
+    /// Walks over all commands. Returns whether a command was refused, or as the error the next command to send.
     pub(super) fn commands<'t>(&mut self, commands: &'t Commands, guarded: bool) -> Result<bool, Pending<'t>> {
         self.node(&commands.0, guarded)
     }
 
-    /// Walks over a part of a tree: what is said once a timer in it is due.
+    /// Walks over the part of a tree that is sent once a timer in it is due. Returns as [`commands`](Self::commands).
     pub(super) fn due<'t>(&mut self, due: &Due<'t>) -> Result<bool, Pending<'t>> {
         match due {
             Due::Later(node) => self.node(node, false),
@@ -187,7 +187,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The last part of the place of a timer that waits for answers to messages.
+/// The last part of the place of a timer that bounds the wait for answers to messages.
 const LATE: &str = "late";
 
 fn push(place: &mut String, n: usize) {
@@ -195,12 +195,12 @@ fn push(place: &mut String, n: usize) {
     write!(place, "{dot}{n}").expect("a string takes all text");
 }
 
-/// What is said once a timer is due.
+/// The commands that are sent once a timer is due.
 #[derive(Clone, Copy)]
 pub(super) enum Due<'a> {
-    /// What waited for an instant.
+    /// The node that waited for the instant.
     Later(&'a Node),
-    /// The alternatives from this one on: messages were not answered in time.
+    /// The alternatives from this index on: messages were not answered in time.
     Alternatives(&'a [Node], usize),
 }
 
@@ -211,7 +211,7 @@ impl fmt::Display for Due<'_> {
 }
 
 impl Due<'_> {
-    /// The same as commands.
+    /// Returns the same as commands.
     fn commands(&self) -> Commands {
         match self {
             Self::Later(node) => Commands((*node).clone()),
@@ -222,7 +222,7 @@ impl Due<'_> {
         }
     }
 
-    /// What of it is still to be sent, given some answers and the place of the root: for tests.
+    /// Returns the commands still to be sent, given some results and the place of the root; for tests.
     pub(super) fn rest(&self, mut root: String, known: &Known) -> Commands {
         Commands(match self {
             Self::Later(node) => rest(node, &mut root, known).0,
@@ -232,7 +232,8 @@ impl Due<'_> {
 }
 
 impl Commands {
-    /// What a timer at a place of this tree says, and the place of the root of that; none if there is no such timer.
+    /// Returns the part that the timer at a place of this tree sends, and the place of its root; `None` if there is no
+    /// such timer.
     pub(super) fn due(&self, place: &str) -> Option<(Due<'_>, String)> {
         let (way, late) = match place.strip_suffix(LATE) {
             Some(way) => (way.strip_suffix('.').unwrap_or(way), true),
@@ -251,7 +252,7 @@ impl Commands {
                     nodes.get(n)?
                 }
                 Node::All(nodes) | Node::Then(nodes) => nodes.get(n)?,
-                // What is in a timer has one place more; what is said there belongs to another answer.
+                // The commands in a timer are one place deeper, and belong to another answer.
                 Node::Later(later) if n == 0 => {
                     alternatives = None;
                     &later.what
@@ -276,13 +277,13 @@ impl Commands {
         }
     }
 
-    /// What of it is still to be sent, given some answers: for tests.
+    /// Returns the commands still to be sent, given some results; for tests.
     pub(super) fn rest(&self, known: &Known) -> Self {
         Self(rest(&self.0, &mut String::new(), known).0)
     }
 }
 
-/// The node in a bound on the time, which has no place of its own.
+/// Returns the node inside its time bounds, which have no places of their own.
 fn within(mut node: &Node) -> &Node {
     while let Node::Within(_, inner) = node {
         node = inner;
@@ -307,7 +308,7 @@ fn all(nodes: Vec<Node>) -> Node {
     nodes.into_iter().map(Commands).collect::<Commands>().0
 }
 
-/// What is left of alternatives (`on_refusal`) or successors from one on.
+/// Returns the rest of alternatives (`on_refusal`) or successors from an index on.
 fn rest_of(nodes: &[Node], from: usize, on_refusal: bool, place: &mut String, known: &Known) -> (Node, Progress) {
     let mut left = vec![];
     for (n, node) in nodes.iter().enumerate().skip(from) {

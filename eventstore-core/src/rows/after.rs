@@ -17,7 +17,8 @@ use crate::{
 
 /// How long a read waits for its read model to come to a position, unless told otherwise.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a read waits before it checks that the table exists. The position is mostly reached before.
+/// How long a read waits before it checks that the table exists. The position is mostly reached before that, and the
+/// check is saved.
 const SOON: Duration = Duration::from_millis(20);
 
 /// Reads from the table of a read model. With a position, it waits until the rows, or the row of a key, have every
@@ -60,7 +61,8 @@ async fn wait<M: ReadModel>(
         }
         let run = store.run(&projection);
         if run.is_none() && !built && (never || start.elapsed() > SOON.min(patience)) {
-            // This process does not run it. Unless another process has built the table, the wait would be in vain.
+            // This process does not run the read model. Unless another process has built the table, the wait would be
+            // in vain.
             store.inner().rows(Rows::Keys { table: M::TABLE, keys: vec![] }).await?;
             built = true;
         }

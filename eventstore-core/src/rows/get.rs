@@ -1,4 +1,4 @@
-//! A question for one row.
+//! A query for one row.
 
 use std::{
     marker::PhantomData,
@@ -37,43 +37,44 @@ impl<M: ReadModel> Get<M> {
         Self { store, key, after: None, patience: PATIENCE, until, of: PhantomData }
     }
 
-    /// Waits until the row has seen everything up to here: one's own writes. After ten seconds, or
-    /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
-    /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
-    /// runs has stopped.
+    /// Waits until the row has every event up to the position, so that a caller reads its own writes. Fails with
+    /// [`StoreError::Behind`] after ten seconds, or [the time given](Self::within); and at once with
+    /// [`StoreError::Forked`] if the log ends before the position, with [`StoreError::NotBuilt`] if nothing has built
+    /// the table, and with [`StoreError::Stopped`] if this process has given the read model up.
     ///
-    /// A row that lacks an event up to here, since its key waits behind one that could not be processed, is
-    /// [`StoreError::Parked`].
+    /// Fails with [`StoreError::Parked`] if the row lacks an event up to the position, because its key waits behind an
+    /// event that could not be processed.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
         self
     }
 
-    /// How long [`after`](Self::after) waits; ten seconds unless told otherwise. With zero, it looks once.
+    /// How long [`after`](Self::after) waits; ten seconds unless told otherwise. With zero, the read checks once.
     pub fn within(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// As it was after so many events of its stream. For rows whose keys are those of their streams.
+    /// The row as it was after this many events of its stream. The await fails with [`Invalid::Request`] unless the
+    /// keys of the rows are those of their streams.
     pub fn at(mut self, version: Version) -> Self {
         bound(&mut self.until.version, version);
         self
     }
 
-    /// As it was when the log had come so far.
+    /// The row as it was at a position of the log.
     pub fn at_position(mut self, position: Position) -> Self {
         bound(&mut self.until.position, position);
         self
     }
 
-    /// As it was known at an instant: made of what was recorded by then.
+    /// The row as it was known at an instant: made of the events recorded by then.
     pub fn as_of(mut self, time: impl Into<SystemTime>) -> Self {
         bound(&mut self.until.recorded_by, time.into().into());
         self
     }
 
-    /// As it was at an instant, as we know today: made of what had happened by then.
+    /// The row as it was at an instant, by today's knowledge: made of the events that had happened by then.
     pub fn occurred_by(mut self, time: impl Into<SystemTime>) -> Self {
         bound(&mut self.until.occurred_by, time.into().into());
         self

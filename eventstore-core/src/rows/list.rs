@@ -1,4 +1,4 @@
-//! A question for rows that match, and for a page, the number or the existence of them.
+//! A query for the rows that match, a page of them, their number, or whether there are any.
 
 use std::{marker::PhantomData, time::Duration};
 
@@ -126,27 +126,26 @@ impl<M: ReadModel> List<M> {
         self.ge(column, least).le(column, most)
     }
 
-    /// In the order of a column, null last; rows with the same value in the order of their keys. An index on the column
-    /// makes it fast.
+    /// Orders the rows by a column, null last; rows with the same value by key. An index on the column makes it fast.
     pub fn order_by(mut self, column: &'static str) -> Self {
         self.by = Some(column);
         self
     }
 
-    /// The largest first, and null still last.
+    /// Orders the largest first, null still last.
     pub fn descending(mut self) -> Self {
         self.order.descending = true;
         self
     }
 
-    /// Leaves out the first rows. They are read all the same, and an event between two reads moves rows across the
-    /// border, so that a row is seen twice or not at all: to read on, take [`page`](Self::page).
+    /// Leaves out the first rows. The database reads them all the same, and an event between two reads moves rows
+    /// across the border, so that a row is seen twice or not at all: to read on, take [`page`](Self::page).
     pub fn skip(mut self, rows: usize) -> Self {
         self.order.skip = rows;
         self
     }
 
-    /// At most so many.
+    /// Returns at most this many rows.
     pub fn limit(mut self, rows: usize) -> Self {
         bound(&mut self.limit, rows);
         self
@@ -154,10 +153,10 @@ impl<M: ReadModel> List<M> {
 
     /// Begins after the last row of a page; for [`page`](Self::page) and for the rows themselves.
     ///
-    /// A row that does not change between two pages is in exactly one of them, whatever happens to other rows. A row
-    /// that changes may move past the cursor or before it, and so be in two pages or in none, unless it keeps its value
-    /// in the column of the order. Pages of one moment of the past ([`at_position`](crate::ReadModels::at_position))
-    /// have no such rows.
+    /// A row that does not change between two pages is in exactly one of them, even if other rows change. A row that
+    /// changes may move past the cursor or before it, and so be in two pages or in none, unless it keeps its value in
+    /// the column of the order. Pages of one moment of the past ([`at_position`](crate::ReadModels::at_position)) have
+    /// no such rows.
     ///
     /// The await fails with [`Invalid::Request`] if the cursor is of another read model, version, order or set of
     /// filters, if it was changed, or if the list has a [`skip`](Self::skip).
@@ -166,20 +165,20 @@ impl<M: ReadModel> List<M> {
         self
     }
 
-    /// Waits until the rows have seen everything up to here: one's own writes. After ten seconds, or
-    /// [what was given](Self::within), it gives up with [`StoreError::Behind`]; at once with
-    /// [`StoreError::Forked`] if the log does not go so far, and if nothing has built the table or if what this process
-    /// runs has stopped.
+    /// Waits until the rows have every event up to the position, so that a caller reads its own writes. Fails with
+    /// [`StoreError::Behind`] after ten seconds, or [the time given](Self::within); and at once with
+    /// [`StoreError::Forked`] if the log ends before the position, with [`StoreError::NotBuilt`] if nothing has built
+    /// the table, and with [`StoreError::Stopped`] if this process has given the read model up.
     ///
-    /// Rows that lack an event up to here, since their keys wait behind one that could not be processed, are
-    /// [`StoreError::Parked`], with those keys. A list without this call has them as they are:
-    /// [`incomplete`](crate::ReadModels::incomplete) says which.
+    /// Fails with [`StoreError::Parked`], which names the keys, if rows lack an event up to the position, because their
+    /// keys wait behind an event that could not be processed. A list without this call returns such rows as they are:
+    /// [`incomplete`](crate::ReadModels::incomplete) returns their keys.
     pub fn after(mut self, position: Position) -> Self {
         self.after = Some(position);
         self
     }
 
-    /// How long [`after`](Self::after) waits; ten seconds unless told otherwise. With zero, it looks once.
+    /// How long [`after`](Self::after) waits; ten seconds unless told otherwise. With zero, the read checks once.
     pub fn within(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -215,7 +214,7 @@ impl<M: ReadModel> List<M> {
         if limit == 0 {
             return Err(Invalid::Request("a page of zero rows would have no end".into()).into());
         }
-        // One more row says whether there is another page.
+        // One more row shows whether there is another page.
         let select = Select { limit: Some(limit.saturating_add(1)), ..self.select()? };
         let mut found = self.found(select.clone()).await?;
         let more = found.len() > limit;

@@ -1,5 +1,4 @@
-//! Questions to a read model: for rows as they are, as they were, and how they came to be; from its table, or from the
-//! log.
+//! Queries of a read model: its rows as they are, as they were, and their history; from its table or from the log.
 
 mod after;
 mod get;

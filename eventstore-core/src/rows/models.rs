@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl Store {
-    /// The rows of a read model, which a `Runner` keeps.
+    /// Returns the rows of a read model, which a `Runner` keeps.
     pub fn read_model<M: ReadModel>(&self) -> ReadModels<M> {
         ReadModels::new(self.clone())
     }
@@ -49,25 +49,25 @@ impl<M: ReadModel> ReadModels<M> {
         Self { store: self.store.clone(), until, of: PhantomData }
     }
 
-    /// All rows as they were when the log had come so far.
+    /// All rows as they were at a position of the log.
     pub fn at_position(&self, position: Position) -> Self {
         self.with(|until| bound(&mut until.position, position))
     }
 
-    /// All rows as they were known at an instant: made of what was recorded by then.
+    /// All rows as they were known at an instant: made of the events recorded by then.
     pub fn as_of(&self, time: impl Into<SystemTime>) -> Self {
         self.with(|until| bound(&mut until.recorded_by, time.into().into()))
     }
 
-    /// All rows as they were at an instant, as we know today: made of what had happened by then.
+    /// All rows as they were at an instant, by today's knowledge: made of the events that had happened by then.
     pub fn occurred_by(&self, time: impl Into<SystemTime>) -> Self {
         self.with(|until| bound(&mut until.occurred_by, time.into().into()))
     }
 
     /// The rows folded from the log when they are read: they need no table and no `Runner`, and are never behind.
     ///
-    /// One row reads the events of its stream or its tag; where a function says the keys, and for a list, it reads all
-    /// events the model hears of.
+    /// A query for one row reads the events of its stream or its tag. If a function returns the keys, and for a list,
+    /// the query reads all events of the model.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -85,24 +85,24 @@ impl<M: ReadModel> ReadModels<M> {
         self.with(|until| until.live = true)
     }
 
-    /// One row.
+    /// Returns a query for the row of a key.
     pub fn get(&self, key: impl AsRef<str>) -> Get<M> {
         Get::new(self.store.clone(), key.as_ref().into(), self.until)
     }
 
-    /// All rows, or those that match; in the order of their keys, byte by byte, unless you say otherwise.
+    /// Returns a query for all rows, or those that match, ordered by key byte by byte unless told otherwise.
     pub fn list(&self) -> List<M> {
         List::new(self.store.clone(), self.until)
     }
 
-    /// The keys whose rows lack events now, since they wait behind one that could not be processed: see the dead
-    /// letters of the read model. Empty if all rows are complete, and where no `Runner` has ever run.
+    /// Returns the keys whose rows lack events now, because they wait behind an event that could not be processed: see
+    /// the dead letters of the read model. Empty if all rows are complete, and where no `Runner` has ever run.
     pub async fn incomplete(&self) -> Result<ParkedKeys, StoreError> {
         let letters = dead_letters::swept(self.store.inner(), Sweep::first_of_each(&M::TABLE.to_string())).await?;
         Ok(ParkedKeys::of(letters.iter().map(|letter| &*letter.key)))
     }
 
-    /// Every event that concerned a row, oldest first, each with the row it led to.
+    /// Returns every event of a row, oldest first, each with the row it led to.
     pub fn history(&self, key: impl AsRef<str>) -> BoxStream<'static, Result<Moment<M>, StoreError>> {
         let (store, until, key) = (self.store.clone(), self.until, key.as_ref().to_owned());
         let mut rows = RowFold::<M>::only(&key);
@@ -128,12 +128,12 @@ impl<M: ReadModel> ReadModels<M> {
             .boxed()
     }
 
-    /// Returns the rows in memory, to be moved forward along the log. It answers every question about the past, and is
-    /// the fast way to ask at many positions.
+    /// Returns the rows in memory, to be moved forward along the log. A replay answers every query about the past, and
+    /// is the fast way to query many positions.
     pub fn replay(&self) -> Replay<M> {
         Replay::new(self.store.clone(), self.until)
     }
 }
 
-/// An event, and the row it led to: `None` if it deleted it.
+/// An event, and the row it led to: `None` if the event deleted the row.
 pub type Moment<M> = (Recorded<<M as Project>::Event>, Option<M>);

@@ -46,8 +46,8 @@ impl<M: ReadModel> Replay<M> {
         self.rows
     }
 
-    /// Processes the events up to a position; a moment named before still holds. Going back is
-    /// [`Invalid::Request`]: start another replay.
+    /// Processes the events up to a position; a moment named before still bounds them. Fails with [`Invalid::Request`]
+    /// if the replay is past the position already: start another replay.
     pub async fn until(&mut self, position: Position) -> Result<(), StoreError> {
         if position < self.position {
             let why = format!("a replay at {} cannot go back to {position}", self.position);
@@ -77,17 +77,17 @@ impl<M: ReadModel> Replay<M> {
         Ok(())
     }
 
-    /// How far it has come.
+    /// Returns the position the replay has reached.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// One row.
+    /// Returns the row of a key.
     pub fn get(&self, key: impl AsRef<str>) -> Option<&M> {
         self.rows.get(key.as_ref())
     }
 
-    /// All rows, in no order.
+    /// Returns all rows with their keys, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &M)> {
         self.rows.iter()
     }

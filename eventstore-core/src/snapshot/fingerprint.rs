@@ -15,7 +15,7 @@ const fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
     hash
 }
 
-/// Texts one after the other, with a byte between them that is in no text.
+/// Hashes texts one after the other, separated by a byte that is in no text.
 const fn texts(mut hash: u64, texts: &[&str]) -> u64 {
     let mut i = 0;
     while i < texts.len() {
@@ -25,7 +25,7 @@ const fn texts(mut hash: u64, texts: &[&str]) -> u64 {
     fnv(hash, &[0xff])
 }
 
-/// A fingerprint of how a state is written, and of the events it hears of.
+/// Returns a fingerprint of the written form of a state, and of the events that make it.
 pub const fn shape(state: &[&str], names: &[&str], schemas: &[u32], version: u32) -> u64 {
     let mut hash = texts(texts(OFFSET, state), names);
     let mut i = 0;
@@ -37,7 +37,7 @@ pub const fn shape(state: &[&str], names: &[&str], schemas: &[u32], version: u32
 }
 
 impl StoredSnapshot {
-    /// The checksum of everything else in it.
+    /// Returns the checksum of all its other fields.
     pub fn sum(&self) -> u64 {
         let Self { boundary, kind, shape, version, position, event, recorded_at, state, checksum: _ } = self;
         let mut hash = texts(OFFSET, &[boundary, kind]);
@@ -47,12 +47,12 @@ impl StoredSnapshot {
         fnv(fnv(hash, event.as_bytes()), state)
     }
 
-    /// Whether a boundary is the events with a tag, `course:rust`: neither a stream nor every event of a kind.
+    /// Whether a boundary is that of a tag, `course:rust`: neither a stream nor every event of a kind.
     pub fn is_of_tag(boundary: &str) -> bool {
         boundary.find([':', '-', '*']).is_some_and(|end| boundary[end..].starts_with(':'))
     }
 
-    /// Whether it is still what it was when it was taken.
+    /// Whether the snapshot has its checksum, and so is as it was taken.
     pub fn is_whole(&self) -> bool {
         self.checksum == self.sum()
     }

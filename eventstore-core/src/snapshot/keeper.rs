@@ -1,4 +1,4 @@
-//! The snapshots a store is writing, and what became of those before.
+//! The snapshots that a store is writing, and counts of earlier ones.
 
 use std::{
     collections::HashSet,
@@ -16,34 +16,34 @@ use crate::{
     error::{Brief, StoreError},
 };
 
-/// What became of the snapshots of a store, and of its clones, since it was opened.
+/// Counts of the snapshots of a store and of its clones, since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SnapshotCounts {
-    /// Snapshots that a load, or a part of one, began at.
+    /// Snapshots that a load, or a part of a load, began at.
     pub used: u64,
     /// Snapshots that were written.
     pub taken: u64,
-    /// Snapshots that were found and could not be used: of another shape, damaged, or not of this log. The state was
-    /// made of all its events instead.
+    /// Snapshots that could not be used: of another shape, damaged, unreadable, or of another log. The state was folded
+    /// from all its events instead.
     pub ignored: u64,
     /// Snapshots that could not be written.
     pub failed: u64,
 }
 
-/// How many snapshots may wait to be written. What does not fit is not waited for: the next load asks again.
+/// How many snapshots may wait to be written. A snapshot beyond that is dropped: the next load takes another.
 const WAITING: usize = 64;
 
-/// The snapshots a store is writing, and what became of those before.
+/// The snapshots that a store is writing, and counts of earlier ones.
 pub(crate) struct Snapshots {
     pub(crate) used: AtomicU64,
     pub(crate) taken: AtomicU64,
     pub(crate) ignored: AtomicU64,
     pub(crate) failed: AtomicU64,
-    /// Boundary and kind of those that are not written yet.
+    /// The boundary and kind of the snapshots that are not written yet.
     writing: Mutex<HashSet<(String, String)>>,
     pub(crate) left: watch::Sender<usize>,
-    /// One at a time, so that commands have the other connections.
+    /// Snapshots are written one at a time, to leave the other connections to commands.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
@@ -60,7 +60,7 @@ impl Snapshots {
         self.used.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that there is a snapshot, and that it is not used.
+    /// Notes that a snapshot exists and is not used.
     pub(crate) fn ignore(&self, begun: &mut Begun, stored: &StoredSnapshot, why: &Unfit) {
         begun.unfit = Some(stored.checksum);
         begun.broken = !matches!(why, Unfit::Shape);
@@ -77,7 +77,8 @@ impl Snapshots {
         tracing::warn!(error = %Brief(error), "a snapshot was not written");
     }
 
-    /// Notes that a snapshot is being written, if no other of its kind is.
+    /// Notes that a snapshot is being written. Returns `None` if another of its boundary and kind is, or if too many
+    /// wait.
     pub(crate) fn begin(self: &Arc<Self>, snapshot: &StoredSnapshot) -> Option<Writing> {
         let key = (snapshot.boundary.clone(), snapshot.kind.clone());
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +90,7 @@ impl Snapshots {
     }
 }
 
-/// One that is being written, until it is dropped, by whatever.
+/// A snapshot that is being written, until this is dropped, by success, an error or a panic.
 pub(crate) struct Writing {
     pub(crate) snapshots: Arc<Snapshots>,
     key: (String, String),

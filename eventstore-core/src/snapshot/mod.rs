@@ -1,4 +1,4 @@
-//! States that were kept, so that a load need not begin at the first event: a shortcut, and never more.
+//! Snapshots: states that are kept, so that a load need not begin at the first event. No load needs one.
 
 mod fingerprint;
 mod keeper;
@@ -28,15 +28,15 @@ use crate::{
     target::{Target, every},
 };
 
-/// What [`Store::verify_snapshots`] found.
+/// The result of [`Store::verify_snapshots`].
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct VerifiedSnapshots {
-    /// How many were compared with the state that all events make.
+    /// The number of snapshots compared with the state that all events make.
     pub compared: usize,
-    /// How many no load would use: of another shape, damaged, or not of this log.
+    /// The number of snapshots that no load would use: of another shape, damaged, or of another log.
     pub unfit: usize,
-    /// Those that are not what they should be.
+    /// The snapshots that differ from the state of their events.
     pub differences: Vec<SnapshotDifference>,
 }
 
@@ -44,21 +44,22 @@ pub struct VerifiedSnapshots {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SnapshotDifference {
-    /// Whose events: `account-ann`, `course:rust`, `account*`.
+    /// The events it is made of: those of `account-ann`, `course:rust`, `account*`.
     pub boundary: String,
-    /// How many events it says it is made of.
+    /// The number of events it was made of.
     pub version: Version,
-    /// The place of the last of them.
+    /// The position of the last of these events.
     pub position: Position,
-    /// The state that was kept, as it is written.
+    /// The kept state, in its written form.
     pub kept: String,
-    /// The state that the events make today, as it is written.
+    /// The state that the events make today, in its written form.
     pub refolded: String,
 }
 
 impl Store {
-    /// Takes a snapshot of a state as it is now, whatever `#[aggregate(snapshot …)]` says about when. One that is there
-    /// already stays, if it is as new.
+    /// Takes a snapshot of the current state, regardless of the policy of `#[aggregate(snapshot …)]`, and returns the
+    /// state. An existing snapshot stays if it is as new. Fails with [`StoreError::Snapshot`] if the state cannot be
+    /// written or read back.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -95,25 +96,25 @@ impl Store {
         Ok(fold.loaded)
     }
 
-    /// Waits until the snapshots that are being written are written, or have failed: at the end of a program or a test.
+    /// Waits until all snapshots that are being written are written or have failed; for the end of a program or a test.
     pub async fn finish_snapshots(&self) {
         let mut writing = self.snapshots().left.subscribe();
         // The sender is in `self`.
         let _ = writing.wait_for(|left| *left == 0).await;
     }
 
-    /// What became of the snapshots of this store and of its clones.
+    /// Returns counts of the snapshots of this store and of its clones.
     pub fn snapshot_counts(&self) -> SnapshotCounts {
         let Snapshots { used, taken, ignored, failed, .. } = &**self.snapshots();
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         SnapshotCounts { used: count(used), taken: count(taken), ignored: count(ignored), failed: count(failed) }
     }
 
-    /// Compares snapshots of `A`, the latest first and at most so many, with the states that all their events make.
+    /// Compares snapshots of `A`, the latest first and at most `most`, with the states that all their events make.
     ///
-    /// A difference says that `evolve`, or something else a fingerprint cannot see, has changed since: raise
-    /// `version` in `#[aggregate(snapshot(…, version = 2))]`. What a `HashSet` is written as differs each time: use a
-    /// `BTreeSet`.
+    /// A difference means that `evolve`, or something else that the fingerprint does not cover, has changed since:
+    /// raise `version` in `#[aggregate(snapshot(…, version = 2))]`. The written form of a `HashSet` differs each time:
+    /// use a `BTreeSet`.
     pub async fn verify_snapshots<A: Aggregate>(&self, most: usize) -> Result<VerifiedSnapshots, StoreError> {
         let mut verified = VerifiedSnapshots::default();
         let Some(policy) = A::SNAPSHOT else { return Ok(verified) };
@@ -148,13 +149,13 @@ fn unkept(kind: &str, reason: EventError) -> StoreError {
     StoreError::Snapshot { kind: kind.into(), reason }
 }
 
-/// The order of a `HashMap` says nothing.
+/// Compared as JSON too, because the order of a `HashMap` has no meaning.
 fn same(a: &[u8], b: &[u8]) -> bool {
     let json = |bytes| serde_json::from_slice::<serde_json::Value>(bytes);
     a == b || matches!((json(a), json(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// The boundary a snapshot of `A` was kept under, if the text names one.
+/// Returns the boundary of a snapshot of `A`; `None` if the text names none.
 fn boundary_of<A: Aggregate>(text: &str) -> Option<Boundary> {
     let rest = text.strip_prefix(A::NAME)?;
     let boundary = match rest.strip_prefix(['-', ':']) {
@@ -164,17 +165,18 @@ fn boundary_of<A: Aggregate>(text: &str) -> Option<Boundary> {
     (boundary.parts[0].name() == text).then_some(boundary)
 }
 
-/// A part of a state on its way to be kept.
+/// A part of a state that is about to be kept.
 struct New<S> {
     snapshot: StoredSnapshot,
     instead_of: Option<u64>,
-    /// The state before the first event, and the part of it: to see whether it can be read back.
+    /// The state before the first event, into whose part the snapshot is read back.
     blank: S,
     part: usize,
 }
 
 impl<S: Decider> New<S> {
-    /// What to keep of a part, if it has snapshots, and events.
+    /// Returns the snapshot of a part; `None` if it has no snapshots or no events. Fails with [`StoreError::Snapshot`]
+    /// if the part cannot be written.
     fn of(fold: &Fold<S>, boundary: &Boundary, part: usize) -> Result<Option<Self>, StoreError> {
         let Stand { events, last, begun, .. } = fold.stands[part];
         let kept = (fold.loaded.state.snapshots(part), fold.loaded.state.save(part), last);
@@ -195,7 +197,7 @@ impl<S: Decider> New<S> {
         Ok(Some(Self { snapshot, instead_of: begun.unfit, blank: S::blank(boundary), part }))
     }
 
-    /// Read back first, as events are: one that cannot be read is of no use.
+    /// Reads the snapshot back, then keeps it. Fails with [`StoreError::Snapshot`] if it cannot be read back.
     async fn write(self, store: &Store) -> Result<(), StoreError> {
         let Self { snapshot, instead_of, mut blank, part } = self;
         if let Some(Err(error)) = blank.open(part, &snapshot.state) {
@@ -209,8 +211,7 @@ impl<S: Decider> New<S> {
 }
 
 impl<S: Decider> Fold<S> {
-    /// Keeps those parts of the state of now whose policy says so: begun here, done while the caller goes on, or is
-    /// gone.
+    /// Keeps the parts of the current state whose policy asks for it, in a task that outlives the call.
     pub(crate) fn keep(&self, store: &Store, boundary: &Boundary) {
         for (stand, part) in self.stands.iter().zip(0..) {
             let worth = |policy: Policy| stand.begun.worth_keeping(policy.take, stand.events, self.took);
@@ -228,7 +229,7 @@ impl<S: Decider> Fold<S> {
 
 impl Store {
     fn spawn<S: Decider>(&self, new: New<S>) {
-        // Without a runtime of tokio's nothing goes on behind the caller's back.
+        // Without a tokio runtime there is no task to write it in.
         let Ok(runtime) = Handle::try_current() else { return };
         let Some(writing) = self.snapshots().begin(&new.snapshot) else { return };
         let store = self.clone();

@@ -1,4 +1,4 @@
-//! When snapshots are taken, and whether one fits.
+//! When snapshots are taken, and whether a snapshot fits.
 
 use std::{fmt, time::Duration};
 
@@ -15,15 +15,15 @@ use crate::{
 /// When snapshots of an aggregate are taken, and how they are written and read. Derived with
 /// `#[aggregate(snapshot = 100)]`.
 pub struct Snapshot<A> {
-    /// The name of the type: a program that folds the same events into another state has a snapshot of its own.
+    /// The name of the type: a program that folds the same events into another type has its own snapshots.
     pub kind: &'static str,
-    /// When one is taken.
+    /// When a snapshot is taken.
     pub take: SnapshotPolicy,
     /// A fingerprint of everything the written form depends on. A snapshot of another shape is not read.
     pub shape: u64,
     /// Writes the state.
     pub save: fn(&A) -> Result<Vec<u8>, EventError>,
-    /// Reads it back.
+    /// Reads the state back.
     pub load: fn(&[u8]) -> Result<A, EventError>,
 }
 
@@ -46,15 +46,15 @@ impl<A> fmt::Debug for Snapshot<A> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum SnapshotPolicy {
-    /// When so many events have come since the last one.
+    /// When this many events have been recorded since the last snapshot.
     Every(u64),
-    /// When a load took so long.
+    /// When a load took at least this long.
     Slow(Duration),
     /// Only by [`Store::snapshot`](crate::Store::snapshot).
     ByHand,
 }
 
-/// Which snapshots an aggregate has, and when they are taken.
+/// The snapshots of an aggregate, and when they are taken.
 #[derive(Clone, Copy)]
 pub struct Policy {
     pub(crate) kind: &'static str,
@@ -68,17 +68,17 @@ impl<A> From<Snapshot<A>> for Policy {
     }
 }
 
-/// What the shapes of states by tag, and over every event, are told apart by from those of release 0.1: its states may lack
+/// Distinguishes the shapes of states by tag and over every event from those of release 0.1, whose states may lack
 /// events that the program did not know.
 const WITH_UNKNOWN_EVENTS: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Policy {
-    /// The policy for a state by tag, or over every event.
+    /// Returns the policy for a state by tag, or over every event.
     pub(crate) fn of_query(self) -> Self {
         Self { shape: self.shape ^ WITH_UNKNOWN_EVENTS, ..self }
     }
 
-    /// Whether a snapshot is what was kept, and of today's shape.
+    /// Fails with [`Unfit`] if a snapshot is damaged or of another shape.
     pub(crate) fn fits(&self, stored: &StoredSnapshot) -> Result<(), Unfit> {
         if stored.shape != self.shape {
             return Err(Unfit::Shape);
@@ -87,7 +87,7 @@ impl Policy {
     }
 }
 
-/// Why a snapshot that is there is not used.
+/// Why an existing snapshot is not used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unfit {
     #[error("it is of another shape")]
@@ -103,7 +103,7 @@ pub(crate) enum Unfit {
 }
 
 impl<A> Snapshot<A> {
-    /// The state in a snapshot that fits. Whether the log has its events is still to be seen.
+    /// Returns the state in a snapshot that fits. The caller has yet to check that the log has its events.
     pub(crate) fn open(&self, stored: &StoredSnapshot) -> Result<A, Unfit> {
         (self.load)(&stored.state).map_err(|_| Unfit::Undecodable)
     }
@@ -122,21 +122,21 @@ impl Last {
         Self { id: event.id, position: event.position, recorded_at: event.recorded_at }
     }
 
-    /// Whether this is where a snapshot ends. The instant tells an event from the same one recorded again, after the
-    /// log was restored from a backup.
+    /// Whether this is the last event of a snapshot. The instant tells an event from the same event recorded again
+    /// after the log was restored from a backup.
     pub(crate) fn ends(&self, stored: &StoredSnapshot) -> bool {
         (self.id, self.position, self.recorded_at) == (stored.event, stored.position, stored.recorded_at)
     }
 }
 
-/// What a part of a load began with: what decides whether it is worth keeping.
+/// The snapshot a part of a load began with, which decides whether a new one is worth keeping.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Begun {
-    /// The version of the snapshot it began at.
+    /// The version of the snapshot the part began at.
     pub(crate) version: Version,
-    /// The checksum of one that did not fit.
+    /// The checksum of a snapshot that did not fit.
     pub(crate) unfit: Option<u64>,
-    /// Whether that one would otherwise be in the way for ever.
+    /// Whether that snapshot would be in the way for ever if it is not replaced.
     pub(crate) broken: bool,
 }
 

@@ -1,5 +1,5 @@
-//! `OrderFulfilment::given(placed).fails_at("shipping", "no van").then_undone(["payment", "stock"])`: the steps of a saga,
-//! without a store.
+//! `OrderFulfilment::given(placed).fails_at("shipping", "no van").then_undone(["payment", "stock"])`: tests the steps
+//! of a saga without a store.
 
 use std::collections::HashMap;
 
@@ -17,11 +17,11 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// How far a saga with declared steps comes, if something goes wrong.
+/// Tests a saga with steps, some of which fail.
 ///
-/// Unless a test says otherwise, every command is accepted and every step that waits for an event is told that it is done.
+/// Unless a test says otherwise, every command is accepted, and every step that waits for an event is done.
 pub trait GivenSteps: Saga<Process = Stepping<Self>> + Steps {
-    /// The event that begins it.
+    /// Gives the event that begins the saga.
     #[track_caller]
     fn given(event: impl Into<<Self as Steps>::Event>) -> GivenPlan<Self> {
         GivenPlan { events: vec![event.into()], fates: HashMap::new(), undos: HashMap::new() }
@@ -30,7 +30,7 @@ pub trait GivenSteps: Saga<Process = Stepping<Self>> + Steps {
 
 impl<S: Saga<Process = Stepping<S>> + Steps> GivenSteps for S where Stepping<S>: Process {}
 
-/// A plan that was begun, and what is to go wrong with it.
+/// A plan that has begun, and the failures to come.
 #[must_use = "nothing is looked at until `then_…`"]
 pub struct GivenPlan<S: Steps> {
     events: Vec<S::Event>,
@@ -43,7 +43,7 @@ enum Fate {
     IsLate,
 }
 
-/// How it ended.
+/// The end of the plan.
 struct Ended<S> {
     data: S,
     progress: Progress,
@@ -53,38 +53,38 @@ impl<S: Saga<Process = Stepping<S>> + Steps> GivenPlan<S>
 where
     Stepping<S>: Process<Event = S::Event, State = Option<InFlight<S>>> + Default,
 {
-    /// It hears another event, once all steps before it are answered that wait for one.
+    /// Adds another event. Events come one after the other, before any step that waits is answered.
     pub fn hears(mut self, event: impl Into<S::Event>) -> Self {
         self.events.push(event.into());
         self
     }
 
-    /// A step fails: its command is refused, or, if it waits for an event, that says so.
+    /// Lets a step fail: by a refused command, or by its event if it waits for one.
     pub fn fails_at(mut self, step: &'static str, reason: &str) -> Self {
         self.fates.insert(step, Fate::Fails(reason.into()));
         self
     }
 
-    /// The event of a step does not come in time.
+    /// Lets the event of a step not come in time.
     pub fn times_out_at(mut self, step: &'static str) -> Self {
         self.fates.insert(step, Fate::IsLate);
         self
     }
 
-    /// What undoes a step is refused.
+    /// Refuses the commands that undo a step.
     pub fn refuses_to_undo(mut self, step: &'static str, reason: &str) -> Self {
         self.undos.insert(step, reason.into());
         self
     }
 
-    /// All steps are done.
+    /// Expects all steps to be done.
     #[track_caller]
     pub fn then_done(self) {
         let ended = self.run();
         compare(&(SagaStatus::Finished, None), &(ended.progress.status(), ended.reason()));
     }
 
-    /// These steps are undone, in this order, and the saga is over.
+    /// Expects these steps to be undone, in this order, and the saga to be over.
     #[track_caller]
     pub fn then_undone(self, steps: impl IntoIterator<Item = &'static str>) {
         let ended = self.run();
@@ -92,7 +92,7 @@ where
         compare(&(SagaStatus::Compensated, expected), &(ended.progress.status(), ended.undone()));
     }
 
-    /// It waits for an operator or for other code, for this reason.
+    /// Expects the saga to wait for an operator or for other code, for this reason.
     #[track_caller]
     pub fn then_parked(self, reason: &str) {
         let ended = self.run();
@@ -102,7 +102,7 @@ where
         );
     }
 
-    /// It is over, and this is what is sent in the end.
+    /// Expects the saga to be over, and to send these commands in the end.
     #[track_caller]
     pub fn then_ended(self, expected: Commands) {
         let ended = self.run();
@@ -149,7 +149,7 @@ where
         }
     }
 
-    /// What becomes of a step that waits.
+    /// Returns the stimulus for the next step that waits; `None` if no step waits.
     fn stimulus<'a>(&self, progress: &'a Progress) -> Option<Stimulus<'a, S::Event>> {
         let waits = |step: &&StepProgress| matches!(step.status, StepStatus::Sent | StepStatus::Retrying);
         let step = progress.steps.iter().find(waits)?;
@@ -198,7 +198,7 @@ fn sound<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
 }
 
 impl<S: Steps> Ended<S> {
-    /// The steps that were undone, in the order in which they were, but for those with nothing to undo.
+    /// Returns the steps that were undone, in that order, without the steps that have nothing to undo.
     fn undone(&self) -> Vec<&'static str> {
         let plan = self.data.steps();
         let undone = self.progress.steps.iter().filter(|step| step.status == StepStatus::Undone);

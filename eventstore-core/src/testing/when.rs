@@ -1,4 +1,5 @@
-//! `MoneyTransfer::when(&t1, Requested(order)).then(send(…))`: what a saga or a reactor says, without a store.
+//! `MoneyTransfer::when(&t1, Requested(order)).then(send(…))`: tests the answers of a saga or a reactor without a
+//! store.
 
 use std::{fmt, fmt::Debug, sync::Arc};
 
@@ -16,14 +17,14 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What a saga that implements [`React`] says to events: one instance of it.
+/// Tests the answers of one instance of a saga that implements [`React`].
 pub trait When: Saga + React {
-    /// What it says to an event in a stream, as the first one it hears.
+    /// Returns the answer to an event in a stream, as the first event of the instance.
     fn when(stream: impl Into<StreamId>, event: impl Into<EventOf<Self>>) -> Said<Self::Process> {
         Hearing::new(Self::Process::default()).when(stream, event)
     }
 
-    /// It has heard an event in a stream, whatever it said, and all that was accepted.
+    /// Gives an earlier event in a stream, whose commands were all accepted.
     fn given(stream: impl Into<StreamId>, event: impl Into<EventOf<Self>>) -> Hearing<Self::Process> {
         Hearing::new(Self::Process::default()).given(stream, event)
     }
@@ -31,12 +32,12 @@ pub trait When: Saga + React {
 
 impl<S: Saga<Process = Reacting<S>> + React> When for S where Reacting<S>: Process {}
 
-/// What a reactor says to events: `reacting(Greet).when(&customer, Joined { … }).then(…)`.
+/// Tests the answers of a reactor: `reacting(Greet).when(&customer, Joined { … }).then(…)`.
 pub fn reacting<R: Reactor>(reactor: R) -> Hearing<Stateless<R>> {
     Hearing::new(Stateless(reactor))
 }
 
-/// An instance that has heard something.
+/// An instance with its earlier events.
 pub struct Hearing<P: Process> {
     process: Arc<P>,
     key: Option<String>,
@@ -50,7 +51,7 @@ impl<P: Process> Hearing<P> {
         Self { process: Arc::new(process), key: None, row: None, heard: vec![], now: Timestamp::default() }
     }
 
-    /// What it says to an event in a stream.
+    /// Returns the answer to an event in a stream.
     #[track_caller]
     pub fn when(mut self, stream: impl Into<StreamId>, event: impl Into<P::Event>) -> Said<P> {
         let position = Position(self.heard.len() as u64 + 1);
@@ -64,24 +65,24 @@ impl<P: Process> Hearing<P> {
                 self.key = Some(key);
                 self.says(Some(Item::Event(event, 0)))
             }
-            // It concerns no instance, or another one.
+            // The event concerns no instance, or another one.
             None => self.says(None),
         }
     }
 
-    /// It has heard another event, whatever it said, and all that was accepted.
+    /// Gives another earlier event, whose commands were all accepted.
     #[track_caller]
     pub fn given(self, stream: impl Into<StreamId>, event: impl Into<P::Event>) -> Self {
         self.when(stream, event).accepted_all()
     }
 
-    /// What it says when the timer of this name is due.
+    /// Returns the answer when the timer of this name is due. Panics if there is none.
     #[track_caller]
     pub fn when_due(self, timer: &str) -> Said<P> {
         self.fires(&format!("no timer is called `{timer}`"), |armed| armed.name.as_deref() == Some(timer))
     }
 
-    /// What it says when the timer is due that is due first.
+    /// Returns the answer when the timer that is due first is due. Panics if there is none.
     #[track_caller]
     pub fn when_next_due(self) -> Said<P> {
         self.fires("no timer is armed", |_| true)
@@ -115,7 +116,7 @@ impl<P: Process> Hearing<P> {
         Said { hearing: self, turn, answering, told: vec![] }
     }
 
-    /// The answer alone, whatever it changes.
+    /// Returns the answer alone, without its effect on the row.
     #[track_caller]
     fn answering(&self, key: &str, item: &Item<P::Event>) -> Option<Answering> {
         let state = self.state();
@@ -146,14 +147,14 @@ impl<P: Process> Hearing<P> {
         }
     }
 
-    /// It is over: it hears nothing more.
+    /// Expects the instance to be over.
     #[track_caller]
     pub fn then_over(self) -> Self {
         assert!(self.status().is_some_and(SagaStatus::is_over), "it is not over: {:?}", self.state_text());
         self
     }
 
-    /// The state it is in.
+    /// Expects this state of the instance.
     #[track_caller]
     pub fn then_state(self, expected: P::State) -> Self
     where
@@ -173,43 +174,43 @@ impl<P: Process> Hearing<P> {
     }
 }
 
-/// What was said to an event, to be compared with what should be said.
+/// An answer, to be compared with the expected answer.
 #[must_use = "nothing is compared until `then`"]
 pub struct Said<P: Process> {
     hearing: Hearing<P>,
     turn: Turn<P>,
-    /// The same answer, as far as the test has said what becomes of it.
+    /// The same answer, with the results that the test has given so far.
     answering: Option<Answering>,
     told: Vec<Told>,
 }
 
 impl<P: Process> Said<P> {
-    /// These commands, alternatives and timers. From here on, all of them are accepted.
+    /// Expects these commands, alternatives and timers. From here on, all of them are accepted.
     #[track_caller]
     pub fn then(self, expected: Commands) -> Hearing<P> {
         compare(&expected, &self.rest());
         self.accepted_all()
     }
 
-    /// Nothing is said.
+    /// Expects an empty answer.
     #[track_caller]
     pub fn then_nothing(self) -> Hearing<P> {
         self.then(Commands::none())
     }
 
-    /// It is over afterwards, whatever it says.
+    /// Expects the instance to be over afterwards, with any answer.
     #[track_caller]
     pub fn then_over(self) -> Hearing<P> {
         self.accepted_all().then_over()
     }
 
-    /// The next command to this stream is refused, those before it are accepted: what follows is to be compared.
+    /// Refuses the next command to this stream, and accepts those before it: the rest of the answer is then compared.
     #[track_caller]
     pub fn refused(self, stream: impl Into<StreamId>) -> Self {
         self.answered(&stream.into(), || Told::Refused("refused by the test".into()))
     }
 
-    /// The next command to this stream and those before it are accepted: what follows is to be compared.
+    /// Accepts the next command to this stream and those before it: the rest of the answer is then compared.
     #[track_caller]
     pub fn accepted(self, stream: impl Into<StreamId>) -> Self {
         self.answered(&stream.into(), || Told::Recorded)
@@ -250,7 +251,7 @@ impl<P: Process> Said<P> {
         self.hearing
     }
 
-    /// What is still to be said.
+    /// Returns the rest of the answer.
     fn rest(&self) -> Commands {
         self.answering.as_ref().map_or_else(Commands::none, Answering::rest)
     }

@@ -1,4 +1,4 @@
-//! Trees of commands, answered in every way.
+//! Trees of commands, with every combination of results.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     send,
 };
 
-/// What an answer is, said the simplest way: each command is asked for at once, and so it goes on.
+/// The simplest model of an answer: the result of each command is known at once.
 struct Spoken<'a> {
     answers: &'a dyn Fn(&str) -> bool,
     sent: Vec<String>,
@@ -21,7 +21,7 @@ struct Spoken<'a> {
 }
 
 impl Spoken<'_> {
-    /// Whether something was refused.
+    /// Returns whether a command was refused.
     fn speak(&mut self, node: &Node, place: &str) -> bool {
         let child = |n: usize| if place.is_empty() { n.to_string() } else { format!("{place}.{n}") };
         match node {
@@ -63,7 +63,7 @@ fn timers(outcome: &Outcome) -> Vec<String> {
     outcome.timers.iter().map(change).collect()
 }
 
-/// All trees of up to four leaves, as users build them.
+/// Returns all trees of up to four leaves, as users build them.
 fn trees() -> Vec<Commands> {
     let leaves = || [send(lamp("a"), On(1)), send(lamp("b"), On(2)).after(hours(1)), cancel("x")];
     let joined = |trees: &[Commands]| {
@@ -84,7 +84,7 @@ fn trees() -> Vec<Commands> {
     all
 }
 
-/// Answers all of it, each time on a machine that was made anew from what is known; and returns the places in order.
+/// Completes an answer, with a new `Answering` made of the known results for each command. Returns the places in order.
 fn drive(commands: &Commands, answers: &dyn Fn(&str) -> bool) -> (Vec<(String, bool)>, Outcome) {
     let mut known = Known::new();
     let mut sent = vec![];
@@ -116,7 +116,7 @@ fn g2_every_small_tree_in_every_way_of_being_answered() {
     for tree in trees() {
         let (all, ..) = spoken(&tree, &|_| true);
         let mut ways = vec![BTreeMap::new()];
-        // The places that are reached differ from way to way: one more is decided where one is met that is not.
+        // The places reached differ between the ways: at the first place without a result, the way is split in two.
         while let Some(way) = ways.pop() {
             let way: BTreeMap<String, bool> = way;
             let missing = std::cell::RefCell::new(None);
@@ -142,7 +142,7 @@ fn g2_every_small_tree_in_every_way_of_being_answered() {
             assert_eq!(places.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>(), sent, "{tree:?}");
             assert_eq!(timers(&outcome), armed, "{tree:?}");
             assert_eq!(outcome.refused.is_some(), refused, "{tree:?}");
-            // What changes something when it is answered otherwise must be written down when it is refused.
+            // A refusal must be recorded by a mark if another result would change the rest of the answer.
             for (place, guarded) in places.iter().filter(|(place, _)| !way[place]) {
                 let otherwise =
                     |other: &str| if other == place { true } else { way.get(other).copied().unwrap_or(true) };
@@ -155,7 +155,7 @@ fn g2_every_small_tree_in_every_way_of_being_answered() {
     assert!(driven > 5_000 && most == 4, "{driven} ways, up to {most} commands");
 }
 
-/// One told after the other, as far as the first that is to be done next.
+/// Tells the results one after the other.
 fn after(commands: Commands, told: &[Told]) -> Answering {
     let mut answering = answering(commands);
     told.iter().for_each(|told| answering.told(told.clone()));
@@ -173,12 +173,12 @@ fn g2_the_log_decides_between_a_command_and_its_mark() {
     };
     assert_eq!(place(&after(either(), &[refused()])), "mark 0");
     assert_eq!(place(&after(either(), &[refused(), Told::Recorded])), "send 1");
-    // Another process was first: with the command, or with a mark of other words.
+    // Another node was first: with the command, or with a mark of other words.
     assert_eq!(place(&after(either(), &[refused(), Told::Taken])), "send 0");
     assert_eq!(place(&after(either(), &[refused(), Told::Taken, Told::Recorded])), "");
     let marked = after(either(), &[refused(), Told::Taken, Told::Marked(Some("full".into()))]);
     assert_eq!((place(&marked), marked.known()["0"].clone()), ("send 1".into(), Answer::Refused("full".into())));
-    // There was nothing to do: that is written down where something depends on it.
+    // There was nothing to do: a mark records that if other commands depend on it.
     assert_eq!(place(&after(either(), &[Told::Nothing])), "mark 0");
     assert_eq!(place(&after(either(), &[Told::Nothing, Told::Recorded])), "");
     assert_eq!(place(&after(either(), &[Told::Marked(None)])), "");
@@ -214,11 +214,11 @@ fn a_delayed_command_keeps_its_alternative_and_its_successor() {
     assert_eq!(a().after(hours(1)).or(b()), a().or(b()).after(hours(1)));
     assert_eq!(a().after(hours(1)).named("x").then(b()), a().then(b()).after(hours(1)).named("x"));
     assert_ne!(a().after(hours(1)).and(b()), a().and(b()).after(hours(1)));
-    // What is joined to what is joined is one list: the order of writing is no matter.
+    // Joined lists become one list, regardless of the order of joining.
     assert_eq!(a().and(b()).and(a()), a().and(b().and(a())));
     assert_eq!(a().or(b()).or(a()), a().or(b().or(a())));
     assert_eq!([a(), b(), a()].into_iter().collect::<Commands>(), a().and(b()).and(a()));
-    // Nothing is nothing.
+    // Empty commands stay empty.
     let none = Commands::none;
     assert_eq!((none().and(a()), a().and(none())), (a(), a()));
     assert_eq!((none().or(a()), none().then(a()), a().then(none())), (none(), a(), a()));
@@ -287,7 +287,7 @@ fn what_a_timer_says_is_found_by_its_place() {
     for nowhere in ["0", "1", "0.0", "0.2", "7", "x", "0.1.0", "late", "0.late"] {
         assert_eq!(said(&branches, nowhere), None, "{nowhere}");
     }
-    // Alternatives that are taken because a message is not answered in time: those of the nearest `or`.
+    // If a message is not answered in time, the alternatives are those of the nearest `or`.
     let late = ask("grid", Book { watts: 1 }).within(hours(1)).or(a()).or(b());
     assert_eq!(said(&late, "0.late"), found("send(lamp-a, On(1)).or(send(lamp-b, On(2)))", ""));
     let nested = ask("grid", Book { watts: 1 }).within(hours(1)).and(b()).or(a()).then(b());
@@ -304,7 +304,7 @@ fn a_message_that_is_not_answered_in_time_has_an_alternative() {
     let outcome = after(late.clone(), &[Told::Recorded]).outcome().expect("answered");
     let [TimerChange::Arm(arm)] = &outcome.timers[..] else { panic!("{:?}", outcome.timers) };
     assert_eq!((&*arm.place, &arm.awaits[..], &*arm.was), ("0.late", &["0".to_owned()][..], "send(lamp-a, On(1))"));
-    // What is sent then has the place, and so the id, that it has after a refusal.
+    // The command sent then has the place, and so the id, that it has after a refusal.
     let trigger = Trigger { event: event(1, super::LampEvent::SwitchedOn).with(()), part: 0, due: None };
     let fired = Answering::new("lamps", "l1".into(), trigger, Script::due(late, "0.late").expect("a timer"));
     let Some(Todo::Send(_, fired)) = fired.expect("an answer").todo() else { panic!("nothing is sent") };

@@ -1,4 +1,4 @@
-//! Instances: their rows, timers, and what cannot be answered.
+//! Instances: their rows, their timers, and events that cannot be answered.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     send,
 };
 
-/// A lamp that burns for three hours is switched off; one that breaks is given up.
+/// A lamp that burns for three hours is switched off; a broken lamp is given up.
 #[derive(eventstore::Saga, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[saga(crate = crate, stream, end = is_broken, version = 2, upcast(1 => from_v1))]
 struct Night {
@@ -82,7 +82,7 @@ fn turn(row: Option<StoredInstance>, events: impl IntoIterator<Item = Recorded<L
     turn
 }
 
-/// All that is sent is accepted.
+/// Completes a turn whose commands are all accepted.
 fn accepted<P: Process>(mut turn: Turn<P>) -> TurnResult<P::Event> {
     while turn.todo().is_some() {
         turn.told(Told::Recorded);
@@ -115,13 +115,13 @@ fn g3_a_row_has_state_timers_and_what_was_heard() {
     assert_eq!((row.position.0, row.heard.len(), row.started_at, row.changed_at), (1, 1, at(1), at(1)));
     assert_eq!((row.due, &*row.timers[0].was, row.timers[0].fired), (Some(at(4)), "send(lamp-l1, Off)", 0));
     assert_eq!(row.timers[0].state, None, "the state every instance begins with");
-    // Armed again, it replaces the one of this name, and keeps the state before.
+    // Arming the timer again replaces the one of this name, and keeps the state before the event.
     let row = put(accepted(turn(Some(row), [on(2)])));
     assert_eq!((row.timers.len(), row.due), (1, Some(at(5))));
     assert_eq!(row.timers[0].state, Some((2, r#"{"burning":true}"#.into())));
-    // As one that has heard nothing, it has no row.
+    // An instance in the state of one without events has no row.
     assert_eq!(accepted(turn(Some(row.clone()), [off(3)])).change, Change::Delete);
-    // What changes nothing and is answered with nothing writes nothing.
+    // An event that changes nothing and has an empty answer writes nothing.
     struct Deaf;
 
     impl Reactor for Deaf {
@@ -147,7 +147,7 @@ fn g10_what_is_over_hears_nothing_and_has_no_timers() {
     let deaf = turn(Some(row.clone()), [on(3), broke(4, "wire")]);
     assert!(deaf.is_over());
     assert_eq!(deaf.result().change, Change::None);
-    // What has fired before is answered.
+    // A timer that has fired before the end is answered.
     let mut row = put(accepted(turn(None, [on(1)])));
     let claimed = row.claim(at(4));
     let row = put(accepted(turn(Some(row), [broke(2, "glass")])));
@@ -172,7 +172,7 @@ fn g10_a_key_whose_instance_was_over_and_is_forgotten_does_not_begin_again() {
     let mut turn = new();
     turn.told(Told::Over(false));
     assert_eq!(put(accepted(turn)).heard.len(), 2, "and it is looked up once");
-    // By conversation, a key never comes back.
+    // If the key is a conversation, it never comes back.
     struct Once;
 
     impl Reactor for Once {
@@ -190,10 +190,10 @@ fn g10_a_key_whose_instance_was_over_and_is_forgotten_does_not_begin_again() {
 #[test]
 fn m2_of_cancel_and_fire_one_wins() {
     let armed = put(accepted(turn(None, [on(1)])));
-    // Cancelled first: there is nothing to fire.
+    // If the timer is cancelled first, there is nothing to fire.
     let mut cancelled = put(accepted(turn(Some(armed.clone()), [off(2), broke(3, "")])));
     assert_eq!(cancelled.claim(at(9)), []);
-    // Fired first: nothing cancels it, neither by name nor by arming it again.
+    // If the timer fires first, nothing cancels it, neither its name nor arming it again.
     let mut fired = armed;
     let claimed = fired.claim(at(4));
     assert_eq!((claimed.len(), fired.timers[0].fired, fired.timers[0].due), (1, 1, at(4)), "the due instant stays");
@@ -201,7 +201,7 @@ fn m2_of_cancel_and_fire_one_wins() {
     assert_eq!(row.timers.len(), 1);
     let row = put(accepted(turn(Some(fired.clone()), [on(2)])));
     assert_eq!(row.timers.iter().map(|timer| timer.fired).collect::<Vec<_>>(), [1, 0]);
-    // Not before its time; and again a minute after it was taken, if nothing came of it.
+    // The timer does not fire before it is due, and fires again a minute after it was claimed, if it was not answered.
     assert_eq!(fired.clone().claim(at(4) + Duration::from_secs(59)), []);
     assert_eq!(fired.claim(at(4) + FIRING), claimed);
 }
@@ -220,10 +220,10 @@ fn m1_a_timer_is_answered_with_the_state_before_its_event_and_under_ids_of_its_o
     assert_eq!(first.id.as_bytes()[..6], (at(4).as_micros() as u64 / 1_000).to_be_bytes()[2..]);
     let done = put(accepted(fire(&row)));
     assert_eq!((done.timers.len(), done.due, &*done.state), (0, None, r#"{"burning":true}"#));
-    // Taken away meanwhile, it says nothing.
+    // A timer that was removed meanwhile sends nothing.
     let gone = StoredInstance { timers: vec![], ..row.clone() };
     assert!(fire(&gone).is_over());
-    // The code says nothing there any more: it is parked, with what it was to say.
+    // If the code has no timer at that place any more, the timer is parked, with the text of its commands.
     row.timers[0].place = "3".into();
     let mut moved = row.clone();
     let claimed = {
@@ -250,13 +250,13 @@ fn g6_what_cannot_be_answered_waits_with_what_is_behind_it() {
         (SagaStatus::Parked, &row.state, 1),
         "as it was before"
     );
-    // What comes behind it waits without being answered.
+    // Later events wait without being answered.
     let items = [Item::Event(off(4), 0)];
     let behind = Turn::new(&process(), "l1", Some(*waits.clone()), items.clone(), true, terms(0));
     assert!(behind.is_over());
     let behind = behind.result();
     assert_eq!((behind.waiting.len(), behind.parked, behind.change), (1, None, Change::None));
-    // Once it can be answered, it stands as its state says.
+    // Once the event can be answered, the status follows from the state again.
     assert_eq!(accepted(turn(Some(*waits), [off(3)])).change, Change::Delete);
 }
 
@@ -271,7 +271,7 @@ fn g6_a_conflict_waits_and_what_was_answered_is_not_lost() {
     assert_eq!((result.parked, result.waiting.len()), (Some(later), 1));
     let Change::Put(row) = result.change else { panic!("{:?}", result.change) };
     assert_eq!((&*row.state, row.heard.len(), row.timers.len()), (r#"{"burning":true}"#, 1, 1));
-    // A timer that fails waits by itself, longer each time, and keeps no other.
+    // A timer that fails waits alone, longer each time, and holds up nothing else.
     let mut row = put(accepted(self::turn(None, [on(1)])));
     let claimed = row.claim(at(4));
     for (fired, pause) in [(1, 1), (2, 2), (3, 4), (20, 300)] {
@@ -362,7 +362,7 @@ fn a_message_that_is_answered_needs_no_alternative() {
     let row = put(accepted(turn(Some(row), answer(first))));
     assert_eq!(row.timers[0].awaits, [second], "the other one is still waited for");
     assert!(turn(Some(row.clone()), answer(first)).result().change == Change::None, "once is enough");
-    // Answered by the event that the message was in this log.
+    // The answer names the event of the message in this log.
     assert_eq!(accepted(turn(Some(row), answer(crate::event_id(second, 0)))).change, Change::Delete);
 }
 
@@ -385,7 +385,7 @@ fn a11_an_instance_has_so_many_timers_and_so_large_a_state() {
     let large = broke(1, &"x".repeat(limits::INSTANCE_BYTES));
     let result = accepted(turn(None, [large]));
     assert!(result.parked.is_some_and(|parked| parked.reason.contains("the state and the timers of an instance")));
-    // What was heard is remembered up to a limit.
+    // The number of remembered positions is limited.
     let row = put(accepted(turn(None, (1..=1_200).map(on))));
     assert_eq!((row.heard.len(), row.heard[0].0, row.started_at), (1_000, 201, at(1)));
 }

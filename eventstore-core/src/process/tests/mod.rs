@@ -1,4 +1,4 @@
-//! The machine, alone.
+//! The processes without an engine.
 
 mod answers;
 mod instances;
@@ -42,11 +42,11 @@ impl Evolve for Lamp {
     }
 }
 
-/// On, refused where it is on already; the number only tells one command from another.
+/// Switches a lamp on; refused if it is on already. The number only distinguishes commands.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct On(u32);
 
-/// Off, which is nothing to do where it is off already.
+/// Switches a lamp off; nothing to do if it is off already.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Off;
 
@@ -83,7 +83,7 @@ pub(super) fn hours(hours: u64) -> Duration {
     Duration::from_secs(hours * 3_600)
 }
 
-/// An event as a process hears it: at a position, an hour after the one before.
+/// Returns an event as a process reads it: at a position, an hour after the previous one.
 pub(super) fn event<E: Event>(position: u64, data: E) -> Recorded<E> {
     let (stored, _) = crate::encode::stored(&data).expect("can be written");
     let metadata = Metadata { correlation_id: Uuid::from_u128(7), ..Metadata::default() };

@@ -1,4 +1,4 @@
-//! Declared steps: forward, back, in time and too late.
+//! Sagas with steps: forward, back, in time and too late.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     send, step,
 };
 
-/// What is switched, in which order; `SwitchedOn` says that the step `wait` is done, `Broke` that it has failed.
+/// Switches lamps by a plan; by `SwitchedOn` the step `wait` is done, by `Broke` it has failed.
 #[derive(eventstore::Saga, Serialize, Deserialize, Clone, Debug)]
 #[saga(crate = crate, steps, stream)]
 struct Show {
@@ -83,12 +83,12 @@ fn at(hours: u64) -> Timestamp {
     Timestamp::default() + super::hours(hours)
 }
 
-/// An instance, as it goes from row to row.
+/// An instance, driven from row to row.
 #[derive(Default)]
 struct Instance {
     row: Option<StoredInstance>,
     position: u64,
-    /// The places of the commands that were sent since they were looked at; `!` where they were refused.
+    /// The places of the commands sent since the last check; with `!` if refused.
     sent: Vec<String>,
     ids: Vec<(String, uuid::Uuid)>,
     refuse: Vec<&'static str>,
@@ -110,7 +110,7 @@ impl Instance {
         self.goes(Item::Event(heard, 0))
     }
 
-    /// The timers that are due by then, one after the other.
+    /// Fires the timers that are due by this hour, one after the other.
     fn waits(mut self, hour: u64) -> Self {
         let mut row = self.row.clone().expect("a row");
         for timer in row.claim(at(hour)) {
@@ -201,7 +201,8 @@ fn g7_what_is_done_is_undone_in_the_reverse_order_of_becoming_done() {
         &[Undone, Failed, Undone],
         &["step:one", "step:two", "step:three", "undo:three", "undo:one", "end"],
     );
-    // The first failure of a group keeps what has not begun from beginning, and waits for what has.
+    // After the first failure in a group no further step of it begins, and the plan waits for the steps that have
+    // begun.
     Instance::default()
         .refusing(&["step:three"])
         .hears(LampEvent::Broke { reason: "three".into() })
@@ -227,7 +228,7 @@ fn g7_what_may_be_done_is_undone_too() {
     let neither = Instance::default().refusing(&["step:one.0", "step:one.1"]);
     let neither = neither.hears(LampEvent::Broke { reason: "both".into() });
     neither.stands(Compensated, &[Failed], &["step:one.0!", "step:one.1!", "end"]);
-    // A step that is late: its undo is sent; that it was done after all changes nothing.
+    // The undo of a late step is sent; the event by which it is done after all changes nothing.
     let late = Instance::begun("three").refusing(&["undo:two"]).waits(2);
     let late = late.stands(Parked, &[Done, Undoing, Done], &["step:one", "step:two", "step:three", "undo:two!"]);
     assert_eq!(late.error(), Some("step `two` cannot be undone: no"));
@@ -254,7 +255,7 @@ fn g7_an_undoing_that_is_refused_stops_there_until_an_operator_goes_on() {
 #[test]
 fn the_steps_up_to_the_pivot_have_a_deadline() {
     let late = Instance::begun("three").waits(6);
-    // Both timers are due: the step is late first, and the whole has nothing more to say.
+    // Both timers are due: the step is late first, and then the deadline of the plan changes nothing.
     let undone = ["step:one", "step:two", "step:three", "undo:two", "undo:three", "undo:one", "end"];
     let late = late.stands(Compensated, &[Undone, Undone, Undone], &undone);
     assert_eq!(late.timers(), []);
@@ -282,7 +283,7 @@ fn behind_the_pivot_a_step_is_tried_again_and_never_undone() {
     assert_eq!(stuck.error(), Some("step `two`: no"));
     let ids: std::collections::HashSet<_> = stuck.ids.iter().filter(|(place, _)| place == "step:two").collect();
     assert_eq!(ids.len(), 1, "one command, however often it is sent");
-    // The others go on; and an operator can have it tried again.
+    // The other steps go on; and an operator can retry the parked step.
     let stuck = stuck.hears(LampEvent::SwitchedOn).stands(Parked, &[Done, Stuck, Done], &[]);
     let done = stuck.refusing(&[]).told_to_go_on();
     done.stands(Finished, &[Done, Done, Done], &["step:two", "end"]);
@@ -295,7 +296,7 @@ fn behind_the_pivot_a_step_that_was_accepted_and_failed_is_sent_under_another_id
     let failed = failed.stands(Running, &[Done, Done, Retrying], &sent);
     assert_eq!(failed.timers().iter().map(|(place, _)| &**place).collect::<Vec<_>>(), ["retry:wait"]);
     let again = failed.waits(101).stands(Running, &[Done, Done, Sent], &["step:wait#1"]);
-    // One that is late is not sent again by itself: it is unknown whether it was done.
+    // A late step is not sent again without an operator: whether it was done is unknown.
     let late = again.waits(200).stands(Parked, &[Done, Done, Stuck], &[]);
     assert_eq!(late.error(), Some("step `wait`: not done within 7200s"));
     late.hears(LampEvent::SwitchedOn).stands(Finished, &[Done, Done, Done], &["end"]);
@@ -303,7 +304,7 @@ fn behind_the_pivot_a_step_that_was_accepted_and_failed_is_sent_under_another_id
 
 #[test]
 fn g9_an_instance_follows_the_plan_it_began_with() {
-    // Today's plan is another one: it has the step `other` only.
+    // The current plan is another one, with the step `other` only.
     let begun = Instance::begun("three");
     let renamed = |mut instance: Instance| {
         let row = instance.row.as_mut().expect("a row");
@@ -313,7 +314,7 @@ fn g9_an_instance_follows_the_plan_it_began_with() {
     let gone = renamed(Instance { sent: vec![], ..begun }).waits(2);
     let gone = gone.stands(Parked, &[Done, Unknown, Done], &[]);
     assert_eq!(gone.error(), Some("step `two` cannot be undone: it is not in the plan any more"));
-    // With code that has the steps again, it goes on.
+    // With code that has the steps again, the instance goes on.
     let mut back = gone;
     back.row.as_mut().expect("a row").state = r#"{"plan":"three","heard":0}"#.into();
     let back = back.told_to_go_on();
@@ -334,7 +335,7 @@ fn a_timer_among_the_commands_of_a_step_is_answered_too() {
 
 #[test]
 fn g7_the_ids_of_steps_depend_on_the_event_that_began_and_the_name_alone() {
-    // Whatever undoes it, and why: the same command.
+    // The command is the same, regardless of why the step is undone.
     let late = Instance::begun("three").waits(2);
     let failed = Instance::begun("three").hears(LampEvent::Broke { reason: "wire".into() });
     let id = |instance: &Instance, place: &str| {

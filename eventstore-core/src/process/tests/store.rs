@@ -1,4 +1,4 @@
-//! What is put to a store, and what comes back.
+//! Commands sent to a store, and their results.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn all(store: &Store) -> Vec<Recorded<Raw>> {
     store.read().raw().try_collect().await.expect("read")
 }
 
-/// On until nothing is to be done.
+/// Performs all operations of an answer.
 async fn answer(store: &Store, answering: &mut Answering) -> Vec<Told> {
     let mut all = vec![];
     while let Some(todo) = answering.todo() {
@@ -53,7 +53,7 @@ async fn g1_who_sends_again_gets_the_first_answer() {
         assert_eq!(metadata.causation_id, Some(uuid::Uuid::from_u128(1 << 64)));
         assert_eq!(metadata.actor.as_deref(), Some("saga:lamps"));
     }
-    // The code says something else at these places today: the first recorded counts, where it is of the same kind.
+    // The code has other commands at these places now: the first recorded one counts, if it is of the same kind.
     let other =
         || send(lamp("a"), On(2)).and(ask("grid", Book { watts: 1 })).and(publish(out(), LampEvent::SwitchedOn));
     assert_eq!(says(&store, other()).await, [Told::Recorded, Told::Recorded, Told::Recorded]);
@@ -82,14 +82,14 @@ async fn g2_a_mark_keeps_a_refused_command_from_being_recorded_later() {
     let said = || send(lamp("a"), On(1)).or(send(lamp("b"), On(2)));
     let told = says(&store, said()).await;
     assert_eq!(told, [Told::Refused("it is on".into()), Told::Recorded, Told::Recorded]);
-    // It could be switched on now; but what was written down holds.
+    // The lamp could be switched on now, but the mark holds.
     store.execute(lamp("a"), Off).await.expect("off");
     assert_eq!(says(&store, said()).await, [Told::Marked(Some("it is on".into())), Told::Recorded]);
     let marks: Vec<_> = all(&store).await.into_iter().filter(|event| &*event.data.name == Mark::NAME).collect();
     assert_eq!(marks.len(), 1);
     assert_eq!(marks[0].stream.as_str(), "saga.lamps-l1");
     assert_eq!(marks[0].metadata.actor.as_deref(), Some("saga:lamps"));
-    // And nothing to do is an answer that holds.
+    // A mark of nothing to do holds too.
     let off = || send(lamp("c"), Off).then(send(lamp("d"), On(3)));
     let told = answer(&store, &mut answering_to(2, off())).await;
     assert_eq!(told, [Told::Nothing, Told::Recorded, Told::Recorded]);
@@ -100,7 +100,7 @@ async fn g2_of_a_command_and_its_mark_the_first_counts() {
     let store = store();
     store.execute(lamp("a"), On(0)).await.expect("on");
     let said = || send(lamp("a"), On(1)).or(send(lamp("b"), On(2)));
-    // Two processes: one is told that it was refused, the other gets it recorded.
+    // Two nodes: on one the command is refused, on the other it is recorded.
     let (mut slow, mut fast) = (answering(said()), answering(said()));
     let refused = slow.todo().expect("a command").perform(&store).await.expect("told");
     assert_eq!(refused, Told::Refused("it is on".into()));
@@ -108,7 +108,7 @@ async fn g2_of_a_command_and_its_mark_the_first_counts() {
     store.execute(lamp("a"), Off).await.expect("off");
     assert_eq!(answer(&store, &mut fast).await, [Told::Recorded]);
     assert_eq!(answer(&store, &mut slow).await, [Told::Taken, Told::Recorded], "it learns that it is recorded");
-    // Both are refused, in other words: the first that is written down counts.
+    // Both are refused, with different words: the first mark counts.
     let (mut slow, mut fast) = (answering_to(2, said()), answering_to(2, said()));
     slow.told(Told::Refused("for another reason".into()));
     store.execute(lamp("b"), Off).await.expect("off");

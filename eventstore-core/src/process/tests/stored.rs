@@ -1,4 +1,4 @@
-//! What is stored stays readable.
+//! Stored rows stay readable.
 
 use uuid::Uuid;
 
@@ -7,7 +7,7 @@ use crate::{
     process::{Ended, Mark, Progress, StepStatus, StoredInstance, stream_of},
 };
 
-/// A row as a release has written it once: every later one reads it, and writes it so.
+/// A row as a release has written it: every later release reads it, and writes the same.
 const ROW: &str = r#"{
     "key": "t1", "slot": 71, "state": "{\"taking\":{}}", "version": 2, "status": "compensating",
     "due": "1970-01-01T01:00:00Z",

@@ -1,22 +1,22 @@
-//! What is decided from outside in a run, as a list of numbers.
+//! The choices of a run, as a list of numbers.
 
 use std::env;
 
-/// The decisions of one run: numbers below how many there are to choose from. 0 is the straight way.
+/// The choices of one run: each a number below the number of possible moves. 0 is the move without a fault.
 pub(super) struct Choices<'a> {
     given: &'a [u32],
     dice: Option<u64>,
-    /// What was chosen.
+    /// The choices taken so far.
     taken: Vec<u32>,
 }
 
 impl<'a> Choices<'a> {
-    /// These first, then the straight way.
+    /// Returns these choices, followed by zeros.
     pub(super) fn straight(given: &'a [u32]) -> Self {
         Self { given, dice: None, taken: vec![] }
     }
 
-    /// By dice.
+    /// Returns random choices.
     pub(super) fn dice(seed: u64, run: u64) -> Self {
         let mut state = seed ^ run.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         roll(&mut state);
@@ -37,7 +37,7 @@ impl<'a> Choices<'a> {
         choice as usize
     }
 
-    /// The choices alone, without straight ways at the end.
+    /// Returns the choices taken, without the zeros at the end.
     pub(super) fn list(&self) -> Vec<u32> {
         trim(self.taken.clone())
     }
@@ -59,7 +59,7 @@ fn trim(mut choices: Vec<u32>) -> Vec<u32> {
     choices
 }
 
-/// Lists like a failing one, but shorter or lower, in the order in which they are tried.
+/// Returns lists like a failing one, but shorter or lower, in the order in which they are tried.
 pub(super) fn simpler(choices: &[u32]) -> impl Iterator<Item = Vec<u32>> {
     let shorter = [8, 4, 2, 1].into_iter().flat_map(move |size| {
         (0..(choices.len() + 1).saturating_sub(size)).map(move |start| {
@@ -78,15 +78,15 @@ pub(super) fn simpler(choices: &[u32]) -> impl Iterator<Item = Vec<u32>> {
     shorter.chain(lower).map(trim)
 }
 
-/// How much is tried, and what.
+/// The runs to try.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Effort {
-    /// Lists that are tried one after the other.
+    /// The largest number of lists tried one after the other.
     pub(super) runs: u64,
-    /// Runs by dice, if not all lists were tried.
+    /// The number of random runs, if not all lists were tried.
     pub(super) dice: u64,
     pub(super) seed: u64,
-    /// One list, and nothing else.
+    /// If set, only this list is run.
     pub(super) choices: Option<Vec<u32>>,
 }
 
@@ -96,11 +96,11 @@ impl Default for Effort {
     }
 }
 
-/// The variable that changes it.
+/// The environment variable that changes the effort.
 pub(super) const VARIABLE: &str = "EVENTSTORE_SIMULATE";
 
 impl Effort {
-    /// What the environment says.
+    /// Returns the effort that the environment variable asks for. Panics if it cannot be parsed.
     pub(super) fn from_env() -> Self {
         match env::var(VARIABLE) {
             Ok(said) => Self::parse(&said).unwrap_or_else(|reason| panic!("{VARIABLE}=`{said}`: {reason}")),
@@ -108,7 +108,7 @@ impl Effort {
         }
     }
 
-    /// `runs=1000000,dice=5000,seed=7`, or `choices=0,2,1`, which is the last one.
+    /// Parses `runs=1000000,dice=5000,seed=7`, or `choices=0,2,1`, which comes last. Fails with the mistake in words.
     pub(super) fn parse(said: &str) -> Result<Self, String> {
         let mut effort = Self::default();
         let (rest, choices) = match said.split_once("choices=") {

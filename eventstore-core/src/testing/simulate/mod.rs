@@ -1,5 +1,5 @@
-//! The user's own process through every order: crashes, take-overs, lost answers, conflicts, timers, and what others do
-//! meanwhile.
+//! Runs the user's process in every order of crashes, take-overs, lost answers, conflicts, timers, and commands and
+//! events of others.
 
 mod choices;
 #[cfg(test)]
@@ -31,33 +31,33 @@ use crate::{
     target::Target,
 };
 
-/// How much was tried.
+/// The extent of a simulation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Explored {
-    /// How many runs there were.
+    /// The number of runs.
     pub runs: u64,
-    /// How many steps they had.
+    /// The number of steps of all runs.
     pub steps: u64,
     /// Whether every order was tried.
     pub complete: bool,
 }
 
-/// A run that failed, made as short as it goes.
+/// A run that failed, made as short as possible.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SimulationFailure {
     /// The name of the process.
     pub process: &'static str,
-    /// What is not as it should be.
+    /// The check that failed.
     pub reason: String,
-    /// What happened, in order.
+    /// The steps of the run, in order.
     pub story: Vec<String>,
-    /// What was chosen: `EVENTSTORE_SIMULATE=choices=…` runs it again.
+    /// The choices of the run: `EVENTSTORE_SIMULATE=choices=…` runs it again.
     pub choices: Vec<u32>,
-    /// Which run it was, from 1.
+    /// The number of the run, from 1.
     pub run: u64,
-    /// The seed of the dice, if it was a run by dice.
+    /// The seed of the random choices, if they were random.
     pub seed: Option<u64>,
 }
 
@@ -77,12 +77,12 @@ impl fmt::Display for SimulationFailure {
 impl std::error::Error for SimulationFailure {}
 
 impl Simulation<Stateless<Nothing>> {
-    /// A saga.
+    /// Returns a simulation of a saga.
     pub fn of<S: Saga>() -> Simulation<S::Process> {
         Simulation::new(S::Process::default())
     }
 
-    /// A reactor.
+    /// Returns a simulation of a reactor.
     pub fn of_reactor<R: Reactor>(reactor: R) -> Simulation<Stateless<R>> {
         Simulation::new(Stateless(reactor))
     }
@@ -104,7 +104,7 @@ impl<P: Process> Simulation<P> {
         }
     }
 
-    /// A command that is recorded before the process runs. One that is refused fails the test.
+    /// Adds a command that is executed before the process runs. If it is refused, the test fails.
     pub fn given<T: Target, C>(mut self, target: T, command: C) -> Self
     where
         T::State: Decide<C>,
@@ -114,13 +114,13 @@ impl<P: Process> Simulation<P> {
         self
     }
 
-    /// An event that is recorded before the process runs.
+    /// Adds an event that is recorded before the process runs.
     pub fn given_event<E: Event + fmt::Debug>(mut self, stream: impl AppendTo<E>, event: E) -> Self {
         self.given.push(event_of(stream.into_stream(), event));
         self
     }
 
-    /// A command that comes at any moment, once, or never. It may be refused.
+    /// Adds a command that is executed at any moment, once, or never. It may be refused.
     pub fn meanwhile<T: Target, C>(mut self, target: T, command: C) -> Self
     where
         T::State: Decide<C>,
@@ -130,14 +130,14 @@ impl<P: Process> Simulation<P> {
         self
     }
 
-    /// An event that is recorded at any moment, once, or never.
+    /// Adds an event that is recorded at any moment, once, or never.
     pub fn meanwhile_event<E: Event + fmt::Debug>(mut self, stream: impl AppendTo<E>, event: E) -> Self {
         self.meanwhile.push(event_of(stream.into_stream(), event));
         self
     }
 
-    /// What a service answers to a message of this type: one of these events, at any moment, also after it was waited for.
-    /// The event goes to the stream `in.{service}-{instance}`.
+    /// Adds the answers of a service to a message of this type: one of these events, at any moment, also after the
+    /// process has stopped waiting. The event goes to the stream `in.{service}-{instance}`.
     pub fn replies<C: Command, E: Event + fmt::Debug>(
         mut self,
         service: &'static str,
@@ -155,55 +155,55 @@ impl<P: Process> Simulation<P> {
         self
     }
 
-    /// What holds after every step. `ensure!(…)` says why not.
+    /// Adds a check after every step. `ensure!(…)` returns its error.
     pub fn always(mut self, check: impl Fn(&World<P>) -> Result<(), String> + 'static) -> Self {
         self.always.push(Box::new(check));
         self
     }
 
-    /// What holds in the end: when everything is answered, and no timer is left.
+    /// Adds a check at the end, when all events are answered and no timer is left.
     pub fn finally(mut self, check: impl Fn(&World<P>) -> Result<(), String> + 'static) -> Self {
         self.finally.push(Box::new(check));
         self
     }
 
-    /// How often the process that owns the shard crashes: 1 unless said.
+    /// How often the node that owns the shard crashes; 1 by default.
     pub fn crashes(mut self, times: u32) -> Self {
         self.budgets.crashes = times;
         self
     }
 
-    /// How often another process takes the shard over while the owner is frozen, to go on later: 1 unless said.
+    /// How often another node takes the shard over while the owner is frozen, to go on later; 1 by default.
     pub fn take_overs(mut self, times: u32) -> Self {
         self.budgets.take_overs = times;
         self
     }
 
-    /// How often a command is recorded and its answer is lost: 1 unless said.
+    /// How often a command is recorded and its answer is lost; 1 by default.
     pub fn lost_answers(mut self, times: u32) -> Self {
         self.budgets.lost_answers = times;
         self
     }
 
-    /// How often a command loses all its races, so that its instance waits: 1 unless said.
+    /// How often a command has a conflict at every attempt, so that its instance waits; 1 by default.
     pub fn conflicts(mut self, times: u32) -> Self {
         self.budgets.conflicts = times;
         self
     }
 
-    /// How far the clock goes: for a process whose timers never end. What is due later is not waited for.
+    /// How far the clock goes, for a process whose timers never end. Timers that are due later do not fire.
     pub fn lasting(mut self, time: Duration) -> Self {
         self.lasting = Some(time);
         self
     }
 
-    /// Tries it; panics with the story of a run that fails.
+    /// Runs the simulation. Panics with the story of a run that fails.
     #[track_caller]
     pub fn run(self) -> Explored {
         self.try_run().unwrap_or_else(|failure| panic!("{failure}"))
     }
 
-    /// Tries it, and returns the run that fails, if one does.
+    /// Runs the simulation. Fails with the run that fails.
     pub fn try_run(self) -> Result<Explored, SimulationFailure> {
         self.explore(&Effort::from_env())
     }
@@ -223,12 +223,12 @@ impl<P: Process> Simulation<P> {
         if explored.complete { Ok(explored) } else { self.by_dice(effort, explored) }
     }
 
-    /// All lists, depth first, up to so many: at each choice a copy of the run goes on by itself.
+    /// Tries all lists of choices, depth first, up to `runs`: at each choice a copy of the run goes on by itself.
     fn every_order(&self, runs: u64) -> Result<Explored, SimulationFailure> {
         let mut explored = Explored::default();
         let mut run = Run::new(self, false);
         let mut seen = HashSet::new();
-        // The runs at the choices on the way, what there is to choose from, and what was chosen.
+        // The runs at the choices so far, their possible moves, and the move that was chosen.
         let mut way: Vec<(Run<'_, P>, Vec<Move>, usize)> = vec![];
         let mut went = run.begin();
         while explored.runs < runs {
@@ -277,10 +277,10 @@ impl<P: Process> Simulation<P> {
         Ok(explored)
     }
 
-    /// The same failure, or another one, with fewer and lower choices.
+    /// Returns the same failure, or another, with fewer and lower choices.
     fn shrunk(&self, mut choices: Vec<u32>, run: u64, seed: Option<u64>) -> SimulationFailure {
         let fails = |choices: &[u32]| Run::new(self, false).go(&mut Choices::straight(choices)).is_err();
-        // A list that is long after so many is told as it is.
+        // The number of tries is bounded: a list that is still long then is reported as it is.
         let mut tries = 10_000;
         'simpler: loop {
             let before = choices.clone();

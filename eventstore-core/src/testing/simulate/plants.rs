@@ -1,4 +1,4 @@
-//! Bugs that are planted into the world and the nodes of a simulation, and found by it: what the engine would be without
+//! Bugs that are planted into the world and the nodes of a simulation, which must find them: each is the engine without
 //! one of its rules.
 
 use uuid::Uuid;
@@ -6,28 +6,29 @@ use uuid::Uuid;
 use super::{run::Commit, world::World};
 use crate::process::{Answering, Failure, Process, StoredInstance, Todo, Told, Turn, TurnResult, derived_id};
 
-/// Which bug.
+/// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plant {
     /// G1: a command gets a new id for each attempt.
     FreshIds,
-    /// G2: the alternative is chosen from memory; the log knows nothing of the refusal.
+    /// G2: the alternative is chosen from memory; the refusal is not recorded.
     NoMark,
     /// G3: the checkpoint moves, and then the rows are written.
     CheckpointFirst,
     /// G1: the rows and the checkpoint are written, and then the commands are sent.
     StateBeforeSend,
-    /// G4: rows are read without a look at whose the shard is.
+    /// G4: rows are read without checking the owner of the shard.
     UnfencedRead,
     /// E7: the parts of one stored event share their ids.
     IdsWithoutPart,
-    /// G2: a node that takes a shard over fires what is due before it answers what its predecessor has half answered.
+    /// G2: a node that takes a shard over fires timers that are due before it completes the half-given answers of its
+    /// predecessor.
     TimersFirst,
     /// G10: the timers of an instance are not in its row, and outlive it.
     TimersOutlive,
 }
 
-/// What is asked for instead of what is to be done.
+/// Returns the operation with the bug, instead of the right one.
 pub(super) fn todo(plant: Option<Plant>, todo: Todo, answering: Option<&Answering>) -> Todo {
     let (Todo::Send(sending, mut delivery), Some(answering)) = (todo.clone(), answering) else { return todo };
     match plant {
@@ -47,7 +48,7 @@ fn fresh() -> [u8; 8] {
     N.fetch_add(1, SeqCst).to_be_bytes()
 }
 
-/// What comes of it instead of what came.
+/// Performs the operation with the bug, instead of the right one.
 pub(super) async fn perform<P: Process>(world: &World<P>, todo: &Todo) -> Result<Told, Failure> {
     match todo {
         Todo::Mark(..) if world.plant == Some(Plant::NoMark) => Ok(Told::Recorded),
@@ -55,7 +56,7 @@ pub(super) async fn perform<P: Process>(world: &World<P>, todo: &Todo) -> Result
     }
 }
 
-/// The row as it is kept.
+/// Returns the row to keep, with the bug.
 pub(super) fn with_timers<P: Process>(world: &World<P>, mut row: Box<StoredInstance>) -> Box<StoredInstance> {
     if let (Some(Plant::TimersOutlive), true) = (world.plant, row.status.is_over()) {
         row.timers = world.rows.get(&row.key).map_or_else(Vec::new, |before| before.timers.clone());
@@ -64,7 +65,7 @@ pub(super) fn with_timers<P: Process>(world: &World<P>, mut row: Box<StoredInsta
     row
 }
 
-/// What turns would result in if all they send were accepted.
+/// Returns the results of turns as if all their commands were accepted, with the bug; else `None`.
 pub(super) fn results_before<P: Process>(
     plant: Option<Plant>,
     turns: impl Fn() -> Vec<Turn<P>>,
@@ -80,7 +81,7 @@ pub(super) fn results_before<P: Process>(
     })
 }
 
-/// Whether the checkpoint has been moved now, and the rows are still to be written.
+/// Moves the checkpoint before the rows, with the bug. Returns whether it did.
 pub(super) fn checkpoint_first<P: Process>(world: &mut World<P>, epoch: u64, commit: &Commit) -> bool {
     let Commit::Events(to) = commit else { return false };
     if world.plant != Some(Plant::CheckpointFirst) || epoch != world.epoch || world.checkpoint >= *to {

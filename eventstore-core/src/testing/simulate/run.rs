@@ -1,4 +1,4 @@
-//! One run: what can come next, one thing after the other, as it is chosen.
+//! One run: its possible moves, and the steps that are chosen.
 
 use std::{
     fmt::Debug,
@@ -18,18 +18,18 @@ use crate::{
     },
 };
 
-/// A process that runs the shard, or believes that it does.
+/// A node that owns the shard, or believes that it does.
 pub(super) struct Node<P: Process> {
     name: char,
     epoch: u64,
     work: Work<P>,
-    /// Whether it has done something that others can see since it was idle.
+    /// Whether the node has done something that others can see since it was idle.
     acted: bool,
-    /// Where the log ended when it took the shard over, or began a batch again.
+    /// The end of the log when the node took the shard over, or began a batch again.
     began: Position,
 }
 
-/// What a node has in hand.
+/// The work of a node.
 enum Work<P: Process> {
     Idle,
     /// Some events; the rows of their instances are not read yet.
@@ -37,7 +37,7 @@ enum Work<P: Process> {
         events: Vec<Recorded<Raw>>,
         from: Position,
     },
-    /// What the instances have to answer, and what is written then.
+    /// The turns of the instances, and the commit that follows.
     Answer {
         turns: Vec<Turn<P>>,
         commit: Commit,
@@ -54,43 +54,43 @@ impl<P: Process> Clone for Work<P> {
     }
 }
 
-/// What goes with the rows in one step.
+/// The change that is written with the rows in one step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Commit {
     /// The checkpoint moves.
     Events(Position),
     /// The timers were claimed before.
     Timers,
-    /// The events of an instance wait no more.
+    /// The dead letters of an instance are removed.
     Letters(String),
     /// Nothing: all was written before.
     #[cfg(test)]
     Nothing,
 }
 
-/// What can come next.
+/// A possible move.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Move {
-    /// The owner takes up the events that are there, or the first of them.
+    /// The owner takes up the pending events, or only the first of them.
     TakeUp {
         all: bool,
     },
     /// The owner claims the timers that are due.
     Fire,
-    /// The owner tries the waiting events of an instance again.
+    /// The owner tries the dead letters of an instance again.
     Retry(usize),
-    /// A node does its next thing: for one of its instances, if it is answering.
+    /// A node does its next step: for one of its instances, if it is answering.
     Go {
         node: usize,
         turn: usize,
     },
     Crash,
     TakeOver,
-    /// What the owner asks for is done, and the answer is lost.
+    /// The operation of the owner is done, and the answer is lost.
     Lost {
         turn: usize,
     },
-    /// What the owner asks for is not done: others have been faster again and again.
+    /// The operation of the owner fails: other appends came first at every attempt.
     Conflict {
         turn: usize,
     },
@@ -100,7 +100,7 @@ pub(super) enum Move {
         asked: usize,
         way: usize,
     },
-    /// The clock goes to where something is due.
+    /// The clock goes to the next instant at which something is due.
     Clock,
     End,
 }
@@ -121,10 +121,10 @@ pub(super) struct Run<'a, P: Process> {
     names: std::ops::RangeInclusive<char>,
     budgets: Budgets,
     meanwhile: Vec<usize>,
-    /// The messages that were not answered yet, and the ways in which they can be.
+    /// The messages that are not answered yet, and their possible answers.
     asked: Vec<(Recorded<Raw>, Vec<Alternative>)>,
     pub(super) steps: usize,
-    /// What has happened, if it is to be told.
+    /// The story of the run, if it is recorded.
     pub(super) story: Option<Vec<String>>,
 }
 
@@ -158,7 +158,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
     }
 
-    /// The same run, which goes on by itself. It tells no story.
+    /// Returns a copy of the run, which goes on by itself and records no story.
     pub(super) fn fork(&self) -> Self {
         let node = |node: &Node<P>| Node {
             name: node.name,
@@ -180,7 +180,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
     }
 
-    /// What is given, before the process runs.
+    /// Executes the given commands and events. Fails if one is refused.
     pub(super) fn begin(&mut self) -> Result<(), String> {
         for (act, n) in self.simulation.given.iter().zip(1..) {
             let said = act(&self.world.store, Uuid::from_u128(n));
@@ -191,7 +191,8 @@ impl<'a, P: Process> Run<'a, P> {
         Ok(())
     }
 
-    /// On to where something is to be chosen, or to the end: then there is nothing to choose from.
+    /// Goes on until there is a choice, and returns the possible moves; none at the end. Fails if a check fails, or
+    /// after 2,000 steps.
     pub(super) fn go_on(&mut self) -> Result<Vec<Move>, String> {
         loop {
             if self.steps == STEPS {
@@ -209,7 +210,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
     }
 
-    /// Takes a step, and looks at what always holds. Returns whether it was the last one.
+    /// Takes a step and runs the checks. Returns whether it was the last step.
     pub(super) fn choose(&mut self, next: Move) -> Result<bool, String> {
         self.steps += 1;
         if next == Move::End {
@@ -223,7 +224,7 @@ impl<'a, P: Process> Run<'a, P> {
         Ok(false)
     }
 
-    /// From the beginning to the end, as it is chosen.
+    /// Runs from the beginning to the end, by the choices.
     pub(super) fn go(&mut self, choices: &mut Choices<'_>) -> Result<(), String> {
         self.begin()?;
         loop {
@@ -234,7 +235,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
     }
 
-    /// The end: nothing is to be done any more.
+    /// Ends the run. Fails if an instance or a timer is parked, or if a check at the end fails.
     fn end(&self) -> Result<(), String> {
         for (key, letters) in &self.world.letters {
             if letters.retry_at.is_none() {
@@ -249,7 +250,7 @@ impl<'a, P: Process> Run<'a, P> {
         self.simulation.finally.iter().try_for_each(|check| check(&self.world))
     }
 
-    /// Takes note of what was recorded.
+    /// Notes the events that were recorded, and the messages that can be answered.
     fn note(&mut self) {
         self.world.note();
         for event in std::mem::take(&mut self.world.messages) {
@@ -264,7 +265,7 @@ impl<'a, P: Process> Run<'a, P> {
         self.nodes.iter().position(|node| node.epoch == self.world.epoch).unwrap_or(0)
     }
 
-    /// What can come next. The first is the straight way.
+    /// Returns the possible moves. The first is the one without a fault.
     fn moves(&self) -> Vec<Move> {
         let owner = self.owner();
         let mut moves = vec![];
@@ -307,7 +308,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
         if !idle {
             let Budgets { crashes, take_overs, lost_answers, conflicts } = self.budgets;
-            // A crash before that is as if the node had never begun.
+            // A crash before the node has acted is as if it had never begun.
             moves.extend((crashes > 0 && self.nodes[owner].acted).then_some(Move::Crash));
             moves.extend((take_overs > 0 && self.lives_on(owner)).then_some(Move::TakeOver));
             if let (Work::Answer { turns, .. }, true) = (&self.nodes[owner].work, lost_answers + conflicts > 0) {
@@ -319,14 +320,14 @@ impl<'a, P: Process> Run<'a, P> {
             }
         }
         moves.extend((0..self.meanwhile.len()).map(Move::Meanwhile));
-        // While it is at work, a node does not look at the clock.
+        // A node at work does not read the clock.
         if idle && !quiet {
             moves.extend(later.map(|_| Move::Clock));
         }
         moves
     }
 
-    /// Whether a node may claim timers: once it has answered what its predecessor may have answered half of.
+    /// Whether a node may claim timers: once it has answered all events that its predecessor may have half answered.
     fn may_fire(&self, node: usize) -> bool {
         #[cfg(test)]
         if self.world.plant == Some(super::plants::Plant::TimersFirst) {
@@ -335,7 +336,7 @@ impl<'a, P: Process> Run<'a, P> {
         self.world.pending(1).first().is_none_or(|event| event.position > self.nodes[node].began)
     }
 
-    /// Whether a node that is frozen now can still do something once it goes on. It cannot read rows any more, and write none.
+    /// Whether a node that is frozen now can still act once it goes on. It can then neither read nor write rows.
     fn lives_on(&self, node: usize) -> bool {
         match &self.nodes[node].work {
             Work::Idle => false,
@@ -460,7 +461,7 @@ impl<'a, P: Process> Run<'a, P> {
         (node.work, node.acted) = (Work::Answer { turns: vec![turn], commit: Commit::Letters(key) }, false);
     }
 
-    /// A node does its next thing.
+    /// Takes the next step of a node. Fails if the store fails.
     fn advance(&mut self, node: usize, turn: usize) -> Result<(), String> {
         let Node { name, work, acted, .. } = &mut self.nodes[node];
         let name = *name;
@@ -527,7 +528,7 @@ impl<'a, P: Process> Run<'a, P> {
             return Ok(());
         }
         let mut turns = turns(all, rows);
-        // To look something up changes nothing, and nothing that comes in between changes what is found.
+        // A look-up changes nothing, and no move in between changes its result.
         for turn in &mut turns {
             while let Some(todo @ Todo::LookUp(_)) = turn.todo() {
                 let Ok(told) = now(todo.perform(&self.world.store)) else {
@@ -538,7 +539,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
         let silent = turns.iter().all(Turn::is_over);
         self.nodes[node].work = Work::Answer { turns, commit };
-        // Between a read and a write with nothing in between, nothing can come that matters.
+        // If nothing is sent between the read and the write, no move in between matters.
         if silent {
             self.write(node);
         } else {
@@ -575,7 +576,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
     }
 
-    /// A node finds out that the shard is another's.
+    /// A node finds that another node owns the shard.
     fn lose(&mut self, node: usize) {
         let name = self.nodes[node].name;
         self.tell_line(|| format!("{name} has lost the shard, and stops"));
@@ -586,7 +587,7 @@ impl<'a, P: Process> Run<'a, P> {
         }
     }
 
-    /// All that matters for what can come next.
+    /// Returns a hash of all that decides what can come next.
     pub(super) fn digest(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.world.digest(&mut hasher);
@@ -607,7 +608,7 @@ impl<'a, P: Process> Run<'a, P> {
     }
 }
 
-/// What is to be done, in words.
+/// Returns the text of an operation.
 fn said(todo: Option<&Todo>) -> String {
     match todo {
         Some(Todo::Send(sending, _)) => format!("{sending:?}"),
@@ -620,7 +621,7 @@ fn said(todo: Option<&Todo>) -> String {
     }
 }
 
-/// What came of it, in words.
+/// Returns the text of a result.
 fn came(told: &Told) -> String {
     match told {
         Told::Recorded => "recorded".into(),

@@ -1,4 +1,4 @@
-//! What a simulation is made of: a process, what others do meanwhile, and what must hold.
+//! The parts of a simulation: a process, commands and events of others, and checks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,12 +11,13 @@ use crate::{
     store::Store,
 };
 
-/// A process, and the world it is tried in.
+/// A process, and the world it is simulated in.
 ///
-/// Drives what runs in production, over a log in memory, through every order of what can come in between: one crash, one
-/// take-over by another process while this one is frozen, one answer that is lost, one conflict, unless said otherwise; and
-/// whatever is said to come [`meanwhile`](Self::meanwhile). Each order is a list of choices. All lists are tried depth first,
-/// up to 20,000; where that was not all, 2,000 by dice. A list that fails is made as short as it goes, and told as a story.
+/// It drives the code that runs in production, over a log in memory, through every order of possible interruptions: by
+/// default one crash, one take-over by another node while the owner is frozen, one lost answer and one conflict; and
+/// the commands and events that come [`meanwhile`](Self::meanwhile). Each order is a list of choices. All lists are
+/// tried depth first, up to 20,000; if there are more, 2,000 random lists are tried too. A list that fails is made as
+/// short as possible, and reported as a story.
 ///
 /// ```
 /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/bank.rs"));
@@ -59,7 +60,8 @@ use crate::{
 /// # }
 /// ```
 ///
-/// `EVENTSTORE_SIMULATE=runs=1000000,seed=7` tries more; `EVENTSTORE_SIMULATE=choices=0,2,1` tells one run.
+/// `EVENTSTORE_SIMULATE=runs=1000000,seed=7` tries more lists; `EVENTSTORE_SIMULATE=choices=0,2,1` prints the story of
+/// one.
 pub struct Simulation<P: Process> {
     pub(super) process: Arc<P>,
     pub(super) given: Vec<Act>,
@@ -73,10 +75,10 @@ pub struct Simulation<P: Process> {
     pub(super) plant: Option<super::plants::Plant>,
 }
 
-/// Something that others do: what it was, or what it was and why it did not happen.
+/// A command or an event of others. Returns its text; fails with its text and why it was not recorded.
 pub(super) type Act = Box<dyn Fn(&Store, Uuid) -> Result<String, String>>;
 pub(super) type Check<P> = Box<dyn Fn(&World<P>) -> Result<(), String>>;
-/// The ways in which a service can answer a message, if it is one that it answers.
+/// Returns the ways in which a service can answer a message; `None` if it does not answer it.
 pub(super) type Replies = Box<dyn Fn(&Recorded<Raw>) -> Option<Vec<Alternative>>>;
 
 /// Appends the answer to a message.
@@ -96,7 +98,7 @@ impl Alternative {
     }
 }
 
-/// How often what goes wrong may still go wrong.
+/// How often each kind of interruption may still come.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Budgets {
     pub(super) crashes: u32,

@@ -1,4 +1,4 @@
-//! The world of a simulation: a log, the rows of a process, who owns its shard, and what time it is.
+//! The world of a simulation: a log, the rows of a process, the owner of its shard, and a clock.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
@@ -23,7 +23,7 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// What a check looks at: the log, and what the process has made of it so far.
+/// The subject of a check: the log, and the instances of the process so far.
 pub struct World<P: Process> {
     memory: MemoryStore,
     pub(super) store: Store,
@@ -34,16 +34,16 @@ pub struct World<P: Process> {
     pub(super) letters: BTreeMap<String, Letters<P::Event>>,
     pub(super) checkpoint: Position,
     pub(super) epoch: u64,
-    /// A hash of the log, and up to where it goes.
+    /// A hash of the log.
     hash: DefaultHasher,
     hashed: usize,
-    /// Messages to services that were recorded since they were last asked for.
+    /// Messages to services that were recorded since the list was last taken.
     pub(super) messages: Vec<Recorded<Raw>>,
     #[cfg(test)]
     pub(super) plant: Option<super::plants::Plant>,
 }
 
-/// The events of an instance that wait.
+/// The dead letters of an instance.
 #[derive(Clone)]
 pub(super) struct Letters<E> {
     pub(super) events: Vec<(Recorded<E>, u32)>,
@@ -52,7 +52,7 @@ pub(super) struct Letters<E> {
     pub(super) reason: String,
 }
 
-/// When every run begins: 2026-01-01T00:00:00Z.
+/// The instant at which every run begins: 2026-01-01T00:00:00Z.
 const START: i64 = 1_767_225_600_000_000;
 
 #[track_caller]
@@ -60,7 +60,7 @@ fn decode<E: Event>(event: &Recorded<Raw>) -> Vec<Recorded<E>> {
     event.decode().unwrap_or_else(|error| panic!("{} cannot be read: {error}", event.data.name))
 }
 
-/// Gives what a future of the store in memory gives: it never waits.
+/// Returns the output of a future of the store in memory, which never waits.
 pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
     tokio::task::unconstrained(future).now_or_never().expect("a store in memory answers at once")
 }
@@ -86,7 +86,7 @@ impl<P: Process> World<P> {
         }
     }
 
-    /// The same world, which goes on by itself.
+    /// Returns a copy of the world, which goes on by itself.
     pub(super) fn fork(&self) -> Self {
         let clock = Clock::stopped_at(self.clock.now());
         let memory = self.memory.fork(&clock);
@@ -107,7 +107,7 @@ impl<P: Process> World<P> {
         }
     }
 
-    /// The state of an aggregate.
+    /// Returns the state of an aggregate. Panics if it cannot be loaded.
     #[track_caller]
     pub fn load<T: Target>(&self, target: T) -> T::State
     where
@@ -116,7 +116,7 @@ impl<P: Process> World<P> {
         now(self.store.load(target).into_future()).unwrap_or_else(|error| panic!("cannot be loaded: {error}")).state
     }
 
-    /// The events of a stream, oldest first.
+    /// Returns the events of a stream, oldest first. Panics if one cannot be decoded.
     #[track_caller]
     pub fn events<E: Event>(&self, stream: impl Into<StreamId>) -> Vec<E> {
         let stream = stream.into();
@@ -127,14 +127,14 @@ impl<P: Process> World<P> {
         self.memory.with_log(events)
     }
 
-    /// All events of a type with their places, oldest first.
+    /// Returns all events of a type with their places, oldest first. Panics if one cannot be decoded.
     #[track_caller]
     pub fn log<E: Event>(&self) -> Vec<Recorded<E>> {
         let this = |event: &&Recorded<Raw>| E::NAMES.contains(&&*event.data.name);
         self.memory.with_log(|log| log.iter().filter(this).flat_map(decode::<E>).collect())
     }
 
-    /// How often a service was asked this: the stored name of the command.
+    /// Returns how often a service was asked a command, given by its stored name.
     pub fn asked(&self, service: &str, command: &str) -> usize {
         let this = |event: &&Recorded<Raw>| {
             event.stream.category().strip_prefix("service.") == Some(service)
@@ -143,39 +143,39 @@ impl<P: Process> World<P> {
         self.memory.with_log(|log| log.iter().filter(this).count())
     }
 
-    /// The state of an instance of the process; none if it has heard nothing that matters, or is forgotten.
+    /// Returns the state of an instance of the process; `None` if it has no row. Panics if the state cannot be read.
     #[track_caller]
     pub fn instance(&self, key: impl AsRef<str>) -> Option<P::State> {
         let row = self.rows.get(key.as_ref())?;
         Some(self.process.open(row).unwrap_or_else(|error| panic!("its state cannot be read: {error}")))
     }
 
-    /// How an instance of the process stands; none if there is none.
+    /// Returns the status of an instance of the process; `None` if it has no row.
     pub fn status(&self, key: impl AsRef<str>) -> Option<SagaStatus> {
         self.rows.get(key.as_ref()).map(|row| row.status)
     }
 
-    /// The keys of all instances.
+    /// Returns the keys of all instances.
     pub fn instances(&self) -> Vec<&str> {
         self.rows.keys().map(|key| &**key).collect()
     }
 
-    /// When the run began.
+    /// Returns the instant at which the run began.
     pub(super) fn start(&self) -> Timestamp {
         Timestamp::from_micros(START)
     }
 
-    /// What time it is.
+    /// Returns the current instant of the run.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// The end of the log.
+    /// Returns the end of the log.
     pub(super) fn head(&self) -> Position {
         Position(self.memory.with_log(<[_]>::len) as u64)
     }
 
-    /// The events behind the checkpoint that the process hears, at most so many.
+    /// Returns the events after the checkpoint that the process reads, at most `most`.
     pub(super) fn pending(&self, most: usize) -> Vec<Recorded<Raw>> {
         let heard = |event: &&Recorded<Raw>| P::Event::NAMES.contains(&&*event.data.name);
         let newer = |log: &[Recorded<Raw>]| {
@@ -184,7 +184,7 @@ impl<P: Process> World<P> {
         self.memory.with_log(newer)
     }
 
-    /// Takes note of what was recorded meanwhile.
+    /// Hashes the events recorded since the last call, and notes the messages among them.
     pub(super) fn note(&mut self) {
         let Self { memory, hash, hashed, messages, .. } = self;
         memory.with_log(|log| {
@@ -198,7 +198,7 @@ impl<P: Process> World<P> {
         });
     }
 
-    /// The rows of some instances, if the shard is at this epoch and position.
+    /// Returns the rows of some instances, if the shard is at this epoch and position.
     pub(super) fn rows_of(
         &self,
         epoch: u64,
@@ -216,8 +216,8 @@ impl<P: Process> World<P> {
         Some(keys.iter().filter_map(row).collect())
     }
 
-    /// Writes what turns have resulted in, if the shard is at this epoch. `retried`: the instance whose waiting events these
-    /// were.
+    /// Writes the results of turns. Returns `false`, having changed nothing, if the shard is not at this epoch.
+    /// `retried`: the instance whose dead letters were answered.
     pub(super) fn write(&mut self, epoch: u64, results: Vec<TurnResult<P::Event>>, retried: Option<&str>) -> bool {
         if epoch != self.epoch {
             return false;
@@ -245,7 +245,7 @@ impl<P: Process> World<P> {
         true
     }
 
-    /// Takes the timers that are due, and stores that they are taken.
+    /// Claims the timers that are due, stores that, and returns them.
     pub(super) fn claim(&mut self) -> Vec<(String, Vec<(TimerId, Uuid)>)> {
         let now = self.clock.now();
         let mut due: Vec<_> = self.rows.iter_mut().filter(|(_, row)| row.due.is_some_and(|due| due <= now)).collect();
@@ -263,7 +263,7 @@ impl<P: Process> World<P> {
         self.rows.values().any(|row| row.due.is_some_and(|due| due <= now))
     }
 
-    /// The next instant at which something is to be done that is not to be done now.
+    /// Returns the next instant after now at which a timer or a dead letter is due.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         let timers = self.rows.values().filter_map(|row| row.due);
         let letters = self.letters.values().filter_map(|letters| letters.retry_at);
@@ -276,14 +276,14 @@ impl<P: Process> World<P> {
         self.clock.advance(Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
     }
 
-    /// The event that armed a timer.
+    /// Returns the event that armed a timer.
     pub(super) fn armed(&self, event: Uuid, part: u32) -> Option<Recorded<P::Event>> {
         let found = now(self.store.inner().recorded(vec![event])).unwrap_or_default();
         let parts = found.first()?.decode::<P::Event>().ok()?;
         parts.into_iter().nth(part as usize)
     }
 
-    /// All that matters for what can happen.
+    /// Hashes all that decides what can happen next.
     pub(super) fn digest(&self, hasher: &mut impl Hasher) {
         hasher.write_u64(self.hash.finish());
         (&self.rows, self.checkpoint, self.clock.now()).hash(hasher);
