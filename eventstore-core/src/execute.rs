@@ -160,9 +160,9 @@ impl<S: Decider> Execute<S> {
         if let Some(first) = self.recall_given().await? {
             return Ok(first);
         }
+        *attempts = 1;
         let mut lost = 0;
         loop {
-            *attempts += 1;
             let error = match self.attempt(&metadata).await {
                 Ok(done) if !done.events.is_empty() => return Ok(done),
                 Ok(nothing_to_do) => return Ok(self.recall_given().await?.unwrap_or(nothing_to_do)),
@@ -182,6 +182,7 @@ impl<S: Decider> Execute<S> {
                 });
             }
             lost += 1;
+            *attempts = lost + 1;
             tokio::time::sleep(pause(lost)).await;
         }
     }
