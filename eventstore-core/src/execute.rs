@@ -3,7 +3,7 @@
 use std::{borrow::Cow, hash::BuildHasher, time::Duration};
 
 use futures::{TryStreamExt, future::BoxFuture};
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
@@ -140,11 +140,12 @@ impl<S: Decider> IntoFuture for Execute<S> {
 
     fn into_future(self) -> Self::IntoFuture {
         let span = trace::execute(&self.boundary.stream);
+        let own = span.clone();
         let executed = async move {
             let mut attempts = 0;
             let answer = self.run(&mut attempts).await;
-            trace::outcome(trace::of_command(&answer.as_ref().map(|done| done.events.len())));
-            Span::current().record("attempts", attempts);
+            own.record("outcome", trace::of_command(&answer.as_ref().map(|done| done.events.len())));
+            own.record("attempts", attempts);
             answer
         };
         Box::pin(executed.instrument(span))

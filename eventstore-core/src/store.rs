@@ -225,12 +225,9 @@ impl Store {
     /// Appends to the store, in a span.
     pub(crate) async fn append_in_span(&self, append: Append) -> Result<Written, StoreError> {
         let span = trace::append(&append);
-        let recorded = async {
-            let written = self.inner.append(append).await;
-            trace::outcome(trace::of_append(&written));
-            written
-        };
-        recorded.instrument(span).await
+        let written = self.inner.append(append).instrument(span.clone()).await;
+        span.record("outcome", trace::of_append(&written));
+        written
     }
 
     /// For an engine: returns this store without the layers over it.

@@ -28,11 +28,6 @@ pub(crate) fn append(append: &Append) -> Span {
     span
 }
 
-/// Says at the end of a span what came of it.
-pub(crate) fn outcome(outcome: &'static str) {
-    Span::current().record("outcome", outcome);
-}
-
 /// What came of an append, in one word.
 pub(crate) fn of_append(written: &Result<Written, StoreError>) -> &'static str {
     match written {
