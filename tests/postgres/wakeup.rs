@@ -112,7 +112,7 @@ async fn sessions(connection: &mut PgConnection, name: &str) -> i64 {
 /// pool, which was the first.
 async fn listening(connection: &mut PgConnection, name: &str) -> Option<i32> {
     let listening = "SELECT max(pid) FROM pg_stat_activity
-                      WHERE application_name = $1 AND query LIKE '%The last position%'
+                      WHERE application_name = $1 AND query LIKE '%-- The last position.%'
                         AND backend_start > (SELECT min(backend_start) FROM pg_stat_activity WHERE application_name = $1)
                      HAVING count(*) = 1";
     let pid: Option<Option<i32>> = sqlx::query_scalar(listening).bind(name).fetch_optional(connection).await.unwrap();
