@@ -2,6 +2,12 @@
 //! line by line, and some of it runs.
 
 #![allow(dead_code, unused_variables, reason = "what a page shows stands in a frame that does not use all of it")]
+#![allow(
+    clippy::let_and_return,
+    clippy::needless_question_mark,
+    clippy::unwrap_used,
+    reason = "a page shows a part of a larger program"
+)]
 
 use std::{fs, marker::PhantomData, path::Path, time::Duration};
 
