@@ -8,8 +8,8 @@ use std::{
 };
 
 use eventstore_core::{
-    Blame as DatabaseBlame, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Transaction,
-    Unavailable, Version, engine::Chain,
+    Blame, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Transaction, Unavailable,
+    Version, engine::Chain,
 };
 
 use crate::record::{queue::Queue, reads::Reads};
@@ -24,12 +24,12 @@ pub struct Failure {
     /// The error.
     pub reason: BoxError,
     /// Whose fault the error is.
-    pub blame: Blame,
+    pub fault: Fault,
 }
 
 /// Whose fault a failure is, and so what the engine does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+pub enum Fault {
     /// The database, or the connection to it: the engine tries again for ever, and blames no event.
     World,
     /// An event together with the user's code: the engine tries it again three times, then parks its key.
@@ -56,8 +56,8 @@ impl Failure {
     /// [`Unavailable`], or has one below it.
     pub fn theirs(reason: impl Into<BoxError>) -> Self {
         let reason = reason.into();
-        let blame = if Unavailable::is_in(&*reason) { Blame::World } else { Blame::Event };
-        Self { event: None, queue: None, reason, blame }
+        let fault = if Unavailable::is_in(&*reason) { Fault::World } else { Fault::Event };
+        Self { event: None, queue: None, reason, fault }
     }
 
     /// As [`theirs`](Self::theirs), where the user's code had the connection of a transaction: the database tells who
@@ -65,14 +65,14 @@ impl Failure {
     pub fn of_sql(reason: BoxError, transaction: &dyn Transaction) -> Self {
         let said = transaction.blame(&*reason);
         let failed = Self::theirs(reason);
-        let blame = match said {
+        let fault = match said {
             // Something that the user's code calls is unavailable; the error of the database only follows from that.
-            _ if failed.blame == Blame::World => Blame::World,
-            Some(DatabaseBlame::Server) => Blame::World,
-            Some(DatabaseBlame::Program) => Blame::Program,
-            _ => Blame::Event,
+            _ if failed.fault == Fault::World => Fault::World,
+            Some(Blame::Server) => Fault::World,
+            Some(Blame::Program) => Fault::Program,
+            _ => Fault::Event,
         };
-        Self { blame, ..failed }
+        Self { fault, ..failed }
     }
 
     /// Fails if the user's code left the transaction unfit to commit, even if the code returned `Ok`.
@@ -86,7 +86,7 @@ impl Failure {
 
     /// Makes a failure that only a change of the program can mend.
     pub fn program(reason: impl Into<BoxError>) -> Self {
-        Self { event: None, queue: None, reason: reason.into(), blame: Blame::Program }
+        Self { event: None, queue: None, reason: reason.into(), fault: Fault::Program }
     }
 
     /// Makes a failure of a panic of the user's code.
@@ -102,11 +102,11 @@ impl Failure {
         Self { event: Some(EventRef { stream, version, position, name: event.data.name.to_string() }), ..self }
     }
 
-    /// Turns a failure that cannot be assigned to a key into one that stops the processor. A failure of the
-    /// [`World`](Blame::World) stays as it is.
+    /// KeyedEvents a failure that cannot be assigned to a key into one that stops the processor. A failure of the
+    /// [`World`](Fault::World) stays as it is.
     pub fn for_certain(self) -> Self {
-        let blame = if self.blame == Blame::World { Blame::World } else { Blame::Program };
-        Self { blame, ..self }
+        let fault = if self.fault == Fault::World { Fault::World } else { Fault::Program };
+        Self { fault, ..self }
     }
 
     /// Returns this failure, naming the key.
@@ -153,7 +153,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         use StoreError as E;
         // Declarations, `project`, and how events are read do not change while this program runs: it must be mended.
-        let blame = match error {
+        let fault = match error {
             E::Stopped { .. }
             | E::Ended
             | E::Columns { .. }
@@ -166,15 +166,15 @@ impl From<StoreError> for Failure {
             | E::Missed { .. }
             | E::NoStart { .. }
             | E::OldRelease { .. }
-            | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Blame::Program,
-            E::Row { .. } => Blame::Row,
-            _ => Blame::World,
+            | E::Invalid(Invalid::Name { .. } | Invalid::TooLarge { .. }) => Fault::Program,
+            E::Row { .. } => Fault::Row,
+            _ => Fault::World,
         };
         let reason = match error {
             E::Stopped { reason, .. } => reason,
             error => error.into(),
         };
-        Self { event: None, queue: None, reason, blame }
+        Self { event: None, queue: None, reason, fault }
     }
 }
 

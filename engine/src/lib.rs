@@ -23,7 +23,7 @@ mod runner;
 mod status;
 mod subscription;
 
-pub use failure::{Blame, Failure};
+pub use failure::{Failure, Fault};
 pub use operate::{
     dead_letters::DeadLetters,
     processors::Processors,
@@ -31,10 +31,10 @@ pub use operate::{
 };
 pub use record::{queue::Queue, reads::Reads, requests::TryRun};
 pub use run::{
+    keyed_events::KeyedEvents,
     page::{Decoded, DecodedPage},
     parked::Parked,
-    processor::{Begins, Part, Processor, Remembered, RowsAnew, StartFrom, Turn},
-    turns::Turns,
+    processor::{Begins, Disposition, Part, Processor, RefoldRows, Remembered, StartFrom},
 };
 pub use runner::{Runner, Running};
 pub use status::{State, Status};

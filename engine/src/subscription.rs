@@ -10,9 +10,9 @@ use crate::{
     failure::Failure,
     record::{queue::Queue, reads::Reads},
     run::{
+        keyed_events::KeyedEvents,
         page::DecodedPage,
         processor::{Begins, Part, Processor, Remembered, StartFrom},
-        turns::Turns,
     },
 };
 
@@ -97,14 +97,14 @@ impl<S: Subscription> Processor for Delivered<S> {
 
     async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failure> {
         let decoded = part.page.decoded::<S::Event>();
-        let turns = Turns::of(part, &decoded, S::key)?;
-        let Some(last) = turns.events.last() else { return Ok(()) };
+        let keyed = KeyedEvents::of(part, &decoded, S::key)?;
+        let Some(last) = keyed.events.last() else { return Ok(()) };
         // An event that a crash of the database could undo must not be known outside of it.
         store.flushed(last.id).await?;
-        let handled = AssertUnwindSafe(self.0.handle(&turns.events)).catch_unwind().await;
+        let handled = AssertUnwindSafe(self.0.handle(&keyed.events)).catch_unwind().await;
         let handled = handled.map_err(|panic| Failure::panicked(&*panic));
         let handled = handled.and_then(|handled| handled.map_err(Failure::theirs));
-        handled.map_err(|failed| turns.blame(part, failed))
+        handled.map_err(|failed| keyed.blame(part, failed))
     }
 
     fn decode(&self, page: &DecodedPage, places: Range<usize>) {
@@ -118,6 +118,6 @@ impl<S: Subscription> Processor for Delivered<S> {
         _: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failure> {
         let decoded = part.page.decoded::<S::Event>();
-        Ok(Turns::of(part, &decoded, S::key)?.waiting)
+        Ok(KeyedEvents::of(part, &decoded, S::key)?.waiting)
     }
 }

@@ -35,14 +35,14 @@ pub(crate) async fn compare(processors: &Processors, name: &str) -> Result<Compa
     let live = live.ok_or_else(|| Invalid::Request(format!("`{name}` has no current version to compare with")))?;
     check_built(processors, &rows, &other).await?;
     let mut comparison = Comparison { live, other, ..Comparison::default() };
-    let mut differ = comparison.all(processors.store.as_ref()).await?;
+    let mut differ = comparison.all(processors.store().as_ref()).await?;
     let more = differ.split_off(differ.len().min(LOOKED_AT));
     comparison.different += more.len() as u64;
-    let mut moving = comparison.settle(processors.store.as_ref(), differ, UNHELD).await?;
+    let mut moving = comparison.settle(processors.store().as_ref(), differ, UNHELD).await?;
     if !moving.is_empty() {
         // Events come so fast that the two never meet at one position by themselves.
         let (live, other) = (comparison.live.clone(), comparison.other.clone());
-        let settle = comparison.settle(processors.store.as_ref(), moving, LONGEST_HELD);
+        let settle = comparison.settle(processors.store().as_ref(), moving, LONGEST_HELD);
         moving = processors.held(&[&live, &other], settle).await?;
     }
     comparison.moving = moving.len() as u64;

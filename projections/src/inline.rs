@@ -10,9 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, Blame as DatabaseBlame, BoxError, Changes, Checkpoint, Condition, DeadLetter, EventStore, Events, Identity,
-    Invalid, NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Select, Shard, Step,
-    Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written,
+    Append, Blame, BoxError, Changes, Checkpoint, Condition, DeadLetter, EventStore, Events, Identity, Invalid,
+    NewEvent, NewTags, Page, Position, Prefix, Raw, Read, ReadModel, Recorded, Rows, Select, Shard, Step, Store,
+    StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp, Transaction, Version, Written,
     doctor::Report, engine::LETTERS,
 };
 use futures::TryStreamExt;
@@ -24,7 +24,7 @@ use tokio::{
 use uuid::Uuid;
 
 use eventstore_engine::{
-    failure::{Blame, Failure, Halt},
+    failure::{Failure, Fault, Halt},
     record::{
         self, PROCESSORS, ProcessorState, Row, dead_letters,
         queue::Queue,
@@ -34,7 +34,7 @@ use eventstore_engine::{
         admission::{Admitted, How, Missed, admit},
         page::{DecodedPage, id_within, unforked},
         parked::Parked,
-        processor::{Part, Processor},
+        processor::{Part, Processor, process},
         refold::{self, Fence, Refold, pending},
     },
 };
@@ -245,8 +245,8 @@ impl InlineStore {
                     Err(error) => {
                         transaction.rollback().await?;
                         batch = match error {
-                            StoreError::Stopped { .. } => fewer(batch, Blame::Event),
-                            StoreError::Busy(_) => fewer(batch, Blame::World),
+                            StoreError::Stopped { .. } => fewer(batch, Fault::Event),
+                            StoreError::Busy(_) => fewer(batch, Fault::World),
                             _ => None,
                         }
                         .ok_or(error)?;
@@ -367,8 +367,8 @@ impl Kept {
         if let Some(newer) = failed.newer() {
             return self.newer(&newer);
         }
-        match failed.blame {
-            Blame::World => world(failed),
+        match failed.fault {
+            Fault::World => world(failed),
             _ => StoreError::Stopped { projection: self.name.clone(), reason: failed.told() },
         }
     }
@@ -379,9 +379,9 @@ impl Kept {
 
     /// Returns the error of an append when the processor cannot process the events that are being appended.
     fn refused(&self, failed: Failure) -> StoreError {
-        match failed.blame {
-            Blame::World => world(failed),
-            Blame::Program if failed.event.is_none() => self.stopped(failed),
+        match failed.fault {
+            Fault::World => world(failed),
+            Fault::Program if failed.event.is_none() => self.stopped(failed),
             _ => StoreError::NotProjected { projection: self.name.clone(), reason: failed.told() },
         }
     }
@@ -489,11 +489,11 @@ impl Kept {
             let (parked, places) = (Parked::of(parked, &range), 0..events.len());
             let page = DecodedPage::new(after, to, Some(last.id), events);
             let part = Part { page: &page, places, shard: &range, parked: &parked, only: None };
-            let waiting = match self.processor.process(&mut *transaction, &part, None).await {
+            let waiting = match process(&*self.processor, &mut *transaction, &part, None).await {
                 Ok(waiting) => waiting,
                 Err(failed) => {
                     transaction.rollback().await?;
-                    batch = fewer(batch, failed.blame).ok_or(failed)?;
+                    batch = fewer(batch, failed.fault).ok_or(failed)?;
                     continue;
                 }
             };
@@ -594,7 +594,7 @@ impl Kept {
             let places = page.place_after(at.position)..page.events.len();
             let part = Part { page, places, shard, parked: &parked, only: None };
             let waiting =
-                self.processor.process(transaction, &part, None).await.map_err(|failed| told(self, failed))?;
+                process(&*self.processor, transaction, &part, None).await.map_err(|failed| told(self, failed))?;
             let waiting = behind_others(shard, page, &waiting);
             if !waiting.is_empty() {
                 transaction.write(dead_letters::changes(&waiting, &[])?).await?;
@@ -656,8 +656,8 @@ fn behind(shards: &[(Shard, Checkpoint)]) -> Position {
 
 /// Returns how many events to try after `tried` have failed; `None` if that was one. Halves the number to find an event
 /// that is to blame. Divides by 8 what may be too much for a statement, because each try may have waited for a lock.
-fn fewer(tried: usize, blame: Blame) -> Option<usize> {
-    let parts = if blame == Blame::World { 8 } else { 2 };
+fn fewer(tried: usize, fault: Fault) -> Option<usize> {
+    let parts = if fault == Fault::World { 8 } else { 2 };
     (tried > 1).then_some((tried / parts).max(1))
 }
 
@@ -1028,7 +1028,7 @@ impl Transaction for InlineTransaction {
         self.inner.check().await
     }
 
-    fn blame(&self, error: &(dyn Error + 'static)) -> Option<DatabaseBlame> {
+    fn blame(&self, error: &(dyn Error + 'static)) -> Option<Blame> {
         self.inner.blame(error)
     }
 

@@ -11,9 +11,9 @@ use eventstore_engine::{
     failure::Failure,
     record::{queue::Queue, reads::Reads},
     run::{
+        keyed_events::KeyedEvents,
         page::DecodedPage,
         processor::{Begins, Part, Processor, Remembered},
-        turns::Turns,
     },
 };
 
@@ -138,7 +138,7 @@ impl<P: Projection> Processor for Sql<P> {
     }
 
     fn begins(&self) -> Begins {
-        Begins::Anywhere(None)
+        Begins::FirstEventUnlessSaid(None)
     }
 
     async fn clear(&self, transaction: &mut dyn Transaction) -> Result<(), Failure> {
@@ -171,18 +171,18 @@ impl<P: Projection> Processor for Sql<P> {
         _: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failure> {
         let decoded = part.page.decoded::<P::Event>();
-        let turns = Turns::of(part, &decoded, P::key)?;
-        if turns.events.is_empty() {
-            return Ok(turns.waiting);
+        let keyed = KeyedEvents::of(part, &decoded, P::key)?;
+        if keyed.events.is_empty() {
+            return Ok(keyed.waiting);
         }
         let connection = Self::connection(transaction)?;
-        let projected = AssertUnwindSafe(self.0.project_batch(&turns.events, connection)).catch_unwind().await;
+        let projected = AssertUnwindSafe(self.0.project_batch(&keyed.events, connection)).catch_unwind().await;
         let projected = match projected {
             Ok(Ok(())) => Failure::unless_whole(transaction).await,
             Ok(Err(error)) => Err(Failure::of_sql(error, transaction)),
             Err(panic) => Err(Failure::panicked(&*panic)),
         };
-        projected.map_err(|failed| turns.blame(part, failed))?;
-        Ok(turns.waiting)
+        projected.map_err(|failed| keyed.blame(part, failed))?;
+        Ok(keyed.waiting)
     }
 }

@@ -56,7 +56,7 @@ pub(crate) async fn check_built(
     name: &str,
 ) -> Result<(), StoreError> {
     let Some(row) = rows.get(name).filter(|row| row.built_at.is_none()) else { return Ok(()) };
-    let (at, until) = (processors.store.as_ref().checkpoint(name).await?, Position(row.target));
+    let (at, until) = (processors.store().as_ref().checkpoint(name).await?, Position(row.target));
     match at < until {
         true => Err(StoreError::Building { table: name.into(), at, until }),
         false => Ok(()),

@@ -15,11 +15,11 @@ use futures::TryStreamExt;
 use serde_json::value::RawValue;
 
 use eventstore_engine::{
-    failure::{Blame, Failure, at},
+    failure::{Failure, Fault, at},
     record::{queue::Queue, reads::Reads},
     run::{
         page::{Decoded, DecodedPage},
-        processor::{Part, Processor, Remembered, RowsAnew, Turn},
+        processor::{Disposition, Part, Processor, RefoldRows, Remembered},
     },
 };
 
@@ -73,10 +73,10 @@ impl<M: ReadModel> Processor for Folded<M> {
         Reads::of::<M::Event>()
     }
 
-    fn anew(&self, keys: Vec<String>) -> Vec<Box<dyn RowsAnew>> {
+    fn refold(&self, keys: Vec<String>) -> Vec<Box<dyn RefoldRows>> {
         let anew = |keys: Vec<String>| {
             let (rows, known) = (RowFold::of(self.table), RowFold::default());
-            Box::new(Anew::<M> { keys, rows, known }) as Box<dyn RowsAnew>
+            Box::new(Anew::<M> { keys, rows, known }) as Box<dyn RefoldRows>
         };
         match M::KEYS {
             // The events of a key cannot be looked up: one fold reads all events for all keys.
@@ -204,10 +204,10 @@ impl<M: ReadModel> Folded<M> {
                 // The key is one that no store can hold, or it is unknown: so is the row that would have to wait.
                 let keys = at(raw, || self.keys_of(raw, event)).map_err(Failure::for_certain)?;
                 for key in keys {
-                    match part.turn(raw, &key) {
-                        Turn::Now => turns.push((key, raw, event)),
-                        Turn::Waits => waiting.push((Queue::Key(key), place)),
-                        Turn::NotHere => {}
+                    match part.disposition(raw, &key) {
+                        Disposition::Process => turns.push((key, raw, event)),
+                        Disposition::Wait => waiting.push((Queue::Key(key), place)),
+                        Disposition::Elsewhere => {}
                     }
                 }
             }
@@ -268,7 +268,7 @@ struct Anew<M> {
     known: RowFold<M>,
 }
 
-impl<M: ReadModel> RowsAnew for Anew<M> {
+impl<M: ReadModel> RefoldRows for Anew<M> {
     fn keys(&self) -> &[String] {
         &self.keys
     }
@@ -287,7 +287,7 @@ impl<M: ReadModel> RowsAnew for Anew<M> {
             _ => failed,
         };
         let decoded = at(event, || event.decode().map_err(|source| StoreError::unreadable(event, source)));
-        let decoded = decoded.map_err(|failed| of(Failure { blame: Blame::Unreadable, ..failed }))?;
+        let decoded = decoded.map_err(|failed| of(Failure { fault: Fault::Unreadable, ..failed }))?;
         for one in decoded {
             for key in at(event, || known.keys(event, &one)).map_err(Failure::for_certain)? {
                 if wanted.binary_search(&key).is_ok() {

@@ -108,8 +108,8 @@ async fn arrive(processors: &Processors, current: Option<&str>, to: &str, rows: 
     }
     let from = to.strip_suffix(SHADOW).or(current.filter(|current| *current != to));
     let behind = async |why: String| -> Result<(), StoreError> {
-        let at = processors.store.as_ref().checkpoint(to).await?;
-        let until = processors.store.as_ref().checkpoint(from.unwrap_or(to)).await?;
+        let at = processors.store().as_ref().checkpoint(to).await?;
+        let until = processors.store().as_ref().checkpoint(from.unwrap_or(to)).await?;
         Err(StoreError::Behind { projection: to.into(), at, until, reason: Some(why.into()) })
     };
     if let Some(row) = processors.known().await?.get(to).filter(|row| row.state != ProcessorState::Active) {
@@ -132,7 +132,7 @@ async fn switch_in(
 ) -> Result<bool, StoreError> {
     let start = Instant::now();
     loop {
-        match switch(processors.store.as_ref(), current, to, rows).await {
+        match switch(processors.store().as_ref(), current, to, rows).await {
             Ok(true) => {
                 processors.wake_node();
                 return Ok(true);
@@ -152,14 +152,14 @@ async fn rollback_with(processors: &Processors, name: &str, with: Rows) -> Resul
     let now = current(&rows, model).ok_or_else(nothing)?;
     let shadow = format!("{now}{SHADOW}");
     if rows.get(&shadow).is_some_and(|row| row.state == ProcessorState::Kept) {
-        let (head, at) = (processors.store.head().await?, processors.store.as_ref().now());
+        let (head, at) = (processors.store().head().await?, processors.store().as_ref().now());
         let again = |row: &mut Row| {
             // Another operator may have begun it meanwhile.
             if row.state == ProcessorState::Kept {
                 (row.state, row.since, row.target) = (ProcessorState::Active, at, head.0);
             }
         };
-        record::update(processors.store.as_ref(), &shadow, again).await?;
+        record::update(processors.store().as_ref(), &shadow, again).await?;
         processors.wake_node();
         return arrive(processors, Some(now), &shadow, with).await;
     }

@@ -198,6 +198,14 @@ async fn p4_a_new_version_is_read_once_it_is_whole() -> Result<(), Any> {
     let comparison = operator.compare("balance").await?;
     assert_eq!((comparison.same, comparison.is_same()), (20, true), "{comparison}");
     assert_eq!(comparison.columns, ["deposits"]);
+    // A row that only one of them has, and before all others, hides no column.
+    spoil(&world, "A").await?;
+    let comparison = operator.compare("balance").await?;
+    assert_eq!((comparison.same, comparison.different, comparison.moving), (20, 1, 0), "{comparison}");
+    assert_eq!(comparison.columns, ["deposits"]);
+    let mut transaction = world.inner.begin().await?;
+    transaction.write(Changes { table: Balance::TABLE, upserts: vec![], deletes: vec!["A".into()] }).await?;
+    transaction.commit().await?;
 
     let writing = AtomicBool::new(true);
     let (written, promoted) = tokio::join!(keep_writing(store, &ids, &writing), async {

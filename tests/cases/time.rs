@@ -135,6 +135,9 @@ async fn the_last_events_are_read_without_the_others() -> Result<(), Any> {
     assert_eq!(amounts(store.read().stream(&ann).backwards().after_version(Version(3))).await?, [4]);
     assert_eq!(amounts(store.read().after(Position(2)).until(Position(6)).backwards()).await?, [3, 2]);
     assert_eq!(amounts(store.read().stream(&ann).until_version(Version(2))).await?, [1, 2]);
+    // Of several bounds the narrowest holds, whichever was said last.
+    let narrowest = store.read().stream(&ann).until_version(Version(2)).until_version(Version(4));
+    assert_eq!(amounts(narrowest).await?, [1, 2]);
     let failed = amounts(store.read().category("account").until_version(Version(2))).await;
     assert!(matches!(failed, Err(StoreError::Invalid(Invalid::Request(_)))), "{failed:?}");
     Ok(())

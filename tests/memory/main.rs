@@ -6,6 +6,7 @@
 mod cases;
 mod metrics;
 mod patience;
+mod processor;
 mod spans;
 
 use std::sync::Arc;

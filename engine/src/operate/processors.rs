@@ -30,7 +30,7 @@ const GONE: Duration = Duration::from_secs(10);
 /// Every method may fail with an error of the store, such as [`StoreError::Unavailable`].
 #[derive(Clone)]
 pub struct Processors {
-    pub store: Store,
+    pub(crate) store: Store,
     wake: Option<Arc<Notify>>,
 }
 
@@ -40,10 +40,17 @@ impl Processors {
         Self { store: store.beneath(), wake: None }
     }
 
-    pub fn here(store: &Store, wake: Arc<Notify>) -> Self {
+    /// For crates that add verbs: returns the store that the processors run on.
+    #[doc(hidden)]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn here(store: &Store, wake: Arc<Notify>) -> Self {
         Self { store: store.clone(), wake: Some(wake) }
     }
 
+    #[doc(hidden)]
     pub fn wake_node(&self) {
         if let Some(wake) = &self.wake {
             wake.notify_one();
@@ -51,7 +58,7 @@ impl Processors {
     }
 
     /// Returns the full name of a processor. [`Invalid::Request`] if there is none, or if there are several versions.
-    pub async fn name(&self, name: &str) -> Result<String, StoreError> {
+    pub(crate) async fn name(&self, name: &str) -> Result<String, StoreError> {
         let store = self.store.as_ref();
         let shards = store.shards(None).await?;
         let mut names: Vec<_> = shards.into_iter().map(|(shard, _)| shard.projection).collect();
@@ -119,7 +126,7 @@ impl Processors {
     }
 
     /// Returns whether a living node has the code of a processor, as a transaction sees it.
-    pub async fn lives_within(&self, transaction: &mut dyn Transaction, name: &str) -> Result<bool, StoreError> {
+    pub(crate) async fn lives_within(&self, transaction: &mut dyn Transaction, name: &str) -> Result<bool, StoreError> {
         let now = self.store.as_ref().now();
         let nodes = Rows::Where { table: NODES, equal: vec![], order: Order::default(), limit: None };
         let nodes = transaction.rows(nodes).await?;
@@ -128,7 +135,7 @@ impl Processors {
     }
 
     /// Returns whether a living node has the code of a processor.
-    pub async fn lives(&self, name: &str) -> Result<bool, StoreError> {
+    pub(crate) async fn lives(&self, name: &str) -> Result<bool, StoreError> {
         Ok(self.living().await?.iter().any(|beat| beat.projections.iter().any(|there| there == name)))
     }
 

@@ -30,7 +30,7 @@ pub const UNHELD: Duration = Duration::from_secs(1);
 
 impl Processors {
     /// Tells the nodes to begin a projection in SQL or a subscription again.
-    pub async fn restart(&self, name: &str) -> Result<Rebuild, StoreError> {
+    pub(crate) async fn restart(&self, name: &str) -> Result<Rebuild, StoreError> {
         let store = self.store.as_ref();
         let (head, now) = (self.store.head().await?, store.now());
         let mut transaction = store.begin().await?;
@@ -49,6 +49,7 @@ impl Processors {
     }
 
     /// Returns the rows of all processors, by name. Makes the tables of processors and dead letters if there are none.
+    #[doc(hidden)]
     pub async fn known(&self) -> Result<BTreeMap<String, Row>, StoreError> {
         let store = self.store.as_ref();
         // Outside of any transaction: reading a table that does not exist would end one.
@@ -138,6 +139,7 @@ impl Processors {
 
     /// Runs a future while all shards of these processors are held at one position: the furthest that any had reached.
     /// [`StoreError::Busy`] if the shards of one are being changed.
+    #[doc(hidden)]
     pub async fn held<T>(
         &self,
         names: &[&str],

@@ -60,7 +60,7 @@ pub fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, Store
 }
 
 /// Returns the first dead letter of each key or stream that waits, due at an instant.
-pub fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
+pub(crate) fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
     let mut queues = HashSet::new();
     letters.retain(|letter| letter.skipped.is_none() && queues.insert(Queue::of(letter)));
     letters.iter_mut().for_each(|letter| letter.retry_at = Some(now));
@@ -68,7 +68,7 @@ pub fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter
 }
 
 /// Has all parked keys of a processor tried again now.
-pub async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
+pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let mut transaction = store.begin().await?;
     record::begin_again(&mut *transaction, projection, |_| true).await?;
     let letters = first_within(&mut *transaction, projection).await?;

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::record::{self, dead_letters};
 
 /// The table of open requests, by the name of the processor.
-pub const RESHARDS: Table = Table {
+pub(crate) const RESHARDS: Table = Table {
     name: "reshards",
     version: 0,
     shadow: false,
@@ -29,7 +29,7 @@ pub const RESHARDS: Table = Table {
 
 /// An open request: how many shards a processor is to have, and where all of them stop until then.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// The number of shards; 0: as many as there are, which only stop.
     shards: u16,
     pub until: Position,
@@ -66,7 +66,11 @@ pub async fn hold(store: &dyn EventStore, projections: &[String], asked_at: Time
 }
 
 /// Lets the shards go on, unless something else was requested since.
-pub async fn let_go(store: &dyn EventStore, projections: &[String], asked_at: Timestamp) -> Result<(), StoreError> {
+pub(crate) async fn let_go(
+    store: &dyn EventStore,
+    projections: &[String],
+    asked_at: Timestamp,
+) -> Result<(), StoreError> {
     for name in projections {
         let mut transaction = store.begin().await?;
         transaction.lock_projection(name).await?;

@@ -12,6 +12,6 @@ pub mod requests;
 mod rows;
 
 pub use rows::{
-    PROCESSORS, ProcessorState, Row, all, begin_again, change, delete, first, if_built, key, known, lenient, list,
-    mark_built, put, row, rows, set, update, upsert, write,
+    PROCESSORS, ProcessorState, Row, all, change, first, key, known, list, mark_built, put, row, rows, update, write,
 };
+pub(crate) use rows::{begin_again, delete, if_built, lenient, set, upsert};

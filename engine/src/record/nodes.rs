@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::record;
 
 /// The table of nodes.
-pub const NODES: Table = Table {
+pub(crate) const NODES: Table = Table {
     shadow: false,
     name: "nodes",
     version: 0,
@@ -31,11 +31,11 @@ pub const NODES: Table = Table {
 
 /// A node, as it describes itself.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Beat {
+pub(crate) struct Beat {
     pub beat: i64,
     /// When it last beat, by its own clock. Operators take a node for gone 10 seconds later, by their clock.
-    pub beat_at: Timestamp,
-    pub started_at: Timestamp,
+    pub(crate) beat_at: Timestamp,
+    pub(crate) started_at: Timestamp,
     /// The host and the process id, for people.
     pub process: String,
     #[serde(default, deserialize_with = "record::lenient")]
@@ -54,13 +54,13 @@ impl Beat {
     }
 
     /// Returns whether the node has the code of a processor, and does not say that it cannot run it.
-    pub fn can_run(&self, processor: &str) -> bool {
+    pub(crate) fn can_run(&self, processor: &str) -> bool {
         self.projections.iter().any(|name| name == processor) && !self.cannot.contains_key(processor)
     }
 }
 
 /// Beats until the task is aborted.
-pub async fn beat(
+pub(crate) async fn beat(
     store: Store,
     node: Uuid,
     mut beat: Beat,

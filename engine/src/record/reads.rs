@@ -156,11 +156,11 @@ pub async fn within(transaction: &mut dyn Transaction, fingerprint: &str) -> Res
 
 /// The sets that fingerprints stand for, each read once.
 #[derive(Default)]
-pub struct Sets(HashMap<String, Reads>);
+pub(crate) struct Sets(HashMap<String, Reads>);
 
 impl Sets {
     /// Reads the sets that are not known yet.
-    pub async fn learn(&mut self, store: &dyn EventStore, fingerprints: Vec<String>) -> Result<(), StoreError> {
+    pub(crate) async fn learn(&mut self, store: &dyn EventStore, fingerprints: Vec<String>) -> Result<(), StoreError> {
         let unknown: Vec<_> = fingerprints.into_iter().filter(|one| !self.0.contains_key(one)).collect();
         if !unknown.is_empty() {
             let rows = store.rows(wanted(unknown)).await?;
@@ -176,19 +176,19 @@ impl Sets {
 
 /// How this node compares with the others that have the code of a processor.
 #[derive(Debug, PartialEq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// The events that this node lacks of those that the nodes read which may run the processor; empty if it is one of
     /// them.
     pub lacks: Reads,
     /// How many nodes may run the processor, at least 1.
-    pub runners: usize,
+    pub(crate) runners: usize,
     /// Whether no living node reads everything that the processor was processed with.
     pub shrinks: bool,
 }
 
 /// Returns which of the living nodes may run a processor: those that read what it was processed with before; of these,
 /// those that read most. All nodes come to the same answer. `others` are the nodes that have its code and can run it.
-pub fn standing(node: Uuid, own: &Reads, before: Option<&Reads>, others: &[(Uuid, &Reads)]) -> Standing {
+pub(crate) fn standing(node: Uuid, own: &Reads, before: Option<&Reads>, others: &[(Uuid, &Reads)]) -> Standing {
     let goes_on = |reads: &Reads| before.is_none_or(|before| reads.lacks(before).is_empty());
     let all = || others.iter().copied().chain([(node, own)]);
     let shrinks = !all().any(|(_, reads)| goes_on(reads));

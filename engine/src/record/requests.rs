@@ -14,7 +14,7 @@ use crate::record;
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
 /// The table of requests, each under a UUID of version 7.
-pub const REQUESTS: Table = Table {
+pub(crate) const REQUESTS: Table = Table {
     name: "requests",
     version: 0,
     columns: &[
@@ -36,7 +36,7 @@ pub struct Request {
     pub of: String,
     /// A [`What`], if this program knows it.
     pub what: Json,
-    pub asked_at: Timestamp,
+    pub(crate) asked_at: Timestamp,
     pub answer: Option<Json>,
     pub error: Option<String>,
 }
@@ -66,7 +66,7 @@ pub struct TryRun {
 }
 
 impl Request {
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.answer.is_none() && self.error.is_none()
     }
 

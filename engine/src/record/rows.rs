@@ -37,7 +37,7 @@ pub async fn all(store: &dyn EventStore, table: &Table) -> Result<Vec<(String, B
 }
 
 /// Reads a value of an engine's row, or the default if another release has written it in a form of its own.
-pub fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(value: D) -> Result<T, D::Error> {
+pub(crate) fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(value: D) -> Result<T, D::Error> {
     let value = Json::deserialize(value)?;
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
@@ -48,13 +48,13 @@ pub async fn write<T: Serialize>(store: &dyn EventStore, table: &Table, key: &st
 }
 
 /// Returns the changes that write one row.
-pub fn upsert<T: Serialize>(table: &Table, key: &str, row: &T) -> Result<Changes, StoreError> {
+pub(crate) fn upsert<T: Serialize>(table: &Table, key: &str, row: &T) -> Result<Changes, StoreError> {
     let row = to_raw_value(row).map_err(refused(table))?;
     Ok(Changes { table: *table, upserts: vec![(key.into(), row)], deletes: vec![] })
 }
 
 /// Returns the changes that remove one row.
-pub fn delete(table: &Table, key: &str) -> Changes {
+pub(crate) fn delete(table: &Table, key: &str) -> Changes {
     Changes { table: *table, upserts: vec![], deletes: vec![key.into()] }
 }
 
@@ -87,7 +87,7 @@ pub async fn put(transaction: &mut dyn Transaction, projection: &str, row: &Row)
 
 /// Locks a processor and raises the epochs of some of its shards, so that their nodes begin again with what is stored
 /// then. Returns all its shards with the new epochs.
-pub async fn begin_again(
+pub(crate) async fn begin_again(
     transaction: &mut dyn Transaction,
     projection: &str,
     which: impl Fn(&Shard) -> bool + Send,
@@ -124,7 +124,7 @@ pub async fn known(store: &dyn EventStore, projection: &str) -> Result<Option<Ro
 }
 
 /// Sets the state of a processor, and why.
-pub async fn set(
+pub(crate) async fn set(
     store: &dyn EventStore,
     projection: &str,
     state: ProcessorState,
@@ -137,7 +137,7 @@ pub async fn set(
 }
 
 /// Returns what was found, or the default if the table was never made.
-pub fn if_built<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
+pub(crate) fn if_built<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
     match found {
         Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
         found => found,

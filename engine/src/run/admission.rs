@@ -27,12 +27,12 @@ pub struct Missed {
     /// The names of those events.
     pub names: Vec<String>,
     /// The slots whose keys still lack them.
-    pub left: Vec<Left>,
+    pub(crate) left: Vec<Left>,
 }
 
 /// A range of slots, and the position after which it lacks those events.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Left {
+pub(crate) struct Left {
     pub from: u16,
     pub to: u16,
     #[serde(default)]
@@ -63,7 +63,7 @@ pub struct First {
 /// What an operator has told a processor to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
-pub enum Word {
+pub(crate) enum Word {
     /// Go on without the events of these names that it has passed.
     Accept { names: Vec<String> },
     /// Process the events of these names that it has passed, before it goes on.
@@ -79,7 +79,7 @@ impl Missed {
         parsed(known.missed.as_ref()).map(Option::unwrap_or_default)
     }
 
-    pub fn json(all: &[Self]) -> Option<Json> {
+    pub(crate) fn json(all: &[Self]) -> Option<Json> {
         (!all.is_empty()).then(|| serde_json::to_value(all).unwrap_or_default())
     }
 }
@@ -118,7 +118,7 @@ impl Cause {
 
     /// Returns whether a processor that failed for this may go on in a program that reads `own`, without an operator's
     /// decision.
-    pub fn is_over(&self, own: &Reads) -> bool {
+    pub(crate) fn is_over(&self, own: &Reads) -> bool {
         match self {
             Self::Newer(events) => own.lacks(events).is_empty(),
             Self::Missed(first) => !first.names.iter().any(|name| own.has(name)),
@@ -133,7 +133,7 @@ impl Word {
         parsed(known.word.as_ref())
     }
 
-    pub fn json(&self) -> Option<Json> {
+    pub(crate) fn json(&self) -> Option<Json> {
         serde_json::to_value(self).ok()
     }
 }
@@ -270,11 +270,11 @@ async fn first_checkpoint(
 ) -> Result<Checkpoint, Failure> {
     let head = transaction.read(Read { query: Query::all(), limit: Some(0), ..Read::default() }).await?.head;
     let start = match (processor.begins(), said) {
-        (Begins::Always, Some(_)) => {
+        (Begins::FirstEvent, Some(_)) => {
             return Err(Failure::program("a read model begins at the first event: say nothing else of it"));
         }
-        (Begins::Always, None) => StartFrom::Beginning,
-        (Begins::Anywhere(own) | Begins::AsSaid(own), said) if said.or(own).is_some() => {
+        (Begins::FirstEvent, None) => StartFrom::Beginning,
+        (Begins::FirstEventUnlessSaid(own) | Begins::AsSaid(own), said) if said.or(own).is_some() => {
             said.or(own).unwrap_or(StartFrom::Beginning)
         }
         (Begins::AsSaid(_), None) if head > Position(0) => {
@@ -304,7 +304,7 @@ fn beginning() -> Checkpoint {
 }
 
 /// Returns why a processor has failed, as a typed error where the cause is known.
-pub fn stored_failure(name: &str, known: &Row) -> Option<Arc<dyn Error + Send + Sync>> {
+pub(crate) fn stored_failure(name: &str, known: &Row) -> Option<Arc<dyn Error + Send + Sync>> {
     let cause = Cause::of(known).filter(|_| known.state == ProcessorState::Failed);
     let failed = match cause {
         Some(cause) => Failure::from(cause.error(name)),

@@ -1,16 +1,19 @@
 //! Carries out requests for processors that this node runs, and writes the answers.
 
-use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use eventstore_core::{
     Checkpoint, DeadLetter, Position, Raw, Read, Recorded, Rows, Shard, Store, StoreError, Transaction, engine::Brief,
 };
 use futures::{FutureExt, TryStreamExt};
 use serde_json::Value as Json;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, Fault},
     record::{
         self, dead_letters, if_built,
         queue::Queue,
@@ -19,14 +22,20 @@ use crate::{
     run::{
         page::DecodedPage,
         parked::Parked,
-        processor::{Part, Processor},
+        processor::{Part, Processor, process},
     },
 };
 
 /// How many events are read at a time while the processor is locked.
 const PAGE: usize = 1_000;
 /// How many requests a node answers at the same time; its shards need connections, too.
-pub const ANSWERING: usize = 2;
+pub(crate) const ANSWERING: usize = 2;
+/// How long a request is tried again while the store cannot be used.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause after a first failure of the store; twice as long after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Carries out a request and writes the answer.
 pub async fn answer(
     store: Store,
@@ -37,24 +46,35 @@ pub async fn answer(
 ) {
     let Ok(_turn) = answering.acquire().await else { return };
     let Some(what) = request.what() else { return };
-    let done = async {
-        match what {
-            What::Rebuild => rebuild_key(&store, &*processor, &request.of).await.map(|()| Json::Bool(true)),
-            What::Try => match try_run(&store, &*processor, &request.of).await {
-                Ok(tried) => serde_json::to_value(tried).map_err(|error| StoreError::Damaged(error.into()).into()),
-                Err(failed) => Err(failed),
-            },
+    let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
+    let done = loop {
+        let attempt = carry_out(&store, &*processor, what, &request.of);
+        // The operator that asked waits for an answer, also where the code of a processor panics.
+        let done = AssertUnwindSafe(attempt).catch_unwind().await;
+        let done = done.unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
+        // Nothing is known of the key then. It is tried again for as long as the operator waits.
+        if !matches!(&done, Err(failed) if failed.fault == Fault::World) || start.elapsed() > PATIENCE {
+            break done;
         }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     };
-    // The operator that asked waits for an answer, also where the code of a processor panics.
-    let done = AssertUnwindSafe(done).catch_unwind().await;
-    let done = done.unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
     match done {
         Ok(answer) => request.answer = Some(answer),
         Err(failed) => request.error = Some(failed.to_string().replace('\0', "\\0")),
     }
     if let Err(error) = record::write(store.as_ref(), &REQUESTS, &id, &request).await {
         tracing::warn!(projection = request.projection, error = %Brief(&error), "what was asked could not be answered");
+    }
+}
+
+async fn carry_out(store: &Store, processor: &dyn Processor, what: What, key: &str) -> Result<Json, Failure> {
+    match what {
+        What::Rebuild => rebuild_key(store, processor, key).await.map(|()| Json::Bool(true)),
+        What::Try => {
+            let tried = try_run(store, processor, key).await?;
+            serde_json::to_value(tried).map_err(|error| StoreError::Damaged(error.into()).into())
+        }
     }
 }
 
@@ -70,7 +90,7 @@ async fn letters_of(transaction: &mut dyn Transaction, name: &str, key: &str) ->
 
 async fn rebuild_key(store: &Store, processor: &dyn Processor, key: &str) -> Result<(), Failure> {
     let (name, store) = (processor.name(), store.as_ref());
-    let Some(mut row) = processor.anew(vec![key.into()]).pop() else {
+    let Some(mut row) = processor.refold(vec![key.into()]).pop() else {
         return Err(Failure::program("it has no rows of its own"));
     };
     let skipped: Vec<_> = if_built(store.rows(dead_letters::wanted(&name, None)).await)?;
@@ -134,8 +154,10 @@ async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<
         let Ok(place) = page.events.binary_search_by_key(&letter.position, |event| event.position) else { continue };
         let (places, parked, queue) = (place..place + 1, Parked::default(), Queue::of(letter));
         let part = Part { page: &page, places, shard: &shard, parked: &parked, only: Some(&queue) };
-        match processor.process(&mut *transaction, &part, None).await {
+        match process(processor, &mut *transaction, &part, None).await {
             Ok(_) => taken += 1,
+            // That says nothing of the event: it is tried again.
+            Err(failed) if failed.fault == Fault::World => return Err(failed),
             Err(failed) => {
                 error = Some(failed.to_string());
                 break;

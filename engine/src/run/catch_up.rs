@@ -24,14 +24,14 @@ use crate::{
 /// How many events are processed together, of the pages that the node reads for all processors.
 pub const BATCH: usize = 1_000;
 /// How many events are processed together while a shard catches up.
-pub const LARGE_BATCH: usize = 10_000;
+pub(crate) const LARGE_BATCH: usize = 10_000;
 /// How many bytes of bodies a page has before it is cut; its last event may exceed that.
 const LARGE_BYTES: usize = 8 << 20;
 /// How many events are decoded before the task yields to others.
 const DECODED: usize = 250;
 
 /// A shard's own reading of the log, up to where the log ended when the reading began.
-pub struct CatchUp {
+pub(crate) struct CatchUp {
     pub head: Position,
     pages: mpsc::Receiver<Result<DecodedPage, StoreError>>,
     /// The rows written last. Only a shard that catches up remembers rows: at the end of the log they are read each
@@ -40,9 +40,9 @@ pub struct CatchUp {
 }
 
 /// Limits on the number of events in a page.
-pub struct Limits {
+pub(crate) struct Limits {
     /// Set after a larger batch failed.
-    pub most: Option<usize>,
+    pub(crate) most: Option<usize>,
     /// Set by the runner.
     pub batch: Option<usize>,
 }
@@ -127,7 +127,7 @@ impl Prefetch {
 
 /// Returns how many events a second one shard may process: an equal part of the processor's limit. `None` if there is
 /// none.
-pub fn pace(report: &watch::Sender<Status>, pace: &watch::Receiver<Option<u64>>) -> Option<f64> {
+pub(crate) fn pace(report: &watch::Sender<Status>, pace: &watch::Receiver<Option<u64>>) -> Option<f64> {
     let shards = report.borrow().shards.len().max(1);
     pace.borrow().map(|pace| (pace as f64 / shards as f64).max(1.0))
 }

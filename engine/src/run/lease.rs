@@ -6,23 +6,23 @@ use eventstore_core::{Checkpoint, Shard};
 use uuid::Uuid;
 
 /// Returns a node's share of the shards, rounded up, where `runners` nodes may run their processor: at least 1.
-pub fn share(shards: usize, runners: usize) -> usize {
+pub(crate) fn share(shards: usize, runners: usize) -> usize {
     shards.max(1).div_ceil(runners.max(1))
 }
 
 /// Returns whether no living node owns a shard.
-pub fn is_free(at: &Checkpoint, living: &HashSet<Uuid>) -> bool {
+pub(crate) fn is_free(at: &Checkpoint, living: &HashSet<Uuid>) -> bool {
     at.owner.is_none_or(|owner| !living.contains(&owner))
 }
 
 /// Returns how many shards a node owns.
-pub fn owned(shards: &[(Shard, Checkpoint)], node: Uuid) -> usize {
+pub(crate) fn owned(shards: &[(Shard, Checkpoint)], node: Uuid) -> usize {
     shards.iter().filter(|(_, at)| at.owner == Some(node)).count()
 }
 
 /// Gives free shards to a node until it has its share. A shard that changes hands gets a new epoch, so that the
 /// previous owner cannot commit what it has not committed yet.
-pub fn take_free(shards: &mut [(Shard, Checkpoint)], node: Uuid, share: usize, living: &HashSet<Uuid>) {
+pub(crate) fn take_free(shards: &mut [(Shard, Checkpoint)], node: Uuid, share: usize, living: &HashSet<Uuid>) {
     let mut own = owned(shards, node);
     for (_, at) in shards {
         if own < share && is_free(at, living) {
@@ -33,14 +33,14 @@ pub fn take_free(shards: &mut [(Shard, Checkpoint)], node: Uuid, share: usize, l
 }
 
 /// Returns the shards that a node owns beyond its share.
-pub fn surplus(shards: &[(Shard, Checkpoint)], node: Uuid, share: usize) -> HashSet<Shard> {
+pub(crate) fn surplus(shards: &[(Shard, Checkpoint)], node: Uuid, share: usize) -> HashSet<Shard> {
     let own = shards.iter().filter(|(_, at)| at.owner == Some(node));
     own.skip(share).map(|(shard, _)| shard.clone()).collect()
 }
 
 /// Takes shards away from a node: those it had at these epochs, or all it owns. A shard that another node has taken
 /// over since, or that has begun anew, is not the node's to give back.
-pub fn give_back(shards: &mut [(Shard, Checkpoint)], node: Uuid, released: Option<&HashMap<Shard, u64>>) {
+pub(crate) fn give_back(shards: &mut [(Shard, Checkpoint)], node: Uuid, released: Option<&HashMap<Shard, u64>>) {
     for (shard, at) in shards {
         let given = released.is_none_or(|released| released.get(shard) == Some(&at.epoch));
         if at.owner == Some(node) && given {

@@ -26,6 +26,6 @@ pub fn failed(projection: &str) {
 }
 
 /// Counts a batch that was refused, because the shard was another node's.
-pub fn fenced(shard: &Shard) {
+pub(crate) fn fenced(shard: &Shard) {
     counter!("eventstore.projection.fenced", "projection" => shard.projection.clone()).increment(1);
 }

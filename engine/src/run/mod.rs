@@ -4,6 +4,7 @@
 pub mod admission;
 pub(crate) mod answer;
 pub(crate) mod catch_up;
+pub mod keyed_events;
 pub(crate) mod lease;
 pub(crate) mod metrics;
 pub(crate) mod node;
@@ -14,4 +15,3 @@ pub mod processor;
 pub mod refold;
 pub(crate) mod shard;
 pub(crate) mod tail;
-pub mod turns;

@@ -46,7 +46,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    failure::{Blame, Failure},
+    failure::{Failure, Fault},
     record::{
         self, ProcessorState, Row, dead_letters,
         holds::{self, RESHARDS, Wanted},
@@ -79,14 +79,14 @@ struct Cannot {
 }
 
 /// A processor whose code this node has.
-pub struct LocalProcessor {
+pub(crate) struct LocalProcessor {
     pub name: String,
     pub processor: Arc<dyn Processor>,
     /// The events that it reads in this program, and their fingerprint.
     reads: Reads,
     fingerprint: String,
-    pub options: Options,
-    pub report: watch::Sender<Status>,
+    pub(crate) options: Options,
+    pub(crate) report: watch::Sender<Status>,
     /// How many events all its shards may process in a second.
     pace: watch::Sender<Option<u64>>,
     /// Whether it keeps the shadow of a table, and runs only while that is wanted.
@@ -119,7 +119,7 @@ struct End {
 }
 
 /// This process, as a node.
-pub struct Node {
+pub(crate) struct Node {
     id: Uuid,
     store: Store,
     lease: Duration,
@@ -189,7 +189,7 @@ impl LocalProcessor {
 
     fn report_failure(&self, store: &Store, failed: Failure) {
         // Where another node can run it, the processor has not stopped.
-        let stopped = failed.blame == Blame::Program && self.others.is_empty();
+        let stopped = failed.fault == Fault::Program && self.others.is_empty();
         metrics::failed(&self.name);
         tracing::warn!(projection = self.name, error = %Brief(&*failed.reason), stopped, "projection failed");
         let failed: Arc<dyn Error + Send + Sync> = failed.told().into();
@@ -231,7 +231,7 @@ impl Node {
         }
     }
 
-    pub fn tail(&self) -> Arc<Tail> {
+    pub(crate) fn tail(&self) -> Arc<Tail> {
         self.tail.clone()
     }
 
@@ -495,7 +495,7 @@ impl Node {
         if !run.prepared {
             match prepare(store, &*run.processor, state).await {
                 Ok(()) => run.prepared = true,
-                Err(failed) if failed.blame == Blame::Program => {
+                Err(failed) if failed.fault == Fault::Program => {
                     self.give_up(at, failed).await;
                     return Ok(());
                 }
@@ -514,7 +514,7 @@ impl Node {
             match self.claim(store, at, living, &standing).await {
                 Ok(Some(claimed)) => shards = claimed,
                 Ok(None) => return Ok(()),
-                Err(failed) if failed.blame == Blame::Program => {
+                Err(failed) if failed.fault == Fault::Program => {
                     self.give_up(at, failed).await;
                     return Ok(());
                 }

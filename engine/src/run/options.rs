@@ -10,13 +10,13 @@ pub struct Options {
     /// How many shards a processor has when it runs for the first time.
     pub shards: u16,
     /// How many keys of a shard may be parked before the processor stops.
-    pub max_parked: usize,
+    pub(crate) max_parked: usize,
     /// Whether events that cannot be read are parked; else they stop the processor.
-    pub park_unreadable: bool,
+    pub(crate) park_unreadable: bool,
     /// Whether parked keys are tried again when a program starts.
-    pub retry_at_start: bool,
+    pub(crate) retry_at_start: bool,
     /// Whether an operator sends readers of plain SQL to a new version; else the node does, once the version is built.
-    pub by_hand: bool,
+    pub(crate) by_hand: bool,
     /// Where a processor that runs for the first time begins, if the runner says so.
     pub start: Option<StartFrom>,
 }

@@ -12,7 +12,7 @@ use eventstore_core::{Checkpoint, Event, EventStore, Position, Raw, Read, Record
 use futures::TryStreamExt;
 use uuid::Uuid;
 
-use crate::failure::{Blame, Failure, at};
+use crate::failure::{Failure, Fault, at};
 
 /// Every event that the query asks for, after the position `after` and up to the position `until`.
 pub struct DecodedPage {
@@ -53,20 +53,20 @@ impl DecodedPage {
     }
 
     /// Joins pages that follow each other without a gap.
-    pub fn joined(all: &[Arc<Self>]) -> Self {
+    pub(crate) fn joined(all: &[Arc<Self>]) -> Self {
         let after = all.first().map_or(Position(0), |first| first.after);
         let (until, last) = all.last().map_or((after, None), |last| (last.until, last.last));
         Self::new(after, until, last, all.iter().flat_map(|page| page.events.iter().cloned()).collect())
     }
 
     /// Returns the part of this page up to a position.
-    pub async fn up_to(&self, store: &dyn EventStore, until: Position) -> Result<Self, StoreError> {
+    pub(crate) async fn up_to(&self, store: &dyn EventStore, until: Position) -> Result<Self, StoreError> {
         let events = self.events[..self.place_after(until)].to_vec();
         Ok(Self::new(self.after, until, id_at(store, until).await?, events))
     }
 
     /// Roughly how many bytes of memory the page takes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.events.iter().map(|event| 300 + event.data.body.len()).sum()
     }
 
@@ -92,20 +92,20 @@ impl<E: Event> Decoded<E> {
         }
     }
 
-    /// Returns what the event at a place is read as: nothing, one event, or several. Fails with [`Blame::Unreadable`].
+    /// Returns what the event at a place is read as: nothing, one event, or several. Fails with [`Fault::Unreadable`].
     pub fn at(&self, page: &DecodedPage, place: usize) -> Result<&[Recorded<E>], Failure> {
         let (cell, raw) = (&self.0[place], &page.events[place]);
         if let Some(events) = cell.get() {
             return Ok(events);
         }
         let events = at(raw, || raw.decode().map_err(|source| StoreError::unreadable(raw, source)));
-        let events = events.map_err(|failed| Failure { blame: Blame::Unreadable, ..failed })?;
+        let events = events.map_err(|failed| Failure { fault: Fault::Unreadable, ..failed })?;
         Ok(cell.get_or_init(|| events))
     }
 }
 
 /// Returns the id of the event at a position.
-pub async fn id_at(store: &dyn EventStore, position: Position) -> Result<Option<Uuid>, StoreError> {
+pub(crate) async fn id_at(store: &dyn EventStore, position: Position) -> Result<Option<Uuid>, StoreError> {
     Ok(store.read(Read::at(position)).await?.events.try_next().await?.map(|event| event.id))
 }
 

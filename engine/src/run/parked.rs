@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use eventstore_core::{DeadLetter, EventStore, Shard, StoreError, Timestamp};
 
 use crate::{
-    failure::{Blame, Failure},
+    failure::{Failure, Fault},
     record::{dead_letters::first, queue::Queue},
 };
 
@@ -18,12 +18,12 @@ const RETRIES: u32 = 8;
 pub fn failed(letter: &mut DeadLetter, failed: &Failure, now: Timestamp) {
     letter.say(&failed.to_string());
     letter.attempts = letter.attempts.saturating_add(1);
-    letter.retry_at = retry_at(letter.attempts, failed.blame == Blame::Row, now);
+    letter.retry_at = retry_at(letter.attempts, failed.fault == Fault::Row, now);
 }
 
 /// When the node retries an event that has failed `attempts` times since it was parked; never if it is certain to fail,
 /// or after 8 attempts.
-pub fn retry_at(attempts: u32, certain: bool, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn retry_at(attempts: u32, certain: bool, now: Timestamp) -> Option<Timestamp> {
     let pause = FIRST_RETRY.saturating_mul(1 << attempts.min(10)).min(LONGEST_RETRY);
     (!certain && attempts < RETRIES).then(|| now + pause)
 }
@@ -38,7 +38,7 @@ pub struct Waiting {
     /// Why its first event was not processed.
     pub error: String,
     /// When the node tries it again, if it does.
-    pub retry_at: Option<Timestamp>,
+    pub(crate) retry_at: Option<Timestamp>,
     /// Whether the next dead letter that is written is its first one, of the event that failed.
     pub first: bool,
 }
@@ -83,7 +83,7 @@ impl Parked {
         self.queues.get_mut(queue)
     }
 
-    pub fn park(&mut self, queue: Queue, waiting: Waiting) {
+    pub(crate) fn park(&mut self, queue: Queue, waiting: Waiting) {
         self.queues.insert(queue, waiting);
     }
 

@@ -1,9 +1,10 @@
 //! The trait of processors: what a processor does with events, which differs from one kind to another.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range, panic::AssertUnwindSafe, sync::Arc};
 
 use async_trait::async_trait;
 use eventstore_core::{Changes, EventStore, Position, Query, Raw, Recorded, Shard, StoreError, Table, Transaction};
+use futures::FutureExt;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -17,13 +18,13 @@ use crate::{
 /// The engine reads and decodes pages of the log, and calls [`deliver`](Self::deliver) and [`process`](Self::process)
 /// for the events of a shard, in the order of the log. It moves the shard's checkpoint in the same transaction as
 /// `process`. A batch that fails is tried again with fewer events, down to the event to blame. That event is parked,
-/// and with it those behind it ([`Failure`], [`Blame`](crate::Blame)).
+/// and with it those behind it ([`Failure`], [`Fault`](crate::Fault)).
 ///
 /// ```
 /// use std::{ops::Range, sync::{Arc, atomic::{AtomicUsize, Ordering}}};
 /// use async_trait::async_trait;
 /// use eventstore::{EventStore, Query, Transaction, prelude::*};
-/// use eventstore_engine::{DecodedPage, Failure, Part, Processor, Queue, Reads, Remembered, Turns};
+/// use eventstore_engine::{DecodedPage, Failure, Part, Processor, Queue, Reads, Remembered, KeyedEvents};
 /// # #[derive(Event, Clone)]
 /// # enum AccountEvent { Deposited { amount: i64 } }
 /// # #[derive(Aggregate)]
@@ -67,7 +68,7 @@ use crate::{
 ///         _: Option<&mut Remembered>,
 ///     ) -> Result<Vec<(Queue, usize)>, Failure> {
 ///         let decoded = part.page.decoded::<AccountEvent>();
-///         let turns = Turns::of(part, &decoded, |event| event.stream.to_string())?;
+///         let turns = KeyedEvents::of(part, &decoded, |event| event.stream.to_string())?;
 ///         self.0.fetch_add(turns.events.len(), Ordering::Relaxed);
 ///         Ok(turns.waiting)
 ///     }
@@ -100,7 +101,7 @@ pub trait Processor: Send + Sync {
     /// Returns where the processor begins when it runs for the first time. The default is the first event: a runner
     /// that says where such a processor begins stops it.
     fn begins(&self) -> Begins {
-        Begins::Always
+        Begins::FirstEvent
     }
 
     /// Returns the table that the processor keeps, if it is a declared read model.
@@ -115,7 +116,7 @@ pub trait Processor: Send + Sync {
 
     /// Returns folds that make the rows of these keys anew from their events, if the processor keeps rows: one fold for
     /// all keys, or one for each, whichever reads fewer events.
-    fn anew(&self, keys: Vec<String>) -> Vec<Box<dyn RowsAnew>> {
+    fn refold(&self, keys: Vec<String>) -> Vec<Box<dyn RefoldRows>> {
         let _ = keys;
         vec![]
     }
@@ -179,6 +180,17 @@ pub trait Processor: Send + Sync {
     }
 }
 
+/// Has a processor process a part, as [`Processor::process`] does. A panic in its code is a failure.
+pub async fn process(
+    processor: &dyn Processor,
+    transaction: &mut dyn Transaction,
+    part: &Part<'_>,
+    remembered: Option<&mut Remembered>,
+) -> Result<Vec<(Queue, usize)>, Failure> {
+    let processed = AssertUnwindSafe(processor.process(transaction, part, remembered)).catch_unwind().await;
+    processed.unwrap_or_else(|panic| Err(Failure::panicked(&*panic)))
+}
+
 /// Rows that a shard has written while it catches up, as they are in the table. No other node writes them without
 /// moving the checkpoint or changing the epoch.
 #[derive(Default)]
@@ -228,15 +240,15 @@ pub enum StartFrom {
 #[derive(Clone, Copy)]
 pub enum Begins {
     /// With the first event of the log: its rows are a fold of all events.
-    Always,
+    FirstEvent,
     /// As the runner or its type says; else with the first event.
-    Anywhere(Option<StartFrom>),
+    FirstEventUnlessSaid(Option<StartFrom>),
     /// As the runner or its type says. One of them must, unless the log is empty.
     AsSaid(Option<StartFrom>),
 }
 
 /// Rows that are folded anew from their events, in memory.
-pub trait RowsAnew: Send + Sync {
+pub trait RefoldRows: Send + Sync {
     /// Returns the keys of the rows, in order.
     fn keys(&self) -> &[String];
 
@@ -269,13 +281,13 @@ pub struct Part<'a> {
 
 /// What a part does with an event for a key.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Turn {
+pub enum Disposition {
     /// Process the event.
-    Now,
+    Process,
     /// Have the event wait behind others of the key.
-    Waits,
+    Wait,
     /// Skip the event for this key: it is another shard's, or not of the queue that is tried again.
-    NotHere,
+    Elsewhere,
 }
 
 impl Part<'_> {
@@ -286,15 +298,15 @@ impl Part<'_> {
     }
 
     /// Returns what is to be done with an event for a key.
-    pub fn turn(&self, event: &Recorded<Raw>, key: &str) -> Turn {
+    pub fn disposition(&self, event: &Recorded<Raw>, key: &str) -> Disposition {
         match self.only {
-            Some(Queue::Key(only)) if only == key => Turn::Now,
-            Some(Queue::Key(_)) => Turn::NotHere,
+            Some(Queue::Key(only)) if only == key => Disposition::Process,
+            Some(Queue::Key(_)) => Disposition::Elsewhere,
             // All events of a parked stream waited, whatever their keys.
-            Some(Queue::Stream(only)) if only != event.stream.as_str() => Turn::NotHere,
-            _ if !self.shard.has(key) => Turn::NotHere,
-            _ if self.parked.has_key(key) => Turn::Waits,
-            _ => Turn::Now,
+            Some(Queue::Stream(only)) if only != event.stream.as_str() => Disposition::Elsewhere,
+            _ if !self.shard.has(key) => Disposition::Elsewhere,
+            _ if self.parked.has_key(key) => Disposition::Wait,
+            _ => Disposition::Process,
         }
     }
 
@@ -316,10 +328,10 @@ impl Part<'_> {
         };
         let mut waiting = vec![];
         for key in keys {
-            match self.turn(event, &key) {
-                Turn::Now => return Err(failed.of(&key)),
-                Turn::Waits => waiting.push(Queue::Key(key)),
-                Turn::NotHere => {}
+            match self.disposition(event, &key) {
+                Disposition::Process => return Err(failed.of(&key)),
+                Disposition::Wait => waiting.push(Queue::Key(key)),
+                Disposition::Elsewhere => {}
             }
         }
         Ok(waiting)

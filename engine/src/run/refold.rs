@@ -10,13 +10,13 @@ use futures::TryStreamExt;
 use uuid::Uuid;
 
 use crate::{
-    failure::{Blame, Failure, Halt},
+    failure::{Failure, Fault, Halt},
     record::{self, dead_letters, queue::Queue, reads},
     run::{
         admission::{Left, Missed},
         options::Options,
         parked::retry_at,
-        processor::{Processor, RowsAnew},
+        processor::{Processor, RefoldRows},
     },
 };
 
@@ -94,7 +94,7 @@ impl Refold<'_> {
             keys.into_iter().partition(|key| all.iter().any(|letter| letter.whole_stream || letter.key == *key));
         let mut written = self.empty();
         'passes: loop {
-            for mut pass in self.processor.anew(together.clone()) {
+            for mut pass in self.processor.refold(together.clone()) {
                 match self.fold(&mut *pass, None, &HashSet::new()).await {
                     Ok(changes) => {
                         written.upserts.extend(changes.upserts);
@@ -105,7 +105,7 @@ impl Refold<'_> {
                         let key =
                             failed.queue.as_ref().map(Queue::key).filter(|key| pass.keys().iter().any(|k| k == key));
                         let Some(key) = key.filter(|_| self.parks.is_some()).map(str::to_owned) else {
-                            let unreadable = failed.blame == Blame::Unreadable;
+                            let unreadable = failed.fault == Fault::Unreadable;
                             return Err(if unreadable { failed.for_certain() } else { failed }.into());
                         };
                         together.retain(|other| *other != key);
@@ -147,7 +147,7 @@ impl Refold<'_> {
     /// position of its event, 0 if it has none.
     async fn fold(
         &self,
-        rows: &mut dyn RowsAnew,
+        rows: &mut dyn RefoldRows,
         before: Option<Position>,
         skips: &HashSet<Uuid>,
     ) -> Result<Changes, (Position, Failure)> {
@@ -168,7 +168,7 @@ impl Refold<'_> {
             match rows.changes() {
                 // Fold once more, checking each row after each event, to find the event that made a row no table can
                 // hold. `changes` has emptied the rows.
-                Err(failed) if failed.blame == Blame::Row && !checks => {}
+                Err(failed) if failed.fault == Fault::Row && !checks => {}
                 changes => return changes.map_err(nowhere),
             }
         }
@@ -184,18 +184,19 @@ impl Refold<'_> {
             false => letter.key == key && letter.skipped.is_some(),
         };
         let skips: HashSet<_> = all.iter().filter(left_out).map(|letter| letter.event).collect();
-        let row = || self.processor.anew(vec![key.to_owned()]).pop().ok_or_else(|| Failure::program("it has no rows"));
+        let row =
+            || self.processor.refold(vec![key.to_owned()]).pop().ok_or_else(|| Failure::program("it has no rows"));
         let (at, failed) = match self.fold(&mut *row()?, None, &skips).await {
             Ok(changes) => return Ok(Row { changes, put: vec![], remove: waiting }),
             Err(failed) => failed,
         };
         let Some(options) = self.parks else { return Err(failed.into()) };
-        let certain = match failed.blame {
-            Blame::Event => false,
-            Blame::Row => true,
-            Blame::Unreadable if options.park_unreadable => true,
-            Blame::Unreadable => return Err(failed.for_certain().into()),
-            Blame::World | Blame::Program => return Err(failed.into()),
+        let certain = match failed.fault {
+            Fault::Event => false,
+            Fault::Row => true,
+            Fault::Unreadable if options.park_unreadable => true,
+            Fault::Unreadable => return Err(failed.for_certain().into()),
+            Fault::World | Fault::Program => return Err(failed.into()),
         };
         let mut anew = row()?;
         let changes = self.fold(&mut *anew, Some(at), &skips).await.map_err(|(_, failed)| failed)?;

@@ -45,7 +45,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    failure::{Blame, Failure, Halt},
+    failure::{Failure, Fault, Halt},
     record::{self, dead_letters, holds, queue::Queue, reads},
     run::{
         admission::Missed,
@@ -54,7 +54,7 @@ use crate::{
         options::Options,
         page::{DecodedPage, id_at, unforked},
         parked::{self, Parked, Waiting, retry_at},
-        processor::{Part, Processor, Remembered},
+        processor::{Part, Processor, Remembered, process},
         refold::{self, Fence, Refold},
         tail::{After, Tail},
     },
@@ -74,27 +74,27 @@ const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(4
 const GRACE: Duration = Duration::from_secs(1);
 
 /// One shard that this node runs.
-pub struct ShardRunner {
+pub(crate) struct ShardRunner {
     pub store: Store,
     pub processor: Arc<dyn Processor>,
-    pub tail: Arc<Tail>,
-    pub options: Options,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) options: Options,
     pub shard: Shard,
     /// This node, and the epoch at which it has the shard.
     pub node: Uuid,
     pub epoch: u64,
-    pub report: watch::Sender<Status>,
-    pub stop: watch::Receiver<bool>,
+    pub(crate) report: watch::Sender<Status>,
+    pub(crate) stop: watch::Receiver<bool>,
     /// Wakes the node for a turn.
     pub wake_node: Arc<Notify>,
     /// How many events all shards of the processor may process in a second.
-    pub pace: watch::Receiver<Option<u64>>,
+    pub(crate) pace: watch::Receiver<Option<u64>>,
     /// How many events are processed together at most, after a larger batch failed.
-    pub most: Option<usize>,
+    pub(crate) most: Option<usize>,
 }
 
 /// Why a shard is no longer run.
-pub enum Ended {
+pub(crate) enum Ended {
     /// The node asked it to stop.
     Stopped,
     /// Another node has the shard, or there is no such shard any more.
@@ -178,7 +178,7 @@ impl ShardRunner {
             match step.unwrap_or_else(|panic| Err(Halt::Failed(Failure::panicked(&*panic)))) {
                 Ok(()) => pause = FIRST_PAUSE,
                 Err(Halt::Lost) => return Ended::Lost,
-                Err(Halt::Failed(failed)) if failed.blame == Blame::Program => return Ended::Failed(failed),
+                Err(Halt::Failed(failed)) if failed.fault == Fault::Program => return Ended::Failed(failed),
                 Err(Halt::Failed(failed)) => {
                     self.report_failure(failed);
                     let tried = cursor.map_or(1, |cursor| cursor.tried);
@@ -395,14 +395,14 @@ impl ShardRunner {
                     // Grow by a quarter each time, so that a batch that was too large is tried again, but not at once.
                     self.most = self.most.map(|most| most + most / 4 + 1).filter(|most| *most < LARGE_BATCH);
                 }
-                Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
+                Err(Halt::Failed(failed)) if matches!(failed.fault, Fault::Event | Fault::Row) => {
                     cursor.road = Road::Transaction;
                     let bad = failed.position().map(|position| page.place_after(position).saturating_sub(1));
                     match Narrowed::of(first..end, bad) {
                         Narrowed::UpTo(less) => end = less,
                         Narrowed::Alone => {
                             let Some(queue) = failed.queue.clone() else { return Err(failed.for_certain().into()) };
-                            if failed.blame == Blame::Event && tries < TRIES.len() {
+                            if failed.fault == Fault::Event && tries < TRIES.len() {
                                 self.report_failure(failed);
                                 self.unless_stopped(sleep(TRIES[tries])).await;
                                 tries += 1;
@@ -438,7 +438,7 @@ impl ShardRunner {
         let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
         tracing::error!(projection = shard, event, error = %Brief(&*failed.reason), "an event and those behind it are parked");
         metrics::failed(&self.shard.projection);
-        let certain = failed.blame == Blame::Row;
+        let certain = failed.fault == Fault::Row;
         let waiting = Waiting { error: failed.to_string(), retry_at: retry_at(0, certain, now), first: true };
         cursor.parked.park(queue, waiting);
         Ok(())
@@ -628,9 +628,8 @@ impl ShardRunner {
         part: &Part<'_>,
         remembered: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failure> {
-        let taken = AssertUnwindSafe(self.processor.process(&mut **transaction, part, remembered)).catch_unwind().await;
-        let taken = taken.unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
-        taken.map_err(|failed| self.by_policy(part, failed))
+        let processed = process(&*self.processor, &mut **transaction, part, remembered).await;
+        processed.map_err(|failed| self.by_policy(part, failed))
     }
 
     async fn deliver(&self, part: &Part<'_>) -> Result<(), Failure> {
@@ -641,9 +640,9 @@ impl ShardRunner {
     /// again, it stays parked, and the node does not retry it by itself.
     fn by_policy(&self, part: &Part<'_>, failed: Failure) -> Failure {
         let parks = failed.queue.is_some() && (self.options.park_unreadable || part.only.is_some());
-        match failed.blame {
-            Blame::Unreadable if parks => Failure { blame: Blame::Row, ..failed },
-            Blame::Unreadable => failed.for_certain(),
+        match failed.fault {
+            Fault::Unreadable if parks => Failure { fault: Fault::Row, ..failed },
+            Fault::Unreadable => failed.for_certain(),
             _ => failed,
         }
     }
@@ -685,7 +684,7 @@ impl ShardRunner {
                     end = letters.len();
                 }
                 Ok(false) => return self.reload_parked(cursor).await,
-                Err(Halt::Failed(failed)) if matches!(failed.blame, Blame::Event | Blame::Row) => {
+                Err(Halt::Failed(failed)) if matches!(failed.fault, Fault::Event | Fault::Row) => {
                     if end > 1 {
                         let bad = failed.position().map(|bad| page.place_after(bad).saturating_sub(first + 1));
                         end = bad.filter(|bad| *bad > 0).unwrap_or(end / 2).clamp(1, end - 1);

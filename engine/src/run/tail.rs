@@ -27,7 +27,7 @@ const LONGEST_QUIET: Duration = Duration::from_millis(64);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The end of the log, in memory.
-pub struct Tail {
+pub(crate) struct Tail {
     ring: Mutex<Ring>,
     state: watch::Sender<State>,
     /// Woken when a caller has moved the clock, or wants to know at once.
@@ -96,7 +96,7 @@ impl Tail {
     }
 
     /// Wakes all shards that wait.
-    pub fn wake_waiters(&self) {
+    pub(crate) fn wake_waiters(&self) {
         self.wake.notify_waiters();
     }
 
@@ -128,7 +128,7 @@ impl Tail {
     }
 
     /// Reads what matches the query, for ever, from the end of the log at the start.
-    pub async fn follow(&self, store: Store, query: Query) {
+    pub(crate) async fn follow(&self, store: Store, query: Query) {
         let mut pause = Duration::from_millis(20);
         let (mut last, mut quiet, mut woken) = (Position(0), SHORTEST_QUIET, false);
         let mut size = PAGE;
@@ -167,7 +167,7 @@ impl Tail {
     }
 
     /// Forgets what was read, because the log has lost its end; each shard must read its checkpoint again.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         *self.ring() = Ring { pages: VecDeque::new(), bytes: 0 };
         self.state.send_modify(|state| (state.end, state.lost) = (None, state.lost + 1));
     }

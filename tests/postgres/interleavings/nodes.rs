@@ -24,7 +24,7 @@ struct Node {
 }
 
 impl Node {
-    /// Takes in one event after another, as a runner does (`engine/src/run/shard.rs`): the shard is locked, its epoch
+    /// Processes one event after another, as a runner does (`engine/src/run/shard.rs`): the shard is locked, its epoch
     /// looked at, rows and checkpoint are written, and all is committed, or nothing.
     async fn work(&self, batches: usize) -> Result<(), Wrong> {
         for _ in 0..batches {

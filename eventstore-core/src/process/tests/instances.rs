@@ -144,6 +144,9 @@ fn g10_what_is_over_hears_nothing_and_has_no_timers() {
     assert_eq!((row.status, row.timers.len()), (SagaStatus::Finished, 0));
     assert_eq!(row.due, Some(at(26)), "it is forgotten a day after");
     assert!(!row.is_forgotten(at(25)) && row.is_forgotten(at(26)));
+    // It has no timer to be claimed, and is forgotten all the same by a node that looks for one first.
+    let mut claimed = row.clone();
+    assert_eq!((claimed.claim(at(26)).len(), claimed.is_forgotten(at(26))), (0, true));
     let deaf = turn(Some(row.clone()), [on(3), broke(4, "wire")]);
     assert!(deaf.is_over());
     assert_eq!(deaf.result().change, Change::None);
@@ -328,6 +331,15 @@ fn e7_an_event_that_is_several_is_heard_part_by_part() {
     let all = heard_in(&*process(), &raw).expect("read");
     assert_eq!(all.iter().map(|heard| (&*heard.key, heard.part)).collect::<Vec<_>>(), [("l7", 0)]);
     assert_eq!(process().keys_unread(&raw), Some(vec!["l7".into()]));
+    // Where what has the key is damaged, no instance is named: a made-up one would be passed over without a word.
+    use crate::process::Instances;
+    let damaged = || raw.clone().damaged("tags");
+    assert_eq!(Instances::<LampEvent>::Tag("lamp").keys_unread(&damaged()), None);
+    assert_eq!(Instances::<LampEvent>::Correlation.keys_unread(&damaged()), None);
+    assert_eq!(Instances::<LampEvent>::Stream.keys_unread(&damaged()), Some(vec!["l7".into()]));
+    let mut nowhere = raw.clone();
+    nowhere.stream = crate::StreamId::new("?", "l7");
+    assert_eq!(Instances::<LampEvent>::Stream.keys_unread(&nowhere), None);
     let turns = Turn::all(&process(), all, HashMap::new(), |_| false, terms(0));
     assert_eq!(turns.iter().map(Turn::key).collect::<Vec<_>>(), ["l7"]);
 }

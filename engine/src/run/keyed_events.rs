@@ -7,55 +7,55 @@ use crate::{
     record::queue::Queue,
     run::{
         page::Decoded,
-        processor::{Part, Turn},
+        processor::{Disposition, Part},
     },
 };
 
 /// The events of a part that are processed now, and those that wait, where each event has one key.
-pub struct Turns<'a, E> {
+pub struct KeyedEvents<'a, E> {
     pub events: Vec<&'a Recorded<E>>,
     pub waiting: Vec<(Queue, usize)>,
     /// The key of each event that is processed now, and its place in the page; repeats are left out.
     of: Vec<(String, usize)>,
 }
 
-impl<'a, E: Event> Turns<'a, E> {
+impl<'a, E: Event> KeyedEvents<'a, E> {
     /// Splits the events of a part. Fails if an event cannot be read and does not wait ([`Part::unreadable`]), or if `key`
     /// panics.
     pub fn of(part: &Part<'_>, decoded: &'a Decoded<E>, key: fn(&Recorded<E>) -> String) -> Result<Self, Failure> {
-        let mut turns = Self { events: vec![], waiting: vec![], of: vec![] };
+        let mut keyed = Self { events: vec![], waiting: vec![], of: vec![] };
         for place in part.places.clone() {
             let raw = &part.page.events[place];
             if !E::NAMES.contains(&&*raw.data.name) {
                 continue;
             }
             if let Some(queue) = part.stream_waits(raw) {
-                turns.waiting.push((queue, place));
+                keyed.waiting.push((queue, place));
                 continue;
             }
             let events = match decoded.at(part.page, place) {
                 Ok(events) => events,
                 Err(failed) => {
                     let keys = part.unreadable(raw, None, failed)?;
-                    turns.waiting.extend(keys.into_iter().map(|queue| (queue, place)));
+                    keyed.waiting.extend(keys.into_iter().map(|queue| (queue, place)));
                     continue;
                 }
             };
             for event in events {
                 let key = at(raw, || Ok(key(event))).map_err(Failure::for_certain)?;
-                match part.turn(raw, &key) {
-                    Turn::Now => {
-                        turns.events.push(event);
-                        turns.of.push((key, place));
+                match part.disposition(raw, &key) {
+                    Disposition::Process => {
+                        keyed.events.push(event);
+                        keyed.of.push((key, place));
                     }
-                    Turn::Waits => turns.waiting.push((Queue::Key(key), place)),
-                    Turn::NotHere => {}
+                    Disposition::Wait => keyed.waiting.push((Queue::Key(key), place)),
+                    Disposition::Elsewhere => {}
                 }
             }
         }
-        turns.waiting.dedup();
-        turns.of.dedup();
-        Ok(turns)
+        keyed.waiting.dedup();
+        keyed.of.dedup();
+        Ok(keyed)
     }
 
     /// Names the event that is to blame, if the part has only one whose turn it is.
