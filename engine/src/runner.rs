@@ -14,7 +14,8 @@ use crate::{
     operate::processors::Processors,
     record::dead_letters,
     run::{
-        node::{LocalProcessor, Node},
+        local::LocalProcessor,
+        node::Node,
         options::Options,
         processor::{Processor, StartFrom},
         tail::Tail,

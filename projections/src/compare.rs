@@ -7,14 +7,13 @@ use std::{
 };
 
 use eventstore_core::{EventStore, Invalid, Rows, StoreError, engine::SHADOW};
-use serde_json::{Map, Value as Json, value::RawValue};
-use tokio::time::{Instant, sleep};
-
 use eventstore_engine::{
     Processors,
     operate::rebuild::UNHELD,
     record::{dead_letters, list},
 };
+use serde_json::{Map, Value as Json, value::RawValue};
+use tokio::time::{Instant, sleep};
 
 use crate::promote::{PAUSE, check_built, counterpart};
 

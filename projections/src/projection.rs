@@ -4,9 +4,6 @@ use std::{ops::Range, panic::AssertUnwindSafe};
 
 use async_trait::async_trait;
 use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, StoreError, Transaction};
-use futures::FutureExt;
-use sqlx::{Database, Pool};
-
 use eventstore_engine::{
     failure::Failure,
     record::{queue::Queue, reads::Reads},
@@ -16,6 +13,8 @@ use eventstore_engine::{
         processor::{Begins, Part, Processor, Remembered},
     },
 };
+use futures::FutureExt;
+use sqlx::{Database, Pool};
 
 /// A processor in your own SQL.
 ///

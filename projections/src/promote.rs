@@ -5,8 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use eventstore_core::{
     Checkpoint, DeadLetter, EventStore, Invalid, Position, Shard, StoreError, Table, Transaction, engine::SHADOW,
 };
-use tokio::time::sleep;
-
 use eventstore_engine::{
     Processors,
     record::{
@@ -14,6 +12,7 @@ use eventstore_engine::{
         names::{current, current_or_first, model, number},
     },
 };
+use tokio::time::sleep;
 
 /// How often a node tries in a row to send readers to a new version that is a step behind; it tries again at the next
 /// beat.

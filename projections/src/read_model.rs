@@ -11,9 +11,6 @@ use eventstore_core::{
     Changes, Event, EventStore, Keys, Kind, Position, Query, Raw, Read, ReadModel, Recorded, RowFold, Rows, StoreError,
     Table, Transaction,
 };
-use futures::TryStreamExt;
-use serde_json::value::RawValue;
-
 use eventstore_engine::{
     failure::{Failure, Fault, at},
     record::{queue::Queue, reads::Reads},
@@ -22,6 +19,8 @@ use eventstore_engine::{
         processor::{Disposition, Part, Processor, RefoldRows, Remembered},
     },
 };
+use futures::TryStreamExt;
+use serde_json::value::RawValue;
 
 use crate::promote;
 

@@ -42,7 +42,11 @@ const HELD: Duration = Duration::from_secs(35);
 
 /// Holds all shards of these processors at one position, the furthest that any has reached. `asked_at` identifies the
 /// hold for [`let_go`]. [`StoreError::Busy`] if the shards of one are being changed.
-pub async fn hold(store: &dyn EventStore, projections: &[String], asked_at: Timestamp) -> Result<(), StoreError> {
+pub(crate) async fn hold(
+    store: &dyn EventStore,
+    projections: &[String],
+    asked_at: Timestamp,
+) -> Result<(), StoreError> {
     store.create(&RESHARDS).await?;
     let mut transaction = store.begin().await?;
     let (mut names, mut all) = (projections.iter().collect::<Vec<_>>(), vec![]);

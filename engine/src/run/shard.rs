@@ -33,8 +33,7 @@ use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Checkpoint, DeadLetter, Position, Read, Rows, Shard, Step, Store, StoreError, Timestamp, Transaction,
-    engine::{Brief, LETTERS, Sweep, swept},
+    Checkpoint, Position, Read, Shard, Step, Store, StoreError, Timestamp, Transaction, engine::Brief,
 };
 use futures::{FutureExt, TryStreamExt};
 use tokio::{
@@ -53,7 +52,7 @@ use crate::{
         metrics,
         options::Options,
         page::{DecodedPage, id_at, unforked},
-        parked::{self, Parked, Waiting, retry_at},
+        parked::Parked,
         processor::{Part, Processor, Remembered, process},
         refold::{self, Fence, Refold},
         tail::{After, Tail},
@@ -137,7 +136,7 @@ impl Narrowed {
 }
 
 /// The position of a shard in the log, and what this node knows of the shard there.
-struct LogCursor {
+pub struct LogCursor {
     position: Position,
     /// The event at the position.
     event: Option<Uuid>,
@@ -145,7 +144,7 @@ struct LogCursor {
     lost: u64,
     /// The position at which the shard is held until the shards have changed.
     until: Option<Position>,
-    parked: Parked,
+    pub parked: Parked,
     /// How the current page is committed.
     road: Road,
     /// The shard's own reading of the log, while it is behind the pages in memory; else it follows the tail.
@@ -427,26 +426,9 @@ impl ShardRunner {
         pace(&self.report, &self.pace)
     }
 
-    /// Parks a key or stream: its events wait from now on. Fails if `max_parked` keys of the shard are parked already.
-    fn park(&self, cursor: &mut LogCursor, queue: Queue, failed: Failure) -> Result<(), Failure> {
-        if cursor.parked.len() >= self.options.max_parked {
-            let failed = failed.for_certain();
-            let why = format!("{} keys are parked already, and more would be: {failed}", cursor.parked.len());
-            return Err(Failure { reason: why.into(), event: None, ..failed });
-        }
-        let now = self.store.as_ref().now();
-        let (shard, event) = (self.shard.to_string(), failed.event.as_ref().map(tracing::field::display));
-        tracing::error!(projection = shard, event, error = %Brief(&*failed.reason), "an event and those behind it are parked");
-        metrics::failed(&self.shard.projection);
-        let certain = failed.fault == Fault::Row;
-        let waiting = Waiting { error: failed.to_string(), retry_at: retry_at(0, certain, now), first: true };
-        cursor.parked.park(queue, waiting);
-        Ok(())
-    }
-
     /// Opens a transaction that has locked the shard, or the whole processor (`whole`), and returns the shard's
     /// checkpoint. [`Halt::Lost`] if the shard is another node's by now.
-    async fn open(&self, whole: bool) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
+    pub(super) async fn open(&self, whole: bool) -> Result<(Box<dyn Transaction>, Checkpoint), Halt> {
         let mut transaction = self.store.as_ref().begin().await?;
         let mut stop = self.stop.clone();
         // The node that holds the lock may be frozen. Once this shard is to stop, it waits no longer than `GRACE` for
@@ -622,7 +604,7 @@ impl ShardRunner {
         });
     }
 
-    async fn process(
+    pub(super) async fn process(
         &self,
         transaction: &mut Box<dyn Transaction>,
         part: &Part<'_>,
@@ -632,7 +614,7 @@ impl ShardRunner {
         processed.map_err(|failed| self.by_policy(part, failed))
     }
 
-    async fn deliver(&self, part: &Part<'_>) -> Result<(), Failure> {
+    pub(super) async fn deliver(&self, part: &Part<'_>) -> Result<(), Failure> {
         self.processor.deliver(self.store.as_ref(), part).await.map_err(|failed| self.by_policy(part, failed))
     }
 
@@ -645,119 +627,6 @@ impl ShardRunner {
             Fault::Unreadable => failed.for_certain(),
             _ => failed,
         }
-    }
-
-    /// Makes a dead letter for each event that must wait.
-    fn letters(&self, cursor: &mut LogCursor, page: &DecodedPage, waiting: &[(Queue, usize)]) -> Vec<DeadLetter> {
-        let now = self.store.as_ref().now();
-        let mut first = std::collections::HashSet::new();
-        let letter = |(queue, at): &(Queue, usize)| {
-            let of = cursor.parked.get_mut(queue)?;
-            let mut letter = queue.letter(&self.shard, &page.events[*at], &of.error, now);
-            // The first event of a key failed; the others wait behind it.
-            match of.first && first.insert(queue.clone()) {
-                true => letter.retry_at = of.retry_at,
-                false => letter.error = dead_letters::BEHIND.into(),
-            }
-            Some(letter)
-        };
-        waiting.iter().filter_map(letter).collect()
-    }
-
-    /// Tries the events of a parked key or stream again, in their order.
-    async fn retry(&self, cursor: &mut LogCursor, queue: &Queue) -> Result<(), Halt> {
-        const TOGETHER: usize = 1_000;
-        let store = self.store.as_ref();
-        let sweep = Sweep::all_of(&self.shard.projection, queue.key(), TOGETHER + 1);
-        let waiting = swept(store, sweep).await?.into_iter();
-        let waiting: Vec<_> = waiting.filter(|letter| Queue::of(letter) == *queue).collect();
-        let more = waiting.len() > TOGETHER;
-        let mut letters: Vec<_> = waiting.into_iter().take(TOGETHER).collect();
-        let events = store.recorded(letters.iter().map(|letter| letter.event).collect()).await?;
-        let page = DecodedPage::new(Position(0), Position(u64::MAX), None, events);
-        let mut end = letters.len();
-        while !letters.is_empty() {
-            let first = page.events.len() - letters.len();
-            match self.retry_page(cursor, &page, first..first + end, queue, &letters[..end]).await {
-                Ok(true) => {
-                    letters.drain(..end);
-                    end = letters.len();
-                }
-                Ok(false) => return self.reload_parked(cursor).await,
-                Err(Halt::Failed(failed)) if matches!(failed.fault, Fault::Event | Fault::Row) => {
-                    if end > 1 {
-                        let bad = failed.position().map(|bad| page.place_after(bad).saturating_sub(first + 1));
-                        end = bad.filter(|bad| *bad > 0).unwrap_or(end / 2).clamp(1, end - 1);
-                        continue;
-                    }
-                    let now = store.now();
-                    let letter = &mut letters[0];
-                    parked::failed(letter, &failed, now);
-                    let retry_at = letter.retry_at;
-                    let letter = std::slice::from_ref(&*letter);
-                    let Some(mut transaction) = self.open_for(letter).await? else {
-                        return self.reload_parked(cursor).await;
-                    };
-                    transaction.write(dead_letters::changes(letter, &[])?).await?;
-                    transaction.commit().await?;
-                    if let Some(waiting) = cursor.parked.get_mut(queue) {
-                        (waiting.retry_at, waiting.error) = (retry_at, failed.to_string());
-                    }
-                    return Ok(());
-                }
-                Err(halt) => return Err(halt),
-            }
-        }
-        if !more {
-            cursor.parked.free(queue);
-            self.report.send_modify(|status| status.parked = cursor.parked.len());
-        }
-        Ok(())
-    }
-
-    /// Opens a transaction that has locked the shard, if these dead letters are still there. Else returns `None`: a
-    /// commit whose answer was lost may have succeeded after all, and have processed their events.
-    async fn open_for(&self, letters: &[DeadLetter]) -> Result<Option<Box<dyn Transaction>>, Halt> {
-        let (mut transaction, _) = self.open(false).await?;
-        let there = Rows::Keys { table: LETTERS, keys: letters.iter().map(DeadLetter::row).collect() };
-        if transaction.rows(there).await?.len() == letters.len() {
-            return Ok(Some(transaction));
-        }
-        transaction.rollback().await?;
-        Ok(None)
-    }
-
-    /// Reads again what is parked.
-    async fn reload_parked(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
-        cursor.parked = Parked::load(self.store.as_ref(), &self.shard).await?;
-        self.report.send_modify(|status| status.parked = cursor.parked.len());
-        Ok(())
-    }
-
-    /// Processes events that waited and removes their dead letters, or changes nothing. An event of a stream may have
-    /// to wait on, for one of its keys. Returns whether the dead letters were still there.
-    async fn retry_page(
-        &self,
-        cursor: &mut LogCursor,
-        page: &DecodedPage,
-        places: std::ops::Range<usize>,
-        queue: &Queue,
-        letters: &[DeadLetter],
-    ) -> Result<bool, Halt> {
-        let part = Part { page, places, shard: &self.shard, parked: &cursor.parked, only: Some(queue) };
-        self.deliver(&part).await?;
-        let Some(mut transaction) = self.open_for(letters).await? else { return Ok(false) };
-        let waiting = match self.process(&mut transaction, &part, None).await {
-            Ok(waiting) => waiting,
-            Err(failed) => {
-                transaction.rollback().await?;
-                return Err(failed.into());
-            }
-        };
-        let waiting = self.letters(cursor, page, &waiting);
-        transaction.write(dead_letters::changes(&waiting, letters)?).await?;
-        transaction.commit().await?;
-        Ok(true)
     }
 }
 
