@@ -155,6 +155,11 @@ pub fn nodes_first(bank: &Deployment) -> Result<(), Any> {
     let new = bank.node(2, "five")?;
     bank.write(2, 61, 66)?;
     bank.run(2, &["check"])?;
+    // No program of release 1 is left: the new column can be filled in rows of before.
+    println!("an operator has the balances built again");
+    bank.run(2, &["rebuild"])?;
+    bank.write(2, 66, 71)?;
+    bank.run(2, &["check", "whole"])?;
     new.stop()
 }
 
