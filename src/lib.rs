@@ -61,6 +61,7 @@ pub use eventstore_engine::{
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{Comparison, Difference, Inline, Projection, ReadModelVersions, RunReadModels};
+pub use eventstore_sagas::{Instance, RunProcesses, SagaInstances, Sagas};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;
@@ -92,7 +93,8 @@ pub mod prelude {
         testing::{After, Given},
     };
     pub use crate::{
-        Command, Commands, End, Plan, React, Reactor, Saga, Steps, ask, cancel, publish, send, step,
+        Command, Commands, End, Plan, React, Reactor, RunProcesses, Saga, SagaInstances, Steps, ask, cancel, publish,
+        send, step,
         testing::{GivenSteps, When},
     };
 }

@@ -427,6 +427,7 @@ mod tests {
                     "eventstore-sqlite/",
                     "engine/src/",
                     "projections/src/",
+                    "sagas/src/",
                 ];
                 assert!(product.iter().any(|folder| file.starts_with(folder)), "{name} changes {file}");
             }

@@ -34,6 +34,8 @@ pub enum Fault {
     World,
     /// An event together with the user's code: the engine tries it again three times, then parks its key.
     Event,
+    /// An event that this code may process later: the engine parks its key at once, and tries it again.
+    Later,
     /// An event that is certain to fail again: the engine parks its key at once.
     Row,
     /// An event that cannot be read: the processor stops, or parks the event at once with `park_unreadable`.
@@ -102,7 +104,7 @@ impl Failure {
         Self { event: Some(EventRef { stream, version, position, name: event.data.name.to_string() }), ..self }
     }
 
-    /// KeyedEvents a failure that cannot be assigned to a key into one that stops the processor. A failure of the
+    /// Turns a failure that cannot be assigned to a key into one that stops the processor. A failure of the
     /// [`World`](Fault::World) stays as it is.
     pub fn for_certain(self) -> Self {
         let fault = if self.fault == Fault::World { Fault::World } else { Fault::Program };

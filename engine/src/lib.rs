@@ -23,7 +23,7 @@ mod runner;
 mod status;
 mod subscription;
 
-pub use failure::{Failure, Fault};
+pub use failure::{Failure, Fault, Halt};
 pub use operate::{
     dead_letters::DeadLetters,
     processors::Processors,
@@ -34,7 +34,7 @@ pub use run::{
     keyed_events::KeyedEvents,
     page::{Decoded, DecodedPage},
     parked::Parked,
-    processor::{Begins, Disposition, Part, Processor, RefoldRows, Remembered, StartFrom},
+    processor::{Begins, Disposition, Fence, Held, Outputs, Part, Processor, RefoldRows, Remembered, StartFrom, Tick},
 };
 pub use runner::{Runner, Running};
 pub use status::{State, Status};

@@ -91,6 +91,11 @@ impl Runner {
         self.with(Delivered(subscription))
     }
 
+    /// Returns the store that the processors run on: without what is kept up to date with each append.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Runs a processor. Read models, projections in SQL and subscriptions have methods of their own; this one is for
     /// other kinds.
     pub fn with(mut self, processor: impl Processor + 'static) -> Self {

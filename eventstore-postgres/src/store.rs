@@ -817,6 +817,13 @@ impl EventStore for PgStore {
         snapshots::snapshots(&mut *self.connection().await?, &self.shared.db.sql, kind, limit).await
     }
 
+    async fn time(&self) -> Result<Timestamp, StoreError> {
+        let micros = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        let micros: i64 =
+            sqlx::query_scalar(micros).fetch_one(&mut *self.connection().await?).await.map_err(error::store)?;
+        Ok(Timestamp::from_micros(micros))
+    }
+
     fn now(&self) -> Timestamp {
         SystemTime::now().into()
     }

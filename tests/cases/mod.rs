@@ -43,6 +43,7 @@ pub mod recipes;
 pub mod releases;
 pub mod resharding;
 pub mod retag;
+pub mod sagas;
 pub mod snapshots;
 pub mod subscriptions;
 pub mod time;
@@ -65,6 +66,11 @@ impl World {
     /// `clock` is none where the store has a server's clock.
     pub fn new(inner: Arc<dyn EventStore>, clock: Option<Clock>, kept: impl Any + Send + Sync) -> Self {
         Self { store: inner.clone().into(), inner, clock, _kept: Box::new(kept) }
+    }
+
+    /// The clock of a store that has its own; a server's cannot be moved.
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
     }
 
     /// An instant after everything recorded so far and before everything to come.
@@ -107,6 +113,8 @@ pub struct Between {
     lost: Arc<AtomicBool>,
     /// Nothing is safe from a crash while it has no permit.
     disk: Arc<Semaphore>,
+    /// Rows of a shard cannot be read while it has no permit.
+    shards: Arc<Semaphore>,
     /// How many dead letters were read.
     letters: Arc<AtomicUsize>,
 }
@@ -120,11 +128,15 @@ pub struct Counts {
 impl Between {
     pub fn new(inner: &Arc<dyn EventStore>) -> Self {
         let open = || Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        let (gate, disk) = (open(), open());
+        let (gate, disk, shards) = (open(), open(), open());
         let (intruder, after_read) = Default::default();
         let (counts, commits, late, lost) = Default::default();
         let (inner, letters) = (inner.clone(), Arc::default());
-        Self { inner, gate, intruder, after_read, counts, unanswered: None, commits, late, lost, disk, letters }
+        Self { inner, gate, intruder, after_read, counts, unanswered: None, commits, late, lost, disk, shards, letters }
+    }
+
+    pub fn frozen_by(self, shards: &Arc<Semaphore>) -> Self {
+        Self { shards: shards.clone(), ..self }
     }
 
     pub fn flushed_by(self, disk: &Arc<Semaphore>) -> Self {
@@ -223,6 +235,18 @@ impl EventStore for Between {
     async fn flushed(&self, event: Uuid) -> Result<(), StoreError> {
         let _permit = self.disk.acquire().await.map_err(|closed| StoreError::Unavailable(closed.into()))?;
         self.inner.flushed(event).await
+    }
+    async fn rows_of(
+        &self,
+        shard: &Shard,
+        from: &Checkpoint,
+        rows: Rows,
+    ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
+        let _permit = self.shards.acquire().await.map_err(|closed| StoreError::Unavailable(closed.into()))?;
+        self.inner.rows_of(shard, from, rows).await
+    }
+    async fn time(&self) -> Result<Timestamp, StoreError> {
+        self.inner.time().await
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
         let (inner, counts, commits) = (self.inner.begin().await?, self.counts.clone(), self.commits.clone());

@@ -137,7 +137,7 @@ pub(crate) async fn set(
 }
 
 /// Returns what was found, or the default if the table was never made.
-pub(crate) fn if_built<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
+pub fn if_built<T: Default>(found: Result<T, StoreError>) -> Result<T, StoreError> {
     match found {
         Err(StoreError::NotBuilt { .. }) => Ok(T::default()),
         found => found,

@@ -22,7 +22,7 @@ use crate::{
     run::{
         page::DecodedPage,
         parked::Parked,
-        processor::{Part, Processor, process},
+        processor::{Outputs, Part, Processor, process},
     },
 };
 
@@ -153,7 +153,8 @@ async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<
     for letter in &waiting {
         let Ok(place) = page.events.binary_search_by_key(&letter.position, |event| event.position) else { continue };
         let (places, parked, queue) = (place..place + 1, Parked::default(), Queue::of(letter));
-        let part = Part { page: &page, places, shard: &shard, parked: &parked, only: Some(&queue) };
+        let (only, outputs) = (Some(&queue), &Outputs::default());
+        let part = Part { page: &page, places, shard: &shard, parked: &parked, only, held: None, outputs };
         match process(processor, &mut *transaction, &part, None).await {
             Ok(_) => taken += 1,
             // That says nothing of the event: it is tried again.

@@ -1,14 +1,23 @@
 //! The trait of processors: what a processor does with events, which differs from one kind to another.
 
-use std::{collections::HashMap, ops::Range, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    any::Any,
+    collections::HashMap,
+    ops::Range,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use eventstore_core::{Changes, EventStore, Position, Query, Raw, Recorded, Shard, StoreError, Table, Transaction};
+use eventstore_core::{
+    Changes, Checkpoint, EventStore, Position, Query, Raw, Recorded, Shard, StoreError, Table, Transaction,
+};
 use futures::FutureExt;
 use serde_json::value::RawValue;
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, Halt},
     record::{self, queue::Queue, reads::Reads},
     run::{page::DecodedPage, parked::Parked},
 };
@@ -178,6 +187,75 @@ pub trait Processor: Send + Sync {
         let _ = (store, part, remembered);
         Ok(None)
     }
+
+    /// Whether [`tick`](Self::tick) does anything.
+    fn ticks(&self) -> bool {
+        false
+    }
+
+    /// Does what is due by the clock, between two batches: fires timers. Returns how long it may be until the next call,
+    /// which is earlier if a part says so ([`Outputs::due_in`]). Called once the shard has processed what was in the log
+    /// when this node took it.
+    async fn tick(&self, tick: &Tick<'_>) -> Result<Duration, Halt> {
+        let _ = tick;
+        Ok(Duration::MAX)
+    }
+}
+
+/// What a processor knows when it does what is due by the clock.
+pub struct Tick<'a> {
+    /// The shard whose keys are handled.
+    pub shard: &'a Shard,
+    /// The parked keys of that shard.
+    pub parked: &'a Parked,
+    /// Opens transactions that lock the shard.
+    pub fence: &'a dyn Fence,
+}
+
+/// Opens transactions in which no other node moves the shard.
+#[async_trait]
+pub trait Fence: Send + Sync {
+    /// Opens a transaction that has locked the processor, and returns the shard's checkpoint. [`Halt::Lost`] if the
+    /// shard is another node's by now.
+    async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt>;
+}
+
+/// A shard of this node, and the checkpoint that the shard has as long as no other node takes it.
+pub struct Held {
+    /// The shard.
+    pub shard: Shard,
+    /// Its checkpoint, with this node and its epoch.
+    pub at: Checkpoint,
+}
+
+/// What a processor keeps from one call to the next for the same part: from [`fold`](Processor::fold) to
+/// [`deliver`](Processor::deliver) and [`process`](Processor::process).
+#[derive(Default)]
+pub struct Outputs {
+    value: OnceLock<Box<dyn Any + Send + Sync>>,
+    due_in: OnceLock<Duration>,
+}
+
+impl Outputs {
+    /// Keeps a value, unless there is one already.
+    pub fn keep<T: Any + Send + Sync>(&self, value: T) {
+        let _ = self.value.set(Box::new(value));
+    }
+
+    /// Returns the value, if there is one of this type.
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.value.get()?.downcast_ref()
+    }
+
+    /// Has [`tick`](Processor::tick) called within a time after the part is committed: the part has armed a timer. Of
+    /// two calls, the first counts.
+    pub fn due_in(&self, time: Duration) {
+        let _ = self.due_in.set(time);
+    }
+
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.due_in.get().copied()
+    }
 }
 
 /// Has a processor process a part, as [`Processor::process`] does. A panic in its code is a failure.
@@ -277,6 +355,10 @@ pub struct Part<'a> {
     pub parked: &'a Parked,
     /// If parked events are tried again: the queue in which they wait. Only events of that queue are processed.
     pub only: Option<&'a Queue>,
+    /// The shard of this node. `None`: nothing may be done outside of the transaction, as for a trial.
+    pub held: Option<&'a Held>,
+    /// What the processor keeps for this part.
+    pub outputs: &'a Outputs,
 }
 
 /// What a part does with an event for a key.

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use async_trait::async_trait;
 use eventstore_core::{
-    Changes, Checkpoint, DeadLetter, EventStore, Position, Raw, Read, Recorded, Shard, StoreError, Table, Transaction,
+    Changes, DeadLetter, EventStore, Position, Raw, Read, Recorded, Shard, StoreError, Table, Transaction,
 };
 use futures::TryStreamExt;
 use uuid::Uuid;
@@ -16,7 +15,7 @@ use crate::{
         admission::{Left, Missed},
         options::Options,
         parked::retry_at,
-        processor::{Processor, RefoldRows},
+        processor::{Fence, Processor, RefoldRows},
     },
 };
 
@@ -24,14 +23,6 @@ use crate::{
 const ROUND: usize = 10_000;
 /// How many rows are written together.
 const WRITTEN: usize = 500;
-
-/// Opens transactions in which no other node moves the shard.
-#[async_trait]
-pub trait Fence: Send + Sync {
-    /// Opens a transaction that has locked the processor, and returns the shard's checkpoint. [`Halt::Lost`] if the
-    /// shard is another node's by now.
-    async fn open(&self) -> Result<(Box<dyn Transaction>, Checkpoint), Halt>;
-}
 
 /// The rows of a shard that are made anew.
 pub struct Refold<'a> {
@@ -192,7 +183,7 @@ impl Refold<'_> {
         };
         let Some(options) = self.parks else { return Err(failed.into()) };
         let certain = match failed.fault {
-            Fault::Event => false,
+            Fault::Event | Fault::Later => false,
             Fault::Row => true,
             Fault::Unreadable if options.park_unreadable => true,
             Fault::Unreadable => return Err(failed.for_certain().into()),

@@ -14,7 +14,7 @@ use crate::{
         metrics,
         page::DecodedPage,
         parked::{self, Parked, Waiting, retry_at},
-        processor::Part,
+        processor::{Outputs, Part},
         shard::{LogCursor, ShardRunner},
     },
 };
@@ -79,7 +79,7 @@ impl ShardRunner {
                     end = letters.len();
                 }
                 Ok(false) => return self.reload_parked(cursor).await,
-                Err(Halt::Failed(failed)) if matches!(failed.fault, Fault::Event | Fault::Row) => {
+                Err(Halt::Failed(failed)) if matches!(failed.fault, Fault::Event | Fault::Later | Fault::Row) => {
                     if end > 1 {
                         let bad = failed.position().map(|bad| page.place_after(bad).saturating_sub(first + 1));
                         end = bad.filter(|bad| *bad > 0).unwrap_or(end / 2).clamp(1, end - 1);
@@ -139,7 +139,9 @@ impl ShardRunner {
         queue: &Queue,
         letters: &[DeadLetter],
     ) -> Result<bool, Halt> {
-        let part = Part { page, places, shard: &self.shard, parked: &cursor.parked, only: Some(queue) };
+        let (held, outputs) = (self.held(cursor), Outputs::default());
+        let (shard, parked, only) = (&self.shard, &cursor.parked, Some(queue));
+        let part = Part { page, places, shard, parked, only, held: Some(&held), outputs: &outputs };
         self.deliver(&part).await?;
         let Some(mut transaction) = self.open_for(letters).await? else { return Ok(false) };
         let waiting = match self.process(&mut transaction, &part, None).await {
@@ -152,6 +154,7 @@ impl ShardRunner {
         let waiting = self.letters(cursor, page, &waiting);
         transaction.write(dead_letters::changes(&waiting, letters)?).await?;
         transaction.commit().await?;
+        cursor.wake_in(outputs.due());
         Ok(true)
     }
 }

@@ -33,12 +33,12 @@ use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Checkpoint, Position, Read, Shard, Step, Store, StoreError, Timestamp, Transaction, engine::Brief,
+    Checkpoint, Position, Query, Read, Shard, Step, Store, StoreError, Timestamp, Transaction, engine::Brief,
 };
 use futures::{FutureExt, TryStreamExt};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::Instrument;
 use uuid::Uuid;
@@ -53,8 +53,8 @@ use crate::{
         options::Options,
         page::{DecodedPage, id_at, unforked},
         parked::Parked,
-        processor::{Part, Processor, Remembered, process},
-        refold::{self, Fence, Refold},
+        processor::{Fence, Held, Outputs, Part, Processor, Remembered, Tick, process},
+        refold::{self, Refold},
         tail::{After, Tail},
     },
     status::{State, Status},
@@ -151,10 +151,23 @@ pub struct LogCursor {
     catch_up: Option<CatchUp>,
     /// Events that the shard passed and must process before it goes on: names, slots, and the position after which.
     missed: Vec<(Vec<String>, Shard, Position)>,
-    /// Set while the cursor stands among such passed events: their names and slots.
-    back: Option<(Vec<String>, Shard)>,
+    /// Set while the cursor stands among such passed events.
+    back: Option<Back>,
     /// How many events the last batch had, or was to have.
     tried: usize,
+    /// The end of the log when this cursor was made. Only from there on the processor does what is due by the clock.
+    ticks_from: Position,
+    /// When the processor is next asked what is due by the clock, if it ever is.
+    tick_at: Option<Instant>,
+}
+
+/// Passed events that are being processed, and where the shard is meanwhile.
+#[derive(Clone)]
+struct Back {
+    names: Vec<String>,
+    slots: Shard,
+    /// The checkpoint of the shard.
+    at: (Position, Option<Uuid>),
 }
 
 impl LogCursor {
@@ -162,6 +175,12 @@ impl LogCursor {
     /// this one may skip the flush; the last batch of a catch-up always flushes.
     fn is_followed(&self, to: Position) -> bool {
         self.catch_up.as_ref().is_some_and(|catch_up| to < catch_up.head)
+    }
+
+    /// Has the processor asked what is due within a time at the latest.
+    pub(super) fn wake_in(&mut self, time: Option<Duration>) {
+        let at = time.and_then(|time| Instant::now().checked_add(time));
+        self.tick_at = [self.tick_at, at].into_iter().flatten().min();
     }
 }
 
@@ -248,6 +267,9 @@ impl ShardRunner {
         if cursor.until.is_some_and(|until| until <= cursor.position) {
             return self.wait_for_reshard().await;
         }
+        if cursor.position >= cursor.ticks_from && cursor.tick_at.is_some_and(|at| at <= Instant::now()) {
+            return self.tick(cursor).await;
+        }
         let page = match self.tail.after(cursor.position) {
             After::Here(page) => {
                 cursor.catch_up = None;
@@ -259,11 +281,12 @@ impl ShardRunner {
                 let due = cursor.parked.next().map(|(_, at)| until(now, at));
                 let tail = self.tail.clone();
                 let mut failed = Ok(());
-                let (position, lost) = (cursor.position, cursor.lost);
+                let (position, lost, tick_at) = (cursor.position, cursor.lost, cursor.tick_at);
                 self.unless_stopped(async {
                     tokio::select! {
                         there = tail.wait(position, lost) => failed = there,
                         () = sleep(due.unwrap_or_default()), if due.is_some() => {}
+                        () = sleep_until(tick_at.unwrap_or_else(Instant::now)), if tick_at.is_some() => {}
                     }
                 })
                 .await;
@@ -302,7 +325,21 @@ impl ShardRunner {
         let missed = refold::pending(&missed, &self.shard);
         let Checkpoint { position, event, .. } = at;
         let (road, catch_up, back, tried) = (Road::OneStatement, None, None, 1);
-        Ok(LogCursor { position, event, until, lost, parked, road, catch_up, missed, back, tried })
+        let ticks = self.processor.ticks();
+        let ticks_from = match ticks {
+            true => store.read(Read { query: Query::all(), limit: Some(0), ..Read::default() }).await?.head,
+            false => position,
+        };
+        let tick_at = ticks.then(Instant::now);
+        Ok(LogCursor { position, event, until, lost, parked, road, catch_up, missed, back, tried, ticks_from, tick_at })
+    }
+
+    /// Has the processor do what is due by the clock.
+    async fn tick(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
+        let tick = Tick { shard: &self.shard, parked: &cursor.parked, fence: self };
+        let pause = self.processor.tick(&tick).await?;
+        cursor.tick_at = Instant::now().checked_add(pause);
+        Ok(())
     }
 
     /// Processes events that were passed before this program read them. Runs before anything else.
@@ -327,12 +364,25 @@ impl ShardRunner {
             return Ok(transaction.commit().await?);
         };
         let page = DecodedPage::new(after, last.position, Some(last.id), events);
-        let (parked, lost, back) =
-            (std::mem::take(&mut cursor.parked), cursor.lost, Some((names.clone(), range.clone())));
+        let back = Back { names: names.clone(), slots: range.clone(), at: (cursor.position, cursor.event) };
+        let (parked, lost, back) = (std::mem::take(&mut cursor.parked), cursor.lost, Some(back));
         let (event, catch_up, missed, tried) = (None, None, vec![], cursor.tried);
-        let road = Road::Transaction;
-        let mut behind =
-            LogCursor { position: after, event, until: None, lost, parked, road, catch_up, missed, back, tried };
+        let (road, position, until) = (Road::Transaction, after, None);
+        let (ticks_from, tick_at) = (cursor.ticks_from, None);
+        let mut behind = LogCursor {
+            position,
+            event,
+            until,
+            lost,
+            parked,
+            road,
+            catch_up,
+            missed,
+            back,
+            tried,
+            ticks_from,
+            tick_at,
+        };
         let done = self.through(&mut behind, &page).await;
         (cursor.parked, cursor.tried) = (behind.parked, behind.tried);
         cursor.missed.push((names, range, behind.position));
@@ -394,7 +444,7 @@ impl ShardRunner {
                     // Grow by a quarter each time, so that a batch that was too large is tried again, but not at once.
                     self.most = self.most.map(|most| most + most / 4 + 1).filter(|most| *most < LARGE_BATCH);
                 }
-                Err(Halt::Failed(failed)) if matches!(failed.fault, Fault::Event | Fault::Row) => {
+                Err(Halt::Failed(failed)) if matches!(failed.fault, Fault::Event | Fault::Later | Fault::Row) => {
                     cursor.road = Road::Transaction;
                     let bad = failed.position().map(|position| page.place_after(position).saturating_sub(1));
                     match Narrowed::of(first..end, bad) {
@@ -495,13 +545,15 @@ impl ShardRunner {
         places: std::ops::Range<usize>,
         to: (Position, Option<Uuid>),
     ) -> Result<(), Halt> {
-        if self.step_over(cursor, page, places.clone(), to).await {
-            self.advanced(cursor, to);
+        let outputs = Outputs::default();
+        if self.step_over(cursor, page, places.clone(), to, &outputs).await {
+            self.advanced(cursor, to, &outputs);
             return Ok(());
         }
-        let back = cursor.back.clone();
-        let shard = back.as_ref().map_or(&self.shard, |(_, range)| range);
-        let part = Part { page, places, shard, parked: &cursor.parked, only: None };
+        let (back, held) = (cursor.back.clone(), self.held(cursor));
+        let shard = back.as_ref().map_or(&self.shard, |back| &back.slots);
+        let (parked, held, outputs) = (&cursor.parked, Some(&held), &outputs);
+        let part = Part { page, places, shard, parked, only: None, held, outputs };
         self.deliver(&part).await?;
         let (mut transaction, at) = self.open(back.is_some()).await?;
         if back.is_none() && at.position != cursor.position {
@@ -532,8 +584,8 @@ impl ShardRunner {
             transaction.write(dead_letters::changes(&letters, &[])?).await?;
         }
         let moved = match &back {
-            Some((names, range)) => {
-                refold::progress(&mut *transaction, range, names, Some(to.0)).await?;
+            Some(Back { names, slots, .. }) => {
+                refold::progress(&mut *transaction, slots, names, Some(to.0)).await?;
                 Ok(())
             }
             None => transaction.advance(&self.shard, to.0, to.1).await,
@@ -563,7 +615,7 @@ impl ShardRunner {
                 waiting.first = false;
             }
         }
-        self.advanced(cursor, to);
+        self.advanced(cursor, to, outputs);
         Ok(())
     }
 
@@ -575,17 +627,18 @@ impl ShardRunner {
         page: &DecodedPage,
         places: std::ops::Range<usize>,
         to: (Position, Option<Uuid>),
+        outputs: &Outputs,
     ) -> bool {
         if cursor.road == Road::Transaction || cursor.back.is_some() || !cursor.parked.is_empty() {
             return false;
         }
         let mut remembered = cursor.catch_up.as_mut().map(|catch_up| std::mem::take(&mut catch_up.remembered));
-        let part = Part { page, places, shard: &self.shard, parked: &cursor.parked, only: None };
+        let (shard, parked, held) = (&self.shard, &cursor.parked, self.held(cursor));
+        let part = Part { page, places, shard, parked, only: None, held: Some(&held), outputs };
         let folded = self.processor.fold(self.store.as_ref(), &part, remembered.as_mut());
         let Ok(Ok(Some(changes))) = AssertUnwindSafe(folded).catch_unwind().await else { return false };
-        let LogCursor { position, event, .. } = *cursor;
-        let from = Checkpoint { position, event, epoch: self.epoch, owner: Some(self.node) };
-        let step = Step { shard: self.shard.clone(), from, to, changes, lazy: cursor.is_followed(to.0) };
+        let Held { shard, at: from } = held;
+        let step = Step { shard, from, to, changes, lazy: cursor.is_followed(to.0) };
         let done = matches!(self.store.as_ref().step(step).await, Ok(true));
         if let (true, Some(catch_up), Some(remembered)) = (done, &mut cursor.catch_up, remembered) {
             catch_up.remembered = remembered;
@@ -593,9 +646,17 @@ impl ShardRunner {
         done
     }
 
+    /// Returns the shard, and the checkpoint that it has as long as this node holds it and the cursor is right.
+    pub(super) fn held(&self, cursor: &LogCursor) -> Held {
+        let (position, event) = cursor.back.as_ref().map_or((cursor.position, cursor.event), |back| back.at);
+        let at = Checkpoint { position, event, epoch: self.epoch, owner: Some(self.node) };
+        Held { shard: self.shard.clone(), at }
+    }
+
     /// Moves the cursor after a commit, and reports it.
-    fn advanced(&self, cursor: &mut LogCursor, (position, event): (Position, Option<Uuid>)) {
+    fn advanced(&self, cursor: &mut LogCursor, (position, event): (Position, Option<Uuid>), outputs: &Outputs) {
         (cursor.position, cursor.event) = (position, event);
+        cursor.wake_in(outputs.due());
         if cursor.back.is_none() {
             self.report_progress(cursor);
         }

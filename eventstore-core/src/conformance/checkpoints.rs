@@ -174,6 +174,30 @@ pub async fn p2_a_step_is_made_from_where_the_shard_is_or_not_at_all(store: Fres
     assert_eq!(rows().await, ["k \"second\"", "new \"second\""]);
 }
 
+pub async fn g4_rows_are_read_together_with_their_shard_or_not_at_all(store: Fresh) {
+    let (Step { shard, from, .. }, ids) = shard_at_one(&store).await;
+    let wanted = || Rows::Keys { table: TABLE, keys: vec!["k".into(), "none".into()] };
+    let other = Some(Uuid::from_u128(8));
+    let elsewhere = [
+        (shard.clone(), Checkpoint { position: Position(2), event: Some(ids[1]), ..from }),
+        (shard.clone(), Checkpoint { event: other, ..from }),
+        (shard.clone(), Checkpoint { event: None, ..from }),
+        (shard.clone(), Checkpoint { epoch: 3, ..from }),
+        (shard.clone(), Checkpoint { epoch: 5, ..from }),
+        (shard.clone(), Checkpoint { owner: other, ..from }),
+        (shard.clone(), Checkpoint { owner: None, ..from }),
+        (Shard::whole("q"), from),
+        (Shard::new("p", 0..512), from),
+    ];
+    for (shard, from) in elsewhere {
+        assert!(store.rows_of(&shard, &from, wanted()).await.unwrap().is_none(), "{shard} {from:?}");
+    }
+    let rows = store.rows_of(&shard, &from, wanted()).await.unwrap().unwrap();
+    let rows: Vec<_> = rows.iter().map(|(key, row)| (key.as_str(), row.get().contains("first"))).collect();
+    assert_eq!(rows, [("k", true)]);
+    assert_eq!(store.shards(Some("p")).await.unwrap(), [(shard, from)], "it changes nothing");
+}
+
 pub async fn p2_of_steps_from_the_same_place_one_is_made(store: Fresh) {
     let (step, _) = shard_at_one(&store).await;
     for n in 0..20 {

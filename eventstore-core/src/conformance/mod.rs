@@ -106,6 +106,8 @@ macro_rules! conformance {
             p1_rows_checkpoint_and_events_commit_together
             p1_one_at_a_time_moves_a_checkpoint
             p2_a_step_is_made_from_where_the_shard_is_or_not_at_all
+            g4_rows_are_read_together_with_their_shard_or_not_at_all
+            m1_timers_are_due_by_the_clock_that_stamps_events
             p2_of_steps_from_the_same_place_one_is_made
             a_log_is_read_by_stream_category_key_name_and_tag
             events_are_counted

@@ -79,3 +79,13 @@ pub async fn t3_an_instant_that_is_over_has_one_answer_whatever_is_open(store: F
     transaction.commit().await.unwrap();
     store.append(any(&stream("a"), [event("z")])).await.unwrap();
 }
+
+pub async fn m1_timers_are_due_by_the_clock_that_stamps_events(store: Fresh) {
+    for _ in 0..20 {
+        let before = store.time().await.unwrap();
+        let recorded_at = store.append(any(&stream("a"), [event("x")])).await.unwrap().recorded_at;
+        let after = store.time().await.unwrap();
+        assert!(before <= recorded_at && recorded_at <= after, "{before} {recorded_at} {after}");
+        sleep(Duration::from_millis(1)).await;
+    }
+}

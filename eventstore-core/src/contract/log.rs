@@ -4,6 +4,7 @@ use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use futures::stream::TryStreamExt;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{
@@ -15,12 +16,14 @@ use super::{
 };
 use crate::{
     doctor::Report,
+    engine::shard::{Checkpoint, Shard},
     error::StoreError,
     event::{Raw, Recorded, Tag},
     identity::Identity,
     invalid::Invalid,
     limits,
     stream::{Position, StreamHead, StreamId, Version},
+    table::Rows,
     timestamp::Timestamp,
 };
 
@@ -49,6 +52,31 @@ pub trait EventStore: Tables + Any {
     /// Returns the streams of a category whose keys are greater than `after`, in the order of their keys, byte by byte;
     /// at most `limit`.
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
+
+    /// Returns rows as [`Tables::rows`](super::Tables::rows) does, in one snapshot with the checkpoint of a shard; `None` if
+    /// the shard is not at `from`, by position, event, epoch and owner. A node that was frozen must not decide on rows
+    /// that another node has written since. The default locks the shard in a transaction that is rolled back.
+    async fn rows_of(
+        &self,
+        shard: &Shard,
+        from: &Checkpoint,
+        rows: Rows,
+    ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let at = transaction.lock(shard).await?;
+        let rows = match at {
+            Some(at) if at == *from => Some(transaction.rows(rows).await?),
+            _ => None,
+        };
+        transaction.rollback().await?;
+        Ok(rows)
+    }
+
+    /// Returns the time by the clock that stamps events. A timer is due by this clock. The default is
+    /// [`now`](Self::now), for a store in this process.
+    async fn time(&self) -> Result<Timestamp, StoreError> {
+        Ok(self.now())
+    }
 
     /// Returns the store that this one is a layer over, if it does more with each append than that one. The engine runs
     /// processors on the store below: it must not wait for what the layer keeps up to date. The default is no layer.

@@ -18,8 +18,8 @@ use eventstore_engine::{
         admission::{Admitted, How, Missed, admit},
         page::{DecodedPage, id_within, unforked},
         parked::Parked,
-        processor::{Part, Processor, process},
-        refold::{self, Fence, Refold, pending},
+        processor::{Fence, Outputs, Part, Processor, process},
+        refold::{self, Refold, pending},
     },
 };
 use futures::TryStreamExt;
@@ -208,7 +208,8 @@ impl Kept {
             let parked = dead_letters::first_within(&mut *transaction, &self.name).await?;
             let (parked, places) = (Parked::of(parked, &range), 0..events.len());
             let page = DecodedPage::new(after, to, Some(last.id), events);
-            let part = Part { page: &page, places, shard: &range, parked: &parked, only: None };
+            let outputs = &Outputs::default();
+            let part = Part { page: &page, places, shard: &range, parked: &parked, only: None, held: None, outputs };
             let waiting = match process(&*self.processor, &mut *transaction, &part, None).await {
                 Ok(waiting) => waiting,
                 Err(failed) => {
@@ -312,7 +313,8 @@ impl Kept {
             let parked = Parked::of(parked.clone(), shard);
             waits |= !parked.is_empty();
             let places = page.place_after(at.position)..page.events.len();
-            let part = Part { page, places, shard, parked: &parked, only: None };
+            let outputs = &Outputs::default();
+            let part = Part { page, places, shard, parked: &parked, only: None, held: None, outputs };
             let waiting =
                 process(&*self.processor, transaction, &part, None).await.map_err(|failed| told(self, failed))?;
             let waiting = behind_others(shard, page, &waiting);

@@ -360,6 +360,19 @@ impl EventStore for InlineStore {
         self.base.snapshots(kind, limit).await
     }
 
+    async fn rows_of(
+        &self,
+        shard: &Shard,
+        from: &Checkpoint,
+        rows: Rows,
+    ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
+        self.base.rows_of(shard, from, rows).await
+    }
+
+    async fn time(&self) -> Result<Timestamp, StoreError> {
+        self.base.time().await
+    }
+
     fn now(&self) -> Timestamp {
         self.base.now()
     }

@@ -1,0 +1,49 @@
+//! A process and how it is run; runs the operations of the turns of its instances.
+
+use std::{sync::Arc, time::Duration};
+
+use eventstore_core::{
+    Store, StoreError, Table,
+    process::{Failure, Process, Terms, Turn, TurnResult},
+};
+use eventstore_engine::StartFrom;
+use futures::{StreamExt, stream};
+
+/// Answers the events of a process.
+pub struct Answers<P: Process> {
+    pub process: Arc<P>,
+    pub store: Store,
+    pub table: Table,
+    pub start: Option<StartFrom>,
+    /// How many instances are answered at once.
+    pub at_once: usize,
+    /// How long an instance that is over is kept.
+    pub keep_finished: Duration,
+}
+
+impl<P: Process> Answers<P> {
+    pub fn terms(&self) -> Terms {
+        Terms { now: self.store.as_ref().now(), keep_finished: Some(self.keep_finished) }
+    }
+}
+
+/// Runs the operations of turns, `at_once` turns side by side, those of a turn in order. Fails if the store cannot be used
+/// now: the caller begins the batch again, with the same ids.
+pub async fn perform<P: Process>(
+    store: &Store,
+    turns: Vec<Turn<P>>,
+    at_once: usize,
+) -> Result<Vec<TurnResult<P::Event>>, StoreError> {
+    let run = async |mut turn: Turn<P>| {
+        while let Some(todo) = turn.todo() {
+            match todo.perform(store).await {
+                Ok(told) => turn.told(told),
+                Err(Failure::Parked(parked)) => turn.failed(parked),
+                Err(Failure::Store(error)) => return Err(error),
+            }
+        }
+        Ok(turn.result())
+    };
+    let results: Vec<_> = stream::iter(turns).map(run).buffered(at_once.max(1)).collect().await;
+    results.into_iter().collect()
+}

@@ -1,0 +1,16 @@
+//! Runs the sagas and reactors of [eventstore](https://docs.rs/eventstore), which answer events with commands, on any
+//! number of nodes; each command is recorded once.
+//!
+//! What a process answers is pure, and is in `eventstore-core`. This crate reads the rows of its instances, runs the
+//! commands, and writes the rows and the checkpoint in one step.
+
+mod answers;
+mod instances;
+mod processor;
+mod runs;
+#[doc(hidden)]
+pub mod table;
+mod timers;
+
+pub use instances::{Instance, SagaInstances, Sagas};
+pub use runs::RunProcesses;

@@ -1,0 +1,52 @@
+//! Lets a runner run sagas and reactors.
+
+use std::{sync::Arc, time::Duration};
+
+use eventstore_core::{
+    Reactor, Saga, Start,
+    process::{Process, Stateless},
+};
+use eventstore_engine::{Runner, StartFrom};
+
+use crate::{answers::Answers, table::table};
+
+/// How many instances of a process are answered at once.
+const AT_ONCE: usize = 64;
+/// How long an instance that is over is kept.
+const KEEP_FINISHED: Duration = Duration::from_secs(7 * 86_400);
+/// How many instances of a shard may be parked: a service that cannot be reached may park many.
+const MAX_PARKED: usize = 10_000;
+
+/// Sagas and reactors, as methods of [`Runner`].
+pub trait RunProcesses {
+    /// Runs a saga: each event is answered once for each instance that it concerns, whatever crashes, on any number of
+    /// nodes. On a log that has events already, say where the saga begins: [`Saga::FROM`], or [`Runner::from_now`],
+    /// [`Runner::from_beginning`] or [`Runner::from`]. An instance that is over is deleted after 7 days.
+    fn saga<S: Saga>(self) -> Self;
+
+    /// Runs a reactor; as [`saga`](Self::saga), without a state.
+    fn reactor<R: Reactor>(self, reactor: R) -> Self;
+}
+
+impl RunProcesses for Runner {
+    fn saga<S: Saga>(self) -> Self {
+        run(self, S::Process::default(), S::FROM)
+    }
+
+    fn reactor<R: Reactor>(self, reactor: R) -> Self {
+        run(self, Stateless(reactor), R::FROM)
+    }
+}
+
+fn run<P: Process>(runner: Runner, process: P, start: Option<Start>) -> Runner {
+    let store = runner.store().clone();
+    let start = start.map(|start| match start {
+        Start::Beginning => StartFrom::Beginning,
+        Start::Now => StartFrom::Now,
+        Start::After(position) => StartFrom::After(position),
+    });
+    let table = table(process.name());
+    let process = Arc::new(process);
+    let answers = Answers { process, store, table, start, at_once: AT_ONCE, keep_finished: KEEP_FINISHED };
+    runner.with(answers).max_parked(MAX_PARKED)
+}

@@ -1,0 +1,183 @@
+//! Fires the timers of instances that are due by the clock of the database, and deletes instances that are over and were
+//! kept long enough.
+//!
+//! What has fired is stored before anything is sent, in a transaction that has locked the shard: of firing a timer and
+//! cancelling it, one wins.
+
+use std::{collections::HashMap, time::Duration};
+
+use eventstore_core::{
+    Changes, Comparison, Filter, Order, Rows, Select, SortKey, StoreError, Timestamp,
+    process::{Item, Process, StoredInstance, TimerId, Turn, end},
+};
+use eventstore_engine::{Halt, Tick};
+use uuid::Uuid;
+
+use crate::{
+    answers::{Answers, perform},
+    table::{self, DUE},
+};
+
+/// How many instances fire together.
+const TOGETHER: usize = 500;
+/// The longest time until the next look: a clock that jumps is noticed by then.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// An instance, and those of its timers that have fired and are to be answered.
+struct Fired {
+    row: StoredInstance,
+    timers: Vec<TimerId>,
+}
+
+/// Fires what is due of a shard. Returns how long it is until the next look.
+pub async fn fire<P: Process>(answers: &Answers<P>, tick: &Tick<'_>) -> Result<Duration, Halt> {
+    let now = answers.store.as_ref().time().await?;
+    let Due { keys, next } = due(answers, tick, now).await?;
+    if keys.is_empty() {
+        return Ok(next.map_or(LOOK, |due| until(now, due)).clamp(Duration::from_millis(1), LOOK));
+    }
+    match claim(answers, tick, keys, now).await? {
+        Some(fired) => answer(answers, tick, fired).await?,
+        None => return Ok(LOOK),
+    }
+    Ok(Duration::ZERO)
+}
+
+/// How long it is until an instant.
+pub fn until(now: Timestamp, due: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(due.as_micros().saturating_sub(now.as_micros())).unwrap_or(0))
+}
+
+struct Due {
+    /// The instances of the shard that are due, the earliest first.
+    keys: Vec<String>,
+    /// When the next one is due, if none is due now and that one is due before the next look.
+    next: Option<Timestamp>,
+}
+
+/// Returns the instances of the shard that are due. Those that are parked are passed over: their answer is half given.
+async fn due<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, now: Timestamp) -> Result<Due, StoreError> {
+    let (mut keys, mut after) = (vec![], None);
+    loop {
+        let soon = Comparison::LessOrEqual((now + LOOK).as_micros().into());
+        let select = Select {
+            table: answers.table,
+            filters: vec![Filter { column: DUE, comparison: soon }],
+            order: Order { by: Some(DUE), ..Order::default() },
+            after: after.take(),
+            limit: Some(TOGETHER),
+        };
+        let rows = answers.store.as_ref().select(select).await?;
+        let full = rows.len() == TOGETHER;
+        for (key, row) in rows {
+            let due = table::due_of(&answers.table, &row)?;
+            after = Some(SortKey { key: key.clone(), value: due.as_micros().into() });
+            if !tick.shard.has(&key) || tick.parked.has_key(&key) {
+                continue;
+            }
+            if due > now {
+                let next = keys.is_empty().then_some(due);
+                return Ok(Due { keys, next });
+            }
+            keys.push(key);
+            if keys.len() == TOGETHER {
+                return Ok(Due { keys, next: None });
+            }
+        }
+        if !full {
+            return Ok(Due { keys, next: None });
+        }
+    }
+}
+
+/// Stores that the timers which are due have fired, and deletes instances that were kept long enough, in one
+/// transaction. Returns `None` if there was nothing to store.
+async fn claim<P: Process>(
+    answers: &Answers<P>,
+    tick: &Tick<'_>,
+    keys: Vec<String>,
+    now: Timestamp,
+) -> Result<Option<Vec<Fired>>, Halt> {
+    let (mut transaction, _) = tick.fence.open().await?;
+    let rows = transaction.rows(Rows::Keys { table: answers.table, keys }).await?;
+    let mut changes = Changes { table: answers.table, upserts: vec![], deletes: vec![] };
+    let (mut fired, mut over) = (vec![], vec![]);
+    for (key, row) in rows {
+        let mut row = match table::read(&answers.table, &key, &row) {
+            Ok(row) => row,
+            // A newer program has written it, and fires its timers.
+            Err(error) => {
+                tracing::warn!(process = answers.process.name(), key, %error, "the timers of an instance wait");
+                continue;
+            }
+        };
+        if row.is_forgotten(now) {
+            changes.deletes.push(key);
+            over.push(row);
+            continue;
+        }
+        let timers = row.claim(now);
+        if !timers.is_empty() {
+            changes.upserts.push((key, table::written(&answers.table, &row)?));
+            fired.push(Fired { row, timers });
+        }
+    }
+    if changes.is_empty() {
+        transaction.rollback().await?;
+        return Ok(None);
+    }
+    if answers.process.begins_again() {
+        // Before the rows go, so that no instance with such a key begins again.
+        for row in &over {
+            end(&answers.store, answers.process.name(), row).await?;
+        }
+    }
+    transaction.write(changes).await?;
+    transaction.commit().await?;
+    Ok(Some(fired))
+}
+
+/// Has the instances answer what has fired, and writes the result.
+async fn answer<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, fired: Vec<Fired>) -> Result<(), Halt> {
+    if fired.is_empty() {
+        return Ok(());
+    }
+    let events = armed_by(answers, &fired).await?;
+    let turns = fired.into_iter().map(|Fired { row, timers }| {
+        let items = timers.into_iter().map(|id| {
+            let timer = row.timers.iter().find(|timer| timer.id() == id);
+            let event = timer.and_then(|timer| events.get(&(timer.event, timer.part))).cloned();
+            Item::Timer(id, event)
+        });
+        let (key, items): (_, Vec<_>) = (row.key.clone(), items.collect());
+        Turn::new(&answers.process, &key, Some(row), items, false, answers.terms())
+    });
+    let mut changes = Changes { table: answers.table, upserts: vec![], deletes: vec![] };
+    for result in perform(&answers.store, turns.collect(), answers.at_once).await? {
+        table::add(&mut changes, result.key, result.change)?;
+    }
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let (mut transaction, _) = tick.fence.open().await?;
+    transaction.write(changes).await?;
+    Ok(transaction.commit().await?)
+}
+
+type Armed<E> = HashMap<(Uuid, u32), eventstore_core::Recorded<E>>;
+
+/// Returns the events that have armed the timers, as far as this program can read them.
+async fn armed_by<P: Process>(answers: &Answers<P>, fired: &[Fired]) -> Result<Armed<P::Event>, StoreError> {
+    let timers =
+        fired.iter().flat_map(|fired| fired.row.timers.iter().filter(|timer| fired.timers.contains(&timer.id())));
+    let mut ids: Vec<_> = timers.map(|timer| timer.event).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut events = HashMap::new();
+    for raw in answers.store.as_ref().recorded(ids).await? {
+        // The turn reports an event that cannot be read: it parks the timer.
+        let Ok(parts) = raw.decode::<P::Event>() else { continue };
+        events.extend(parts.into_iter().zip(0..).map(|(event, part)| ((raw.id, part), event)));
+    }
+    Ok(events)
+}
