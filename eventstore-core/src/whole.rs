@@ -104,7 +104,12 @@ impl Store {
         if build.built_at.is_some() || Some(build) == whole {
             return Ok(Some(build));
         }
-        let (at, until) = (self.inner().checkpoint(&name).await?, Position(build.target));
+        let at = match self.inner().checkpoint(&name).await {
+            // A transaction cannot read a checkpoint without a lock.
+            Err(StoreError::Invalid(_)) => Position(0),
+            at => at?,
+        };
+        let until = Position(build.target);
         if at >= until {
             return Ok(Some(build));
         }

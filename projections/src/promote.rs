@@ -9,7 +9,7 @@ use eventstore_engine::{
     Processors,
     record::{
         self, PROCESSORS, ProcessorState, Row, dead_letters, list,
-        names::{current, current_or_first, model, number},
+        names::{self, current_or_first, model, number},
     },
 };
 use tokio::time::sleep;
@@ -33,8 +33,7 @@ pub(crate) fn counterpart(rows: &BTreeMap<String, Row>, name: &str) -> Result<(O
     let current = current_or_first(rows, model(name));
     let others = rows.iter().filter(|(other, row)| {
         let newer = current.is_none_or(|current| number(other) > number(current)) && other.contains('@');
-        let shadow = current.is_some_and(|current| other.strip_suffix(SHADOW) == Some(current))
-            && row.state != ProcessorState::Kept;
+        let shadow = current.is_some_and(|current| other.strip_suffix(SHADOW) == Some(current)) && !row.is_way_back();
         model(other) == model(name) && Some(&***other) != current && (newer && !other.ends_with(SHADOW) || shadow)
     });
     let others: Vec<_> = others.map(|(other, _)| other).collect();
@@ -72,7 +71,7 @@ pub(crate) async fn built(
 ) -> Result<Option<StoreError>, StoreError> {
     store.index(table).await?;
     let rows = record::rows(store, &PROCESSORS).await?;
-    let current = current(&rows, model(name));
+    let current = names::current(&rows, model(name));
     // The first version is promoted at once; newer ones if `promote` is true.
     let first = current_or_first(&rows, model(name)) == Some(name);
     let newer = promote && current.is_none_or(|current| number(current) < table.version);
@@ -81,12 +80,14 @@ pub(crate) async fn built(
     }
     for _ in 0..TRIES {
         match switch(store, current, name, Rows::Complete).await {
-            Ok(true) => return Ok(None),
+            Ok(true) => return record::mark_built(store, name).await.map(|()| None),
             // It is a step behind the current version. A reader that holds the table is [`StoreError::Busy`], and is
             // tried again at the next beat.
             Ok(false) => sleep(PAUSE).await,
             Err(StoreError::Busy(_)) => return Ok(None),
             Err(parked @ StoreError::Parked { .. }) => return Ok(Some(parked)),
+            // An outage of the store. The node tries again.
+            Err(error) if error.is_retryable() => return Err(error),
             Err(error) => {
                 tracing::warn!(projection = name, %error, "readers of plain SQL are not sent to it");
                 return record::mark_built(store, name).await.map(|()| None);
@@ -121,6 +122,14 @@ pub(crate) async fn switch(
         transaction.rollback().await?;
         return Err(Invalid::Request(format!("`{to}` has taken its place already, or was discarded")).into());
     }
+    let known: BTreeMap<String, Row> =
+        record::read_rows(&PROCESSORS, transaction.rows(record::whole(&PROCESSORS)).await?);
+    if let Some(read) = names::current(&known, model(to)).filter(|read| Some(*read) != current) {
+        transaction.rollback().await?;
+        return Err(StoreError::Busy(format!("readers were sent to `{read}` meanwhile").into()));
+    }
+    // Later than every other version was promoted, whatever the clocks of their programs were.
+    let last = names::versions(&known, model(to)).filter_map(|(_, row)| row.promoted_at).max();
     if !reaches(&new, &old) {
         transaction.rollback().await?;
         return Ok(false);
@@ -140,7 +149,9 @@ pub(crate) async fn switch(
         None => {
             transaction.publish(&view, to).await?;
             let row = known(record::row(&mut *transaction, to).await?);
-            let row = Row { built_at: row.built_at.or(Some(now)), promoted_at: Some(now), ..row };
+            // Not built yet if its node has not made the indexes.
+            let promoted_at = last.map_or(now, |last| now.max(last + Duration::from_micros(1)));
+            let row = Row { promoted_at: Some(promoted_at), ..row };
             record::put(&mut *transaction, to, &row).await?;
         }
         Some(base) => {
@@ -155,10 +166,11 @@ pub(crate) async fn switch(
             let [here, shadow] =
                 [record::row(&mut *transaction, base).await?, record::row(&mut *transaction, to).await?].map(known);
             let (state, since) = (ProcessorState::Kept, now);
-            let kept = Row { state, since, reason: None, promoted_at: None, ..here.clone() };
+            let kept_at = Some(now);
+            let kept = Row { state, since, reason: None, promoted_at: None, kept_at, ..here.clone() };
             // The state stays with the name, such as whether it is paused.
             let (reads, began, missed) = (shadow.reads, shadow.began, shadow.missed);
-            let (built_at, target) = (shadow.built_at.or(Some(now)), shadow.target);
+            let (built_at, target) = (shadow.built_at, shadow.target);
             let here = Row { built_at, target, reads, began, missed, ..here };
             record::put(&mut *transaction, base, &here).await?;
             record::put(&mut *transaction, to, &kept).await?;

@@ -8,8 +8,8 @@ use eventstore_engine::{
     Processors,
     operate::{processors::PATIENCE, rebuild::UNHELD},
     record::{
-        self, ProcessorState, Row,
-        names::{current, model, versions},
+        self, PROCESSORS, ProcessorState, Row, list,
+        names::{self, current, model, versions},
     },
 };
 use tokio::time::{Instant, sleep};
@@ -94,6 +94,7 @@ impl ReadModelVersions for Processors {
 async fn promote_with(processors: &Processors, name: &str, rows: Rows) -> Result<(), StoreError> {
     let known = processors.known().await?;
     let (current, to) = counterpart(&known, name)?;
+    processors.store().as_ref().create(&PROCESSORS).await?;
     check_built(processors, &known, &to).await?;
     arrive(processors, current.as_deref(), &to, rows).await
 }
@@ -139,7 +140,17 @@ async fn switch_in(
             }
             Ok(false) if start.elapsed() > patience => return Ok(false),
             Err(error @ StoreError::Busy(_)) if start.elapsed() > patience => return Err(error),
-            Ok(false) | Err(StoreError::Busy(_)) => sleep(PAUSE).await,
+            Err(StoreError::Busy(_)) => {
+                let known = processors.known().await?;
+                let read = names::current(&known, model(to));
+                if read.is_some() && read != current {
+                    return Err(
+                        Invalid::Request(format!("readers were sent to {} meanwhile", list(read.as_slice()))).into()
+                    );
+                }
+                sleep(PAUSE).await;
+            }
+            Ok(false) => sleep(PAUSE).await,
             Err(error) => return Err(error),
         }
     }
@@ -147,16 +158,18 @@ async fn switch_in(
 
 async fn rollback_with(processors: &Processors, name: &str, with: Rows) -> Result<(), StoreError> {
     let rows = processors.known().await?;
+    processors.store().as_ref().create(&PROCESSORS).await?;
     let model = model(name);
     let nothing = || Invalid::Request(format!("`{name}` has nothing to go back to"));
     let now = current(&rows, model).ok_or_else(nothing)?;
     let shadow = format!("{now}{SHADOW}");
-    if rows.get(&shadow).is_some_and(|row| row.state == ProcessorState::Kept) {
+    if rows.get(&shadow).is_some_and(Row::is_way_back) {
         let (head, at) = (processors.store().head().await?, processors.store().as_ref().now());
         let again = |row: &mut Row| {
             // Another operator may have begun it meanwhile.
             if row.state == ProcessorState::Kept {
                 (row.state, row.since, row.target) = (ProcessorState::Active, at, head.0);
+                row.kept_at = row.kept_at.or(Some(at));
             }
         };
         record::update(processors.store().as_ref(), &shadow, again).await?;

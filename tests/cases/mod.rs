@@ -37,6 +37,7 @@ pub mod late;
 pub mod mistakes;
 pub mod parked;
 pub mod projections;
+pub mod promoting;
 pub mod reading;
 pub mod rebuild;
 pub mod recipes;
@@ -115,6 +116,13 @@ pub struct Between {
     disk: Arc<Semaphore>,
     /// Rows of a shard cannot be read while it has no permit.
     shards: Arc<Semaphore>,
+    /// How far the clock of this program is behind.
+    behind: Duration,
+    /// Let in at the first transaction after a table of this version was given its indexes.
+    indexed: Mutex<Option<(u32, Intruder)>>,
+    at_begin: AtomicBool,
+    /// Of the transactions to come, this one cannot begin; 0: all can.
+    breaks: Arc<AtomicUsize>,
     /// How many dead letters were read.
     letters: Arc<AtomicUsize>,
 }
@@ -131,8 +139,45 @@ impl Between {
         let (gate, disk, shards) = (open(), open(), open());
         let (intruder, after_read) = Default::default();
         let (counts, commits, late, lost) = Default::default();
-        let (inner, letters) = (inner.clone(), Arc::default());
-        Self { inner, gate, intruder, after_read, counts, unanswered: None, commits, late, lost, disk, shards, letters }
+        let (inner, letters, behind) = (inner.clone(), Arc::default(), Duration::ZERO);
+        let (indexed, at_begin, breaks) = Default::default();
+        Self {
+            inner,
+            gate,
+            intruder,
+            after_read,
+            counts,
+            unanswered: None,
+            commits,
+            late,
+            lost,
+            disk,
+            shards,
+            behind,
+            indexed,
+            at_begin,
+            breaks,
+            letters,
+        }
+    }
+
+    pub fn behind_by(self, behind: Duration) -> Self {
+        Self { behind, ..self }
+    }
+
+    /// Lets in before the first transaction after a table of a version was given its indexes.
+    pub fn let_in_after_index<F: Future<Output = ()> + Send + 'static>(
+        self,
+        version: u32,
+        intruder: impl FnOnce(Store) -> F + Send + 'static,
+    ) -> Self {
+        let intruder: Intruder = Box::new(|store| Box::pin(intruder(store)));
+        Self { indexed: Mutex::new(Some((version, intruder))), ..self }
+    }
+
+    /// Transactions of this number from now on, 1 the next one, cannot begin, once.
+    pub fn broken_at(self, breaks: &Arc<AtomicUsize>) -> Self {
+        Self { breaks: breaks.clone(), ..self }
     }
 
     pub fn frozen_by(self, shards: &Arc<Semaphore>) -> Self {
@@ -249,6 +294,16 @@ impl EventStore for Between {
         self.inner.time().await
     }
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+        if self.at_begin.swap(false, Ordering::SeqCst) {
+            let intruder = self.indexed.lock().unwrap().take();
+            if let Some((_, intruder)) = intruder {
+                intruder(self.inner.clone().into()).await;
+            }
+        }
+        let less = |left: usize| left.checked_sub(1);
+        if self.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) == Ok(1) {
+            return Err(StoreError::Unavailable("the connection broke".into()));
+        }
         let (inner, counts, commits) = (self.inner.begin().await?, self.counts.clone(), self.commits.clone());
         let (late, letters) = (self.late.clone(), self.letters.clone());
         Ok(Box::new(Counted { inner, counts, unanswered: self.unanswered, commits, late, letters }))
@@ -294,7 +349,8 @@ impl EventStore for Between {
         self.inner.snapshots(kind, limit).await
     }
     fn now(&self) -> Timestamp {
-        self.inner.now()
+        let behind = i64::try_from(self.behind.as_micros()).unwrap_or(i64::MAX);
+        Timestamp::from_micros(self.inner.now().as_micros() - behind)
     }
     fn database(&self) -> &(dyn Any + Send + Sync) {
         self.inner.database()
@@ -307,7 +363,10 @@ impl Tables for Between {
         self.inner.create(table).await
     }
     async fn index(&self, table: &Table) -> Result<(), StoreError> {
-        self.inner.index(table).await
+        let done = self.inner.index(table).await;
+        let here = self.indexed.lock().unwrap().as_ref().is_some_and(|(version, _)| *version == table.version);
+        self.at_begin.fetch_or(here, Ordering::SeqCst);
+        done
     }
     async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         self.inner.select(select).await

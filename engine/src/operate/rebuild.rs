@@ -83,13 +83,14 @@ impl Processors {
         self.building(&shadow).await
     }
 
-    /// Begins a shadow, replacing one that was kept for a rollback; does nothing if a shadow is being built.
+    /// Begins a shadow, replacing one that is the way back; does nothing if a shadow is being built.
     async fn begin(&self, shadow: &str, pace: Option<u64>) -> Result<(), StoreError> {
         let store = self.store.as_ref();
+        store.create(&PROCESSORS).await?;
         let head = self.store.head().await?;
         let mut transaction = store.begin().await?;
         transaction.lock_projection(shadow).await?;
-        if record::row(&mut *transaction, shadow).await?.is_some_and(|row| row.state != ProcessorState::Kept) {
+        if record::row(&mut *transaction, shadow).await?.is_some_and(|row| !row.is_way_back()) {
             return transaction.rollback().await;
         }
         self.clear(&mut *transaction, shadow).await?;

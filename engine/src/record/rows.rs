@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 pub use eventstore_core::engine::{PROCESSORS, ProcessorRow as Row, ProcessorState};
-use eventstore_core::{Changes, Checkpoint, EventStore, Order, Position, Rows, Shard, StoreError, Table, Transaction};
+use eventstore_core::{
+    Changes, Checkpoint, EventStore, Order, Position, Query, Read, Rows, Shard, StoreError, Table, Transaction,
+};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{
     Value as Json,
@@ -21,6 +23,11 @@ pub async fn rows<T: DeserializeOwned>(
     store: &dyn EventStore,
     table: &Table,
 ) -> Result<BTreeMap<String, T>, StoreError> {
+    Ok(read_rows(table, all(store, table).await?))
+}
+
+/// Reads rows, as [`rows`] does.
+pub fn read_rows<T: DeserializeOwned>(table: &Table, rows: Vec<(String, Box<RawValue>)>) -> BTreeMap<String, T> {
     let read = |(key, row): (String, Box<RawValue>)| match serde_json::from_str(row.get()) {
         Ok(row) => Some((key, row)),
         Err(error) => {
@@ -28,12 +35,17 @@ pub async fn rows<T: DeserializeOwned>(
             None
         }
     };
-    Ok(all(store, table).await?.into_iter().filter_map(read).collect())
+    rows.into_iter().filter_map(read).collect()
 }
 
 /// Returns all rows of a table.
 pub async fn all(store: &dyn EventStore, table: &Table) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-    store.rows(Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }).await
+    store.rows(whole(table)).await
+}
+
+/// Returns a request for all rows of a table.
+pub fn whole(table: &Table) -> Rows {
+    Rows::Where { table: *table, equal: vec![], order: Order::default(), limit: None }
 }
 
 /// Reads a value of an engine's row, or the default if another release has written it in a form of its own.
@@ -109,6 +121,20 @@ pub async fn update(
     let mut known = row(&mut *transaction, projection).await?.unwrap_or_else(|| Row::new(store.now(), Position(0)));
     change(&mut known);
     put(&mut *transaction, projection, &known).await?;
+    transaction.commit().await
+}
+
+/// Stores the position at which a processor is built, before there is a table that a reader could find.
+pub async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
+    let head = Read { query: Query::all(), limit: Some(0), ..Read::default() };
+    let head = store.read(head).await?.head;
+    let mut transaction = store.begin().await?;
+    let shards = transaction.lock_projection(name).await?;
+    if row(&mut *transaction, name).await?.is_none() {
+        // A processor with shards but no row ran before rows were kept: it counts as built.
+        let target = if shards.is_empty() { head } else { Position(0) };
+        put(&mut *transaction, name, &Row::new(store.now(), target)).await?;
+    }
     transaction.commit().await
 }
 

@@ -6,9 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use eventstore_core::{
-    Checkpoint, EventStore, Position, Query, Read, Shard, Store, StoreError, Timestamp, engine::Brief,
-};
+use eventstore_core::{Checkpoint, EventStore, Shard, Store, StoreError, Timestamp, engine::Brief};
 use tokio::{sync::watch, task::JoinHandle};
 use uuid::Uuid;
 
@@ -123,7 +121,7 @@ impl LocalProcessor {
 /// Prepares a processor before its first batch.
 pub async fn prepare(store: &dyn EventStore, processor: &dyn Processor, known: Option<&Row>) -> Result<(), Failure> {
     if known.is_none() {
-        begin(store, &processor.name()).await?;
+        record::begin(store, &processor.name()).await?;
     }
     processor.prepare(store).await?;
     if let Some(table) = processor.table()
@@ -133,18 +131,4 @@ pub async fn prepare(store: &dyn EventStore, processor: &dyn Processor, known: O
         store.index(&table).await?;
     }
     Ok(())
-}
-
-/// Stores the position at which the processor is built, before there is a table that a reader could find.
-async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
-    let head = Read { query: Query::all(), limit: Some(0), ..Read::default() };
-    let head = store.read(head).await?.head;
-    let mut transaction = store.begin().await?;
-    let shards = transaction.lock_projection(name).await?;
-    if record::row(&mut *transaction, name).await?.is_none() {
-        // A processor with shards but no row ran before rows were kept: it counts as built.
-        let target = if shards.is_empty() { head } else { Position(0) };
-        record::put(&mut *transaction, name, &Row::new(store.now(), target)).await?;
-    }
-    transaction.commit().await
 }

@@ -29,6 +29,7 @@ pub const PROCESSORS: Table = Table {
         Column::optional("missed", Kind::Json),
         Column::optional("cause", Kind::Json),
         Column::optional("word", Kind::Json),
+        Column::optional("kept_at", Kind::Time),
     ],
     shadow: false,
 };
@@ -111,15 +112,23 @@ pub struct ProcessorRow {
     /// What an operator has decided about it. The engine defines the form.
     #[serde(default)]
     pub word: Option<Json>,
+    /// When readers were last sent from it to another table: it is the way back. None: it is being built, or read.
+    #[serde(default)]
+    pub kept_at: Option<Timestamp>,
 }
 
 impl ProcessorRow {
     /// Returns the row of an active processor that begins now, on a log that ends at `target`.
     pub fn new(now: Timestamp, target: Position) -> Self {
         let (reason, built_at, promoted_at, pace) = Default::default();
-        let (reads, began, missed, cause, word) = Default::default();
+        let (reads, began, missed, cause, word, kept_at) = Default::default();
         let (state, since, target) = (ProcessorState::Active, now, target.0);
-        Self { state, reason, since, target, built_at, promoted_at, pace, reads, began, missed, cause, word }
+        Self { state, reason, since, target, built_at, promoted_at, pace, reads, began, missed, cause, word, kept_at }
+    }
+
+    /// Whether its table was replaced by another, and is no build: a rollback goes back to it.
+    pub fn is_way_back(&self) -> bool {
+        self.kept_at.is_some() || self.state == ProcessorState::Kept
     }
 }
 

@@ -122,7 +122,7 @@ impl Kept {
             let mut transaction = base.begin().await?;
             let mut shards = transaction.lock_projection(&self.name).await?;
             let known = record::row(&mut *transaction, &self.name).await?;
-            let is_new = known.is_none();
+            let is_new = known.is_none() || shards.is_empty();
             let mut known = known.unwrap_or_else(|| Row::new(base.now(), Position(0)));
             let how = How { start: None, shards: 1, shrinks: false };
             let admitted = admit(&mut *transaction, &*self.processor, &mut known, &mut shards, how).await;

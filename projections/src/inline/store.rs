@@ -4,7 +4,10 @@ use std::{
     any::Any,
     collections::VecDeque,
     error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -44,6 +47,8 @@ struct InlineStore {
     kept: Arc<[Arc<Kept>]>,
     /// Held by the call that makes the tables and processes what was recorded before.
     ready: tokio::sync::Mutex<()>,
+    /// Whether such a call has come to its end.
+    made: AtomicBool,
     /// Held by the call that records the queued appends for all callers.
     turn: tokio::sync::Mutex<()>,
     queue: Mutex<VecDeque<Waiting>>,
@@ -64,8 +69,8 @@ pub(super) fn keep(store: &Store, processor: Arc<dyn Processor>) -> Store {
         Ok(there) => kept[there] = new,
         Err(place) => kept.insert(place, new),
     }
-    let (kept, ready) = (kept.into(), tokio::sync::Mutex::new(()));
-    store.through(Arc::new(InlineStore { base, kept, ready, turn: Default::default(), queue: Mutex::default() }))
+    let (kept, ready, made) = (kept.into(), tokio::sync::Mutex::new(()), AtomicBool::new(false));
+    store.through(Arc::new(InlineStore { base, kept, ready, made, turn: Default::default(), queue: Mutex::default() }))
 }
 
 impl InlineStore {
@@ -87,6 +92,8 @@ impl InlineStore {
         }
         reads::publish(base, self.kept.iter().map(|kept| kept.processor.reads()).collect()).await?;
         for kept in &*self.kept {
+            // First, so that no reader finds a table that has only some of its rows.
+            record::begin(base, &kept.name).await?;
             kept.processor.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
         }
         for kept in &*self.kept {
@@ -104,11 +111,12 @@ impl InlineStore {
                 kept.processor.built(base, false).await?;
             }
         }
+        self.made.store(true, Ordering::Release);
         Ok(())
     }
 
     fn is_ready(&self) -> bool {
-        self.kept.iter().all(|kept| kept.admitted().is_some())
+        self.made.load(Ordering::Acquire) && self.kept.iter().all(|kept| kept.admitted().is_some())
     }
 
     /// Processes what other stores recorded, up to where the log ends now, in transactions of its own.
