@@ -16,6 +16,7 @@ macro_rules! links {
             "[operating-projections-the-same-version-again]: crate::guide::operating_projections#the-same-version-again\n",
             "[operating-projections-when-an-event-cannot-be-processed]: crate::guide::operating_projections#when-an-event-cannot-be-processed\n",
             "[operations-roles]: crate::guide::operations#roles\n",
+            "[examples-transfer]: https://github.com/eventstore-rs/eventstore/blob/main/examples/transfer.rs\n",
             "[performance]: crate::guide::performance\n",
             "[proof]: https://github.com/eventstore-rs/eventstore/blob/main/docs/proof.md\n",
             "[read-models-sql-of-your-own]: crate::guide::read_models#sql-of-your-own\n",
@@ -41,6 +42,7 @@ guides! {
     "Rules over several aggregates, errors and retries, events that change shape." aggregates "aggregates"
     "Rows, queries, projections in SQL, subscriptions." read_models "read-models"
     "States, rows and whole tables of the past." time "time"
+    "Sagas, reactors and timers." processes "processes"
     "Unique names, seats, numbers without gaps, tokens, payments, prices." recipes "recipes"
     "Repeated requests, entity tags, position tokens, problem details." http "http"
     "What each error and each code of a database means." errors "errors"

@@ -18,6 +18,7 @@
 //! [operations]: guide::operations
 //! [performance]: guide::performance
 //! [postgres]: https://github.com/eventstore-rs/eventstore/blob/main/docs/postgres.md
+//! [processes]: guide::processes
 //! [proof]: https://github.com/eventstore-rs/eventstore/blob/main/docs/proof.md
 //! [read-models]: guide::read_models
 //! [recipes]: guide::recipes

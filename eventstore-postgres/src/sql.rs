@@ -47,7 +47,7 @@ fn plain(schema: &str) -> Result<(), Invalid> {
 
 statements! {
     append append_still append_one append_batch append_batch_still hold holds changed flush flushed taken types type_keys head
-    check is_replica
+    check is_replica time
     events events_bare events_from_snapshot events_of_stream events_of_types events_matching events_of_command events_of_ids
     streams count count_of_stream retag
     position_at identity events_backwards events_of_stream_backwards events_matching_backwards

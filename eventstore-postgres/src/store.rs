@@ -818,9 +818,10 @@ impl EventStore for PgStore {
     }
 
     async fn time(&self) -> Result<Timestamp, StoreError> {
-        let micros = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-        let micros: i64 =
-            sqlx::query_scalar(micros).fetch_one(&mut *self.connection().await?).await.map_err(error::store)?;
+        let micros: i64 = sqlx::query_scalar(self.shared.db.sql.time())
+            .fetch_one(&mut *self.connection().await?)
+            .await
+            .map_err(error::store)?;
         Ok(Timestamp::from_micros(micros))
     }
 

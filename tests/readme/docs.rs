@@ -370,6 +370,42 @@ mod a_store_of_ones_own {
     eventstore_core::conformance!(fresh);
 }
 
+/// The frame of `docs/processes.md`; its saga is in `examples/transfer.rs`.
+mod processes {
+    use eventstore::SagaStatus;
+
+    use super::*;
+
+    #[derive(Saga, Serialize, Deserialize, Clone, Default, Debug)]
+    struct MoneyTransfer {
+        events: u64,
+    }
+
+    impl Evolve for MoneyTransfer {
+        type Event = AccountEvent;
+
+        fn evolve(&mut self, _: AccountEvent) {
+            self.events += 1;
+        }
+    }
+
+    impl React for MoneyTransfer {
+        fn react(&self, _: &Recorded<AccountEvent>) -> Commands {
+            Commands::none()
+        }
+    }
+
+    async fn looking(store: Store, key: String) -> Result<(), Any> {
+        let runner = Runner::new(&store).saga::<MoneyTransfer>().start();
+        if let Some(instance) = store.sagas::<MoneyTransfer>().get(&key).await? {
+            println!("{:?}: {:?}, due {:?}, {:?}", instance.status, instance.state, instance.due, instance.error);
+        }
+        let parked = store.sagas::<MoneyTransfer>().list(SagaStatus::Parked, 100).await?;
+        store.sagas::<MoneyTransfer>().retry(&key).await?;
+        Ok(())
+    }
+}
+
 /// Text without blanks: how it is wrapped is no matter.
 fn squeezed(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
