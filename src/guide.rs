@@ -16,6 +16,7 @@ macro_rules! links {
             "[operating-projections-the-same-version-again]: crate::guide::operating_projections#the-same-version-again\n",
             "[operating-projections-when-an-event-cannot-be-processed]: crate::guide::operating_projections#when-an-event-cannot-be-processed\n",
             "[operations-roles]: crate::guide::operations#roles\n",
+            "[examples-order-fulfilment]: https://github.com/eventstore-rs/eventstore/blob/main/examples/order_fulfilment.rs\n",
             "[examples-transfer]: https://github.com/eventstore-rs/eventstore/blob/main/examples/transfer.rs\n",
             "[performance]: crate::guide::performance\n",
             "[proof]: https://github.com/eventstore-rs/eventstore/blob/main/docs/proof.md\n",

@@ -1,17 +1,23 @@
 //! Looks at the instances of a saga.
 
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 
 use eventstore_core::{
-    Comparison, DeadLetter, Filter, Order, Position, Rows, Saga, SagaStatus, Select, Store, StoreError, Timestamp,
+    Changes, Comparison, DeadLetter, Filter, Invalid, Order, ParkedKeys, Position, Rows, Saga, SagaStatus, Select,
+    Store, StoreError, Timestamp,
     process::{Progress, StoredInstance, Timer},
 };
 use eventstore_engine::{
     Processors,
-    record::{dead_letters, if_built},
+    record::{begin_again, dead_letters, if_built},
 };
 
+use tokio::time::{Instant, sleep};
+
 use crate::table::{self, STATUS};
+
+/// How long an operator waits for a node to try an instance again.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The instances of the sagas of a store.
 pub trait SagaInstances {
@@ -92,12 +98,59 @@ impl<S: Saga> Sagas<S> {
         found.into_iter().take(limit).map(|(key, row)| instance(row, parked.get(&key))).collect()
     }
 
-    /// Tries the events of an instance that is parked again, on the node that runs it. Returns when all are answered.
+    /// Tries an instance that is parked again, on the node that runs it: the events that wait, or else the steps and
+    /// timers. Returns when it goes on.
     ///
-    /// [`StoreError::Parked`] if an event fails again. [`StoreError::Behind`] if no node has tried within 30 seconds.
-    /// [`Invalid::Request`](eventstore_core::Invalid::Request) if no event of the instance waits.
+    /// [`StoreError::Parked`] if it fails again. [`StoreError::Behind`] if no node has tried within 30 seconds.
+    /// [`Invalid::Request`] if it is not parked.
     pub async fn retry(&self, key: &str) -> Result<(), StoreError> {
-        Processors::new(&self.store).dead_letters(S::NAME).retry(key).await
+        let processors = Processors::new(&self.store);
+        if self.parked().await?.contains_key(key) {
+            return processors.dead_letters(S::NAME).retry(key).await;
+        }
+        self.ask_again(key).await?;
+        processors.wake_node();
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
+        loop {
+            let Some(row) = self.rows(vec![key.into()]).await?.pop() else { return Ok(()) };
+            if row.status != SagaStatus::Parked {
+                return Ok(());
+            }
+            if row.due.is_none() {
+                let (keys, reason) = (ParkedKeys::of([key]), row.error.unwrap_or_default());
+                return Err(StoreError::Parked { projection: S::NAME.into(), keys, reason });
+            }
+            if start.elapsed() > PATIENCE {
+                let reason = Some("no node that runs it has tried again".into());
+                let (at, until) = (Position(0), row.position);
+                return Err(StoreError::Behind { projection: S::NAME.into(), at, until, reason });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Stores that an instance is to be tried again. The epoch of its shard is raised, so that no node overwrites that
+    /// with what it has read before.
+    async fn ask_again(&self, key: &str) -> Result<(), StoreError> {
+        let table = table::table(S::NAME);
+        let refused =
+            || StoreError::from(Invalid::Request(format!("the instance `{key}` of `{}` is not parked", S::NAME)));
+        if self.rows(vec![key.into()]).await?.is_empty() {
+            return Err(refused());
+        }
+        let mut transaction = self.store.as_ref().begin().await?;
+        begin_again(&mut *transaction, S::NAME, |shard| shard.has(key)).await?;
+        let rows = transaction.rows(Rows::Keys { table, keys: vec![key.into()] }).await?;
+        let row = rows.first().map(|(key, row)| table::read(&table, key, row)).transpose()?;
+        let Some(mut row) = row.filter(|row| row.status == SagaStatus::Parked) else {
+            transaction.rollback().await?;
+            return Err(refused());
+        };
+        row.ask_again();
+        let upserts = vec![(key.into(), table::written(&table, &row)?)];
+        transaction.write(Changes { table, upserts, deletes: vec![] }).await?;
+        transaction.commit().await
     }
 
     /// Reads rows; none if the saga never ran.

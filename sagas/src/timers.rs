@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 struct Fired {
     row: StoredInstance,
     timers: Vec<TimerId>,
+    /// Whether the instance was parked, and an operator has asked for another try.
+    again: bool,
 }
 
 /// Fires what is due of a shard. Returns how long it is until the next look.
@@ -116,10 +118,11 @@ async fn claim<P: Process>(
             over.push(row);
             continue;
         }
-        let timers = row.claim(now);
-        if !timers.is_empty() {
+        let again = row.is_asked_again();
+        let timers = if again { row.claim_again(now) } else { row.claim(now) };
+        if again || !timers.is_empty() {
             changes.upserts.push((key, table::written(&answers.table, &row)?));
-            fired.push(Fired { row, timers });
+            fired.push(Fired { row, timers, again });
         }
     }
     if changes.is_empty() {
@@ -143,13 +146,16 @@ async fn answer<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, fired: Vec<Fi
         return Ok(());
     }
     let events = armed_by(answers, &fired).await?;
-    let turns = fired.into_iter().map(|Fired { row, timers }| {
+    let turns = fired.into_iter().map(|Fired { row, timers, again }| {
         let items = timers.into_iter().map(|id| {
             let timer = row.timers.iter().find(|timer| timer.id() == id);
             let event = timer.and_then(|timer| events.get(&(timer.event, timer.part))).cloned();
             Item::Timer(id, event)
         });
-        let (key, items): (_, Vec<_>) = (row.key.clone(), items.collect());
+        // A plan that waits by its own rules goes on with the event that began it.
+        let began = row.plan.as_ref().filter(|plan| again && plan.waits.is_some());
+        let began = began.and_then(|plan| events.get(&(plan.event, plan.part))).cloned();
+        let (key, items): (_, Vec<_>) = (row.key.clone(), items.chain(began.map(Item::Retry)).collect());
         Turn::new(&answers.process, &key, Some(row), items, false, answers.terms())
     });
     let mut changes = Changes { table: answers.table, upserts: vec![], deletes: vec![] };
@@ -166,11 +172,12 @@ async fn answer<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, fired: Vec<Fi
 
 type Armed<E> = HashMap<(Uuid, u32), eventstore_core::Recorded<E>>;
 
-/// Returns the events that have armed the timers, as far as this program can read them.
+/// Returns the events that have armed the timers or begun the plans, as far as this program can read them.
 async fn armed_by<P: Process>(answers: &Answers<P>, fired: &[Fired]) -> Result<Armed<P::Event>, StoreError> {
     let timers =
         fired.iter().flat_map(|fired| fired.row.timers.iter().filter(|timer| fired.timers.contains(&timer.id())));
-    let mut ids: Vec<_> = timers.map(|timer| timer.event).collect();
+    let plans = fired.iter().filter(|fired| fired.again).filter_map(|fired| fired.row.plan.as_ref());
+    let mut ids: Vec<_> = timers.map(|timer| timer.event).chain(plans.map(|plan| plan.event)).collect();
     ids.sort_unstable();
     ids.dedup();
     let mut events = HashMap::new();

@@ -12,7 +12,7 @@ pub mod requests;
 mod rows;
 
 pub use rows::{
-    PROCESSORS, ProcessorState, Row, all, begin, change, first, if_built, key, known, list, mark_built, put, read_rows,
-    row, rows, update, whole, write,
+    PROCESSORS, ProcessorState, Row, all, begin, begin_again, change, first, if_built, key, known, list, mark_built,
+    put, read_rows, row, rows, update, whole, write,
 };
-pub(crate) use rows::{begin_again, delete, lenient, set, upsert};
+pub(crate) use rows::{delete, lenient, set, upsert};

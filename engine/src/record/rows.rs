@@ -99,7 +99,7 @@ pub async fn put(transaction: &mut dyn Transaction, projection: &str, row: &Row)
 
 /// Locks a processor and raises the epochs of some of its shards, so that their nodes begin again with what is stored
 /// then. Returns all its shards with the new epochs.
-pub(crate) async fn begin_again(
+pub async fn begin_again(
     transaction: &mut dyn Transaction,
     projection: &str,
     which: impl Fn(&Shard) -> bool + Send,

@@ -260,6 +260,32 @@ impl StoredInstance {
         ids
     }
 
+    /// Asks for a parked instance to be tried again: the node that runs it does so at its next look. Returns `false` if
+    /// the instance is not parked.
+    pub fn ask_again(&mut self) -> bool {
+        if self.status == SagaStatus::Parked {
+            self.due = Some(Timestamp::default());
+        }
+        self.status == SagaStatus::Parked
+    }
+
+    /// Whether the instance is parked, and an operator has [asked](Self::ask_again) for another try.
+    pub fn is_asked_again(&self) -> bool {
+        self.status == SagaStatus::Parked && self.due.is_some()
+    }
+
+    /// Claims the timers that a parked instance waits for, as [`claim`](Self::claim) does, once it is tried again.
+    pub fn claim_again(&mut self, now: Timestamp) -> Vec<TimerId> {
+        self.due = Some(now + FIRING);
+        let waiting = self.timers.iter_mut().filter(|timer| timer.next.is_none());
+        let claimed = waiting.map(|timer| {
+            timer.fired += 1;
+            timer.next = Some(now + FIRING);
+            timer.id()
+        });
+        claimed.collect()
+    }
+
     /// Whether the instance is over and its row is due to be deleted.
     pub fn is_forgotten(&self, now: Timestamp) -> bool {
         self.status.is_over() && self.timers.is_empty() && self.due.is_some_and(|due| due <= now)
