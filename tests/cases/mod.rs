@@ -36,6 +36,7 @@ pub mod inline;
 pub mod late;
 pub mod mistakes;
 pub mod parked;
+pub mod processor_names;
 pub mod projections;
 pub mod reading;
 pub mod rebuild;
