@@ -44,6 +44,7 @@ pub mod recipes;
 pub mod releases;
 pub mod resharding;
 pub mod retag;
+pub mod retries;
 pub mod sagas;
 pub mod snapshots;
 pub mod subscriptions;
