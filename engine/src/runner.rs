@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ops::Deref, sync::Arc, time::Duration};
 
-use eventstore_core::{DeadLetter, Invalid, Position, Store, StoreError};
+use eventstore_core::{DeadLetter, Invalid, Position, Store, StoreError, engine::check_name};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -177,7 +177,8 @@ impl Runner {
     }
 
     /// Starts to run, on the runtime it is called in. Of two processors of the same name, the second is stopped at
-    /// once.
+    /// once. So is a processor whose name breaks the rules for names, with [`Invalid::Name`]: 1 to 256 bytes without
+    /// control characters; an `@`, or `~shadow` at the end, only in the name of a read model's table.
     ///
     /// If a setting comes before any processor, as in `Runner::new(&store).shards(4).read_model::<Balance>()`, nothing
     /// runs. [`Running::until`] and reads that wait then fail with [`StoreError::Stopped`], caused by
@@ -205,6 +206,13 @@ impl Runner {
         let mut besides = vec![];
         for (processor, options) in self.processors {
             let name = processor.name();
+            if let Err(reason) = check_name(&name, processor.table().is_some()) {
+                let reason = Arc::new(StoreError::from(reason));
+                tracing::error!(projection = name, %reason, "it does not run");
+                self.store.mark_running(&name, Some(reason.clone()), true);
+                reports.push(watch::channel(Status::refused(name, reason)).1);
+                continue;
+            }
             if !names.insert(name.clone()) {
                 reports.push(watch::channel(Status::twice(name)).1);
                 continue;

@@ -47,7 +47,7 @@ use crate::{
 /// # let _ = Runner::subscription::<Index>;
 /// ```
 pub trait Subscription: Send + Sync + 'static {
-    /// The name of the checkpoint.
+    /// The name of the checkpoint: 1 to 256 bytes, without control characters, `@`, and `~shadow` at the end.
     const NAME: &'static str;
     /// The events that it is handed.
     type Event: Event;

@@ -4,6 +4,8 @@ use crate::invalid::Invalid;
 
 /// The longest category, key, event name, tag name and tag key, in bytes of UTF-8.
 pub const NAME_BYTES: usize = 512;
+/// The longest name of a processor, in bytes of UTF-8: it is a part of other names.
+pub const PROCESSOR_BYTES: usize = 256;
 /// The largest body of one event, in bytes.
 pub const BODY_BYTES: usize = 16 << 20;
 /// The largest metadata of one event, in bytes of JSON.

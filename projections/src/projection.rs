@@ -51,7 +51,7 @@ use sqlx::{Database, Pool};
 /// }
 /// ```
 pub trait Projection: Send + Sync + 'static {
-    /// The name of the checkpoint. A new name starts from the first event, unless the runner says otherwise:
+    /// The name of the checkpoint: 1 to 256 bytes, without control characters, `@`, and `~shadow` at the end. A new name starts from the first event, unless the runner says otherwise:
     /// [`Runner::from_now`](eventstore_engine::Runner::from_now).
     const NAME: &'static str;
     /// The events that it processes.

@@ -211,7 +211,7 @@ impl<M: ReadModel> Folded<M> {
                 }
             }
         }
-        waiting.dedup();
+        part.same_keys()?;
         Ok((turns, waiting))
     }
 

@@ -123,9 +123,7 @@ impl<P: Process> Answers<P> {
                 }
             }
         }
-        // An event that was decoded as several waits once for each key.
-        hearing.waiting.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
-        hearing.waiting.dedup();
+        part.same_keys()?;
         Ok(hearing)
     }
 }

@@ -14,11 +14,14 @@ use crate::record::{self, queue::Queue};
 /// The error of a dead letter that is not the first one of its key.
 pub const BEHIND: &str = "it waits behind an event of its key";
 
-/// Returns the changes that write some dead letters and remove others.
+/// Returns the changes that write some dead letters and remove others. An event that is read as several may be said to
+/// wait more than once for a key: the first letter counts.
 pub fn changes(put: &[DeadLetter], remove: &[DeadLetter]) -> Result<Changes, StoreError> {
     let refused = |reason: serde_json::Error| StoreError::Row { table: LETTERS.to_string(), reason: reason.into() };
     let row = |letter: &DeadLetter| Ok((letter.id(), to_raw_value(letter).map_err(refused)?));
-    let upserts = put.iter().map(row).collect::<Result<_, StoreError>>()?;
+    let mut rows = HashSet::new();
+    let once = put.iter().filter(|letter| rows.insert(letter.id()));
+    let upserts = once.map(row).collect::<Result<_, StoreError>>()?;
     // A dead letter that is skipped, or was written by release 0.1, gets another row; the row it had is removed.
     let left = put.iter().filter(|letter| letter.row() != letter.id());
     Ok(Changes { table: LETTERS, upserts, deletes: remove.iter().chain(left).map(DeadLetter::row).collect() })

@@ -155,8 +155,9 @@ async fn try_run(store: &Store, processor: &dyn Processor, key: &str) -> Result<
         let (places, parked, queue) = (place..place + 1, Parked::default(), Queue::of(letter));
         let (only, outputs) = (Some(&queue), &Outputs::default());
         let part = Part { page: &page, places, shard: &shard, parked: &parked, only, held: None, outputs };
-        match process(processor, &mut *transaction, &part, None).await {
-            Ok(_) => taken += 1,
+        let processed = process(processor, &mut *transaction, &part, None).await;
+        match processed.and_then(|_| part.same_keys()) {
+            Ok(()) => taken += 1,
             // That says nothing of the event: it is tried again.
             Err(failed) if failed.fault == Fault::World => return Err(failed),
             Err(failed) => {

@@ -20,8 +20,8 @@ pub struct KeyedEvents<'a, E> {
 }
 
 impl<'a, E: Event> KeyedEvents<'a, E> {
-    /// Splits the events of a part. Fails if an event cannot be read and does not wait ([`Part::unreadable`]), or if `key`
-    /// panics.
+    /// Splits the events of a part. Fails if an event cannot be read and does not wait ([`Part::unreadable`]), if `key`
+    /// panics, or if an event that waited has another key by now ([`Part::same_keys`]).
     pub fn of(part: &Part<'_>, decoded: &'a Decoded<E>, key: fn(&Recorded<E>) -> String) -> Result<Self, Failure> {
         let mut keyed = Self { events: vec![], waiting: vec![], of: vec![] };
         for place in part.places.clone() {
@@ -53,7 +53,7 @@ impl<'a, E: Event> KeyedEvents<'a, E> {
                 }
             }
         }
-        keyed.waiting.dedup();
+        part.same_keys()?;
         keyed.of.dedup();
         Ok(keyed)
     }

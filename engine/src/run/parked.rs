@@ -79,16 +79,16 @@ impl Parked {
         self.queues.len()
     }
 
+    pub(crate) fn get(&self, queue: &Queue) -> Option<&Waiting> {
+        self.queues.get(queue)
+    }
+
     pub fn get_mut(&mut self, queue: &Queue) -> Option<&mut Waiting> {
         self.queues.get_mut(queue)
     }
 
     pub(crate) fn park(&mut self, queue: Queue, waiting: Waiting) {
         self.queues.insert(queue, waiting);
-    }
-
-    pub fn free(&mut self, queue: &Queue) {
-        self.queues.remove(queue);
     }
 
     /// Returns the key or stream that is due first, and when.

@@ -2,10 +2,10 @@
 
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ops::Range,
     panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use futures::FutureExt;
 use serde_json::value::RawValue;
 
 use crate::{
-    failure::{Failure, Halt},
+    failure::{Failure, Fault, Halt},
     record::{self, queue::Queue, reads::Reads},
     run::{page::DecodedPage, parked::Parked},
 };
@@ -97,7 +97,8 @@ use crate::{
 /// ```
 #[async_trait]
 pub trait Processor: Send + Sync {
-    /// Returns the name of the checkpoint. It has an `@` only if the processor keeps the table of a read model.
+    /// Returns the name of the checkpoint: 1 to 256 bytes without control characters. It has an `@`, or ends in `~shadow`,
+    /// only if the processor keeps the table of a read model.
     fn name(&self) -> String;
 
     /// Returns the query for the events that the processor is called for.
@@ -234,6 +235,8 @@ pub struct Held {
 pub struct Outputs {
     value: OnceLock<Box<dyn Any + Send + Sync>>,
     due_in: OnceLock<Duration>,
+    /// Of each event that is tried again and has keys: `None` once one of them was processed or waits, else one of them.
+    retried: Mutex<BTreeMap<Position, Option<String>>>,
 }
 
 impl Outputs {
@@ -255,6 +258,21 @@ impl Outputs {
 
     pub(crate) fn due(&self) -> Option<Duration> {
         self.due_in.get().copied()
+    }
+
+    /// Notes what a retry does with an event for a key.
+    fn retries(&self, event: Position, key: &str, disposition: Disposition) {
+        let mut retried = self.retried.lock().unwrap_or_else(PoisonError::into_inner);
+        let elsewhere = retried.entry(event).or_insert_with(|| Some(key.into()));
+        if disposition != Disposition::Elsewhere {
+            *elsewhere = None;
+        }
+    }
+
+    /// Returns the first event that was tried again for none of its keys, and one of these.
+    fn elsewhere(&self) -> Option<(Position, String)> {
+        let retried = self.retried.lock().unwrap_or_else(PoisonError::into_inner);
+        retried.iter().find_map(|(event, key)| Some((*event, key.clone()?)))
     }
 }
 
@@ -381,6 +399,29 @@ impl Part<'_> {
 
     /// Returns what is to be done with an event for a key.
     pub fn disposition(&self, event: &Recorded<Raw>, key: &str) -> Disposition {
+        let disposition = self.for_key(event, key);
+        if self.only.is_some() {
+            self.outputs.retries(event.position, key, disposition);
+        }
+        disposition
+    }
+
+    /// Fails if an event is tried again that has keys, and none of those that it waited for: its letter would be
+    /// removed, and the event processed for none of its keys. Call it before anything is done outside of the
+    /// transaction; the engine calls it after [`process`](Processor::process), too.
+    pub fn same_keys(&self) -> Result<(), Failure> {
+        let (Some(queue), Some((position, key))) = (self.only, self.outputs.elsewhere()) else { return Ok(()) };
+        let why = format!(
+            "its keys are others by now: it waits for `{}`, and this program says `{key}`; retry it with a program that \
+             says the same keys, or skip it",
+            queue.key()
+        );
+        let failed = Failure { fault: Fault::Row, ..Failure::theirs(why).in_queue(queue.clone()) };
+        let event = self.page.events.iter().find(|event| event.position == position);
+        Err(event.into_iter().fold(failed, Failure::at))
+    }
+
+    fn for_key(&self, event: &Recorded<Raw>, key: &str) -> Disposition {
         match self.only {
             Some(Queue::Key(only)) if only == key => Disposition::Process,
             Some(Queue::Key(_)) => Disposition::Elsewhere,

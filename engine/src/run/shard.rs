@@ -571,15 +571,15 @@ impl ShardRunner {
         }
         // Forget the remembered rows until this transaction is committed.
         let mut remembered = cursor.catch_up.as_mut().map(|catch_up| std::mem::take(&mut catch_up.remembered));
-        let waiting = match self.process(&mut transaction, &part, remembered.as_mut()).await {
-            Ok(waiting) => waiting,
+        let processed = self.process(&mut transaction, &part, remembered.as_mut()).await;
+        let letters = match processed.and_then(|waiting| self.letters(&cursor.parked, page, &waiting)) {
+            Ok(letters) => letters,
             Err(failed) => {
                 // If the rollback fails, the connection is broken, and the event is not to blame.
                 transaction.rollback().await?;
                 return Err(failed.into());
             }
         };
-        let letters = self.letters(cursor, page, &waiting);
         if !letters.is_empty() {
             transaction.write(dead_letters::changes(&letters, &[])?).await?;
         }

@@ -183,7 +183,9 @@ const LAST: char = '~';
 /// key, it jumps over the letters behind it and over the skipped ones.
 #[doc(hidden)]
 pub struct Sweep {
-    /// `balance@1/`.
+    /// `balance@1`.
+    projection: String,
+    /// `balance@1/`. The letters of `balance@1/eu` have rows among these.
     of: String,
     /// Only the first letter of each key.
     first: bool,
@@ -191,6 +193,8 @@ pub struct Sweep {
     key: Option<String>,
     /// When it has found so many letters of a queue, it reads no further page of the queue.
     limit: usize,
+    /// How many letters it has found under the prefix that is being read.
+    here: usize,
     /// The prefixes of the keys of rows that are still to be read, the next one last.
     prefixes: Vec<String>,
     after: String,
@@ -202,7 +206,8 @@ impl Sweep {
         let of = format!("{projection}/");
         let prefixes: Vec<_> = prefixes.iter().rev().map(|prefix| format!("{of}{prefix}")).collect();
         let after = prefixes.last().cloned().unwrap_or_default();
-        Self { of, first, key: key.map(str::to_owned), limit, prefixes, after, found: vec![] }
+        let (projection, key) = (projection.to_owned(), key.map(str::to_owned));
+        Self { projection, of, first, key, limit, here: 0, prefixes, after, found: vec![] }
     }
 
     /// Finds the first letter of each key.
@@ -234,7 +239,7 @@ impl Sweep {
     /// Processes the rows of the last [`next`](Self::next). Fails with [`StoreError::Row`] if one holds no letter.
     pub fn take(&mut self, rows: Vec<(String, Box<RawValue>)>) -> Result<(), StoreError> {
         let Some(prefix) = self.prefixes.last().cloned() else { return Ok(()) };
-        let (mut over, mut here) = (rows.len() < PAGE, 0);
+        let mut over = rows.len() < PAGE;
         for (row, json) in rows {
             if row <= self.after {
                 continue;
@@ -244,6 +249,10 @@ impl Sweep {
                 break;
             };
             let letter = DeadLetter::read(row.clone(), &json)?;
+            if letter.projection != self.projection {
+                self.after = row;
+                continue;
+            }
             let mut parts = rest.split('/');
             self.after = match (parts.next().unwrap_or_default(), parts.next()) {
                 (SKIPPED, _) => format!("{}{SKIPPED}/{LAST}", self.of),
@@ -256,12 +265,13 @@ impl Sweep {
             };
             if letter.skipped.is_none() && wanted {
                 self.found.push(letter);
-                here += 1;
+                self.here += 1;
             }
         }
-        let enough = !self.first && here > 0 && self.found.len() >= self.limit && !prefix.ends_with("/0");
+        let enough = !self.first && self.here >= self.limit && !prefix.ends_with("/0");
         if over || enough {
             self.prefixes.pop();
+            self.here = 0;
             self.after = self.prefixes.last().cloned().unwrap_or_default();
         }
         Ok(())
@@ -382,6 +392,42 @@ mod tests {
         // Another processor has no letters.
         assert!(swept(&store, Sweep::first_of_each("p@")).await.unwrap().is_empty());
         assert!(swept(&MemoryStore::new(), Sweep::first_of_each("p@1")).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn p3_letters_are_of_one_processor_and_of_a_queue_so_many_are_found_as_were_asked_for() {
+        let store = MemoryStore::new();
+        store.create(&LETTERS).await.unwrap();
+        let mut upserts = vec![];
+        let mut put = |projection: &str, position: u64, whole: bool| {
+            let data = Raw { name: "x".into(), tags: vec![], body: vec![] };
+            let id = Uuid::from_u128(u128::from(position));
+            let event = NewEvent { id, schema: 1, occurred_at: None, metadata: Default::default(), data };
+            let now = Timestamp::from_micros(0);
+            let event = event.recorded(StreamId::new("a", "b"), Version(position), Position(position), now);
+            let letter = DeadLetter::new(&Shard::whole(projection), "a-b", &event, "why", now, whole);
+            upserts.push((letter.id(), serde_json::value::to_raw_value(&letter).unwrap()));
+        };
+        for position in 1..=200 {
+            put("mail", position, false);
+            put("mail", 1_000 + position, true);
+        }
+        for name in ["mail/eu", "mail/key", "mail/skipped", "mail/stream", "mail/0"] {
+            (1..=70).for_each(|position| put(name, position, false));
+        }
+        let mut transaction = store.begin().await.unwrap();
+        transaction.write(Changes { table: LETTERS, upserts, deletes: vec![] }).await.unwrap();
+        transaction.commit().await.unwrap();
+        let positions = |letters: Vec<DeadLetter>| {
+            assert!(letters.iter().all(|letter| letter.projection == letters[0].projection));
+            letters.iter().map(|letter| letter.position.0).collect::<Vec<_>>()
+        };
+        assert_eq!(positions(swept(&store, Sweep::first_of_each("mail")).await.unwrap()), [1, 1_001]);
+        assert_eq!(positions(swept(&store, Sweep::first_of_each("mail/key")).await.unwrap()), [1]);
+        assert_eq!(positions(swept(&store, Sweep::first_of("mail/eu", "a-b")).await.unwrap()), [1]);
+        // The first 100 of the key, and the first 100 of the stream of that name.
+        let found = positions(swept(&store, Sweep::all_of("mail", "a-b", 100)).await.unwrap());
+        assert!((1..=100).chain(1_001..=1_100).all(|position| found.contains(&position)), "{found:?}");
     }
 
     #[test]

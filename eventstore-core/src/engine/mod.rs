@@ -7,7 +7,7 @@ pub(crate) mod processors;
 pub(crate) mod shard;
 
 pub use dead_letters::{LETTERS, Sweep, parked, swept, swept_within};
-pub use processors::{PROCESSORS, ProcessorRow, ProcessorState};
+pub use processors::{PROCESSORS, ProcessorRow, ProcessorState, check_name};
 
 pub use crate::table::SHADOW;
 pub use crate::{

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
+    invalid::Invalid,
+    limits::{self, PROCESSOR_BYTES},
     stream::Position,
-    table::{Column, Kind, Table},
+    table::{Column, Kind, SHADOW, Table},
     timestamp::Timestamp,
 };
 
@@ -132,9 +134,38 @@ impl ProcessorRow {
     }
 }
 
+/// Fails with [`Invalid::Name`] unless the name of a processor has 1 to 256 bytes and no control characters. Only the
+/// name of a table may have an `@`, behind which it has its version, or end in `~shadow`.
+pub fn check_name(name: &str, of_a_table: bool) -> Result<(), Invalid> {
+    const WHAT: &str = "name of a processor";
+    limits::name(WHAT, name)?;
+    let reason = match name {
+        _ if name.len() > PROCESSOR_BYTES => "is longer than 256 bytes",
+        _ if of_a_table => return Ok(()),
+        _ if name.contains('@') => "has an `@`, which only the name of a read model's table has",
+        _ if name.ends_with(SHADOW) => "ends in `~shadow`, as only the name of a read model's table does",
+        _ => return Ok(()),
+    };
+    Err(Invalid::name(WHAT, name, reason))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p10_a_name_of_a_processor_is_a_text_without_a_version() {
+        let long = "x".repeat(PROCESSOR_BYTES + 1);
+        for name in ["", "nul\0", "two\nlines", &long, &"x".repeat(5_000)] {
+            assert!(check_name(name, false).is_err() && check_name(name, true).is_err(), "{name:.20}");
+        }
+        for name in ["mail@2", "a@b", "@", "mail~shadow", "mail@2~shadow"] {
+            assert!(check_name(name, false).is_err() && check_name(name, true).is_ok(), "{name}");
+        }
+        for name in ["mail", "mail/eu", "Mail to Ms. Ä", "a~b", &long[1..]] {
+            assert_eq!(check_name(name, false), Ok(()), "{name}");
+        }
+    }
 
     #[test]
     fn e5_a_state_of_a_later_release_is_written_back_as_it_was_read() {

@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use eventstore_core::{
     Append, BoxError, Checkpoint, EventStore, Events, Identity, NewTags, Position, Prefix, Raw, Read, Recorded, Rows,
     Select, Shard, Step, Store, StoreError, StoredSnapshot, StreamHead, StreamId, Table, Tables, Timestamp,
-    Transaction, Written, doctor::Report, engine::LETTERS,
+    Transaction, Written,
+    doctor::Report,
+    engine::{LETTERS, check_name},
 };
 use eventstore_engine::{
     Processor,
@@ -85,6 +87,10 @@ impl InlineStore {
             return Ok(());
         }
         let base = &*self.base;
+        for kept in &*self.kept {
+            let name = check_name(&kept.name, kept.processor.table().is_some());
+            name.map_err(|refused| kept.stopped(StoreError::from(refused).into()))?;
+        }
         // A table that a transaction reads must exist: reading one that does not would end the transaction.
         for table in [PROCESSORS, LETTERS, EVENT_SETS] {
             base.create(&table).await?;
