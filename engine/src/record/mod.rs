@@ -15,4 +15,4 @@ pub use rows::{
     PROCESSORS, ProcessorState, Row, all, change, first, if_built, key, known, list, mark_built, put, row, rows,
     update, write,
 };
-pub(crate) use rows::{begin_again, delete, lenient, set, upsert};
+pub(crate) use rows::{begin_again, delete, lenient, turn_to, update_if, upsert};

@@ -1,9 +1,11 @@
 //! The table of processors, and how the engine's tables are read and changed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 pub use eventstore_core::engine::{PROCESSORS, ProcessorRow as Row, ProcessorState};
-use eventstore_core::{Changes, Checkpoint, EventStore, Order, Position, Rows, Shard, StoreError, Table, Transaction};
+use eventstore_core::{
+    Changes, Checkpoint, EventStore, Order, Position, Rows, Shard, StoreError, Table, Timestamp, Transaction,
+};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{
     Value as Json,
@@ -98,18 +100,52 @@ pub(crate) async fn begin_again(
     Ok(shards)
 }
 
-/// Changes the row of a processor, in a transaction that has locked the processor.
+/// Changes the row of a processor, in a transaction that has locked the processor. Does nothing if the processor was
+/// discarded.
 pub async fn update(
     store: &dyn EventStore,
     projection: &str,
     change: impl FnOnce(&mut Row) + Send,
 ) -> Result<(), StoreError> {
+    let change = |row: &mut Row| {
+        change(row);
+        true
+    };
+    update_if(store, projection, change).await.map(drop)
+}
+
+/// As [`update`]. Writes nothing if `change` returns `false`. Returns the row as it is stored then, and whether it was
+/// written; `None` if the processor was discarded.
+pub(crate) async fn update_if(
+    store: &dyn EventStore,
+    projection: &str,
+    change: impl FnOnce(&mut Row) -> bool + Send,
+) -> Result<Option<(Row, bool)>, StoreError> {
     let mut transaction = store.begin().await?;
-    transaction.lock_projection(projection).await?;
-    let mut known = row(&mut *transaction, projection).await?.unwrap_or_else(|| Row::new(store.now(), Position(0)));
-    change(&mut known);
-    put(&mut *transaction, projection, &known).await?;
-    transaction.commit().await
+    let shards = transaction.lock_projection(projection).await?;
+    let known = row(&mut *transaction, projection).await?;
+    // A processor with shards but no row ran before rows were kept.
+    let known = known.or_else(|| (!shards.is_empty()).then(|| Row::new(store.now(), Position(0))));
+    let Some(mut known) = known else {
+        transaction.rollback().await?;
+        return Ok(None);
+    };
+    let written = change(&mut known);
+    if written {
+        put(&mut *transaction, projection, &known).await?;
+        transaction.commit().await?;
+    } else {
+        transaction.rollback().await?;
+    }
+    Ok(Some((known, written)))
+}
+
+/// Gives a processor another state. `since` then differs from what it was, whatever the clock of this machine says:
+/// nodes compare it, to find out that the processor was made active again.
+pub(crate) fn turn_to(row: &mut Row, state: ProcessorState, reason: Option<&str>, now: Timestamp) {
+    let since = now.max(row.since + Duration::from_micros(1));
+    let reason = reason.map(|reason| reason.replace('\0', "\\0"));
+    (row.state, row.reason, row.since, row.cause) = (state, reason, since, None);
 }
 
 /// Stores that a processor is built: it has come to where the log ended when it began.
@@ -121,19 +157,6 @@ pub async fn mark_built(store: &dyn EventStore, projection: &str) -> Result<(), 
 /// Returns the row of a processor, outside of any transaction.
 pub async fn known(store: &dyn EventStore, projection: &str) -> Result<Option<Row>, StoreError> {
     first(&PROCESSORS, store.rows(key(&PROCESSORS, projection)).await?)
-}
-
-/// Sets the state of a processor, and why.
-pub(crate) async fn set(
-    store: &dyn EventStore,
-    projection: &str,
-    state: ProcessorState,
-    reason: Option<&str>,
-) -> Result<(), StoreError> {
-    let now = store.now();
-    let reason = reason.map(|reason| reason.replace('\0', "\\0"));
-    let change = |row: &mut Row| (row.state, row.reason, row.since, row.cause) = (state, reason, now, None);
-    update(store, projection, change).await
 }
 
 /// Returns what was found, or the default if the table was never made.
