@@ -117,6 +117,8 @@ pub struct Between {
     shards: Arc<Semaphore>,
     /// How many dead letters were read.
     letters: Arc<AtomicUsize>,
+    /// How far its clock is behind.
+    behind: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -131,8 +133,28 @@ impl Between {
         let (gate, disk, shards) = (open(), open(), open());
         let (intruder, after_read) = Default::default();
         let (counts, commits, late, lost) = Default::default();
-        let (inner, letters) = (inner.clone(), Arc::default());
-        Self { inner, gate, intruder, after_read, counts, unanswered: None, commits, late, lost, disk, shards, letters }
+        let (inner, letters, behind) = (inner.clone(), Arc::default(), Duration::ZERO);
+        let unanswered = None;
+        Self {
+            inner,
+            gate,
+            intruder,
+            after_read,
+            counts,
+            unanswered,
+            commits,
+            late,
+            lost,
+            disk,
+            shards,
+            letters,
+            behind,
+        }
+    }
+
+    /// The same on a machine whose clock is behind.
+    pub fn behind(self, behind: Duration) -> Self {
+        Self { behind, ..self }
     }
 
     pub fn frozen_by(self, shards: &Arc<Semaphore>) -> Self {
@@ -294,7 +316,7 @@ impl EventStore for Between {
         self.inner.snapshots(kind, limit).await
     }
     fn now(&self) -> Timestamp {
-        self.inner.now()
+        self.inner.now() - self.behind
     }
     fn database(&self) -> &(dyn Any + Send + Sync) {
         self.inner.database()

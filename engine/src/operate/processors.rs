@@ -169,7 +169,7 @@ impl Processors {
         let store = self.store.as_ref();
         store.create(&PROCESSORS).await?;
         let now = store.now();
-        let change = |row: &mut Row| {
+        let change = |row: &mut Row, _: &[(Shard, Checkpoint)]| {
             let known = !matches!(row.state, ProcessorState::Kept | ProcessorState::Later(_));
             if known {
                 record::turn_to(row, state, None, now);

@@ -107,19 +107,19 @@ pub async fn update(
     projection: &str,
     change: impl FnOnce(&mut Row) + Send,
 ) -> Result<(), StoreError> {
-    let change = |row: &mut Row| {
+    let change = |row: &mut Row, _: &[(Shard, Checkpoint)]| {
         change(row);
         true
     };
     update_if(store, projection, change).await.map(drop)
 }
 
-/// As [`update`]. Writes nothing if `change` returns `false`. Returns the row as it is stored then, and whether it was
+/// As [`update`]; `change` also sees the shards. Writes nothing if `change` returns `false`. Returns the row as it is stored then, and whether it was
 /// written; `None` if the processor was discarded.
 pub(crate) async fn update_if(
     store: &dyn EventStore,
     projection: &str,
-    change: impl FnOnce(&mut Row) -> bool + Send,
+    change: impl FnOnce(&mut Row, &[(Shard, Checkpoint)]) -> bool + Send,
 ) -> Result<Option<(Row, bool)>, StoreError> {
     let mut transaction = store.begin().await?;
     let shards = transaction.lock_projection(projection).await?;
@@ -130,7 +130,7 @@ pub(crate) async fn update_if(
         transaction.rollback().await?;
         return Ok(None);
     };
-    let written = change(&mut known);
+    let written = change(&mut known, &shards);
     if written {
         put(&mut *transaction, projection, &known).await?;
         transaction.commit().await?;
@@ -148,10 +148,16 @@ pub(crate) fn turn_to(row: &mut Row, state: ProcessorState, reason: Option<&str>
     (row.state, row.reason, row.since, row.cause) = (state, reason, since, None);
 }
 
-/// Stores that a processor is built: it has come to where the log ended when it began.
+/// Stores that a processor is built: it has come to where the log ended when it began. Does nothing if it has not.
 pub async fn mark_built(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let now = store.now();
-    update(store, projection, |row| row.built_at = Some(now)).await
+    // It may have been told to begin again since it came so far.
+    let change = |row: &mut Row, shards: &[(Shard, Checkpoint)]| {
+        let built = row.word.is_none() && shards.iter().all(|(_, at)| at.position.0 >= row.target);
+        row.built_at = row.built_at.or(built.then_some(now));
+        built
+    };
+    update_if(store, projection, change).await.map(drop)
 }
 
 /// Returns the row of a processor, outside of any transaction.
@@ -172,5 +178,41 @@ pub fn list<T: AsRef<str>>(names: &[T]) -> String {
     match names {
         [] => "none".into(),
         names => names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::{MemoryStore, Store};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn p10_what_was_discarded_does_not_come_back_and_what_begins_again_is_not_built() -> Result<(), StoreError> {
+        let store = Store::from(MemoryStore::new());
+        let store = store.as_ref();
+        store.create(&PROCESSORS).await?;
+        mark_built(store, "p@1~shadow").await?;
+        update(store, "p@1~shadow", |row| row.pace = Some(1)).await?;
+        assert_eq!(known(store, "p@1~shadow").await?, None);
+
+        write(store, &PROCESSORS, "p", &Row::new(store.now(), Position(0))).await?;
+        mark_built(store, "p").await?;
+        assert!(known(store, "p").await?.is_some_and(|row| row.built_at.is_some()));
+        let again = |row: &mut Row| (row.built_at, row.word) = (None, Some("rebuild".into()));
+        update(store, "p", again).await?;
+        mark_built(store, "p").await?;
+        assert!(known(store, "p").await?.is_some_and(|row| row.built_at.is_none()), "it has not begun again yet");
+        Ok(())
+    }
+
+    #[test]
+    fn a_state_has_another_since_whatever_the_clock_says() {
+        let mut row = Row::new(Timestamp::from_micros(7), Position(0));
+        for now in [7, 3, 8, 8, 1_000] {
+            let before = row.since;
+            turn_to(&mut row, ProcessorState::Active, None, Timestamp::from_micros(now));
+            assert!(row.since > before && row.since >= Timestamp::from_micros(now));
+        }
     }
 }

@@ -705,7 +705,7 @@ impl Node {
             return Ok(false);
         }
         let (now, cause) = (store.now(), cause.and_then(|cause| serde_json::to_value(cause).ok()));
-        let change = |row: &mut Row| {
+        let change = |row: &mut Row, _: &[(Shard, Checkpoint)]| {
             let active = row.state == ProcessorState::Active;
             if active {
                 record::turn_to(row, ProcessorState::Failed, Some(reason), now);
@@ -828,7 +828,7 @@ impl Drop for Node {
 /// Makes a failed processor active again, if it is failed still. Returns its row.
 async fn go_on(store: &dyn EventStore, name: &str, failed: &Row) -> Result<Option<Row>, StoreError> {
     let now = store.now();
-    let change = |row: &mut Row| {
+    let change = |row: &mut Row, _: &[(Shard, Checkpoint)]| {
         let same = (&row.state, row.since) == (&failed.state, failed.since);
         if same {
             record::turn_to(row, ProcessorState::Active, None, now);
@@ -849,4 +849,85 @@ fn host() -> String {
     std::env::var("HOSTNAME")
         .or_else(|_| std::fs::read_to_string("/etc/hostname").map(|name| name.trim().to_owned()))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use async_trait::async_trait;
+    use eventstore_core::{MemoryStore, Transaction};
+
+    use super::*;
+    use crate::{
+        Processors,
+        record::{PROCESSORS, queue::Queue, reads::Reads},
+        run::{
+            options::Options,
+            page::DecodedPage,
+            processor::{Part, Processor, Remembered},
+        },
+        status::Status,
+    };
+
+    /// Does nothing with no event.
+    struct Nothing;
+
+    #[async_trait]
+    impl Processor for Nothing {
+        fn name(&self) -> String {
+            "nothing".into()
+        }
+
+        fn query(&self) -> Query {
+            Query::default()
+        }
+
+        fn reads(&self) -> Reads {
+            Reads::default()
+        }
+
+        async fn prepare(&self, _: &dyn EventStore) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn decode(&self, _: &DecodedPage, _: Range<usize>) {}
+
+        async fn process(
+            &self,
+            _: &mut dyn Transaction,
+            _: &Part<'_>,
+            _: Option<&mut Remembered>,
+        ) -> Result<Vec<(Queue, usize)>, Failure> {
+            Ok(vec![])
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_paused_stays_paused_whatever_a_node_has_found_before() -> Result<(), StoreError> {
+        let store = Store::from(MemoryStore::new());
+        let report = watch::Sender::new(Status::new("nothing".into()));
+        let run = LocalProcessor::new(Arc::new(Nothing), Options::default(), report);
+        let mut node = Node::new(store.clone(), Duration::from_secs(3), vec![run], Arc::default());
+        let operator = Processors::new(&store);
+        let row = async || Ok::<_, StoreError>(record::known(store.as_ref(), "nothing").await?.unwrap());
+        store.as_ref().create(&PROCESSORS).await?;
+        begin(store.as_ref(), "nothing").await?;
+
+        // It fails, and an operator pauses it before the node stores that.
+        operator.pause("nothing").await?;
+        assert!(!node.fail(store.as_ref(), 0, "why", None).await?);
+        assert_eq!(row().await?.state, ProcessorState::Paused);
+        operator.resume("nothing").await?;
+        assert!(node.fail(store.as_ref(), 0, "why", None).await?);
+
+        // A node that starts finds that it has failed, and an operator pauses it before the node tries again.
+        let failed = row().await?;
+        assert_eq!((&failed.state, failed.reason.as_deref()), (&ProcessorState::Failed, Some("why")));
+        operator.pause("nothing").await?;
+        let found = go_on(store.as_ref(), "nothing", &failed).await?;
+        assert_eq!(found.map(|row| row.state), Some(ProcessorState::Paused));
+        assert_eq!(row().await?.state, ProcessorState::Paused);
+        Ok(())
+    }
 }
