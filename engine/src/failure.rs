@@ -11,6 +11,7 @@ use eventstore_core::{
     Blame, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Transaction, Unavailable,
     Version, engine::Chain,
 };
+use futures::FutureExt;
 
 use crate::record::{queue::Queue, reads::Reads};
 
@@ -142,6 +143,14 @@ impl Failure {
     /// Returns the position of the event that failed, if it is known.
     pub fn position(&self) -> Option<Position> {
         self.event.as_ref().map(|event| event.position)
+    }
+}
+
+/// Runs code of a processor. A panic is a failure that only a change of the program can mend.
+pub async fn caught<T, E: Into<Failure>>(code: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
+    match AssertUnwindSafe(code).catch_unwind().await {
+        Ok(done) => done.map_err(Into::into),
+        Err(panic) => Err(Failure::panicked(&*panic).for_certain()),
     }
 }
 

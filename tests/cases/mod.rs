@@ -143,13 +143,14 @@ impl Between {
         let (counts, commits, late, lost) = Default::default();
         let (inner, letters, behind) = (inner.clone(), Arc::default(), Duration::ZERO);
         let (indexed, at_begin, breaks) = Default::default();
+        let unanswered = None;
         Self {
             inner,
             gate,
             intruder,
             after_read,
             counts,
-            unanswered: None,
+            unanswered,
             commits,
             late,
             lost,
@@ -163,7 +164,8 @@ impl Between {
         }
     }
 
-    pub fn behind_by(self, behind: Duration) -> Self {
+    /// The same on a machine whose clock is behind.
+    pub fn behind(self, behind: Duration) -> Self {
         Self { behind, ..self }
     }
 
@@ -351,8 +353,7 @@ impl EventStore for Between {
         self.inner.snapshots(kind, limit).await
     }
     fn now(&self) -> Timestamp {
-        let behind = i64::try_from(self.behind.as_micros()).unwrap_or(i64::MAX);
-        Timestamp::from_micros(self.inner.now().as_micros() - behind)
+        self.inner.now() - self.behind
     }
     fn database(&self) -> &(dyn Any + Send + Sync) {
         self.inner.database()

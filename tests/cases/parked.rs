@@ -318,3 +318,35 @@ async fn p3_what_waits_is_found_without_reading_all_dead_letters() -> Result<(),
     running.stop().await;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_a_dead_letter_of_a_later_release_holds_up_no_other_processor() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let last = deposit(store, "ann", 1).await?;
+    let letters = eventstore_core::engine::LETTERS;
+    world.inner.create(&letters).await?;
+    let row = serde_json::json!({
+        "projection": "turnover@1", "of": "in", "whole_stream": false, "position": 1, "event": uuid::Uuid::now_v7(),
+        "stream": "account-ann", "version": 1, "name": "account.deposited", "error": "why", "attempts": null,
+        "parked_at": world.inner.now(), "retry_at": null, "skipped": null,
+    });
+    let mut transaction = world.inner.begin().await?;
+    let key = "turnover@1/key/00000000000000000000000000000000/00000000000000000001/x".to_owned();
+    let upserts = vec![(key, serde_json::value::to_raw_value(&row)?)];
+    transaction.write(eventstore::Changes { table: letters, upserts, deletes: vec![] }).await?;
+    transaction.commit().await?;
+    let runner = Runner::new(store).read_model::<Turnover>().retry_at_start().read_model::<Balance>();
+    let running = runner.lease(LEASE).start();
+    let row = store.read_model::<Balance>().get("ann").after(last).within(Duration::from_secs(10)).await?;
+    assert_eq!(row.map(|row| row.balance), Some(1));
+    // The operator is told which one cannot be read, and how all others are.
+    let status = Processors::new(store).status().await?;
+    let told = |name: &str| {
+        let status = status.iter().find(|status| status.name == name)?;
+        Some(status.error.as_ref().map(|error| error.to_string().contains("dead_letters")))
+    };
+    assert_eq!((told("turnover@1"), told("balance@1")), (Some(Some(true)), Some(None)), "{status:?}");
+    running.stop().await;
+    Ok(())
+}

@@ -314,7 +314,7 @@ async fn p4_a_rollback_by_a_clock_that_is_behind_is_a_rollback() -> Result<(), A
     until_current(store, "clocks@1").await?;
     let _two = Runner::new(store).read_model::<Two>().lease(LEASE).start();
     until_current(store, "clocks@2").await?;
-    let behind = Between::new(&world.inner).behind_by(Duration::from_secs(120));
+    let behind = Between::new(&world.inner).behind(Duration::from_secs(120));
     let elsewhere = Store::from(Arc::new(behind) as Arc<dyn EventStore>);
     Processors::new(&elsewhere).rollback("clocks").await?;
     assert_eq!(current(store).await?.as_deref(), Some("clocks@1"));

@@ -509,3 +509,25 @@ async fn p11_pages_go_on_in_the_table_that_takes_the_place_of_the_one_they_began
     running.stop().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn p4_what_is_kept_for_a_rollback_is_neither_paused_nor_resumed() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    open(store, 2).await?;
+    let running = Runner::new(store).read_model::<Balance>().start();
+    running.until(store.head().await?).await?;
+    let rebuild = running.rebuild("balance").await?;
+    rebuild.wait().await?;
+    running.promote("balance").await?;
+    for refused in [running.pause(rebuild.name()).await, running.resume(rebuild.name()).await] {
+        assert!(
+            matches!(&refused, Err(StoreError::Invalid(Invalid::Request(why))) if why.contains("kept")),
+            "{refused:?}"
+        );
+    }
+    running.rollback("balance").await?;
+    equals_the_log::<Balance>(store, &running).await?;
+    running.stop().await;
+    Ok(())
+}

@@ -735,6 +735,16 @@ async fn e5_what_a_later_release_has_said_of_a_processor_is_not_ignored() -> Res
         sleep(LEASE * 2).await;
         assert_eq!(world.inner.checkpoint("purse@1").await?, Position(1), "{said}");
         assert_eq!(world.inner.checkpoint("amounts@1").await?, last, "the others go on");
+        if said["state"] == "sealed" {
+            for refused in [running.pause("purse").await, running.resume("purse").await] {
+                let told =
+                    matches!(&refused, Err(StoreError::Invalid(Invalid::Request(why))) if why.contains("`sealed`"));
+                assert!(told, "{refused:?}");
+            }
+            let status = Processors::new(store).status().await?;
+            let aside = |status: &Status| status.name == "purse@1" && status.state == State::Aside;
+            assert!(status.iter().any(aside), "{status:?}");
+        }
         running.stop().await;
     }
     Ok(())

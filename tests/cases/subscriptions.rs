@@ -9,8 +9,8 @@ use std::{
 };
 
 use eventstore::{
-    BoxError, Expected, Id, Invalid, Position, Processors, Refusal, Rows, Runner, Running, StartFrom, State, Store,
-    StoreError, StreamId, Unavailable, prelude::*,
+    BoxError, EventStore, Expected, Id, Invalid, Position, Processors, Refusal, Rows, Runner, Running, StartFrom,
+    State, Store, StoreError, StreamId, Unavailable, prelude::*,
 };
 use futures::FutureExt;
 use tokio::sync::Semaphore;
@@ -486,5 +486,81 @@ async fn p10_a_setting_before_any_processor_is_refused() -> Result<(), Any> {
     running.until(last).await?;
     assert_eq!(world.inner.shards(Some("balance@1")).await?.len(), 4);
     running.stop().await;
+    Ok(())
+}
+
+/// The store as a machine sees it whose clock is two minutes behind.
+fn behind(world: &super::World) -> Store {
+    let behind: Arc<dyn EventStore> = Arc::new(Between::new(&world.inner).behind(Duration::from_secs(120)));
+    behind.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_what_an_operator_says_counts_whichever_clock_is_behind() -> Result<(), Any> {
+    let lease = Duration::from_millis(300);
+    let deposit = async |store: &Store| -> Result<Position, StoreError> {
+        Ok(store.append(StreamId::new("account", "ann"), Expected::Any, [Deposited { amount: 13 }]).await?.last)
+    };
+    // A resume, from a machine that is behind the node's.
+    let world = super::world().await;
+    let outside = Outside::failing(u32::MAX);
+    let running = Runner::new(&world.store).subscription(outside.clone()).max_parked(0).lease(lease).start();
+    let last = deposit(&world.store).await?;
+    let stopped = running.until(last).await;
+    assert!(matches!(stopped, Err(StoreError::Stopped { .. })), "{stopped:?}");
+    let operator = Processors::new(&behind(&world));
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while operator.status().await?.iter().any(|status| status.state != State::Failed) {
+        assert!(tokio::time::Instant::now() < until, "that it has failed is not stored");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    *outside.failures.lock().unwrap() = 0;
+    operator.resume("outside").await?;
+    let goes_on = async {
+        while outside.positions().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), goes_on).await?;
+    running.until(last).await?;
+    running.stop().await;
+
+    // A retry, from a machine that is ahead of the node's.
+    let world = super::world().await;
+    let outside = Outside::failing(u32::MAX);
+    let node = behind(&world);
+    let running = Runner::new(&node).subscription(outside.clone()).lease(lease).start();
+    let last = deposit(&node).await?;
+    super::parked::reached(&running, last).await?;
+    *outside.failures.lock().unwrap() = 0;
+    Processors::new(&world.store).dead_letters("outside").retry("account-ann").await?;
+    assert_eq!(outside.positions(), [last.0]);
+    running.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p2_a_handler_that_hangs_holds_up_no_other_processor() -> Result<(), Any> {
+    let world = world().await;
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let outside = Outside::failing(0);
+    outside.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let lease = Duration::from_millis(300);
+    let running = Runner::new(store).subscription(outside.clone()).read_model::<Balance>().lease(lease).start();
+    while outside.calls.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    running.pause("outside").await?;
+    let last = store.execute(&ann, Deposit { amount: 1 }).await?.position;
+    let row = store.read_model::<Balance>().get(&ann).after(last).within(Duration::from_secs(10)).await?;
+    assert_eq!(row.map(|row| row.balance), Some(1));
+    // The node goes on with its turns: a shadow is one more processor.
+    let rebuilt = async { running.rebuild("balance").await?.wait().await };
+    tokio::time::timeout(Duration::from_secs(20), rebuilt).await??;
+    // Nothing waits for what it left behind.
+    tokio::time::timeout(Duration::from_secs(20), running.stop()).await?;
+    outside.gate.add_permits(1);
+    assert_eq!(world.inner.checkpoint("outside").await?, Position(0));
     Ok(())
 }

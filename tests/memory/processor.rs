@@ -10,12 +10,15 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eventstore::{Event, EventStore, Id, Position, Processors, Query, Runner, StoreError, Transaction};
+use eventstore::{EventStore, Id, Position, Processors, Query, Runner, State, StoreError, Transaction, prelude::*};
 use eventstore_engine::{
     DecodedPage, Failure, Fault, KeyedEvents, Part, Processor, Queue, Reads, Remembered, StartFrom,
 };
 
-use crate::{cases::account::*, world};
+use crate::{
+    cases::{account::*, balances::Balance},
+    world,
+};
 
 type Any = Box<dyn std::error::Error>;
 
@@ -144,5 +147,190 @@ async fn p3_what_would_happen_is_told_where_the_code_panics_and_once_the_store_i
     letters.retry("account-ann").await?;
     runner.until(last).await?;
     runner.stop().await;
+    Ok(())
+}
+
+/// Where the code of a processor is at fault.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Query,
+    Begins,
+    Prepare,
+    Built,
+    Clear,
+    Deliver,
+}
+
+/// What it does there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fails {
+    Panics,
+    Hangs,
+    /// It says that the database has refused.
+    Refused,
+}
+
+struct Faulty {
+    at: Place,
+    fails: Fails,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Faulty {
+    fn is_at(&self, place: Place) {
+        if self.at == place {
+            self.calls.fetch_add(1, Ordering::SeqCst);
+            assert!(self.fails != Fails::Panics, "{place:?} panics");
+        }
+    }
+
+    async fn comes_to(&self, place: Place) -> Result<(), StoreError> {
+        self.is_at(place);
+        match self.fails {
+            Fails::Hangs if self.at == place => std::future::pending().await,
+            Fails::Refused if self.at == place => Err(StoreError::Database("no index of that".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Processor for Faulty {
+    fn name(&self) -> String {
+        "faulty".into()
+    }
+
+    fn query(&self) -> Query {
+        self.is_at(Place::Query);
+        Query::names(AccountEvent::NAMES)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::of::<AccountEvent>()
+    }
+
+    fn begins(&self) -> eventstore_engine::Begins {
+        self.is_at(Place::Begins);
+        eventstore_engine::Begins::AsSaid(Some(StartFrom::Beginning))
+    }
+
+    async fn prepare(&self, _: &dyn EventStore) -> Result<(), Failure> {
+        Ok(self.comes_to(Place::Prepare).await?)
+    }
+
+    async fn built(&self, store: &dyn EventStore, _: bool) -> Result<Option<StoreError>, StoreError> {
+        self.comes_to(Place::Built).await?;
+        eventstore_engine::record::mark_built(store, &self.name()).await.map(|()| None)
+    }
+
+    async fn clear(&self, _: &mut dyn Transaction) -> Result<(), Failure> {
+        Ok(self.comes_to(Place::Clear).await?)
+    }
+
+    fn decode(&self, _: &DecodedPage, _: Range<usize>) {}
+
+    async fn deliver(&self, _: &dyn EventStore, _: &Part<'_>) -> Result<(), Failure> {
+        Ok(self.comes_to(Place::Deliver).await?)
+    }
+
+    async fn process(
+        &self,
+        _: &mut dyn Transaction,
+        _: &Part<'_>,
+        _: Option<&mut Remembered>,
+    ) -> Result<Vec<(Queue, usize)>, Failure> {
+        Ok(vec![])
+    }
+}
+
+async fn soon(what: &str, mut is_so: impl AsyncFnMut() -> Result<bool, StoreError>) -> Result<(), Any> {
+    let wait = async {
+        while !is_so().await? {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok::<_, StoreError>(())
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(20), wait).await.map_err(|_| what.to_owned())??)
+}
+
+/// The read model beside it is kept up to date and can be built again.
+async fn the_other_goes_on(world: &crate::cases::World, running: &eventstore::Running) -> Result<(), Any> {
+    let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+    let last = store.execute(&ann, Deposit { amount: 1 }).await?.position;
+    let balances = store.read_model::<Balance>();
+    let row = balances.get(&ann).after(last).within(Duration::from_secs(20)).await?;
+    assert!(row.is_some());
+    let rebuilt = async {
+        running.rebuild("balance").await?.wait().await?;
+        running.promote("balance").await
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(20), rebuilt).await??)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_a_processor_that_panics_is_given_up_and_the_others_go_on() -> Result<(), Any> {
+    use Place::*;
+    for at in [Query, Begins, Prepare, Built, Clear, Deliver] {
+        let world = world().await;
+        let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+        let last = store.execute(&ann, Open { owner: "Ann".into() }).await?.position;
+        let calls = Arc::<AtomicUsize>::default();
+        let faulty = Faulty { at, fails: Fails::Panics, calls: calls.clone() };
+        let runner = Runner::new(store).with(faulty).read_model::<Balance>();
+        let running = runner.lease(Duration::from_millis(300)).start();
+        if at == Clear {
+            running.until(last).await?;
+            running.rebuild("faulty").await?;
+        }
+        let operator = Processors::new(store);
+        soon(&format!("{at:?}: no operator is told"), async || {
+            let status = operator.status().await?;
+            Ok(status.iter().any(|status| status.name == "faulty" && status.state == State::Failed))
+        })
+        .await?;
+        the_other_goes_on(&world, &running).await?;
+        let status = running.status().remove(0);
+        let why = status.error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(status.stopped && why.contains("panic"), "{at:?}: {why}");
+        // It is tried again once it is resumed.
+        let before = calls.load(Ordering::SeqCst);
+        operator.resume("faulty").await?;
+        soon(&format!("{at:?}: it is not given up again"), async || {
+            let status = operator.status().await?;
+            let failed = status.iter().any(|status| status.name == "faulty" && status.state == State::Failed);
+            // The query is asked for once.
+            Ok(failed && (at == Query || calls.load(Ordering::SeqCst) > before))
+        })
+        .await?;
+        tokio::time::timeout(Duration::from_secs(20), running.stop()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_a_processor_that_hangs_or_is_refused_before_or_after_it_runs_holds_up_no_other() -> Result<(), Any> {
+    for (at, fails) in [
+        (Place::Prepare, Fails::Hangs),
+        (Place::Built, Fails::Hangs),
+        (Place::Prepare, Fails::Refused),
+        (Place::Built, Fails::Refused),
+    ] {
+        let world = world().await;
+        let (store, ann) = (&world.store, Id::<Account>::from("ann"));
+        store.execute(&ann, Open { owner: "Ann".into() }).await?;
+        let calls = Arc::<AtomicUsize>::default();
+        let runner = Runner::new(store).with(Faulty { at, fails, calls: calls.clone() });
+        let runner = runner.read_model::<Balance>();
+        let running = runner.lease(Duration::from_millis(300)).start();
+        soon("it is not called", async || Ok(calls.load(Ordering::SeqCst) > 0)).await?;
+        the_other_goes_on(&world, &running).await?;
+        // One that was refused is tried again and again; one that hangs is called once.
+        if fails == Fails::Refused {
+            soon("it is not tried again", async || Ok(calls.load(Ordering::SeqCst) > 2)).await?;
+        } else {
+            assert_eq!(calls.load(Ordering::SeqCst), 1);
+        }
+        tokio::time::timeout(Duration::from_secs(20), running.stop()).await?;
+    }
     Ok(())
 }

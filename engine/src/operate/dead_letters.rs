@@ -12,7 +12,7 @@ use crate::{
     operate::processors::{PATIENCE, Processors},
     record::{
         self,
-        dead_letters::{self, first_now},
+        dead_letters::{self, at_once, first_now},
         if_built,
         requests::{TryRun, What},
     },
@@ -63,7 +63,7 @@ impl DeadLetters {
         let waiting = self.waiting(&name, key).await?;
         let first = waiting.first().cloned().ok_or_else(|| self.nothing(&name, key))?;
         // A dead letter that is gone was retried by its node meanwhile: `wait` then returns at once.
-        self.due(&name, key, &first_now(waiting, self.processors.store.as_ref().now())).await?;
+        self.due(&name, key, &first_now(waiting)).await?;
         self.wait(&name, key, &first).await
     }
 
@@ -99,7 +99,7 @@ impl DeadLetters {
         (skipped.skipped, skipped.retry_at) = (Some(reason.replace('\0', "\\0")), None);
         let mut next = letters.next();
         if let Some(next) = &mut next {
-            next.retry_at = Some(self.processors.store.as_ref().now());
+            next.retry_at = Some(at_once());
         }
         let changed: Vec<_> = [skipped.clone()].into_iter().chain(next.clone()).collect();
         if !self.due(&name, key, &changed).await? {

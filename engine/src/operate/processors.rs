@@ -108,8 +108,14 @@ impl Processors {
         };
         let mut all: Vec<_> = projections.into_iter().map(status).collect();
         for status in &mut all {
-            let letters = dead_letters::first(store, &status.name).await?;
-            status.parked = ParkedKeys::of(letters.iter().map(|letter| &*letter.key)).count;
+            match dead_letters::first(store, &status.name).await {
+                Ok(letters) => status.parked = ParkedKeys::of(letters.iter().map(|letter| &*letter.key)).count,
+                // A later release may have written a dead letter in a form of its own. The others are reported.
+                Err(error @ StoreError::Row { .. }) => {
+                    status.error.get_or_insert_with(|| Arc::new(error));
+                }
+                Err(error) => return Err(error),
+            }
         }
         for status in all.iter_mut().filter(|status| status.lag() > 0) {
             status.set_next(status::next(store, status.position).await?, now);
@@ -143,23 +149,47 @@ impl Processors {
     /// until it is [resumed](Self::resume), even if its programs are restarted. A store that keeps it inline goes on
     /// with each append.
     ///
-    /// [`Invalid::Request`] if there is no such processor.
+    /// [`Invalid::Request`] if there is no such processor, if it is kept for a rollback, or if a later release has given
+    /// it a state that this one does not know.
     pub async fn pause(&self, name: &str) -> Result<(), StoreError> {
-        let name = self.name(name).await?;
-        let store = self.store.as_ref();
-        store.create(&PROCESSORS).await?;
-        record::set(store, &name, ProcessorState::Paused, None).await?;
+        let name = self.turn_to(name, ProcessorState::Paused).await?;
         self.take_away(&name).await
     }
 
-    /// Lets a processor that was paused, or that has failed, go on. [`Invalid::Request`] if there is no such processor.
+    /// Lets a processor that was paused, or that has failed, go on. [`Invalid::Request`] as for [`pause`](Self::pause).
     pub async fn resume(&self, name: &str) -> Result<(), StoreError> {
+        self.turn_to(name, ProcessorState::Active).await?;
+        self.wake_node();
+        Ok(())
+    }
+
+    /// Gives a processor another state, and returns its full name.
+    async fn turn_to(&self, name: &str, state: ProcessorState) -> Result<String, StoreError> {
         let name = self.name(name).await?;
         let store = self.store.as_ref();
         store.create(&PROCESSORS).await?;
-        record::set(store, &name, ProcessorState::Active, None).await?;
-        self.wake_node();
-        Ok(())
+        let now = store.now();
+        let change = |row: &mut Row, _: &[(Shard, Checkpoint)]| {
+            let known = !matches!(row.state, ProcessorState::Kept | ProcessorState::Later(_));
+            if known {
+                record::turn_to(row, state, None, now);
+            }
+            known
+        };
+        let why = match record::update_if(store, &name, change).await? {
+            Some((_, true)) => return Ok(name),
+            Some((Row { state: ProcessorState::Kept, .. }, _)) => {
+                format!("`{name}` is kept for a rollback, and no node runs it")
+            }
+            Some((row, _)) => {
+                format!(
+                    "a later release has said that `{name}` is `{}`: say it with a program of that release",
+                    row.state
+                )
+            }
+            None => format!("`{name}` was discarded meanwhile"),
+        };
+        Err(Invalid::Request(why).into())
     }
 
     /// Has a processor process the events that it passed without reading them, before it goes on. It has failed with

@@ -62,11 +62,17 @@ pub fn read(rows: Vec<(String, Box<RawValue>)>) -> Result<Vec<DeadLetter>, Store
     Ok(letters)
 }
 
-/// Returns the first dead letter of each key or stream that waits, due at an instant.
-pub(crate) fn first_now(mut letters: Vec<DeadLetter>, now: Timestamp) -> Vec<DeadLetter> {
+/// Returns the instant of what is due at once: over by every clock, because the node that reads it has another clock
+/// than the process that writes it.
+pub(crate) fn at_once() -> Timestamp {
+    Timestamp::from_micros(0)
+}
+
+/// Returns the first dead letter of each key or stream that waits, due at once.
+pub(crate) fn first_now(mut letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
     let mut queues = HashSet::new();
     letters.retain(|letter| letter.skipped.is_none() && queues.insert(Queue::of(letter)));
-    letters.iter_mut().for_each(|letter| letter.retry_at = Some(now));
+    letters.iter_mut().for_each(|letter| letter.retry_at = Some(at_once()));
     letters
 }
 
@@ -75,7 +81,7 @@ pub(crate) async fn due_again(store: &dyn EventStore, projection: &str) -> Resul
     let mut transaction = store.begin().await?;
     record::begin_again(&mut *transaction, projection, |_| true).await?;
     let letters = first_within(&mut *transaction, projection).await?;
-    let due = first_now(letters, store.now());
+    let due = first_now(letters);
     if due.is_empty() {
         return transaction.rollback().await;
     }

@@ -15,4 +15,4 @@ pub use rows::{
     PROCESSORS, ProcessorState, Row, all, begin, begin_again, change, first, if_built, key, known, list, mark_built,
     put, read_rows, row, rows, update, whole, write,
 };
-pub(crate) use rows::{delete, lenient, set, upsert};
+pub(crate) use rows::{delete, lenient, turn_to, update_if, upsert};

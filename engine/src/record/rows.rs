@@ -1,10 +1,11 @@
 //! The table of processors, and how the engine's tables are read and changed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 pub use eventstore_core::engine::{PROCESSORS, ProcessorRow as Row, ProcessorState};
 use eventstore_core::{
-    Changes, Checkpoint, EventStore, Order, Position, Query, Read, Rows, Shard, StoreError, Table, Transaction,
+    Changes, Checkpoint, EventStore, Order, Position, Query, Read, Rows, Shard, StoreError, Table, Timestamp,
+    Transaction,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{
@@ -110,56 +111,89 @@ pub async fn begin_again(
     Ok(shards)
 }
 
-/// Changes the row of a processor, in a transaction that has locked the processor.
+/// Changes the row of a processor, in a transaction that has locked the processor. Does nothing if the processor was
+/// discarded.
 pub async fn update(
     store: &dyn EventStore,
     projection: &str,
     change: impl FnOnce(&mut Row) + Send,
 ) -> Result<(), StoreError> {
-    let mut transaction = store.begin().await?;
-    transaction.lock_projection(projection).await?;
-    let mut known = row(&mut *transaction, projection).await?.unwrap_or_else(|| Row::new(store.now(), Position(0)));
-    change(&mut known);
-    put(&mut *transaction, projection, &known).await?;
-    transaction.commit().await
+    let change = |row: &mut Row, _: &[(Shard, Checkpoint)]| {
+        change(row);
+        true
+    };
+    update_if(store, projection, change).await.map(drop)
 }
 
-/// Stores the position at which a processor is built, before there is a table that a reader could find.
-pub async fn begin(store: &dyn EventStore, name: &str) -> Result<(), StoreError> {
+/// Stores the position at which a processor is built, before there is a table that a reader could find. Returns the row
+/// of the processor.
+pub async fn begin(store: &dyn EventStore, name: &str) -> Result<Row, StoreError> {
     let head = Read { query: Query::all(), limit: Some(0), ..Read::default() };
     let head = store.read(head).await?.head;
     let mut transaction = store.begin().await?;
     let shards = transaction.lock_projection(name).await?;
-    if row(&mut *transaction, name).await?.is_none() {
-        // A processor with shards but no row ran before rows were kept: it counts as built.
-        let target = if shards.is_empty() { head } else { Position(0) };
-        put(&mut *transaction, name, &Row::new(store.now(), target)).await?;
-    }
-    transaction.commit().await
+    let known = match row(&mut *transaction, name).await? {
+        Some(known) => known,
+        None => {
+            // A processor with shards but no row ran before rows were kept: it counts as built.
+            let new = Row::new(store.now(), if shards.is_empty() { head } else { Position(0) });
+            put(&mut *transaction, name, &new).await?;
+            new
+        }
+    };
+    transaction.commit().await?;
+    Ok(known)
 }
 
-/// Stores that a processor is built: it has come to where the log ended when it began.
+/// As [`update`]; `change` also sees the shards. Writes nothing if `change` returns `false`. Returns the row as it is stored then, and whether it was
+/// written; `None` if the processor was discarded.
+pub(crate) async fn update_if(
+    store: &dyn EventStore,
+    projection: &str,
+    change: impl FnOnce(&mut Row, &[(Shard, Checkpoint)]) -> bool + Send,
+) -> Result<Option<(Row, bool)>, StoreError> {
+    let mut transaction = store.begin().await?;
+    let shards = transaction.lock_projection(projection).await?;
+    let known = row(&mut *transaction, projection).await?;
+    // A processor with shards but no row ran before rows were kept.
+    let known = known.or_else(|| (!shards.is_empty()).then(|| Row::new(store.now(), Position(0))));
+    let Some(mut known) = known else {
+        transaction.rollback().await?;
+        return Ok(None);
+    };
+    let written = change(&mut known, &shards);
+    if written {
+        put(&mut *transaction, projection, &known).await?;
+        transaction.commit().await?;
+    } else {
+        transaction.rollback().await?;
+    }
+    Ok(Some((known, written)))
+}
+
+/// Gives a processor another state. `since` then differs from what it was, whatever the clock of this machine says:
+/// nodes compare it, to find out that the processor was made active again.
+pub(crate) fn turn_to(row: &mut Row, state: ProcessorState, reason: Option<&str>, now: Timestamp) {
+    let since = now.max(row.since + Duration::from_micros(1));
+    let reason = reason.map(|reason| reason.replace('\0', "\\0"));
+    (row.state, row.reason, row.since, row.cause) = (state, reason, since, None);
+}
+
+/// Stores that a processor is built: it has come to where the log ended when it began. Does nothing if it has not.
 pub async fn mark_built(store: &dyn EventStore, projection: &str) -> Result<(), StoreError> {
     let now = store.now();
-    update(store, projection, |row| row.built_at = Some(now)).await
+    // It may have been told to begin again since it came so far.
+    let change = |row: &mut Row, shards: &[(Shard, Checkpoint)]| {
+        let built = row.word.is_none() && shards.iter().all(|(_, at)| at.position.0 >= row.target);
+        row.built_at = row.built_at.or(built.then_some(now));
+        built
+    };
+    update_if(store, projection, change).await.map(drop)
 }
 
 /// Returns the row of a processor, outside of any transaction.
 pub async fn known(store: &dyn EventStore, projection: &str) -> Result<Option<Row>, StoreError> {
     first(&PROCESSORS, store.rows(key(&PROCESSORS, projection)).await?)
-}
-
-/// Sets the state of a processor, and why.
-pub(crate) async fn set(
-    store: &dyn EventStore,
-    projection: &str,
-    state: ProcessorState,
-    reason: Option<&str>,
-) -> Result<(), StoreError> {
-    let now = store.now();
-    let reason = reason.map(|reason| reason.replace('\0', "\\0"));
-    let change = |row: &mut Row| (row.state, row.reason, row.since, row.cause) = (state, reason, now, None);
-    update(store, projection, change).await
 }
 
 /// Returns what was found, or the default if the table was never made.
@@ -175,5 +209,41 @@ pub fn list<T: AsRef<str>>(names: &[T]) -> String {
     match names {
         [] => "none".into(),
         names => names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::{MemoryStore, Store};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn p10_what_was_discarded_does_not_come_back_and_what_begins_again_is_not_built() -> Result<(), StoreError> {
+        let store = Store::from(MemoryStore::new());
+        let store = store.as_ref();
+        store.create(&PROCESSORS).await?;
+        mark_built(store, "p@1~shadow").await?;
+        update(store, "p@1~shadow", |row| row.pace = Some(1)).await?;
+        assert_eq!(known(store, "p@1~shadow").await?, None);
+
+        write(store, &PROCESSORS, "p", &Row::new(store.now(), Position(0))).await?;
+        mark_built(store, "p").await?;
+        assert!(known(store, "p").await?.is_some_and(|row| row.built_at.is_some()));
+        let again = |row: &mut Row| (row.built_at, row.word) = (None, Some("rebuild".into()));
+        update(store, "p", again).await?;
+        mark_built(store, "p").await?;
+        assert!(known(store, "p").await?.is_some_and(|row| row.built_at.is_none()), "it has not begun again yet");
+        Ok(())
+    }
+
+    #[test]
+    fn a_state_has_another_since_whatever_the_clock_says() {
+        let mut row = Row::new(Timestamp::from_micros(7), Position(0));
+        for now in [7, 3, 8, 8, 1_000] {
+            let before = row.since;
+            turn_to(&mut row, ProcessorState::Active, None, Timestamp::from_micros(now));
+            assert!(row.since > before && row.since >= Timestamp::from_micros(now));
+        }
     }
 }

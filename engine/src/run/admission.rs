@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::{
-    failure::Failure,
+    failure::{Failure, caught},
     record::{
         ProcessorState, Row, dead_letters,
         reads::{self, Reads},
@@ -171,6 +171,16 @@ pub enum Admitted {
 ///
 /// Fails with [`StoreError::NoStart`] if nothing says where a new processor begins.
 pub async fn admit(
+    transaction: &mut dyn Transaction,
+    processor: &dyn Processor,
+    known: &mut Row,
+    shards: &mut Vec<(Shard, Checkpoint)>,
+    how: How,
+) -> Result<Admitted, Failure> {
+    caught(decide(transaction, processor, known, shards, how)).await
+}
+
+async fn decide(
     transaction: &mut dyn Transaction,
     processor: &dyn Processor,
     known: &mut Row,

@@ -3,23 +3,33 @@
 use std::{
     collections::{BTreeSet, HashMap},
     error::Error,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
-use eventstore_core::{Checkpoint, EventStore, Shard, Store, StoreError, Timestamp, engine::Brief};
-use tokio::{sync::watch, task::JoinHandle};
+use eventstore_core::{Checkpoint, EventStore, Query, Shard, Store, StoreError, Timestamp, engine::Brief};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use uuid::Uuid;
 
 use crate::{
-    failure::{Failure, Fault},
-    record::{self, Row, reads::Reads},
+    failure::{Failure, Fault, caught},
+    record::reads::Reads,
     run::{metrics, options::Options, processor::Processor},
     status::{State, Status},
 };
 
 /// Why this node cannot run a processor.
 pub struct Cannot {
-    pub since: Timestamp,
+    /// Since when the processor had its state, as this node last read it; none: it had no row. Only compared for
+    /// equality: each machine has a clock of its own.
+    pub seen: Option<Timestamp>,
+    /// Whether this node has seen the processor in another state than active since.
+    pub stopped: bool,
     pub reason: String,
     /// The event that only newer programs read, if that is why.
     pub newer: Option<Reads>,
@@ -29,6 +39,8 @@ pub struct Cannot {
 pub struct LocalProcessor {
     pub name: String,
     pub processor: Arc<dyn Processor>,
+    /// Its query; else why there is none. The tail reads by it, so it is asked for once.
+    pub query: Result<Query, String>,
     /// The events that it reads in this program, and their fingerprint.
     pub reads: Reads,
     pub fingerprint: String,
@@ -39,8 +51,18 @@ pub struct LocalProcessor {
     /// Whether it keeps the shadow of a table, and runs only while that is wanted.
     pub shadow: bool,
     pub prepared: bool,
+    /// Makes its tables.
+    pub preparing: Option<Errand<()>>,
+    /// Does what is done once it is built.
+    pub building: Option<Errand<Option<StoreError>>>,
     /// Since when a shadow has its state. Another instant means that it has begun again.
     pub since: Option<Timestamp>,
+    /// Since when it has its state, as this node last read it.
+    pub seen: Option<Timestamp>,
+    /// Whether a failure from before this program is over, as far as a start is enough for that.
+    pub started: bool,
+    /// Whether its parked keys are still to be tried again, because its program has started.
+    pub retries: bool,
     /// Why it cannot run on this node, until its code is mended or an operator resumes it.
     pub cannot: Option<Cannot>,
     /// Whether this node stands aside, because another node reads more events.
@@ -54,7 +76,49 @@ pub struct LocalProcessor {
 pub struct LocalShard {
     pub epoch: u64,
     pub stop: watch::Sender<bool>,
+    /// When it was asked to stop.
+    pub asked: Option<Instant>,
     pub task: JoinHandle<()>,
+}
+
+impl LocalShard {
+    /// Asks it to stop after the batch at hand. Returns when it was asked first.
+    pub fn ask(&mut self) -> Instant {
+        self.stop.send_replace(true);
+        *self.asked.get_or_insert_with(Instant::now)
+    }
+}
+
+/// Code of a processor in a task of its own, so that the node does not wait for it. The task ends if this is dropped.
+pub struct Errand<T>(JoinHandle<Result<T, Failure>>);
+
+impl<T: Send + 'static> Errand<T> {
+    pub fn begin(work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+
+    /// Returns what has come of it, if it ends within a time.
+    pub async fn within(&mut self, time: Duration) -> Option<Result<T, Failure>> {
+        let done = timeout(time, &mut self.0).await.ok()?;
+        Some(done.unwrap_or_else(|ended| {
+            Err(match ended.try_into_panic() {
+                Ok(panic) => Failure::panicked(&*panic).for_certain(),
+                Err(ended) => StoreError::Busy(ended.into()).into(),
+            })
+        }))
+    }
+
+    /// Ends it, and waits for that up to a time.
+    pub async fn end(mut self, time: Duration) {
+        self.0.abort();
+        let _ = timeout(time, &mut self.0).await;
+    }
+}
+
+impl<T> Drop for Errand<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl LocalProcessor {
@@ -62,9 +126,12 @@ impl LocalProcessor {
         let (name, shadow) = (processor.name(), processor.table().is_some_and(|table| table.shadow));
         let (pace, reads) = (watch::Sender::new(None), processor.reads());
         let fingerprint = reads.fingerprint();
+        let query = catch_unwind(AssertUnwindSafe(|| processor.query()));
+        let query = query.map_err(|panic| Failure::panicked(&*panic).to_string());
         Self {
             name,
             processor,
+            query,
             reads,
             fingerprint,
             options,
@@ -72,7 +139,12 @@ impl LocalProcessor {
             pace,
             shadow,
             prepared: false,
+            preparing: None,
+            building: None,
             since: None,
+            seen: None,
+            started: false,
+            retries: options.retry_at_start,
             cannot: None,
             aside: false,
             others: BTreeSet::new(),
@@ -118,14 +190,11 @@ impl LocalProcessor {
     }
 }
 
-/// Prepares a processor before its first batch.
-pub async fn prepare(store: &dyn EventStore, processor: &dyn Processor, known: Option<&Row>) -> Result<(), Failure> {
-    if known.is_none() {
-        record::begin(store, &processor.name()).await?;
-    }
-    processor.prepare(store).await?;
+/// Prepares a processor before its first batch. `built`: whether it was built before.
+pub async fn prepare(store: &dyn EventStore, processor: &dyn Processor, built: bool) -> Result<(), Failure> {
+    caught(processor.prepare(store)).await?;
     if let Some(table) = processor.table()
-        && known.is_some_and(|known| known.built_at.is_some())
+        && built
     {
         // The read model may declare an index that it did not declare when the table was built.
         store.index(&table).await?;

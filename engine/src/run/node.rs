@@ -29,21 +29,23 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     error::Error,
     future::pending,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
 use eventstore_core::{Changes, Checkpoint, EventStore, Position, Query, Shard, Store, StoreError, engine::LETTERS};
+use futures::FutureExt;
 use serde_json::Value as Json;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     task::JoinHandle,
-    time::{Instant, interval, timeout},
+    time::{Instant, interval, timeout, timeout_at},
 };
 use uuid::Uuid;
 
 use crate::{
-    failure::{Failure, Fault},
+    failure::{Failure, Fault, caught},
     record::{
         self, ProcessorState, Row, dead_letters,
         holds::{self, RESHARDS, Wanted},
@@ -56,9 +58,9 @@ use crate::{
         admission::{Admitted, Cause, How, admit, stored_failure},
         answer::{ANSWERING, answer},
         lease,
-        local::{Cannot, LocalProcessor, LocalShard, prepare},
+        local::{Cannot, Errand, LocalProcessor, LocalShard, prepare},
         metrics,
-        shard::{Ended, ShardRunner},
+        shard::{Ended, GRACE, ShardRunner},
         tail::Tail,
     },
     status::{self, State},
@@ -66,6 +68,11 @@ use crate::{
 
 /// How many beats a node makes in a lease.
 const BEATS: u32 = 5;
+/// How long a turn waits for code of a processor that runs in a task of its own. Most of it ends within that; for the
+/// rest, a later turn looks.
+const MOMENT: Duration = Duration::from_millis(50);
+/// How long a node waits for a batch at hand, from when it asked the shard to stop. Longer than the [`GRACE`] of shards.
+const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// Sent by the task of a shard when it ends.
 struct End {
@@ -92,7 +99,13 @@ pub(crate) struct Node {
     cannot: watch::Sender<BTreeMap<String, String>>,
     /// The task that beats, once the node has begun.
     heart: Option<JoinHandle<()>>,
+    /// The task that reads the log.
+    reader: Option<JoinHandle<()>>,
+    /// Tasks that were asked to stop and were not waited for. Their shards have new epochs, so they can write nothing.
+    left_behind: Vec<JoinHandle<()>>,
     begun: bool,
+    /// Whether it has given its shards back.
+    stopped: bool,
     /// The requests that are being carried out.
     asked: HashSet<String>,
     answering: Arc<Semaphore>,
@@ -120,7 +133,10 @@ impl Node {
             sets: Sets::default(),
             cannot: watch::Sender::default(),
             heart: None,
+            reader: None,
+            left_behind: vec![],
             begun: false,
+            stopped: false,
             asked: HashSet::new(),
             answering: Arc::new(Semaphore::new(ANSWERING)),
             wake,
@@ -137,10 +153,11 @@ impl Node {
 
     /// Runs until asked to stop, then finishes the batches at hand and gives the shards back.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let queries = self.runs.iter().flat_map(|run| run.processor.query().items);
+        // A processor without a query is not prepared, and so never runs.
+        let queries = self.runs.iter().filter_map(|run| run.query.clone().ok()).flat_map(|query| query.items);
         let query = Query { items: queries.collect() };
         let (tail, store) = (self.tail.clone(), self.store.clone());
-        let reader = tokio::spawn(async move { tail.follow(store, query).await });
+        self.reader = Some(tokio::spawn(async move { tail.follow(store, query).await }));
         let mut beats = interval(self.lease / BEATS);
         let mut refused = false;
         loop {
@@ -172,14 +189,24 @@ impl Node {
             }
         }
         // Stop all shards first, so that their last batches run at the same time.
-        for running in self.runs.iter().flat_map(|run| run.shards.values()) {
-            running.stop.send_replace(true);
+        for running in self.runs.iter_mut().flat_map(|run| run.shards.values_mut()) {
+            running.ask();
         }
         for run in 0..self.runs.len() {
-            self.halt(run).await;
+            let (preparing, building) = (self.runs[run].preparing.take(), self.runs[run].building.take());
+            if let Some(errand) = preparing {
+                errand.end(GRACE).await;
+            }
+            if let Some(errand) = building {
+                errand.end(GRACE).await;
+            }
+            self.halt_within(run, None).await;
             self.store.mark_stopped(&self.runs[run].name);
         }
-        reader.abort();
+        self.stopped = true;
+        for task in self.left_behind.iter().chain(&self.reader) {
+            task.abort();
+        }
         if let Some(heart) = self.heart.take() {
             heart.abort();
             let _ = heart.await;
@@ -208,7 +235,9 @@ impl Node {
             let beating = beat(self.store.clone(), self.id, beat_now, cannot, self.lease / BEATS);
             self.heart.get_or_insert_with(|| tokio::spawn(beating));
             nodes.insert(self.id, self.beat.clone());
+            self.begun = true;
         }
+        self.left_behind.retain(|task| !task.is_finished());
         let states: BTreeMap<String, Row> = record::rows(store, &record::PROCESSORS).await?;
         let reshards: BTreeMap<String, Wanted> = record::rows(store, &RESHARDS).await?;
         let mut fingerprints = vec![];
@@ -217,6 +246,7 @@ impl Node {
             fingerprints.extend(nodes.values().filter_map(|beat| beat.reads(name).map(str::to_owned)));
         }
         self.sets.learn(store, fingerprints).await?;
+        let living = nodes.keys().copied().collect();
         for run in 0..self.runs.len() {
             let name = self.runs[run].name.clone();
             if self.runs[run].shadow && states.get(&name).is_none_or(|state| state.state == ProcessorState::Kept) {
@@ -226,7 +256,8 @@ impl Node {
                 continue;
             }
             if reshards.contains_key(&name) {
-                holds::step(store, &name, None).await?;
+                let stepped = holds::step(store, &name, None).await.map(drop);
+                self.or_report(run, stepped)?;
             }
             let mut state = states.get(&name).cloned();
             let others = nodes.iter().filter(|(node, beat)| **node != self.id && beat.can_run(&name));
@@ -238,19 +269,26 @@ impl Node {
             self.runs[run].others = able.map(|(node, _)| *node).collect();
             // A failed processor is tried again when a program starts, and once the cause of its failure is over.
             let is_over = |row: &Row| Cause::of(row).is_some_and(|cause| cause.is_over(&self.runs[run].reads));
-            if let Some(row) = state.as_mut().filter(|row| row.state == ProcessorState::Failed)
+            let again = |row: &&Row| row.state == ProcessorState::Failed && (!self.runs[run].started || is_over(row));
+            if let Some(failed) = state.as_ref().filter(again)
                 && standing.lacks.is_empty()
-                && (!self.begun || is_over(row))
             {
-                record::set(store, &name, ProcessorState::Active, None).await?;
-                (row.state, row.reason, row.cause, row.since) = (ProcessorState::Active, None, None, store.now());
+                // An operator may have paused it since the rows were read.
+                match go_on(store, &name, failed).await {
+                    Ok(row) => state = row,
+                    failed => self.or_report(run, failed.map(drop))?,
+                }
             }
-            if !self.begun && self.runs[run].options.retry_at_start {
-                dead_letters::due_again(store, &name).await?;
+            self.runs[run].started = true;
+            if self.runs[run].retries {
+                let due = dead_letters::due_again(store, &name).await;
+                self.runs[run].retries = due.is_err();
+                self.or_report(run, due)?;
             }
             let current = names::current(&states, names::model(&name)) == Some(&*name);
             self.runs[run].report.send_modify(|status| status.current = current);
-            self.arrange(store, run, state, &nodes.keys().copied().collect(), standing).await?;
+            let arranged = self.arrange(store, run, state, &living, standing).await;
+            self.or_report(run, arranged)?;
         }
         let cannot = self.runs.iter().filter_map(|run| Some((run.name.clone(), run.cannot.as_ref()?.reason.clone())));
         let cannot: BTreeMap<_, _> = cannot.collect();
@@ -259,8 +297,19 @@ impl Node {
             *said = cannot;
             news
         });
-        self.begun = true;
         self.answer(store).await
+    }
+
+    /// Reports an error at the processor that it came of, so that the turn goes on with the others. Returns an error
+    /// that they would find as well.
+    fn or_report(&self, at: usize, done: Result<(), StoreError>) -> Result<(), StoreError> {
+        match done {
+            Err(error) if !matches!(error, StoreError::Unavailable(_) | StoreError::Schema(_)) => {
+                self.runs[at].report_failure(&self.store, error.into());
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Reports that nothing runs on this node while a node of release 0.1 lives.
@@ -339,14 +388,17 @@ impl Node {
         living: &HashSet<Uuid>,
         standing: Standing,
     ) -> Result<(), StoreError> {
-        let state = state.as_ref();
         let run = &mut self.runs[at];
         let name = run.name.clone();
-        // The processor was made active again since it failed here.
-        let again =
-            |cannot: &Cannot| state.is_some_and(|row| row.state == ProcessorState::Active && row.since > cannot.since);
-        run.cannot = run.cannot.take().filter(|cannot| !again(cannot));
-        let active = state.is_none_or(|row| row.state == ProcessorState::Active);
+        let active = state.as_ref().is_none_or(|row| row.state == ProcessorState::Active);
+        run.seen = state.as_ref().map(|row| row.since);
+        if let Some(cannot) = &mut run.cannot {
+            cannot.stopped |= !active;
+            // It was made active again since it failed here.
+            if active && (cannot.stopped || cannot.seen != run.seen) {
+                run.cannot = None;
+            }
+        }
         if let Some(cannot) = run.cannot.as_ref().filter(|_| active) {
             // If no other node can run it, the processor has failed for all.
             if run.others.is_empty() {
@@ -355,8 +407,9 @@ impl Node {
             }
             return Ok(());
         }
-        if let Some(state) = state.filter(|_| !active) {
+        if let Some(state) = state.as_ref().filter(|_| !active) {
             let reason = stored_failure(&name, state);
+            self.runs[at].building = None;
             self.halt(at).await;
             let idle = State::of(Some(state), true, true);
             let shards = store.shards(Some(&name)).await?;
@@ -384,19 +437,22 @@ impl Node {
             run.report.send_modify(|status| status.error = None);
         }
         // A shadow that begins again needs its table made again.
-        let since = state.filter(|_| run.shadow).map(|state| state.since);
+        let since = state.as_ref().filter(|_| run.shadow).map(|state| state.since);
         if run.since != since {
-            (run.since, run.prepared) = (since, false);
+            (run.since, run.prepared, run.preparing, run.building) = (since, false, None, None);
         }
+        let state = match state {
+            None if !run.prepared => Some(record::begin(store, &name).await?),
+            state => state,
+        };
+        let state = state.as_ref();
+        run.seen = state.map(|row| row.since);
         if !run.prepared {
-            match prepare(store, &*run.processor, state).await {
-                Ok(()) => run.prepared = true,
-                Err(failed) if failed.fault == Fault::Program => {
-                    self.give_up(at, failed).await;
-                    return Ok(());
-                }
-                Err(failed) => {
-                    run.report_failure(&self.store, failed);
+            match self.prepared(at, state).await {
+                None => return Ok(()),
+                Some(Ok(())) => self.runs[at].prepared = true,
+                Some(Err(failed)) => {
+                    self.failed(at, failed).await;
                     return Ok(());
                 }
             }
@@ -410,18 +466,14 @@ impl Node {
             match self.claim(store, at, living, &standing).await {
                 Ok(Some(claimed)) => shards = claimed,
                 Ok(None) => return Ok(()),
-                Err(failed) if failed.fault == Fault::Program => {
-                    self.give_up(at, failed).await;
-                    return Ok(());
-                }
                 Err(failed) => {
-                    self.runs[at].report_failure(&self.store, failed);
+                    self.failed(at, failed).await;
                     return Ok(());
                 }
             }
         } else if own > share {
             let given = lease::surplus(&shards, self.id, share);
-            self.release(store, at, Some(&given)).await?;
+            self.release(store, at, Some(&given), Some(PATIENCE)).await?;
             shards = store.shards(Some(&name)).await?;
         }
         self.reconcile(at, &shards, state);
@@ -435,15 +487,62 @@ impl Node {
             metrics::progress(&status.name, status.position, status.lag(), status.parked);
         });
         let position = shards.iter().map(|(_, at)| at.position).min();
-        if let Some(state) = state.filter(|state| state.built_at.is_none())
-            && position.is_some_and(|position| position.0 >= state.target)
-        {
-            let run = &self.runs[at];
-            if let Some(parked) = run.processor.built(store, !run.options.by_hand).await? {
-                run.is_not_promoted(parked);
-            }
+        let unbuilt = state.is_some_and(|state| {
+            state.built_at.is_none() && position.is_some_and(|position| position.0 >= state.target)
+        });
+        match self.built(at, unbuilt).await {
+            Some(Ok(Some(parked))) => self.runs[at].is_not_promoted(parked),
+            Some(Err(failed)) => self.failed(at, failed).await,
+            None | Some(Ok(None)) => {}
         }
         Ok(())
+    }
+
+    /// Has a processor prepared in a task of its own, and returns what has come of it; `None` while the task runs.
+    async fn prepared(&mut self, at: usize, state: Option<&Row>) -> Option<Result<(), Failure>> {
+        let (store, wake) = (self.store.clone(), self.wake.clone());
+        let run = &mut self.runs[at];
+        if let Err(reason) = &run.query {
+            return Some(Err(Failure::program(reason.clone())));
+        }
+        let (processor, built) = (run.processor.clone(), state.is_some_and(|row| row.built_at.is_some()));
+        let is_new = run.preparing.is_none();
+        let preparing = run.preparing.get_or_insert_with(|| {
+            Errand::begin(async move {
+                let prepared = AssertUnwindSafe(prepare(store.as_ref(), &*processor, built)).catch_unwind().await;
+                // The next turn goes on with it.
+                wake.notify_one();
+                prepared.unwrap_or_else(|panic| Err(Failure::panicked(&*panic).for_certain()))
+            })
+        });
+        let done = preparing.within(if is_new { MOMENT } else { Duration::ZERO }).await?;
+        run.preparing = None;
+        Some(done)
+    }
+
+    /// Has done in a task of its own what is done once a processor is built (`unbuilt`: that is not done yet), and
+    /// returns what has come of it; `None` while the task runs, and if there is none.
+    async fn built(&mut self, at: usize, unbuilt: bool) -> Option<Result<Option<StoreError>, Failure>> {
+        let store = self.store.clone();
+        let run = &mut self.runs[at];
+        let is_new = run.building.is_none();
+        if is_new {
+            let (processor, promote) = (run.processor.clone(), !run.options.by_hand);
+            let built = async move { caught(processor.built(store.as_ref(), promote)).await };
+            run.building = unbuilt.then(|| Errand::begin(built));
+        }
+        let done = run.building.as_mut()?.within(if is_new { MOMENT } else { Duration::ZERO }).await?;
+        run.building = None;
+        Some(done)
+    }
+
+    /// Gives a processor up on this node, if only a change of its program helps. Else reports the failure, and a later
+    /// turn tries again.
+    async fn failed(&mut self, at: usize, failed: Failure) {
+        match failed.fault {
+            Fault::Program => self.give_up(at, failed).await,
+            _ => self.runs[at].report_failure(&self.store, failed),
+        }
     }
 
     /// Takes free shards up to this node's share, if its program may go on with them. Returns all shards as they are
@@ -503,7 +602,7 @@ impl Node {
         run.shards.retain(|shard, running| {
             let stays = own.get(shard) == Some(&running.epoch);
             if !stays {
-                running.stop.send_replace(true);
+                running.ask();
             }
             stays
         });
@@ -544,15 +643,17 @@ impl Node {
                 // An error means that the node has ended and needs no message.
                 let _ = ends.send(End { run: at, shard: end, epoch, ended });
             });
-            run.shards.insert(shard, LocalShard { epoch, stop, task });
+            run.shards.insert(shard, LocalShard { epoch, stop, asked: None, task });
         }
     }
 
     async fn ended(&mut self, End { run: at, shard, epoch, ended }: End) {
         let run = &mut self.runs[at];
-        if run.shards.get(&shard).is_some_and(|running| running.epoch == epoch) {
-            run.shards.remove(&shard);
+        if run.shards.get(&shard).is_none_or(|running| running.epoch != epoch) {
+            // It was given back before it ended: what it says is over.
+            return;
         }
+        run.shards.remove(&shard);
         if let Ended::Failed(failed) = ended {
             self.give_up(at, failed).await;
         }
@@ -566,7 +667,7 @@ impl Node {
             Some(_) => format!("newer than every program that runs: {failed}"),
             None => failed.to_string(),
         };
-        run.cannot = Some(Cannot { since: self.store.as_ref().now(), reason, newer });
+        run.cannot = Some(Cannot { seen: run.seen, stopped: false, reason, newer });
         if !run.others.is_empty() {
             tracing::warn!(projection = run.name, error = %failed.reason, "this node stands aside: another one may");
             metrics::failed(&run.name);
@@ -586,7 +687,7 @@ impl Node {
     }
 
     /// Stores that no node can run a processor. Returns `false`, having stored nothing, if the nodes that may run it
-    /// have changed meanwhile.
+    /// have changed meanwhile, or if it is not active any more.
     async fn fail(
         &mut self,
         store: &dyn EventStore,
@@ -603,50 +704,81 @@ impl Node {
         if able.collect::<BTreeSet<_>>() != self.runs[at].others {
             return Ok(false);
         }
-        let (reason, now) = (reason.replace('\0', "\\0"), store.now());
-        let cause = cause.and_then(|cause| serde_json::to_value(cause).ok());
-        let change = |row: &mut Row| {
-            (row.state, row.reason, row.since, row.cause) = (ProcessorState::Failed, Some(reason), now, cause);
+        let (now, cause) = (store.now(), cause.and_then(|cause| serde_json::to_value(cause).ok()));
+        let change = |row: &mut Row, _: &[(Shard, Checkpoint)]| {
+            let active = row.state == ProcessorState::Active;
+            if active {
+                record::turn_to(row, ProcessorState::Failed, Some(reason), now);
+                row.cause = cause;
+            }
+            active
         };
-        record::update(store, &name, change).await?;
+        if !record::update_if(store, &name, change).await?.is_some_and(|(_, written)| written) {
+            return Ok(false);
+        }
+        if let Some(cannot) = &mut self.runs[at].cannot {
+            cannot.stopped = true;
+        }
         self.runs[at].report.send_modify(|status| (status.state, status.stopped) = (State::Failed, true));
         Ok(true)
     }
 
-    /// Finishes the batches at hand and gives all shards of a processor back.
+    /// Finishes the batches at hand, if they take no longer than [`PATIENCE`], and gives all shards of a processor back.
     async fn halt(&mut self, at: usize) {
-        if let Err(error) = self.release(self.store.clone().as_ref(), at, None).await {
+        self.halt_within(at, Some(PATIENCE)).await;
+    }
+
+    async fn halt_within(&mut self, at: usize, patience: Option<Duration>) {
+        if let Err(error) = self.release(self.store.clone().as_ref(), at, None, patience).await {
             let projection = &self.runs[at].name;
             tracing::warn!(projection, %error, "shards could not be given back: others take them when the lease is over");
         }
     }
 
-    /// Stops shards of a processor, or all that run, and gives them back.
+    /// Stops shards of a processor, or all that run, and gives them back. A task that runs for longer than `patience`
+    /// after it was asked to stop is left behind: the shard gets a new epoch, so the task can write nothing more.
     async fn release(
         &mut self,
         store: &dyn EventStore,
         at: usize,
         only: Option<&HashSet<Shard>>,
+        patience: Option<Duration>,
     ) -> Result<(), StoreError> {
         let run = &mut self.runs[at];
-        let given: Vec<_> = run.shards.extract_if(|shard, _| only.is_none_or(|only| only.contains(shard))).collect();
-        for (_, running) in &given {
-            running.stop.send_replace(true);
+        let given = run.shards.extract_if(|shard, _| only.is_none_or(|only| only.contains(shard)));
+        let mut given: Vec<_> = given.collect();
+        for (_, running) in &mut given {
+            running.ask();
         }
-        let mut released = HashMap::new();
-        for (shard, running) in given {
+        let (mut released, mut hang) = (HashMap::new(), vec![]);
+        for (shard, mut running) in given {
+            released.insert(shard.clone(), running.epoch);
+            let until = patience.map(|patience| running.ask() + patience);
             // A task that panicked has ended, too.
-            let _ = running.task.await;
-            released.insert(shard, running.epoch);
+            let ended = async { drop((&mut running.task).await) };
+            match until {
+                None => ended.await,
+                Some(until) if timeout_at(until, ended).await.is_ok() => {}
+                Some(_) => hang.push((shard, running)),
+            }
         }
         let name = run.name.clone();
         if released.is_empty() {
             return Ok(());
         }
         // A frozen node may have locked the shards; others then take them when the lease is over.
-        timeout(self.lease, self.give_back(store, &name, Some(released)))
+        let given = timeout(self.lease, self.give_back(store, &name, Some(released)))
             .await
-            .unwrap_or_else(|late| Err(StoreError::Busy(late.into())))
+            .unwrap_or_else(|late| Err(StoreError::Busy(late.into())));
+        for (shard, running) in hang {
+            tracing::warn!(projection = %shard, "code of a processor does not end: its shard is given to others");
+            match given {
+                Ok(()) => self.left_behind.push(running.task),
+                // It has the shard at the same epoch still, so no other task may begin with the shard.
+                Err(_) => drop(self.runs[at].shards.insert(shard, running)),
+            }
+        }
+        given
     }
 
     /// Gives up the ownership of shards that this node had at these epochs, or of all it owns.
@@ -673,6 +805,39 @@ impl Node {
     }
 }
 
+/// A node that ends in another way than by [`Node::run`] does not beat on, and its shards stop: others take them when
+/// the lease is over.
+impl Drop for Node {
+    fn drop(&mut self) {
+        for task in self.left_behind.iter().chain(&self.heart).chain(&self.reader) {
+            task.abort();
+        }
+        for running in self.runs.iter_mut().flat_map(|run| run.shards.values_mut()) {
+            running.ask();
+        }
+        if self.stopped {
+            return;
+        }
+        for run in &mut self.runs {
+            run.others.clear();
+            run.report_failure(&self.store, Failure::program("its node has ended"));
+        }
+    }
+}
+
+/// Makes a failed processor active again, if it is failed still. Returns its row.
+async fn go_on(store: &dyn EventStore, name: &str, failed: &Row) -> Result<Option<Row>, StoreError> {
+    let now = store.now();
+    let change = |row: &mut Row, _: &[(Shard, Checkpoint)]| {
+        let same = (&row.state, row.since) == (&failed.state, failed.since);
+        if same {
+            record::turn_to(row, ProcessorState::Active, None, now);
+        }
+        same
+    };
+    Ok(record::update_if(store, name, change).await?.map(|(row, _)| row))
+}
+
 async fn asked(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         // The sender is gone, so nothing can ask to stop.
@@ -684,4 +849,85 @@ fn host() -> String {
     std::env::var("HOSTNAME")
         .or_else(|_| std::fs::read_to_string("/etc/hostname").map(|name| name.trim().to_owned()))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use async_trait::async_trait;
+    use eventstore_core::{MemoryStore, Transaction};
+
+    use super::*;
+    use crate::{
+        Processors,
+        record::{PROCESSORS, queue::Queue, reads::Reads},
+        run::{
+            options::Options,
+            page::DecodedPage,
+            processor::{Part, Processor, Remembered},
+        },
+        status::Status,
+    };
+
+    /// Does nothing with no event.
+    struct Nothing;
+
+    #[async_trait]
+    impl Processor for Nothing {
+        fn name(&self) -> String {
+            "nothing".into()
+        }
+
+        fn query(&self) -> Query {
+            Query::default()
+        }
+
+        fn reads(&self) -> Reads {
+            Reads::default()
+        }
+
+        async fn prepare(&self, _: &dyn EventStore) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        fn decode(&self, _: &DecodedPage, _: Range<usize>) {}
+
+        async fn process(
+            &self,
+            _: &mut dyn Transaction,
+            _: &Part<'_>,
+            _: Option<&mut Remembered>,
+        ) -> Result<Vec<(Queue, usize)>, Failure> {
+            Ok(vec![])
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_paused_stays_paused_whatever_a_node_has_found_before() -> Result<(), StoreError> {
+        let store = Store::from(MemoryStore::new());
+        let report = watch::Sender::new(Status::new("nothing".into()));
+        let run = LocalProcessor::new(Arc::new(Nothing), Options::default(), report);
+        let mut node = Node::new(store.clone(), Duration::from_secs(3), vec![run], Arc::default());
+        let operator = Processors::new(&store);
+        let row = async || Ok::<_, StoreError>(record::known(store.as_ref(), "nothing").await?.unwrap());
+        store.as_ref().create(&PROCESSORS).await?;
+        record::begin(store.as_ref(), "nothing").await?;
+
+        // It fails, and an operator pauses it before the node stores that.
+        operator.pause("nothing").await?;
+        assert!(!node.fail(store.as_ref(), 0, "why", None).await?);
+        assert_eq!(row().await?.state, ProcessorState::Paused);
+        operator.resume("nothing").await?;
+        assert!(node.fail(store.as_ref(), 0, "why", None).await?);
+
+        // A node that starts finds that it has failed, and an operator pauses it before the node tries again.
+        let failed = row().await?;
+        assert_eq!((&failed.state, failed.reason.as_deref()), (&ProcessorState::Failed, Some("why")));
+        operator.pause("nothing").await?;
+        let found = go_on(store.as_ref(), "nothing", &failed).await?;
+        assert_eq!(found.map(|row| row.state), Some(ProcessorState::Paused));
+        assert_eq!(row().await?.state, ProcessorState::Paused);
+        Ok(())
+    }
 }

@@ -101,7 +101,10 @@ pub trait Processor: Send + Sync {
     /// only if the processor keeps the table of a read model.
     fn name(&self) -> String;
 
-    /// Returns the query for the events that the processor is called for.
+    /// Returns the query for the events that the processor is called for. It is called with others, too: a node reads
+    /// the end of the log once for all its processors, so a page has the events of all their queries. A processor must
+    /// skip what its query does not match, as [`KeyedEvents`](crate::KeyedEvents) does for events of a type that is not
+    /// its own.
     fn query(&self) -> Query;
 
     /// Returns the names of those events, each with the newest version that this program reads. Nodes of different

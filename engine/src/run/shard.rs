@@ -70,7 +70,7 @@ const HELD_PAUSE: Duration = Duration::from_millis(20);
 const TRIES: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
 
 /// How long a shard that was asked to stop waits for its row, to store that events were handed over.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// One shard that this node runs.
 pub(crate) struct ShardRunner {
@@ -193,7 +193,7 @@ impl ShardRunner {
                 return Ended::Stopped;
             }
             let step = AssertUnwindSafe(self.step(&mut cursor)).catch_unwind().await;
-            match step.unwrap_or_else(|panic| Err(Halt::Failed(Failure::panicked(&*panic)))) {
+            match step.unwrap_or_else(|panic| Err(Halt::Failed(Failure::panicked(&*panic).for_certain()))) {
                 Ok(()) => pause = FIRST_PAUSE,
                 Err(Halt::Lost) => return Ended::Lost,
                 Err(Halt::Failed(failed)) if failed.fault == Fault::Program => return Ended::Failed(failed),
@@ -676,7 +676,9 @@ impl ShardRunner {
     }
 
     pub(super) async fn deliver(&self, part: &Part<'_>) -> Result<(), Failure> {
-        self.processor.deliver(self.store.as_ref(), part).await.map_err(|failed| self.by_policy(part, failed))
+        let delivered = AssertUnwindSafe(self.processor.deliver(self.store.as_ref(), part)).catch_unwind().await;
+        let delivered = delivered.unwrap_or_else(|panic| Err(Failure::panicked(&*panic)));
+        delivered.map_err(|failed| self.by_policy(part, failed))
     }
 
     /// An event that cannot be read stops the processor, or is parked at once. If it was parked already and is tried

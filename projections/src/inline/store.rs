@@ -20,7 +20,7 @@ use eventstore_core::{
 };
 use eventstore_engine::{
     Processor,
-    failure::Fault,
+    failure::{Fault, caught},
     record::{
         self, PROCESSORS, Row,
         reads::{self, EVENT_SETS},
@@ -100,7 +100,7 @@ impl InlineStore {
         for kept in &*self.kept {
             // First, so that no reader finds a table that has only some of its rows.
             record::begin(base, &kept.name).await?;
-            kept.processor.prepare(base).await.map_err(|failed| kept.stopped(failed))?;
+            caught(kept.processor.prepare(base)).await.map_err(|failed| kept.stopped(failed))?;
         }
         for kept in &*self.kept {
             kept.admit(&self.base).await?;
@@ -114,7 +114,7 @@ impl InlineStore {
             if known.get(&kept.name).is_none_or(|row| row.built_at.is_none()) {
                 // Readers of plain SQL are sent to the first version. An operator or a `Runner` sends them to a newer
                 // one.
-                kept.processor.built(base, false).await?;
+                caught(kept.processor.built(base, false)).await.map_err(|failed| kept.stopped(failed))?;
             }
         }
         self.made.store(true, Ordering::Release);
