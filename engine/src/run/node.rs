@@ -29,13 +29,11 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     error::Error,
     future::pending,
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
 use eventstore_core::{Changes, Checkpoint, EventStore, Position, Query, Shard, Store, StoreError, engine::LETTERS};
-use futures::FutureExt;
 use serde_json::Value as Json;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
@@ -509,10 +507,13 @@ impl Node {
         let is_new = run.preparing.is_none();
         let preparing = run.preparing.get_or_insert_with(|| {
             Errand::begin(async move {
-                let prepared = AssertUnwindSafe(prepare(store.as_ref(), &*processor, built)).catch_unwind().await;
-                // The next turn goes on with it.
-                wake.notify_one();
-                prepared.unwrap_or_else(|panic| Err(Failure::panicked(&*panic).for_certain()))
+                let start = Instant::now();
+                let prepared = caught(prepare(store.as_ref(), &*processor, built)).await;
+                if start.elapsed() >= MOMENT {
+                    // The turn that began it does not wait any more: another one goes on.
+                    wake.notify_one();
+                }
+                prepared
             })
         });
         let done = preparing.within(if is_new { MOMENT } else { Duration::ZERO }).await?;
