@@ -27,7 +27,8 @@ use crate::{
 /// The engine reads and decodes pages of the log, and calls [`deliver`](Self::deliver) and [`process`](Self::process)
 /// for the events of a shard, in the order of the log. It moves the shard's checkpoint in the same transaction as
 /// `process`. A batch that fails is tried again with fewer events, down to the event to blame. That event is parked,
-/// and with it those behind it ([`Failure`], [`Fault`](crate::Fault)).
+/// and with it those behind it ([`Failure`], [`Fault`](crate::Fault)). A panic anywhere else in its code stops the
+/// processor on this node; other processors go on.
 ///
 /// ```
 /// use std::{ops::Range, sync::{Arc, atomic::{AtomicUsize, Ordering}}};
@@ -147,12 +148,14 @@ pub trait Processor: Send + Sync {
         Ok(())
     }
 
-    /// Makes the processor's tables. Called before the first batch, once a node, and again after a failure.
+    /// Makes the processor's tables. Called before the first batch, once a node, and again after a failure. Runs in a
+    /// task of its own, which ends at an await if the node stops; other processors go on meanwhile.
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure>;
 
     /// Called when the processor is built: it has come to where the log ended when it began. Called again at each beat
     /// until it is stored as built. Returns why readers are not sent to its table yet, if so. A declared read model
-    /// sends readers to its table; to that of a new version only if `promote` is true.
+    /// sends readers to its table; to that of a new version only if `promote` is true. Runs in a task of its own, as
+    /// [`prepare`](Self::prepare) does.
     async fn built(&self, store: &dyn EventStore, promote: bool) -> Result<Option<StoreError>, StoreError> {
         let _ = promote;
         record::mark_built(store, &self.name()).await.map(|()| None)
