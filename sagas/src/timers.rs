@@ -4,7 +4,10 @@
 //! What has fired is stored before anything is sent, in a transaction that has locked the shard: of firing a timer and
 //! cancelling it, one wins.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use eventstore_core::{
     Changes, Comparison, Filter, Order, Rows, Select, SortKey, StoreError, Timestamp,
@@ -100,10 +103,11 @@ async fn claim<P: Process>(
     keys: Vec<String>,
     now: Timestamp,
 ) -> Result<Option<Vec<Fired>>, Halt> {
+    let over = forget(answers, &keys, now).await?;
     let (mut transaction, _) = tick.fence.open().await?;
     let rows = transaction.rows(Rows::Keys { table: answers.table, keys }).await?;
     let mut changes = Changes { table: answers.table, upserts: vec![], deletes: vec![] };
-    let (mut fired, mut over) = (vec![], vec![]);
+    let mut fired = vec![];
     for (key, row) in rows {
         let mut row = match table::read(&answers.table, &key, &row) {
             Ok(row) => row,
@@ -113,9 +117,8 @@ async fn claim<P: Process>(
                 continue;
             }
         };
-        if row.is_forgotten(now) {
+        if over.contains(&key) {
             changes.deletes.push(key);
-            over.push(row);
             continue;
         }
         let again = row.is_asked_again();
@@ -129,15 +132,32 @@ async fn claim<P: Process>(
         transaction.rollback().await?;
         return Ok(None);
     }
-    if answers.process.begins_again() {
-        // Before the rows go, so that no instance with such a key begins again.
-        for row in &over {
-            end(&answers.store, answers.process.name(), row).await?;
-        }
-    }
     transaction.write(changes).await?;
     transaction.commit().await?;
     Ok(Some(fired))
+}
+
+/// Returns the instances that are over and were kept long enough. Records that they are over, before their rows go, so
+/// that no instance with such a key begins again. In no transaction: an append must not wait for one of this task. What
+/// is over stays so, whichever node finds it.
+async fn forget<P: Process>(
+    answers: &Answers<P>,
+    keys: &[String],
+    now: Timestamp,
+) -> Result<HashSet<String>, StoreError> {
+    let rows = answers.store.as_ref().rows(Rows::Keys { table: answers.table, keys: keys.to_vec() }).await?;
+    let mut over = HashSet::new();
+    for (key, row) in rows {
+        // A row that cannot be read is not this program's to delete.
+        let Ok(row) = table::read(&answers.table, &key, &row) else { continue };
+        if row.is_forgotten(now) {
+            if answers.process.begins_again() {
+                end(&answers.store, answers.process.name(), &row).await?;
+            }
+            over.insert(key);
+        }
+    }
+    Ok(over)
 }
 
 /// Has the instances answer what has fired, and writes the result.

@@ -280,6 +280,51 @@ async fn g10_an_instance_that_is_over_has_no_timers() -> Result<(), Any> {
     Ok(())
 }
 
+/// One instance for each transfer, by its stream; over at once.
+#[derive(Saga, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[saga(from = "beginning", stream)]
+enum Once {
+    #[default]
+    New,
+    #[saga(end)]
+    Over,
+}
+
+impl Evolve for Once {
+    type Event = TransferEvent;
+
+    fn evolve(&mut self, _: TransferEvent) {
+        *self = Self::Over;
+    }
+}
+
+impl React for Once {
+    fn react(&self, event: &Recorded<TransferEvent>) -> Commands {
+        publish(StreamId::new("once", event.stream.key()), AccountEvent::Closed)
+    }
+}
+
+/// The end of an instance is known after its row was deleted, where another event may have its key.
+#[tokio::test]
+async fn g10_an_instance_whose_row_was_deleted_does_not_begin_again() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    // The clock of a server cannot be moved.
+    let Some(clock) = world.clock() else { return Ok(()) };
+    let runner = Runner::new(store).lease(LEASE).saga::<Once>().start();
+    request(store, "t1", 1).await?;
+    let there = async || store.sagas::<Once>().get("t1").await;
+    until(async || Ok(there().await?.is_some_and(|one| one.status == SagaStatus::Finished))).await?;
+    clock.advance(Duration::from_secs(8 * 86_400));
+    until(async || Ok(there().await?.is_none())).await?;
+    let refused = store.execute(&transfer("t1"), Refuse).await?;
+    runner.until(refused.position).await?;
+    assert!(there().await?.is_none());
+    assert_eq!(names(store).await?.iter().filter(|name| *name == "account.closed").count(), 1);
+    runner.stop().await;
+    Ok(())
+}
+
 static BROKEN: AtomicBool = AtomicBool::new(true);
 
 /// Panics at a transfer of 13 while the code is broken.

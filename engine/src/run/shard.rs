@@ -159,6 +159,8 @@ pub struct LogCursor {
     ticks_from: Position,
     /// When the processor is next asked what is due by the clock, if it ever is.
     tick_at: Option<Instant>,
+    /// Whether it was asked last, before any page: events and what is due by the clock take turns.
+    ticked: bool,
 }
 
 /// Passed events that are being processed, and where the shard is meanwhile.
@@ -267,7 +269,9 @@ impl ShardRunner {
         if cursor.until.is_some_and(|until| until <= cursor.position) {
             return self.wait_for_reshard().await;
         }
-        if cursor.position >= cursor.ticks_from && cursor.tick_at.is_some_and(|at| at <= Instant::now()) {
+        let due = cursor.position >= cursor.ticks_from && cursor.tick_at.is_some_and(|at| at <= Instant::now());
+        if !std::mem::take(&mut cursor.ticked) && due {
+            cursor.ticked = true;
             return self.tick(cursor).await;
         }
         let page = match self.tail.after(cursor.position) {
@@ -331,7 +335,21 @@ impl ShardRunner {
             false => position,
         };
         let tick_at = ticks.then(Instant::now);
-        Ok(LogCursor { position, event, until, lost, parked, road, catch_up, missed, back, tried, ticks_from, tick_at })
+        Ok(LogCursor {
+            position,
+            event,
+            until,
+            lost,
+            parked,
+            road,
+            catch_up,
+            missed,
+            back,
+            tried,
+            ticks_from,
+            tick_at,
+            ticked: false,
+        })
     }
 
     /// Has the processor do what is due by the clock.
@@ -382,6 +400,7 @@ impl ShardRunner {
             tried,
             ticks_from,
             tick_at,
+            ticked: true,
         };
         let done = self.through(&mut behind, &page).await;
         (cursor.parked, cursor.tried) = (behind.parked, behind.tried);
