@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
 use eventstore_core::{
     Changes, Comparison, DeadLetter, Filter, Invalid, Order, ParkedKeys, Position, Rows, Saga, SagaStatus, Select,
     Store, StoreError, Timestamp,
+    engine::{Sweep, swept},
     process::{Progress, StoredInstance, Timer},
 };
 use eventstore_engine::{
     Processors,
     record::{begin_again, dead_letters, if_built},
 };
-
 use tokio::time::{Instant, sleep};
 
 use crate::table::{self, STATUS};
@@ -68,7 +68,7 @@ impl<S: Saga> Sagas<S> {
     /// this program cannot read its state.
     pub async fn get(&self, key: &str) -> Result<Option<Instance<S>>, StoreError> {
         let row = self.rows(vec![key.into()]).await?.into_iter().next();
-        let parked = self.parked().await?.remove(key);
+        let parked = self.letter(key).await?;
         if row.is_none() && parked.is_none() {
             return Ok(None);
         }
@@ -105,7 +105,7 @@ impl<S: Saga> Sagas<S> {
     /// [`Invalid::Request`] if it is not parked.
     pub async fn retry(&self, key: &str) -> Result<(), StoreError> {
         let processors = Processors::new(&self.store);
-        if self.parked().await?.contains_key(key) {
+        if self.letter(key).await?.is_some() {
             return processors.dead_letters(S::NAME).retry(key).await;
         }
         self.ask_again(key).await?;
@@ -160,12 +160,21 @@ impl<S: Saga> Sagas<S> {
         rows.iter().map(|(key, row)| table::read(&table, key, row)).collect()
     }
 
+    /// Returns the first event that waits of an instance, if it is parked. Letters that were skipped come before it.
+    async fn letter(&self, key: &str) -> Result<Option<DeadLetter>, StoreError> {
+        let letters = swept(self.store.as_ref(), Sweep::all_of(S::NAME, key, usize::MAX)).await?;
+        Ok(letters.into_iter().find(waits))
+    }
+
     /// Returns the first event that waits of each instance that is parked.
     async fn parked(&self) -> Result<BTreeMap<String, DeadLetter>, StoreError> {
         let letters = dead_letters::first(self.store.as_ref(), S::NAME).await?;
-        let waits = letters.into_iter().filter(|letter| letter.skipped.is_none() && !letter.whole_stream);
-        Ok(waits.map(|letter| (letter.key.clone(), letter)).collect())
+        Ok(letters.into_iter().filter(waits).map(|letter| (letter.key.clone(), letter)).collect())
     }
+}
+
+fn waits(letter: &DeadLetter) -> bool {
+    letter.skipped.is_none() && !letter.whole_stream
 }
 
 fn instance<S: Saga>(row: StoredInstance, parked: Option<&DeadLetter>) -> Result<Instance<S>, StoreError> {

@@ -1,5 +1,10 @@
 //! The table of the instances of a process, `"transfer.saga"`: one row an instance.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
 use eventstore_core::{
     Changes, Column, Kind, SagaStatus, StoreError, Table, Timestamp,
     process::{Change, StoredInstance},
@@ -30,8 +35,10 @@ const COLUMNS: &[Column] = &[
 
 /// Returns the table of a process. The name has a dot, so that no read model can be called so.
 pub fn table(process: &'static str) -> Table {
-    // Once a process type and run: a table's name lives as long as the program.
-    let name: &'static str = Box::leak(format!("{process}.saga").into_boxed_str());
+    // The name of a table lives as long as the program: it is made once for each process, however often it is asked for.
+    static NAMES: Mutex<BTreeMap<&str, &str>> = Mutex::new(BTreeMap::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = *names.entry(process).or_insert_with(|| Box::leak(format!("{process}.saga").into_boxed_str()));
     Table { name, version: 0, columns: COLUMNS, shadow: false }
 }
 
@@ -133,4 +140,22 @@ pub fn add(changes: &mut Changes, key: String, change: Change) -> Result<(), Sto
         Change::Delete => changes.deletes.push(key),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_table_is_made_once() {
+        let (one, other) = (table("transfer"), table("transfer"));
+        assert_eq!(one.name, "transfer.saga");
+        assert!(std::ptr::eq(one.name, other.name), "each look at an instance would keep another copy for ever");
+        assert_eq!(table("order").name, "order.saga");
+    }
+
+    #[test]
+    fn the_columns_that_are_compared_are_those() {
+        assert_eq!((DUE.name, STATUS.name), ("due", "status"));
+    }
 }
