@@ -51,13 +51,13 @@ pub use eventstore_core::{
     VerifiedSnapshots, Version, doctor, ensure, event_id, every, limits, testing,
 };
 pub use eventstore_core::{
-    Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start,
+    Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, StartFrom,
     Stepping, Steps, ask, cancel, derived_id, process, publish, send, step,
 };
 #[cfg(feature = "macros")]
 pub use eventstore_derive::{Aggregate, Command, Event, ReadModel, Saga};
 pub use eventstore_engine::{
-    DeadLetters, Processors, Progress, Rebuild, Runner, Running, StartFrom, State, Status, Subscription, TryRun,
+    DeadLetters, Processors, Progress, Rebuild, Runner, Running, State, Status, Subscription, TryRun,
 };
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};

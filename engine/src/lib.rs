@@ -23,6 +23,7 @@ mod runner;
 mod status;
 mod subscription;
 
+pub use eventstore_core::StartFrom;
 pub use failure::{Failure, Fault, Halt};
 pub use operate::{
     dead_letters::DeadLetters,
@@ -34,7 +35,7 @@ pub use run::{
     keyed_events::KeyedEvents,
     page::{Decoded, DecodedPage},
     parked::Parked,
-    processor::{Begins, Disposition, Fence, Held, Outputs, Part, Processor, RefoldRows, Remembered, StartFrom, Tick},
+    processor::{Begins, Disposition, Fence, Held, Outputs, Part, Processor, RefoldRows, Remembered, Tick},
 };
 pub use runner::{Runner, Running};
 pub use status::{State, Status};

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ops::Deref, sync::Arc, time::Duration};
 
-use eventstore_core::{DeadLetter, Invalid, Position, Store, StoreError, engine::check_name};
+use eventstore_core::{DeadLetter, Invalid, Position, StartFrom, Store, StoreError, engine::check_name};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -13,13 +13,7 @@ use uuid::Uuid;
 use crate::{
     operate::processors::Processors,
     record::dead_letters,
-    run::{
-        local::LocalProcessor,
-        node::Node,
-        options::Options,
-        processor::{Processor, StartFrom},
-        tail::Tail,
-    },
+    run::{local::LocalProcessor, node::Node, options::Options, processor::Processor, tail::Tail},
     status::Status,
     subscription::{Delivered, Subscription},
 };

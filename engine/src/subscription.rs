@@ -3,7 +3,7 @@
 use std::{ops::Range, panic::AssertUnwindSafe};
 
 use async_trait::async_trait;
-use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, Transaction};
+use eventstore_core::{BoxError, Event, EventStore, Query, Recorded, StartFrom, Transaction};
 use futures::FutureExt;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     run::{
         keyed_events::KeyedEvents,
         page::DecodedPage,
-        processor::{Begins, Part, Processor, Remembered, StartFrom},
+        processor::{Begins, Part, Processor, Remembered},
     },
 };
 

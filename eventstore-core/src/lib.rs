@@ -71,7 +71,7 @@ pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
 pub use metadata::Metadata;
 pub use process::{
-    Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, Start,
+    Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, StartFrom,
     Stepping, Steps, ask, cancel, derived_id, publish, send, step,
 };
 pub use read::ReadEvents;

@@ -125,7 +125,7 @@ impl Keys {
         });
         let from = self.from.as_ref().map(|from| {
             quote! {
-                const FROM: ::core::option::Option<#krate::Start> = ::core::option::Option::Some(#krate::Start::#from);
+                const FROM: ::core::option::Option<#krate::StartFrom> = ::core::option::Option::Some(#krate::StartFrom::#from);
             }
         });
         let instances = self.instances.as_ref().map(|(_, instances)| {

@@ -3,10 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use eventstore_core::{
-    Store, StoreError, Table,
+    StartFrom, Store, StoreError, Table,
     process::{Failure, Process, Terms, Turn, TurnResult},
 };
-use eventstore_engine::StartFrom;
 use futures::{StreamExt, stream};
 
 /// Answers the events of a process.

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use eventstore_core::{
-    Reactor, Saga, Start,
+    Reactor, Saga, StartFrom,
     process::{Process, Stateless},
 };
-use eventstore_engine::{Runner, StartFrom};
+use eventstore_engine::Runner;
 
 use crate::{answers::Answers, table::table};
 
@@ -38,13 +38,8 @@ impl RunProcesses for Runner {
     }
 }
 
-fn run<P: Process>(runner: Runner, process: P, start: Option<Start>) -> Runner {
+fn run<P: Process>(runner: Runner, process: P, start: Option<StartFrom>) -> Runner {
     let store = runner.store().clone();
-    let start = start.map(|start| match start {
-        Start::Beginning => StartFrom::Beginning,
-        Start::Now => StartFrom::Now,
-        Start::After(position) => StartFrom::After(position),
-    });
     let table = table(process.name());
     let process = Arc::new(process);
     let answers = Answers { process, store, table, start, at_once: AT_ONCE, keep_finished: KEEP_FINISHED };

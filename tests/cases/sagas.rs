@@ -10,7 +10,7 @@ use std::{
 };
 
 use eventstore::{
-    Changes, Checkpoint, EventStore, Position, Processors, Rows, SagaStatus, Start, State, StoreError, StreamId,
+    Changes, Checkpoint, EventStore, Position, Processors, Rows, SagaStatus, StartFrom, State, StoreError, StreamId,
     prelude::*,
 };
 use futures::TryStreamExt;
@@ -446,7 +446,7 @@ struct Thanks;
 
 impl Reactor for Thanks {
     const NAME: &'static str = "thanks";
-    const FROM: Option<Start> = Some(Start::Beginning);
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
     type Event = TransferEvent;
 
     fn react(&self, event: &Recorded<TransferEvent>) -> Commands {

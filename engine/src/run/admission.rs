@@ -4,7 +4,7 @@
 use std::{error::Error, sync::Arc, time::SystemTime};
 
 use eventstore_core::{
-    Checkpoint, Position, Query, Read, Shard, StoreError, StreamId, Timestamp, Transaction, Version,
+    Checkpoint, Position, Query, Read, Shard, StartFrom, StoreError, StreamId, Timestamp, Transaction, Version,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -17,7 +17,7 @@ use crate::{
     },
     run::{
         page::id_within,
-        processor::{Begins, Processor, StartFrom},
+        processor::{Begins, Processor},
     },
 };
 

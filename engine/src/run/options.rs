@@ -1,6 +1,6 @@
 //! The options of a processor, as the runner sets them.
 
-use crate::run::processor::StartFrom;
+use eventstore_core::StartFrom;
 
 /// How a processor is run, as the runner says.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Changes, Checkpoint, EventStore, Position, Query, Raw, Recorded, Shard, StoreError, Table, Transaction,
+    Changes, Checkpoint, EventStore, Position, Query, Raw, Recorded, Shard, StartFrom, StoreError, Table, Transaction,
 };
 use futures::FutureExt;
 use serde_json::value::RawValue;
@@ -323,19 +323,6 @@ impl Remembered {
             self.bytes += bytes;
         }
     }
-}
-
-/// Where a subscription or a projection in SQL begins when it runs for the first time. Ignored once there is a
-/// checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StartFrom {
-    /// With the first event of the log.
-    Beginning,
-    /// With the first event recorded from then on.
-    Now,
-    /// With the first event after a position.
-    After(Position),
 }
 
 /// Where a processor begins when it runs for the first time.

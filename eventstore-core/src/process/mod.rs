@@ -44,7 +44,7 @@ pub use reactor::{Reactor, Stateless};
 pub use rules::{Process, Unanswerable};
 #[doc(hidden)]
 pub use saga::Beginning;
-pub use saga::{EventOf, Instances, React, Reacting, Saga, Start};
+pub use saga::{EventOf, Instances, React, Reacting, Saga, StartFrom};
 pub use script::Script;
 pub use sending::{Delivery, Sending, Told};
 pub use steps::{InFlight, Stepping, Steps};

@@ -11,7 +11,7 @@ use crate::{
         outcome::Outcome,
         progress::SagaStatus,
         rules::{Process, Unanswerable},
-        saga::Start,
+        saga::StartFrom,
         script::Script,
     },
     timestamp::Timestamp,
@@ -43,7 +43,7 @@ pub trait Reactor: Send + Sync + 'static {
     const NAME: &'static str;
     /// Where the process begins when it runs for the first time. `None`: the program that starts it must give the
     /// start.
-    const FROM: Option<Start> = None;
+    const FROM: Option<StartFrom> = None;
     /// The events it reads.
     type Event: Event;
 

@@ -48,7 +48,7 @@ pub trait Saga: Clone + Send + Sync + 'static {
     const VERSION: u32 = 1;
     /// Where the process begins when it runs for the first time. `None`: the program that starts it must give the
     /// start.
-    const FROM: Option<Start> = None;
+    const FROM: Option<StartFrom> = None;
     /// The process that answers its events: `Reacting<Self>` by [`React`], `Stepping<Self>` by [`Steps`](crate::Steps).
     type Process: Process + Default;
     /// The instances that an event concerns.
@@ -70,14 +70,15 @@ pub trait Saga: Clone + Send + Sync + 'static {
 /// The events that a saga reads.
 pub type EventOf<S> = <<S as Saga>::Process as Process>::Event;
 
-/// The start of a process that runs for the first time.
+/// Where a saga, reactor, subscription or projection in SQL begins when it runs for the first time. Ignored once there is
+/// a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// At the first event of the log.
+pub enum StartFrom {
+    /// With the first event of the log.
     Beginning,
-    /// At the end of the log.
+    /// With the first event recorded from then on.
     Now,
-    /// After a position.
+    /// With the first event after a position.
     After(Position),
 }
 

@@ -224,7 +224,7 @@ fn no_name_of_the_users_is_taken_for_another() {
 /// The facade by another path, with no more in it than the derives need.
 mod facade {
     pub(super) use ::eventstore::{
-        Command, Event, EventError, EventOf, Instances, Reacting, Saga, Start, Tag, Tagged, Upcast,
+        Command, Event, EventError, EventOf, Instances, Reacting, Saga, StartFrom, Tag, Tagged, Upcast,
     };
 
     pub(super) mod __private {

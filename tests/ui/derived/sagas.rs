@@ -1,7 +1,7 @@
 //! Sagas and commands by derive.
 
 use eventstore::{
-    Command, Commands, Event, EventError, Evolve, Instances, Plan, React, Recorded, Saga, Start, Steps,
+    Command, Commands, Event, EventError, Evolve, Instances, Plan, React, Recorded, Saga, StartFrom, Steps,
     process::Process, step,
 };
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,7 @@ impl Steps for Tour {
 fn a_saga_is_called_by_its_type_unless_it_says_otherwise() {
     assert_eq!((Watch::NAME, Guest::NAME, r#Loop::NAME, Tour::NAME), ("watch", "guests_2", "loop", "tour"));
     assert_eq!((Watch::VERSION, Guest::VERSION, Tour::VERSION), (1, 3, 2));
-    assert_eq!((Watch::FROM, Guest::FROM, Door::FROM), (None, Some(Start::Beginning), Some(Start::Now)));
+    assert_eq!((Watch::FROM, Guest::FROM, Door::FROM), (None, Some(StartFrom::Beginning), Some(StartFrom::Now)));
 }
 
 #[test]
