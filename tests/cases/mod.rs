@@ -125,6 +125,8 @@ pub struct Between {
     at_begin: AtomicBool,
     /// Of the transactions to come, this one cannot begin; 0: all can.
     breaks: Arc<AtomicUsize>,
+    /// No transaction can begin.
+    down: Arc<AtomicBool>,
     /// How many dead letters were read.
     letters: Arc<AtomicUsize>,
 }
@@ -142,7 +144,7 @@ impl Between {
         let (intruder, after_read) = Default::default();
         let (counts, commits, late, lost) = Default::default();
         let (inner, letters, behind) = (inner.clone(), Arc::default(), Duration::ZERO);
-        let (indexed, at_begin, breaks) = Default::default();
+        let (indexed, at_begin, breaks, down) = Default::default();
         let unanswered = None;
         Self {
             inner,
@@ -160,6 +162,7 @@ impl Between {
             indexed,
             at_begin,
             breaks,
+            down,
             letters,
         }
     }
@@ -182,6 +185,11 @@ impl Between {
     /// Transactions of this number from now on, 1 the next one, cannot begin, once.
     pub fn broken_at(self, breaks: &Arc<AtomicUsize>) -> Self {
         Self { breaks: breaks.clone(), ..self }
+    }
+
+    /// No transaction can begin while this is so.
+    pub fn down_while(self, down: &Arc<AtomicBool>) -> Self {
+        Self { down: down.clone(), ..self }
     }
 
     pub fn frozen_by(self, shards: &Arc<Semaphore>) -> Self {
@@ -305,7 +313,8 @@ impl EventStore for Between {
             }
         }
         let less = |left: usize| left.checked_sub(1);
-        if self.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) == Ok(1) {
+        let breaks = self.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) == Ok(1);
+        if breaks || self.down.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("the connection broke".into()));
         }
         let (inner, counts, commits) = (self.inner.begin().await?, self.counts.clone(), self.commits.clone());

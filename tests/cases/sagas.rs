@@ -221,6 +221,31 @@ async fn m1_a_timer_fires_when_it_is_due_and_not_before() -> Result<(), Any> {
     Ok(())
 }
 
+/// A batch whose commands are recorded, and which cannot be committed, is begun again and again: with the same ids.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_a_batch_that_cannot_be_committed_sends_the_same_commands_again() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    bank(store).await?;
+    let down = Arc::new(AtomicBool::new(false));
+    let elsewhere = Store::from(Arc::new(Between::new(&world.inner).down_while(&down)) as Arc<dyn EventStore>);
+    let runner = Runner::new(&elsewhere).lease(Duration::from_secs(2)).saga::<MoneyTransfer>().start();
+    runner.until(store.head().await?).await?;
+    down.store(true, SeqCst);
+    let key = request(store, "t1", 50).await?;
+    until(async || Ok(names(store).await?.iter().any(|name| name == "account.withdrawn"))).await?;
+    // Time for several tries.
+    sleep(Duration::from_millis(300)).await;
+    assert!(store.sagas::<MoneyTransfer>().get(&key).await?.is_none(), "nothing of it is committed");
+    down.store(false, SeqCst);
+    until(|| is_over(store, &key)).await?;
+    runner.stop().await;
+    assert_eq!(balances(store).await?, (10, 50));
+    let kinds = names(store).await?;
+    assert_eq!(kinds.iter().filter(|name| *name == "account.withdrawn").count(), 1, "{kinds:?}");
+    Ok(())
+}
+
 /// Waits as many milliseconds as a transfer has cents; then the transfer expires.
 #[derive(Saga, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[saga(from = "beginning")]

@@ -155,12 +155,18 @@ pub struct LogCursor {
     back: Option<Back>,
     /// How many events the last batch had, or was to have.
     tried: usize,
-    /// The end of the log when this cursor was made. Only from there on the processor does what is due by the clock.
-    ticks_from: Position,
-    /// When the processor is next asked what is due by the clock, if it ever is.
-    tick_at: Option<Instant>,
+    ticks: Ticks,
+}
+
+/// When a processor is asked to do what is due by the clock.
+#[derive(Default)]
+struct Ticks {
+    /// The end of the log when the cursor was made. The processor is asked only from there on.
+    from: Position,
+    /// When it is asked next, if it ever is.
+    at: Option<Instant>,
     /// Whether it was asked last, before any page: events and what is due by the clock take turns.
-    ticked: bool,
+    last: bool,
 }
 
 /// Passed events that are being processed, and where the shard is meanwhile.
@@ -182,7 +188,7 @@ impl LogCursor {
     /// Has the processor asked what is due within a time at the latest.
     pub(super) fn wake_in(&mut self, time: Option<Duration>) {
         let at = time.and_then(|time| Instant::now().checked_add(time));
-        self.tick_at = [self.tick_at, at].into_iter().flatten().min();
+        self.ticks.at = [self.ticks.at, at].into_iter().flatten().min();
     }
 }
 
@@ -269,9 +275,9 @@ impl ShardRunner {
         if cursor.until.is_some_and(|until| until <= cursor.position) {
             return self.wait_for_reshard().await;
         }
-        let due = cursor.position >= cursor.ticks_from && cursor.tick_at.is_some_and(|at| at <= Instant::now());
-        if !std::mem::take(&mut cursor.ticked) && due {
-            cursor.ticked = true;
+        let due = cursor.position >= cursor.ticks.from && cursor.ticks.at.is_some_and(|at| at <= Instant::now());
+        if !std::mem::take(&mut cursor.ticks.last) && due {
+            cursor.ticks.last = true;
             return self.tick(cursor).await;
         }
         let page = match self.tail.after(cursor.position) {
@@ -285,7 +291,7 @@ impl ShardRunner {
                 let due = cursor.parked.next().map(|(_, at)| until(now, at));
                 let tail = self.tail.clone();
                 let mut failed = Ok(());
-                let (position, lost, tick_at) = (cursor.position, cursor.lost, cursor.tick_at);
+                let (position, lost, tick_at) = (cursor.position, cursor.lost, cursor.ticks.at);
                 self.unless_stopped(async {
                     tokio::select! {
                         there = tail.wait(position, lost) => failed = there,
@@ -329,34 +335,19 @@ impl ShardRunner {
         let missed = refold::pending(&missed, &self.shard);
         let Checkpoint { position, event, .. } = at;
         let (road, catch_up, back, tried) = (Road::OneStatement, None, None, 1);
-        let ticks = self.processor.ticks();
-        let ticks_from = match ticks {
-            true => store.read(Read { query: Query::all(), limit: Some(0), ..Read::default() }).await?.head,
-            false => position,
-        };
-        let tick_at = ticks.then(Instant::now);
-        Ok(LogCursor {
-            position,
-            event,
-            until,
-            lost,
-            parked,
-            road,
-            catch_up,
-            missed,
-            back,
-            tried,
-            ticks_from,
-            tick_at,
-            ticked: false,
-        })
+        let mut ticks = Ticks::default();
+        if self.processor.ticks() {
+            let head = Read { query: Query::all(), limit: Some(0), ..Read::default() };
+            (ticks.from, ticks.at) = (store.read(head).await?.head, Some(Instant::now()));
+        }
+        Ok(LogCursor { position, event, until, lost, parked, road, catch_up, missed, back, tried, ticks })
     }
 
     /// Has the processor do what is due by the clock.
     async fn tick(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
         let tick = Tick { shard: &self.shard, parked: &cursor.parked, fence: self };
         let pause = self.processor.tick(&tick).await?;
-        cursor.tick_at = Instant::now().checked_add(pause);
+        cursor.ticks.at = Instant::now().checked_add(pause);
         Ok(())
     }
 
@@ -386,22 +377,8 @@ impl ShardRunner {
         let (parked, lost, back) = (std::mem::take(&mut cursor.parked), cursor.lost, Some(back));
         let (event, catch_up, missed, tried) = (None, None, vec![], cursor.tried);
         let (road, position, until) = (Road::Transaction, after, None);
-        let (ticks_from, tick_at) = (cursor.ticks_from, None);
-        let mut behind = LogCursor {
-            position,
-            event,
-            until,
-            lost,
-            parked,
-            road,
-            catch_up,
-            missed,
-            back,
-            tried,
-            ticks_from,
-            tick_at,
-            ticked: true,
-        };
+        let ticks = Ticks::default();
+        let mut behind = LogCursor { position, event, until, lost, parked, road, catch_up, missed, back, tried, ticks };
         let done = self.through(&mut behind, &page).await;
         (cursor.parked, cursor.tried) = (behind.parked, behind.tried);
         cursor.missed.push((names, range, behind.position));
