@@ -395,6 +395,38 @@ mod processes {
         }
     }
 
+    #[derive(Clone, Debug, PartialEq)]
+    struct Deposit {
+        amount: i64,
+    }
+
+    impl Decide<Deposit> for Account {
+        fn decide(&self, Deposit { amount }: Deposit) -> Decision<Self> {
+            Ok(vec![Deposited { amount }])
+        }
+    }
+
+    async fn reacting(store: Store) {
+        /// Gives one cent for each deposit of more than a hundred.
+        struct Bonus;
+
+        impl Reactor for Bonus {
+            const NAME: &'static str = "bonus";
+            type Event = AccountEvent;
+
+            fn react(&self, event: &Recorded<AccountEvent>) -> Commands {
+                match event.data {
+                    Deposited { amount } if amount > 100 => {
+                        send(Id::<Account>::from(event.stream.key()), Deposit { amount: 1 })
+                    }
+                    _ => Commands::none(),
+                }
+            }
+        }
+
+        let runner = Runner::new(&store).reactor(Bonus).from_now().start();
+    }
+
     async fn looking(store: Store, key: String) -> Result<(), Any> {
         let runner = Runner::new(&store).saga::<MoneyTransfer>().start();
         if let Some(instance) = store.sagas::<MoneyTransfer>().get(&key).await? {
