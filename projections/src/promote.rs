@@ -150,7 +150,7 @@ pub(crate) async fn switch(
             transaction.publish(&view, to).await?;
             let row = known(record::row(&mut *transaction, to).await?);
             // Not built yet if its node has not made the indexes.
-            let promoted_at = last.map_or(now, |last| now.max(last + Duration::from_micros(1)));
+            let promoted_at = last.map_or(now, |last| record::later(last, now));
             let row = Row { promoted_at: Some(promoted_at), ..row };
             record::put(&mut *transaction, to, &row).await?;
         }
@@ -165,7 +165,7 @@ pub(crate) async fn switch(
             exchange_letters(&mut *transaction, base, to).await?;
             let [here, shadow] =
                 [record::row(&mut *transaction, base).await?, record::row(&mut *transaction, to).await?].map(known);
-            let (state, since) = (ProcessorState::Kept, now);
+            let (state, since) = (ProcessorState::Kept, record::later(shadow.since, now));
             let kept_at = Some(now);
             let kept = Row { state, since, reason: None, promoted_at: None, kept_at, ..here.clone() };
             // The state stays with the name, such as whether it is paused.

@@ -168,7 +168,8 @@ async fn rollback_with(processors: &Processors, name: &str, with: Rows) -> Resul
         let again = |row: &mut Row| {
             // Another operator may have begun it meanwhile.
             if row.state == ProcessorState::Kept {
-                (row.state, row.since, row.target) = (ProcessorState::Active, at, head.0);
+                record::turn_to(row, ProcessorState::Active, None, at);
+                row.target = head.0;
                 row.kept_at = row.kept_at.or(Some(at));
             }
         };

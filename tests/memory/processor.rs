@@ -10,7 +10,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eventstore::{EventStore, Id, Position, Processors, Query, Runner, State, StoreError, Transaction, prelude::*};
+use eventstore::{
+    EventStore, Id, MemoryStore, Position, Processors, Query, Runner, State, StoreError, Timestamp, Transaction,
+    prelude::*, testing::Clock,
+};
 use eventstore_engine::{
     DecodedPage, Failure, Fault, KeyedEvents, Part, Processor, Queue, Reads, Remembered, StartFrom,
 };
@@ -337,5 +340,29 @@ async fn p3_a_processor_that_hangs_or_is_refused_before_or_after_it_runs_holds_u
         }
         tokio::time::timeout(Duration::from_secs(20), running.stop()).await?;
     }
+    Ok(())
+}
+
+/// A clock of tests may stand still: what begins again is told from what was there by its row, not by the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_a_table_is_built_again_and_again_on_a_clock_that_stands_still() -> Result<(), Any> {
+    let clock = Clock::stopped_at(Timestamp::from_micros(1_700_000_000_000_000));
+    let store = Store::from(MemoryStore::with_clock(&clock));
+    let ann = Id::<Account>::from("ann");
+    let opened = store.execute(&ann, Open { owner: "Ann".into() }).await?;
+    let running = Runner::new(&store).read_model::<Balance>().lease(Duration::from_millis(300)).start();
+    running.until(opened.position).await?;
+    for _ in 0..3 {
+        let built = async {
+            running.rebuild("balance").await?.wait().await?;
+            running.promote("balance").await
+        };
+        tokio::time::timeout(Duration::from_secs(20), built).await??;
+    }
+    running.pause("balance").await?;
+    running.resume("balance").await?;
+    let deposited = store.execute(&ann, Deposit { amount: 1 }).await?;
+    tokio::time::timeout(Duration::from_secs(20), running.until(deposited.position)).await??;
+    running.stop().await;
     Ok(())
 }

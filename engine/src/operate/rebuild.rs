@@ -90,11 +90,14 @@ impl Processors {
         let head = self.store.head().await?;
         let mut transaction = store.begin().await?;
         transaction.lock_projection(shadow).await?;
-        if record::row(&mut *transaction, shadow).await?.is_some_and(|row| !row.is_way_back()) {
+        let before = record::row(&mut *transaction, shadow).await?;
+        if before.as_ref().is_some_and(|row| !row.is_way_back()) {
             return transaction.rollback().await;
         }
         self.clear(&mut *transaction, shadow).await?;
-        let row = Row { pace, ..Row::new(store.now(), head) };
+        let now = store.now();
+        let since = before.map_or(now, |before| record::later(before.since, now));
+        let row = Row { pace, ..Row::new(since, head) };
         record::put(&mut *transaction, shadow, &row).await?;
         transaction.commit().await
     }

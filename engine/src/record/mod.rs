@@ -12,7 +12,7 @@ pub mod requests;
 mod rows;
 
 pub use rows::{
-    PROCESSORS, ProcessorState, Row, all, begin, begin_again, change, first, if_built, key, known, list, mark_built,
-    put, read_rows, row, rows, update, whole, write,
+    PROCESSORS, ProcessorState, Row, all, begin, begin_again, change, first, if_built, key, known, later, list,
+    mark_built, put, read_rows, row, rows, turn_to, update, whole, write,
 };
-pub(crate) use rows::{delete, lenient, turn_to, update_if, upsert};
+pub(crate) use rows::{delete, lenient, update_if, upsert};

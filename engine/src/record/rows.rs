@@ -171,10 +171,16 @@ pub(crate) async fn update_if(
     Ok(Some((known, written)))
 }
 
+/// Returns `now`, or the instant just after `before` if the clock of this machine is not past it. Nodes compare such
+/// instants for equality and order only.
+pub fn later(before: Timestamp, now: Timestamp) -> Timestamp {
+    now.max(before + Duration::from_micros(1))
+}
+
 /// Gives a processor another state. `since` then differs from what it was, whatever the clock of this machine says:
 /// nodes compare it, to find out that the processor was made active again.
-pub(crate) fn turn_to(row: &mut Row, state: ProcessorState, reason: Option<&str>, now: Timestamp) {
-    let since = now.max(row.since + Duration::from_micros(1));
+pub fn turn_to(row: &mut Row, state: ProcessorState, reason: Option<&str>, now: Timestamp) {
+    let since = later(row.since, now);
     let reason = reason.map(|reason| reason.replace('\0', "\\0"));
     (row.state, row.reason, row.since, row.cause) = (state, reason, since, None);
 }

@@ -251,6 +251,9 @@ impl Node {
                 if !self.runs[run].shards.is_empty() {
                     self.halt(run).await;
                 }
+                // Whatever begins next has a table of its own.
+                let run = &mut self.runs[run];
+                (run.since, run.prepared, run.preparing, run.building) = (None, false, None, None);
                 continue;
             }
             if reshards.contains_key(&name) {
