@@ -203,7 +203,8 @@ impl Table {
     }
 
     /// Fails with [`StoreError::Row`] if a key breaks the rules for keys.
-    pub(crate) fn check_key(&self, key: &str) -> Result<(), StoreError> {
+    #[doc(hidden)]
+    pub fn check_key(&self, key: &str) -> Result<(), StoreError> {
         let refused = |reason: Invalid| StoreError::Row { table: self.to_string(), reason: reason.into() };
         limits::name("row key", key).map_err(refused)
     }

@@ -9,7 +9,7 @@ use std::{collections::HashMap, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Changes, Event, EventStore, Position, Query, Rows, StoreError, Transaction,
+    Changes, Event, EventStore, Position, Query, Rows, StoreError, Table, Transaction,
     process::{Heard, Process, Turn, TurnResult},
 };
 use eventstore_engine::{
@@ -57,12 +57,12 @@ impl<P: Process> Answers<P> {
         for (key, row) in rows {
             match table::read(&self.table, &key, &row) {
                 Ok(row) => _ = instances.insert(key, row),
-                // A newer program has written it: the instance waits, and the others go on.
+                // A later release has written it: the instance waits for a node of that, and the others go on.
                 Err(error) => {
                     let first = heard.iter().find(|heard| heard.key == key);
                     let place = first.and_then(|first| places.get(&first.event.position)).copied();
                     let event = &part.page.events[place.unwrap_or(part.places.start)];
-                    return Err(Failure::from(error).at(event).of(&key));
+                    return Err(Failure { fault: Fault::Later, ..error.into() }.at(event).of(&key));
                 }
             }
         }
@@ -115,6 +115,10 @@ impl<P: Process> Answers<P> {
             };
             for (event, n) in events.iter().zip(0..) {
                 for key in at(raw, || Ok(self.process.keys(event))).map_err(Failure::for_certain)? {
+                    if key.contains(char::is_control) {
+                        // No dead letter could name the instance.
+                        at(raw, || self.table.check_key(&key)).map_err(Failure::for_certain)?;
+                    }
                     match part.disposition(raw, &key) {
                         Disposition::Process => hearing.heard.push(Heard { key, event: event.clone(), part: n }),
                         Disposition::Wait => hearing.waiting.push((Queue::Key(key), place)),
@@ -144,6 +148,10 @@ impl<P: Process> Processor for Answers<P> {
 
     fn begins(&self) -> Begins {
         Begins::AsSaid(self.start)
+    }
+
+    fn instances(&self) -> Option<Table> {
+        Some(self.table)
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {

@@ -11,9 +11,10 @@ use std::{
 
 use eventstore_core::{
     Changes, Comparison, Filter, Order, Rows, Select, SortKey, StoreError, Timestamp,
-    process::{Item, Process, StoredInstance, TimerId, Turn, end},
+    process::{Item, Process, StoredInstance, TimerId, Turn, Unreadable, end, open},
 };
 use eventstore_engine::{Halt, Tick};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::{
@@ -61,6 +62,7 @@ struct Due {
 }
 
 /// Returns the instances of the shard that are due. Those that are parked are passed over: their answer is half given.
+/// So are those of a later release: a node of it has their timers fire.
 async fn due<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, now: Timestamp) -> Result<Due, StoreError> {
     let (mut keys, mut after) = (vec![], None);
     loop {
@@ -80,6 +82,9 @@ async fn due<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, now: Timestamp) 
             if !tick.shard.has(&key) || tick.parked.has_key(&key) {
                 continue;
             }
+            if readable(answers, &key, &row).is_none() {
+                continue;
+            }
             if due > now {
                 let next = keys.is_empty().then_some(due);
                 return Ok(Due { keys, next });
@@ -93,6 +98,18 @@ async fn due<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, now: Timestamp) 
             return Ok(Due { keys, next: None });
         }
     }
+}
+
+/// Reads a row; `None` if only a later release can read it or its state.
+fn readable<P: Process>(answers: &Answers<P>, key: &str, row: &RawValue) -> Option<StoredInstance> {
+    let read = table::read(&answers.table, key, row).map_err(|error| error.to_string());
+    let read = read.and_then(|row| match open(&*answers.process, &row) {
+        Err(Unreadable { reason, later: true }) => Err(reason),
+        // A state that no release can read is reported by the turn.
+        _ => Ok(row),
+    });
+    let waits = |reason| tracing::debug!(process = answers.process.name(), key, reason, "its timers wait");
+    read.map_err(waits).ok()
 }
 
 /// Stores that the timers which are due have fired, and deletes instances that were kept long enough, in one
@@ -109,14 +126,7 @@ async fn claim<P: Process>(
     let mut changes = Changes { table: answers.table, upserts: vec![], deletes: vec![] };
     let mut fired = vec![];
     for (key, row) in rows {
-        let mut row = match table::read(&answers.table, &key, &row) {
-            Ok(row) => row,
-            // A newer program has written it, and fires its timers.
-            Err(error) => {
-                tracing::warn!(process = answers.process.name(), key, %error, "the timers of an instance wait");
-                continue;
-            }
-        };
+        let Some(mut row) = readable(answers, &key, &row) else { continue };
         if over.contains(&key) {
             changes.deletes.push(key);
             continue;
@@ -151,9 +161,7 @@ async fn forget<P: Process>(
         // A row that cannot be read is not this program's to delete.
         let Ok(row) = table::read(&answers.table, &key, &row) else { continue };
         if row.is_forgotten(now) {
-            if answers.process.begins_again() {
-                end(&answers.store, answers.process.name(), &row).await?;
-            }
+            end(&answers.store, answers.process.name(), &row).await?;
             over.insert(key);
         }
     }

@@ -33,6 +33,7 @@ pub mod histories;
 pub mod identity;
 pub mod import;
 pub mod inline;
+pub mod instances;
 pub mod late;
 pub mod mistakes;
 pub mod parked;

@@ -37,6 +37,11 @@ impl Processors {
         transaction.lock_projection(name).await?;
         let known = record::row(&mut *transaction, name).await?;
         let mut known = known.unwrap_or_else(|| Row::new(now, head));
+        if known.instances.is_some() {
+            transaction.rollback().await?;
+            let why = "is a saga or a reactor, and the commands it has sent stay sent: discard it to begin it anew";
+            return Err(Invalid::Request(format!("`{name}` {why}")).into());
+        }
         if known.state == ProcessorState::Failed {
             (known.state, known.reason, known.cause, known.since) = (ProcessorState::Active, None, None, now);
         }
@@ -69,7 +74,8 @@ impl Processors {
     /// (`Projection::clear`). A subscription begins again where it first began, and hands every event over again. The
     /// dead letters of both are deleted.
     ///
-    /// [`Invalid::Request`] if there is no such processor, or if the name stands for several versions.
+    /// [`Invalid::Request`] if there is no such processor, if it is a saga or a reactor, or if the name stands for several
+    /// versions.
     pub async fn rebuild(&self, name: &str) -> Result<Rebuild, StoreError> {
         let rows = self.known().await?;
         let name = self.name(name).await?;
@@ -174,9 +180,11 @@ impl Processors {
     /// Removes what was built or kept next to the current version, for good: its table, its checkpoint and its dead
     /// letters. The name must be a full one, [`Rebuild::name`] or `balance@1`.
     ///
-    /// Also removes a subscription or a projection in SQL that was given up: its checkpoints, its dead letters and its
-    /// row in the table of processors. It may then start again under its name, as for the first time. The tables that a
-    /// projection in SQL writes to stay: empty or drop them. Stop every program that keeps the projection inline first.
+    /// Also removes a subscription, a projection in SQL, a saga or a reactor that was given up: its checkpoints, its dead
+    /// letters, the instances of a saga or reactor with their timers, and its row in the table of processors. It may then
+    /// start again under its name, as for the first time. The tables that a projection in SQL writes to stay: empty or
+    /// drop them. Stop every program that keeps the projection inline first. Commands that a process has sent before are
+    /// not recorded twice if it sends the same again.
     ///
     /// [`Invalid::Request`] if there is nothing of that name, if the table is the current one, or while a node that has
     /// its code lives. A node that was killed counts as living for 10 seconds. A shadow may be discarded while nodes
@@ -219,7 +227,9 @@ impl Processors {
         let refused = |why: &str| Err(Invalid::Request(format!("`{name}` {why}")).into());
         let known = self.known().await?.contains_key(name);
         if !known && store.shards(Some(name)).await?.is_empty() {
-            return refused("is no subscription and no projection in SQL, nor the full name of what was built or kept");
+            return refused(
+                "is no subscription, projection in SQL, saga or reactor, nor the full name of what was built or kept",
+            );
         }
         for table in [NODES, RESHARDS] {
             store.create(&table).await?;
@@ -230,6 +240,9 @@ impl Processors {
         if self.lives_within(&mut *transaction, name).await? {
             transaction.rollback().await?;
             return refused("is run by a node that has its code");
+        }
+        if let Some(instances) = record::row(&mut *transaction, name).await?.and_then(|row| row.instances) {
+            transaction.remove(&instances).await?;
         }
         transaction.put_shards(name, vec![]).await?;
         let letters = dead_letters::read(transaction.rows(dead_letters::wanted(name, None)).await?)?;

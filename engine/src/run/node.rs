@@ -569,10 +569,13 @@ impl Node {
             return Ok(Some(shards));
         }
         let mut known = known.unwrap_or_else(|| Row::new(store.now(), Position(0)));
+        let instances = run.processor.instances().map(|table| table.to_string());
+        let told = known.instances == instances;
+        known.instances = instances;
         let how = How { start: run.options.start, shards: run.options.shards, shrinks: standing.shrinks };
         match admit(&mut *transaction, &*run.processor, &mut known, &mut shards, how).await? {
-            Admitted::AsItWas => {}
-            Admitted::Anew => record::put(&mut *transaction, &run.name, &known).await?,
+            Admitted::AsItWas if told => {}
+            Admitted::AsItWas | Admitted::Anew => record::put(&mut *transaction, &run.name, &known).await?,
             Admitted::Lacks(events) => {
                 // A node that reads more has taken the processor over since this one looked.
                 transaction.rollback().await?;

@@ -123,6 +123,11 @@ pub trait Processor: Send + Sync {
         None
     }
 
+    /// Returns the table of its instances, if it is a process. A process is never built again: its commands were sent.
+    fn instances(&self) -> Option<Table> {
+        None
+    }
+
     /// Returns the same processor for the shadow of its table, if the table can be built again.
     fn shadow(&self) -> Option<Arc<dyn Processor>> {
         None

@@ -32,6 +32,7 @@ pub const PROCESSORS: Table = Table {
         Column::optional("cause", Kind::Json),
         Column::optional("word", Kind::Json),
         Column::optional("kept_at", Kind::Time),
+        Column::optional("instances", Kind::Text),
     ],
     shadow: false,
 };
@@ -117,15 +118,33 @@ pub struct ProcessorRow {
     /// When readers were last sent from it to another table: it is the way back. None: it is being built, or read.
     #[serde(default)]
     pub kept_at: Option<Timestamp>,
+    /// The table of the instances of a process; none: it is no process, or no node has prepared it yet.
+    #[serde(default)]
+    pub instances: Option<String>,
 }
 
 impl ProcessorRow {
     /// Returns the row of an active processor that begins now, on a log that ends at `target`.
     pub fn new(now: Timestamp, target: Position) -> Self {
         let (reason, built_at, promoted_at, pace) = Default::default();
-        let (reads, began, missed, cause, word, kept_at) = Default::default();
+        let (reads, began, missed, cause, word, kept_at, instances) = Default::default();
         let (state, since, target) = (ProcessorState::Active, now, target.0);
-        Self { state, reason, since, target, built_at, promoted_at, pace, reads, began, missed, cause, word, kept_at }
+        Self {
+            state,
+            reason,
+            since,
+            target,
+            built_at,
+            promoted_at,
+            pace,
+            reads,
+            began,
+            missed,
+            cause,
+            word,
+            kept_at,
+            instances,
+        }
     }
 
     /// Whether its table was replaced by another, and is no build: a rollback goes back to it.

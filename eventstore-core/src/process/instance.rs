@@ -217,21 +217,29 @@ impl StoredInstance {
         }
     }
 
-    /// Sets `due` from the timers and the status. `forget`: how long an instance that is over is kept.
-    pub(super) fn settle(&mut self, forget: Option<Duration>) {
-        let over = self.status.is_over();
-        if self.status == SagaStatus::Parked {
-            // Its timers wait behind the event or timer that it is parked for.
-            self.due = None;
-            return;
-        }
+    /// Sets the status and `due`. `status`: the status by the state alone. `forget`: how long an instance that is over is
+    /// kept.
+    pub(super) fn stand(&mut self, status: SagaStatus, forget: Option<Duration>) {
+        let over = status.is_over();
         if over {
             // A timer that has fired is answered even after the end of the instance.
             self.timers.retain(|timer| timer.fired > 0);
         }
+        if status == SagaStatus::Parked || self.timers.iter().any(|timer| timer.next.is_none()) {
+            self.park();
+            return;
+        }
         let timers = self.timers.iter().filter_map(|timer| timer.next);
         let end = forget.filter(|_| over && self.timers.is_empty()).map(|time| self.changed_at + time);
-        self.due = timers.chain(end).min();
+        (self.status, self.due) = (status, timers.chain(end).min());
+    }
+
+    /// Parks the instance: its timers wait behind the event or timer that it is parked for. An operator who has asked
+    /// for another try still waits for it.
+    pub(super) fn park(&mut self) {
+        if !self.is_asked_again() {
+            (self.status, self.due) = (SagaStatus::Parked, None);
+        }
     }
 
     /// Claims the timers that are due, and returns their ids, the earliest first: from here on nothing cancels them.
@@ -256,7 +264,7 @@ impl StoredInstance {
                 timer.id()
             })
             .collect();
-        self.settle(None);
+        self.due = self.timers.iter().filter_map(|timer| timer.next).min();
         ids
     }
 
@@ -272,6 +280,13 @@ impl StoredInstance {
     /// Whether the instance is parked, and an operator has [asked](Self::ask_again) for another try.
     pub fn is_asked_again(&self) -> bool {
         self.status == SagaStatus::Parked && self.due.is_some()
+    }
+
+    /// Notes that the try which an operator asked for is made.
+    pub(super) fn tried(&mut self) {
+        if self.is_asked_again() {
+            self.due = None;
+        }
     }
 
     /// Claims the timers that a parked instance waits for, as [`claim`](Self::claim) does, once it is tried again.

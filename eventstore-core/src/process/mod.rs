@@ -48,5 +48,5 @@ pub use saga::{EventOf, Instances, React, Reacting, Saga, StartFrom};
 pub use script::Script;
 pub use sending::{Delivery, Sending, Told};
 pub use steps::{InFlight, Stepping, Steps};
-pub use turn::{Change, Heard, Item, Parked, Terms, Turn, TurnResult, heard_in};
+pub use turn::{Change, Heard, Item, Parked, Terms, Turn, TurnResult, Unreadable, heard_in, open};
 pub use walk::{Answer, Known};

@@ -90,7 +90,7 @@ impl<R: Reactor> Process for Stateless<R> {
         None
     }
 
-    fn begins_again(&self) -> bool {
+    fn may_be_over(&self, _: &Recorded<R::Event>) -> bool {
         // An instance of a reactor is never over.
         false
     }

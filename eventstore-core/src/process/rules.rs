@@ -34,8 +34,9 @@ pub trait Process: Send + Sync + 'static {
     /// event has them.
     fn keys_unread(&self, event: &Recorded<Raw>) -> Option<Vec<String>>;
 
-    /// Whether an instance whose row was deleted could begin again, because another event has its key.
-    fn begins_again(&self) -> bool;
+    /// Whether an instance that has no row may have been over and deleted, given the event it would begin with: the
+    /// turn then looks that up.
+    fn may_be_over(&self, event: &Recorded<Self::Event>) -> bool;
 
     /// Returns the state of an instance that has had no event.
     fn blank(&self) -> Self::State;

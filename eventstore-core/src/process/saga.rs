@@ -7,6 +7,7 @@ use crate::{
     error::EventError,
     event::{Event, Raw, Recorded},
     invalid::Invalid,
+    metadata::Metadata,
     process::{
         commands::Commands,
         instance::{StoredInstance, Timer},
@@ -104,6 +105,12 @@ impl<E: Event> Instances<E> {
         }
     }
 
+    /// Whether earlier events may concern the same instance. A conversation begins with the command whose id it has.
+    pub(super) fn may_be_over(&self, event: &Recorded<E>) -> bool {
+        let Metadata { correlation_id, command_id, .. } = &event.metadata;
+        !matches!(self, Self::Correlation) || correlation_id != command_id
+    }
+
     /// As [`keys`](Self::keys), for an event that cannot be decoded; `None` if a function returns the key, or if what has
     /// the key is damaged.
     pub(super) fn keys_unread(&self, event: &Recorded<Raw>) -> Option<Vec<String>> {
@@ -171,8 +178,8 @@ impl<S: Saga<Process = Self> + React + Beginning> Process for Reacting<S> {
         S::KEYS.keys_unread(event)
     }
 
-    fn begins_again(&self) -> bool {
-        !matches!(S::KEYS, Instances::Correlation)
+    fn may_be_over(&self, event: &Recorded<S::Event>) -> bool {
+        S::KEYS.may_be_over(event)
     }
 
     fn blank(&self) -> S {

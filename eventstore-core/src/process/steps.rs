@@ -16,7 +16,7 @@ use crate::{
         plan_script::{PlanScript, Stimulus},
         progress::{Progress, SagaStatus},
         rules::{Process, Unanswerable},
-        saga::{Instances, Saga, text},
+        saga::{Saga, text},
         script::Script,
     },
     timestamp::Timestamp,
@@ -109,8 +109,8 @@ impl<S: Saga<Process = Self> + Steps> Process for Stepping<S> {
         S::KEYS.keys_unread(event)
     }
 
-    fn begins_again(&self) -> bool {
-        !matches!(S::KEYS, Instances::Correlation)
+    fn may_be_over(&self, event: &Recorded<S::Event>) -> bool {
+        S::KEYS.may_be_over(event)
     }
 
     fn blank(&self) -> Option<InFlight<S>> {

@@ -103,7 +103,7 @@ impl Parked {
     /// must begin again.
     pub fn of(error: &StoreError) -> Option<Self> {
         let reason = crate::error::Chain(error).to_string();
-        (!error.is_retryable()).then_some(Self { reason, later: error.is_conflict() })
+        (!error.is_retryable()).then_some(Self { reason, later: error.is_conflict() || error.is_newer() })
     }
 }
 
@@ -138,6 +138,10 @@ pub struct Turn<P: Process> {
     before: Option<StoredInstance>,
     row: StoredInstance,
     state: P::State,
+    /// The status by the state alone.
+    status: SagaStatus,
+    /// Whether this program cannot read the state: then the row keeps it, and nothing is answered.
+    unread: bool,
     /// The stored form of the state of an instance that has had no event.
     blank: Arc<str>,
     queue: VecDeque<Item<P::Event>>,
@@ -165,6 +169,8 @@ impl<P: Process> Clone for Turn<P> {
             before: self.before.clone(),
             row: self.row.clone(),
             state: self.state.clone(),
+            status: self.status,
+            unread: self.unread,
             blank: self.blank.clone(),
             queue: self.queue.clone(),
             answering: self.answering.clone(),
@@ -191,13 +197,16 @@ impl<P: Process> Turn<P> {
         let state = process.blank();
         // If the default cannot be written, the error is reported when a state is written.
         let _ = process.save(&state, &mut blank);
-        let look_up = if before.is_none() && process.begins_again() { LookUp::Needed } else { LookUp::Done };
+        let look_up = if before.is_none() { LookUp::Needed } else { LookUp::Done };
+        let status = guarded(|| process.status(&state));
         let mut turn = Self {
             process: process.clone(),
             key: key.into(),
             row: before.clone().unwrap_or_else(|| blank.clone()),
             before,
             state,
+            status: *status.as_ref().unwrap_or(&SagaStatus::Running),
+            unread: false,
             blank: blank.state.into(),
             queue: items.into_iter().collect(),
             answering: None,
@@ -206,10 +215,22 @@ impl<P: Process> Turn<P> {
             parked: None,
             terms,
         };
+        if let (None, Err(reason)) = (&turn.before, status) {
+            turn.parked = Some(Parked { reason, later: false });
+        }
         if turn.before.is_some() {
-            match turn.guarded(|process| process.open(&turn.row)) {
-                Ok(state) => turn.state = state,
-                Err(reason) => turn.park(format!("the state of the instance cannot be read: {reason}"), false),
+            if turn.queue.iter().any(|item| !matches!(item, Item::Event(..))) {
+                turn.row.tried();
+            }
+            match open(&**process, &turn.row) {
+                Ok((state, status)) => (turn.state, turn.status) = (state, status),
+                Err(Unreadable { reason, later }) => {
+                    turn.unread = true;
+                    while matches!(turn.queue.front(), Some(Item::Timer(..) | Item::Retry(_))) {
+                        turn.park(reason.clone(), later);
+                    }
+                    turn.parked = Some(Parked { reason, later });
+                }
             }
         }
         turn.go_on();
@@ -302,7 +323,7 @@ impl<P: Process> Turn<P> {
         let waiting: Vec<_> = waiting.collect();
         let reason = self.parked.as_ref().map(|parked| parked.reason.clone());
         if self.parked.is_some() || self.waiting {
-            (self.row.status, self.row.due) = (SagaStatus::Parked, None);
+            self.row.park();
             self.row.error = reason.or(self.row.error);
         } else {
             self.stand();
@@ -345,10 +366,7 @@ impl<P: Process> Turn<P> {
 
     /// Calls the user's code. A panic in it becomes an error with its text.
     fn guarded<T, E: std::fmt::Display>(&self, call: impl FnOnce(&P) -> Result<T, E>) -> Result<T, String> {
-        match catch_unwind(AssertUnwindSafe(|| call(&self.process))) {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(panic) => Err(panicked(&*panic)),
-        }
+        guarded(|| call(&self.process).map_err(|error| error.to_string())).flatten()
     }
 
     /// Parks the first item of the queue.
@@ -379,12 +397,11 @@ impl<P: Process> Turn<P> {
 
     /// Sets the status of the instance, and when it is due.
     fn stand(&mut self) {
-        let parked = self.row.timers.iter().any(|timer| timer.next.is_none());
-        self.row.status = match self.process.status(&self.state) {
-            SagaStatus::Running | SagaStatus::Compensating if parked => SagaStatus::Parked,
-            status => status,
-        };
-        self.row.settle(self.terms.keep_finished);
+        if !self.unread {
+            self.row.stand(self.status, self.terms.keep_finished);
+        } else if self.row.timers.iter().any(|timer| timer.next.is_none()) {
+            self.row.park();
+        }
     }
 
     /// Goes on until the turn has something to do, or is over.
@@ -392,9 +409,15 @@ impl<P: Process> Turn<P> {
         while self.parked.is_none() && !self.waiting {
             let outcome = match &self.answering {
                 Some(_) if self.look_up == LookUp::Asked => return,
-                Some(answering) => match answering.outcome() {
-                    None => return,
-                    Some(outcome) => Some(outcome),
+                // The commands after the end are the user's code.
+                Some(answering) => match guarded(|| answering.outcome()) {
+                    Ok(None) => return,
+                    Ok(Some(outcome)) => Some(outcome),
+                    Err(reason) => {
+                        self.answering = None;
+                        self.park(reason, false);
+                        continue;
+                    }
                 },
                 None => None,
             };
@@ -415,11 +438,15 @@ impl<P: Process> Turn<P> {
 
     /// Begins to answer the next item, or passes it over. Fails with the reason if the user's code panics or fails.
     fn begin(&mut self) -> Result<(), String> {
-        let over = self.process.status(&self.state).is_over();
+        let over = self.status.is_over();
         if let (Some(Item::Event(..)), Some(claimed)) = (self.queue.front(), self.claimed()) {
             self.queue.push_front(Item::Timer(claimed, None));
         }
         let Some(item) = self.queue.front() else { return Ok(()) };
+        let may_be_over = match item {
+            Item::Event(event, _) if self.look_up == LookUp::Needed => self.process.may_be_over(event),
+            _ => false,
+        };
         let now = self.terms.now;
         let (script, event, part, due) = match item {
             Item::Event(..) if over => {
@@ -456,9 +483,7 @@ impl<P: Process> Turn<P> {
         let trigger = Trigger { event, part, due };
         let answering = self.answering_of(trigger, script)?;
         self.answering = Some(answering);
-        if self.look_up == LookUp::Needed {
-            self.look_up = LookUp::Asked;
-        }
+        self.look_up = if may_be_over { LookUp::Asked } else { LookUp::Done };
         Ok(())
     }
 
@@ -520,6 +545,7 @@ impl<P: Process> Turn<P> {
             Item::Retry(_) => self.guarded(|process| Ok::<_, EventError>(process.fired(state, outcome)))?,
         };
         self.guarded(|process| process.save(&state, &mut row))?;
+        let status = self.guarded(|process| Ok::<_, EventError>(process.status(&state)))?;
         let armed = TimerId::new(trigger.event.id, trigger.part);
         row.change(&outcome.timers, &armed, trigger.since(), before.as_ref(), |place| answering.command_id(place));
         let parked = self.process.parked(&state);
@@ -529,10 +555,36 @@ impl<P: Process> Turn<P> {
         let size = |what, size, limit| limits::size(what, size, limit).map_err(|error| error.to_string());
         size("the timers of an instance", row.timers.len(), limits::TIMERS)?;
         size("the state and the timers of an instance", row.bytes(), limits::INSTANCE_BYTES)?;
-        (self.row, self.state) = (row, state);
+        (self.row, self.state, self.status) = (row, state, status);
         self.stand();
         Ok(())
     }
+}
+
+/// Why this program cannot read the state of an instance.
+#[derive(Clone, Debug)]
+pub struct Unreadable {
+    /// Why.
+    pub reason: String,
+    /// Whether a later release can read the state.
+    pub later: bool,
+}
+
+/// Returns the state of an instance, and the status by the state alone.
+pub fn open<P: Process>(process: &P, row: &StoredInstance) -> Result<(P::State, SagaStatus), Unreadable> {
+    let told = |reason| format!("the state of the instance cannot be read: {reason}");
+    let opened = guarded(|| process.open(row)).map_err(|reason| Unreadable { reason: told(reason), later: false })?;
+    let state = opened.map_err(|error| {
+        let later = matches!(error, EventError::Schema(..));
+        Unreadable { reason: told(error.to_string()), later }
+    })?;
+    let status = guarded(|| process.status(&state)).map_err(|reason| Unreadable { reason, later: false })?;
+    Ok((state, status))
+}
+
+/// Calls the user's code. A panic in it becomes an error with its text.
+fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| panicked(&*panic))
 }
 
 /// Returns the message of a panic in the user's code.
