@@ -62,7 +62,9 @@ pub use eventstore_engine::{
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{Comparison, Difference, Inline, Projection, ReadModelVersions, RunReadModels};
-pub use eventstore_sagas::{Instance, RunProcesses, SagaInstances, Sagas};
+pub use eventstore_sagas::{
+    AnsweredCommand, AnsweredEvent, CommandStatus, Instance, RunProcesses, SagaInstances, Sagas,
+};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;

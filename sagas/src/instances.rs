@@ -1,23 +1,15 @@
 //! Looks at the instances of a saga.
 
-use std::{collections::BTreeMap, marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData};
 
 use eventstore_core::{
-    Changes, Comparison, DeadLetter, Filter, Invalid, Order, ParkedKeys, Position, Rows, Saga, SagaStatus, Select,
-    Store, StoreError, Timestamp,
+    Comparison, DeadLetter, Filter, Order, Position, Rows, Saga, SagaStatus, Select, Store, StoreError, Timestamp,
     engine::{Sweep, swept},
     process::{Progress, StoredInstance, Timer},
 };
-use eventstore_engine::{
-    Processors,
-    record::{begin_again, dead_letters, if_built},
-};
-use tokio::time::{Instant, sleep};
+use eventstore_engine::record::{dead_letters, if_built};
 
 use crate::table::{self, STATUS};
-
-/// How long an operator waits for a node to try an instance again.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The instances of the sagas of a store.
 pub trait SagaInstances {
@@ -27,13 +19,15 @@ pub trait SagaInstances {
 
 impl SagaInstances for Store {
     fn sagas<S: Saga>(&self) -> Sagas<S> {
-        Sagas { store: self.clone(), saga: PhantomData }
+        Sagas { store: self.clone(), actor: None, saga: PhantomData }
     }
 }
 
 /// The instances of a saga.
 pub struct Sagas<S> {
-    store: Store,
+    pub(crate) store: Store,
+    /// The actor that events of interventions name.
+    pub(crate) actor: Option<String>,
     saga: PhantomData<fn() -> S>,
 }
 
@@ -98,70 +92,15 @@ impl<S: Saga> Sagas<S> {
         found.into_iter().take(limit).map(|(key, row)| instance(row, parked.get(&key))).collect()
     }
 
-    /// Tries an instance that is parked again, on the node that runs it: the events that wait, or else the steps and
-    /// timers. Returns when it goes on.
-    ///
-    /// [`StoreError::Parked`] if it fails again. [`StoreError::Behind`] if no node has tried within 30 seconds.
-    /// [`Invalid::Request`] if it is not parked.
-    pub async fn retry(&self, key: &str) -> Result<(), StoreError> {
-        let processors = Processors::new(&self.store);
-        if self.letter(key).await?.is_some() {
-            return processors.dead_letters(S::NAME).retry(key).await;
-        }
-        self.ask_again(key).await?;
-        processors.wake_node();
-        let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
-        loop {
-            let Some(row) = self.rows(vec![key.into()]).await?.pop() else { return Ok(()) };
-            if row.status != SagaStatus::Parked {
-                return Ok(());
-            }
-            if row.due.is_none() {
-                let (keys, reason) = (ParkedKeys::of([key]), row.error.unwrap_or_default());
-                return Err(StoreError::Parked { projection: S::NAME.into(), keys, reason });
-            }
-            if start.elapsed() > PATIENCE {
-                let reason = Some("no node that runs it has tried again".into());
-                let (at, until) = (Position(0), row.position);
-                return Err(StoreError::Behind { projection: S::NAME.into(), at, until, reason });
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(100));
-        }
-    }
-
-    /// Stores that an instance is to be tried again. The epoch of its shard is raised, so that no node overwrites that
-    /// with what it has read before.
-    async fn ask_again(&self, key: &str) -> Result<(), StoreError> {
-        let table = table::table(S::NAME);
-        let refused =
-            || StoreError::from(Invalid::Request(format!("the instance `{key}` of `{}` is not parked", S::NAME)));
-        if self.rows(vec![key.into()]).await?.is_empty() {
-            return Err(refused());
-        }
-        let mut transaction = self.store.as_ref().begin().await?;
-        begin_again(&mut *transaction, S::NAME, |shard| shard.has(key)).await?;
-        let rows = transaction.rows(Rows::Keys { table, keys: vec![key.into()] }).await?;
-        let row = rows.first().map(|(key, row)| table::read(&table, key, row)).transpose()?;
-        let Some(mut row) = row.filter(|row| row.status == SagaStatus::Parked) else {
-            transaction.rollback().await?;
-            return Err(refused());
-        };
-        row.ask_again();
-        let upserts = vec![(key.into(), table::written(&table, &row)?)];
-        transaction.write(Changes { table, upserts, deletes: vec![] }).await?;
-        transaction.commit().await
-    }
-
     /// Reads rows; none if the saga never ran.
-    async fn rows(&self, keys: Vec<String>) -> Result<Vec<StoredInstance>, StoreError> {
+    pub(crate) async fn rows(&self, keys: Vec<String>) -> Result<Vec<StoredInstance>, StoreError> {
         let table = table::table(S::NAME);
         let rows = if_built(self.store.as_ref().rows(Rows::Keys { table, keys }).await)?;
         rows.iter().map(|(key, row)| table::read(&table, key, row)).collect()
     }
 
     /// Returns the first event that waits of an instance, if it is parked. Letters that were skipped come before it.
-    async fn letter(&self, key: &str) -> Result<Option<DeadLetter>, StoreError> {
+    pub(crate) async fn letter(&self, key: &str) -> Result<Option<DeadLetter>, StoreError> {
         let letters = swept(self.store.as_ref(), Sweep::all_of(S::NAME, key, usize::MAX)).await?;
         Ok(letters.into_iter().find(waits))
     }
@@ -173,15 +112,22 @@ impl<S: Saga> Sagas<S> {
     }
 }
 
-fn waits(letter: &DeadLetter) -> bool {
+pub(crate) fn waits(letter: &DeadLetter) -> bool {
     letter.skipped.is_none() && !letter.whole_stream
 }
 
+/// Returns the state of an instance; `None` if no event has begun it.
+pub(crate) fn state_of<S: Saga>(row: &StoredInstance) -> Result<Option<S>, StoreError> {
+    match S::decode(row.version, row.state.as_bytes()) {
+        Ok(state) => Ok(Some(state)),
+        // So it is written for a saga with steps that has not begun.
+        Err(_) if row.plan.is_none() && matches!(&*row.state, "" | "null") => Ok(None),
+        Err(reason) => Err(StoreError::Row { table: format!("{}.saga", S::NAME), reason: reason.into() }),
+    }
+}
+
 fn instance<S: Saga>(row: StoredInstance, parked: Option<&DeadLetter>) -> Result<Instance<S>, StoreError> {
-    let refused = |reason| StoreError::Row { table: format!("{}.saga", S::NAME), reason };
-    let begun = !row.state.is_empty();
-    let state = begun.then(|| S::decode(row.version, row.state.as_bytes())).transpose();
-    let state = state.map_err(|reason| refused(reason.into()))?;
+    let state = state_of(&row)?;
     let StoredInstance { key, started_at, changed_at, position, due, plan, timers, .. } = row;
     let (status, error) = match parked {
         Some(letter) => (SagaStatus::Parked, Some(letter.error.clone())),

@@ -5,12 +5,15 @@
 //! commands, and writes the rows and the checkpoint in one step.
 
 mod answers;
+mod history;
 mod instances;
+mod operate;
 mod processor;
 mod runs;
 #[doc(hidden)]
 pub mod table;
 mod timers;
 
+pub use history::{AnsweredCommand, AnsweredEvent, CommandStatus};
 pub use instances::{Instance, SagaInstances, Sagas};
 pub use runs::RunProcesses;

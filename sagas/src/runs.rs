@@ -13,7 +13,7 @@ use crate::{answers::Answers, table::table};
 /// How many instances of a process are answered at once.
 const AT_ONCE: usize = 64;
 /// How long an instance that is over is kept.
-const KEEP_FINISHED: Duration = Duration::from_secs(7 * 86_400);
+pub const KEEP_FINISHED: Duration = Duration::from_secs(7 * 86_400);
 /// How many instances of a shard may be parked: a service that cannot be reached may park many.
 const MAX_PARKED: usize = 10_000;
 

@@ -180,8 +180,8 @@ async fn answer<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, fired: Vec<Fi
             let event = timer.and_then(|timer| events.get(&(timer.event, timer.part))).cloned();
             Item::Timer(id, event)
         });
-        // A plan that waits by its own rules goes on with the event that began it.
-        let began = row.plan.as_ref().filter(|plan| again && plan.waits.is_some());
+        // A plan goes on with the event that began it.
+        let began = row.plan.as_ref().filter(|plan| again && !plan.over);
         let began = began.and_then(|plan| events.get(&(plan.event, plan.part))).cloned();
         let (key, items): (_, Vec<_>) = (row.key.clone(), items.chain(began.map(Item::Retry)).collect());
         Turn::new(&answers.process, &key, Some(row), items, false, answers.terms())

@@ -25,7 +25,7 @@ use super::{
 type Any = Box<dyn std::error::Error>;
 
 /// Lets time pass: the clock of a server cannot be moved.
-async fn pass(world: &World, time: Duration) {
+pub async fn pass(world: &World, time: Duration) {
     match world.clock() {
         Some(clock) => clock.advance(time),
         None => sleep(time).await,

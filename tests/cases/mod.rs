@@ -34,6 +34,7 @@ pub mod identity;
 pub mod import;
 pub mod inline;
 pub mod instances;
+pub mod interventions;
 pub mod late;
 pub mod mistakes;
 pub mod parked;

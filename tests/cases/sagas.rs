@@ -35,7 +35,7 @@ macro_rules! transfers {
     ($saga:ident, $name:literal, $time:expr) => {
         #[derive(Saga, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
         #[saga(name = $name, from = "beginning")]
-        enum $saga {
+        pub enum $saga {
             #[default]
             Idle,
             Taking(Order),
@@ -81,7 +81,7 @@ macro_rules! transfers {
 
 transfers!(MoneyTransfer, "money_transfer", Duration::from_secs(3_600));
 
-fn account(key: &str) -> Id<Account> {
+pub fn account(key: &str) -> Id<Account> {
     key.into()
 }
 
@@ -90,7 +90,7 @@ pub fn transfer(key: &str) -> Id<Transfer> {
 }
 
 /// Opens accounts for Ann, who has 60, and for Bob.
-async fn bank(store: &Store) -> Result<(), Any> {
+pub async fn bank(store: &Store) -> Result<(), Any> {
     for (key, amount) in [("ann", 60), ("bob", 0)] {
         store.execute(&account(key), Open { owner: key.into() }).await?;
         if amount > 0 {

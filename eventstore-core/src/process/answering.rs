@@ -32,6 +32,11 @@ pub struct Trigger {
 }
 
 impl Trigger {
+    /// Returns the trigger of an event.
+    pub fn of<E>(event: &Recorded<E>, part: u32) -> Self {
+        Self { event: event.with(()), part, due: None }
+    }
+
     /// Returns the instant that times are counted from.
     pub fn since(&self) -> Timestamp {
         self.due.unwrap_or(self.event.recorded_at)

@@ -60,6 +60,36 @@ impl Event for Ended {
     }
 }
 
+/// An operator has changed an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intervened {
+    /// The operation: `retry`, `skip`, `cancel`, `compensate` or `wake`.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Intervened {
+    /// The stored name.
+    pub const NAME: &'static str = "saga.intervened";
+}
+
+impl Event for Intervened {
+    const NAMES: &'static [&'static str] = &[Self::NAME];
+
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, EventError> {
+        encode(self)
+    }
+
+    fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError> {
+        decode(Self::NAME, name, schema, body).map(push)
+    }
+}
+
 fn decode<'a, E: Deserialize<'a>>(expected: &str, name: &str, schema: u32, body: &'a [u8]) -> Result<E, EventError> {
     match schema {
         _ if name != expected => Err(EventError::Name(name.into(), std::any::type_name::<E>())),

@@ -219,7 +219,7 @@ impl<P: Process> Turn<P> {
             turn.parked = Some(Parked { reason, later: false });
         }
         if turn.before.is_some() {
-            if turn.queue.iter().any(|item| !matches!(item, Item::Event(..))) {
+            if !turn.queue.iter().any(|item| matches!(item, Item::Event(..))) {
                 turn.row.tried();
             }
             match open(&**process, &turn.row) {
@@ -545,7 +545,10 @@ impl<P: Process> Turn<P> {
             Item::Retry(_) => self.guarded(|process| Ok::<_, EventError>(process.fired(state, outcome)))?,
         };
         self.guarded(|process| process.save(&state, &mut row))?;
-        let status = self.guarded(|process| Ok::<_, EventError>(process.status(&state)))?;
+        let status = match self.status {
+            SagaStatus::Cancelled => self.status,
+            _ => self.guarded(|process| Ok::<_, EventError>(process.status(&state)))?,
+        };
         let armed = TimerId::new(trigger.event.id, trigger.part);
         row.change(&outcome.timers, &armed, trigger.since(), before.as_ref(), |place| answering.command_id(place));
         let parked = self.process.parked(&state);
@@ -578,6 +581,9 @@ pub fn open<P: Process>(process: &P, row: &StoredInstance) -> Result<(P::State, 
         let later = matches!(error, EventError::Schema(..));
         Unreadable { reason: told(error.to_string()), later }
     })?;
+    if row.status == SagaStatus::Cancelled {
+        return Ok((state, row.status));
+    }
     let status = guarded(|| process.status(&state)).map_err(|reason| Unreadable { reason, later: false })?;
     Ok((state, status))
 }
