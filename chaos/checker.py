@@ -89,6 +89,11 @@ def is_account(stream):
     return stream.startswith(Domain.ACCOUNTS + "-")
 
 
+def is_of_a_saga(stream):
+    """Transfers, the purses they move money between, and what sagas note of themselves."""
+    return stream.startswith(("transfer-", "purse-", "saga."))
+
+
 def account_key(stream, kind, data):
     return (Domain.key(stream),) if is_account(stream) else ()
 
@@ -581,6 +586,13 @@ class Report:
 COMMAND = re.compile(rb'"\$commandId":"([0-9a-fA-F-]{32,36})"')
 
 
+ACTOR = re.compile(rb'"\$actor":"([^"]*)"')
+PURSE, FULL = 500, 1_000
+"""What is in a purse at first, and the most it takes."""
+WAITS = 700_000
+"""So many microseconds after its request a transfer that waits is refused."""
+
+
 TIMELINE, WHEN = re.compile(rb'"timeline":"([0-9A-F]+)"'), re.compile(rb'"t":([0-9]{12,})')
 
 
@@ -914,6 +926,7 @@ class Check:
         self.real_time()
         self.business()
         self.domain()
+        self.transfers()
         self.refusals()
         self.folds = self.fold_models()
         self.reads()
@@ -954,7 +967,7 @@ class Check:
         self.ops = numbers
         for event in range(len(log)):
             report.rules["A5"] += 1
-            if log.op[event] < 0:
+            if log.op[event] < 0 and not is_of_a_saga(log.stream_name(event)):
                 report.violation("A5", "an event is in the log that nobody has asked for", **log.show(event))
 
     def compare(self, op, event, stream, type, data):
@@ -1383,6 +1396,76 @@ class Check:
                         balance=balance,
                     )
                     break
+
+    def transfers(self):
+        """G1, G7, M1: what the sagas have made of each transfer that was requested, each command once."""
+        log, report = self.log, self.report
+        requested, moves, purses = {}, defaultdict(list), Counter()
+        for event in range(len(log)):
+            stream, (kind, data) = log.stream_name(event), log.data[event]
+            if not is_of_a_saga(stream):
+                continue
+            if kind == "requested" and stream.startswith("transfer-"):
+                requested[Domain.key(stream)] = event
+                continue
+            report.rules["G1"] += 1
+            actor = ACTOR.search(bytes.fromhex(log.metadata[event]))
+            if not actor or not actor[1].startswith(b"saga:"):
+                report.violation("G1", "an event of a saga is not by one", **log.show(event))
+            if stream.startswith("saga."):
+                continue
+            transfer = Domain.key(stream) if stream.startswith("transfer-") else field(data, "transfer", "")
+            if transfer not in requested:
+                report.violation("G1", "a saga has sent what nobody has asked for", **log.show(event))
+                continue
+            moves[transfer].append(event)
+            if stream.startswith("purse-"):
+                report.rules["C2 purses"] += 1
+                amount = field(data, "amount", 0)
+                purses[stream] += -amount if kind == "taken" else amount
+                # What comes back is not refused.
+                below, above = PURSE + purses[stream] < 0, PURSE + purses[stream] > FULL and kind == "given"
+                if below or above:
+                    what = "a command of a saga was decided on a state that was not fresh"
+                    report.violation("C2", what, **log.show(event), left=PURSE + purses[stream])
+        for transfer, first in requested.items():
+            self.transfer(transfer, first, moves[transfer])
+
+    def transfer(self, transfer, first, events):
+        log, report = self.log, self.report
+        order = log.data[first][1]
+        way, amount = field(order, "way", ""), field(order, "amount", 0)
+        kinds = [log.data[event][0] for event in events]
+        told = {"transfer": transfer, "way": way, "events": [log.show(event) for event in events[:8]]}
+        times = Counter(kinds)
+        report.rules[f"G1 {way}"] += 1
+        if any(number > 1 for number in times.values()):
+            return report.violation("G1", "a command of a saga is in the log twice", **told)
+        of = {"taken": "from", "given": "to", "returned": "from"}
+        for event, kind in zip(events, kinds):
+            if kind in of:
+                _, data = log.data[event]
+                if log.stream_name(event) != f"purse-{field(order, of[kind], '')}" or field(data, "amount", 0) != amount:
+                    report.violation("G1", "a saga has moved what was not asked for", **told)
+        if times["completed"] + times["refused"] != 1:
+            return report.violation("G7", "a transfer is not over, or is twice", **told)
+        report.rules["G7"] += 1
+        wanted = {
+            # The commands of an answer go out in its order.
+            ("free", "completed"): [["taken", "given", "completed"]],
+            ("free", "refused"): [["refused"], ["taken", "returned", "refused"]],
+            ("steps", "completed"): [["taken", "given", "completed"]],
+            ("steps", "refused"): [["refused"], ["taken", "returned", "refused"]],
+            ("waits", "refused"): [["refused"]],
+        }
+        end = "completed" if times["completed"] else "refused"
+        if kinds not in wanted.get((way, end), ()):
+            report.violation("G7", "what a transfer has done does not fit together", **told)
+        if way == "waits":
+            report.rules["M1"] += 1
+            late = log.recorded[events[-1]] - log.recorded[first]
+            if late < WAITS:
+                report.violation("M1", "a timer has fired before it was due", after=late, **told)
 
     # -- time and failovers -------------------------------------------------------------------------------------------
 

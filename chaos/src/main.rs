@@ -10,6 +10,7 @@ mod profile;
 mod proxy;
 mod run;
 mod server;
+mod transfers;
 mod worker;
 mod world;
 

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What runs, for changing its shards; the first ones are tables that can be built again.
-pub const PROCESSORS: [&str; 5] = ["balance@1", "turnover@1", "activity@1", "ledger", "mailbox"];
+pub const PROCESSORS: [&str; 7] = ["balance@1", "turnover@1", "activity@1", "ledger", "mailbox", "moves", "stepped"];
 /// How long everything may take to go on after a server was away.
 const RECOVERY: Duration = Duration::from_secs(30);
 
@@ -493,7 +493,7 @@ impl Nemesis {
                 self.retry();
             }
             Reshard => {
-                let (projection, few) = (PROCESSORS[(two % 5) as usize], 1 + (three % 3) as u16);
+                let (projection, few) = (PROCESSORS[(two % 7) as usize], 1 + (three % 3) as u16);
                 self.say(&name, &format!("{projection} 8, and then {few}"));
                 let holder = match self.world.store {
                     Log::Postgres => Some((self.connect().await?, self.world.schema.clone())),
@@ -523,7 +523,7 @@ impl Nemesis {
                 }));
             }
             Pause => {
-                let projection = PROCESSORS[(two % 5) as usize];
+                let projection = PROCESSORS[(two % 7) as usize];
                 let projections = Processors::new(&self.store);
                 projections.pause(projection).await?;
                 self.say(&name, projection);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventstore::{
-    PgStore, Processors, SqliteStore, Status, Store,
+    PgStore, Processors, Saga, SagaInstances, SagaStatus, SqliteStore, Status, Store,
     sqlx::{self, AssertSqlSafe, ConnectOptions, sqlite::SqliteConnectOptions},
 };
 use serde::Serialize;
@@ -26,6 +26,7 @@ use crate::{
     profile::{Log, Profile},
     proxy::Proxy,
     server::Cluster,
+    transfers::{Moves, Stepped},
     world::World,
 };
 
@@ -367,6 +368,8 @@ impl Scene {
                 left.push(format!("{shard:?} is at {}, and not at {head}: run by {:?}", at.position, at.owner));
             }
         }
+        left.extend(unfinished::<Moves>(store).await?);
+        left.extend(unfinished::<Stepped>(store).await?);
         for process in &self.nemesis.processes {
             let file = self.world.folder.join("subscribers").join(format!("{}-follower.jsonl", process.name));
             let at = log::tail(&file)?.last().and_then(|line| line["position"].as_u64()).unwrap_or(0);
@@ -576,4 +579,15 @@ async fn prepare(world: &World, cluster: Option<&Cluster>) -> Result<Store, Erro
     );
     cluster.execute(&tables.replace("S.", &format!("{}.", world.schema))).await?;
     Ok(store.into())
+}
+
+/// Which instances of a saga are not over: some of them, for people.
+async fn unfinished<S: Saga>(store: &Store) -> Result<Vec<String>, Error> {
+    let mut left = vec![];
+    for status in [SagaStatus::Running, SagaStatus::Compensating, SagaStatus::Parked] {
+        for one in store.sagas::<S>().list(status, 3).await? {
+            left.push(format!("the instance {} of {} is {status:?}, {:?}", one.key, S::NAME, one.error));
+        }
+    }
+    Ok(left)
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use eventstore::{PgStore, RunReadModels, Runner, SqliteStore, Store, StoreError};
+use eventstore::{PgStore, RunProcesses, RunReadModels, Runner, SqliteStore, Store, StoreError};
 use tokio::io::AsyncReadExt;
 use tracing::{Event as Said, Level, Metadata, field::Visit, span};
 
@@ -18,6 +18,7 @@ use crate::{
     Error,
     domain::{self, Balance, FileLedger, Ledger, Turnover},
     profile::Log,
+    transfers::{Moves, Stepped},
     world::World,
 };
 
@@ -57,6 +58,7 @@ pub async fn work(Options { folder, name, run }: &Options) -> Result<bool, Error
         Log::Sqlite => runner.projection(FileLedger(ledger)),
     };
     let runner = runner.shards(2).max_parked(1_000_000).batch(500);
+    let runner = runner.saga::<Moves>().shards(2).saga::<Stepped>().shards(2);
     let running = runner.subscription(follow::Mailbox::open(&world, name, *run)?).shards(2).from_beginning().start();
     let running = Arc::new(running);
     follow::follow(&store, folder, name, *run)?;

@@ -11,7 +11,7 @@ use std::{
 
 use eventstore_core::{
     Changes, Comparison, Filter, Order, Rows, Select, SortKey, StoreError, Timestamp,
-    process::{Item, Process, StoredInstance, TimerId, Turn, Unreadable, end, open},
+    process::{FIRING, Item, Process, StoredInstance, TimerId, Turn, Unreadable, end, open},
 };
 use eventstore_engine::{Halt, Tick};
 use serde_json::value::RawValue;
@@ -57,16 +57,17 @@ pub fn until(now: Timestamp, due: Timestamp) -> Duration {
 struct Due {
     /// The instances of the shard that are due, the earliest first.
     keys: Vec<String>,
-    /// When the next one is due, if none is due now and that one is due before the next look.
+    /// When the next one is due, if that is known.
     next: Option<Timestamp>,
 }
 
 /// Returns the instances of the shard that are due. Those that are parked are passed over: their answer is half given.
 /// So are those of a later release: a node of it has their timers fire.
 async fn due<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, now: Timestamp) -> Result<Due, StoreError> {
-    let (mut keys, mut after) = (vec![], None);
+    let (mut keys, mut after, mut next) = (vec![], None, None);
+    let horizon = if tick.again { LOOK + FIRING } else { LOOK };
     loop {
-        let soon = Comparison::LessOrEqual((now + LOOK).as_micros().into());
+        let soon = Comparison::LessOrEqual((now + horizon).as_micros().into());
         let select = Select {
             table: answers.table,
             filters: vec![Filter { column: DUE, comparison: soon }],
@@ -82,20 +83,21 @@ async fn due<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, now: Timestamp) 
             if !tick.shard.has(&key) || tick.parked.has_key(&key) {
                 continue;
             }
-            if readable(answers, &key, &row).is_none() {
+            let Some(mut row) = readable(answers, &key, &row) else { continue };
+            if due <= now || (tick.again && row.reclaim(now)) {
+                keys.push(key);
+                if keys.len() == TOGETHER {
+                    return Ok(Due { keys, next });
+                }
                 continue;
             }
-            if due > now {
-                let next = keys.is_empty().then_some(due);
+            next = next.or(Some(due));
+            if !tick.again {
                 return Ok(Due { keys, next });
-            }
-            keys.push(key);
-            if keys.len() == TOGETHER {
-                return Ok(Due { keys, next: None });
             }
         }
         if !full {
-            return Ok(Due { keys, next: None });
+            return Ok(Due { keys, next });
         }
     }
 }
@@ -127,6 +129,9 @@ async fn claim<P: Process>(
     let mut fired = vec![];
     for (key, row) in rows {
         let Some(mut row) = readable(answers, &key, &row) else { continue };
+        if tick.again {
+            row.reclaim(now);
+        }
         if over.contains(&key) {
             changes.deletes.push(key);
             continue;

@@ -153,6 +153,31 @@ async fn m3_instances_of_a_later_release_keep_no_timer_waiting() -> Result<(), A
     Ok(())
 }
 
+/// M1: a timer that was claimed by a node that is gone fires as soon as another node has the shard.
+#[tokio::test]
+async fn m1_a_timer_of_a_node_that_is_gone_fires_at_once() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).lease(LEASE).saga::<CountedAndSummed>().start();
+    runner.until(request(store, "t1", 1).await?.position).await?;
+    runner.stop().await;
+    pass(&world, TIME).await;
+    let table = eventstore_sagas::table::table("counted");
+    let rows = world.inner.rows(Rows::Keys { table, keys: vec!["t1".into()] }).await?;
+    let mut row = eventstore_sagas::table::read(&table, "t1", &rows[0].1)?;
+    assert_eq!(row.claim(world.inner.time().await?).len(), 1);
+    let upserts = vec![("t1".into(), eventstore_sagas::table::written(&table, &row)?)];
+    let mut transaction = world.inner.begin().await?;
+    transaction.write(Changes { table, upserts, deletes: vec![] }).await?;
+    transaction.commit().await?;
+    let runner = Runner::new(store).lease(LEASE).saga::<CountedAndSummed>().start();
+    until(async || Ok(count(&names(store).await?, "account.closed") == 1)).await?;
+    let there = store.sagas::<CountedAndSummed>().get("t1").await?;
+    assert_eq!(there.map(|one| one.timers.len()), Some(0));
+    runner.stop().await;
+    Ok(())
+}
+
 /// Whether the rules of the sagas below have a mistake.
 static BROKEN: AtomicBool = AtomicBool::new(true);
 

@@ -27,6 +27,7 @@ use crate::{
     },
     log::{self, Lines, now},
     profile::Log,
+    transfers::{Order, PURSES, TransferEvent, Way},
     world::{Dice, World},
 };
 
@@ -561,11 +562,23 @@ impl Client {
         Some(operation)
     }
 
+    fn order(&mut self) -> Order {
+        let mut purse = || format!("p{}", self.dice.roll(PURSES));
+        let (from, to) = (purse(), purse());
+        let way = [Way::Free, Way::Steps, Way::Waits][self.dice.roll(3) as usize];
+        Order { way, from, to, amount: 1 + self.dice.roll(400) as i64 }
+    }
+
     async fn plan_one(&mut self) -> Option<Operation> {
         let op = Uuid::now_v7();
         let account = self.account();
         let within = (self.dice.roll(4) == 0).then_some(true);
-        Some(match self.dice.roll(116) {
+        Some(match self.dice.roll(128) {
+            116.. => {
+                let mut request = Operation::new("any", op);
+                request.request(&self.order());
+                request
+            }
             0..21 => {
                 let mut any = Operation::new("any", op);
                 any.part(&account, json!("any"), self.deposits(9));
@@ -863,6 +876,14 @@ impl Operation {
         self.streams.push(Part { stream: stream.into(), expected: Json::Null, events: vec![event] });
     }
 
+    /// A transfer is requested.
+    fn request(&mut self, order: &Order) {
+        let (name, data) = TransferEvent::planned(order);
+        let event = Planned { id: event_id(self.op, 0), name: name.into(), data };
+        let stream = format!("transfer-{}", self.op.simple());
+        self.streams.push(Part { stream, expected: json!("any"), events: vec![event] });
+    }
+
     fn part(&mut self, account: &str, expected: Json, events: impl IntoIterator<Item = AccountEvent>) {
         let before: usize = self.streams.iter().map(|part| part.events.len()).sum();
         let planned = events.into_iter().enumerate().map(|(n, event)| {
@@ -877,6 +898,11 @@ impl Operation {
 
 /// Appends what is planned.
 async fn append(store: &Store, operation: &Operation) -> Result<Written, StoreError> {
+    let first = &operation.streams[0];
+    if let Some(requested) = TransferEvent::from_planned(&first.events[0].name, &first.events[0].data) {
+        let stream: StreamId = first.stream.parse().expect("of our own");
+        return with!(store.append(stream, Expected::Any, [requested]), operation).await;
+    }
     let mut parts = operation.streams.iter().map(|part| {
         let expected = match &part.expected {
             Json::Number(version) => Expected::Version(Version(version.as_u64().unwrap_or(0))),

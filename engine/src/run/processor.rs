@@ -222,6 +222,9 @@ pub struct Tick<'a> {
     pub parked: &'a Parked,
     /// Opens transactions that lock the shard.
     pub fence: &'a dyn Fence,
+    /// Whether another node, or this one before a failure, may have begun what it did not finish: until the first call
+    /// that returns a pause since the shard was taken or begun again.
+    pub again: bool,
 }
 
 /// Opens transactions in which no other node moves the shard.

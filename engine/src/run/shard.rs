@@ -167,6 +167,8 @@ struct Ticks {
     at: Option<Instant>,
     /// Whether it was asked last, before any page: events and what is due by the clock take turns.
     last: bool,
+    /// Whether it has done all that was due since the cursor was made.
+    done: bool,
 }
 
 /// Passed events that are being processed, and where the shard is meanwhile.
@@ -345,8 +347,9 @@ impl ShardRunner {
 
     /// Has the processor do what is due by the clock.
     async fn tick(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
-        let tick = Tick { shard: &self.shard, parked: &cursor.parked, fence: self };
+        let tick = Tick { shard: &self.shard, parked: &cursor.parked, fence: self, again: !cursor.ticks.done };
         let pause = self.processor.tick(&tick).await?;
+        cursor.ticks.done |= !pause.is_zero();
         cursor.ticks.at = Instant::now().checked_add(pause);
         Ok(())
     }

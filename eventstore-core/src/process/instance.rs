@@ -82,7 +82,8 @@ fn answers(cause: Uuid, message: Uuid) -> bool {
     cause == message || cause == event_id(message, 0)
 }
 
-/// How long a timer that has fired is left to the node that fired it; after that it fires again.
+/// How long a timer that has fired is left to the node that fired it; after that, or once another node has the shard, it
+/// fires again.
 pub const FIRING: Duration = Duration::from_secs(60);
 /// How many positions of events a row keeps.
 pub const HEARD: usize = 1_000;
@@ -259,13 +260,30 @@ impl StoredInstance {
         let ids = due
             .into_iter()
             .map(|timer| {
-                timer.fired += 1;
-                timer.next = Some(now + FIRING);
+                (timer.fired, timer.next, timer.error) = (timer.fired + 1, Some(now + FIRING), None);
                 timer.id()
             })
             .collect();
         self.due = self.timers.iter().filter_map(|timer| timer.next).min();
         ids
+    }
+
+    /// Has what was claimed before and not answered claimed again at once, since whoever claimed it cannot write the
+    /// answer any more. Returns whether there is such a timer, or such a try of a parked instance.
+    pub fn reclaim(&mut self, now: Timestamp) -> bool {
+        let claimed = |next: Option<Timestamp>| next.is_some_and(|next| next > now && next <= now + FIRING);
+        if self.is_asked_again() {
+            let claimed = claimed(self.due);
+            self.due = if claimed { Some(now) } else { self.due };
+            return claimed;
+        }
+        let mut found = false;
+        for timer in &mut self.timers {
+            if timer.fired > 0 && timer.error.is_none() && claimed(timer.next) {
+                (timer.next, found) = (Some(now), true);
+            }
+        }
+        found
     }
 
     /// Asks for a parked instance to be tried again: the node that runs it does so at its next look. Returns `false` if
@@ -294,8 +312,7 @@ impl StoredInstance {
         self.due = Some(now + FIRING);
         let waiting = self.timers.iter_mut().filter(|timer| timer.next.is_none());
         let claimed = waiting.map(|timer| {
-            timer.fired += 1;
-            timer.next = Some(now + FIRING);
+            (timer.fired, timer.next, timer.error) = (timer.fired + 1, Some(now + FIRING), None);
             timer.id()
         });
         claimed.collect()
