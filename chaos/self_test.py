@@ -52,7 +52,8 @@ class Made:
             self.log.append({**event, **place, **beside, "occurred": said.get("occurred_at", recorded)})
 
     def planned(self, *events):
-        names = {"account": "account.{}", "course": "course.{}", "ticket": "ticket.{}"}
+        categories = ("account", "course", "ticket", "transfer", "purse", "saga.moves")
+        names = {category: category.split(".")[0] + ".{}" for category in categories}
         return [
             {"id": self.id(), "stream": stream, "name": names[stream.split("-")[0]].format(kind), "data": data}
             for stream, kind, data in events
@@ -162,6 +163,31 @@ class Made:
         self.read("load_as_of", "account-9", {"open": True, "owner": "Eve", "balance": 50, "events": 2}, 2, at=self.log[14]["recorded"])
         self.read("load_as_of", "account-9", {"open": False, "owner": None, "balance": 0, "events": 0}, 0, at=self.log[12]["recorded"])
         return self
+
+    def transfers(self):
+        """One transfer of each kind, and what a saga has made of it."""
+        for way, events in (
+            ("free", (("purse-a", "taken"), ("purse-b", "given"), (None, "completed"))),
+            ("free", (("saga.moves-k", "answered"), (None, "refused"))),
+            ("steps", (("purse-a", "taken"), ("purse-a", "returned"), (None, "refused"))),
+            ("waits", ((None, "refused"),)),
+        ):
+            transfer = self.requested(way)
+            self.t += 700_000
+            for stream, kind in events:
+                self.by_a_saga(transfer, stream, kind)
+        return self
+
+    def requested(self, way):
+        transfer = f"t{len(self.log)}"
+        order = {"way": way, "from": "a", "to": "b", "amount": 150}
+        self.do("any", (f"transfer-{transfer}", "requested", order))
+        return transfer
+
+    def by_a_saga(self, transfer, stream, kind, amount=150, actor="saga:moves"):
+        data = {"transfer": transfer, "amount": amount} if stream and stream.startswith("purse") else {}
+        self.append(self.id(), self.planned((stream or f"transfer-{transfer}", kind, data)))
+        self.log[-1]["metadata"] = {"$commandId": self.log[-1]["command"], "$actor": actor, "$source": "w1"}
 
     def rows_of_nine(self, after=16, events=3, owner="Eve"):
         row = {"owner": owner, "balance": 46 if events == 3 else 50, "events": events}
@@ -812,6 +838,55 @@ class SelfTest(unittest.TestCase):
         made.observed[2] = {**made.look(13), "t": made.observed[2]["t"]}
         report = self.broken(made, "P3")
         self.assertEqual(len(report.violations), 1)
+
+    def test_what_sagas_do_breaks_nothing(self):
+        report = self.broken(Made().everything().transfers().seal())
+        for rule in ("G1", "G1 free", "G1 steps", "G1 waits", "G7", "M1", "C2 purses"):
+            self.assertGreater(report.rules[rule], 0, rule)
+
+    def test_g1_twice_for_nobody_or_by_nobody(self):
+        for after in (
+            lambda made, transfer: [made.by_a_saga(transfer, "purse-a", "taken") for _ in range(2)],
+            lambda made, transfer: made.by_a_saga("another", "purse-a", "taken", 1),
+        ):
+            made = Made().everything().transfers()
+            transfer = made.requested("free")
+            made.by_a_saga(transfer, None, "refused")
+            after(made, transfer)
+            ids = {one["id"] for one in made.seal().found().violations}
+            self.assertIn("G1", ids)
+        made = Made().everything().transfers()
+        made.by_a_saga(made.requested("free"), None, "refused", actor="ann")
+        self.broken(made.seal(), "G1")
+        made = Made().everything().transfers()
+        transfer = made.requested("free")
+        made.by_a_saga(transfer, "purse-b", "taken")
+        made.by_a_saga(transfer, "purse-a", "given")
+        made.by_a_saga(transfer, None, "completed")
+        self.broken(made.seal(), "G1")
+
+    def test_g7_half_of_a_transfer(self):
+        made = Made().everything().transfers()
+        made.requested("steps")
+        self.broken(made.seal(), "G7")
+        made = Made().everything().transfers()
+        transfer = made.requested("steps")
+        made.by_a_saga(transfer, "purse-a", "taken")
+        made.by_a_saga(transfer, None, "refused")
+        self.broken(made.seal(), "G7")
+
+    def test_m1_too_early(self):
+        made = Made().everything().transfers()
+        made.by_a_saga(made.requested("waits"), None, "refused")
+        self.broken(made.seal(), "M1")
+
+    def test_c2_a_purse_below_zero(self):
+        made = Made().everything().transfers()
+        for _ in range(3):
+            transfer = made.requested("free")
+            for stream, kind in (("purse-a", "taken"), ("purse-b", "given"), (None, "completed")):
+                made.by_a_saga(transfer, stream, kind)
+        self.broken(made.seal(), "C2")
 
     def test_p6_shards(self):
         made = self.whole()
