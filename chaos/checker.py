@@ -425,9 +425,10 @@ class Sqlite:
                  FROM eventstore_checkpoints ORDER BY projection, from_slot"""
         ).fetchall()
         seen = {"head": head, "checkpoints": checkpoints, "server": "", "timeline": "", "letters": []}
-        if "dead_letters" in there:
+        letters = "eventstore_dead_letters"
+        if letters in there:
             seen["letters"] = db.execute(
-                'SELECT projection, "of", position, event, skipped FROM dead_letters ORDER BY 1, 2, 3'
+                f'SELECT projection, "of", position, event, skipped FROM {letters} ORDER BY 1, 2, 3'
             ).fetchall()
         seen["models"] = {}
         for name in there & set(ROWS):
