@@ -37,7 +37,7 @@ impl Evolve for Account {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Deposit(pub i64);
 
 impl Decide<Deposit> for Account {

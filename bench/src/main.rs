@@ -14,6 +14,7 @@ mod plain;
 mod read_model;
 mod replay;
 mod report;
+mod saga;
 mod server;
 mod snapshot;
 mod streams;
@@ -83,6 +84,10 @@ enum What {
     ReadModel,
     /// Processors in SQL of one's own.
     Projection,
+    /// A saga that sends commands.
+    Saga,
+    /// Timers of instances that fire, and a look among many.
+    Timers,
     /// The most memory it takes to catch up with a long log.
     Memory,
     /// Everything.
@@ -122,6 +127,8 @@ async fn main() -> Outcome<()> {
             What::Visible => visible::run(&mut bench, url).await?,
             What::ReadModel => read_model::run(&mut bench, url, events).await?,
             What::Projection => read_model::run_projection(&mut bench, url, events).await?,
+            What::Saga => saga::run(&mut bench, url).await?,
+            What::Timers => saga::run_timers(&mut bench, url).await?,
             What::Memory => memory::run(&mut bench, url, events).await?,
             What::All => {}
         }
@@ -155,6 +162,8 @@ impl What {
             Self::Visible => "visible",
             Self::ReadModel => "read model",
             Self::Projection => "projection",
+            Self::Saga => "saga",
+            Self::Timers => "timers",
             Self::Memory => "memory",
             Self::All => "all",
         }
