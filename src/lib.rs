@@ -62,7 +62,10 @@ pub use eventstore_engine::{
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{Comparison, Difference, Inline, Projection, ReadModelVersions, RunReadModels};
-pub use eventstore_sagas::{Instance, RunProcesses, SagaInstances, Sagas};
+pub use eventstore_sagas::{
+    ExecutedBy, Instance, RunProcesses, RunScheduled, SagaInstances, Sagas, Schedule, ScheduleCommands, Scheduled,
+    ScheduledCommand, ScheduledCommands, ScheduledStatus, Unschedule, Unscheduled,
+};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;
@@ -94,8 +97,8 @@ pub mod prelude {
         testing::{After, Given},
     };
     pub use crate::{
-        Command, Commands, End, Plan, React, Reactor, RunProcesses, Saga, SagaInstances, Steps, ask, cancel, publish,
-        send, step,
+        Command, Commands, End, Plan, React, Reactor, RunProcesses, RunScheduled, Saga, SagaInstances,
+        ScheduleCommands, Steps, ask, cancel, publish, send, step,
         testing::{GivenSteps, When},
     };
 }

@@ -8,9 +8,16 @@ mod answers;
 mod instances;
 mod processor;
 mod runs;
+mod scheduled;
 #[doc(hidden)]
 pub mod table;
 mod timers;
 
 pub use instances::{Instance, SagaInstances, Sagas};
 pub use runs::RunProcesses;
+#[doc(hidden)]
+pub use scheduled::table as scheduled_table;
+pub use scheduled::{
+    ExecutedBy, RunScheduled, Schedule, ScheduleCommands, Scheduled, ScheduledCommand, ScheduledCommands,
+    ScheduledStatus, Unschedule, Unscheduled,
+};
