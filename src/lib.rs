@@ -63,9 +63,11 @@ pub use eventstore_engine::{
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{Comparison, Difference, Inline, Projection, ReadModelVersions, RunReadModels};
 pub use eventstore_sagas::{
-    ExecutedBy, Instance, RunProcesses, RunScheduled, SagaInstances, Sagas, Schedule, ScheduleCommands, Scheduled,
-    ScheduledCommand, ScheduledCommands, ScheduledStatus, Unschedule, Unscheduled,
+    ExecutedBy, Instance, RunProcesses, RunScheduled, SagaInstances, Sagas, ScheduleCommands, Scheduled,
+    ScheduledCommand, ScheduledCommands, ScheduledStatus, Scheduling, Unscheduled, Unscheduling,
 };
+#[cfg(feature = "cron")]
+pub use eventstore_sagas::{Missed, RunSchedules, Schedule, Tick};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;
@@ -101,6 +103,8 @@ pub mod prelude {
         ScheduleCommands, Steps, ask, cancel, publish, send, step,
         testing::{GivenSteps, When},
     };
+    #[cfg(feature = "cron")]
+    pub use crate::{Missed, RunSchedules, Schedule, Tick};
 }
 
 /// Opens the store a URL names.

@@ -5,6 +5,8 @@
 //! commands, and writes the rows and the checkpoint in one step.
 
 mod answers;
+#[cfg(feature = "cron")]
+mod cron;
 mod instances;
 mod processor;
 mod runs;
@@ -13,11 +15,13 @@ mod scheduled;
 pub mod table;
 mod timers;
 
+#[cfg(feature = "cron")]
+pub use cron::{Missed, RunSchedules, Schedule, Tick};
 pub use instances::{Instance, SagaInstances, Sagas};
 pub use runs::RunProcesses;
 #[doc(hidden)]
 pub use scheduled::table as scheduled_table;
 pub use scheduled::{
-    ExecutedBy, RunScheduled, Schedule, ScheduleCommands, Scheduled, ScheduledCommand, ScheduledCommands,
-    ScheduledStatus, Unschedule, Unscheduled,
+    ExecutedBy, RunScheduled, ScheduleCommands, Scheduled, ScheduledCommand, ScheduledCommands, ScheduledStatus,
+    Scheduling, Unscheduled, Unscheduling,
 };

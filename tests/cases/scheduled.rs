@@ -10,8 +10,8 @@ use std::{
 };
 
 use eventstore::{
-    Changes, CommandError, EventStore, Invalid, Position, Processors, Raw, Rows, ScheduledStatus, State, StoreError,
-    Timestamp, Unscheduled, Uuid, prelude::*,
+    Changes, CommandError, EventStore, Invalid, Missed, Position, Processors, Raw, Rows, Schedule, ScheduledStatus,
+    State, StoreError, Tick, Timestamp, Unscheduled, Uuid, prelude::*,
 };
 use eventstore_sagas::scheduled_table::{Answer, Row as Scheduled, TABLE};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -646,5 +646,175 @@ async fn what_is_paused_executes_nothing() -> Result<(), Any> {
     assert!(runner.status().iter().all(|status| status.state == State::Active));
     runner.stop().await;
     assert_eq!(names(store).await?, ["note.added", "note.added"]);
+    Ok(())
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Adds the instant of each tick to a note.
+macro_rules! schedules {
+    ($($schedule:ident $name:literal $cron:literal $missed:ident)*) => {$(
+        struct $schedule;
+
+        impl Schedule for $schedule {
+            const NAME: &'static str = $name;
+            const CRON: &'static str = $cron;
+            const MISSED: Missed = Missed::$missed;
+
+            fn tick(&self, tick: &Tick) -> Commands {
+                send(note($name), add(&tick.at.to_string()))
+            }
+        }
+    )*};
+}
+
+schedules! {
+    EachMinute "each_minute" "* * * * *" All
+    LastMinute "last_minute" "* * * * *" Once
+    ThisMinute "this_minute" "* * * * *" Skip
+    EachSecond "each_second" "* * * * * *" All
+    NoMinute "no_minute" "99 * * * *" Once
+    NoZone "No Name" "* * * * *" Once
+}
+
+/// The next whole minutes after now.
+fn minutes(now: Timestamp, count: i64) -> Vec<String> {
+    let minute = |n: i64| (now.as_micros() / 60_000_000 + n) * 60_000_000;
+    (1..=count).map(|n| Timestamp::from_micros(minute(n)).to_string()).collect()
+}
+
+/// What each second of a server's clock and each minute of a clock that is moved has in common: each tick is one tick.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m4_a_tick_of_cron_is_one_tick_on_any_number_of_nodes() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let unsure = Store::from(Arc::new(Between::new(&world.inner).unanswered(3)) as Arc<dyn EventStore>);
+    let node = |store: &Store| Runner::new(store).lease(LEASE).schedule(EachSecond).start();
+    let nodes = [node(store), node(&unsure), node(store)];
+    until(async || Ok(texts(store, "each_second").await?.len() >= 4)).await?;
+    for node in nodes {
+        node.stop().await;
+    }
+    // It begins again where it was: as after a crash between a tick and its commit.
+    let mut row = row(store, "cron:each_second").await?;
+    let ticks = texts(store, "each_second").await?;
+    let first: Timestamp = ticks[0].parse()?;
+    (row.at, row.due) = (first.as_micros(), Some(first.as_micros()));
+    put(store, "cron:each_second", &row).await?;
+    let runner = node(store);
+    until(async || Ok(texts(store, "each_second").await?.len() >= ticks.len() + 2)).await?;
+    runner.stop().await;
+    let ticks = texts(store, "each_second").await?;
+    for (n, tick) in ticks.iter().enumerate() {
+        assert_eq!(*tick, (first + Duration::from_secs(n as u64)).to_string(), "{ticks:?}");
+    }
+    let log: Vec<Recorded<Raw>> = store.read().raw().try_collect().await?;
+    let recorded: BTreeSet<_> = log.iter().map(|event| event.metadata.command_id).collect();
+    assert_eq!((log.len(), recorded.len()), (ticks.len(), ticks.len()));
+    for (event, tick) in log.iter().zip(&ticks) {
+        assert!(event.recorded_at >= tick.parse()?, "no tick is early");
+        assert_eq!(event.metadata.actor.as_deref(), Some("saga:cron.each_second"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn m6_missed_ticks_of_cron_are_run_by_the_stated_policy() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    // The clock of a server cannot be moved.
+    let Some(clock) = world.clock() else { return Ok(()) };
+    let schedules = || {
+        let runner = Runner::new(store).lease(LEASE).schedule(EachMinute).schedule(LastMinute).schedule(ThisMinute);
+        runner.schedule(NoMinute).schedule(NoZone).start()
+    };
+    let planned = async |minute: Timestamp| {
+        until(async || {
+            let mut all = true;
+            for name in ["each_minute", "last_minute", "this_minute"] {
+                let tick = store.scheduled().get(&format!("cron:{name}")).await?;
+                all &= tick.is_some_and(|tick| tick.due == Some(minute));
+            }
+            Ok(all)
+        })
+        .await
+    };
+    let minute = |n: i64| -> Result<Timestamp, Any> { Ok(minutes(clock.now(), n)[n as usize - 1].parse()?) };
+    // Not at the end of a minute, which might be over before a node has planned.
+    clock.advance((minute(1)? - clock.now()) + Duration::from_secs(1));
+    let (began, next) = (clock.now(), minute(1)?);
+    let runner = schedules();
+    planned(next).await?;
+    // What cannot run does not keep others from it.
+    let stopped: Vec<_> = runner.status().into_iter().filter(|status| status.state == State::Failed).collect();
+    let names: Vec<_> = stopped.iter().map(|status| &*status.name).collect();
+    assert_eq!(names, ["cron:no_minute", "cron:No Name"]);
+    for status in stopped {
+        let error = status.error.as_ref().and_then(|error| error.downcast_ref::<StoreError>());
+        assert!(matches!(error, Some(StoreError::Invalid(Invalid::Schedule { .. }))), "{error:?}");
+    }
+    let listed: Vec<_> = store.scheduled().list(10).await?.into_iter().map(|one| (one.id, one.cron)).collect();
+    let each = |name: &str| (format!("cron:{name}"), Some("* * * * * UTC".to_owned()));
+    assert_eq!(listed, ["each_minute", "last_minute", "this_minute"].map(each));
+    // In time, all of them run.
+    clock.advance(MINUTE);
+    planned(minute(1)?).await?;
+    runner.stop().await;
+    // For five minutes and a half, no node runs.
+    clock.advance(5 * MINUTE + Duration::from_secs(30));
+    let runner = schedules();
+    let after = minute(1)?;
+    planned(after).await?;
+    runner.stop().await;
+    let all = minutes(began, 6);
+    assert_eq!(texts(store, "each_minute").await?, all);
+    assert_eq!(texts(store, "last_minute").await?, [all[0].clone(), all[5].clone()]);
+    // The last one is less than a minute late.
+    assert_eq!(texts(store, "this_minute").await?, [all[0].clone(), all[5].clone()]);
+    assert!(matches!(store.unschedule("cron:each_minute").await, Err(StoreError::Invalid(Invalid::Name { .. }))));
+    Ok(())
+}
+
+static STUCK: AtomicBool = AtomicBool::new(true);
+
+/// A tick whose first command is refused, and whose second one panics while the code is broken.
+struct Fragile;
+
+impl Schedule for Fragile {
+    const NAME: &'static str = "fragile";
+    const CRON: &'static str = "* * * * *";
+
+    fn tick(&self, tick: &Tick) -> Commands {
+        assert!(!STUCK.load(SeqCst), "it is stuck");
+        send(note("fragile"), add("no")).or(send(note("fragile"), add(&tick.at.to_string())))
+    }
+}
+
+#[tokio::test]
+async fn p3_a_tick_that_fails_is_parked_and_goes_on_when_it_is_told_to() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    // The clock of a server cannot be moved.
+    let Some(clock) = world.clock() else { return Ok(()) };
+    let runner = Runner::new(store).lease(LEASE).schedule(Fragile).start();
+    let tick = async || Ok::<_, Any>(store.scheduled().get("cron:fragile").await?);
+    until(async || Ok(tick().await?.is_some())).await?;
+    let first = tick().await?.and_then(|tick| tick.due).expect("it is planned");
+    clock.advance(MINUTE);
+    for attempts in 1..8 {
+        until(async || Ok(tick().await?.is_some_and(|tick| tick.attempts == attempts))).await?;
+        clock.advance(HOUR);
+    }
+    until(async || Ok(tick().await?.is_some_and(|tick| tick.status == ScheduledStatus::Parked))).await?;
+    let parked = tick().await?.expect("it is parked");
+    assert_eq!((parked.error.as_deref(), parked.at), (Some("it panicked: it is stuck"), first));
+    STUCK.store(false, SeqCst);
+    store.scheduled().retry("cron:fragile").await?;
+    // The tick that had failed, and the last one that was missed meanwhile.
+    until(async || Ok(texts(store, "fragile").await?.len() == 2)).await?;
+    assert_eq!(texts(store, "fragile").await?[0], first.to_string());
+    until(async || Ok(tick().await?.is_some_and(|tick| tick.due > Some(clock.now())))).await?;
+    runner.stop().await;
+    assert_eq!(texts(store, "fragile").await?.len(), 2);
     Ok(())
 }

@@ -7,7 +7,7 @@ use eventstore_engine::record::if_built;
 
 use super::{
     change::{Place, prepare, read, wanted},
-    schedule::{CRON, check_id},
+    schedule::check_id,
     table::{DUE, Row, STATUS, ScheduledStatus, TABLE, TARGET},
 };
 
@@ -23,9 +23,9 @@ pub struct ScheduledCommands {
 pub struct ScheduledCommand {
     /// The id of the schedule.
     pub id: String,
-    /// The stream of the aggregate.
+    /// The stream of the aggregate; `$cron-interest` for the next tick of the cron schedule `interest`.
     pub target: StreamId,
-    /// The stored name of the command.
+    /// The stored name of the command, or the name of the cron schedule.
     pub command: String,
     /// The version of its stored form.
     pub version: u32,
@@ -49,6 +49,8 @@ pub struct ScheduledCommand {
     pub position: Option<Position>,
     /// The words of the refusal, or of the last failure.
     pub error: Option<String>,
+    /// The expression and the time zone of a cron schedule.
+    pub cron: Option<String>,
 }
 
 impl ScheduledCommands {
@@ -67,13 +69,10 @@ impl ScheduledCommands {
         prepare(self.store.as_ref()).await
     }
 
-    /// Returns a scheduled command; `None` if there is none, or if it was over more than seven days ago.
+    /// Returns a scheduled command, or with `cron:interest` the next tick of a cron schedule; `None` if there is none, or if it was over more than seven days ago.
     /// [`StoreError::Row`] if only a later release can read it.
     pub async fn get(&self, id: &str) -> Result<Option<ScheduledCommand>, StoreError> {
         check_id(id)?;
-        if id.starts_with(CRON) {
-            return Ok(None);
-        }
         let row = read(if_built(self.store.as_ref().rows(wanted(id)).await)?)?;
         let row = row.filter(|row| self.target.as_ref().is_none_or(|target| target.as_str() == row.target));
         row.map(|row| command(id.into(), row)).transpose()
@@ -122,7 +121,8 @@ impl ScheduledCommands {
 }
 
 fn command(id: String, row: Row) -> Result<ScheduledCommand, StoreError> {
-    let target = row.target.parse::<StreamId>()?;
+    let none = || StoreError::Row { table: TABLE.to_string(), reason: format!("`{}` is no stream", row.target).into() };
+    let target = row.stream().ok_or_else(none)?;
     let due = row.due.filter(|_| !row.status.is_over()).map(Timestamp::from_micros);
     let at = row.at();
     Ok(ScheduledCommand {
@@ -140,5 +140,6 @@ fn command(id: String, row: Row) -> Result<ScheduledCommand, StoreError> {
         changed_at: Timestamp::from_micros(row.changed_at),
         position: row.position.map(Position),
         error: row.error,
+        cron: row.cron,
     })
 }

@@ -13,7 +13,7 @@ use super::{
     change::{Place, prepare},
     list::ScheduledCommands,
     table::{Row, ScheduledStatus},
-    unschedule::Unschedule,
+    unschedule::Unscheduling,
 };
 
 /// What begins the key of a row of a cron schedule.
@@ -53,30 +53,30 @@ pub trait ScheduleCommands {
     /// # Ok(())
     /// # }
     /// ```
-    fn schedule<A, C>(&self, target: &Id<A>, command: C) -> Schedule<'_, C>
+    fn schedule<A, C>(&self, target: &Id<A>, command: C) -> Scheduling<'_, C>
     where
         A: Aggregate + Decide<C>,
         C: Command;
 
     /// Cancels a scheduled command: `.await` what it returns. Of cancelling and executing the command exactly one
     /// happens, and the result says which. In a [`Tx`], it is cancelled when the transaction is committed.
-    fn unschedule(&self, id: &str) -> Unschedule<'_>;
+    fn unschedule(&self, id: &str) -> Unscheduling<'_>;
 
     /// Returns the scheduled commands, to look at them.
     fn scheduled(&self) -> ScheduledCommands;
 }
 
 impl ScheduleCommands for Store {
-    fn schedule<A, C>(&self, target: &Id<A>, command: C) -> Schedule<'_, C>
+    fn schedule<A, C>(&self, target: &Id<A>, command: C) -> Scheduling<'_, C>
     where
         A: Aggregate + Decide<C>,
         C: Command,
     {
-        Schedule::new(Place::Store(self.beneath()), target, command)
+        Scheduling::new(Place::Store(self.beneath()), target, command)
     }
 
-    fn unschedule(&self, id: &str) -> Unschedule<'_> {
-        Unschedule::new(Place::Store(self.beneath()), id)
+    fn unschedule(&self, id: &str) -> Unscheduling<'_> {
+        Unscheduling::new(Place::Store(self.beneath()), id)
     }
 
     fn scheduled(&self) -> ScheduledCommands {
@@ -85,16 +85,16 @@ impl ScheduleCommands for Store {
 }
 
 impl ScheduleCommands for Tx {
-    fn schedule<A, C>(&self, target: &Id<A>, command: C) -> Schedule<'_, C>
+    fn schedule<A, C>(&self, target: &Id<A>, command: C) -> Scheduling<'_, C>
     where
         A: Aggregate + Decide<C>,
         C: Command,
     {
-        Schedule::new(Place::Tx(self), target, command)
+        Scheduling::new(Place::Tx(self), target, command)
     }
 
-    fn unschedule(&self, id: &str) -> Unschedule<'_> {
-        Unschedule::new(Place::Tx(self), id)
+    fn unschedule(&self, id: &str) -> Unscheduling<'_> {
+        Unscheduling::new(Place::Tx(self), id)
     }
 
     fn scheduled(&self) -> ScheduledCommands {
@@ -113,7 +113,7 @@ impl ScheduleCommands for Tx {
 /// has more than 1 MiB of JSON; with [`StoreError::Unwritable`] if the command cannot be written and read back. After
 /// [`StoreError::Unknown`] repeat the call, with the same [`id`](Self::id).
 #[must_use = "nothing is scheduled until it is awaited"]
-pub struct Schedule<'a, C> {
+pub struct Scheduling<'a, C> {
     place: Place<'a>,
     stream: StreamId,
     command: C,
@@ -141,7 +141,7 @@ pub struct Scheduled {
     pub due: Timestamp,
 }
 
-impl<'a, C: Command> Schedule<'a, C> {
+impl<'a, C: Command> Scheduling<'a, C> {
     fn new<A: Aggregate + Decide<C>>(place: Place<'a>, target: &Id<A>, command: C) -> Self {
         let (when, stream) = (When::After(Duration::ZERO), StreamId::new(A::NAME, target.key()));
         let (id, actor, correlation, causation) = Default::default();
@@ -197,9 +197,7 @@ impl<'a, C: Command> Schedule<'a, C> {
     async fn run(self) -> Result<Scheduled, StoreError> {
         let id = self.id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
         check_id(&id)?;
-        if id.starts_with(CRON) {
-            return Err(Invalid::name("schedule id", &id, "begins with `cron:`, like those of cron schedules").into());
-        }
+        check_not_cron(&id)?;
         let new = self.row(&id, self.place.outer().as_ref().time().await?)?;
         let at = new.at();
         match self.place.change(&id, |there| self.arm(&id, there, new.clone())).await {
@@ -306,7 +304,7 @@ impl<'a, C: Command> Schedule<'a, C> {
     }
 }
 
-impl<'a, C: Command> IntoFuture for Schedule<'a, C> {
+impl<'a, C: Command> IntoFuture for Scheduling<'a, C> {
     type Output = Result<Scheduled, StoreError>;
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
@@ -318,6 +316,14 @@ impl<'a, C: Command> IntoFuture for Schedule<'a, C> {
 /// Fails with [`Invalid::Name`] unless an id of a schedule has 1 to 512 bytes and no control characters.
 pub fn check_id(id: &str) -> Result<(), Invalid> {
     check_name("schedule id", id)
+}
+
+/// Fails with [`Invalid::Name`] at the id of a cron schedule, which the program that runs it declares.
+pub fn check_not_cron(id: &str) -> Result<(), Invalid> {
+    match id.starts_with(CRON) {
+        true => Err(Invalid::name("schedule id", id, "begins with `cron:`, like those of cron schedules")),
+        false => Ok(()),
+    }
 }
 
 fn check_name(what: &'static str, name: &str) -> Result<(), Invalid> {

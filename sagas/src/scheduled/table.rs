@@ -153,9 +153,10 @@ impl Row {
         Timestamp::from_micros(self.at)
     }
 
-    /// Returns the stream of the target; `None` if it is none.
+    /// Returns the stream of the target; that of a cron schedule is `$cron-interest`, which is none. `None` if a later
+    /// release has written something else.
     pub fn stream(&self) -> Option<StreamId> {
-        self.target.parse().ok()
+        self.target.split_once('-').map(|(category, key)| StreamId::new(category, key))
     }
 
     /// Returns the id of the command: the same whichever node executes it, however often.

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 
 use super::{
     change::Place,
-    schedule::check_id,
+    schedule::{check_id, check_not_cron},
     table::{Row, ScheduledStatus},
 };
 
@@ -39,7 +39,7 @@ pub enum Unscheduled {
 /// A schedule about to be cancelled: `.await` it. Fails with [`StoreError::Invalid`] if the id breaks the rules for
 /// names.
 #[must_use = "nothing is cancelled until it is awaited"]
-pub struct Unschedule<'a> {
+pub struct Unscheduling<'a> {
     place: Place<'a>,
     id: String,
 }
@@ -51,13 +51,14 @@ enum Step {
     Claimed(Row),
 }
 
-impl<'a> Unschedule<'a> {
+impl<'a> Unscheduling<'a> {
     pub(super) fn new(place: Place<'a>, id: &str) -> Self {
         Self { place, id: id.into() }
     }
 
     async fn run(self) -> Result<Unscheduled, StoreError> {
         check_id(&self.id)?;
+        check_not_cron(&self.id)?;
         let now = self.place.outer().as_ref().time().await?;
         let step = self.place.change(&self.id, |there| Ok(first(there, now))).await;
         match step {
@@ -112,7 +113,7 @@ fn first(there: Option<Row>, now: Timestamp) -> (Option<Row>, Step) {
     }
 }
 
-impl<'a> IntoFuture for Unschedule<'a> {
+impl<'a> IntoFuture for Unscheduling<'a> {
     type Output = Result<Unscheduled, StoreError>;
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
