@@ -25,6 +25,7 @@
 //! [snapshots]: guide::snapshots
 //! [store]: guide::store
 //! [time]: guide::time
+//! [timers]: guide::timers
 //!
 #![cfg_attr(all(doc, not(doctest)), doc = include_str!("../README.md"))]
 
