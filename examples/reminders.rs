@@ -7,7 +7,7 @@
 
 use std::{error::Error, time::Duration};
 
-use eventstore::{MemoryStore, ScheduledStatus, Timestamp, Unscheduled, prelude::*, testing::Clock};
+use eventstore::{MemoryStore, Missed, ScheduledStatus, Tick, Timestamp, Unscheduled, prelude::*, testing::Clock};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
@@ -218,7 +218,8 @@ async fn main() -> Result<(), Any> {
     runner.stop().await;
 
     let (of_late, of_paid) = (history(&store, &late).await?, history(&store, &paid).await?);
-    let kinds = |history: &[(InvoiceEvent, Timestamp)]| history.iter().map(|(event, _)| event.clone()).collect::<Vec<_>>();
+    let kinds =
+        |history: &[(InvoiceEvent, Timestamp)]| history.iter().map(|(event, _)| event.clone()).collect::<Vec<_>>();
     let issued = |invoice: &Id<Invoice>| InvoiceEvent::Issued { invoice: invoice.clone() };
     let once = kinds(&of_late) == [issued(&late), InvoiceEvent::Reminded, InvoiceEvent::WrittenOff]
         && kinds(&of_paid) == [issued(&paid), InvoiceEvent::Paid];

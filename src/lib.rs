@@ -105,7 +105,7 @@ pub mod prelude {
         testing::{GivenSteps, When},
     };
     #[cfg(feature = "cron")]
-    pub use crate::{Missed, RunSchedules, Schedule, Tick};
+    pub use crate::{RunSchedules, Schedule};
 }
 
 /// Opens the store a URL names.

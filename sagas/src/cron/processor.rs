@@ -22,14 +22,14 @@ use eventstore_engine::{DecodedPage, Failure, Halt, Part, Processor, Queue, Read
 use uuid::{Builder, Uuid};
 
 use super::{
-    Schedule, Tick,
     plan::Plan,
+    schedule::{Schedule, Tick},
     step::{Step, answered, planned, step},
 };
 use crate::{
     scheduled::{
         change::{prepare, read, wanted, written},
-        schedule::CRON,
+        names::CRON,
         table::{Answer, Row},
     },
     timers::until,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventstore_core::{Timestamp, slot};
 
-use super::{Missed, plan::Plan};
+use super::{plan::Plan, schedule::Missed};
 use crate::scheduled::table::{Answer, Row, ScheduledStatus};
 
 /// How late a tick may be that is not missed.

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,8 +16,8 @@ use futures::{FutureExt, StreamExt, stream};
 
 use super::{
     change::written,
-    executes::Execute,
-    processor::ScheduledProcessor,
+    executed::{Execute, Executed},
+    names::NAME,
     table::{Answer, CATEGORY, DUE, Row, ScheduledStatus, TABLE},
 };
 use crate::timers::until;
@@ -27,6 +28,33 @@ const TOGETHER: usize = 500;
 const AT_ONCE: usize = 64;
 /// The longest time until the next look: a command that another process has scheduled is found by then.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The processor of the scheduled commands to one category.
+pub struct ScheduledProcessor {
+    pub category: &'static str,
+    pub store: Store,
+    commands: Mutex<Executed>,
+}
+
+impl ScheduledProcessor {
+    pub fn new(category: &'static str, store: Store) -> Self {
+        Self { category, store, commands: Mutex::default() }
+    }
+
+    /// Returns the name of the processor of a category.
+    pub fn name_of(category: &str) -> String {
+        format!("{NAME}:{category}")
+    }
+
+    pub fn with_commands(&self, add: impl FnOnce(&mut Executed)) {
+        add(&mut self.commands());
+    }
+
+    /// Returns the commands that this program executes.
+    pub fn commands(&self) -> MutexGuard<'_, Executed> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Executes what is due of a shard. Returns how long it is until the next look.
 pub async fn fire(scheduled: &ScheduledProcessor, tick: &Tick<'_>) -> Result<Duration, Halt> {

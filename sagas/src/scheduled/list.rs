@@ -7,7 +7,7 @@ use eventstore_engine::record::if_built;
 
 use super::{
     change::{Place, prepare, read, wanted},
-    schedule::check_id,
+    names::check_id,
     table::{DUE, Row, STATUS, ScheduledStatus, TABLE, TARGET},
 };
 

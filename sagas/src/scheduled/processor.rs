@@ -1,45 +1,17 @@
 //! The built-in processor of the scheduled commands to one category. It follows no events: all it does, it does by the
 //! clock.
 
-use std::{
-    any::Any,
-    ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{any::Any, ops::Range, time::Duration};
 
 use async_trait::async_trait;
-use eventstore_core::{EventStore, Query, Store, Transaction};
+use eventstore_core::{EventStore, Query, Transaction};
 use eventstore_engine::{DecodedPage, Failure, Halt, Part, Processor, Queue, Reads, Remembered, Tick};
 
-use super::{change::prepare, executes::Executed, firing, unschedule::NAME};
-
-/// The processor of the scheduled commands to one category.
-pub struct ScheduledProcessor {
-    pub category: &'static str,
-    pub store: Store,
-    commands: Mutex<Executed>,
-}
-
-impl ScheduledProcessor {
-    pub fn new(category: &'static str, store: Store) -> Self {
-        Self { category, store, commands: Mutex::default() }
-    }
-
-    /// Returns the name of the processor of a category.
-    pub fn name_of(category: &str) -> String {
-        format!("{NAME}:{category}")
-    }
-
-    pub fn with_commands(&self, add: impl FnOnce(&mut Executed)) {
-        add(&mut self.commands());
-    }
-
-    /// Returns the commands that this program executes.
-    pub fn commands(&self) -> MutexGuard<'_, Executed> {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use super::{
+    change::prepare,
+    firing::{ScheduledProcessor, fire},
+    names::NAME,
+};
 
 #[async_trait]
 impl Processor for ScheduledProcessor {
@@ -84,6 +56,6 @@ impl Processor for ScheduledProcessor {
     }
 
     async fn tick(&self, tick: &Tick<'_>) -> Result<Duration, Halt> {
-        firing::fire(self, tick).await
+        fire(self, tick).await
     }
 }

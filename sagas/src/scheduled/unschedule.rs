@@ -12,12 +12,9 @@ use futures::future::BoxFuture;
 
 use super::{
     change::Place,
-    schedule::{check_id, check_not_cron},
+    names::{NAME, check_id, check_not_cron},
     table::{Row, ScheduledStatus},
 };
-
-/// The name of the built-in processors of scheduled commands, and the beginning of their streams.
-pub const NAME: &str = "scheduled";
 
 /// The result of [`unschedule`](crate::ScheduleCommands::unschedule).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +45,7 @@ pub struct Unscheduling<'a> {
 enum Step {
     Done(Unscheduled),
     /// A node may execute the command.
-    Claimed(Row),
+    Claimed(Box<Row>),
 }
 
 impl<'a> Unscheduling<'a> {
@@ -63,7 +60,7 @@ impl<'a> Unscheduling<'a> {
         let step = self.place.change(&self.id, |there| Ok(first(there, now))).await;
         match step {
             Ok(Step::Done(done)) => Ok(done),
-            Ok(Step::Claimed(row)) => self.claimed(row, now).await,
+            Ok(Step::Claimed(row)) => self.claimed(*row, now).await,
             Err(StoreError::NotBuilt { .. }) => Ok(Unscheduled::Unknown),
             Err(error) => Err(error),
         }
@@ -105,7 +102,7 @@ fn first(there: Option<Row>, now: Timestamp) -> (Option<Row>, Step) {
             let (at, position) = (row.at(), row.position.map(Position));
             (None, Step::Done(Unscheduled::Fired { at, position }))
         }
-        _ if row.claimed => (None, Step::Claimed(row)),
+        _ if row.claimed => (None, Step::Claimed(Box::new(row))),
         _ => {
             row.end(ScheduledStatus::Cancelled, now);
             (Some(row), Step::Done(Unscheduled::Cancelled))
