@@ -17,8 +17,10 @@ macro_rules! links {
             "[operating-projections-when-an-event-cannot-be-processed]: crate::guide::operating_projections#when-an-event-cannot-be-processed\n",
             "[operations-roles]: crate::guide::operations#roles\n",
             "[examples-order-fulfilment]: https://github.com/eventstore-rs/eventstore/blob/main/examples/order_fulfilment.rs\n",
+            "[examples-reminders]: https://github.com/eventstore-rs/eventstore/blob/main/examples/reminders.rs\n",
             "[examples-transfer]: https://github.com/eventstore-rs/eventstore/blob/main/examples/transfer.rs\n",
             "[performance]: crate::guide::performance\n",
+            "[processes]: crate::guide::processes\n",
             "[proof]: https://github.com/eventstore-rs/eventstore/blob/main/docs/proof.md\n",
             "[read-models-sql-of-your-own]: crate::guide::read_models#sql-of-your-own\n",
             "[recipes-a-rule-that-depends-on-less-than-it-reads]: crate::guide::recipes#a-rule-that-depends-on-less-than-it-reads\n",
@@ -44,6 +46,7 @@ guides! {
     "Rows, queries, projections in SQL, subscriptions." read_models "read-models"
     "States, rows and whole tables of the past." time "time"
     "Sagas, reactors and timers." processes "processes"
+    "Timers, scheduled commands, cron." timers "timers"
     "Unique names, seats, numbers without gaps, tokens, payments, prices." recipes "recipes"
     "Repeated requests, entity tags, position tokens, problem details." http "http"
     "What each error and each code of a database means." errors "errors"

@@ -25,6 +25,7 @@
 //! [snapshots]: guide::snapshots
 //! [store]: guide::store
 //! [time]: guide::time
+//! [timers]: guide::timers
 //!
 #![cfg_attr(all(doc, not(doctest)), doc = include_str!("../README.md"))]
 
@@ -63,8 +64,12 @@ pub use eventstore_engine::{
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
 pub use eventstore_projections::{Comparison, Difference, Inline, Projection, ReadModelVersions, RunReadModels};
 pub use eventstore_sagas::{
-    AnsweredCommand, AnsweredEvent, CommandStatus, Instance, RunProcesses, SagaInstances, Sagas,
+    AnsweredCommand, AnsweredEvent, CommandStatus, ExecutedBy, Instance, RunProcesses, RunScheduled, SagaInstances,
+    Sagas, ScheduleCommands, Scheduled, ScheduledCommand, ScheduledCommands, ScheduledStatus, Scheduling, Unscheduled,
+    Unscheduling,
 };
+#[cfg(feature = "cron")]
+pub use eventstore_sagas::{Missed, RunSchedules, Schedule, Tick};
 #[cfg(feature = "sqlite")]
 pub use eventstore_sqlite::SqliteStore;
 pub use sqlx;
@@ -96,10 +101,12 @@ pub mod prelude {
         testing::{After, Given},
     };
     pub use crate::{
-        Command, Commands, End, Plan, React, Reactor, RunProcesses, Saga, SagaInstances, Steps, ask, cancel, publish,
-        send, step,
+        Command, Commands, End, Plan, React, Reactor, RunProcesses, RunScheduled, Saga, SagaInstances,
+        ScheduleCommands, Steps, ask, cancel, publish, send, step,
         testing::{GivenSteps, When},
     };
+    #[cfg(feature = "cron")]
+    pub use crate::{RunSchedules, Schedule};
 }
 
 /// Opens the store a URL names.

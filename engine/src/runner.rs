@@ -97,6 +97,16 @@ impl Runner {
         self
     }
 
+    /// For a kind of processor that is declared in several calls: names a processor again, so that the settings that
+    /// follow are for it, and returns it; `None` if there is none of the name.
+    #[doc(hidden)]
+    pub fn again(&mut self, name: &str) -> Option<Arc<dyn Processor>> {
+        let place = self.processors.iter().position(|(processor, _)| processor.name() == name)?;
+        let processor = self.processors.remove(place);
+        self.processors.push(processor);
+        self.processors.last().map(|(processor, _)| processor.clone())
+    }
+
     fn last(mut self, setting: &'static str, say: impl FnOnce(&mut Options)) -> Self {
         match self.processors.last_mut() {
             Some((_, options)) => say(options),

@@ -73,6 +73,13 @@ macro_rules! cause_methods {
             self
         }
 
+        /// For an engine: the id of the event that this call answers, where the event itself is not at hand.
+        #[doc(hidden)]
+        pub fn causation(mut self, event: ::uuid::Uuid) -> Self {
+            self.cause.metadata.causation_id = Some(event);
+            self
+        }
+
         /// Records the events once: if the id is recorded already, by any process, the call returns the first result
         /// again.
         ///

@@ -255,7 +255,8 @@ pub struct Recorded<E> {
 }
 
 impl<E> Recorded<E> {
-    pub(crate) fn with<F>(&self, data: F) -> Recorded<F> {
+    #[doc(hidden)]
+    pub fn with<F>(&self, data: F) -> Recorded<F> {
         Recorded {
             id: self.id,
             stream: self.stream.clone(),

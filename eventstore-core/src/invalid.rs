@@ -32,6 +32,15 @@ pub enum Invalid {
     /// The parts of a request do not fit together.
     #[error("{0}")]
     Request(String),
+    /// A cron schedule has an expression that is none or that never fires, a time zone that is unknown, or a name that
+    /// breaks the rules for names.
+    #[error("the schedule `{}` {reason}", Short(name))]
+    Schedule {
+        /// The name of the schedule.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A URL names no store.
     #[error("{0}")]
     Url(String),

@@ -13,7 +13,7 @@ use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::{
-    contract::{Append, EventStore, Events, Prefix, Read, StoredSnapshot, Tables, Transaction, Written},
+    contract::{Append, Changes, EventStore, Events, Prefix, Read, StoredSnapshot, Tables, Transaction, Written},
     engine::shard::{Checkpoint, Shard},
     error::StoreError,
     event::{Raw, Recorded},
@@ -134,6 +134,34 @@ impl Tx {
     /// Rolls everything back, at once; dropping the transaction does the same a moment later.
     pub async fn rollback(self) -> Result<(), StoreError> {
         self.take().await?.rollback().await
+    }
+
+    /// For an engine: returns the store it is a transaction of.
+    #[doc(hidden)]
+    pub fn outer(&self) -> &Store {
+        &self.outer
+    }
+
+    /// For an engine: keeps others from appending until the end of the transaction, as an append does, and checks the
+    /// states that were loaded before.
+    #[doc(hidden)]
+    pub async fn hold(&self) -> Result<(), StoreError> {
+        let mut open = self.open.lock().await;
+        let open = open.as_mut().ok_or_else(over)?;
+        self.reads.hold(&mut **open).await?;
+        // The default of `holds` says for a store whose transactions keep others from appending that this one does.
+        if !open.holds().await? {
+            open.hold(vec![], None).await?;
+        }
+        self.reads.held();
+        Ok(())
+    }
+
+    /// For an engine: writes rows in the transaction.
+    #[doc(hidden)]
+    pub async fn write(&self, changes: Changes) -> Result<(), StoreError> {
+        let mut open = self.open.lock().await;
+        open.as_mut().ok_or_else(over)?.write(changes).await
     }
 
     async fn take(&self) -> Result<Box<dyn Transaction>, StoreError> {

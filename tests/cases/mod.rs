@@ -49,6 +49,7 @@ pub mod resharding;
 pub mod retag;
 pub mod retries;
 pub mod sagas;
+pub mod scheduled;
 pub mod snapshots;
 pub mod subscriptions;
 pub mod time;

@@ -103,6 +103,12 @@ impl Reads {
     }
 }
 
+impl FromIterator<(String, u32)> for Reads {
+    fn from_iter<I: IntoIterator<Item = (String, u32)>>(all: I) -> Self {
+        Self(all.into_iter().collect())
+    }
+}
+
 impl<'de> Deserialize<'de> for Reads {
     fn deserialize<D: serde::Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
         Ok(Self::from_json(Json::deserialize(value)?))

@@ -200,6 +200,12 @@ pub trait Processor: Send + Sync {
         Ok(None)
     }
 
+    /// Returns the processor as its own type, if a runner may be told more of it after it was given:
+    /// [`Runner::again`](crate::Runner::again).
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
+
     /// Whether [`tick`](Self::tick) does anything.
     fn ticks(&self) -> bool {
         false

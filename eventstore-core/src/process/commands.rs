@@ -174,6 +174,12 @@ impl Commands {
         }
     }
 
+    /// For an engine: whether a timer is armed or cancelled in this.
+    #[doc(hidden)]
+    pub fn has_timers(&self) -> bool {
+        self.0.has_timers()
+    }
+
     /// Fails with [`Invalid`] at more than 10,000 commands and timers, at parts nested more than 64 deep, and at names
     /// of timers and services with anything but a-z, 0-9, `_` and `.`.
     pub(super) fn check(&self) -> Result<(), Invalid> {
@@ -230,6 +236,15 @@ impl Node {
             }
             Self::Within(_, node) => node.check(depth + 1, count),
             Self::Cancel(name) => limits::plain("timer", name),
+        }
+    }
+
+    fn has_timers(&self) -> bool {
+        match self {
+            Self::Nothing | Self::Send(_) => false,
+            Self::All(nodes) | Self::Else(nodes) | Self::Then(nodes) => nodes.iter().any(Self::has_timers),
+            Self::Later(_) | Self::Cancel(_) => true,
+            Self::Within(_, node) => node.has_timers(),
         }
     }
 

@@ -46,7 +46,7 @@ impl Part {
 
 impl Script {
     /// Returns the answer of a process without steps.
-    pub(crate) fn commands(commands: Commands) -> Self {
+    pub fn commands(commands: Commands) -> Self {
         Self(Kind::Tree { commands, timer: None })
     }
 

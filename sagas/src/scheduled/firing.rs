@@ -1,0 +1,226 @@
+//! Executes the scheduled commands that are due by the clock of the database, and deletes rows that were kept long enough.
+//!
+//! That a command is being executed is stored before it is executed, in a transaction that has locked the shard: of
+//! executing a command that no node has claimed and cancelling it, one wins. A crash after that executes it again, under
+//! the same id: it is recorded once.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use eventstore_core::{Changes, Comparison, Filter, Order, Rows, Select, SortKey, Store, StoreError, Timestamp};
+use eventstore_engine::{Halt, Tick};
+use futures::{FutureExt, StreamExt, stream};
+
+use super::{
+    change::written,
+    executed::{Execute, Executed},
+    names::NAME,
+    table::{Answer, CATEGORY, DUE, Row, ScheduledStatus, TABLE},
+};
+use crate::timers::until;
+
+/// How many commands are claimed together.
+const TOGETHER: usize = 500;
+/// To how many aggregates commands are executed at once.
+const AT_ONCE: usize = 64;
+/// The longest time until the next look: a command that another process has scheduled is found by then.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The processor of the scheduled commands to one category.
+pub struct ScheduledProcessor {
+    pub category: &'static str,
+    pub store: Store,
+    commands: Mutex<Executed>,
+}
+
+impl ScheduledProcessor {
+    pub fn new(category: &'static str, store: Store) -> Self {
+        Self { category, store, commands: Mutex::default() }
+    }
+
+    /// Returns the name of the processor of a category.
+    pub fn name_of(category: &str) -> String {
+        format!("{NAME}:{category}")
+    }
+
+    pub fn with_commands(&self, add: impl FnOnce(&mut Executed)) {
+        add(&mut self.commands());
+    }
+
+    /// Returns the commands that this program executes.
+    pub fn commands(&self) -> MutexGuard<'_, Executed> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Executes what is due of a shard. Returns how long it is until the next look.
+pub async fn fire(scheduled: &ScheduledProcessor, tick: &Tick<'_>) -> Result<Duration, Halt> {
+    let now = scheduled.store.as_ref().time().await?;
+    let Due { ids, next } = due(scheduled, tick, now).await?;
+    if ids.is_empty() {
+        return Ok(next.map_or(LOOK, |due| until(now, due)).clamp(Duration::from_millis(1), LOOK));
+    }
+    let Some(claimed) = claim(scheduled, tick, ids, now).await? else { return Ok(LOOK) };
+    let answers = execute(scheduled, claimed).await;
+    answered(scheduled, tick, answers).await?;
+    Ok(Duration::ZERO)
+}
+
+struct Due {
+    /// The schedules of the shard that are due, the earliest first.
+    ids: Vec<String>,
+    /// When the next one is due, if none is due now and that one is due before the next look.
+    next: Option<Timestamp>,
+}
+
+/// Returns the schedules of the shard with which something is to be done. Commands that this program does not execute,
+/// or that only a later release can read, are passed over: a node that executes them has them.
+async fn due(scheduled: &ScheduledProcessor, tick: &Tick<'_>, now: Timestamp) -> Result<Due, StoreError> {
+    let (mut ids, mut after) = (vec![], None);
+    loop {
+        let soon = Comparison::LessOrEqual((now + LOOK).as_micros().into());
+        let select = Select {
+            table: TABLE,
+            filters: vec![
+                Filter { column: CATEGORY, comparison: Comparison::Equal(scheduled.category.into()) },
+                Filter { column: DUE, comparison: soon },
+            ],
+            order: Order { by: Some(DUE), ..Order::default() },
+            after: after.take(),
+            limit: Some(TOGETHER),
+        };
+        let rows = scheduled.store.as_ref().select(select).await?;
+        let full = rows.len() == TOGETHER;
+        if let Some((key, row)) = rows.last() {
+            after = Some(SortKey { key: key.clone(), value: due_of(row)?.into() });
+        }
+        for (id, row) in rows {
+            let Ok(row) = Row::read(&row) else { continue };
+            let Some(due) = row.due.map(Timestamp::from_micros) else { continue };
+            if !tick.shard.has(&id) || !is_ours(scheduled, &row) {
+                continue;
+            }
+            if due > now {
+                let next = ids.is_empty().then_some(due);
+                return Ok(Due { ids, next });
+            }
+            ids.push(id);
+            if ids.len() == TOGETHER {
+                return Ok(Due { ids, next: None });
+            }
+        }
+        if !full {
+            return Ok(Due { ids, next: None });
+        }
+    }
+}
+
+/// Returns when a row is due, which it is since it was selected so. Fails with [`StoreError::Row`].
+fn due_of(row: &serde_json::value::RawValue) -> Result<i64, StoreError> {
+    #[derive(serde::Deserialize)]
+    struct Due {
+        due: i64,
+    }
+    let due: Result<Due, _> = serde_json::from_str(row.get());
+    due.map(|due| due.due).map_err(|reason| StoreError::Row { table: TABLE.to_string(), reason: reason.into() })
+}
+
+/// Whether this program can do what is to be done with a row.
+fn is_ours(scheduled: &ScheduledProcessor, row: &Row) -> bool {
+    match row.status {
+        ScheduledStatus::Parked => false,
+        status => status.is_over() || scheduled.commands().of(row).is_some(),
+    }
+}
+
+/// Stores that commands which are due are being executed, and deletes rows that were kept long enough, in one
+/// transaction. Returns the commands; `None` if there was nothing to store.
+async fn claim(
+    scheduled: &ScheduledProcessor,
+    tick: &Tick<'_>,
+    ids: Vec<String>,
+    now: Timestamp,
+) -> Result<Option<Vec<(String, Row)>>, Halt> {
+    let (mut transaction, _) = tick.fence.open().await?;
+    // Callers change rows under this lock alone.
+    transaction.hold(vec![], None).await?;
+    let rows = transaction.rows(Rows::Keys { table: TABLE, keys: ids }).await?;
+    let (mut claimed, mut deletes) = (vec![], vec![]);
+    for (id, row) in rows {
+        let Ok(mut row) = Row::read(&row) else { continue };
+        // It may have been changed since it was found.
+        if row.due.is_none_or(|due| due > now.as_micros()) || !is_ours(scheduled, &row) {
+            continue;
+        }
+        if row.is_kept_no_longer(now) {
+            deletes.push(id);
+            continue;
+        }
+        row.claim(now);
+        claimed.push((id, row));
+    }
+    let changes = Changes { deletes, ..written(claimed.clone())? };
+    if changes.is_empty() {
+        transaction.rollback().await?;
+        return Ok(None);
+    }
+    transaction.write(changes).await?;
+    transaction.commit().await?;
+    Ok(Some(claimed))
+}
+
+/// Executes commands: those to one aggregate in the order in which they are due, those to several side by side.
+async fn execute(scheduled: &ScheduledProcessor, mut claimed: Vec<(String, Row)>) -> HashMap<String, (i64, Answer)> {
+    claimed.sort_by(|(a, one), (b, other)| (one.at, a).cmp(&(other.at, b)));
+    let mut by_target = BTreeMap::<String, Vec<_>>::new();
+    for (id, row) in claimed {
+        let Some(execute) = scheduled.commands().of(&row) else { continue };
+        by_target.entry(row.target.clone()).or_default().push((id, row, execute));
+    }
+    let runs: Vec<_> =
+        by_target.into_values().map(|commands| in_order(scheduled.store.clone(), commands).boxed()).collect();
+    stream::iter(runs).buffer_unordered(AT_ONCE).flat_map(stream::iter).collect().await
+}
+
+/// Executes the commands to one aggregate, one after the other.
+async fn in_order(store: Store, commands: Vec<(String, Row, Execute)>) -> Vec<(String, (i64, Answer))> {
+    let mut answers = vec![];
+    for (id, row, execute) in commands {
+        let at = row.at;
+        let answer = execute(store.clone(), id.clone(), row).await;
+        answers.push((id, (at, answer)));
+    }
+    answers
+}
+
+/// Stores what came of the commands.
+async fn answered(
+    scheduled: &ScheduledProcessor,
+    tick: &Tick<'_>,
+    mut answers: HashMap<String, (i64, Answer)>,
+) -> Result<(), Halt> {
+    if answers.is_empty() {
+        return Ok(());
+    }
+    let now = scheduled.store.as_ref().time().await?;
+    let (mut transaction, _) = tick.fence.open().await?;
+    transaction.hold(vec![], None).await?;
+    let keys = answers.keys().cloned().collect();
+    let rows = transaction.rows(Rows::Keys { table: TABLE, keys }).await?;
+    let mut changed = vec![];
+    for (id, row) in rows {
+        let (Ok(mut row), Some((at, answer))) = (Row::read(&row), answers.remove(&id)) else { continue };
+        if row.at == at {
+            if let Answer::Failed(reason) = &answer {
+                tracing::debug!(id, command = row.command, reason, "a scheduled command has failed");
+            }
+            row.answered(answer, now);
+            changed.push((id, row));
+        }
+    }
+    transaction.write(written(changed)?).await?;
+    Ok(transaction.commit().await?)
+}
