@@ -228,7 +228,7 @@ async fn m2_of_cancelling_and_executing_exactly_one_wins() -> Result<(), Any> {
     let ids: Vec<_> = (0..ALL).map(|n| format!("c{n}")).collect();
     let cancel = async |id: &String| {
         store.schedule(&note(id), add("it")).id(id).await?;
-        if id.len() % 2 == 0 {
+        if id.len().is_multiple_of(2) {
             tokio::task::yield_now().await;
         }
         store.unschedule(id).await
@@ -304,7 +304,7 @@ async fn m3_what_is_due_is_executed_the_earliest_first_and_what_no_program_execu
     let of_later = |n: u32| Scheduled {
         due: Some(1),
         at: 1,
-        command: if n % 2 == 0 { "note.unknown".into() } else { "note.erase".into() },
+        command: if n.is_multiple_of(2) { "note.unknown".into() } else { "note.erase".into() },
         version: 9,
         ..never.clone()
     };
