@@ -25,6 +25,7 @@ macro_rules! links {
             "[read-models-sql-of-your-own]: crate::guide::read_models#sql-of-your-own\n",
             "[recipes-a-rule-that-depends-on-less-than-it-reads]: crate::guide::recipes#a-rule-that-depends-on-less-than-it-reads\n",
             "[snapshots]: crate::guide::snapshots\n",
+            "[timers]: crate::guide::timers\n",
             "\n"
         )
     };
