@@ -16,7 +16,7 @@ pub trait RunScheduled {
     /// different events. A command that no living program executes stays due, and keeps no other waiting.
     ///
     /// If two types of commands have one stored name, nothing of the category is executed:
-    /// [`StoreError::Stopped`].
+    /// [`StoreError::Stopped`](eventstore_core::StoreError::Stopped).
     fn executes<A: Aggregate, C: ExecutedBy<A>>(self) -> Self;
 }
 
