@@ -55,7 +55,7 @@ impl Evolve for Pay {
 
 impl React for Pay {
     fn react(&self, event: &Recorded<PayEvent>) -> Commands {
-        let deposit = || send(&Id::<Account>::from(event.stream.key()), Deposit(1));
+        let deposit = || send(Id::<Account>::from(event.stream.key()), Deposit(1));
         match event.data {
             PayEvent::Account(_) if self.left > 1 => deposit(),
             PayEvent::Ask(AskEvent::Asked { .. }) => deposit(),

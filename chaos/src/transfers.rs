@@ -134,7 +134,7 @@ impl Decide<Move> for Purse {
 }
 
 fn move_in(purse: &str, event: PurseEvent) -> Commands {
-    send(&Id::<Purse>::from(purse), Move(event))
+    send(Id::<Purse>::from(purse), Move(event))
 }
 
 /// What the sagas read.
@@ -192,11 +192,9 @@ impl React for Moves {
                 let back = move_in(&order.from, Returned { transfer: transfer.clone(), amount });
                 move_in(&order.to, Given { transfer, amount }).or(back)
             }
-            (Self::Giving(_), Purse(Given { transfer, .. })) => {
-                send(&Id::<self::Transfer>::from(&**transfer), Complete)
-            }
+            (Self::Giving(_), Purse(Given { transfer, .. })) => send(Id::<self::Transfer>::from(&**transfer), Complete),
             (Self::Giving(_), Purse(Returned { transfer, .. })) => {
-                send(&Id::<self::Transfer>::from(&**transfer), Refuse)
+                send(Id::<self::Transfer>::from(&**transfer), Refuse)
             }
             _ => Commands::none(),
         }

@@ -198,7 +198,7 @@ impl Steps for Stepped {
 
     fn steps(&self) -> Plan<TransferEvent> {
         let amount = self.order.amount;
-        let back = send(&Id::<Account>::from("returns"), Deposit { amount });
+        let back = send(Id::<Account>::from("returns"), Deposit { amount });
         let take = Plan::new().step("take", send(&self.order.from, Withdraw { amount })).undo(back);
         if amount == 13 { take } else { take.step("give", send(&self.order.to, Deposit { amount })) }
     }
@@ -355,7 +355,7 @@ impl React for Ends {
         if !matches!(event.data, TransferEvent::Requested(_)) {
             return Commands::none();
         }
-        send(&Id::<Account>::from("ann"), Fail).after(Duration::from_millis(100))
+        send(Id::<Account>::from("ann"), Fail).after(Duration::from_millis(100))
     }
 }
 

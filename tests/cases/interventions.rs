@@ -39,9 +39,9 @@ impl Steps for Approved {
         let amount = *amount;
         Plan::new()
             .step("fee", send(from, Withdraw { amount: 1 }))
-            .undo(send(&account("fees"), Deposit { amount: 1 }))
+            .undo(send(account("fees"), Deposit { amount: 1 }))
             .step("take", send(from, Withdraw { amount }))
-            .undo(send(&account("returns"), Deposit { amount }))
+            .undo(send(account("returns"), Deposit { amount }))
             .step("approve", Commands::none())
             .done(|event| matches!(event, TransferEvent::Completed))
             .failed(|event| matches!(event, TransferEvent::Refused))
@@ -57,7 +57,7 @@ impl Steps for Approved {
 
 async fn open(store: &Store, key: &str, amount: i64) -> Result<(), Any> {
     store.execute(&account(key), Open { owner: key.into() }).await?;
-    store.append(&account(key), Expected::Any, [AccountEvent::Deposited { amount }]).await?;
+    store.append(account(key), Expected::Any, [AccountEvent::Deposited { amount }]).await?;
     Ok(())
 }
 

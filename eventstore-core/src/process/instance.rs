@@ -268,8 +268,8 @@ impl StoredInstance {
         ids
     }
 
-    /// Has what was claimed before and not answered claimed again at once, since whoever claimed it cannot write the
-    /// answer any more. Returns whether there is such a timer, or such a try of a parked instance.
+    /// Has what was claimed before and not answered claimed again at once, since the node that claimed it cannot write
+    /// the answer any more. Returns whether there is such a timer, or such a try of a parked instance.
     pub fn reclaim(&mut self, now: Timestamp) -> bool {
         let claimed = |next: Option<Timestamp>| next.is_some_and(|next| next > now && next <= now + FIRING);
         if self.is_asked_again() {
