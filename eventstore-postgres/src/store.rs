@@ -15,6 +15,7 @@ use eventstore_core::{
     Position, Prefix, Query, Raw, Read, Recorded, Rows, Select, Shard, Step, StoreError, StoredSnapshot, StreamHead,
     StreamId, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
+    engine::rows_of_locked,
 };
 use futures::{
     TryStreamExt,
@@ -815,6 +816,25 @@ impl EventStore for PgStore {
 
     async fn snapshots(&self, kind: &str, limit: usize) -> Result<Vec<String>, StoreError> {
         snapshots::snapshots(&mut *self.connection().await?, &self.shared.db.sql, kind, limit).await
+    }
+
+    async fn rows_of(
+        &self,
+        shard: &Shard,
+        from: &Checkpoint,
+        rows: Rows,
+    ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
+        let Rows::Keys { table, keys } = rows else { return rows_of_locked(self, shard, from, rows).await };
+        let found = async |lacking: &[&'static Column]| {
+            let (connection, asked) = (&mut *self.connection().await?, (table, keys.clone()));
+            tables::rows_of(connection, self.sql(), shard, from, asked, lacking).await
+        };
+        match found(&[]).await {
+            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
+                found(&self.missing_columns(&table).await?).await
+            }
+            found => found,
+        }
     }
 
     async fn time(&self) -> Result<Timestamp, StoreError> {

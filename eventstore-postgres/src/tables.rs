@@ -437,6 +437,29 @@ fn parts_past(column: &Column, descending: bool, after: &Option<SortKey>, values
     }
 }
 
+/// Reads rows by their keys, in one snapshot with the checkpoint of a shard; `None` if the shard is not at `from`.
+pub(crate) async fn rows_of(
+    connection: &mut PgConnection,
+    sql: &Sql,
+    Shard { projection, from_slot, to_slot, .. }: &Shard,
+    from: &Checkpoint,
+    (table, keys): (Table, Vec<String>),
+    lacking: &[&'static Column],
+) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
+    let columns = ("{columns}", list(table.columns, |column| format!("t.{column}")));
+    let schema = ("{schema}", sql.quoted_schema());
+    let parts = [columns, schema, ("{from}", with_nulls(sql, &table, lacking))];
+    let asked = sqlx::query_as(statement(include_str!("../sql/rows_of.sql"), sql, &table, &parts));
+    let asked = asked.bind(name(sql, &table)).bind(keys).bind(projection);
+    let asked = asked.bind(i32::from(*from_slot)).bind(i32::from(*to_slot)).bind(read::signed(from.position.0));
+    let asked = asked.bind(from.event).bind(read::signed(from.epoch)).bind(from.owner);
+    let found: Result<Vec<(Option<String>, String, bool)>, _> = asked.fetch_all(connection).await;
+    let held = found.as_ref().is_ok_and(|found| found.last().is_some_and(|(.., held)| *held));
+    let found = found.map(|found| found.into_iter().map(|(key, row, _)| (key, row)).collect());
+    let rows = checked_rows(sql, &table, found, lacking)?;
+    Ok(held.then_some(rows))
+}
+
 /// Returns the rows found, if the table lacks just these columns. The last row found has the types of its columns.
 fn checked_rows(
     sql: &Sql,

@@ -62,14 +62,7 @@ pub trait EventStore: Tables + Any {
         from: &Checkpoint,
         rows: Rows,
     ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
-        let mut transaction = self.begin().await?;
-        let at = transaction.lock(shard).await?;
-        let rows = match at {
-            Some(at) if at == *from => Some(transaction.rows(rows).await?),
-            _ => None,
-        };
-        transaction.rollback().await?;
-        Ok(rows)
+        rows_of_locked(self, shard, from, rows).await
     }
 
     /// Returns the time by the clock that stamps events. A timer is due by this clock. The default is
@@ -250,4 +243,21 @@ pub struct StoredSnapshot {
     pub state: Vec<u8>,
     /// The [`sum`](Self::sum) it was kept with.
     pub checksum: u64,
+}
+
+/// Returns rows as [`EventStore::rows_of`] does, with the shard locked meanwhile.
+pub async fn rows_of_locked<S: EventStore + ?Sized>(
+    store: &S,
+    shard: &Shard,
+    from: &Checkpoint,
+    rows: Rows,
+) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
+    let mut transaction = store.begin().await?;
+    let at = transaction.lock(shard).await?;
+    let rows = match at {
+        Some(at) if at == *from => Some(transaction.rows(rows).await?),
+        _ => None,
+    };
+    transaction.rollback().await?;
+    Ok(rows)
 }
