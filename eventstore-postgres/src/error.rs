@@ -129,8 +129,11 @@ pub(crate) fn unreachable(options: &PgConnectOptions, error: sqlx::Error) -> Sto
 pub(crate) fn row(table: &str, error: sqlx::Error) -> StoreError {
     match code_of(&error) {
         Some(code_of) if code_of == "42P01" => StoreError::NotBuilt { table: table.into() },
-        // A column or a comparison is missing, so the columns of the table are not those of the read model.
-        Some(code_of) if code_of == "42703" || code_of == "42883" => StoreError::Columns { table: table.into() },
+        // A column or a comparison is missing, or a column is there that was missing: the columns of the table are not
+        // those that the statement was made for.
+        Some(code_of) if matches!(&*code_of, "42702" | "42703" | "42883") => {
+            StoreError::Columns { table: table.into() }
+        }
         // A value does not fit its column.
         Some(code_of) if classify(&code_of).0 == Blame::Row => {
             StoreError::Row { table: table.into(), reason: error.into() }

@@ -55,6 +55,8 @@ use crate::{
 };
 
 const PAGE: usize = 1_000;
+/// How often a read of a table looks at the columns of the table again: one may be added meanwhile.
+const LOOKS: u32 = 2;
 /// How long `close` waits for operations that have begun.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often, and for how long at most, an append is sent again with the same ids after its connection broke. After
@@ -829,12 +831,16 @@ impl EventStore for PgStore {
             let (connection, asked) = (&mut *self.connection().await?, (table, keys.clone()));
             tables::rows_of(connection, self.sql(), shard, from, asked, lacking).await
         };
-        match found(&[]).await {
-            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                found(&self.missing_columns(&table).await?).await
+        let mut lacking = vec![];
+        for _ in 0..LOOKS {
+            match found(&lacking).await {
+                Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
+                    lacking = self.missing_columns(&table).await?;
+                }
+                found => return found,
             }
-            found => found,
         }
+        found(&lacking).await
     }
 
     async fn time(&self) -> Result<Timestamp, StoreError> {
@@ -884,36 +890,48 @@ impl Tables for PgStore {
             tables::rows(&mut *self.connection().await?, self.sql(), rows.clone(), lacking).await
         };
         let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else { return found(&[]).await };
-        match found(&[]).await {
-            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                found(&self.missing_columns(&table).await?).await
+        let mut lacking = vec![];
+        for _ in 0..LOOKS {
+            match found(&lacking).await {
+                Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
+                    lacking = self.missing_columns(&table).await?;
+                }
+                found => return found,
             }
-            found => found,
         }
+        found(&lacking).await
     }
 
     async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
         let found = async |lacking: &[&'static Column]| {
             tables::select(&mut *self.connection().await?, self.sql(), select.clone(), lacking).await
         };
-        match found(&[]).await {
-            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                found(&self.missing_columns(&select.table).await?).await
+        let mut lacking = vec![];
+        for _ in 0..LOOKS {
+            match found(&lacking).await {
+                Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
+                    lacking = self.missing_columns(&select.table).await?;
+                }
+                found => return found,
             }
-            found => found,
         }
+        found(&lacking).await
     }
 
     async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
         let count = async |lacking: &[&'static Column]| {
             tables::count(&mut *self.connection().await?, self.sql(), select.clone(), lacking).await
         };
-        match count(&[]).await {
-            Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                count(&self.missing_columns(&select.table).await?).await
+        let mut lacking = vec![];
+        for _ in 0..LOOKS {
+            match count(&lacking).await {
+                Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
+                    lacking = self.missing_columns(&select.table).await?;
+                }
+                counted => return counted,
             }
-            count => count,
         }
+        count(&lacking).await
     }
 
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {

@@ -360,7 +360,14 @@ impl PgTransaction {
             (Err(StoreError::Columns { .. } | StoreError::Schema(_)), Some((table, rows))) => {
                 let lacking = tables::missing_columns(&mut *connection, &self.db.sql, &table).await?;
                 let lacking = lacking.ok_or_else(|| StoreError::NotBuilt { table: table.to_string() })?;
-                Ok((tables::rows(connection, &self.db.sql, rows, &lacking).await?, false))
+                let found = tables::rows(connection, &self.db.sql, rows, &lacking).await;
+                let changed = || format!("the columns of `{table}` were changed meanwhile");
+                // The transaction cannot go on, and another one can.
+                let found = found.map_err(|error| match error {
+                    StoreError::Columns { .. } | StoreError::Schema(_) => StoreError::Busy(changed().into()),
+                    error => error,
+                });
+                Ok((found?, false))
             }
             (found, _) => Ok((found?, true)),
         }

@@ -434,7 +434,164 @@ mod processes {
         }
         let parked = store.sagas::<MoneyTransfer>().list(SagaStatus::Parked, 100).await?;
         store.sagas::<MoneyTransfer>().retry(&key).await?;
+        let transfers = store.sagas::<MoneyTransfer>().by("ann@bank");
+        transfers.cancel(&key, "a mistake").await?;
         Ok(())
+    }
+}
+
+/// Timers, scheduled commands, cron.
+mod timers {
+    use std::time::{Duration, SystemTime};
+
+    use eventstore::{Missed, Tick, Timestamp, Unscheduled, prelude::*};
+    use serde::{Deserialize, Serialize};
+
+    use super::Any;
+
+    #[derive(Event, Clone, Debug, PartialEq)]
+    enum AccountEvent {
+        Closed,
+        Reminded { text: String },
+    }
+
+    #[derive(Aggregate)]
+    struct Account;
+
+    impl Evolve for Account {
+        type Event = AccountEvent;
+
+        fn evolve(&mut self, _: AccountEvent) {}
+    }
+
+    #[derive(Command, Serialize, Deserialize, Clone, Debug, PartialEq)]
+    struct Remind {
+        text: String,
+    }
+
+    impl Decide<Remind> for Account {
+        fn decide(&self, Remind { text }: Remind) -> Decision<Self> {
+            Ok(vec![AccountEvent::Reminded { text }])
+        }
+    }
+
+    async fn scheduling(
+        store: Store,
+        (ann, bob): (Id<Account>, Id<Account>),
+        friday: SystemTime,
+        text: String,
+    ) -> Result<(), Any> {
+        impl Decide<Close> for Account {
+            fn decide(&self, _: Close) -> Decision<Self> {
+                Ok(vec![AccountEvent::Closed])
+            }
+        }
+
+        #[derive(Command, Serialize, Deserialize, Clone, Debug, PartialEq)]
+        #[command(name = "account.close")]
+        struct Close {}
+
+        let scheduled = store.schedule(&ann, Close {}).at(friday).id("close-ann").by("teller-7").await?;
+        store.schedule(&bob, Remind { text }).after(Duration::from_secs(3 * 86_400)).await?;
+
+        let runner = Runner::new(&store).executes::<Account, (Close, Remind)>().start();
+        Ok(())
+    }
+
+    #[derive(Event, Clone, Debug, PartialEq)]
+    enum InvoiceEvent {
+        Issued,
+        WrittenOff,
+    }
+
+    #[derive(Aggregate)]
+    struct Invoice;
+
+    impl Evolve for Invoice {
+        type Event = InvoiceEvent;
+
+        fn evolve(&mut self, _: InvoiceEvent) {}
+    }
+
+    #[derive(Clone)]
+    struct Issue {
+        amount: i64,
+    }
+
+    impl Decide<Issue> for Invoice {
+        fn decide(&self, _: Issue) -> Decision<Self> {
+            Ok(vec![InvoiceEvent::Issued])
+        }
+    }
+
+    #[derive(Command, Serialize, Deserialize, Clone, Debug, PartialEq)]
+    struct WriteOff {}
+
+    impl Decide<WriteOff> for Invoice {
+        fn decide(&self, _: WriteOff) -> Decision<Self> {
+            Ok(vec![InvoiceEvent::WrittenOff])
+        }
+    }
+
+    async fn in_a_transaction(store: Store, invoice: Id<Invoice>, sixty_days: Duration) -> Result<(), Any> {
+        let amount = 1;
+        let tx = store.begin().await?;
+        let issued = tx.execute(&invoice, Issue { amount }).await?;
+        tx.schedule(&invoice, WriteOff {}).after(sixty_days).id("write-off-42").caused_by(&issued.events[0]).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn cancelling(store: Store) -> Result<(), Any> {
+        match store.unschedule("close-ann").await? {
+            Unscheduled::Cancelled => {}              // it is never executed
+            Unscheduled::Fired { at, position } => {} // it was; this is the position of its last event
+            Unscheduled::Unknown => {}                // nothing is scheduled under the id
+            _ => {}
+        }
+        Ok(())
+    }
+
+    #[derive(Event, Clone, Debug, PartialEq)]
+    enum BankEvent {
+        Credited { month: Timestamp },
+    }
+
+    #[derive(Aggregate)]
+    struct Bank;
+
+    impl Evolve for Bank {
+        type Event = BankEvent;
+
+        fn evolve(&mut self, _: BankEvent) {}
+    }
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct CreditInterest {
+        month: Timestamp,
+    }
+
+    impl Decide<CreditInterest> for Bank {
+        fn decide(&self, CreditInterest { month }: CreditInterest) -> Decision<Self> {
+            Ok(vec![BankEvent::Credited { month }])
+        }
+    }
+
+    async fn cron(store: Store) {
+        struct Interest;
+
+        impl Schedule for Interest {
+            const NAME: &'static str = "interest";
+            const CRON: &'static str = "0 3 1 * *";
+            const ZONE: &'static str = "Europe/Berlin";
+            const MISSED: Missed = Missed::All;
+
+            fn tick(&self, tick: &Tick) -> Commands {
+                send(Id::<Bank>::from("main"), CreditInterest { month: tick.at })
+            }
+        }
+
+        let runner = Runner::new(&store).schedule(Interest).start();
     }
 }
 
