@@ -746,7 +746,9 @@ async fn m6_missed_ticks_of_cron_are_run_by_the_stated_policy() -> Result<(), An
     let runner = schedules();
     planned(next).await?;
     // What cannot run does not keep others from it.
-    let stopped: Vec<_> = runner.status().into_iter().filter(|status| status.state == State::Failed).collect();
+    let stopped = || runner.status().into_iter().filter(|status| status.state == State::Failed).collect::<Vec<_>>();
+    until(async || Ok(stopped().len() == 2)).await?;
+    let stopped = stopped();
     let names: Vec<_> = stopped.iter().map(|status| &*status.name).collect();
     assert_eq!(names, ["cron:no_minute", "cron:No Name"]);
     for status in stopped {
