@@ -168,6 +168,7 @@ pub fn writers_first(bank: &Deployment) -> Result<(), Any> {
     println!("\n== writers first");
     let old = bank.node(1, "one")?;
     bank.write(1, 1, 11)?;
+    old.expect(&["balance@1", "entries@1", "letters"], "Active")?;
     println!("a writer of release 2 appends 6 fees");
     bank.run(2, &["write", "11", "17", "fees"])?;
     bank.write(1, 17, 22)?;
