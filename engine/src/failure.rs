@@ -9,7 +9,7 @@ use std::{
 
 use eventstore_core::{
     Blame, BoxError, EventError, Invalid, Position, Raw, Recorded, StoreError, StreamId, Transaction, Unavailable,
-    Version, engine::Chain,
+    Version, engine::Chain, process::panicked,
 };
 use futures::FutureExt;
 
@@ -94,9 +94,7 @@ impl Failure {
 
     /// Makes a failure of a panic of the user's code.
     pub fn panicked(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Self::theirs(format!("it panicked: {}", text.unwrap_or_default()))
+        Self::theirs(panicked(panic))
     }
 
     /// Returns this failure, naming the event.

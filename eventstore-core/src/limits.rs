@@ -32,7 +32,8 @@ pub const TIMERS: usize = 1_000;
 pub const INSTANCE_BYTES: usize = 1 << 20;
 
 /// Fails with [`Invalid::Name`] unless a name has 1 to 512 bytes and no control characters.
-pub(crate) fn name(what: &'static str, text: &str) -> Result<(), Invalid> {
+#[doc(hidden)]
+pub fn name(what: &'static str, text: &str) -> Result<(), Invalid> {
     let reason = match text.len() {
         0 => "is empty",
         len if len > NAME_BYTES => "is longer than 512 bytes",

@@ -15,7 +15,6 @@ use eventstore_core::{
     Position, Prefix, Query, Raw, Read, Recorded, Rows, Select, Shard, Step, StoreError, StoredSnapshot, StreamHead,
     StreamId, Table, Tables, Timestamp, Transaction, Written,
     doctor::{Policy, Report, Severity},
-    engine::rows_of_locked,
 };
 use futures::{
     TryStreamExt,
@@ -824,23 +823,18 @@ impl EventStore for PgStore {
         &self,
         shard: &Shard,
         from: &Checkpoint,
-        rows: Rows,
+        table: Table,
+        keys: Vec<String>,
     ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
-        let Rows::Keys { table, keys } = rows else { return rows_of_locked(self, shard, from, rows).await };
-        let found = async |lacking: &[&'static Column]| {
-            let (connection, asked) = (&mut *self.connection().await?, (table, keys.clone()));
-            tables::rows_of(connection, self.sql(), shard, from, asked, lacking).await
-        };
-        let mut lacking = vec![];
-        for _ in 0..LOOKS {
-            match found(&lacking).await {
-                Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                    lacking = self.missing_columns(&table).await?;
-                }
-                found => return found,
+        let mut lacking = Lacking::of(table);
+        loop {
+            let asked = (table, keys.clone());
+            let found =
+                tables::rows_of(&mut *self.connection().await?, self.sql(), shard, from, asked, &lacking.columns).await;
+            if let Some(done) = lacking.settled(self, found).await {
+                return done;
             }
         }
-        found(&lacking).await
     }
 
     async fn time(&self) -> Result<Timestamp, StoreError> {
@@ -857,6 +851,33 @@ impl EventStore for PgStore {
 
     fn database(&self) -> &(dyn Any + Send + Sync) {
         &self.shared.db.pool
+    }
+}
+
+/// The columns that a table lacks, as far as a read of it knows: none at first.
+struct Lacking {
+    table: Table,
+    columns: Vec<&'static Column>,
+    looks: u32,
+}
+
+impl Lacking {
+    fn of(table: Table) -> Self {
+        Self { table, columns: vec![], looks: 0 }
+    }
+
+    /// Returns the result of a read; `None` if it must be repeated with other columns. One may be added between a look at
+    /// the columns and the read.
+    async fn settled<T>(&mut self, store: &PgStore, read: Result<T, StoreError>) -> Option<Result<T, StoreError>> {
+        if self.looks == LOOKS || !matches!(read, Err(StoreError::Columns { .. } | StoreError::Schema(_))) {
+            return Some(read);
+        }
+        self.looks += 1;
+        match store.missing_columns(&self.table).await {
+            Ok(columns) => self.columns = columns,
+            Err(error) => return Some(Err(error)),
+        }
+        None
     }
 }
 
@@ -886,52 +907,38 @@ impl Tables for PgStore {
     }
 
     async fn rows(&self, rows: Rows) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let found = async |lacking: &[&'static Column]| {
-            tables::rows(&mut *self.connection().await?, self.sql(), rows.clone(), lacking).await
+        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else {
+            return tables::rows(&mut *self.connection().await?, self.sql(), rows, &[]).await;
         };
-        let (Rows::Keys { table, .. } | Rows::Where { table, .. }) = rows else { return found(&[]).await };
-        let mut lacking = vec![];
-        for _ in 0..LOOKS {
-            match found(&lacking).await {
-                Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                    lacking = self.missing_columns(&table).await?;
-                }
-                found => return found,
+        let mut lacking = Lacking::of(table);
+        loop {
+            let found = tables::rows(&mut *self.connection().await?, self.sql(), rows.clone(), &lacking.columns).await;
+            if let Some(done) = lacking.settled(self, found).await {
+                return done;
             }
         }
-        found(&lacking).await
     }
 
     async fn select(&self, select: Select) -> Result<Vec<(String, Box<RawValue>)>, StoreError> {
-        let found = async |lacking: &[&'static Column]| {
-            tables::select(&mut *self.connection().await?, self.sql(), select.clone(), lacking).await
-        };
-        let mut lacking = vec![];
-        for _ in 0..LOOKS {
-            match found(&lacking).await {
-                Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                    lacking = self.missing_columns(&select.table).await?;
-                }
-                found => return found,
+        let mut lacking = Lacking::of(select.table);
+        loop {
+            let found =
+                tables::select(&mut *self.connection().await?, self.sql(), select.clone(), &lacking.columns).await;
+            if let Some(done) = lacking.settled(self, found).await {
+                return done;
             }
         }
-        found(&lacking).await
     }
 
     async fn count_rows(&self, select: Select) -> Result<u64, StoreError> {
-        let count = async |lacking: &[&'static Column]| {
-            tables::count(&mut *self.connection().await?, self.sql(), select.clone(), lacking).await
-        };
-        let mut lacking = vec![];
-        for _ in 0..LOOKS {
-            match count(&lacking).await {
-                Err(StoreError::Columns { .. } | StoreError::Schema(_)) => {
-                    lacking = self.missing_columns(&select.table).await?;
-                }
-                counted => return counted,
+        let mut lacking = Lacking::of(select.table);
+        loop {
+            let found =
+                tables::count(&mut *self.connection().await?, self.sql(), select.clone(), &lacking.columns).await;
+            if let Some(done) = lacking.settled(self, found).await {
+                return done;
             }
         }
-        count(&lacking).await
     }
 
     async fn shards(&self, projection: Option<&str>) -> Result<Vec<(Shard, Checkpoint)>, StoreError> {

@@ -8,31 +8,28 @@ use eventstore_core::{
 };
 use futures::{StreamExt, stream};
 
+/// How many instances of a process are answered at once.
+const AT_ONCE: usize = 64;
+/// How long an instance that is over is kept.
+pub const KEEP_FINISHED: Duration = Duration::from_secs(7 * 86_400);
+
 /// Answers the events of a process.
 pub struct Answers<P: Process> {
     pub process: Arc<P>,
     pub store: Store,
     pub table: Table,
     pub start: Option<StartFrom>,
-    /// How many instances are answered at once.
-    pub at_once: usize,
-    /// How long an instance that is over is kept.
-    pub keep_finished: Duration,
 }
 
 impl<P: Process> Answers<P> {
     pub fn terms(&self) -> Terms {
-        Terms { now: self.store.as_ref().now(), keep_finished: Some(self.keep_finished) }
+        Terms { now: self.store.as_ref().now(), keep_finished: Some(KEEP_FINISHED) }
     }
 }
 
-/// Runs the operations of turns, `at_once` turns side by side, those of a turn in order. Fails if the store cannot be used
+/// Runs the operations of turns, 64 turns side by side, those of a turn in order. Fails if the store cannot be used
 /// now: the caller begins the batch again, with the same ids.
-pub async fn perform<P: Process>(
-    store: &Store,
-    turns: Vec<Turn<P>>,
-    at_once: usize,
-) -> Result<Vec<TurnResult<P::Event>>, StoreError> {
+pub async fn perform<P: Process>(store: &Store, turns: Vec<Turn<P>>) -> Result<Vec<TurnResult<P::Event>>, StoreError> {
     let run = async |mut turn: Turn<P>| {
         while let Some(todo) = turn.todo() {
             match todo.perform(store).await {
@@ -43,6 +40,6 @@ pub async fn perform<P: Process>(
         }
         Ok(turn.result())
     };
-    let results: Vec<_> = stream::iter(turns).map(run).buffered(at_once.max(1)).collect().await;
+    let results: Vec<_> = stream::iter(turns).map(run).buffered(AT_ONCE).collect().await;
     results.into_iter().collect()
 }

@@ -7,8 +7,10 @@
 mod answers;
 #[cfg(feature = "cron")]
 mod cron;
+mod due;
 mod history;
 mod instances;
+mod interned;
 mod operate;
 mod processor;
 mod runs;

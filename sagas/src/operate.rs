@@ -14,8 +14,8 @@ use eventstore_engine::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    answers::KEEP_FINISHED,
     instances::{Sagas, waits},
-    runs::KEEP_FINISHED,
     table,
 };
 
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 impl<S: Saga> Sagas<S> {
     /// Sets the actor that the events of [`skip`](Self::skip), [`cancel`](Self::cancel),
     /// [`compensate`](Self::compensate) and [`wake`](Self::wake) name: `saga.intervened`, in the stream
-    /// `saga.{name}-{key}` of the instance.
+    /// `saga.{name}-{key}` of the instance. An event that is skipped keeps its reason in its dead letter instead.
     pub fn by(mut self, actor: impl Into<String>) -> Self {
         self.actor = Some(actor.into());
         self

@@ -9,7 +9,7 @@ use std::{collections::HashMap, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Changes, Event, EventStore, Position, Query, Rows, StoreError, Table, Transaction,
+    Changes, Event, EventStore, Position, Query, StoreError, Table, Transaction,
     process::{Heard, Process, Turn, TurnResult},
 };
 use eventstore_engine::{
@@ -19,7 +19,7 @@ use eventstore_engine::{
 
 use crate::{
     answers::{Answers, perform},
-    table, timers,
+    due, table, timers,
 };
 
 /// The events of a part, as instances hear them.
@@ -49,8 +49,7 @@ impl<P: Process> Answers<P> {
         let mut keys: Vec<_> = heard.iter().map(|heard| heard.key.clone()).collect();
         keys.sort_unstable();
         keys.dedup();
-        let rows = Rows::Keys { table: self.table, keys };
-        let Some(rows) = self.store.as_ref().rows_of(&held.shard, &held.at, rows).await? else {
+        let Some(rows) = self.store.as_ref().rows_of(&held.shard, &held.at, self.table, keys).await? else {
             return Err(StoreError::Busy(format!("the shard {} was moved meanwhile", held.shard).into()).into());
         };
         let mut instances = HashMap::new();
@@ -69,7 +68,7 @@ impl<P: Process> Answers<P> {
         let turns = Turn::all(&self.process, heard, instances, |_| false, self.terms());
         // Of several instances that fail, the engine is told of the one with the earliest event.
         let (mut first, mut due): (Option<(usize, Failure)>, _) = (None, None);
-        for TurnResult { key, change, waiting, parked } in perform(&self.store, turns, self.at_once).await? {
+        for TurnResult { key, change, waiting, parked } in perform(&self.store, turns).await? {
             if let (Some(parked), Some((event, _))) = (parked, waiting.first()) {
                 let place = places.get(&event.position).copied().unwrap_or(part.places.start);
                 let fault = if parked.later { Fault::Later } else { Fault::Row };
@@ -84,7 +83,7 @@ impl<P: Process> Answers<P> {
         }
         if let Some(due) = due {
             let now = self.store.as_ref().now();
-            part.outputs.due_in(timers::until(now, due));
+            part.outputs.due_in(due::until(now, due));
         }
         match first {
             Some((_, failed)) => Err(failed),

@@ -1,6 +1,6 @@
 //! Lets a runner run sagas and reactors.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use eventstore_core::{
     Reactor, Saga, StartFrom,
@@ -10,10 +10,6 @@ use eventstore_engine::Runner;
 
 use crate::{answers::Answers, table::table};
 
-/// How many instances of a process are answered at once.
-const AT_ONCE: usize = 64;
-/// How long an instance that is over is kept.
-pub const KEEP_FINISHED: Duration = Duration::from_secs(7 * 86_400);
 /// How many instances of a shard may be parked: a service that cannot be reached may park many.
 const MAX_PARKED: usize = 10_000;
 
@@ -42,6 +38,6 @@ fn run<P: Process>(runner: Runner, process: P, start: Option<StartFrom>) -> Runn
     let store = runner.store().clone();
     let table = table(process.name());
     let process = Arc::new(process);
-    let answers = Answers { process, store, table, start, at_once: AT_ONCE, keep_finished: KEEP_FINISHED };
+    let answers = Answers { process, store, table, start };
     runner.with(answers).max_parked(MAX_PARKED)
 }

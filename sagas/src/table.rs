@@ -1,16 +1,13 @@
 //! The table of the instances of a process, `"transfer.saga"`: one row an instance.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
-
 use eventstore_core::{
     Changes, Column, Kind, SagaStatus, StoreError, Table, Timestamp,
     process::{Change, StoredInstance},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
+
+use crate::interned::interned;
 
 /// When something is to be done: microseconds since 1970.
 pub const DUE: &Column = &COLUMNS[4];
@@ -35,10 +32,7 @@ const COLUMNS: &[Column] = &[
 
 /// Returns the table of a process. The name has a dot, so that no read model can be called so.
 pub fn table(process: &'static str) -> Table {
-    // The name of a table lives as long as the program: it is made once for each process, however often it is asked for.
-    static NAMES: Mutex<BTreeMap<&str, &str>> = Mutex::new(BTreeMap::new());
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    let name = *names.entry(process).or_insert_with(|| Box::leak(format!("{process}.saga").into_boxed_str()));
+    let name = interned(format!("{process}.saga"));
     Table { name, version: 0, columns: COLUMNS, shadow: false }
 }
 
@@ -84,16 +78,6 @@ pub fn read(table: &Table, key: &str, row: &RawValue) -> Result<StoredInstance, 
         position: eventstore_core::Position(row.position),
         error,
     })
-}
-
-/// Returns when something is to be done with the instance of a row, which has that. Fails with [`StoreError::Row`].
-pub fn due_of(table: &Table, row: &RawValue) -> Result<Timestamp, StoreError> {
-    #[derive(Deserialize)]
-    struct Due {
-        due: i64,
-    }
-    let Due { due } = serde_json::from_str(row.get()).map_err(refused(table))?;
-    Ok(Timestamp::from_micros(due))
 }
 
 /// Returns the row of an instance as it is stored.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use eventstore_core::{
-    Changes, Comparison, Filter, Order, Rows, Select, SortKey, StoreError, Timestamp,
+    Changes, Rows, StoreError, Timestamp,
     process::{FIRING, Item, Process, StoredInstance, TimerId, Turn, Unreadable, end, open},
 };
 use eventstore_engine::{Halt, Tick};
@@ -19,13 +19,9 @@ use uuid::Uuid;
 
 use crate::{
     answers::{Answers, perform},
+    due::{Due, LOOK, Look, Row},
     table::{self, DUE},
 };
-
-/// How many instances fire together.
-const TOGETHER: usize = 500;
-/// The longest time until the next look: a clock that jumps is noticed by then.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// An instance, and those of its timers that have fired and are to be answered.
 struct Fired {
@@ -38,68 +34,36 @@ struct Fired {
 /// Fires what is due of a shard. Returns how long it is until the next look.
 pub async fn fire<P: Process>(answers: &Answers<P>, tick: &Tick<'_>) -> Result<Duration, Halt> {
     let now = answers.store.as_ref().time().await?;
-    let Due { keys, next } = due(answers, tick, now).await?;
-    if keys.is_empty() {
-        return Ok(next.map_or(LOOK, |due| until(now, due)).clamp(Duration::from_millis(1), LOOK));
+    let due = due(answers, tick, now).await?;
+    if due.keys.is_empty() {
+        return Ok(due.pause());
     }
-    match claim(answers, tick, keys, now).await? {
+    match claim(answers, tick, due.keys, now).await? {
         Some(fired) => answer(answers, tick, fired).await?,
         None => return Ok(LOOK),
     }
     Ok(Duration::ZERO)
 }
 
-/// How long it is until an instant.
-pub fn until(now: Timestamp, due: Timestamp) -> Duration {
-    Duration::from_micros(u64::try_from(due.as_micros().saturating_sub(now.as_micros())).unwrap_or(0))
-}
-
-struct Due {
-    /// The instances of the shard that are due, the earliest first.
-    keys: Vec<String>,
-    /// When the next one is due, if that is known.
-    next: Option<Timestamp>,
-}
-
 /// Returns the instances of the shard that are due. Those that are parked are passed over: their answer is half given.
 /// So are those of a later release: a node of it has their timers fire.
 async fn due<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, now: Timestamp) -> Result<Due, StoreError> {
-    let (mut keys, mut after, mut next) = (vec![], None, None);
-    let horizon = if tick.again { LOOK + FIRING } else { LOOK };
-    loop {
-        let soon = Comparison::LessOrEqual((now + horizon).as_micros().into());
-        let select = Select {
-            table: answers.table,
-            filters: vec![Filter { column: DUE, comparison: soon }],
-            order: Order { by: Some(DUE), ..Order::default() },
-            after: after.take(),
-            limit: Some(TOGETHER),
-        };
-        let rows = answers.store.as_ref().select(select).await?;
-        let full = rows.len() == TOGETHER;
-        for (key, row) in rows {
-            let due = table::due_of(&answers.table, &row)?;
-            after = Some(SortKey { key: key.clone(), value: due.as_micros().into() });
-            if !tick.shard.has(&key) || tick.parked.has_key(&key) {
-                continue;
-            }
-            let Some(mut row) = readable(answers, &key, &row) else { continue };
-            if due <= now || (tick.again && row.reclaim(now)) {
-                keys.push(key);
-                if keys.len() == TOGETHER {
-                    return Ok(Due { keys, next });
-                }
-                continue;
-            }
-            next = next.or(Some(due));
-            if !tick.again {
-                return Ok(Due { keys, next });
-            }
+    // What another node has claimed and not answered is due at once.
+    let beyond = tick.again.then_some(FIRING);
+    let look = Look { table: answers.table, due: DUE, filters: vec![], now, beyond };
+    let what = |key: &str, row: &RawValue, due| {
+        if !tick.shard.has(key) || tick.parked.has_key(key) {
+            return Row::Pass;
         }
-        if !full {
-            return Ok(Due { keys, next });
+        match readable(answers, key, row) {
+            None => Row::Pass,
+            Some(mut row) => match due <= now || (tick.again && row.reclaim(now)) {
+                true => Row::Now,
+                false => Row::Later,
+            },
         }
-    }
+    };
+    look.run(answers.store.as_ref(), what).await
 }
 
 /// Reads a row; `None` if only a later release can read it or its state.
@@ -192,7 +156,7 @@ async fn answer<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, fired: Vec<Fi
         Turn::new(&answers.process, &key, Some(row), items, false, answers.terms())
     });
     let mut changes = Changes { table: answers.table, upserts: vec![], deletes: vec![] };
-    for result in perform(&answers.store, turns.collect(), answers.at_once).await? {
+    for result in perform(&answers.store, turns.collect()).await? {
         table::add(&mut changes, result.key, result.change)?;
     }
     if changes.is_empty() {

@@ -7,7 +7,6 @@ use eventstore::{
 };
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
 
 use super::{
     account::{AccountEvent, Deposit, Open, Withdraw},
@@ -100,7 +99,7 @@ async fn g7_a_step_that_cannot_be_undone_is_skipped_by_an_operator() -> Result<(
     let stands = async |status| Ok(there().await.is_ok_and(|one| one.status == status));
     requested(store, "t1", 20).await?;
     is_refused(&sagas.skip("t2", "there is none").await, "does not exist");
-    until(async || Ok(balance(store, "ann").await? == 79)).await?;
+    until(async || stands(SagaStatus::Running).await).await?;
     is_refused(&sagas.skip("t1", "it runs").await, "is not parked");
     store.execute(&transfer("t1"), Refuse).await?;
     until(async || stands(SagaStatus::Parked).await).await?;
@@ -191,6 +190,7 @@ async fn g10_an_instance_that_was_cancelled_stays_over() -> Result<(), Any> {
     is_refused(&sagas.cancel("t1", "there is none").await, "does not exist");
     requested(store, "t1", 1).await?;
     requested(store, "t2", 13).await?;
+    requested(store, "t3", 1).await?;
     store.execute(&transfer("t2"), Refuse).await?;
     until(async || Ok(there("t1").await?.is_some_and(|one| one.timers.len() == 1))).await?;
     until(async || Ok(letters.list().await?.len() == 2)).await?;
@@ -205,8 +205,9 @@ async fn g10_an_instance_that_was_cancelled_stays_over() -> Result<(), Any> {
     assert_eq!(sagas.list(SagaStatus::Parked, 10).await?.len(), 0);
     let refused = store.execute(&transfer("t1"), Refuse).await?;
     runner.until(refused.position).await?;
-    pass(&world, Duration::from_millis(3_100)).await;
-    sleep(Duration::from_millis(100)).await;
+    pass(&world, Duration::from_secs(3)).await;
+    // A later timer of another instance has fired.
+    until(async || Ok(there("t3").await?.is_some_and(|one| one.timers.is_empty()))).await?;
     if let Some(clock) = world.clock() {
         clock.advance(Duration::from_secs(8 * 86_400));
         until(async || Ok(there("t1").await?.is_none() && there("t2").await?.is_none_or(|one| one.state.is_none())))
@@ -217,7 +218,8 @@ async fn g10_an_instance_that_was_cancelled_stays_over() -> Result<(), Any> {
             runner.until(refused.last).await?;
         }
     }
-    assert!(!names(store).await?.contains(&"account.closed".into()), "{:?}", names(store).await?);
+    let closed = names(store).await?.into_iter().filter(|name| name == "account.closed");
+    assert_eq!(closed.count(), 1, "{:?}", names(store).await?);
     assert_eq!(interventions(store).await?, [told("cancel", "a mistake", "ops"), told("cancel", "a mistake", "ops")]);
     runner.stop().await;
     Ok(())

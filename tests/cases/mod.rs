@@ -300,10 +300,11 @@ impl EventStore for Between {
         &self,
         shard: &Shard,
         from: &Checkpoint,
-        rows: Rows,
+        table: Table,
+        keys: Vec<String>,
     ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
         let _permit = self.shards.acquire().await.map_err(|closed| StoreError::Unavailable(closed.into()))?;
-        self.inner.rows_of(shard, from, rows).await
+        self.inner.rows_of(shard, from, table, keys).await
     }
     async fn time(&self) -> Result<Timestamp, StoreError> {
         self.inner.time().await

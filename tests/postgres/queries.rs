@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventstore::{
-    Changes, EventStore, Expected, Id, List, PgStore, Runner, Store, Tables,
+    Changes, Column, EventStore, Expected, Id, Kind, List, PgStore, Rows, Runner, Store, Table, Tables,
     prelude::*,
     sqlx::{self, AssertSqlSafe, PgConnection},
 };
@@ -116,5 +116,40 @@ async fn the_current_version_is_joined_in_plain_sql() -> Result<(), Any> {
     };
     assert_eq!(cities, [("Izmir".into(), 3), ("Oslo".into(), 120)]);
     running.stop().await;
+    Ok(())
+}
+
+/// P4: a program reads rows of a table while another one adds an optional column to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p4_a_column_that_is_added_between_two_looks_is_no_error() -> Result<(), Any> {
+    const BEFORE: &[Column] = &[Column::new("x", Kind::Integer)];
+    const AFTER: &[Column] = &[Column::new("x", Kind::Integer), Column::optional("note", Kind::Text)];
+    let store = server::fresh().await;
+    for version in 1..=100 {
+        let table = Table { name: "raced", version, columns: BEFORE, shadow: false };
+        store.create(&table).await?;
+        let mut transaction = store.begin().await?;
+        let upserts = vec![("k".into(), to_raw_value(&serde_json::json!({ "x": 1 }))?)];
+        transaction.write(Changes { table, upserts, deletes: vec![] }).await?;
+        transaction.commit().await?;
+        let (other, mut reads_after) = (store.clone(), 0);
+        let table = Table { columns: AFTER, ..table };
+        let add = tokio::spawn(async move {
+            sleep(Duration::from_micros(u64::from(version) * 50)).await;
+            other.create(&table).await
+        });
+        while reads_after < 2 {
+            reads_after += i32::from(add.is_finished());
+            let rows = || Rows::Keys { table, keys: vec!["k".into()] };
+            assert_eq!(store.rows(rows()).await?.len(), 1);
+            let mut transaction = store.begin().await?;
+            match transaction.rows(rows()).await {
+                Ok(rows) => assert_eq!(rows.len(), 1),
+                Err(error) => assert!(error.is_retryable(), "{error:?}"),
+            }
+            transaction.rollback().await?;
+        }
+        add.await??;
+    }
     Ok(())
 }

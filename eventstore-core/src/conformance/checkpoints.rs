@@ -176,7 +176,7 @@ pub async fn p2_a_step_is_made_from_where_the_shard_is_or_not_at_all(store: Fres
 
 pub async fn g4_rows_are_read_together_with_their_shard_or_not_at_all(store: Fresh) {
     let (Step { shard, from, .. }, ids) = shard_at_one(&store).await;
-    let wanted = || Rows::Keys { table: TABLE, keys: vec!["k".into(), "none".into()] };
+    let keys = || vec!["k".to_owned(), "none".to_owned()];
     let other = Some(Uuid::from_u128(8));
     let elsewhere = [
         (shard.clone(), Checkpoint { position: Position(2), event: Some(ids[1]), ..from }),
@@ -190,9 +190,9 @@ pub async fn g4_rows_are_read_together_with_their_shard_or_not_at_all(store: Fre
         (Shard::new("p", 0..512), from),
     ];
     for (shard, from) in elsewhere {
-        assert!(store.rows_of(&shard, &from, wanted()).await.unwrap().is_none(), "{shard} {from:?}");
+        assert!(store.rows_of(&shard, &from, TABLE, keys()).await.unwrap().is_none(), "{shard} {from:?}");
     }
-    let rows = store.rows_of(&shard, &from, wanted()).await.unwrap().unwrap();
+    let rows = store.rows_of(&shard, &from, TABLE, keys()).await.unwrap().unwrap();
     let rows: Vec<_> = rows.iter().map(|(key, row)| (key.as_str(), row.get().contains("first"))).collect();
     assert_eq!(rows, [("k", true)]);
     assert_eq!(store.shards(Some("p")).await.unwrap(), [(shard, from)], "it changes nothing");

@@ -23,7 +23,7 @@ use crate::{
     invalid::Invalid,
     limits,
     stream::{Position, StreamHead, StreamId, Version},
-    table::Rows,
+    table::{Rows, Table},
     timestamp::Timestamp,
 };
 
@@ -53,16 +53,24 @@ pub trait EventStore: Tables + Any {
     /// at most `limit`.
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
-    /// Returns rows as [`Tables::rows`](super::Tables::rows) does, in one snapshot with the checkpoint of a shard; `None` if
+    /// Returns the rows with these keys as [`Tables::rows`](super::Tables::rows) does, in one snapshot with the checkpoint of a shard; `None` if
     /// the shard is not at `from`, by position, event, epoch and owner. A node that was frozen must not decide on rows
     /// that another node has written since. The default locks the shard in a transaction that is rolled back.
     async fn rows_of(
         &self,
         shard: &Shard,
         from: &Checkpoint,
-        rows: Rows,
+        table: Table,
+        keys: Vec<String>,
     ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
-        rows_of_locked(self, shard, from, rows).await
+        let mut transaction = self.begin().await?;
+        let at = transaction.lock(shard).await?;
+        let rows = match at {
+            Some(at) if at == *from => Some(transaction.rows(Rows::Keys { table, keys }).await?),
+            _ => None,
+        };
+        transaction.rollback().await?;
+        Ok(rows)
     }
 
     /// Returns the time by the clock that stamps events. A timer is due by this clock. The default is
@@ -243,21 +251,4 @@ pub struct StoredSnapshot {
     pub state: Vec<u8>,
     /// The [`sum`](Self::sum) it was kept with.
     pub checksum: u64,
-}
-
-/// Returns rows as [`EventStore::rows_of`] does, with the shard locked meanwhile.
-pub async fn rows_of_locked<S: EventStore + ?Sized>(
-    store: &S,
-    shard: &Shard,
-    from: &Checkpoint,
-    rows: Rows,
-) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
-    let mut transaction = store.begin().await?;
-    let at = transaction.lock(shard).await?;
-    let rows = match at {
-        Some(at) if at == *from => Some(transaction.rows(rows).await?),
-        _ => None,
-    };
-    transaction.rollback().await?;
-    Ok(rows)
 }

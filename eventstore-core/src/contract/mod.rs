@@ -12,8 +12,6 @@ mod tables;
 mod transaction;
 
 pub use append::{Append, Condition, Write, Written};
-#[doc(hidden)]
-pub use log::rows_of_locked;
 pub use log::{EventStore, NewTags, StoredSnapshot};
 pub use query::{Item, Query, TypeIndex};
 pub use read::{Events, Page, Prefix, Read};

@@ -9,7 +9,6 @@ pub(crate) mod shard;
 pub use dead_letters::{LETTERS, Sweep, parked, swept, swept_within};
 pub use processors::{PROCESSORS, ProcessorRow, ProcessorState, check_name};
 
-pub use crate::contract::rows_of_locked;
 pub use crate::table::SHADOW;
 pub use crate::{
     error::{Brief, Chain, below},

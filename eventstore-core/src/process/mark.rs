@@ -19,22 +19,6 @@ impl Mark {
     pub const NAME: &'static str = "saga.answered";
 }
 
-impl Event for Mark {
-    const NAMES: &'static [&'static str] = &[Self::NAME];
-
-    fn name(&self) -> &'static str {
-        Self::NAME
-    }
-
-    fn encode(&self) -> Result<Vec<u8>, EventError> {
-        encode(self)
-    }
-
-    fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError> {
-        decode(Self::NAME, name, schema, body).map(push)
-    }
-}
-
 /// An instance is over and its row is about to be deleted: no instance with this key begins again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {}
@@ -44,26 +28,10 @@ impl Ended {
     pub const NAME: &'static str = "saga.ended";
 }
 
-impl Event for Ended {
-    const NAMES: &'static [&'static str] = &[Self::NAME];
-
-    fn name(&self) -> &'static str {
-        Self::NAME
-    }
-
-    fn encode(&self) -> Result<Vec<u8>, EventError> {
-        encode(self)
-    }
-
-    fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError> {
-        decode(Self::NAME, name, schema, body).map(push)
-    }
-}
-
 /// An operator has changed an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intervened {
-    /// The operation: `retry`, `skip`, `cancel`, `compensate` or `wake`.
+    /// The operation: `skip`, `cancel`, `compensate` or `wake`.
     pub what: String,
     /// Why.
     pub reason: String,
@@ -74,21 +42,28 @@ impl Intervened {
     pub const NAME: &'static str = "saga.intervened";
 }
 
-impl Event for Intervened {
-    const NAMES: &'static [&'static str] = &[Self::NAME];
+/// Stores events of an instance by their names, as JSON.
+macro_rules! stored {
+    ($($Event:ident)+) => {$(
+        impl Event for $Event {
+            const NAMES: &'static [&'static str] = &[Self::NAME];
 
-    fn name(&self) -> &'static str {
-        Self::NAME
-    }
+            fn name(&self) -> &'static str {
+                Self::NAME
+            }
 
-    fn encode(&self) -> Result<Vec<u8>, EventError> {
-        encode(self)
-    }
+            fn encode(&self) -> Result<Vec<u8>, EventError> {
+                encode(self)
+            }
 
-    fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError> {
-        decode(Self::NAME, name, schema, body).map(push)
-    }
+            fn decode(name: &str, schema: u32, body: &[u8], push: &mut dyn FnMut(Self)) -> Result<(), EventError> {
+                decode(Self::NAME, name, schema, body).map(push)
+            }
+        }
+    )+};
 }
+
+stored!(Mark Ended Intervened);
 
 fn decode<'a, E: Deserialize<'a>>(expected: &str, name: &str, schema: u32, body: &'a [u8]) -> Result<E, EventError> {
     match schema {

@@ -50,5 +50,5 @@ pub use saga::{EventOf, Instances, React, Reacting, Saga, StartFrom};
 pub use script::Script;
 pub use sending::{Delivery, Sending, Told};
 pub use steps::{InFlight, Stepping, Steps};
-pub use turn::{Change, Heard, Item, Parked, Terms, Turn, TurnResult, Unreadable, heard_in, open};
+pub use turn::{Change, Heard, Item, Parked, Terms, Turn, TurnResult, Unreadable, heard_in, open, panicked};
 pub use walk::{Answer, Known};

@@ -594,7 +594,7 @@ fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// Returns the message of a panic in the user's code.
-pub(super) fn panicked(panic: &(dyn Any + Send)) -> String {
+pub fn panicked(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     format!("it panicked: {}", text.unwrap_or_default())

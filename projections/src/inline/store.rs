@@ -378,9 +378,10 @@ impl EventStore for InlineStore {
         &self,
         shard: &Shard,
         from: &Checkpoint,
-        rows: Rows,
+        table: Table,
+        keys: Vec<String>,
     ) -> Result<Option<Vec<(String, Box<RawValue>)>>, StoreError> {
-        self.base.rows_of(shard, from, rows).await
+        self.base.rows_of(shard, from, table, keys).await
     }
 
     async fn time(&self) -> Result<Timestamp, StoreError> {

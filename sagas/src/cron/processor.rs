@@ -5,10 +5,8 @@
 //! recorded once.
 
 use std::{
-    collections::BTreeMap,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +14,7 @@ use async_trait::async_trait;
 use eventstore_core::{
     EventStore, Invalid, Metadata, NewEvent, Position, Query, Raw, Recorded, Store, StoreError, Timestamp, Transaction,
     Version, derived_id,
-    process::{Answering, Failure as SendFailure, Script, Trigger, stream_of},
+    process::{Answering, Failure as SendFailure, Script, Trigger, panicked, stream_of},
 };
 use eventstore_engine::{DecodedPage, Failure, Halt, Part, Processor, Queue, Reads, Remembered};
 use uuid::{Builder, Uuid};
@@ -27,16 +25,14 @@ use super::{
     step::{Step, answered, planned, step},
 };
 use crate::{
+    due::{LOOK, until},
+    interned::interned,
     scheduled::{
         change::{prepare, read, wanted, written},
         names::CRON,
         table::{Answer, Row},
     },
-    timers::until,
 };
-
-/// The longest time until the next look: a clock that jumps is noticed by then.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs a schedule.
 pub struct CronProcessor<S> {
@@ -87,11 +83,7 @@ impl<S: Schedule> CronProcessor<S> {
                 return Answer::Failed("a tick has no timers: have it send a command that schedules another".into());
             }
             Ok(commands) => commands,
-            Err(panic) => {
-                let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
-                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-                return Answer::Failed(format!("it panicked: {}", text.unwrap_or_default()));
-            }
+            Err(panic) => return Answer::Failed(panicked(&*panic)),
         };
         let (process, key) = (process(S::NAME), at.to_string());
         let trigger = Trigger { event: event(process, &key, at), part: 0, due: None };
@@ -115,10 +107,7 @@ impl<S: Schedule> CronProcessor<S> {
 
 /// Returns the name of the process that sends the commands of a schedule: a part of their ids and of their actor.
 fn process(name: &'static str) -> &'static str {
-    // It lives as long as the program: it is made once for each schedule, however often it is asked for.
-    static NAMES: Mutex<BTreeMap<&str, &str>> = Mutex::new(BTreeMap::new());
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    names.entry(name).or_insert_with(|| Box::leak(format!("cron.{name}").into_boxed_str()))
+    interned(format!("cron.{name}"))
 }
 
 /// Returns what the commands of a tick answer. It is no event of the log: its id is the tick's, and begins the

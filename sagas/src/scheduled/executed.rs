@@ -4,7 +4,7 @@ use std::{any::TypeId, collections::BTreeMap, panic::AssertUnwindSafe};
 
 use eventstore_core::{
     Aggregate, Command, CommandError, Decide, Id, Store, StoreError, Timestamp,
-    process::{Mark, stream_of},
+    process::{Mark, panicked, stream_of},
 };
 use futures::{FutureExt, future::BoxFuture};
 
@@ -82,13 +82,7 @@ impl Executed {
 /// Executes the command of a row. A panic in a rule is a failure.
 fn execute<A: Aggregate + Decide<C>, C: Command>(store: Store, id: String, row: Row) -> BoxFuture<'static, Answer> {
     let executed = async move { AssertUnwindSafe(run::<A, C>(&store, &id, &row)).catch_unwind().await };
-    Box::pin(async move {
-        executed.await.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-            Answer::Failed(format!("it panicked: {}", text.unwrap_or_default()))
-        })
-    })
+    Box::pin(async move { executed.await.unwrap_or_else(|panic| Answer::Failed(panicked(&*panic))) })
 }
 
 async fn run<A: Aggregate + Decide<C>, C: Command>(store: &Store, id: &str, row: &Row) -> Answer {

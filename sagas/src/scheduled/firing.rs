@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
-use eventstore_core::{Changes, Comparison, Filter, Order, Rows, Select, SortKey, Store, StoreError, Timestamp};
+use eventstore_core::{Changes, Comparison, Filter, Rows, Store, StoreError, Timestamp};
 use eventstore_engine::{Halt, Tick};
 use futures::{FutureExt, StreamExt, stream};
+use serde_json::value::RawValue;
 
 use super::{
     change::written,
@@ -20,15 +21,10 @@ use super::{
     names::NAME,
     table::{Answer, CATEGORY, DUE, Row, ScheduledStatus, TABLE},
 };
-use crate::timers::until;
+use crate::due::{self, Due, LOOK, Look};
 
-/// How many commands are claimed together.
-const TOGETHER: usize = 500;
 /// To how many aggregates commands are executed at once.
 const AT_ONCE: usize = 64;
-/// The longest time until the next look: a command that another process has scheduled is found by then.
-const LOOK: Duration = Duration::from_secs(1);
-
 /// The processor of the scheduled commands to one category.
 pub struct ScheduledProcessor {
     pub category: &'static str,
@@ -59,73 +55,29 @@ impl ScheduledProcessor {
 /// Executes what is due of a shard. Returns how long it is until the next look.
 pub async fn fire(scheduled: &ScheduledProcessor, tick: &Tick<'_>) -> Result<Duration, Halt> {
     let now = scheduled.store.as_ref().time().await?;
-    let Due { ids, next } = due(scheduled, tick, now).await?;
-    if ids.is_empty() {
-        return Ok(next.map_or(LOOK, |due| until(now, due)).clamp(Duration::from_millis(1), LOOK));
+    let due = due(scheduled, tick, now).await?;
+    if due.keys.is_empty() {
+        return Ok(due.pause());
     }
-    let Some(claimed) = claim(scheduled, tick, ids, now).await? else { return Ok(LOOK) };
+    let Some(claimed) = claim(scheduled, tick, due.keys, now).await? else { return Ok(LOOK) };
     let answers = execute(scheduled, claimed).await;
     answered(scheduled, tick, answers).await?;
     Ok(Duration::ZERO)
 }
 
-struct Due {
-    /// The schedules of the shard that are due, the earliest first.
-    ids: Vec<String>,
-    /// When the next one is due, if none is due now and that one is due before the next look.
-    next: Option<Timestamp>,
-}
-
 /// Returns the schedules of the shard with which something is to be done. Commands that this program does not execute,
 /// or that only a later release can read, are passed over: a node that executes them has them.
 async fn due(scheduled: &ScheduledProcessor, tick: &Tick<'_>, now: Timestamp) -> Result<Due, StoreError> {
-    let (mut ids, mut after) = (vec![], None);
-    loop {
-        let soon = Comparison::LessOrEqual((now + LOOK).as_micros().into());
-        let select = Select {
-            table: TABLE,
-            filters: vec![
-                Filter { column: CATEGORY, comparison: Comparison::Equal(scheduled.category.into()) },
-                Filter { column: DUE, comparison: soon },
-            ],
-            order: Order { by: Some(DUE), ..Order::default() },
-            after: after.take(),
-            limit: Some(TOGETHER),
-        };
-        let rows = scheduled.store.as_ref().select(select).await?;
-        let full = rows.len() == TOGETHER;
-        if let Some((key, row)) = rows.last() {
-            after = Some(SortKey { key: key.clone(), value: due_of(row)?.into() });
-        }
-        for (id, row) in rows {
-            let Ok(row) = Row::read(&row) else { continue };
-            let Some(due) = row.due.map(Timestamp::from_micros) else { continue };
-            if !tick.shard.has(&id) || !is_ours(scheduled, &row) {
-                continue;
-            }
-            if due > now {
-                let next = ids.is_empty().then_some(due);
-                return Ok(Due { ids, next });
-            }
-            ids.push(id);
-            if ids.len() == TOGETHER {
-                return Ok(Due { ids, next: None });
-            }
-        }
-        if !full {
-            return Ok(Due { ids, next: None });
-        }
-    }
-}
-
-/// Returns when a row is due, which it is since it was selected so. Fails with [`StoreError::Row`].
-fn due_of(row: &serde_json::value::RawValue) -> Result<i64, StoreError> {
-    #[derive(serde::Deserialize)]
-    struct Due {
-        due: i64,
-    }
-    let due: Result<Due, _> = serde_json::from_str(row.get());
-    due.map(|due| due.due).map_err(|reason| StoreError::Row { table: TABLE.to_string(), reason: reason.into() })
+    let of_category = Filter { column: CATEGORY, comparison: Comparison::Equal(scheduled.category.into()) };
+    let look = Look { table: TABLE, due: DUE, filters: vec![of_category], now, beyond: None };
+    let what = |id: &str, row: &RawValue, due| match Row::read(row) {
+        Ok(row) if tick.shard.has(id) && is_ours(scheduled, &row) => match due <= now {
+            true => due::Row::Now,
+            false => due::Row::Later,
+        },
+        _ => due::Row::Pass,
+    };
+    look.run(scheduled.store.as_ref(), what).await
 }
 
 /// Whether this program can do what is to be done with a row.

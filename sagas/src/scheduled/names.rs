@@ -11,7 +11,7 @@ pub const SCHEDULED_FOR: &str = "scheduledFor";
 
 /// Fails with [`Invalid::Name`] unless an id of a schedule has 1 to 512 bytes and no control characters.
 pub fn check_id(id: &str) -> Result<(), Invalid> {
-    check_name("schedule id", id)
+    limits::name("schedule id", id)
 }
 
 /// Fails with [`Invalid::Name`] at the id of a cron schedule, which the program that runs it declares.
@@ -20,15 +20,4 @@ pub fn check_not_cron(id: &str) -> Result<(), Invalid> {
         true => Err(Invalid::name("schedule id", id, "begins with `cron:`, like those of cron schedules")),
         false => Ok(()),
     }
-}
-
-/// Fails with [`Invalid::Name`] unless a name has 1 to 512 bytes and no control characters.
-pub fn check_name(what: &'static str, name: &str) -> Result<(), Invalid> {
-    let reason = match name.len() {
-        0 => "is empty",
-        len if len > limits::NAME_BYTES => "is longer than 512 bytes",
-        _ if name.chars().any(char::is_control) => "has a control character",
-        _ => return Ok(()),
-    };
-    Err(Invalid::name(what, name, reason))
 }

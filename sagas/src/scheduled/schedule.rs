@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     change::{Place, prepare},
     list::ScheduledCommands,
-    names::{SCHEDULED_FOR, check_id, check_name, check_not_cron},
+    names::{SCHEDULED_FOR, check_id, check_not_cron},
     table::{Row, ScheduledStatus},
     unschedule::Unscheduling,
 };
@@ -245,7 +245,7 @@ impl<'a, C: Command> Scheduling<'a, C> {
 
     /// Returns the row of the schedule. Fails if what was said breaks a rule.
     fn row(&self, id: &str, now: Timestamp) -> Result<Row, StoreError> {
-        check_name("key", self.stream.key())?;
+        limits::name("key", self.stream.key())?;
         if self.stream.key() == "$every" {
             return Err(Invalid::name("key", "$every", "is reserved for the decisions of `every`").into());
         }
