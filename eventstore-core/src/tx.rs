@@ -279,6 +279,11 @@ impl EventStore for TxStore {
         within!(self, |open| open.prefix_at(at))
     }
 
+    async fn time(&self) -> Result<Timestamp, StoreError> {
+        // Not from the store it is a transaction of: that would need another connection while this one is held.
+        Ok(within!(self, |open| open.time())?.unwrap_or_else(|| self.now()))
+    }
+
     async fn identity(&self) -> Result<Identity, StoreError> {
         self.outer.identity().await
     }

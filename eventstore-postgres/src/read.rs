@@ -308,6 +308,12 @@ pub(crate) async fn prefix_at(connection: &mut PgConnection, db: &Db, at: Timest
     Ok(Prefix { position: Position(found.unsigned_abs()), settled })
 }
 
+/// Returns the time by the clock of the server.
+pub(crate) async fn time(connection: &mut PgConnection, db: &Db) -> Result<Timestamp, StoreError> {
+    let micros: i64 = sqlx::query_scalar(db.sql.time()).fetch_one(connection).await.map_err(error::store)?;
+    Ok(Timestamp::from_micros(micros))
+}
+
 /// Returns the identity of the log. A log without one is [`StoreError::Damaged`].
 pub(crate) async fn identity(connection: &mut PgConnection, db: &Db) -> Result<Identity, StoreError> {
     let stored = sqlx::query_as(db.sql.identity()).fetch_optional(connection).await.map_err(error::store)?;

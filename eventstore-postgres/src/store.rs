@@ -838,11 +838,7 @@ impl EventStore for PgStore {
     }
 
     async fn time(&self) -> Result<Timestamp, StoreError> {
-        let micros: i64 = sqlx::query_scalar(self.shared.db.sql.time())
-            .fetch_one(&mut *self.connection().await?)
-            .await
-            .map_err(error::store)?;
-        Ok(Timestamp::from_micros(micros))
+        read::time(&mut *self.connection().await?, &self.shared.db).await
     }
 
     fn now(&self) -> Timestamp {

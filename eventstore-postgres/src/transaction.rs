@@ -448,6 +448,10 @@ impl Transaction for PgTransaction {
         Ok(self.prefix_at(at).await?.position)
     }
 
+    async fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        reads!(self, read::time(&mut self.connection, &self.db)).map(Some)
+    }
+
     async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
         reads!(self, self.read_prefix(at))
     }

@@ -76,7 +76,8 @@ impl fmt::Display for CommandStatus {
 impl<S: Saga> Sagas<S> {
     /// Returns the events that an instance has answered, in the order of the log, with what the code of this program
     /// answers them with. Nothing is stored for that but the positions of the events: what became of each command is
-    /// found in the log, by its id. Empty if there is no such instance, or if it was deleted after its end.
+    /// found in the log, by its id. Empty if there is no such instance, if it was deleted after its end, or if its state is
+    /// that of a new instance again and it has no timer: such an instance has no row.
     ///
     /// Costs a read for each event and one for each command. What time-outs of steps did is not shown; see
     /// [`Instance::plan`](crate::Instance::plan). [`Invalid::Request`] if the instance has answered 1,000 events or more:

@@ -10,7 +10,6 @@ mod cron;
 mod due;
 mod history;
 mod instances;
-mod interned;
 mod operate;
 mod processor;
 mod runs;

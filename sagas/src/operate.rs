@@ -41,7 +41,7 @@ impl<S: Saga> Sagas<S> {
             return Processors::new(&self.store).dead_letters(S::NAME).retry(key).await;
         }
         self.intervene(key, Intervention::Retry, "").await?;
-        self.wait(key).await
+        self.wait(key).await.map(drop)
     }
 
     /// Skips what a parked instance waits for, for good, and keeps the reason: the event that waits as a dead letter, or
@@ -55,7 +55,7 @@ impl<S: Saga> Sagas<S> {
             return letters.skip(key, reason).await.map(drop);
         }
         self.intervene(key, Intervention::Skip, reason).await?;
-        self.wait(key).await
+        self.wait(key).await.map(drop)
     }
 
     /// Ends an instance: it reads no more events and none of its timers fires. Nothing is undone. Events of it that wait
@@ -68,12 +68,19 @@ impl<S: Saga> Sagas<S> {
 
     /// Undoes the steps of an instance that are or may be done, the last first. Returns when a node has begun.
     ///
-    /// [`Invalid::Request`] if the saga has no steps, if the instance is over, is being undone already or has passed its
-    /// [pivot](eventstore_core::Plan::pivot), or if an event of it waits as a dead letter: retry or skip that first.
+    /// The node first completes what it is sending.
+    ///
+    /// [`Invalid::Request`] if the saga has no steps, if the instance is over, is being undone or tried again already or
+    /// passes its [pivot](eventstore_core::Plan::pivot) first, or if an event of it waits as a dead letter: retry or
+    /// skip that first.
     /// [`StoreError::Parked`] if a step cannot be undone, [`StoreError::Behind`] if no node has begun within 30 seconds.
     pub async fn compensate(&self, key: &str, reason: &str) -> Result<(), StoreError> {
         self.intervene(key, Intervention::Compensate, reason).await?;
-        self.wait(key).await
+        let row = self.wait(key).await?;
+        match row.is_some_and(|row| row.plan.is_some_and(|plan| plan.failed.is_some())) {
+            true => Ok(()),
+            false => Err(refused::<S>(key, "has passed its pivot meanwhile, or is over")),
+        }
     }
 
     /// Has the steps and timers of an instance that wait for another try tried at once: what they need is there again.
@@ -87,8 +94,7 @@ impl<S: Saga> Sagas<S> {
     /// overwrites the change with what it has read before.
     async fn intervene(&self, key: &str, what: Intervention, reason: &str) -> Result<(), StoreError> {
         let (table, store) = (table::table(S::NAME), self.store.as_ref());
-        let refused =
-            |why: &str| StoreError::from(Invalid::Request(format!("the instance `{key}` of `{}` {why}", S::NAME)));
+        let refused = |why: &str| refused::<S>(key, why);
         // Outside of the transaction: reading a table that does not exist would end it.
         if self.get(key).await?.is_none() {
             return Err(refused("does not exist"));
@@ -154,13 +160,13 @@ impl<S: Saga> Sagas<S> {
         Ok(row)
     }
 
-    /// Waits until a node has tried a parked instance again.
-    async fn wait(&self, key: &str) -> Result<(), StoreError> {
+    /// Waits until a node has tried a parked instance again, or has begun to undo its steps. Returns the row.
+    async fn wait(&self, key: &str) -> Result<Option<StoredInstance>, StoreError> {
         let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
         loop {
-            let Some(row) = self.rows(vec![key.into()]).await?.pop() else { return Ok(()) };
-            if row.status != SagaStatus::Parked {
-                return Ok(());
+            let Some(row) = self.rows(vec![key.into()]).await?.pop() else { return Ok(None) };
+            if row.status != SagaStatus::Parked && !row.is_undo_asked() {
+                return Ok(Some(row));
             }
             if row.due.is_none() {
                 let (keys, reason) = (ParkedKeys::of([key]), row.error.unwrap_or_default());
@@ -175,4 +181,8 @@ impl<S: Saga> Sagas<S> {
             pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
+}
+
+fn refused<S: Saga>(key: &str, why: &str) -> StoreError {
+    Invalid::Request(format!("the instance `{key}` of `{}` {why}", S::NAME)).into()
 }

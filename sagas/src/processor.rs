@@ -9,11 +9,11 @@ use std::{collections::HashMap, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Changes, Event, EventStore, Position, Query, StoreError, Table, Transaction,
+    Changes, Event, EventStore, Position, Query, StoreError, Transaction,
     process::{Heard, Process, Turn, TurnResult},
 };
 use eventstore_engine::{
-    Begins, DecodedPage, Disposition, Failure, Fault, Halt, Part, Processor, Queue, Reads, Remembered, Tick,
+    Begins, DecodedPage, Disposition, Failure, Fault, Halt, Instances, Part, Processor, Queue, Reads, Remembered, Tick,
     failure::at,
 };
 
@@ -149,8 +149,8 @@ impl<P: Process> Processor for Answers<P> {
         Begins::AsSaid(self.start)
     }
 
-    fn instances(&self) -> Option<Table> {
-        Some(self.table)
+    fn instances(&self) -> Option<Instances> {
+        Some(Instances::Table(self.table))
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {

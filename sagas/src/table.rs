@@ -2,12 +2,11 @@
 
 use eventstore_core::{
     Changes, Column, Kind, SagaStatus, StoreError, Table, Timestamp,
+    engine::interned,
     process::{Change, StoredInstance},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
-
-use crate::interned::interned;
 
 /// When something is to be done: microseconds since 1970.
 pub const DUE: &Column = &COLUMNS[4];

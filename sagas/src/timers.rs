@@ -11,7 +11,7 @@ use std::{
 
 use eventstore_core::{
     Changes, Rows, StoreError, Timestamp,
-    process::{FIRING, Item, Process, StoredInstance, TimerId, Turn, Unreadable, end, open},
+    process::{FIRING, Item, Process, StoredInstance, TimerId, Turn, Unreadable, begin_undo, end, open},
 };
 use eventstore_engine::{Halt, Tick};
 use serde_json::value::RawValue;
@@ -100,10 +100,13 @@ async fn claim<P: Process>(
             changes.deletes.push(key);
             continue;
         }
+        let changed = begin_undo(&mut row);
         let again = row.is_asked_again();
         let timers = if again { row.claim_again(now) } else { row.claim(now) };
-        if again || !timers.is_empty() {
+        if changed || again || !timers.is_empty() {
             changes.upserts.push((key, table::written(&answers.table, &row)?));
+        }
+        if again || !timers.is_empty() {
             fired.push(Fired { row, timers, again });
         }
     }

@@ -1,14 +1,16 @@
 //! What an operator does to an instance of a saga, and what its history says.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use eventstore::{
-    CommandStatus, Expected, Invalid, Position, Processors, SagaStatus, StoreError, StreamId, prelude::*,
+    CommandStatus, EventStore, Expected, Invalid, Position, Processors, SagaStatus, StoreError, StreamId, prelude::*,
 };
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::{
+    Between, World,
     account::{AccountEvent, Deposit, Open, Withdraw},
     instances::pass,
     sagas::{LEASE, MoneyTransfer, account, bank, names, requested, transfer, until},
@@ -149,6 +151,103 @@ async fn g7_an_instance_is_undone_by_an_operator_before_its_pivot_only() -> Resu
     is_refused(&sagas.wake("t2").await, "is over");
     assert_eq!(interventions(store).await?[0], told("compensate", "the customer has called", "ops"));
     runner.stop().await;
+    Ok(())
+}
+
+/// Runs the saga on a node whose first append comes after an operator has asked for the instance to be undone. Returns
+/// the operator's answer, and the instance once it is over.
+async fn undone_while_a_node_sends<S: Saga>(
+    world: &World,
+    next: impl AsyncFnOnce(&Store) -> Result<(), Any>,
+) -> Result<(Result<(), StoreError>, eventstore::Instance<S>), Any> {
+    let store = &world.store;
+    let sagas = store.sagas::<S>();
+    let runner = Runner::new(store).lease(LEASE).saga::<S>().start();
+    requested(store, "t1", 20).await?;
+    until(async || Ok(sagas.get("t1").await?.is_some())).await?;
+    runner.settle().await?;
+    runner.stop().await;
+    let (said, answer) = tokio::sync::oneshot::channel();
+    let node = Between::new(&world.inner).let_in(move |store| async move {
+        let operator = store.clone();
+        tokio::spawn(async move { said.send(operator.sagas::<S>().compensate("t1", "the customer has called").await) });
+        let asked = async || {
+            let instance = store.sagas::<S>().get("t1").await?;
+            Ok(instance.and_then(|one| one.plan).is_some_and(|plan| plan.asked.is_some() || plan.failed.is_some()))
+        };
+        until(asked).await.expect("the operator asks");
+    });
+    next(store).await?;
+    let node = Store::from(Arc::new(node) as Arc<dyn EventStore>);
+    let runner = Runner::new(&node).lease(LEASE).saga::<S>().start();
+    let answer = timeout(Duration::from_secs(20), answer).await??;
+    until(async || Ok(sagas.get("t1").await?.is_some_and(|one| one.status.is_over()))).await?;
+    runner.stop().await;
+    Ok((answer, sagas.get("t1").await?.ok_or("it is kept")?))
+}
+
+/// Takes the money once it is approved, and waits.
+#[derive(Saga, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[saga(steps, stream, from = "beginning")]
+struct Taking {
+    order: Order,
+}
+
+impl Steps for Taking {
+    type Event = TransferEvent;
+
+    fn begin(event: &Recorded<TransferEvent>) -> Option<Self> {
+        let TransferEvent::Requested(order) = &event.data else { return None };
+        Some(Self { order: order.clone() })
+    }
+
+    fn steps(&self) -> Plan<TransferEvent> {
+        let Order { from, amount, .. } = &self.order;
+        let amount = *amount;
+        Plan::new()
+            .step("approve", Commands::none())
+            .done(|event| matches!(event, TransferEvent::Completed))
+            .step("take", send(from, Withdraw { amount }))
+            .undo(send(account("returns"), Deposit { amount }))
+            .step("wait", Commands::none())
+            .done(|event| matches!(event, TransferEvent::Expired))
+    }
+
+    fn ended(&self, _: &End) -> Commands {
+        Commands::none()
+    }
+}
+
+/// G7: a step that a node is sending when an operator asks is undone, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g7_a_step_that_a_node_is_sending_is_undone_too() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    for (key, amount) in [("ann", 100), ("returns", 0)] {
+        open(store, key, amount).await?;
+    }
+    let complete = async |store: &Store| Ok(store.execute(&transfer("t1"), Complete).await.map(drop)?);
+    let (answer, instance) = undone_while_a_node_sends::<Taking>(&world, complete).await?;
+    assert!(answer.is_ok(), "{answer:?}");
+    assert_eq!(instance.status, SagaStatus::Compensated);
+    assert_eq!((balance(store, "ann").await?, balance(store, "returns").await?), (80, 20));
+    Ok(())
+}
+
+/// G7: an instance that passes its pivot while an operator asks is not undone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g7_an_instance_that_passes_its_pivot_meanwhile_is_not_undone() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    for (key, amount) in [("ann", 100), ("bob", 0), ("fees", 0), ("returns", 0)] {
+        open(store, key, amount).await?;
+    }
+    let complete = async |store: &Store| Ok(store.execute(&transfer("t1"), Complete).await.map(drop)?);
+    let (answer, instance) = undone_while_a_node_sends::<Approved>(&world, complete).await?;
+    is_refused(&answer, "has passed its pivot meanwhile, or is over");
+    assert_eq!(instance.status, SagaStatus::Finished);
+    let balances = (balance(store, "ann").await?, balance(store, "bob").await?, balance(store, "returns").await?);
+    assert_eq!(balances, (79, 20, 0));
     Ok(())
 }
 

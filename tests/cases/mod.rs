@@ -422,6 +422,9 @@ fn of_letters(rows: &Rows) -> bool {
 
 #[async_trait::async_trait]
 impl Transaction for Counted {
+    async fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.time().await
+    }
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
         self.inner.lock(shard).await
     }

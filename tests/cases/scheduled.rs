@@ -89,11 +89,11 @@ impl Decide<Wipe> for Note {
     }
 }
 
-fn note(key: &str) -> Id<Note> {
+pub fn note(key: &str) -> Id<Note> {
     key.into()
 }
 
-fn add(text: &str) -> Add {
+pub fn add(text: &str) -> Add {
     Add { text: text.into() }
 }
 
@@ -268,20 +268,20 @@ async fn m2_a_command_that_a_frozen_node_has_claimed_is_cancelled_for_that_node_
     let late = claimed("late").await?;
     assert_eq!(store.unschedule("late").await?, Unscheduled::Cancelled);
     assert_eq!(status(store, "late").await?, Some(ScheduledStatus::Cancelled));
-    let zombie = store.execute(&note("late"), add("it")).command_id(late.command_id("late")).await;
+    let zombie = store.execute(&note("late"), add("it")).command_id(late.command_id).await;
     assert!(
         matches!(zombie, Err(CommandError::Store(StoreError::Reused { .. }))),
         "{:?}",
         zombie.map(|done| done.events)
     );
-    // The same instant has no other command under this id.
-    let again = store.schedule(&note("late"), add("it")).at(late.at()).id("late").await;
-    assert!(matches!(again, Err(StoreError::Reused { .. })), "{again:?}");
+    // Scheduled again at the same instant, it is another command: the frozen node does not execute that one.
+    store.schedule(&note("again"), add("it")).at(late.at()).id("late").await?;
+    assert_ne!(row(store, "late").await?.command_id, late.command_id);
     // A crash after that was recorded, and before it was stored in the row.
     put(store, "late", &late).await?;
     // Executed before it is cancelled, and not stored in the row.
     let early = claimed("early").await?;
-    let done = store.execute(&note("early"), add("it")).command_id(early.command_id("early")).await?;
+    let done = store.execute(&note("early"), add("it")).command_id(early.command_id).await?;
     assert_eq!(store.unschedule("early").await?, Unscheduled::Fired { at: early.at(), position: Some(done.position) });
     let runner = start(store);
     comes_to(store, "late", ScheduledStatus::Cancelled).await?;
@@ -289,6 +289,45 @@ async fn m2_a_command_that_a_frozen_node_has_claimed_is_cancelled_for_that_node_
     runner.stop().await;
     assert_eq!((texts(store, "late").await?.len(), texts(store, "early").await?.len()), (0, 1));
     assert_eq!(store.unschedule("late").await?, Unscheduled::Cancelled);
+    Ok(())
+}
+
+/// A node that was frozen does not execute what its successor has found refused or without events.
+#[tokio::test]
+async fn m2_what_has_recorded_nothing_is_recorded_by_no_frozen_node_later() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let mut frozen = vec![];
+    for (id, text, ends) in [("refused", "no", ScheduledStatus::Refused), ("idle", "nothing", ScheduledStatus::Fired)] {
+        store.schedule(&note(id), add(text)).id(id).await?;
+        let mut firing = row(store, id).await?;
+        firing.claim(store.as_ref().time().await?);
+        put(store, id, &firing).await?;
+        frozen.push((id, ends, firing));
+    }
+    let runner = start(store);
+    for (id, ends, firing) in &frozen {
+        comes_to(store, id, *ends).await?;
+        // A crash after that was recorded, and before it was stored in the row.
+        put(store, id, firing).await?;
+        comes_to(store, id, *ends).await?;
+        assert_eq!(store.unschedule(id).await?, Unscheduled::Fired { at: firing.at(), position: None });
+    }
+    assert_eq!(row(store, "refused").await?.error.as_deref(), Some("not that\\0"));
+    runner.stop().await;
+    for (id, _, firing) in &frozen {
+        // The rule says something else by now.
+        let zombie = store.execute(&note(id), add("it")).command_id(firing.command_id).await;
+        assert!(
+            matches!(zombie, Err(CommandError::Store(StoreError::Reused { .. }))),
+            "{:?}",
+            zombie.map(|it| it.events)
+        );
+        // An operator who asks of the row before the answer is told the same.
+        put(store, id, firing).await?;
+        assert_eq!(store.unschedule(id).await?, Unscheduled::Fired { at: firing.at(), position: None });
+        assert_eq!(texts(store, id).await?.len(), 0);
+    }
     Ok(())
 }
 
@@ -407,10 +446,15 @@ async fn m5_the_same_schedule_asked_for_again_is_the_same_and_another_one_is_an_
     let fired = store.scheduled().get("c").await?.expect("it is kept").at;
     assert_eq!(store.schedule(&bob, add("b")).at(fired).id("c").await?.due, fired);
     assert_eq!(status(store, "c").await?, Some(ScheduledStatus::Fired));
-    let other = store.schedule(&bob, add("e")).at(fired).id("c").replace().await;
-    assert!(matches!(other, Err(StoreError::Reused { .. })), "under the command's id is another command: {other:?}");
-    store.schedule(&bob, add("e")).at(fired + Duration::from_millis(1)).id("c").replace().await?;
-    until(async || Ok(texts(store, "bob").await? == ["b", "e"])).await?;
+    let other = store.schedule(&bob, add("e")).at(fired).id("c").await;
+    assert!(matches!(other, Err(StoreError::Reused { .. })), "{other:?}");
+    // What replaces it has a command of its own, also at an instant at which another one was executed.
+    for text in ["e", "f"] {
+        store.schedule(&bob, add("later")).after(HOUR).id("c").replace().await?;
+        store.schedule(&bob, add(text)).at(fired).id("c").replace().await?;
+        comes_to(store, "c", ScheduledStatus::Fired).await?;
+    }
+    assert_eq!(texts(store, "bob").await?, ["b", "e", "f"]);
     runner.stop().await;
     Ok(())
 }
@@ -781,6 +825,33 @@ async fn m6_missed_ticks_of_cron_are_run_by_the_stated_policy() -> Result<(), An
 static STUCK: AtomicBool = AtomicBool::new(true);
 
 /// A tick whose first command is refused, and whose second one panics while the code is broken.
+#[tokio::test]
+async fn p10_a_schedule_of_cron_that_was_given_up_is_removed_and_begins_anew() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let run = || Runner::new(store).lease(LEASE).schedule(EachMinute).start();
+    let runner = run();
+    until(async || Ok(store.scheduled().get("cron:each_minute").await?.is_some())).await?;
+    runner.stop().await;
+    store.schedule(&note("ann"), add("kept")).after(MINUTE).id("c").await?;
+    let processors = Processors::new(store);
+    let rebuilt = processors.rebuild("cron:each_minute").await.map(drop);
+    assert!(matches!(rebuilt, Err(StoreError::Invalid(Invalid::Request(_)))), "{rebuilt:?}");
+    processors.discard("cron:each_minute").await?;
+    let left: Vec<_> = store.scheduled().list(10).await?.into_iter().map(|one| one.id).collect();
+    assert_eq!(left, ["c"]);
+    // Ticks of the time in which there was no schedule are not missed.
+    let Some(clock) = world.clock() else { return Ok(()) };
+    clock.advance(60 * MINUTE);
+    let runner = run();
+    until(async || Ok(store.scheduled().get("cron:each_minute").await?.is_some())).await?;
+    clock.advance(MINUTE);
+    until(async || Ok(!texts(store, "each_minute").await?.is_empty())).await?;
+    runner.stop().await;
+    assert_eq!(texts(store, "each_minute").await?.len(), 1);
+    Ok(())
+}
+
 struct Fragile;
 
 impl Schedule for Fragile {

@@ -9,8 +9,8 @@ use std::{
 };
 
 use eventstore::{
-    CommandError, Durability, EventStore, Expected, Id, Invalid, PgStore, Position, RunReadModels, Runner, Store,
-    StoreError, Version,
+    CommandError, Durability, EventStore, Expected, Id, Invalid, PgStore, Position, RunReadModels, Runner,
+    ScheduleCommands, Store, StoreError, Unscheduled, Version,
     sqlx::{self, AssertSqlSafe},
     testing::Clock,
 };
@@ -19,7 +19,14 @@ use uuid::Uuid;
 
 use crate::{
     account::{Account, AccountEvent, *},
-    cases::{World, balances::*, campus::*, golden, snapshots},
+    cases::{
+        World,
+        balances::*,
+        campus::*,
+        golden,
+        scheduled::{add, note},
+        snapshots,
+    },
     server,
 };
 
@@ -273,6 +280,24 @@ async fn a6_an_append_over_a_connection_that_broke_is_sent_again() -> Result<(),
         let done = store.append(&ann, Expected::Any, [AccountEvent::Deposited { amount: 1 }]).await?;
         assert_eq!(done.last, Position(1 + n));
     }
+    Ok(())
+}
+
+/// A pool that is used up by transactions has no second connection for what happens in them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m5_a_command_is_scheduled_in_a_transaction_that_has_the_only_connection() -> Result<(), Any> {
+    let options = PgStore::options().schema(server::schema()).max_connections(1);
+    let store = Store::from(options.connect(server::url()).await?);
+    store.scheduled().prepare().await?;
+    let ann = note("ann");
+    let tx = store.begin().await?;
+    tx.execute(&ann, add("one")).await?;
+    tx.schedule(&ann, add("two")).id("c").await?;
+    tx.schedule(&ann, add("three")).id("d").await?;
+    assert_eq!(tx.unschedule("d").await?, Unscheduled::Cancelled);
+    tx.commit().await?;
+    let left: Vec<_> = store.scheduled().list(10).await?.into_iter().map(|one| one.id).collect();
+    assert_eq!(left, ["c"]);
     Ok(())
 }
 

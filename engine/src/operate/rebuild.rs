@@ -18,7 +18,7 @@ use crate::{
     record::{
         self, PROCESSORS, ProcessorState, Row, dead_letters,
         holds::{self, RESHARDS},
-        if_built, list,
+        if_built, instances, list,
         names::{current_or_first, model},
         nodes::NODES,
     },
@@ -39,7 +39,8 @@ impl Processors {
         let mut known = known.unwrap_or_else(|| Row::new(now, head));
         if known.instances.is_some() {
             transaction.rollback().await?;
-            let why = "is a saga or a reactor, and the commands it has sent stay sent: discard it to begin it anew";
+            let why = "is a saga, a reactor or a cron schedule, and the commands it has sent stay sent: discard it to \
+                       begin it anew";
             return Err(Invalid::Request(format!("`{name}` {why}")).into());
         }
         if known.state == ProcessorState::Failed {
@@ -180,9 +181,11 @@ impl Processors {
     /// Removes what was built or kept next to the current version, for good: its table, its checkpoint and its dead
     /// letters. The name must be a full one, [`Rebuild::name`] or `balance@1`.
     ///
-    /// Also removes a subscription, a projection in SQL, a saga or a reactor that was given up: its checkpoints, its dead
-    /// letters, the instances of a saga or reactor with their timers, and its row in the table of processors. It may then
-    /// start again under its name, as for the first time. The tables that a projection in SQL writes to stay: empty or
+    /// Also removes a subscription, a projection in SQL, a saga, a reactor or a cron schedule (`cron:interest`) that was
+    /// given up: its checkpoints, its dead letters, the instances of a saga or reactor with their timers, the next tick
+    /// of a schedule, and its row in the table of processors. It may then start again under its name, as for the first
+    /// time: a saga that begins with the first event answers all events again, also for instances that an operator has
+    /// cancelled. The tables that a projection in SQL writes to stay: empty or
     /// drop them. Stop every program that keeps the projection inline first. Commands that a process has sent before are
     /// not recorded twice if it sends the same again.
     ///
@@ -228,7 +231,7 @@ impl Processors {
         let known = self.known().await?.contains_key(name);
         if !known && store.shards(Some(name)).await?.is_empty() {
             return refused(
-                "is no subscription, projection in SQL, saga or reactor, nor the full name of what was built or kept",
+                "is no subscription, projection in SQL, saga, reactor or cron schedule, nor the full name of what was built or kept",
             );
         }
         for table in [NODES, RESHARDS] {
@@ -242,7 +245,7 @@ impl Processors {
             return refused("is run by a node that has its code");
         }
         if let Some(instances) = record::row(&mut *transaction, name).await?.and_then(|row| row.instances) {
-            transaction.remove(&instances).await?;
+            instances::remove(&mut *transaction, &instances).await?;
         }
         transaction.put_shards(name, vec![]).await?;
         let letters = dead_letters::read(transaction.rows(dead_letters::wanted(name, None)).await?)?;

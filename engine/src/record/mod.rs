@@ -4,6 +4,7 @@
 
 pub mod dead_letters;
 pub mod holds;
+pub mod instances;
 pub mod names;
 pub mod nodes;
 pub mod queue;

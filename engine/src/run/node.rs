@@ -569,7 +569,7 @@ impl Node {
             return Ok(Some(shards));
         }
         let mut known = known.unwrap_or_else(|| Row::new(store.now(), Position(0)));
-        let instances = run.processor.instances().map(|table| table.to_string());
+        let instances = run.processor.instances().map(|instances| instances.stored());
         let told = known.instances == instances;
         known.instances = instances;
         let how = How { start: run.options.start, shards: run.options.shards, shrinks: standing.shrinks };

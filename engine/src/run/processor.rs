@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     failure::{Failure, Fault, Halt},
-    record::{self, queue::Queue, reads::Reads},
+    record::{self, instances::Instances, queue::Queue, reads::Reads},
     run::{page::DecodedPage, parked::Parked},
 };
 
@@ -123,8 +123,9 @@ pub trait Processor: Send + Sync {
         None
     }
 
-    /// Returns the table of its instances, if it is a process. A process is never built again: its commands were sent.
-    fn instances(&self) -> Option<Table> {
+    /// Returns where its instances are stored, if it is a process. A process is never built again: its commands were
+    /// sent.
+    fn instances(&self) -> Option<Instances> {
         None
     }
 

@@ -88,6 +88,12 @@ pub trait Transaction: Send {
     /// As [`EventStore::position_at`](crate::EventStore::position_at), seeing what this transaction has appended.
     async fn position_at(&mut self, at: Timestamp) -> Result<Position, StoreError>;
 
+    /// As [`EventStore::time`](crate::EventStore::time), on the connection of the transaction. `None`, the default: the
+    /// store has a clock in this process.
+    async fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
     /// As [`EventStore::prefix_at`](crate::EventStore::prefix_at), seeing what this transaction has appended.
     async fn prefix_at(&mut self, at: Timestamp) -> Result<Prefix, StoreError> {
         Ok(Prefix { position: self.position_at(at).await?, settled: false })

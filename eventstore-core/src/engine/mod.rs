@@ -3,10 +3,12 @@
 //! Unstable: for the engine crate and for the stores only. A release may change everything here without notice.
 
 pub(crate) mod dead_letters;
+mod interned;
 pub(crate) mod processors;
 pub(crate) mod shard;
 
 pub use dead_letters::{LETTERS, Sweep, parked, swept, swept_within};
+pub use interned::interned;
 pub use processors::{PROCESSORS, ProcessorRow, ProcessorState, check_name};
 
 pub use crate::table::SHADOW;

@@ -225,21 +225,42 @@ impl StoredInstance {
         if over {
             // A timer that has fired is answered even after the end of the instance.
             self.timers.retain(|timer| timer.fired > 0);
+            self.withdraw();
         }
         if status == SagaStatus::Parked || self.timers.iter().any(|timer| timer.next.is_none()) {
             self.park();
             return;
         }
-        let timers = self.timers.iter().filter_map(|timer| timer.next);
         let end = forget.filter(|_| over && self.timers.is_empty()).map(|time| self.changed_at + time);
-        (self.status, self.due) = (status, timers.chain(end).min());
+        (self.status, self.due) = (status, [self.next(), end].into_iter().flatten().min());
+    }
+
+    /// Returns when a node next does something with an instance that goes on.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        let undo = self.is_undo_asked().then(Timestamp::default);
+        self.timers.iter().filter_map(|timer| timer.next).chain(undo).min()
+    }
+
+    /// Whether an operator has asked for the steps to be undone, and no node has begun to.
+    pub fn is_undo_asked(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.asked.is_some())
+    }
+
+    /// Forgets that an operator has asked for the steps to be undone. Returns the reason.
+    pub(super) fn withdraw(&mut self) -> Option<String> {
+        self.plan.as_mut().and_then(|plan| plan.asked.take())
+    }
+
+    /// Whether a timer has fired and is not answered: its answer may be half given.
+    pub(super) fn is_firing(&self) -> bool {
+        self.timers.iter().any(|timer| timer.fired > 0 && timer.error.is_none())
     }
 
     /// Parks the instance: its timers wait behind the event or timer that it is parked for. An operator who has asked
     /// for another try still waits for it.
     pub(super) fn park(&mut self) {
         if !self.is_asked_again() {
-            (self.status, self.due) = (SagaStatus::Parked, None);
+            (self.status, self.due) = (SagaStatus::Parked, self.is_undo_asked().then(Timestamp::default));
         }
     }
 
@@ -264,7 +285,7 @@ impl StoredInstance {
                 timer.id()
             })
             .collect();
-        self.due = self.timers.iter().filter_map(|timer| timer.next).min();
+        self.due = self.next();
         ids
     }
 

@@ -58,11 +58,12 @@ impl Intervention {
             Self::Cancel => {
                 // What a node has claimed before ends with the instance, too.
                 row.timers.clear();
+                row.withdraw();
                 (row.status, row.due) = (SagaStatus::Cancelled, terms.keep_finished.map(|time| now + time));
                 (row.changed_at, row.error) = (now, Some(reason.into()));
                 Ok(())
             }
-            Self::Compensate => compensate(row, reason),
+            Self::Compensate => ask_undo(row, reason),
             Self::Wake => wake(row, now),
         }
     }
@@ -109,29 +110,56 @@ fn skip_step(plan: &mut Progress, reason: &str) {
     }
 }
 
-fn compensate(row: &mut StoredInstance, reason: &str) -> Result<(), &'static str> {
-    let Some(plan) = &mut row.plan else { return Err("has no steps that could be undone") };
-    if plan.failed.is_some() {
+/// Asks for the steps to be undone. A node may be sending a step of which the row does not know yet, so the node that
+/// runs the instance [begins](begin_undo) once it has completed each answer that may be half given.
+fn ask_undo(row: &mut StoredInstance, reason: &str) -> Result<(), &'static str> {
+    if row.is_asked_again() {
+        return Err("is being tried again");
+    }
+    let plan = undoable(row)?;
+    if plan.asked.is_some() {
         return Err("is being undone already");
     }
-    if plan.pivoted() {
-        return Err("has passed its pivot: its steps are not undone any more");
+    plan.asked = Some(reason.into());
+    row.due = Some(Timestamp::default());
+    Ok(())
+}
+
+/// Returns the plan of an instance whose steps can be undone. Fails with the reason why they cannot.
+fn undoable(row: &mut StoredInstance) -> Result<&mut Progress, &'static str> {
+    match &mut row.plan {
+        None => Err("has no steps that could be undone"),
+        Some(plan) if plan.failed.is_some() => Err("is being undone already"),
+        Some(plan) if plan.pivoted() => Err("has passed its pivot: its steps are not undone any more"),
+        Some(plan) => Ok(plan),
     }
+}
+
+/// Begins to undo the steps of an instance if an operator has asked for it and no answer of it may be half given. An
+/// instance that has passed its pivot meanwhile goes on. Returns whether the row is changed.
+pub fn begin_undo(row: &mut StoredInstance) -> bool {
+    if row.is_firing() {
+        return false;
+    }
+    let Some(reason) = row.withdraw() else { return false };
+    let Ok(plan) = undoable(row) else {
+        row.due = if row.status == SagaStatus::Parked { None } else { row.next() };
+        return true;
+    };
     let sent: Vec<_> = (0..plan.steps.len()).filter(|n| plan.steps[*n].status == StepStatus::Sent).collect();
     for n in sent {
-        plan.fail(n, StepStatus::Unknown, reason.into());
+        plan.fail(n, StepStatus::Unknown, reason.clone());
     }
     if plan.failed.is_none() {
         let next = plan.steps.iter().find(|step| step.status == StepStatus::Waiting);
         let name = next.map(|step| step.name.clone()).unwrap_or_default();
-        plan.failed = Some((name, reason.into()));
+        plan.failed = Some((name, reason));
     }
     plan.waits = None;
     // Timers of the steps would come too late; those among the commands of a step stay.
     row.timers.retain(|timer| timer.fired > 0 || Stimulus::<Intervened>::of(&timer.place).is_none());
     row.status = SagaStatus::Parked;
-    row.ask_again();
-    Ok(())
+    row.ask_again()
 }
 
 fn wake(row: &mut StoredInstance, now: Timestamp) -> Result<(), &'static str> {
@@ -148,6 +176,6 @@ fn wake(row: &mut StoredInstance, now: Timestamp) -> Result<(), &'static str> {
     if !woken {
         return Err("waits for no other try");
     }
-    row.due = row.timers.iter().filter_map(|timer| timer.next).min();
+    row.due = row.next();
     Ok(())
 }

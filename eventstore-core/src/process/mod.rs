@@ -33,7 +33,7 @@ pub use command::Command;
 pub use commands::{Commands, ask, cancel, publish, send};
 pub use derived_id::derived_id;
 pub use instance::{FIRING, HEARD, StoredInstance, Timer, TimerId};
-pub use intervene::Intervention;
+pub use intervene::{Intervention, begin_undo};
 pub use mark::{Ended, Intervened, Mark, stream_of};
 pub use outcome::Outcome;
 pub use perform::{Failure, end};

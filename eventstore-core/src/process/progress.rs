@@ -46,6 +46,9 @@ pub struct Progress {
     /// The step that failed and why, if one has: the steps that are done are then undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<(String, String)>,
+    /// Why an operator has asked for the steps to be undone, until a node has begun to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
     /// Whether the plan is over.
     #[serde(default)]
     pub over: bool,
@@ -120,7 +123,7 @@ impl Progress {
             resent: 0,
             reason: None,
         });
-        Self { event, part, correlation, steps: steps.collect(), failed: None, over: false, waits: None }
+        Self { event, part, correlation, steps: steps.collect(), failed: None, asked: None, over: false, waits: None }
     }
 
     pub(crate) fn status(&self) -> SagaStatus {

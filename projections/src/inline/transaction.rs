@@ -137,6 +137,10 @@ impl Transaction for InlineTransaction {
         self.inner.holds().await
     }
 
+    async fn time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.inner.time().await
+    }
+
     async fn lock(&mut self, shard: &Shard) -> Result<Option<Checkpoint>, StoreError> {
         self.inner.lock(shard).await
     }

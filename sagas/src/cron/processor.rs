@@ -14,9 +14,10 @@ use async_trait::async_trait;
 use eventstore_core::{
     EventStore, Invalid, Metadata, NewEvent, Position, Query, Raw, Recorded, Store, StoreError, Timestamp, Transaction,
     Version, derived_id,
+    engine::interned,
     process::{Answering, Failure as SendFailure, Script, Trigger, panicked, stream_of},
 };
-use eventstore_engine::{DecodedPage, Failure, Halt, Part, Processor, Queue, Reads, Remembered};
+use eventstore_engine::{DecodedPage, Failure, Halt, Instances, Part, Processor, Queue, Reads, Remembered};
 use uuid::{Builder, Uuid};
 
 use super::{
@@ -26,11 +27,10 @@ use super::{
 };
 use crate::{
     due::{LOOK, until},
-    interned::interned,
     scheduled::{
         change::{prepare, read, wanted, written},
         names::CRON,
-        table::{Answer, Row},
+        table::{Answer, Row, TABLE},
     },
 };
 
@@ -140,6 +140,10 @@ impl<S: Schedule> Processor for CronProcessor<S> {
 
     fn reads(&self) -> Reads {
         Reads::default()
+    }
+
+    fn instances(&self) -> Option<Instances> {
+        Some(Instances::Row(TABLE, self.key.clone()))
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use eventstore_core::{Timestamp, slot};
+use uuid::Uuid;
 
 use super::{plan::Plan, schedule::Missed};
 use crate::scheduled::table::{Answer, Row, ScheduledStatus};
@@ -58,6 +59,8 @@ pub fn planned(key: &str, name: &str, cron: &str, at: Option<Timestamp>, now: Ti
         target: format!("$cron-{name}"),
         command: name.into(),
         version: 1,
+        // The commands of a tick have ids of their own.
+        command_id: Uuid::nil(),
         body: String::new(),
         at: at.unwrap_or(now).as_micros(),
         delay: None,

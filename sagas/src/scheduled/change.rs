@@ -26,14 +26,6 @@ impl Place<'_> {
         }
     }
 
-    /// Returns the store outside of the transaction: its clock is that of the database.
-    pub fn outer(&self) -> &Store {
-        match self {
-            Self::Store(store) => store,
-            Self::Tx(tx) => tx.outer(),
-        }
-    }
-
     /// Changes the row of a schedule: `change` gets it as it is and returns the row to be written, if there is one, and
     /// what this call returns. Fails with [`StoreError::NotBuilt`] if there is no table yet.
     pub async fn change<T>(

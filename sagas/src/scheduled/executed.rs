@@ -2,15 +2,13 @@
 
 use std::{any::TypeId, collections::BTreeMap, panic::AssertUnwindSafe};
 
-use eventstore_core::{
-    Aggregate, Command, CommandError, Decide, Id, Store, StoreError, Timestamp,
-    process::{Mark, panicked, stream_of},
-};
+use eventstore_core::{Aggregate, Command, CommandError, Decide, Id, Store, StoreError, Timestamp, process::panicked};
 use futures::{FutureExt, future::BoxFuture};
 
 use super::{
-    names::{NAME, SCHEDULED_FOR},
-    table::{Answer, Row},
+    names::SCHEDULED_FOR,
+    outcome::{Outcome, outcome_of},
+    table::{Answer, Claimed, Row, told},
 };
 
 /// Commands that an aggregate decides about: a tuple of up to eight types.
@@ -43,8 +41,8 @@ tuples!(C1 C2 C3 C4 C5 C6);
 tuples!(C1 C2 C3 C4 C5 C6 C7);
 tuples!(C1 C2 C3 C4 C5 C6 C7 C8);
 
-/// Executes the command of a row, which has an id.
-pub type Execute = fn(Store, String, Row) -> BoxFuture<'static, Answer>;
+/// Executes a command.
+pub type Execute = fn(Store, Claimed) -> BoxFuture<'static, Answer>;
 
 /// The commands to one category that a program executes, by their stored names.
 #[derive(Default)]
@@ -79,20 +77,39 @@ impl Executed {
     }
 }
 
-/// Executes the command of a row. A panic in a rule is a failure.
-fn execute<A: Aggregate + Decide<C>, C: Command>(store: Store, id: String, row: Row) -> BoxFuture<'static, Answer> {
-    let executed = async move { AssertUnwindSafe(run::<A, C>(&store, &id, &row)).catch_unwind().await };
+/// Executes a command. A panic in a rule is a failure.
+fn execute<A: Aggregate + Decide<C>, C: Command>(store: Store, claimed: Claimed) -> BoxFuture<'static, Answer> {
+    let executed = async move { AssertUnwindSafe(decided::<A, C>(&store, &claimed)).catch_unwind().await };
     Box::pin(async move { executed.await.unwrap_or_else(|panic| Answer::Failed(panicked(&*panic))) })
 }
 
-async fn run<A: Aggregate + Decide<C>, C: Command>(store: &Store, id: &str, row: &Row) -> Answer {
+/// Executes a command. That it recorded nothing is recorded in its place if a node had claimed it before: that node may
+/// be frozen, and would decide on another state when it goes on.
+async fn decided<A: Aggregate + Decide<C>, C: Command>(store: &Store, claimed: &Claimed) -> Answer {
+    let answer = run::<A, C>(store, claimed).await;
+    let outcome = match &answer {
+        Answer::Done(None) => Outcome::Nothing,
+        Answer::Refused(words) => Outcome::Refused(told(words)),
+        _ => return answer,
+    };
+    if !claimed.before {
+        return answer;
+    }
+    match outcome.record(store, &claimed.id, claimed.row.command_id).await {
+        Ok(true) => answer,
+        Ok(false) => found(store, claimed).await,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn run<A: Aggregate + Decide<C>, C: Command>(store: &Store, claimed: &Claimed) -> Answer {
+    let row = &claimed.row;
     let Some(stream) = row.stream() else { return Answer::Failed(format!("`{}` is no stream", row.target)) };
     let command = match C::decode(row.version, row.body.as_bytes()) {
         Ok(command) => command,
         Err(error) => return Answer::Failed(format!("the command cannot be read: {error}")),
     };
-    let command_id = row.command_id(id);
-    let mut execute = store.execute(Id::<A>::from(stream.key()), command).command_id(command_id);
+    let mut execute = store.execute(Id::<A>::from(stream.key()), command).command_id(row.command_id);
     execute = execute.metadata(SCHEDULED_FOR, Timestamp::from_micros(row.at).to_string());
     if let Some(actor) = &row.actor {
         execute = execute.by(actor);
@@ -107,12 +124,8 @@ async fn run<A: Aggregate + Decide<C>, C: Command>(store: &Store, id: &str, row:
         Ok(done) => Answer::Done((!done.events.is_empty()).then_some(done.position)),
         Err(CommandError::Rejected(reason)) => Answer::Refused(reason.to_string()),
         Err(CommandError::Conflict(conflict)) => Answer::Failed(conflict.to_string()),
-        Err(CommandError::Store(error @ (StoreError::Reused { .. } | StoreError::Duplicate { .. }))) => {
-            match is_cancelled(store, id, row).await {
-                Ok(true) => Answer::Cancelled,
-                Ok(false) => Answer::Failed(error.to_string()),
-                Err(error) => failed(&error),
-            }
+        Err(CommandError::Store(StoreError::Reused { .. } | StoreError::Duplicate { .. })) => {
+            found(store, claimed).await
         }
         Err(CommandError::Store(error)) => failed(&error),
     }
@@ -122,8 +135,14 @@ fn failed(error: &StoreError) -> Answer {
     if error.is_retryable() { Answer::Outage(error.to_string()) } else { Answer::Failed(error.to_string()) }
 }
 
-/// Whether it is recorded that the command is cancelled.
-async fn is_cancelled(store: &Store, id: &str, row: &Row) -> Result<bool, StoreError> {
-    let found = store.as_ref().find(row.command_id(id)).await?;
-    Ok(found.first().is_some_and(|first| first.stream == stream_of(NAME, id) && *first.data.name == *Mark::NAME))
+/// Returns what is recorded under the id of a command.
+async fn found(store: &Store, claimed: &Claimed) -> Answer {
+    match outcome_of(store, &claimed.id, claimed.row.command_id).await {
+        Ok(Some(Outcome::Executed(position))) => Answer::Done(Some(position)),
+        Ok(Some(Outcome::Nothing)) => Answer::Done(None),
+        Ok(Some(Outcome::Refused(words))) => Answer::Refused(words),
+        Ok(Some(Outcome::Cancelled)) => Answer::Cancelled,
+        Ok(None) => Answer::Outage("what is recorded under its id cannot be seen yet".into()),
+        Err(error) => failed(&error),
+    }
 }

@@ -14,12 +14,13 @@ use eventstore_core::{Changes, Comparison, Filter, Rows, Store, StoreError, Time
 use eventstore_engine::{Halt, Tick};
 use futures::{FutureExt, StreamExt, stream};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::{
     change::written,
     executed::{Execute, Executed},
     names::NAME,
-    table::{Answer, CATEGORY, DUE, Row, ScheduledStatus, TABLE},
+    table::{Answer, CATEGORY, Claimed, DUE, Row, ScheduledStatus, TABLE},
 };
 use crate::due::{self, Due, LOOK, Look};
 
@@ -95,7 +96,7 @@ async fn claim(
     tick: &Tick<'_>,
     ids: Vec<String>,
     now: Timestamp,
-) -> Result<Option<Vec<(String, Row)>>, Halt> {
+) -> Result<Option<Vec<Claimed>>, Halt> {
     let (mut transaction, _) = tick.fence.open().await?;
     // Callers change rows under this lock alone.
     transaction.hold(vec![], None).await?;
@@ -111,10 +112,12 @@ async fn claim(
             deletes.push(id);
             continue;
         }
+        let before = row.claimed;
         row.claim(now);
-        claimed.push((id, row));
+        claimed.push(Claimed { id, row, before });
     }
-    let changes = Changes { deletes, ..written(claimed.clone())? };
+    let rows = claimed.iter().map(|claimed| (claimed.id.clone(), claimed.row.clone())).collect();
+    let changes = Changes { deletes, ..written(rows)? };
     if changes.is_empty() {
         transaction.rollback().await?;
         return Ok(None);
@@ -125,12 +128,12 @@ async fn claim(
 }
 
 /// Executes commands: those to one aggregate in the order in which they are due, those to several side by side.
-async fn execute(scheduled: &ScheduledProcessor, mut claimed: Vec<(String, Row)>) -> HashMap<String, (i64, Answer)> {
-    claimed.sort_by(|(a, one), (b, other)| (one.at, a).cmp(&(other.at, b)));
+async fn execute(scheduled: &ScheduledProcessor, mut claimed: Vec<Claimed>) -> HashMap<String, (Uuid, Answer)> {
+    claimed.sort_by(|one, other| (one.row.at, &one.id).cmp(&(other.row.at, &other.id)));
     let mut by_target = BTreeMap::<String, Vec<_>>::new();
-    for (id, row) in claimed {
-        let Some(execute) = scheduled.commands().of(&row) else { continue };
-        by_target.entry(row.target.clone()).or_default().push((id, row, execute));
+    for claimed in claimed {
+        let Some(execute) = scheduled.commands().of(&claimed.row) else { continue };
+        by_target.entry(claimed.row.target.clone()).or_default().push((claimed, execute));
     }
     let runs: Vec<_> =
         by_target.into_values().map(|commands| in_order(scheduled.store.clone(), commands).boxed()).collect();
@@ -138,12 +141,12 @@ async fn execute(scheduled: &ScheduledProcessor, mut claimed: Vec<(String, Row)>
 }
 
 /// Executes the commands to one aggregate, one after the other.
-async fn in_order(store: Store, commands: Vec<(String, Row, Execute)>) -> Vec<(String, (i64, Answer))> {
+async fn in_order(store: Store, commands: Vec<(Claimed, Execute)>) -> Vec<(String, (Uuid, Answer))> {
     let mut answers = vec![];
-    for (id, row, execute) in commands {
-        let at = row.at;
-        let answer = execute(store.clone(), id.clone(), row).await;
-        answers.push((id, (at, answer)));
+    for (claimed, execute) in commands {
+        let (id, command) = (claimed.id.clone(), claimed.row.command_id);
+        let answer = execute(store.clone(), claimed).await;
+        answers.push((id, (command, answer)));
     }
     answers
 }
@@ -152,7 +155,7 @@ async fn in_order(store: Store, commands: Vec<(String, Row, Execute)>) -> Vec<(S
 async fn answered(
     scheduled: &ScheduledProcessor,
     tick: &Tick<'_>,
-    mut answers: HashMap<String, (i64, Answer)>,
+    mut answers: HashMap<String, (Uuid, Answer)>,
 ) -> Result<(), Halt> {
     if answers.is_empty() {
         return Ok(());
@@ -164,8 +167,8 @@ async fn answered(
     let rows = transaction.rows(Rows::Keys { table: TABLE, keys }).await?;
     let mut changed = vec![];
     for (id, row) in rows {
-        let (Ok(mut row), Some((at, answer))) = (Row::read(&row), answers.remove(&id)) else { continue };
-        if row.at == at {
+        let (Ok(mut row), Some((command, answer))) = (Row::read(&row), answers.remove(&id)) else { continue };
+        if row.command_id == command {
             if let Answer::Failed(reason) = &answer {
                 tracing::debug!(id, command = row.command, reason, "a scheduled command has failed");
             }

@@ -5,6 +5,7 @@ mod executed;
 mod firing;
 mod list;
 pub(crate) mod names;
+mod outcome;
 mod processor;
 mod runs;
 mod schedule;

@@ -13,7 +13,7 @@ use super::{
     change::{Place, prepare},
     list::ScheduledCommands,
     names::{SCHEDULED_FOR, check_id, check_not_cron},
-    table::{Row, ScheduledStatus},
+    table::{Row, ScheduledStatus, command_id},
     unschedule::Unscheduling,
 };
 
@@ -58,7 +58,7 @@ pub trait ScheduleCommands {
     /// happens, and the result says which. In a [`Tx`], it is cancelled when the transaction is committed.
     fn unschedule(&self, id: &str) -> Unscheduling<'_>;
 
-    /// Returns the scheduled commands, to look at them.
+    /// Returns the scheduled commands, to look at them; in a [`Tx`], those that are committed.
     fn scheduled(&self) -> ScheduledCommands;
 }
 
@@ -184,7 +184,7 @@ impl<'a, C: Command> Scheduling<'a, C> {
 
     /// Replaces another schedule with the same id that has not been executed yet. One that a node has tried to execute
     /// is not replaced, but [`StoreError::Reused`]: [unschedule](ScheduleCommands::unschedule) it first. One that is
-    /// over is replaced by one with another instant.
+    /// over is replaced, unless it is the same.
     pub fn replace(mut self) -> Self {
         self.replace = true;
         self
@@ -194,9 +194,9 @@ impl<'a, C: Command> Scheduling<'a, C> {
         let id = self.id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
         check_id(&id)?;
         check_not_cron(&id)?;
-        let new = self.row(&id, self.place.outer().as_ref().time().await?)?;
+        let new = self.row(&id, self.place.store().as_ref().time().await?)?;
         let at = new.at();
-        match self.place.change(&id, |there| self.arm(&id, there, new.clone())).await {
+        match self.place.change(&id, |there| self.arm(there, new.clone())).await {
             Err(StoreError::NotBuilt { .. }) => {}
             due => return Ok(Scheduled { due: due?.unwrap_or(at), id }),
         }
@@ -208,30 +208,28 @@ impl<'a, C: Command> Scheduling<'a, C> {
                 return Err(Invalid::Request(why.into()).into());
             }
         }
-        let due = self.place.change(&id, |there| self.arm(&id, there, new)).await?;
+        let due = self.place.change(&id, |there| self.arm(there, new)).await?;
         Ok(Scheduled { due: due.unwrap_or(at), id })
     }
 
     /// Decides what becomes of the row that is there. Returns the row to be written, or when the same schedule is due.
-    fn arm(&self, id: &str, there: Option<Row>, new: Row) -> Result<(Option<Row>, Option<Timestamp>), StoreError> {
+    fn arm(&self, there: Option<Row>, new: Row) -> Result<(Option<Row>, Option<Timestamp>), StoreError> {
         use ScheduledStatus::{Cancelled, Fired, Refused, Waiting};
         let Some(there) = there else { return Ok((Some(new), None)) };
         if there.status != Cancelled && self.is(&there, &new) {
             return Ok((None, Some(there.at())));
         }
-        // Under the id of a command that may have been executed, no other command can be recorded.
-        let free = !there.claimed || there.at != new.at;
         let replaced = match there.status {
-            Cancelled => free,
+            Cancelled => true,
             Waiting => self.replace && !there.claimed,
-            Fired | Refused => self.replace && free,
+            Fired | Refused => self.replace,
             _ => false,
         };
         if replaced {
             return Ok((Some(new), None));
         }
         let stream = there.stream().unwrap_or_else(|| self.stream.clone());
-        Err(StoreError::Reused { command: there.command_id(id), stream })
+        Err(StoreError::Reused { command: there.command_id, stream })
     }
 
     /// Whether a row is of the same schedule. The command is compared as this program reads it, so that a later release
@@ -266,6 +264,7 @@ impl<'a, C: Command> Scheduling<'a, C> {
             target: self.stream.to_string(),
             command: C::NAME.into(),
             version: C::VERSION,
+            command_id: command_id(at),
             body: self.body()?,
             at: at.as_micros(),
             delay,

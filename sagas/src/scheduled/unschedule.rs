@@ -4,15 +4,13 @@
 //! moment, by a node that was frozen too: an event is recorded under the command's id in its place. Of the command and
 //! that event the log has one.
 
-use eventstore_core::{
-    Expected, Position, StoreError, Timestamp,
-    process::{Mark, stream_of},
-};
+use eventstore_core::{Position, StoreError, Timestamp};
 use futures::future::BoxFuture;
 
 use super::{
     change::Place,
-    names::{NAME, check_id, check_not_cron},
+    names::{check_id, check_not_cron},
+    outcome::{Outcome, outcome_of},
     table::{Row, ScheduledStatus},
 };
 
@@ -56,7 +54,7 @@ impl<'a> Unscheduling<'a> {
     async fn run(self) -> Result<Unscheduled, StoreError> {
         check_id(&self.id)?;
         check_not_cron(&self.id)?;
-        let now = self.place.outer().as_ref().time().await?;
+        let now = self.place.store().as_ref().time().await?;
         let step = self.place.change(&self.id, |there| Ok(first(there, now))).await;
         match step {
             Ok(Step::Done(done)) => Ok(done),
@@ -68,20 +66,20 @@ impl<'a> Unscheduling<'a> {
 
     /// Records that the command is cancelled, unless its events are recorded.
     async fn claimed(&self, row: Row, now: Timestamp) -> Result<Unscheduled, StoreError> {
-        let (store, command) = (self.place.store(), row.command_id(&self.id));
-        let cancelled = Mark { place: String::new(), refused: Some("cancelled".into()) };
-        let append = store.append(stream_of(NAME, &self.id), Expected::Any, [cancelled]).command_id(command);
-        match append.await {
-            Ok(_) => {}
-            Err(StoreError::Duplicate { .. } | StoreError::Reused { .. }) => {
-                let events = store.as_ref().find(command).await?;
-                return Ok(Unscheduled::Fired { at: row.at(), position: events.last().map(|event| event.position) });
+        let (store, command) = (self.place.store(), row.command_id);
+        if !Outcome::Cancelled.record(store, &self.id, command).await? {
+            match outcome_of(store, &self.id, command).await? {
+                Some(Outcome::Cancelled) => {}
+                Some(Outcome::Executed(position)) => {
+                    return Ok(Unscheduled::Fired { at: row.at(), position: Some(position) });
+                }
+                Some(Outcome::Refused(_) | Outcome::Nothing) | None => {
+                    return Ok(Unscheduled::Fired { at: row.at(), position: None });
+                }
             }
-            Err(error) => return Err(error),
         }
-        let at = row.at;
         let end = |there: Option<Row>| {
-            let there = there.filter(|there| there.at == at && !there.status.is_over());
+            let there = there.filter(|there| there.command_id == command && !there.status.is_over());
             let ended = there.map(|mut there| {
                 there.end(ScheduledStatus::Cancelled, now);
                 there
