@@ -53,9 +53,10 @@ pub trait EventStore: Tables + Any {
     /// at most `limit`.
     async fn streams(&self, category: &str, after: &str, limit: usize) -> Result<Vec<StreamHead>, StoreError>;
 
-    /// Returns the rows with these keys as [`Tables::rows`](super::Tables::rows) does, in one snapshot with the checkpoint of a shard; `None` if
-    /// the shard is not at `from`, by position, event, epoch and owner. A node that was frozen must not decide on rows
-    /// that another node has written since. The default locks the shard in a transaction that is rolled back.
+    /// Returns the rows with these keys as [`Tables::rows`](super::Tables::rows) does, in one snapshot with the
+    /// checkpoint of a shard; `None` if the shard is not at `from`, by position, event, epoch and owner. A node that was
+    /// frozen must not decide on rows that another node has written since. The default locks the shard in a transaction
+    /// that is rolled back.
     async fn rows_of(
         &self,
         shard: &Shard,

@@ -69,8 +69,8 @@ impl ScheduledCommands {
         prepare(self.store.as_ref()).await
     }
 
-    /// Returns a scheduled command, or with `cron:interest` the next tick of a cron schedule; `None` if there is none, or if it was over more than seven days ago.
-    /// [`StoreError::Row`] if only a later release can read it.
+    /// Returns a scheduled command, or with `cron:interest` the next tick of a cron schedule; `None` if there is none, or
+    /// if it was over more than seven days ago. [`StoreError::Row`] if only a later release can read it.
     pub async fn get(&self, id: &str) -> Result<Option<ScheduledCommand>, StoreError> {
         check_id(id)?;
         let row = read(if_built(self.store.as_ref().rows(wanted(id)).await)?)?;
