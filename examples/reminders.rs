@@ -7,10 +7,9 @@
 
 use std::{error::Error, time::Duration};
 
-use eventstore::{MemoryStore, Missed, ScheduledStatus, Tick, Timestamp, Unscheduled, prelude::*, testing::Clock};
+use eventstore::{MemoryStore, Missed, Tick, Timestamp, Unscheduled, prelude::*, testing::Clock};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout};
 
 type Any = Box<dyn Error>;
 
@@ -154,17 +153,6 @@ impl Schedule for Monthly {
     }
 }
 
-/// Waits until a condition holds; fails after 30 seconds.
-async fn until<F: Future<Output = Result<bool, Any>>>(what: &str, condition: impl Fn() -> F) -> Result<(), Any> {
-    let holds = async {
-        while !condition().await? {
-            sleep(Duration::from_millis(5)).await;
-        }
-        Ok::<_, Any>(())
-    };
-    timeout(Duration::from_secs(30), holds).await.map_err(|_| format!("it does not come to that: {what}"))?
-}
-
 /// What has happened to an invoice, and when.
 async fn history(store: &Store, invoice: &Id<Invoice>) -> Result<Vec<(InvoiceEvent, Timestamp)>, Any> {
     let events: Vec<Recorded<InvoiceEvent>> = store.read().stream(invoice).events().try_collect().await?;
@@ -190,29 +178,21 @@ async fn main() -> Result<(), Any> {
         tx.commit().await?;
         println!("{invoice} is issued; unless it is paid, it is written off at {}", scheduled.due);
     }
-    until("the timers are armed, and the first report is planned", async || {
-        let armed = store.sagas::<Reminder>().get("i1").await?.is_some_and(|one| one.timers.len() == 1);
-        Ok(armed && store.scheduled().get("cron:monthly_report").await?.is_some())
-    })
-    .await?;
+    // The timers are armed, and the first report is planned.
+    runner.settle().await?;
 
     clock.advance(10 * DAY);
-    let done = store.execute(&paid, Pay).await?;
-    runner.until(done.position).await?;
+    store.execute(&paid, Pay).await?;
+    runner.settle().await?;
     let cancelled = store.unschedule("write-off-i2").await?;
     println!("i2 is paid; to write it off is {cancelled:?}");
 
     clock.advance(5 * DAY);
-    until("i1 is reminded", async || Ok(history(&store, &late).await?.len() == 2)).await?;
-    println!("i1 is reminded");
+    runner.settle().await?;
+    println!("i1 is reminded: {}", history(&store, &late).await?.len() == 2);
 
     clock.advance(50 * DAY);
-    let over = Some(ScheduledStatus::Fired);
-    until("i1 is written off", async || {
-        Ok(store.scheduled().get("write-off-i1").await?.map(|command| command.status) == over)
-    })
-    .await?;
-    until("there are two reports", async || Ok(store.load(&berlin).await?.state.reports.len() == 2)).await?;
+    runner.settle().await?;
     let fired = store.unschedule("write-off-i1").await?;
     println!("i1 is written off: {fired:?}");
     runner.stop().await;

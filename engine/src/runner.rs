@@ -14,7 +14,7 @@ use crate::{
     operate::processors::Processors,
     record::dead_letters,
     run::{local::LocalProcessor, node::Node, options::Options, processor::Processor, tail::Tail},
-    status::Status,
+    status::{State, Status},
     subscription::{Delivered, Subscription},
 };
 
@@ -207,7 +207,7 @@ impl Runner {
         }
         let (stop, stopped) = watch::channel(false);
         let (mut names, mut runs, mut reports) = (HashSet::new(), vec![], refused);
-        let mut besides = vec![];
+        let (mut besides, mut ticking) = (vec![], vec![]);
         for (processor, options) in self.processors {
             let name = processor.name();
             if let Err(reason) = check_name(&name, processor.table().is_some()) {
@@ -228,6 +228,9 @@ impl Runner {
                 let report = watch::channel(Status::new(shadow.name())).0;
                 besides.push(LocalProcessor::new(shadow, options, report));
             }
+            if processor.ticks() {
+                ticking.push(processor.clone());
+            }
             runs.push(LocalProcessor::new(processor, options, report));
             reports.push(status);
         }
@@ -237,7 +240,7 @@ impl Runner {
         let (id, tail) = (node.id(), node.tail());
         let task = tokio::spawn(node.run(stopped));
         let projections = Processors::here(&self.store, wake);
-        Running { store: self.store, node: id, tail, reports, projections, stop, task }
+        Running { store: self.store, node: id, tail, reports, ticking, projections, stop, task }
     }
 }
 
@@ -248,6 +251,8 @@ pub struct Running {
     node: Uuid,
     tail: Arc<Tail>,
     reports: Vec<watch::Receiver<Status>>,
+    /// The processors that do something by the clock.
+    ticking: Vec<Arc<dyn Processor>>,
     projections: Processors,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -322,9 +327,10 @@ impl Running {
         }
     }
 
-    /// For tests: has everything processed up to the end of the log, and everything tried again that is due. Returns
-    /// the end of the log. [`StoreError::Parked`] if keys are still parked, [`StoreError::Stopped`] if a processor
-    /// cannot go on, [`StoreError::Behind`] if one has not come so far in 30 seconds.
+    /// For tests: has everything processed up to the end of the log, everything done that is due by the clock, and
+    /// everything tried again that is due. Returns the end of the log. [`StoreError::Parked`] if keys are still parked,
+    /// [`StoreError::Stopped`] if a processor cannot go on, [`StoreError::Behind`] if one has not come so far in 30
+    /// seconds.
     ///
     /// The clock of the store decides what is due: on a store with a [`Clock`](eventstore_core::testing::Clock),
     /// advance it.
@@ -332,6 +338,7 @@ impl Running {
         loop {
             let head = self.store.head().await?;
             self.reach(head).await?;
+            self.ticked().await?;
             let waiting = self.retried().await?;
             // What ran may have appended events.
             if self.store.head().await? > head {
@@ -342,6 +349,26 @@ impl Running {
             let letters: Vec<DeadLetter> = first.as_ref().map(of).unwrap_or_default();
             return first.and_then(|name| dead_letters::parked(&name, &letters)).map_or(Ok(head), Err);
         }
+    }
+
+    /// Returns once nothing is due by the clock. [`StoreError::Behind`] after 30 seconds.
+    async fn ticked(&self) -> Result<(), StoreError> {
+        let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
+        for processor in &self.ticking {
+            let name = processor.name();
+            while processor.is_due().await? {
+                let Some(status) = self.status().into_iter().find(|status| status.name == name) else { break };
+                if status.state == State::Paused {
+                    break;
+                }
+                if status.stopped || start.elapsed() > PATIENCE {
+                    return Err(status.behind(status.position));
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the first dead letter of each parked key, once nothing is due to be tried again, or after 30 seconds.

@@ -54,6 +54,18 @@ pub fn until(now: Timestamp, due: Timestamp) -> Duration {
 }
 
 impl Look {
+    /// Whether a row is handled now. A table that does not exist has none.
+    pub async fn any(
+        self,
+        store: &dyn EventStore,
+        what: impl Fn(&str, &RawValue, Timestamp) -> Row + Send,
+    ) -> Result<bool, StoreError> {
+        match self.run(store, what).await {
+            Err(StoreError::NotBuilt { .. }) => Ok(false),
+            found => Ok(!found?.keys.is_empty()),
+        }
+    }
+
     /// Looks at the rows page by page, however many of them are passed over, until 500 are found. Fails with
     /// [`StoreError::Row`] if a row has no instant.
     pub async fn run(

@@ -203,4 +203,8 @@ impl<P: Process> Processor for Answers<P> {
     async fn tick(&self, tick: &Tick<'_>) -> Result<Duration, Halt> {
         timers::fire(self, tick).await
     }
+
+    async fn is_due(&self) -> Result<bool, StoreError> {
+        timers::is_due(self).await
+    }
 }

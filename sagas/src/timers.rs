@@ -45,6 +45,18 @@ pub async fn fire<P: Process>(answers: &Answers<P>, tick: &Tick<'_>) -> Result<D
     Ok(Duration::ZERO)
 }
 
+/// Whether a timer or an operator's request of any instance is due, or is being answered.
+pub async fn is_due<P: Process>(answers: &Answers<P>) -> Result<bool, StoreError> {
+    let now = answers.store.as_ref().time().await?;
+    let look = Look { table: answers.table, due: DUE, filters: vec![], now, beyond: Some(FIRING) };
+    let what = |key: &str, row: &RawValue, due| match readable(answers, key, row) {
+        Some(row) if due <= now || row.is_firing() => Row::Now,
+        Some(_) => Row::Later,
+        None => Row::Pass,
+    };
+    look.any(answers.store.as_ref(), what).await
+}
+
 /// Returns the instances of the shard that are due. Those that are parked are passed over: their answer is half given.
 /// So are those of a later release: a node of it has their timers fire.
 async fn due<P: Process>(answers: &Answers<P>, tick: &Tick<'_>, now: Timestamp) -> Result<Due, StoreError> {

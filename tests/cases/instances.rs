@@ -156,6 +156,23 @@ async fn m3_instances_of_a_later_release_keep_no_timer_waiting() -> Result<(), A
     Ok(())
 }
 
+/// M1: a runner that has settled has fired each timer that is due, and no other.
+#[tokio::test]
+async fn m1_timers_that_are_due_have_fired_once_a_runner_has_settled() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).lease(LEASE).saga::<CountedAndSummed>().start();
+    request(store, "t1", 1).await?;
+    request(store, "t2", 2).await?;
+    runner.settle().await?;
+    assert_eq!(count(&names(store).await?, "account.closed"), 0);
+    pass(&world, TIME).await;
+    runner.settle().await?;
+    assert_eq!(count(&names(store).await?, "account.closed"), 3);
+    runner.stop().await;
+    Ok(())
+}
+
 /// M1: a timer that was claimed by a node that is gone fires as soon as another node has the shard.
 #[tokio::test]
 async fn m1_a_timer_of_a_node_that_is_gone_fires_at_once() -> Result<(), Any> {

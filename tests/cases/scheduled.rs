@@ -180,6 +180,24 @@ async fn m1_a_scheduled_command_is_executed_when_it_is_due_and_not_before() -> R
 }
 
 #[tokio::test]
+async fn m1_what_is_due_is_done_once_a_runner_has_settled() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).lease(LEASE).executes::<Note, (Add, Erase)>().schedule(EachPeriod).start();
+    let second = Duration::from_secs(1);
+    store.schedule(&note("ann"), add("early")).after(second).id("a").await?;
+    store.schedule(&note("ann"), add("late")).after(HOUR).id("b").await?;
+    runner.settle().await?;
+    assert_eq!(texts(store, "ann").await?.len(), 0);
+    pass(&world, 2 * second).await;
+    runner.settle().await?;
+    assert_eq!(texts(store, "ann").await?, ["early"]);
+    assert!(!texts(store, "each_period").await?.is_empty());
+    runner.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn m2_a_command_is_cancelled_or_executed_and_the_answer_says_which() -> Result<(), Any> {
     let world = world().await;
     let store = &world.store;
@@ -718,6 +736,7 @@ schedules! {
     LastMinute "last_minute" "* * * * *" Once
     ThisMinute "this_minute" "* * * * *" Skip
     EachSecond "each_second" "* * * * * *" All
+    EachPeriod "each_period" "@every 2s" All
     NoMinute "no_minute" "99 * * * *" Once
     NoZone "No Name" "* * * * *" Once
 }
@@ -759,6 +778,27 @@ async fn m4_a_tick_of_cron_is_one_tick_on_any_number_of_nodes() -> Result<(), An
     for (event, tick) in log.iter().zip(&ticks) {
         assert!(event.recorded_at >= tick.parse()?, "no tick is early");
         assert_eq!(event.metadata.actor.as_deref(), Some("saga:cron.each_second"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn m4_a_schedule_of_a_period_ticks_at_each_multiple_of_it() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).lease(LEASE).schedule(EachPeriod).start();
+    until(async || Ok(store.scheduled().get("cron:each_period").await?.is_some())).await?;
+    until(async || {
+        pass(&world, Duration::from_millis(500)).await;
+        Ok(texts(store, "each_period").await?.len() >= 3)
+    })
+    .await?;
+    runner.stop().await;
+    let ticks = texts(store, "each_period").await?;
+    let first: Timestamp = ticks[0].parse()?;
+    assert_eq!(first.as_micros() % 2_000_000, 0);
+    for (n, tick) in ticks.iter().enumerate() {
+        assert_eq!(*tick, (first + Duration::from_secs(2 * n as u64)).to_string(), "{ticks:?}");
     }
     Ok(())
 }

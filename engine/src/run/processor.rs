@@ -219,6 +219,11 @@ pub trait Processor: Send + Sync {
         let _ = tick;
         Ok(Duration::MAX)
     }
+
+    /// Whether something is due by the clock, or is being done, in any shard. For tests, which wait until that is done.
+    async fn is_due(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 }
 
 /// What a processor knows when it does what is due by the clock.

@@ -252,7 +252,7 @@ impl StoredInstance {
     }
 
     /// Whether a timer has fired and is not answered: its answer may be half given.
-    pub(super) fn is_firing(&self) -> bool {
+    pub fn is_firing(&self) -> bool {
         self.timers.iter().any(|timer| timer.fired > 0 && timer.error.is_none())
     }
 

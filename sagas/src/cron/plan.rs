@@ -1,6 +1,6 @@
-//! The instants of a cron expression in a time zone. No input, no output.
+//! The instants of a cron expression in a time zone, or of a period. No input, no output.
 //!
-//! The expression is matched against civil time, as if there were no time zones, and each match becomes an instant: one
+//! A cron expression is matched against civil time, as if there were no time zones, and each match becomes an instant: one
 //! in a gap becomes the first instant after the gap, one in a fold the earlier instant. So the instants never go back,
 //! and matches that become the same instant are one tick.
 
@@ -13,17 +13,22 @@ use croner::{
 };
 use eventstore_core::{Invalid, Timestamp};
 use jiff::{
-    civil,
+    SignedDuration, civil,
     tz::{AmbiguousOffset, TimeZone},
 };
 
 const MICROSECOND: Duration = Duration::from_micros(1);
 
-/// A cron expression in a time zone.
+/// What begins an expression that is a period: `@every 5m`.
+const EVERY: &str = "@every ";
+
+/// The instants of a schedule.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    cron: Cron,
-    zone: TimeZone,
+pub enum Plan {
+    /// Those of a cron expression in a time zone.
+    Cron(Box<Cron>, TimeZone),
+    /// The whole multiples of a period since 1970, in microseconds: the same on every node, whenever it has started.
+    Every(i64),
 }
 
 impl Plan {
@@ -31,11 +36,16 @@ impl Plan {
     /// never matches.
     pub fn new(name: &str, expression: &str, zone: &str) -> Result<Self, Invalid> {
         let invalid = |reason: String| Invalid::Schedule { name: name.into(), reason };
+        if let Some(period) = expression.strip_prefix(EVERY) {
+            return every(period)
+                .map(Self::Every)
+                .map_err(|error| invalid(format!("has the expression `{expression}`: {error}")));
+        }
         let parsed = CronParser::builder().seconds(Seconds::Optional).build().parse(expression);
         let cron = parsed.map_err(|error| invalid(format!("has the expression `{expression}`: {error}")))?;
         let found = if zone == "UTC" { Ok(TimeZone::UTC) } else { TimeZone::get(zone) };
         let zone = found.map_err(|error| invalid(format!("has the time zone `{zone}`: {error}")))?;
-        let plan = Self { cron, zone };
+        let plan = Self::Cron(Box::new(cron), zone);
         match plan.next(Timestamp::from_micros(0)) {
             Some(_) => Ok(plan),
             None => Err(invalid(format!("has the expression `{expression}`, which never matches"))),
@@ -44,11 +54,19 @@ impl Plan {
 
     /// Returns the first instant after another; `None` if there is none.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
+        let (cron, zone) = match self {
+            Self::Cron(cron, zone) => (cron, zone),
+            Self::Every(period) => {
+                let next = after.as_micros().div_euclid(*period).checked_add(1)?.checked_mul(*period)?;
+                // At the end of time there is no next one.
+                return Some(Timestamp::from_micros(next)).filter(|next| *next > after);
+            }
+        };
         let from = jiff::Timestamp::from_microsecond(after.as_micros()).ok()?;
-        let mut civil = in_croner(self.zone.to_datetime(from))?;
+        let mut civil = in_croner(zone.to_datetime(from))?;
         loop {
-            civil = self.cron.find_next_occurrence(&civil, false).ok()?;
-            let instant = self.instant(civil)?;
+            civil = cron.find_next_occurrence(&civil, false).ok()?;
+            let instant = instant(zone, civil)?;
             // In the second pass of a fold, matches of the first one are past.
             if instant > after {
                 return Some(instant);
@@ -58,6 +76,10 @@ impl Plan {
 
     /// Returns the last instant from one on and up to another; `None` if there is none.
     pub fn last(&self, from: Timestamp, until: Timestamp) -> Option<Timestamp> {
+        if let Self::Every(period) = self {
+            let last = Timestamp::from_micros(until.as_micros().div_euclid(*period).checked_mul(*period)?);
+            return Some(last).filter(|last| *last >= from);
+        }
         let mut span = Duration::from_secs(60);
         loop {
             let begin = (from - MICROSECOND).max(until - span);
@@ -74,21 +96,30 @@ impl Plan {
             span *= 2;
         }
     }
+}
 
-    /// Returns the instant of a civil time.
-    fn instant(&self, civil: DateTime<Utc>) -> Option<Timestamp> {
-        let there = self.zone.to_ambiguous_timestamp(in_jiff(civil)?);
-        let instant = match there.offset() {
-            AmbiguousOffset::Gap { .. } => {
-                let inside = there.later().ok()?;
-                // The end of the gap is the transition before the instant that the offset from before the gap gives.
-                let mut before = self.zone.preceding(inside + jiff::SignedDuration::from_micros(1));
-                before.next()?.timestamp()
-            }
-            _ => there.earlier().ok()?,
-        };
-        Some(Timestamp::from_micros(instant.as_microsecond()))
+/// Reads a period, in microseconds. Fails with the reason if it is none, or shorter than a second.
+fn every(period: &str) -> Result<i64, String> {
+    let period: SignedDuration = period.trim().parse().map_err(|error: jiff::Error| error.to_string())?;
+    match i64::try_from(period.as_micros()) {
+        Ok(micros) if micros >= 1_000_000 => Ok(micros),
+        _ => Err("a period has at least a second".into()),
     }
+}
+
+/// Returns the instant of a civil time in a time zone.
+fn instant(zone: &TimeZone, civil: DateTime<Utc>) -> Option<Timestamp> {
+    let there = zone.to_ambiguous_timestamp(in_jiff(civil)?);
+    let instant = match there.offset() {
+        AmbiguousOffset::Gap { .. } => {
+            let inside = there.later().ok()?;
+            // The end of the gap is the transition before the instant that the offset from before the gap gives.
+            let mut before = zone.preceding(inside + SignedDuration::from_micros(1));
+            before.next()?.timestamp()
+        }
+        _ => there.earlier().ok()?,
+    };
+    Some(Timestamp::from_micros(instant.as_microsecond()))
 }
 
 /// Returns a civil time without its fraction of a second, as croner takes it.
@@ -113,6 +144,31 @@ mod tests {
 
     fn instant(text: &str) -> Timestamp {
         text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn m4_a_period_has_the_same_instants_on_every_node() {
+        let plan = plan("@every 1h 30m", BERLIN);
+        let next = |after| plan.next(instant(after));
+        assert_eq!(next("2026-06-15T00:00:00Z"), Some(instant("2026-06-15T01:30:00Z")));
+        assert_eq!(next("2026-06-15T01:29:59.999999Z"), Some(instant("2026-06-15T01:30:00Z")));
+        assert_eq!(next("2026-06-15T01:30:00Z"), Some(instant("2026-06-15T03:00:00Z")));
+        assert_eq!(next("1969-12-31T23:59:59Z"), Some(Timestamp::from_micros(0)));
+        let last = |from, until| plan.last(instant(from), instant(until));
+        assert_eq!(last("2026-06-15T01:30:00Z", "2026-06-16T02:59:59Z"), Some(instant("2026-06-16T01:30:00Z")));
+        assert_eq!(last("2026-06-15T01:30:00Z", "2026-06-15T01:30:00Z"), Some(instant("2026-06-15T01:30:00Z")));
+        assert_eq!(last("2026-06-15T01:30:01Z", "2026-06-15T02:59:59Z"), None);
+        assert_eq!(plan.next(Timestamp::from_micros(i64::MAX)), None);
+        for wrong in
+            ["@every", "@every ", "@every 5", "@every 0s", "@every -5m", "@every 999ms", "@every 1mo", "@every x"]
+        {
+            let refused = Plan::new("test", wrong, "UTC");
+            assert!(matches!(refused, Err(Invalid::Schedule { .. })), "{wrong}: {refused:?}");
+        }
+        assert_eq!(
+            self::plan("@every 5m", "UTC").next(instant("2026-06-15T00:04:00Z")),
+            Some(instant("2026-06-15T00:05:00Z"))
+        );
     }
 
     fn plan(expression: &str, zone: &str) -> Plan {

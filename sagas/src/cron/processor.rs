@@ -168,6 +168,17 @@ impl<S: Schedule> Processor for CronProcessor<S> {
         true
     }
 
+    async fn is_due(&self) -> Result<bool, StoreError> {
+        let Ok(plan) = &self.plan else { return Ok(false) };
+        let store = self.store.as_ref();
+        let now = store.time().await?;
+        let there = match store.rows(wanted(&self.key)).await {
+            Err(StoreError::NotBuilt { .. }) => return Ok(true),
+            there => read(there?)?,
+        };
+        Ok(!matches!(step(there.as_ref(), plan, &self.cron, S::MISSED, now), Step::Wait(_)))
+    }
+
     async fn tick(&self, tick: &eventstore_engine::Tick<'_>) -> Result<Duration, Halt> {
         let Ok(plan) = &self.plan else { return Ok(LOOK) };
         if !tick.shard.has(&self.key) {

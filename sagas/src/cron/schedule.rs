@@ -45,7 +45,8 @@ pub trait Schedule: Send + Sync + 'static {
     /// The name of the schedule, of a-z, 0-9, `_` and `.`. It never changes: it is a part of the ids of the commands.
     const NAME: &'static str;
     /// The expression: minute, hour, day of the month, month and day of the week; or six fields with the second first.
-    /// If it changes, the next tick is the first one of the new expression.
+    /// Or a period of at least a second, `@every 5m` or `@every 1h 30m`: a tick is at each whole multiple of it since
+    /// 1970, UTC. If the expression changes, the next tick is the first one of the new one.
     const CRON: &'static str;
     /// The time zone in which the expression is meant, as the IANA calls it. In an hour that daylight saving skips, a
     /// tick is at the first instant after it; in one that comes twice, it is in the first of them only.

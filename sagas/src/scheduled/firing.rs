@@ -69,8 +69,6 @@ pub async fn fire(scheduled: &ScheduledProcessor, tick: &Tick<'_>) -> Result<Dur
 /// Returns the schedules of the shard with which something is to be done. Commands that this program does not execute,
 /// or that only a later release can read, are passed over: a node that executes them has them.
 async fn due(scheduled: &ScheduledProcessor, tick: &Tick<'_>, now: Timestamp) -> Result<Due, StoreError> {
-    let of_category = Filter { column: CATEGORY, comparison: Comparison::Equal(scheduled.category.into()) };
-    let look = Look { table: TABLE, due: DUE, filters: vec![of_category], now, beyond: None };
     let what = |id: &str, row: &RawValue, due| match Row::read(row) {
         Ok(row) if tick.shard.has(id) && is_ours(scheduled, &row) => match due <= now {
             true => due::Row::Now,
@@ -78,7 +76,26 @@ async fn due(scheduled: &ScheduledProcessor, tick: &Tick<'_>, now: Timestamp) ->
         },
         _ => due::Row::Pass,
     };
-    look.run(scheduled.store.as_ref(), what).await
+    look(scheduled, now).run(scheduled.store.as_ref(), what).await
+}
+
+/// Whether a command to any aggregate of the category is due, or is being executed.
+pub async fn is_due(scheduled: &ScheduledProcessor) -> Result<bool, StoreError> {
+    let store = scheduled.store.as_ref();
+    let now = store.time().await?;
+    let what = |_: &str, row: &RawValue, due| match Row::read(row) {
+        Ok(row) if is_ours(scheduled, &row) => match due <= now {
+            true => due::Row::Now,
+            false => due::Row::Later,
+        },
+        _ => due::Row::Pass,
+    };
+    look(scheduled, now).any(store, what).await
+}
+
+fn look(scheduled: &ScheduledProcessor, now: Timestamp) -> Look {
+    let of_category = Filter { column: CATEGORY, comparison: Comparison::Equal(scheduled.category.into()) };
+    Look { table: TABLE, due: DUE, filters: vec![of_category], now, beyond: None }
 }
 
 /// Whether this program can do what is to be done with a row.

@@ -4,12 +4,12 @@
 use std::{any::Any, ops::Range, time::Duration};
 
 use async_trait::async_trait;
-use eventstore_core::{EventStore, Query, Transaction};
+use eventstore_core::{EventStore, Query, StoreError, Transaction};
 use eventstore_engine::{DecodedPage, Failure, Halt, Part, Processor, Queue, Reads, Remembered, Tick};
 
 use super::{
     change::prepare,
-    firing::{ScheduledProcessor, fire},
+    firing::{ScheduledProcessor, fire, is_due},
     names::NAME,
 };
 
@@ -57,5 +57,9 @@ impl Processor for ScheduledProcessor {
 
     async fn tick(&self, tick: &Tick<'_>) -> Result<Duration, Halt> {
         fire(self, tick).await
+    }
+
+    async fn is_due(&self) -> Result<bool, StoreError> {
+        is_due(self).await
     }
 }
