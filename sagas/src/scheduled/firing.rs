@@ -76,7 +76,7 @@ async fn due(scheduled: &ScheduledProcessor, tick: &Tick<'_>, now: Timestamp) ->
         },
         _ => due::Row::Pass,
     };
-    look(scheduled, now).run(scheduled.store.as_ref(), what).await
+    look_for_due(scheduled, now).run(scheduled.store.as_ref(), what).await
 }
 
 /// Whether a command to any aggregate of the category is due, or is being executed.
@@ -90,10 +90,10 @@ pub async fn is_due(scheduled: &ScheduledProcessor) -> Result<bool, StoreError> 
         },
         _ => due::Row::Pass,
     };
-    look(scheduled, now).any(store, what).await
+    look_for_due(scheduled, now).any(store, what).await
 }
 
-fn look(scheduled: &ScheduledProcessor, now: Timestamp) -> Look {
+fn look_for_due(scheduled: &ScheduledProcessor, now: Timestamp) -> Look {
     let of_category = Filter { column: CATEGORY, comparison: Comparison::Equal(scheduled.category.into()) };
     Look { table: TABLE, due: DUE, filters: vec![of_category], now, beyond: None }
 }
