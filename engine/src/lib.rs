@@ -30,7 +30,7 @@ pub use operate::{
     processors::Processors,
     rebuild::{Progress, Rebuild},
 };
-pub use record::{instances::Instances, queue::Queue, reads::Reads, requests::TryRun};
+pub use record::{instances::InstanceStorage, queue::Queue, reads::Reads, requests::TryRun};
 pub use run::{
     keyed_events::KeyedEvents,
     page::{Decoded, DecodedPage},

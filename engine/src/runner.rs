@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ops::Deref, sync::Arc, time::Duration};
 
-use eventstore_core::{DeadLetter, Invalid, Position, StartFrom, Store, StoreError, engine::check_name};
+use eventstore_core::{DeadLetter, Invalid, Position, Shard, StartFrom, Store, StoreError, engine::check_name};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     operate::processors::Processors,
     record::dead_letters,
-    run::{local::LocalProcessor, node::Node, options::Options, processor::Processor, tail::Tail},
+    run::{local::LocalProcessor, node::Node, options::Options, parked::Parked, processor::Processor, tail::Tail},
     status::{State, Status},
     subscription::{Delivered, Subscription},
 };
@@ -340,8 +340,8 @@ impl Running {
             self.reach(head).await?;
             self.ticked().await?;
             let waiting = self.retried().await?;
-            // What ran may have appended events.
-            if self.store.head().await? > head {
+            // What ran may have appended events, and what was tried again may have let something else go on.
+            if self.store.head().await? > head || self.due().await?.is_some() {
                 continue;
             }
             let first = waiting.first().map(|letter| letter.projection.clone());
@@ -354,21 +354,28 @@ impl Running {
     /// Returns once nothing is due by the clock. [`StoreError::Behind`] after 30 seconds.
     async fn ticked(&self) -> Result<(), StoreError> {
         let (start, mut pause) = (Instant::now(), Duration::from_millis(1));
-        for processor in &self.ticking {
-            let name = processor.name();
-            while processor.is_due().await? {
-                let Some(status) = self.status().into_iter().find(|status| status.name == name) else { break };
-                if status.state == State::Paused {
-                    break;
-                }
-                if status.stopped || start.elapsed() > PATIENCE {
-                    return Err(status.behind(status.position));
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(20));
+        while let Some(status) = self.due().await? {
+            if status.stopped || start.elapsed() > PATIENCE {
+                return Err(status.behind(status.position));
             }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Returns the status of a processor for which something is due by the clock. What is paused is passed over.
+    async fn due(&self) -> Result<Option<Status>, StoreError> {
+        for processor in &self.ticking {
+            let name = processor.name();
+            let status = self.status().into_iter().find(|status| status.name == name);
+            let Some(status) = status.filter(|status| status.state != State::Paused) else { continue };
+            let parked = Parked::load(self.store.as_ref(), &Shard::whole(name)).await?;
+            if processor.is_due(&parked).await? {
+                return Ok(Some(status));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the first dead letter of each parked key, once nothing is due to be tried again, or after 30 seconds.

@@ -13,8 +13,8 @@ use eventstore_core::{
     process::{Heard, Process, Turn, TurnResult},
 };
 use eventstore_engine::{
-    Begins, DecodedPage, Disposition, Failure, Fault, Halt, Instances, Part, Processor, Queue, Reads, Remembered, Tick,
-    failure::at,
+    Begins, DecodedPage, Disposition, Failure, Fault, Halt, InstanceStorage, Parked, Part, Processor, Queue, Reads,
+    Remembered, Tick, failure::at,
 };
 
 use crate::{
@@ -149,8 +149,8 @@ impl<P: Process> Processor for Answers<P> {
         Begins::AsSaid(self.start)
     }
 
-    fn instances(&self) -> Option<Instances> {
-        Some(Instances::Table(self.table))
+    fn instances(&self) -> Option<InstanceStorage> {
+        Some(InstanceStorage::Table(self.table))
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {
@@ -204,7 +204,7 @@ impl<P: Process> Processor for Answers<P> {
         timers::fire(self, tick).await
     }
 
-    async fn is_due(&self) -> Result<bool, StoreError> {
-        timers::is_due(self).await
+    async fn is_due(&self, parked: &Parked) -> Result<bool, StoreError> {
+        timers::is_due(self, parked).await
     }
 }

@@ -13,7 +13,7 @@ use eventstore_core::{
     Changes, Rows, StoreError, Timestamp,
     process::{FIRING, Item, Process, StoredInstance, TimerId, Turn, Unreadable, begin_undo, end, open},
 };
-use eventstore_engine::{Halt, Tick};
+use eventstore_engine::{Halt, Parked, Tick};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -45,11 +45,13 @@ pub async fn fire<P: Process>(answers: &Answers<P>, tick: &Tick<'_>) -> Result<D
     Ok(Duration::ZERO)
 }
 
-/// Whether a timer or an operator's request of any instance is due, or is being answered.
-pub async fn is_due<P: Process>(answers: &Answers<P>) -> Result<bool, StoreError> {
+/// Whether a timer or an operator's request of any instance is due, or is being answered. Those of an instance that is
+/// parked wait.
+pub async fn is_due<P: Process>(answers: &Answers<P>, parked: &Parked) -> Result<bool, StoreError> {
     let now = answers.store.as_ref().time().await?;
     let look = Look { table: answers.table, due: DUE, filters: vec![], now, beyond: Some(FIRING) };
     let what = |key: &str, row: &RawValue, due| match readable(answers, key, row) {
+        _ if parked.has_key(key) => Row::Pass,
         Some(row) if due <= now || row.is_firing() => Row::Now,
         Some(_) => Row::Later,
         None => Row::Pass,

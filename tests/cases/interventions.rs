@@ -276,6 +276,30 @@ impl React for Reminding {
     }
 }
 
+/// P3: a timer that is due and waits behind an event that is parked keeps no runner from settling, and has fired once the
+/// runner has settled after that event was skipped.
+#[tokio::test]
+async fn p3_a_runner_settles_beside_a_timer_that_waits_for_a_parked_event() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).lease(LEASE).saga::<Reminding>().start();
+    requested(store, "t1", 1).await?;
+    runner.settle().await?;
+    let order = Order { id: "t1".into(), from: account("ann"), to: account("bob"), amount: 13 };
+    store.append(StreamId::new("transfer", "t1"), Expected::Any, [TransferEvent::Requested(order)]).await?;
+    let letters = Processors::new(store).dead_letters("reminding");
+    until(async || Ok(letters.list().await?.len() == 1)).await?;
+    pass(&world, Duration::from_secs(3)).await;
+    let settled = timeout(Duration::from_secs(10), runner.settle()).await?;
+    assert!(matches!(settled, Err(StoreError::Parked { .. })), "{settled:?}");
+    assert!(!names(store).await?.contains(&"account.closed".into()));
+    letters.skip("t1", "thirteen").await?;
+    runner.settle().await?;
+    assert!(names(store).await?.contains(&"account.closed".into()));
+    runner.stop().await;
+    Ok(())
+}
+
 /// G10: an instance that an operator has ended reads no events and fires no timer, nor does it begin again; events of it
 /// that waited are skipped.
 #[tokio::test]

@@ -185,9 +185,9 @@ impl Processors {
     /// given up: its checkpoints, its dead letters, the instances of a saga or reactor with their timers, the next tick
     /// of a schedule, and its row in the table of processors. It may then start again under its name, as for the first
     /// time: a saga that begins with the first event answers all events again, also for instances that an operator has
-    /// cancelled. The tables that a projection in SQL writes to stay: empty or
-    /// drop them. Stop every program that keeps the projection inline first. Commands that a process has sent before are
-    /// not recorded twice if it sends the same again.
+    /// cancelled. The tables that a projection in SQL writes to stay: empty or drop them. Stop every program that keeps
+    /// the projection inline first. Commands that a process has sent before are not recorded twice if it sends the same
+    /// again.
     ///
     /// [`Invalid::Request`] if there is nothing of that name, if the table is the current one, or while a node that has
     /// its code lives. A node that was killed counts as living for 10 seconds. A shadow may be discarded while nodes
@@ -231,7 +231,8 @@ impl Processors {
         let known = self.known().await?.contains_key(name);
         if !known && store.shards(Some(name)).await?.is_empty() {
             return refused(
-                "is no subscription, projection in SQL, saga, reactor or cron schedule, nor the full name of what was built or kept",
+                "is no subscription, projection in SQL, saga, reactor or cron schedule, nor the full name of what was \
+                 built or kept",
             );
         }
         for table in [NODES, RESHARDS] {

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     failure::{Failure, Fault, Halt},
-    record::{self, instances::Instances, queue::Queue, reads::Reads},
+    record::{self, instances::InstanceStorage, queue::Queue, reads::Reads},
     run::{page::DecodedPage, parked::Parked},
 };
 
@@ -125,7 +125,7 @@ pub trait Processor: Send + Sync {
 
     /// Returns where its instances are stored, if it is a process. A process is never built again: its commands were
     /// sent.
-    fn instances(&self) -> Option<Instances> {
+    fn instances(&self) -> Option<InstanceStorage> {
         None
     }
 
@@ -220,8 +220,10 @@ pub trait Processor: Send + Sync {
         Ok(Duration::MAX)
     }
 
-    /// Whether something is due by the clock, or is being done, in any shard. For tests, which wait until that is done.
-    async fn is_due(&self) -> Result<bool, StoreError> {
+    /// Whether something is due by the clock, or is being done, in any shard; `parked`: the parked keys of all shards.
+    /// For tests, which wait until that is done.
+    async fn is_due(&self, parked: &Parked) -> Result<bool, StoreError> {
+        let _ = parked;
         Ok(false)
     }
 }

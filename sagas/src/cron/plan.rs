@@ -1,8 +1,8 @@
 //! The instants of a cron expression in a time zone, or of a period. No input, no output.
 //!
-//! A cron expression is matched against civil time, as if there were no time zones, and each match becomes an instant: one
-//! in a gap becomes the first instant after the gap, one in a fold the earlier instant. So the instants never go back,
-//! and matches that become the same instant are one tick.
+//! A cron expression is matched against civil time, as if there were no time zones, and each match becomes an instant:
+//! one in a gap becomes the first instant after the gap, one in a fold the earlier instant. So the instants never go
+//! back, and matches that become the same instant are one tick.
 
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ impl Plan {
     /// never matches.
     pub fn new(name: &str, expression: &str, zone: &str) -> Result<Self, Invalid> {
         let invalid = |reason: String| Invalid::Schedule { name: name.into(), reason };
+        let found = if zone == "UTC" { Ok(TimeZone::UTC) } else { TimeZone::get(zone) };
+        let zone = found.map_err(|error| invalid(format!("has the time zone `{zone}`: {error}")))?;
         if let Some(period) = expression.strip_prefix(EVERY) {
             return every(period)
                 .map(Self::Every)
@@ -43,8 +45,6 @@ impl Plan {
         }
         let parsed = CronParser::builder().seconds(Seconds::Optional).build().parse(expression);
         let cron = parsed.map_err(|error| invalid(format!("has the expression `{expression}`: {error}")))?;
-        let found = if zone == "UTC" { Ok(TimeZone::UTC) } else { TimeZone::get(zone) };
-        let zone = found.map_err(|error| invalid(format!("has the time zone `{zone}`: {error}")))?;
         let plan = Self::Cron(Box::new(cron), zone);
         match plan.next(Timestamp::from_micros(0)) {
             Some(_) => Ok(plan),
@@ -165,6 +165,7 @@ mod tests {
             let refused = Plan::new("test", wrong, "UTC");
             assert!(matches!(refused, Err(Invalid::Schedule { .. })), "{wrong}: {refused:?}");
         }
+        assert!(Plan::new("test", "@every 5m", "No/Where").is_err(), "a mistake in the zone is told, too");
         assert_eq!(
             self::plan("@every 5m", "UTC").next(instant("2026-06-15T00:04:00Z")),
             Some(instant("2026-06-15T00:05:00Z"))

@@ -17,7 +17,9 @@ use eventstore_core::{
     engine::interned,
     process::{Answering, Failure as SendFailure, Script, Trigger, panicked, stream_of},
 };
-use eventstore_engine::{DecodedPage, Failure, Halt, Instances, Part, Processor, Queue, Reads, Remembered};
+use eventstore_engine::{
+    DecodedPage, Failure, Halt, InstanceStorage, Parked, Part, Processor, Queue, Reads, Remembered,
+};
 use uuid::{Builder, Uuid};
 
 use super::{
@@ -142,8 +144,8 @@ impl<S: Schedule> Processor for CronProcessor<S> {
         Reads::default()
     }
 
-    fn instances(&self) -> Option<Instances> {
-        Some(Instances::Row(TABLE, self.key.clone()))
+    fn instances(&self) -> Option<InstanceStorage> {
+        Some(InstanceStorage::Row(TABLE, self.key.clone()))
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {
@@ -168,7 +170,7 @@ impl<S: Schedule> Processor for CronProcessor<S> {
         true
     }
 
-    async fn is_due(&self) -> Result<bool, StoreError> {
+    async fn is_due(&self, _: &Parked) -> Result<bool, StoreError> {
         let Ok(plan) = &self.plan else { return Ok(false) };
         let store = self.store.as_ref();
         let now = store.time().await?;

@@ -5,7 +5,7 @@ use std::{any::Any, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{EventStore, Query, StoreError, Transaction};
-use eventstore_engine::{DecodedPage, Failure, Halt, Part, Processor, Queue, Reads, Remembered, Tick};
+use eventstore_engine::{DecodedPage, Failure, Halt, Parked, Part, Processor, Queue, Reads, Remembered, Tick};
 
 use super::{
     change::prepare,
@@ -59,7 +59,7 @@ impl Processor for ScheduledProcessor {
         fire(self, tick).await
     }
 
-    async fn is_due(&self) -> Result<bool, StoreError> {
+    async fn is_due(&self, _: &Parked) -> Result<bool, StoreError> {
         is_due(self).await
     }
 }
