@@ -45,7 +45,7 @@ pub use contract::*;
 pub use eventstore_core::{
     Aggregate, AppendEvents, AppendTo, Appended, Boundary, BoxError, Column, CommandError, Conflict, Cursor,
     DeadLetter, Decide, Decider, Decision, Event, EventError, Every, Evolve, Execute, Expected, Get, History, Id,
-    Identity, ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Metadata, Moment, Order,
+    Identity, ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Message, Metadata, Moment, Order,
     ParkedKeys, Position, Prefix, Project, Query, Raw, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay,
     Retag, Retagged, Row, RowFold, RowPage, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store,
     StoreError, StreamId, Tag, Tagged, Target, Timestamp, TimestampError, Token, Tx, TxConnection, Unavailable, Upcast,
@@ -59,6 +59,11 @@ pub use eventstore_core::{
 pub use eventstore_derive::{Aggregate, Command, Event, ReadModel, Saga};
 pub use eventstore_engine::{
     DeadLetters, Processors, Progress, Rebuild, Runner, Running, State, Status, Subscription, TryRun,
+};
+#[cfg(feature = "messaging")]
+pub use eventstore_messaging::{
+    Bus, BusError, Envelope, Inbox, InboxOffset, Inboxes, LogBus, Publish, ReadInboxes, RejectedMessage, Relay,
+    RunMessaging, Start,
 };
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};
@@ -107,6 +112,8 @@ pub mod prelude {
     };
     #[cfg(feature = "cron")]
     pub use crate::{RunSchedules, Schedule};
+    #[cfg(feature = "messaging")]
+    pub use crate::{Message, Publish, RunMessaging};
 }
 
 /// Opens the store a URL names.

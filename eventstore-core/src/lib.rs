@@ -27,6 +27,7 @@ mod known;
 pub mod limits;
 mod load;
 mod memory;
+mod message;
 mod metadata;
 mod paging;
 pub mod process;
@@ -69,6 +70,7 @@ pub use import::{ImportEvent, Imported};
 pub use invalid::Invalid;
 pub use load::{History, Load, Loaded};
 pub use memory::MemoryStore;
+pub use message::Message;
 pub use metadata::Metadata;
 pub use process::{
     Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, StartFrom,

@@ -268,6 +268,11 @@ impl Store {
         &self.running
     }
 
+    /// Returns the name of the recording program, if [`with_source`](Self::with_source) gave it.
+    pub fn source(&self) -> Option<&str> {
+        self.source.as_deref()
+    }
+
     pub(crate) fn cause(&self) -> Cause {
         Cause::new(self.source.as_deref().map(str::to_owned))
     }

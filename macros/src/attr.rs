@@ -304,7 +304,10 @@ pub(crate) fn refuse_serde(attributes: &[Attribute], on: &str, errors: &mut Erro
         let instead = match (&*name, on) {
             ("rename", "variant") => "say the stored name with `#[event(name = \"…\")]`",
             ("alias", "variant") => "say an earlier name with `#[event(alias = \"…\")]`",
-            ("rename" | "rename_all", "enum") => "say what stored names begin with: `#[event(prefix = \"…\")]`",
+            ("rename", "enum") => "say what stored names begin with: `#[event(prefix = \"…\")]`",
+            ("rename_all" | "rename_all_fields", "enum") => {
+                "rename the fields of all variants with `#[event(rename_all = \"…\")]`"
+            }
             ("rename_all" | "rename_all_fields", _) => {
                 "rename fields one by one, with `#[serde(rename = \"…\")]` on them"
             }

@@ -96,9 +96,11 @@ impl<'a> Codec<'a> {
             quote!(#variant #fields)
         });
         let assumed = assumed(&self.types);
+        let renamed = self.event.rename_all.as_ref().map(|case| quote!(#[serde(rename_all_fields = #case)]));
         quote! {
             #[derive(__private::serde::Serialize)]
             #[serde(crate = "__private::serde", remote = #remote, untagged, bound = #bound)]
+            #renamed
             enum __Shadow {
                 #(#variants),*
             }
@@ -195,6 +197,7 @@ impl<'a> Codec<'a> {
         );
         let expecting = format!("the body of `{}`", variant.name.0);
         let shadow = self.fields(fields);
+        let renamed = self.event.rename_all.as_ref().map(|case| quote!(#[serde(rename_all = #case)]));
         let end = matches!(fields, Fields::Unnamed(_)).then(|| quote!(;));
         let members: Vec<_> = fields.members().collect();
         let bindings: Vec<_> = (0..members.len()).map(binding).collect();
@@ -202,6 +205,7 @@ impl<'a> Codec<'a> {
             {
                 #[derive(__private::serde::Deserialize)]
                 #[serde(crate = "__private::serde", bound = #bound, expecting = #expecting)]
+                #renamed
                 struct __Body #shadow #end
                 let __Body { #(#members: #bindings),* } = __private::decode(__body)?;
                 __push(#ident::#name { #(#members: #bindings),* });

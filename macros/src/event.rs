@@ -46,7 +46,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
 
 impl Event<'_> {
     fn emit(&self) -> TokenStream {
-        let Self { ident, krate, variants, retired, others } = self;
+        let Self { ident, krate, variants, retired, others, .. } = self;
         let others = (!others.is_empty()).then(|| {
             quote! {
                 const OTHERS: &'static [&'static [&'static str]] = &[#(<#others as #krate::Event>::NAMES),*];
@@ -60,6 +60,14 @@ impl Event<'_> {
         let tags = self.tags();
         let stored = body::Codec::new(self);
         let codec = stored.codec();
+        let message = self.topic.as_ref().map(|topic| {
+            quote! {
+                #[automatically_derived]
+                impl #krate::Message for #ident {
+                    const TOPIC: &'static str = #topic;
+                }
+            }
+        });
         quote! {
             #[doc(hidden)]
             #[allow(
@@ -74,6 +82,7 @@ impl Event<'_> {
             const _: () = {
                 use #krate::__private;
                 #codec
+                #message
 
                 #[automatically_derived]
                 impl #krate::Event for #ident {

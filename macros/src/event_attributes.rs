@@ -2,7 +2,7 @@
 
 use crate::attr::AttributeSpec;
 
-const ENUM: &[&str] = &["prefix", "retired", "others", "transparent", "crate"];
+const ENUM: &[&str] = &["prefix", "topic", "rename_all", "retired", "others", "transparent", "crate"];
 const VARIANT: &[&str] = &["name", "alias", "version", "upcast"];
 const FIELD: &[&str] = &["tag"];
 

@@ -89,6 +89,30 @@ use syn::{DeriveInput, parse_macro_input};
 /// }
 /// ```
 ///
+/// `#[event(rename_all = "camelCase")]` on the enum renames the fields of all variants in the body, by serde's rules for
+/// names.
+///
+/// # Messages
+///
+/// `#[event(topic = "orders")]` on the enum makes it a published language: it is a [`Message`](trait.Message.html), which a relay publishes
+/// and an inbox of another service records. Its stored names begin with the topic and a colon, so that no message is
+/// taken for an event of the service's own that has the same name. On the bus, the type is the name without them.
+///
+/// ```
+/// use eventstore::{Message, prelude::*};
+///
+/// #[derive(Event, Clone)]
+/// #[event(prefix = "order", topic = "orders", rename_all = "camelCase")]
+/// enum OrderMessage {
+///     Placed { order_id: String, total_cents: i64 },
+/// }
+///
+/// let placed = OrderMessage::Placed { order_id: "o7".into(), total_cents: 100 };
+/// assert_eq!((OrderMessage::TOPIC, placed.name()), ("orders", "orders:order.placed"));
+/// assert_eq!(placed.encode()?, br#"{"orderId":"o7","totalCents":100}"#);
+/// # Ok::<(), eventstore::EventError>(())
+/// ```
+///
 /// # Tags
 ///
 /// Tags name what an event concerns besides its stream. `#[aggregate(by_tag)]` and `#[read_model(tag = "…")]` select

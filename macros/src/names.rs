@@ -37,6 +37,30 @@ pub(crate) fn plain(name: &str) -> Result<(), String> {
     only(name, |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'), "a-z, 0-9, `_` and `.`")
 }
 
+/// The rule for names of topics: `a-z`, `0-9`, `_` and `.`, at most 200 bytes, since brokers allow no more.
+pub(crate) fn topic(name: &str) -> Result<(), String> {
+    plain(name)?;
+    if name.len() > 200 {
+        return Err(format!("the name of a topic has at most 200 bytes, this one has {}", name.len()));
+    }
+    Ok(())
+}
+
+/// The rule for how fields are renamed: one of serde's.
+pub(crate) fn case(name: &str) -> Result<(), String> {
+    const CASES: [&str; 8] = [
+        "lowercase",
+        "UPPERCASE",
+        "PascalCase",
+        "camelCase",
+        "snake_case",
+        "SCREAMING_SNAKE_CASE",
+        "kebab-case",
+        "SCREAMING-KEBAB-CASE",
+    ];
+    if CASES.contains(&name) { Ok(()) } else { Err(format!("fields are renamed by {}", one_of(&CASES))) }
+}
+
 /// The rule for names of tables: `a-z`, `0-9` and `_`, at most 48 bytes, since they are parts of other names.
 pub(crate) fn table(name: &str) -> Result<(), String> {
     stored(name)?;

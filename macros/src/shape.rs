@@ -8,7 +8,7 @@ use syn::{Attribute, DataEnum, DeriveInput, Fields, LitInt, LitStr, Path, Type, 
 use crate::{
     attr::{Errors, refuse_serde, written_by_hand},
     event_attributes::{ON_ENUM, ON_VARIANT},
-    names::{check, snake_case, stored},
+    names::{case, check, snake_case, stored, topic},
     tags::Tag,
     types::{innermost_type, text},
     versions::History,
@@ -18,6 +18,10 @@ use crate::{
 pub(crate) struct Event<'a> {
     pub ident: &'a Ident,
     pub krate: Path,
+    /// The topic that these messages are published under, if they are messages.
+    pub topic: Option<String>,
+    /// How the fields are renamed in a body.
+    pub rename_all: Option<LitStr>,
     pub variants: Vec<Variant<'a>>,
     pub retired: Vec<LitStr>,
     /// Other event types of the program, whose events do not matter here.
@@ -37,6 +41,8 @@ pub(crate) struct Variant<'a> {
 #[derive(Default)]
 pub(crate) struct Keys {
     prefix: Option<LitStr>,
+    topic: Option<LitStr>,
+    rename_all: Option<LitStr>,
     retired: Option<(Ident, Vec<LitStr>)>,
     pub others: Vec<Path>,
     pub transparent: bool,
@@ -49,6 +55,8 @@ impl Keys {
         ON_ENUM.read(attributes, errors, |entry| {
             match &*entry.name() {
                 "prefix" => keys.prefix = Some(entry.text("prefix = \"account\"", stored)?),
+                "topic" => keys.topic = Some(entry.text("topic = \"orders\"", topic)?),
+                "rename_all" => keys.rename_all = Some(entry.text("rename_all = \"camelCase\"", case)?),
                 "retired" => {
                     let names: Vec<LitStr> = entry.list("retired(\"account.flagged\")")?;
                     names.iter().try_for_each(|name| check(name, stored))?;
@@ -58,7 +66,7 @@ impl Keys {
                 "transparent" => keys.transparent = entry.flag().map(|_| true)?,
                 _ => keys.krate = Some(entry.path_to_crate()?),
             }
-            if entry.name() == "prefix" || entry.name() == "retired" {
+            if matches!(&*entry.name(), "prefix" | "topic" | "rename_all" | "retired") {
                 other = Some(entry.key.clone());
             }
             Ok(())
@@ -86,9 +94,16 @@ impl<'a> Event<'a> {
             (None, Some(_)) => String::new(),
             (None, None) => snake_case(&name),
         };
-        let variants = data.variants.iter().map(|variant| Variant::read(variant, &prefix, errors)).collect();
-        let retired = keys.retired.as_ref().map_or_else(Vec::new, |(_, names)| names.clone());
-        let event = Self { ident, krate, variants, retired, others: keys.others.clone() };
+        let mut variants: Vec<_> =
+            data.variants.iter().map(|variant| Variant::read(variant, &prefix, errors)).collect();
+        let mut retired = keys.retired.as_ref().map_or_else(Vec::new, |(_, names)| names.clone());
+        let topic = keys.topic.as_ref().map(LitStr::value);
+        if let Some(topic) = &topic {
+            variants.iter_mut().for_each(|variant| variant.publish_under(topic));
+            retired.iter_mut().for_each(|name| *name = under(topic, name));
+        }
+        let (rename_all, others) = (keys.rename_all.clone(), keys.others.clone());
+        let event = Self { ident, krate, topic, rename_all, variants, retired, others };
         let nameless = event.variants.iter().any(|variant| variant.name.0.is_empty());
         if prefix.is_empty() && nameless {
             let message =
@@ -174,11 +189,24 @@ impl<'a> Variant<'a> {
         Self { ident, fields: &variant.fields, name, aliases, history: history.unwrap_or_default(), tags }
     }
 
+    /// Has its names begin with a topic.
+    fn publish_under(&mut self, topic: &str) {
+        if !self.name.0.is_empty() {
+            self.name.0 = format!("{topic}:{}", self.name.0);
+        }
+        self.aliases.iter_mut().for_each(|alias| *alias = under(topic, alias));
+    }
+
     /// Returns the stored name and all aliases.
     pub(crate) fn names(&self) -> Vec<String> {
         let aliases = self.aliases.iter().map(LitStr::value);
         [self.name.0.clone()].into_iter().chain(aliases).collect()
     }
+}
+
+/// Returns the stored name of a message.
+fn under(topic: &str, name: &LitStr) -> LitStr {
+    LitStr::new(&format!("{topic}:{}", name.value()), name.span())
 }
 
 /// Refuses borrowed fields: an event is decoded from bytes that it cannot borrow.

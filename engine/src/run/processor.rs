@@ -220,6 +220,14 @@ pub trait Processor: Send + Sync {
         Ok(Duration::MAX)
     }
 
+    /// Returns when there is something to do for [`tick`](Self::tick) that no clock and no event of the log tells of:
+    /// messages have arrived. By default it never returns. Dropped at an await, and called again, as long as the shard
+    /// waits; nothing may be lost by that.
+    async fn arrived(&self, shard: &Shard) {
+        let _ = shard;
+        std::future::pending().await
+    }
+
     /// Whether something is due by the clock, or is being done, in any shard; `parked`: the parked keys of all shards.
     /// For tests, which wait until that is done.
     async fn is_due(&self, parked: &Parked) -> Result<bool, StoreError> {

@@ -294,14 +294,20 @@ impl ShardRunner {
                 let tail = self.tail.clone();
                 let mut failed = Ok(());
                 let (position, lost, tick_at) = (cursor.position, cursor.lost, cursor.ticks.at);
+                let (processor, shard) = (self.processor.clone(), self.shard.clone());
+                let mut arrived = false;
                 self.unless_stopped(async {
                     tokio::select! {
                         there = tail.wait(position, lost) => failed = there,
                         () = sleep(due.unwrap_or_default()), if due.is_some() => {}
                         () = sleep_until(tick_at.unwrap_or_else(Instant::now)), if tick_at.is_some() => {}
+                        () = processor.arrived(&shard), if tick_at.is_some() => arrived = true,
                     }
                 })
                 .await;
+                if arrived {
+                    cursor.wake_in(Some(Duration::ZERO));
+                }
                 return Ok(failed?);
             }
             After::Gone => match self.catch_up(cursor).await? {

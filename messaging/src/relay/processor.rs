@@ -1,0 +1,297 @@
+//! A relay as a processor of the engine: publishes before the transaction that moves its checkpoint.
+//!
+//! A crash between the two publishes the batch again, under the same ids. Where the bus can tell its last message, the
+//! relay leaves out what is in the topic already; elsewhere the receivers know the ids.
+
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    ops::Range,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use async_trait::async_trait;
+use eventstore_core::{Event, EventStore, Invalid, Position, Query, Read, SLOTS, Shard, StoreError, Transaction, slot};
+use eventstore_engine::{
+    Begins, DecodedPage, Failure, Fault, Held, Part, Processor, Queue, Reads, Remembered,
+};
+use futures::TryStreamExt;
+use uuid::Uuid;
+
+use super::{Relay, in_order, outgoing::Outgoing, relayed::Relayed};
+use crate::{
+    bus::{Abilities, Bus, BusError, Kind, Order, Outcome, check_topic, partition},
+    envelope::RELAYED,
+    metrics,
+    publish::Publish,
+};
+
+/// Publishes the messages of a type.
+pub struct RelayProcessor<M> {
+    bus: Bus,
+    name: String,
+    source: Option<String>,
+    abilities: OnceLock<Abilities>,
+    /// How far each shard of this node has come in the topic, by its first slot.
+    come: Mutex<HashMap<u16, Come>>,
+    /// The messages that are confirmed, and that the checkpoint has not passed yet: with their slots and the positions of
+    /// their events.
+    confirmed: Mutex<HashMap<String, (u16, Position)>>,
+    of: PhantomData<fn() -> M>,
+}
+
+/// How far a shard has come in the topic.
+#[derive(Clone)]
+struct Come {
+    /// The epoch of the shard when the bus was asked.
+    epoch: u64,
+    /// The log, its epoch, and the relay: the beginning of `relayed`.
+    of: String,
+    /// The last message of this relay in each partition that has one.
+    last: HashMap<u16, (Relayed, String)>,
+}
+
+impl<M: Publish> RelayProcessor<M> {
+    pub fn new(relay: Relay<M>, source: Option<String>) -> Self {
+        let name = format!("relay:{}", relay.name.as_deref().unwrap_or(M::TOPIC));
+        let (abilities, come, confirmed) = Default::default();
+        Self { bus: relay.bus, name, source, abilities, come, confirmed, of: PhantomData }
+    }
+
+    fn outgoing(&self, part: &Part<'_>) -> Result<Outgoing, Failure> {
+        let source = self.source.as_deref().unwrap_or_default();
+        let most = self.abilities.get().map_or(usize::MAX, |abilities| abilities.message_bytes);
+        Outgoing::of::<M>(part, source, most)
+    }
+
+    /// Returns how far a shard has come. Asks the bus if it was not asked since the shard was taken, or since a failure.
+    async fn come(&self, store: &dyn EventStore, held: &Held, abilities: Abilities) -> Result<Come, Failure> {
+        let slot = held.shard.from_slot;
+        if let Some(come) = locked(&self.come).get(&slot).filter(|come| come.epoch == held.at.epoch) {
+            return Ok(come.clone());
+        }
+        let of = Relayed::of(&store.identity().await?, &self.name);
+        let partitions = partitions_of(&held.shard, abilities)?;
+        let last = self.bus.publisher.last(M::TOPIC, partitions.clone()).await.map_err(failure)?;
+        let mut come = Come { epoch: held.at.epoch, of, last: HashMap::new() };
+        for (partition, last) in partitions.zip(last) {
+            let Some(last) = last else { continue };
+            // A message of another writer, or of a history of this log that an operator gave up.
+            let Some(relayed) = last.relayed.parse::<Relayed>().ok().filter(|relayed| relayed.of == come.of) else {
+                continue;
+            };
+            let event = store.read(Read::at(relayed.position)).await?.events.try_next().await?;
+            if event.map(|event| event.id) != Some(relayed.event) {
+                let (position, event) = (relayed.position, Some(relayed.event));
+                return Err(StoreError::Forked { position, event }.into());
+            }
+            come.last.insert(partition, (relayed, last.id));
+        }
+        locked(&self.come).insert(slot, come.clone());
+        Ok(come)
+    }
+
+    /// Publishes what is not in the topic yet. The failure names the first event that is to blame.
+    async fn publish(&self, part: &Part<'_>, held: &Held, outgoing: &Outgoing, come: &Come) -> Result<(), Failure> {
+        let abilities = self.abilities.get().copied().unwrap_or(Abilities::new(Order::Key, Kind::Queue));
+        let (mut places, mut messages) = (vec![], vec![]);
+        let there = self.there(part, outgoing, come, abilities);
+        for (n, message) in outgoing.messages.iter().enumerate() {
+            if there[n] || locked(&self.confirmed).contains_key(&message.id) {
+                continue;
+            }
+            let event = &part.page.events[outgoing.places[n]];
+            let mut message = message.clone();
+            if let Some(relayed) = relayed(part, held, &come.of, event.position, event.id) {
+                message.extensions.insert(RELAYED.into(), relayed.to_string());
+            }
+            places.push(outgoing.places[n]);
+            messages.push(message);
+        }
+        metrics::relayed(M::TOPIC, "known", outgoing.messages.len() - messages.len());
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let outcomes = in_order::publish(&*self.bus.publisher, M::TOPIC, abilities.order, &messages).await;
+        let (mut failed, mut done): (Option<(usize, BusError)>, usize) = (None, 0);
+        let mut confirmed = vec![];
+        for (n, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Outcome::Done => {
+                    let position = part.page.events[places[n]].position;
+                    confirmed.push((messages[n].id.clone(), (slot(&messages[n].key), position)));
+                    metrics::published(M::TOPIC, &messages[n]);
+                    done += 1;
+                }
+                Outcome::NotTried => {}
+                // That the bus is away counts more than that it refused a message.
+                Outcome::Failed(error) if failed.as_ref().is_none_or(|(_, other)| is_of_message(other)) => {
+                    if failed.is_none() || !is_of_message(&error) {
+                        failed = Some((n, error));
+                    }
+                }
+                Outcome::Failed(_) => {}
+            }
+        }
+        metrics::relayed(M::TOPIC, "done", done);
+        locked(&self.confirmed).extend(confirmed);
+        match failed {
+            Some((n, error)) => {
+                metrics::relayed(M::TOPIC, "failed", 1);
+                Err(failure(error).at(&part.page.events[places[n]]).of(&messages[n].key))
+            }
+            None if done < messages.len() => {
+                Err(failure(BusError::unavailable("the bus has confirmed fewer messages than it was given")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns of each message whether it is in the topic, as its last message says. One that waited as a dead letter was
+    /// never published.
+    fn there(&self, part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities: Abilities) -> Vec<bool> {
+        let messages = outgoing.messages.iter().zip(&outgoing.places);
+        let of = |partition| come.last.get(&partition);
+        // Of the event that was published last: whether the message that was published last comes after this one.
+        let mut passed: HashMap<u16, bool> = HashMap::new();
+        let mut there: Vec<_> = messages
+            .rev()
+            .map(|(message, place)| {
+                let partition = partition(&message.key, abilities.partitions);
+                let (Some((relayed, last)), None) = (of(partition), part.only) else { return false };
+                match part.page.events[*place].position.cmp(&relayed.position) {
+                    std::cmp::Ordering::Less => true,
+                    std::cmp::Ordering::Greater => false,
+                    std::cmp::Ordering::Equal => {
+                        let passed = passed.entry(partition).or_insert(relayed.all);
+                        *passed |= message.id == *last;
+                        *passed
+                    }
+                }
+            })
+            .collect();
+        there.reverse();
+        there
+    }
+}
+
+/// Returns the attribute of a message: its own place; or, for one that waited as a dead letter, that of the checkpoint,
+/// behind which it comes. `None` if the checkpoint is at the beginning.
+fn relayed(part: &Part<'_>, held: &Held, of: &str, position: Position, event: Uuid) -> Option<Relayed> {
+    let of = of.to_owned();
+    match part.only {
+        None => Some(Relayed { of, position, event, all: false }),
+        Some(_) => Some(Relayed { of, position: held.at.position, event: held.at.event?, all: true }),
+    }
+}
+
+/// Returns the partitions that a shard publishes to. Fails if it shares one with another shard, on a bus where the last
+/// message of a partition must be of one writer.
+fn partitions_of(shard: &Shard, abilities: Abilities) -> Result<Range<u16>, Failure> {
+    let partitions = abilities.partitions;
+    let starts = |slot: u16| u32::from(slot) * u32::from(partitions) % u32::from(SLOTS) < u32::from(partitions);
+    let first = |slot: u16| (u32::from(slot) * u32::from(partitions) / u32::from(SLOTS)) as u16;
+    let range = first(shard.from_slot)..first(shard.to_slot.saturating_sub(1)) + 1;
+    let whole = [shard.from_slot, shard.to_slot].into_iter().all(|slot| slot == SLOTS || starts(slot));
+    if whole || abilities.order != Order::Prefix {
+        return Ok(range);
+    }
+    // A bus of one partition that knows every id needs no division.
+    if partitions == 1 {
+        return Ok(0..0);
+    }
+    let why = format!(
+        "the shard {shard} shares a partition with another: the topic has {partitions} partitions, and the number of \
+         shards must divide that: reshard the relay"
+    );
+    Err(Failure::program(StoreError::from(Invalid::Request(why))))
+}
+
+/// Whether an error blames the message, and not the bus.
+fn is_of_message(error: &BusError) -> bool {
+    matches!(error, BusError::Refused(_))
+}
+
+/// Returns the failure for an error of the bus: if it is away, the relay waits; a message that it will never take is
+/// parked.
+pub fn failure(error: BusError) -> Failure {
+    let fault = match &error {
+        BusError::Unavailable(_) | BusError::Denied(_) => Fault::World,
+        BusError::Refused(_) => Fault::Row,
+        BusError::Trimmed { .. } | BusError::Unsupported(_) => Fault::Program,
+    };
+    Failure { event: None, queue: None, reason: error.into(), fault }
+}
+
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl<M: Publish> Processor for RelayProcessor<M> {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn query(&self) -> Query {
+        Query::names(M::From::NAMES)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::of::<M::From>()
+    }
+
+    fn begins(&self) -> Begins {
+        Begins::FirstEventUnlessSaid(None)
+    }
+
+    async fn prepare(&self, _: &dyn EventStore) -> Result<(), Failure> {
+        let invalid = |why: Invalid| Failure::program(StoreError::from(why));
+        check_topic(M::TOPIC).map_err(invalid)?;
+        if self.source.as_deref().is_none_or(str::is_empty) {
+            let why = "messages say which program they are from: give the store a name with `.with_source(\"orders\")`";
+            return Err(invalid(Invalid::Request(why.into())));
+        }
+        let abilities = self.bus.publisher.topic(M::TOPIC).await.map_err(failure)?;
+        let _ = self.abilities.set(abilities);
+        Ok(())
+    }
+
+    fn decode(&self, page: &DecodedPage, places: Range<usize>) {
+        page.decoded::<M::From>().decode(page, places);
+    }
+
+    async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failure> {
+        let outgoing = self.outgoing(part)?;
+        if let (Some(held), Some(abilities), Some(last)) = (part.held, self.abilities.get(), outgoing.places.last()) {
+            // What the checkpoint has passed is not asked for again.
+            if part.only.is_none() {
+                let slots = held.shard.from_slot..held.shard.to_slot;
+                let passed = |slot, position| slots.contains(&slot) && position <= held.at.position;
+                locked(&self.confirmed).retain(|_, (slot, position)| !passed(*slot, *position));
+            }
+            let come = self.come(store, held, *abilities).await?;
+            // What a crash of the database could undo must not be known outside of it.
+            store.flushed(part.page.events[*last].id).await?;
+            let published = self.publish(part, held, &outgoing, &come).await;
+            if published.is_err() {
+                locked(&self.come).remove(&held.shard.from_slot);
+            }
+            published?;
+        }
+        part.outputs.keep(outgoing);
+        Ok(())
+    }
+
+    async fn process(
+        &self,
+        _: &mut dyn Transaction,
+        part: &Part<'_>,
+        _: Option<&mut Remembered>,
+    ) -> Result<Vec<(Queue, usize)>, Failure> {
+        match part.outputs.get::<Outgoing>() {
+            Some(outgoing) => Ok(outgoing.waiting.clone()),
+            None => Ok(self.outgoing(part)?.waiting),
+        }
+    }
+}
