@@ -45,11 +45,11 @@ pub use contract::*;
 pub use eventstore_core::{
     Aggregate, AppendEvents, AppendTo, Appended, Boundary, BoxError, Column, CommandError, Conflict, Cursor,
     DeadLetter, Decide, Decider, Decision, Event, EventError, Every, Evolve, Execute, Expected, Get, History, Id,
-    Identity, ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Message, Metadata, Moment, Order,
-    ParkedKeys, Position, Prefix, Project, Query, Raw, ReadEvents, ReadModel, ReadModels, Recorded, Refusal, Replay,
-    Retag, Retagged, Row, RowFold, RowPage, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy, Store,
-    StoreError, StreamId, Tag, Tagged, Target, Timestamp, TimestampError, Token, Tx, TxConnection, Unavailable, Upcast,
-    VerifiedSnapshots, Version, doctor, ensure, event_id, every, limits, testing,
+    Identity, ImportEvent, Imported, Invalid, Keys, Kind, List, Load, Loaded, MemoryStore, Message, Metadata, Moment,
+    Order, ParkedKeys, Position, Prefix, Project, Query, Raw, ReadEvents, ReadModel, ReadModels, Recorded, Refusal,
+    Replay, Retag, Retagged, Row, RowFold, RowPage, Snapshot, SnapshotCounts, SnapshotDifference, SnapshotPolicy,
+    Store, StoreError, StreamId, Tag, Tagged, Target, Timestamp, TimestampError, Token, Tx, TxConnection, Unavailable,
+    Upcast, VerifiedSnapshots, Version, doctor, ensure, event_id, every, limits, testing,
 };
 pub use eventstore_core::{
     Command, Commands, End, EventOf, Instances, Plan, PlanStep, React, Reacting, Reactor, Saga, SagaStatus, StartFrom,
@@ -110,10 +110,10 @@ pub mod prelude {
         ScheduleCommands, Steps, ask, cancel, publish, send, step,
         testing::{GivenSteps, When},
     };
-    #[cfg(feature = "cron")]
-    pub use crate::{RunSchedules, Schedule};
     #[cfg(feature = "messaging")]
     pub use crate::{Message, Publish, RunMessaging};
+    #[cfg(feature = "cron")]
+    pub use crate::{RunSchedules, Schedule};
 }
 
 /// Opens the store a URL names.

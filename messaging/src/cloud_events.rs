@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use eventstore_core::Timestamp;
 use serde::Serialize;
-use serde_json::{
-    Map, Value as Json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Map, Value as Json, value::RawValue};
 use uuid::Uuid;
 
 use crate::envelope::{Envelope, JSON, is_attribute};
@@ -110,9 +107,9 @@ impl Envelope {
         }
         let mut attributes = BTreeMap::new();
         for (name, value) in headers {
-            let prefix = PREFIXES.iter().find(|prefix| {
-                name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-            });
+            let prefix = PREFIXES
+                .iter()
+                .find(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)));
             if let Some(prefix) = prefix {
                 attributes.insert(name[prefix.len()..].to_ascii_lowercase(), value.clone());
             }
@@ -127,7 +124,8 @@ impl Envelope {
 type Object = BTreeMap<String, Box<RawValue>>;
 
 fn object(body: &[u8]) -> Result<Object, NotAMessage> {
-    serde_json::from_slice(body).or_else(|error| bad(format!("neither headers of CloudEvents nor a JSON object: {error}")))
+    serde_json::from_slice(body)
+        .or_else(|error| bad(format!("neither headers of CloudEvents nor a JSON object: {error}")))
 }
 
 /// Reads a message from one JSON object: in structured mode, if it says `specversion`; else plain.
@@ -229,4 +227,3 @@ fn of_attributes(
     envelope.check().or_else(bad)?;
     Ok(envelope)
 }
-

@@ -16,8 +16,8 @@ mod relay;
 mod runs;
 
 pub use bus::{
-    Abilities, Bus, BusError, Delivered, Delivery, Kind, Offset, Order, Outcome, Publisher, Source, Start, Unread,
-    check_group, check_topic, partition,
+    Abilities, Bus, BusError, Delivered, Delivery, Kind, Last, Offset, Order, Outcome, Publisher, Source, Start,
+    Unread, check_group, check_topic, partition,
 };
 pub use cloud_events::{NotAMessage, STRUCTURED};
 pub use envelope::Envelope;

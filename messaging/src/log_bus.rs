@@ -17,8 +17,7 @@ use futures::{
 
 use crate::{
     bus::{
-        Abilities, Bus, BusError, Delivery, Kind, Offset, Order, Last, Outcome, Publisher, Source, Start,
-        check_topic,
+        Abilities, Bus, BusError, Delivery, Kind, Last, Offset, Order, Outcome, Publisher, Source, Start, check_topic,
     },
     envelope::{Envelope, RELAYED},
 };

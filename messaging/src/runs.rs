@@ -22,7 +22,8 @@ pub trait RunMessaging {
     /// The store must say which program publishes: [`Store::with_source`](eventstore_core::Store::with_source).
     ///
     /// ```
-    /// use eventstore::{Bus, LogBus, Publish, RunMessaging, prelude::*};
+    /// use eventstore::{Bus, LogBus, prelude::*};
+    /// use futures::TryStreamExt;
     /// # #[derive(Event, Clone)]
     /// # enum OrderEvent { Placed { cents: i64 } }
     /// # #[derive(Aggregate)]
@@ -55,7 +56,7 @@ pub trait RunMessaging {
     /// let shipping = eventstore::connect("memory:").await?.with_source("shipping");
     /// let inbox = Runner::new(&shipping).inbox::<OrderMessage>(&bus).start();
     /// inbox.settle().await?; // recorded
-    /// let received = shipping.read().of::<OrderMessage>().to_vec().await?;
+    /// let received: Vec<_> = shipping.read().events::<OrderMessage>().try_collect().await?;
     /// assert_eq!(received[0].stream.as_str(), "in.orders-o7");
     /// # inbox.stop().await;
     /// # relay.stop().await;

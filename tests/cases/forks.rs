@@ -2,11 +2,18 @@
 
 use std::error::Error;
 
-use eventstore::{Expected, Id, Inline, Position, RunReadModels, Runner, State, StoreError};
+use eventstore::{
+    Bus, Expected, Id, Inline, LogBus, Position, Relay, RunMessaging, RunReadModels, Runner, State, StoreError,
+    StreamId,
+};
 
 use crate::{
     account::{AccountEvent::*, *},
-    cases::{World, balances::Balance},
+    cases::{
+        World,
+        balances::Balance,
+        messages::{OrderMessage, PurchaseEvent},
+    },
 };
 
 /// That what follows it stops, says why, and writes nothing. `lose` takes the events after a position away.
@@ -65,6 +72,46 @@ pub async fn a_log_that_lost_its_end_stops_what_follows_it(
         lose(base).await;
     }
     inline(&world, lose).await
+}
+
+/// A backup of a publisher was restored, its relay's checkpoint with it: the topic has messages of events that are not in
+/// the log, and other events have their positions.
+pub async fn a_relay_whose_log_lost_its_end_stops(
+    world: World,
+    lose: impl AsyncFn(Position),
+) -> Result<(), Box<dyn Error>> {
+    let bus: Bus = LogBus::new(&eventstore::connect("memory:").await?).into();
+    let orders = world.store.clone().with_source("orders");
+    let relay = || Runner::new(&orders).relay::<OrderMessage>(&bus).start();
+    let place = async |cents| {
+        let events = [PurchaseEvent::Placed { cents }];
+        orders.append(StreamId::new("purchase", "o1"), Expected::Any, events).await
+    };
+    for cents in 1..=3 {
+        place(cents).await?;
+    }
+    let running = relay();
+    running.settle().await?;
+    running.stop().await;
+    let published = world.inner.checkpoint("relay:orders").await?;
+    lose(Position(published.0 - 2)).await;
+    anew(&world, "relay:orders").await?;
+    for cents in 10..13 {
+        place(cents).await?;
+    }
+    let running = relay();
+    let stopped = running.until(Position(published.0 + 1)).await;
+    let Err(error @ StoreError::Stopped { .. }) = stopped else { panic!("{stopped:?}") };
+    let fork = error.reason().and_then(|reason| reason.downcast_ref::<StoreError>());
+    let Some(StoreError::Forked { position, event: Some(_) }) = fork else { panic!("{error}") };
+    assert_eq!(*position, published, "the last event that was published");
+    running.stop().await;
+    assert_eq!(world.inner.checkpoint("relay:orders").await?, Position(0), "nothing is published on such a log");
+    // A relay of another name publishes what is in the log now.
+    let running = Runner::new(&orders).relay(Relay::<OrderMessage>::new(&bus).name("orders.restored")).start();
+    running.settle().await?;
+    running.stop().await;
+    Ok(())
 }
 
 /// As if nobody had followed the log yet.

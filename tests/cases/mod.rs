@@ -36,6 +36,7 @@ pub mod inline;
 pub mod instances;
 pub mod interventions;
 pub mod late;
+pub mod messages;
 pub mod mistakes;
 pub mod parked;
 pub mod processor_names;

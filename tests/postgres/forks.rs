@@ -7,12 +7,12 @@ use crate::{cases, server};
 #[path = "../cases/forks.rs"]
 mod lost;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Box<dyn std::error::Error>> {
+/// A store, and what takes its events after a position away.
+async fn forking() -> (cases::World, impl AsyncFn(eventstore::Position)) {
     let store = server::fresh().await;
     let schema = store.schema().to_owned();
     let world = cases::World::new(std::sync::Arc::new(store), None, ());
-    let lose = async |after: eventstore::Position| {
+    let lose = async move |after: eventstore::Position| {
         let delete = format!(
             "ALTER TABLE {schema}.events DISABLE TRIGGER append_only;
              DELETE FROM {schema}.events WHERE position > {after};
@@ -20,5 +20,17 @@ async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Box<dy
         );
         sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut server::connection().await).await.unwrap();
     };
+    (world, lose)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Box<dyn std::error::Error>> {
+    let (world, lose) = forking().await;
     lost::a_log_that_lost_its_end_stops_what_follows_it(world, lose).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r8_a_relay_whose_log_lost_its_end_stops() -> Result<(), Box<dyn std::error::Error>> {
+    let (world, lose) = forking().await;
+    lost::a_relay_whose_log_lost_its_end_stops(world, lose).await
 }

@@ -658,8 +658,8 @@ async fn a_table_with_a_name_of_the_engine_stops_what_runs_and_is_named() -> Res
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Any> {
+/// A store, and what takes its events after a position away.
+async fn forking() -> Result<(World, impl AsyncFn(Position)), Any> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("log.db");
     let store = SqliteStore::open(path.clone()).await?;
@@ -667,10 +667,21 @@ async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Any> {
     for guard in ["eventstore_events_delete", "eventstore_tags_delete"] {
         sqlx::raw_sql(AssertSqlSafe(format!("DROP TRIGGER {guard}"))).execute(&mut connection).await?;
     }
-    let world = World::new(Arc::new(store), None, ());
-    let lose = async |after: Position| {
+    let lose = async move |after: Position| {
         let delete = format!("DELETE FROM eventstore_events WHERE position > {after}");
         sqlx::raw_sql(AssertSqlSafe(delete)).execute(&mut other(&path).await).await.unwrap();
     };
+    Ok((World::new(Arc::new(store), None, folder), lose))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s6_a_log_that_lost_its_end_stops_what_follows_it() -> Result<(), Any> {
+    let (world, lose) = forking().await?;
     crate::forks::a_log_that_lost_its_end_stops_what_follows_it(world, lose).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r8_a_relay_whose_log_lost_its_end_stops() -> Result<(), Any> {
+    let (world, lose) = forking().await?;
+    crate::forks::a_relay_whose_log_lost_its_end_stops(world, lose).await
 }

@@ -204,9 +204,7 @@ fn partitions_of(shard: &Shard, abilities: Abilities) -> impl Iterator<Item = u1
     (0..abilities.partitions).filter(move |partition| (from..to).contains(&first_slot(*partition)))
 }
 
-fn of_rows(
-    rows: Vec<(String, Box<serde_json::value::RawValue>)>,
-) -> Result<BTreeMap<u16, Option<Offset>>, StoreError> {
+fn of_rows(rows: Vec<(String, Box<serde_json::value::RawValue>)>) -> Result<BTreeMap<u16, Option<Offset>>, StoreError> {
     let offset = |(_, row): (String, Box<serde_json::value::RawValue>)| {
         let row: OffsetRow = read(&row)?;
         Ok((row.partition, row.offset()))

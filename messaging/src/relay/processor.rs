@@ -4,6 +4,7 @@
 //! relay leaves out what is in the topic already; elsewhere the receivers know the ids.
 
 use std::{
+    cmp::Ordering,
     collections::HashMap,
     marker::PhantomData,
     ops::Range,
@@ -12,11 +13,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{Event, EventStore, Invalid, Position, Query, Read, SLOTS, Shard, StoreError, Transaction, slot};
-use eventstore_engine::{
-    Begins, DecodedPage, Failure, Fault, Held, Part, Processor, Queue, Reads, Remembered,
-};
+use eventstore_engine::{Begins, DecodedPage, Failure, Fault, Held, Part, Processor, Queue, Reads, Remembered};
 use futures::TryStreamExt;
-use uuid::Uuid;
 
 use super::{Relay, in_order, outgoing::Outgoing, relayed::Relayed};
 use crate::{
@@ -64,11 +62,15 @@ impl<M: Publish> RelayProcessor<M> {
         Outgoing::of::<M>(part, source, most)
     }
 
-    /// Returns how far a shard has come. Asks the bus if it was not asked since the shard was taken, or since a failure.
-    async fn come(&self, store: &dyn EventStore, held: &Held, abilities: Abilities) -> Result<Come, Failure> {
+    /// Returns how far a shard has come; `None` if the last message of a partition does not tell, since the bus may have
+    /// refused one before it. Asks the bus if it was not asked since the shard was taken, or since a failure.
+    async fn come(&self, store: &dyn EventStore, held: &Held, abilities: Abilities) -> Result<Option<Come>, Failure> {
+        if abilities.order != Order::Prefix {
+            return Ok(None);
+        }
         let slot = held.shard.from_slot;
         if let Some(come) = locked(&self.come).get(&slot).filter(|come| come.epoch == held.at.epoch) {
-            return Ok(come.clone());
+            return Ok(Some(come.clone()));
         }
         let of = Relayed::of(&store.identity().await?, &self.name);
         let partitions = partitions_of(&held.shard, abilities)?;
@@ -88,24 +90,35 @@ impl<M: Publish> RelayProcessor<M> {
             come.last.insert(partition, (relayed, last.id));
         }
         locked(&self.come).insert(slot, come.clone());
-        Ok(come)
+        Ok(Some(come))
     }
 
     /// Publishes what is not in the topic yet. The failure names the first event that is to blame.
-    async fn publish(&self, part: &Part<'_>, held: &Held, outgoing: &Outgoing, come: &Come) -> Result<(), Failure> {
+    async fn publish(
+        &self,
+        part: &Part<'_>,
+        held: &Held,
+        outgoing: &Outgoing,
+        come: Option<&Come>,
+    ) -> Result<(), Failure> {
         let abilities = self.abilities.get().copied().unwrap_or(Abilities::new(Order::Key, Kind::Queue));
         let (mut places, mut messages) = (vec![], vec![]);
-        let there = self.there(part, outgoing, come, abilities);
+        let there = come.map(|come| there(part, outgoing, come, abilities)).unwrap_or_default();
+        // The place of the first event that waits. Its letter is not stored yet, so no message behind it may say that the
+        // relay has come past it.
+        let waits = outgoing.waiting.iter().map(|(_, place)| *place).min().unwrap_or(usize::MAX);
         for (n, message) in outgoing.messages.iter().enumerate() {
-            if there[n] || locked(&self.confirmed).contains_key(&message.id) {
+            if there.get(n).is_some_and(|there| *there) || locked(&self.confirmed).contains_key(&message.id) {
                 continue;
             }
-            let event = &part.page.events[outgoing.places[n]];
+            let place = outgoing.places[n];
             let mut message = message.clone();
-            if let Some(relayed) = relayed(part, held, &come.of, event.position, event.id) {
+            if let Some(come) = come
+                && let Some(relayed) = relayed(part, held, &come.of, place, part.only.is_some() || place >= waits)
+            {
                 message.extensions.insert(RELAYED.into(), relayed.to_string());
             }
-            places.push(outgoing.places[n]);
+            places.push(place);
             messages.push(message);
         }
         metrics::relayed(M::TOPIC, "known", outgoing.messages.len() - messages.len());
@@ -146,42 +159,41 @@ impl<M: Publish> RelayProcessor<M> {
             None => Ok(()),
         }
     }
-
-    /// Returns of each message whether it is in the topic, as its last message says. One that waited as a dead letter was
-    /// never published.
-    fn there(&self, part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities: Abilities) -> Vec<bool> {
-        let messages = outgoing.messages.iter().zip(&outgoing.places);
-        let of = |partition| come.last.get(&partition);
-        // Of the event that was published last: whether the message that was published last comes after this one.
-        let mut passed: HashMap<u16, bool> = HashMap::new();
-        let mut there: Vec<_> = messages
-            .rev()
-            .map(|(message, place)| {
-                let partition = partition(&message.key, abilities.partitions);
-                let (Some((relayed, last)), None) = (of(partition), part.only) else { return false };
-                match part.page.events[*place].position.cmp(&relayed.position) {
-                    std::cmp::Ordering::Less => true,
-                    std::cmp::Ordering::Greater => false,
-                    std::cmp::Ordering::Equal => {
-                        let passed = passed.entry(partition).or_insert(relayed.all);
-                        *passed |= message.id == *last;
-                        *passed
-                    }
-                }
-            })
-            .collect();
-        there.reverse();
-        there
-    }
 }
 
-/// Returns the attribute of a message: its own place; or, for one that waited as a dead letter, that of the checkpoint,
-/// behind which it comes. `None` if the checkpoint is at the beginning.
-fn relayed(part: &Part<'_>, held: &Held, of: &str, position: Position, event: Uuid) -> Option<Relayed> {
-    let of = of.to_owned();
-    match part.only {
-        None => Some(Relayed { of, position, event, all: false }),
-        Some(_) => Some(Relayed { of, position: held.at.position, event: held.at.event?, all: true }),
+/// Returns of each message whether it is in the topic, as its last message says. One that waited as a dead letter was
+/// never published.
+fn there(part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities: Abilities) -> Vec<bool> {
+    let messages = outgoing.messages.iter().zip(&outgoing.places);
+    // Of the event that was published last: whether the message that was published last comes after this one.
+    let mut passed: HashMap<u16, bool> = HashMap::new();
+    let mut there: Vec<_> = messages
+        .rev()
+        .map(|(message, place)| {
+            let partition = partition(&message.key, abilities.partitions);
+            let (Some((relayed, last)), None) = (come.last.get(&partition), part.only) else { return false };
+            match part.page.events[*place].position.cmp(&relayed.position) {
+                Ordering::Less => true,
+                Ordering::Greater => false,
+                Ordering::Equal => {
+                    let passed = passed.entry(partition).or_insert(relayed.all);
+                    *passed |= message.id == *last;
+                    *passed
+                }
+            }
+        })
+        .collect();
+    there.reverse();
+    there
+}
+
+/// Returns the attribute of a message: its own place; or, for one that comes late or behind one that waits (`behind`),
+/// that of the checkpoint. `None` if the checkpoint is at the beginning.
+fn relayed(part: &Part<'_>, held: &Held, of: &str, place: usize, behind: bool) -> Option<Relayed> {
+    let (of, event) = (of.to_owned(), &part.page.events[place]);
+    match behind {
+        false => Some(Relayed { of, position: event.position, event: event.id, all: false }),
+        true => Some(Relayed { of, position: held.at.position, event: held.at.event?, all: true }),
     }
 }
 
@@ -273,7 +285,7 @@ impl<M: Publish> Processor for RelayProcessor<M> {
             let come = self.come(store, held, *abilities).await?;
             // What a crash of the database could undo must not be known outside of it.
             store.flushed(part.page.events[*last].id).await?;
-            let published = self.publish(part, held, &outgoing, &come).await;
+            let published = self.publish(part, held, &outgoing, come.as_ref()).await;
             if published.is_err() {
                 locked(&self.come).remove(&held.shard.from_slot);
             }
