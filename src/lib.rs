@@ -155,6 +155,30 @@ pub async fn connect(url: &str) -> Result<Store, StoreError> {
     }
 }
 
+/// Opens the bus a URL names: a log of its own.
+///
+/// | URL | bus | feature |
+/// |---|---|---|
+/// | `memory:` | forgotten when the program ends, and a new one with each call: clone it | |
+/// | `sqlite://bus.db` | the file, made if it is not there; any number of processes of one machine use it | `sqlite` |
+/// | `postgres://user:password@host/database` | the schema `bus` in it, made if it is not there | `postgres`; over TLS also `tls` |
+///
+/// ```
+/// # async fn example() -> Result<(), eventstore::StoreError> {
+/// let bus = eventstore::connect_bus("sqlite://bus.db").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[cfg(feature = "messaging")]
+pub async fn connect_bus(url: &str) -> Result<Bus, StoreError> {
+    #[cfg(feature = "postgres")]
+    if url.split_once(':').is_some_and(|(scheme, _)| scheme.to_ascii_lowercase().starts_with("postgres")) {
+        let store = PgStore::options().schema("bus").connect(url).await?;
+        return Ok(LogBus::new(&store.into()).into());
+    }
+    Ok(LogBus::new(&connect(url).await?).into())
+}
+
 #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
 fn without(feature: &str) -> StoreError {
     Invalid::Url(format!("this program was built without the feature `{feature}` of eventstore")).into()

@@ -227,3 +227,97 @@ fn of_attributes(
     envelope.check().or_else(bad)?;
     Ok(envelope)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(data: &[u8]) -> Envelope {
+        let mut message = Envelope::new(Uuid::from_u128(7), "order-service", "order.placed", "o-7 ä", data.to_vec());
+        message.version = 2;
+        message.time = "2026-11-29T14:35:00.123456Z".parse().ok();
+        (message.correlation_id, message.causation_id) = (Some(Uuid::from_u128(8)), Some(Uuid::from_u128(9)));
+        message.subject = Some("elsewhere".into());
+        message
+            .extensions
+            .insert("traceparent".into(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
+        message.extensions.insert("unknown".into(), "kept".into());
+        message
+    }
+
+    const BODIES: [&[u8]; 6] = [
+        br#"{"total":0.1,"big":12345678901234567890,"escaped":"\u00e4\n"}"#,
+        br#"{ "spaces" : [ 1 , 2.50 ] }"#,
+        br#"{"twice":1,"twice":2}"#,
+        b"null",
+        b"\0\xff no JSON",
+        b" 1 ",
+    ];
+
+    #[test]
+    fn l1_what_is_read_in_binary_mode_is_what_was_written_to_the_byte() {
+        for body in BODIES.into_iter().chain([&b""[..]]) {
+            let message = message(body);
+            for prefix in ["ce-", "ce_", "cloudEvents:", "CE-"] {
+                assert_eq!(Envelope::read(&message.headers(prefix), body.to_vec()).as_ref(), Ok(&message));
+            }
+        }
+    }
+
+    #[test]
+    fn l1_what_is_read_in_structured_mode_is_what_was_written_to_the_byte() {
+        for body in BODIES.into_iter().chain([&b""[..]]) {
+            let message = message(body);
+            let written = message.structured().expect("JSON");
+            let headers = [("Content-Type".to_owned(), format!("{STRUCTURED}; charset=utf-8"))];
+            assert_eq!(Envelope::read(&headers, written.clone()).as_ref(), Ok(&message), "{}", body.escape_ascii());
+            assert_eq!(Envelope::read(&[], written).as_ref(), Ok(&message), "by its shape");
+        }
+    }
+
+    #[test]
+    fn l1_plain_json_keeps_its_fields_and_the_body_to_the_byte() {
+        for body in &BODIES[..4] {
+            let message = message(body);
+            let read = Envelope::read(&[], message.plain().expect("JSON")).expect("a message");
+            assert_eq!((&read.id, &read.kind, read.version), (&message.id, &message.kind, message.version));
+            assert_eq!((read.time, &read.source, &read.key), (message.time, &message.source, &message.key));
+            assert_eq!(read.data, message.data);
+        }
+        assert!(message(b"\0").plain().is_err(), "there is no place for other bytes");
+    }
+
+    #[test]
+    fn l1_the_json_of_others_is_read() {
+        let seed = br#"{"eventId":"e-1","eventType":"order.created","version":"2","timestamp":"2026-11-29T14:35:00Z",
+            "source":"order-service","correlationId":"not a uuid","data":{"orderId":"order-789"},"note":{"a":1}}"#;
+        let read = Envelope::read(&[], seed.to_vec()).expect("a message");
+        assert_eq!((&*read.id, &*read.kind, read.version, &*read.key), ("e-1", "order.created", 2, "order-service"));
+        assert_eq!(read.data, br#"{"orderId":"order-789"}"#);
+        assert_eq!(read.extensions["correlationid"], "not a uuid");
+        assert_ne!(read.event_id(), Uuid::nil());
+        assert_eq!(read.event_id(), read.clone().event_id());
+    }
+
+    #[test]
+    fn i4_what_is_no_message_is_told_apart() {
+        let cases: [(&[(&str, &str)], &[u8], &str); 9] = [
+            (&[], b"", "neither headers"),
+            (&[], b"[]", "neither headers"),
+            (&[], br#"{"id":"1","type":"t","source":"s"}"#, "no `data`"),
+            (&[], br#"{"type":"t","source":"s","data":1}"#, "no `id`"),
+            (&[("ce-id", "1"), ("ce-source", "s")], b"", "no `type`"),
+            (&[("ce-specversion", "2.0"), ("ce-id", "1"), ("ce-type", "t"), ("ce-source", "s")], b"", "version 2.0"),
+            (&[("ce-id", "1"), ("ce-type", "t"), ("ce-source", "s"), ("ce-version", "0")], b"", "`version` is `0`"),
+            (&[("ce-id", "1"), ("ce-type", "t"), ("ce-source", "s"), ("ce-time", "noon")], b"", "`time`"),
+            (&[("ce-id", "1"), ("ce-type", "t"), ("ce-source", "s"), ("ce-a_b", "x")], b"", "attribute `a_b`"),
+        ];
+        for (headers, body, why) in cases {
+            let headers: Vec<_> = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            let error = Envelope::read(&headers, body.to_vec()).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let json = br#"{"specversion":"1.0","id":"1","type":"t","source":"s","data":1,"data_base64":"AA=="}"#;
+        assert!(Envelope::read(&[], json.to_vec()).is_err());
+    }
+}
