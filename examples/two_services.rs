@@ -240,15 +240,16 @@ fn spawn(service: &str, folder: &Path, orders: usize) -> Result<Child, Any> {
 /// How often each order was shipped, and how often completed.
 async fn counted(folder: &Path) -> Result<BTreeMap<String, (u32, u32)>, Any> {
     let mut counts = BTreeMap::<String, (u32, u32)>::new();
-    let (shipping, _) = open(folder, "shipping").await?;
-    let mut sent = shipping.read().names(["shipment.sent"]).raw();
-    while let Some(event) = sent.try_next().await? {
-        counts.entry(event.stream.key().to_owned()).or_default().0 += 1;
-    }
+    // First what comes last: an order that is completed was shipped before.
     let (orders, _) = open(folder, "orders").await?;
     let mut completed = orders.read().names(["order.completed"]).raw();
     while let Some(event) = completed.try_next().await? {
         counts.entry(event.stream.key().to_owned()).or_default().1 += 1;
+    }
+    let (shipping, _) = open(folder, "shipping").await?;
+    let mut sent = shipping.read().names(["shipment.sent"]).raw();
+    while let Some(event) = sent.try_next().await? {
+        counts.entry(event.stream.key().to_owned()).or_default().0 += 1;
     }
     Ok(counts)
 }

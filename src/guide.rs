@@ -48,6 +48,7 @@ guides! {
     "States, rows and whole tables of the past." time "time"
     "Sagas, reactors and timers." processes "processes"
     "Timers, scheduled commands, cron." timers "timers"
+    "A published language, relays, inboxes, the bus." messages "messages"
     "Unique names, seats, numbers without gaps, tokens, payments, prices." recipes "recipes"
     "Repeated requests, entity tags, position tokens, problem details." http "http"
     "What each error and each code of a database means." errors "errors"

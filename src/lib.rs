@@ -10,10 +10,12 @@
 //! [examples-git-history-src-main]: https://github.com/eventstore-rs/eventstore/blob/main/examples/git_history/src/main.rs
 //! [examples-quickstart]: https://github.com/eventstore-rs/eventstore/blob/main/examples/quickstart.rs
 //! [examples-rolling-deploy-main]: https://github.com/eventstore-rs/eventstore/blob/main/examples/rolling_deploy/main.rs
+//! [examples-two-services]: https://github.com/eventstore-rs/eventstore/blob/main/examples/two_services.rs
 //! [guarantees]: guide::guarantees
 //! [http]: guide::http
 //! [license-apache]: https://github.com/eventstore-rs/eventstore/blob/main/LICENSE-APACHE
 //! [license-mit]: https://github.com/eventstore-rs/eventstore/blob/main/LICENSE-MIT
+//! [messages]: guide::messages
 //! [operating-projections]: guide::operating_projections
 //! [operations]: guide::operations
 //! [performance]: guide::performance
@@ -90,6 +92,10 @@ pub type Projections = Processors;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/aggregates.md")]
 mod aggregates {}
+
+#[cfg(all(doctest, feature = "messaging"))]
+#[doc = include_str!("../docs/messages.md")]
+mod messages {}
 
 #[cfg(all(doctest, feature = "postgres"))]
 #[doc = include_str!("../docs/read-models.md")]

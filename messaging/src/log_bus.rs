@@ -57,7 +57,7 @@ impl From<LogBus> for Bus {
 }
 
 /// Appends messages that are not recorded yet; each id is recorded once, under the content that came first.
-async fn record(store: &Store, events: Vec<(StreamId, NewEvent)>) -> Result<(), StoreError> {
+async fn record(store: &Store, events: Vec<Addressed>) -> Result<(), StoreError> {
     let (mut events, mut seen) = (events, HashSet::new());
     events.retain(|(_, event)| seen.insert(event.id));
     // Nearly always all of them are new.
@@ -80,8 +80,11 @@ async fn record(store: &Store, events: Vec<(StreamId, NewEvent)>) -> Result<(), 
     }
 }
 
+/// An event and its stream.
+pub(crate) type Addressed = (StreamId, NewEvent);
+
 /// Returns the append that records events in their order.
-pub(crate) fn append(events: Vec<(StreamId, NewEvent)>) -> Append {
+pub(crate) fn append(events: Vec<Addressed>) -> Append {
     let mut append = Append::default();
     for (stream, event) in events {
         match append.writes.last_mut() {
@@ -165,7 +168,7 @@ impl Publisher for LogBus {
 }
 
 /// Returns the event that the log keeps of a message.
-fn to_event(topic: &str, message: &Envelope) -> (StreamId, NewEvent) {
+fn to_event(topic: &str, message: &Envelope) -> Addressed {
     (StreamId::new(topic, &message.key), message.clone().stored(&message.kind, vec![]))
 }
 

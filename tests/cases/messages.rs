@@ -85,6 +85,8 @@ pub struct Faulty {
     away: Arc<AtomicBool>,
     /// What is published is not confirmed, so often.
     unconfirmed: Arc<AtomicUsize>,
+    /// What is published is lost, so often.
+    lost: Arc<AtomicUsize>,
     /// Orders of so many cents are refused.
     refused: Arc<Mutex<HashSet<i64>>>,
     /// Nothing is published while it has no permit.
@@ -99,10 +101,10 @@ pub struct Faulty {
 
 impl Faulty {
     fn new(bus: &Store) -> Self {
-        let (away, unconfirmed, refused, calls, garbled) = Default::default();
+        let (away, unconfirmed, lost, refused, calls, garbled) = Default::default();
         let gate = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         let (inner, order, repeats) = (Arc::new(LogBus::new(bus)), Order::Prefix, 1);
-        Self { inner, order, away, unconfirmed, refused, gate, calls, garbled, repeats }
+        Self { inner, order, away, unconfirmed, lost, refused, gate, calls, garbled, repeats }
     }
 
     fn bus(&self) -> Bus {
@@ -136,6 +138,10 @@ impl Publisher for Faulty {
         if let Err(away) = self.there() {
             return vec![Outcome::Failed(away)];
         }
+        let less = |left: usize| left.checked_sub(1);
+        if self.lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            return messages.iter().map(|_| Outcome::Failed(BusError::unavailable("cut"))).collect();
+        }
         let place = messages.iter().position(|message| self.is_refused(message)).unwrap_or(messages.len());
         let sent = match self.order {
             Order::Prefix => messages[..place].to_vec(),
@@ -143,7 +149,6 @@ impl Publisher for Faulty {
         };
         self.calls.lock().unwrap().push(sent.iter().map(|message| message.id.clone()).collect());
         let outcomes = self.inner.publish(topic, &sent).await;
-        let less = |left: usize| left.checked_sub(1);
         if self.unconfirmed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
             return messages.iter().map(|_| Outcome::Failed(BusError::unavailable("cut"))).collect();
         }
@@ -338,9 +343,12 @@ async fn r1_a_message_that_was_not_confirmed_is_published_again_and_recorded_onc
     services.place("o7", 100..110).await?;
     let (relay, inbox) = (services.relay(), services.inbox());
     relay.settle().await?;
+    services.faulty.lost.store(2, Ordering::SeqCst);
+    services.place("o7", 110..120).await?;
+    relay.settle().await?;
     inbox.settle().await?;
-    assert_eq!(services.published().await?, of("o7", 100..110));
-    assert_eq!(services.received().await?, of("o7", 100..110));
+    assert_eq!(services.published().await?, of("o7", 100..120));
+    assert_eq!(services.received().await?, of("o7", 100..120));
     assert!(Processors::new(&services.publisher).dead_letters("relay:orders").list().await?.is_empty());
     relay.stop().await;
     inbox.stop().await;
@@ -428,12 +436,14 @@ async fn r6_an_event_that_publish_panics_on_is_parked() -> Result<(), Any> {
 #[tokio::test]
 async fn r7_a_bus_that_is_away_is_waited_for_and_parks_nothing() -> Result<(), Any> {
     let services = services().await;
-    services.faulty.away.store(true, Ordering::SeqCst);
     let (relay, inbox) = (services.relay(), services.inbox());
+    relay.settle().await?;
+    inbox.settle().await?;
+    services.faulty.away.store(true, Ordering::SeqCst);
     for order in 0..300 {
         services.place(&format!("o{order}"), [order]).await?;
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(services.published().await?.is_empty());
     let status = &relay.status()[0];
     assert!(status.error.as_ref().is_some_and(|error| error.to_string().contains("unavailable")), "{status:?}");
@@ -563,24 +573,29 @@ async fn i1_a_message_is_recorded_once_however_often_it_is_delivered() -> Result
     Ok(())
 }
 
-/// Of many commits some are not answered, and of those some were done.
+/// Connections break between the transactions of an inbox, and of many commits some are not answered, of which some were
+/// done.
 #[tokio::test]
 async fn i2_the_offset_moves_with_what_is_recorded_or_not_at_all() -> Result<(), Any> {
     let services = services().await;
     let relay = services.relay();
-    let inner = Arc::new(Between::new(&services.shipping.inner).unanswered(3)) as Arc<dyn EventStore>;
+    let breaks = Arc::new(AtomicUsize::new(0));
+    let inner =
+        Arc::new(Between::new(&services.shipping.inner).unanswered(7).broken_at(&breaks)) as Arc<dyn EventStore>;
     let listener = Store::from(inner).with_source("shipping");
     let inbox = Runner::new(&listener).inbox::<OrderMessage>(&services.faulty.bus()).start();
-    for n in 0..30 {
+    let patience = tokio::time::Instant::now() + Duration::from_secs(30);
+    for n in 0..40 {
+        breaks.store(usize::try_from(n % 4)?, Ordering::SeqCst);
         services.place("o7", [n]).await?;
         relay.settle().await?;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        let received = async || Ok::<_, Any>(services.received().await?.len());
+        while received().await? <= usize::try_from(n)? {
+            assert!(tokio::time::Instant::now() < patience, "{:?}", services.received().await?);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
-    let late = tokio::time::Instant::now() + Duration::from_secs(20);
-    while services.received().await?.len() < 30 && tokio::time::Instant::now() < late {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(services.received().await?, of("o7", 0..30));
+    assert_eq!(services.received().await?, of("o7", 0..40));
     inbox.stop().await;
     relay.stop().await;
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use eventstore_core::{EventStore, Message, NewEvent, Position, StoreError, StreamId, Tag, Timestamp, Version, Write};
+use eventstore_core::{EventStore, Message, NewEvent, Position, StoreError, Tag, Timestamp, Version, Write};
 use uuid::Uuid;
 
 use super::{
@@ -13,7 +13,7 @@ use crate::{
     bus::{Delivered, Delivery, Offset, Unread},
     cloud_events::NotAMessage,
     envelope::{Envelope, JSON},
-    log_bus::append,
+    log_bus::{Addressed, append},
 };
 
 /// The type under which a message is recorded that had expired before it arrived. No type of a program is called so.
@@ -22,7 +22,7 @@ const EXPIRED: &str = "$expired";
 /// What a batch of deliveries becomes.
 pub struct Arrivals {
     /// The events, in the order of each partition; each id once.
-    pub events: Vec<(StreamId, NewEvent)>,
+    pub events: Vec<Addressed>,
     pub rejected: Vec<RejectedRow>,
     /// The last offset of each partition.
     pub offsets: BTreeMap<u16, Offset>,
@@ -91,10 +91,7 @@ pub fn offset_row(topic: &str, group: &str, partition: u16, offset: Option<&Offs
 
 /// Returns the event that is recorded for a message, and whether the message had expired; `None` if its type is not one
 /// of the program's. Fails with the message as it came if the log cannot hold it.
-pub fn event<M: Message>(
-    mut message: Envelope,
-    now: Timestamp,
-) -> Result<Option<((StreamId, NewEvent), bool)>, Unread> {
+pub fn event<M: Message>(mut message: Envelope, now: Timestamp) -> Result<Option<(Addressed, bool)>, Unread> {
     let name = format!("{}:{}", M::TOPIC, message.kind);
     if !M::NAMES.contains(&&*name) {
         return Ok(None);
@@ -136,10 +133,7 @@ fn tags_of<M: Message>(name: &str, message: &Envelope) -> Vec<Tag> {
 }
 
 /// Leaves out events whose ids are recorded. Returns how many there were.
-pub async fn leave_out_known(
-    store: &dyn EventStore,
-    events: &mut Vec<(StreamId, NewEvent)>,
-) -> Result<usize, StoreError> {
+pub async fn leave_out_known(store: &dyn EventStore, events: &mut Vec<Addressed>) -> Result<usize, StoreError> {
     let ids = events.iter().map(|(_, event)| event.id).collect();
     let known: HashSet<_> = store.recorded(ids).await?.into_iter().map(|event| event.id).collect();
     let before = events.len();

@@ -103,12 +103,13 @@ impl<M: Publish> RelayProcessor<M> {
     ) -> Result<(), Failure> {
         let abilities = self.abilities.get().copied().unwrap_or(Abilities::new(Order::Key, Kind::Queue));
         let (mut places, mut messages) = (vec![], vec![]);
-        let there = come.map(|come| there(part, outgoing, come, abilities)).unwrap_or_default();
+        let published = come.map(|come| published_before(part, outgoing, come, abilities)).unwrap_or_default();
         // The place of the first event that waits. Its letter is not stored yet, so no message behind it may say that the
         // relay has come past it.
         let waits = outgoing.waiting.iter().map(|(_, place)| *place).min().unwrap_or(usize::MAX);
         for (n, message) in outgoing.messages.iter().enumerate() {
-            if there.get(n).is_some_and(|there| *there) || locked(&self.confirmed).contains_key(&message.id) {
+            if published.get(n).is_some_and(|published| *published) || locked(&self.confirmed).contains_key(&message.id)
+            {
                 continue;
             }
             let place = outgoing.places[n];
@@ -163,11 +164,11 @@ impl<M: Publish> RelayProcessor<M> {
 
 /// Returns of each message whether it is in the topic, as its last message says. One that waited as a dead letter was
 /// never published.
-fn there(part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities: Abilities) -> Vec<bool> {
+fn published_before(part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities: Abilities) -> Vec<bool> {
     let messages = outgoing.messages.iter().zip(&outgoing.places);
     // Of the event that was published last: whether the message that was published last comes after this one.
     let mut passed: HashMap<u16, bool> = HashMap::new();
-    let mut there: Vec<_> = messages
+    let mut published: Vec<_> = messages
         .rev()
         .map(|(message, place)| {
             let partition = partition(&message.key, abilities.partitions);
@@ -183,8 +184,8 @@ fn there(part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities: Abilities
             }
         })
         .collect();
-    there.reverse();
-    there
+    published.reverse();
+    published
 }
 
 /// Returns the attribute of a message: its own place; or, for one that comes late or behind one that waits (`behind`),
