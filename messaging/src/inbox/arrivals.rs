@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use eventstore_core::{EventStore, Message, NewEvent, Position, StoreError, Tag, Timestamp, Version, Write};
+use eventstore_core::{EventStore, Message, Position, StoreError, Tag, Timestamp, Version, Write};
 use uuid::Uuid;
 
 use super::{
