@@ -64,7 +64,7 @@ impl Topic {
     pub async fn publish(&self, connection: &Connection, partition: u16, messages: &[&Envelope]) -> Published {
         let mut batch = Batch { outcomes: messages.iter().map(|_| None).collect(), gone: false };
         let ended = match self.partition(partition) {
-            Ok(partition) => batch.publish(connection, partition, messages).await,
+            Ok(partition) => batch.publish(connection, partition, messages, self.abilities.message_bytes).await,
             Err(error) => Err(error),
         };
         if let Err(error) = ended
@@ -89,6 +89,7 @@ impl Batch {
         connection: &Connection,
         partition: &Partition,
         messages: &[&Envelope],
+        message_bytes: usize,
     ) -> Result<(), BusError> {
         // If this is dropped, nothing is known of the stream.
         let mut chain = partition.chain.lock().await;
@@ -106,7 +107,7 @@ impl Batch {
                 if window.len() == width || !window.is_empty() && bytes > WINDOW_BYTES {
                     break;
                 }
-                match Wire::of(message, &partition.subject, max_payload) {
+                match Wire::of(message, &partition.subject, message_bytes, max_payload) {
                     Ok(wire) => window.push((place, wire)),
                     Err(error) => {
                         refused = Some((place, error));
@@ -129,7 +130,10 @@ impl Batch {
             for (n, (place, sent)) in places.into_iter().zip(sent).enumerate() {
                 self.outcomes[place] = match sent {
                     Sent::Stored(sequence) => {
-                        last = sequence;
+                        // Behind one that was refused, it fits the messages of another program: those are looked at.
+                        if !unexpected {
+                            last = sequence;
+                        }
                         Some(Outcome::Done)
                     }
                     Sent::Known => Some(Outcome::Done),
@@ -137,8 +141,8 @@ impl Batch {
                         unexpected = true;
                         None
                     }
-                    // The one behind it is stored, and is so only behind this one.
-                    Sent::Failed(BusError::Unavailable(_)) if expected.is_some() && stored > Some(n) => {
+                    // One behind it is stored, which it is only if this one is.
+                    Sent::Failed(BusError::Unavailable(_)) if expected.is_some() && !unexpected && stored > Some(n) => {
                         Some(Outcome::Done)
                     }
                     Sent::Failed(error) => {

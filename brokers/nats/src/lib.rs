@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, jetstream::context::ContextBuilder};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream::context::ContextBuilder};
 use async_trait::async_trait;
 use eventstore_core::doctor::Report;
 use eventstore_messaging::{
@@ -93,18 +93,33 @@ impl NatsOptions {
             async {}
         };
         let options = options.event_callback(note).request_timeout(Some(self.confirm_within));
+        let (options, servers) = addresses(options, url)?;
         // The text of the error may have the URL in it, and that a password.
-        let client = options.connect(url).await.map_err(|error| match error.kind() {
+        let client = options.connect(servers).await.map_err(|error| match error.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 BusError::Denied(error.kind().to_string().into())
             }
-            ConnectErrorKind::ServerParse => BusError::Unsupported("the URL is not one of NATS".into()),
             kind => BusError::unavailable(kind.to_string()),
         })?;
         let context = ContextBuilder::new().timeout(self.confirm_within).max_ack_inflight(1 << 18).build(client);
         let connection = Connection::new(context, events, self.confirm_within);
         Ok(NatsBus { inner: Arc::new(Inner { connection, options: self, topics: Mutex::default() }) })
     }
+}
+
+/// Returns the servers of a URL, and options with its user: the client takes no user from a URL.
+fn addresses(options: ConnectOptions, url: &str) -> Result<(ConnectOptions, Vec<ServerAddr>), BusError> {
+    let address = |url: &str| url.trim().parse::<ServerAddr>();
+    // Not the error of the client, which may quote it.
+    let no_url = |_| BusError::Unsupported("the URL is not one of NATS, `nats://user:password@host:4222`".into());
+    let servers: Vec<_> = url.split(',').map(address).collect::<Result<_, _>>().map_err(no_url)?;
+    let user = servers.iter().find_map(|server| Some((server.username()?, server.password())));
+    let options = match user.map(|(user, password)| (wire::decode(user), password.map(wire::decode))) {
+        Some((user, Some(password))) => options.user_and_password(user, password),
+        Some((token, None)) => options.token(token),
+        None => options,
+    };
+    Ok((options, servers))
 }
 
 /// A bus in the streams of NATS JetStream. Cheap to clone; clones share a connection.
@@ -150,9 +165,17 @@ impl NatsBus {
         Ok(locked(&self.inner.topics).entry(name.into()).or_insert(Arc::new(topic)).clone())
     }
 
-    /// Has a topic looked up again: its streams were not found.
+    /// Has a topic looked up again: its streams may be gone.
     fn forget(&self, name: &str) {
         locked(&self.inner.topics).remove(name);
+    }
+
+    /// Returns what came of a request, and has the topic looked up again if it failed.
+    fn seen<T>(&self, name: &str, result: Result<T, BusError>) -> Result<T, BusError> {
+        if matches!(result, Err(BusError::Unavailable(_))) {
+            self.forget(name);
+        }
+        result
     }
 }
 
@@ -169,6 +192,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[async_trait]
 impl Publisher for NatsBus {
     async fn topic(&self, topic: &str) -> Result<Abilities, BusError> {
+        let opened = self.open(topic).await?;
+        if !opened.is_there(&self.inner.connection).await? {
+            self.forget(topic);
+        }
         Ok(self.open(topic).await?.abilities)
     }
 
@@ -202,11 +229,7 @@ impl Publisher for NatsBus {
     async fn last(&self, name: &str, partitions: Range<u16>) -> Result<Vec<Option<Last>>, BusError> {
         let topic = self.open(name).await?;
         let last = partitions.map(|partition| topic.last(&self.inner.connection, partition));
-        let last: Result<_, _> = join_all(last).await.into_iter().collect();
-        if last.is_err() {
-            self.forget(name);
-        }
-        last
+        self.seen(name, join_all(last).await.into_iter().collect())
     }
 }
 
@@ -217,25 +240,24 @@ impl Source for NatsBus {
         self.topic(topic).await
     }
 
-    async fn offset(&self, topic: &str, partition: u16, start: Start) -> Result<Option<Offset>, BusError> {
-        self.open(topic).await?.offset(&self.inner.connection, partition, start).await.map(Some)
+    async fn offset(&self, name: &str, partition: u16, start: Start) -> Result<Option<Offset>, BusError> {
+        let topic = self.open(name).await?;
+        self.seen(name, topic.offset(&self.inner.connection, partition, start).await).map(Some)
     }
 
     async fn read(
         &self,
-        topic: &str,
+        name: &str,
         _: &str,
         partition: u16,
         after: Option<Offset>,
     ) -> Result<BoxStream<'static, Result<Delivery, BusError>>, BusError> {
-        let read = self.open(topic).await?.read(&self.inner.connection, partition, after).await;
-        if matches!(read, Err(BusError::Unavailable(_))) {
-            self.forget(topic);
-        }
-        read
+        let topic = self.open(name).await?;
+        self.seen(name, topic.read(&self.inner.connection, partition, after).await)
     }
 
-    async fn lag(&self, topic: &str, _: &str, partition: u16, after: Option<&Offset>) -> Result<u64, BusError> {
-        self.open(topic).await?.lag(&self.inner.connection, partition, after).await
+    async fn lag(&self, name: &str, _: &str, partition: u16, after: Option<&Offset>) -> Result<u64, BusError> {
+        let topic = self.open(name).await?;
+        self.seen(name, topic.lag(&self.inner.connection, partition, after).await)
     }
 }

@@ -265,7 +265,7 @@ impl Reading {
                 message = self.messages.next() => break message.ok_or_else(lost)?.map_err(BusError::unavailable)?,
                 // The server takes what it has sent for delivered: what was on its way is not sent again.
                 () = self.watch.lost() => return Err(lost()),
-                () = tokio::time::sleep(QUIET) => self.look().await?,
+                () = tokio::time::sleep(QUIET) => self.check_stream().await?,
             }
         };
         let info = message.info().map_err(BusError::unavailable)?;
@@ -275,7 +275,7 @@ impl Reading {
             return Err(BusError::unavailable("a message was lost on its way"));
         }
         if sequence != self.at.sequence + 1 {
-            self.look().await?;
+            self.check_stream().await?;
         }
         self.at.sequence = sequence;
         self.at.id = wire::id(message.headers.as_ref());
@@ -284,7 +284,7 @@ impl Reading {
     }
 
     /// Looks whether the stream still has what comes next. Messages in the middle that an operator has deleted are passed.
-    async fn look(&self) -> Result<(), BusError> {
+    async fn check_stream(&self) -> Result<(), BusError> {
         let info = self.connection.info(&self.partition.stream).await?;
         match created(&info) != self.at.created || info.state.first_sequence > self.at.sequence + 1 {
             true => Err(BusError::Trimmed { offset: self.after.clone() }),

@@ -5,6 +5,7 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, Info, StorageType},
 };
 use eventstore_messaging::{Abilities, BusError, Kind, Last, Order, check_topic};
+use futures::future::join_all;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -97,6 +98,13 @@ impl Topic {
         let bytes = max_payload.min(of_stream.unwrap_or(usize::MAX)).saturating_sub(RESERVED_BYTES);
         let abilities = Abilities::new(Order::Prefix, Kind::Log).partitions(partitions).message_bytes(bytes);
         Ok(Self { abilities, partitions: (0..partitions).map(partition).collect() })
+    }
+
+    /// Whether its streams are there.
+    pub async fn is_there(&self, connection: &Connection) -> Result<bool, BusError> {
+        let found = join_all(self.partitions.iter().map(|partition| connection.find(&partition.stream))).await;
+        let found: Vec<_> = found.into_iter().collect::<Result<_, _>>()?;
+        Ok(found.iter().all(Option::is_some))
     }
 
     /// Returns a partition.

@@ -26,7 +26,7 @@ pub struct Wire {
 impl Wire {
     /// Returns the wire form of a message, without its body. Fails with [`BusError::Refused`] if the server would never
     /// take it.
-    pub fn of(message: &Envelope, subject: &str, max_payload: usize) -> Result<Self, BusError> {
+    pub fn of(message: &Envelope, subject: &str, message_bytes: usize, max_payload: usize) -> Result<Self, BusError> {
         let id = message.event_id().to_string();
         let mut headers = HeaderMap::new();
         let mut bytes = CHAIN_BYTES;
@@ -45,8 +45,8 @@ impl Wire {
         if bytes > HEADER_BYTES {
             return Err(BusError::Refused("the attributes have more than 64 KiB as headers".into()));
         }
-        if bytes + message.data.len() > max_payload {
-            let why = format!("the message has more than {max_payload} bytes, which is the limit of the server");
+        if message.bytes() > message_bytes || bytes + message.data.len() > max_payload {
+            let why = format!("the message has more than {message_bytes} bytes, or its attributes are long as headers");
             return Err(BusError::Refused(why.into()));
         }
         Ok(Self { subject: format!("{subject}.{}", tokens(&message.kind)), headers, id })
@@ -76,7 +76,7 @@ fn encode(text: &str) -> String {
 }
 
 /// Decodes what [`encode`] returns. A publisher that does not encode is read as it is, unless what it says looks encoded.
-fn decode(text: &str) -> String {
+pub fn decode(text: &str) -> String {
     let (bytes, mut decoded, mut n) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
     while let Some(byte) = bytes.get(n) {
         let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));

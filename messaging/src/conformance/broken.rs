@@ -19,7 +19,7 @@ pub async fn r1_what_was_not_confirmed_is_unavailable_and_never_done(bus: Bus, f
         // The bus gets the batch; that it has it, the publisher does not learn.
         (cut.begin)(topic.name.clone()).await;
         let end = async {
-            tokio::time::sleep(Duration::from_millis(200 * n)).await;
+            tokio::time::sleep(Duration::from_millis(100 + 200 * n)).await;
             (cut.end)(topic.name.clone()).await;
         };
         let (outcomes, ()) = tokio::join!(topic.publish(batch), end);

@@ -265,7 +265,7 @@ pub async fn i2_what_is_not_done_comes_again(bus: Bus, _: Faults) {
 pub async fn i7_an_offset_whose_next_messages_were_removed_is_trimmed(bus: Bus, faults: Faults) {
     let Some(trim) = &faults.trim else { return left_out("removing messages") };
     let topic = Topic::new(&bus).await;
-    topic.publish_all(&messages(200, 20)).await;
+    topic.publish_all(&topic.messages_of_each(200)).await;
     let (first, last) = ends(&topic).await;
     let begun = first_offsets(&topic).await;
     trim(topic.name.clone()).await;
@@ -278,7 +278,7 @@ pub async fn i7_an_offset_whose_next_messages_were_removed_is_trimmed(bus: Bus, 
         }
     }
     // What is there is read.
-    let more = messages(20, 20);
+    let more = topic.messages_of_each(20);
     topic.publish_all(&more).await;
     let mut reader = topic.reader(GROUP);
     reader.at = last.into_iter().map(Some).collect();
@@ -288,7 +288,7 @@ pub async fn i7_an_offset_whose_next_messages_were_removed_is_trimmed(bus: Bus, 
 pub async fn i7_an_offset_of_a_topic_that_was_made_anew_is_trimmed(bus: Bus, faults: Faults) {
     let Some(remake) = &faults.remake else { return left_out("making a topic anew") };
     let topic = Topic::new(&bus).await;
-    topic.publish_all(&messages(200, 20)).await;
+    topic.publish_all(&topic.messages_of_each(200)).await;
     let (first, last) = ends(&topic).await;
     remake(topic.name.clone()).await;
     topic.bus.publisher.topic(&topic.name).await.unwrap();
@@ -296,7 +296,7 @@ pub async fn i7_an_offset_of_a_topic_that_was_made_anew_is_trimmed(bus: Bus, fau
         assert_trimmed(&topic, partition, last[usize::from(partition)].clone()).await;
     }
     // Others are there in their place now, and more.
-    let sent = messages(400, 20);
+    let sent = topic.messages_of_each(400);
     topic.publish_all(&sent).await;
     for partition in 0..topic.abilities.partitions {
         assert_trimmed(&topic, partition, first[usize::from(partition)].clone()).await;
@@ -308,14 +308,12 @@ pub async fn i7_an_offset_of_a_topic_that_was_made_anew_is_trimmed(bus: Bus, fau
 /// Returns the offsets of the first and the last message of each partition.
 async fn ends(topic: &Topic) -> (Vec<Offset>, Vec<Offset>) {
     let mut reader = topic.reader(GROUP);
-    let mut missing: Vec<u16> = (0..topic.abilities.partitions).collect();
     let mut first = vec![];
     for partition in 0..topic.abilities.partitions {
         let mut stream = topic.bus.source.read(&topic.name, GROUP, partition, None).await.unwrap();
         first.push(stream.next().await.unwrap().unwrap().offset);
     }
     reader.drain().await;
-    missing.clear();
     (first, reader.at.into_iter().flatten().collect())
 }
 

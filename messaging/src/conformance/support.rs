@@ -80,6 +80,22 @@ impl Topic {
         }
     }
 
+    /// Returns `count` messages, by turns of each partition.
+    pub fn messages_of_each(&self, count: usize) -> Vec<Envelope> {
+        let mut messages = messages(count, 1);
+        for (n, message) in messages.iter_mut().enumerate() {
+            let wanted = (n % usize::from(self.abilities.partitions)) as u16;
+            message.key = self.key_of(wanted, if n % 3 == 0 { "a" } else { "b" });
+        }
+        messages
+    }
+
+    /// Returns a key of a partition.
+    pub fn key_of(&self, wanted: u16, prefix: &str) -> String {
+        let mut keys = (0..).map(|n| format!("{prefix}{n}"));
+        keys.find(|key| partition(key, self.abilities.partitions) == wanted).unwrap()
+    }
+
     pub fn reader(&self, group: &str) -> Reader {
         Reader { topic: self.clone(), group: group.into(), at: vec![None; self.abilities.partitions.into()] }
     }
@@ -113,12 +129,16 @@ impl Reader {
     /// Reads up to messages that it publishes now; returns what comes before them.
     pub async fn drain(&mut self) -> Vec<(u16, Envelope)> {
         let partitions = self.topic.abilities.partitions;
-        let key = |partition: u16| {
-            let mut keys = (0..).map(|n| format!("end-{n}"));
-            keys.find(|key| super::support::partition(key, partitions) == partition).unwrap()
-        };
         let ends: Vec<_> = (0..partitions)
-            .map(|partition| Envelope::new(Uuid::now_v7(), "tests", "tests.end", &key(partition), b"{}".to_vec()))
+            .map(|partition| {
+                Envelope::new(
+                    Uuid::now_v7(),
+                    "tests",
+                    "tests.end",
+                    &self.topic.key_of(partition, "end"),
+                    b"{}".to_vec(),
+                )
+            })
             .collect();
         self.topic.publish_all(&ends).await;
         let mut missing: HashSet<String> = ends.into_iter().map(|end| end.id).collect();
