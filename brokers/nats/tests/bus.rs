@@ -1,5 +1,7 @@
 //! The adapter against a real server: what every bus must do, and what only this one does.
 
+#![allow(clippy::unwrap_used, reason = "tests: they panic")]
+
 mod support;
 
 use eventstore_messaging::{Bus, conformance::Faults};
