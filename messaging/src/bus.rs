@@ -42,8 +42,8 @@ pub trait Publisher: Send + Sync + 'static {
     /// Publishes messages in their order, and returns one outcome for each. [`Outcome::Done`] means that the message is
     /// confirmed: it will be delivered even if the bus crashes.
     ///
-    /// With [`Order::Prefix`], no message is published that comes behind one whose outcome is another. With
-    /// [`Order::Key`], the caller gives each call at most one message of a key.
+    /// With [`Order::Prefix`], no message is published that comes behind one of its partition whose outcome is another.
+    /// With [`Order::Key`], the caller gives each call at most one message of a key.
     async fn publish(&self, topic: &str, messages: &[Envelope]) -> Vec<Outcome>;
 
     /// Returns the last message of each of these partitions; `None` for a partition that has none, or where the bus
@@ -132,7 +132,7 @@ impl Abilities {
 /// The order in which a bus keeps the messages of one call of [`publish`](Publisher::publish).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Messages behind one that was not published are not published either.
+    /// Messages behind one of their partition that was not published are not published either.
     Prefix,
     /// Messages of a key are in the order in which they were published, if each is published after the one before it was
     /// confirmed.

@@ -7,6 +7,8 @@
 
 mod bus;
 mod cloud_events;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod envelope;
 mod inbox;
 mod log_bus;

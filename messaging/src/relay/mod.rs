@@ -10,6 +10,8 @@ mod relayed;
 
 use std::marker::PhantomData;
 
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) use in_order::publish as publish_in_order;
 pub(crate) use processor::{RelayProcessor, failure, locked};
 
 use crate::{bus::Bus, publish::Publish};
