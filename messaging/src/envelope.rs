@@ -77,7 +77,22 @@ impl Envelope {
         n: u32,
     ) -> Result<Self, EventError> {
         let kind = kind_of::<M>(message.name());
-        let id = derived_id(event.id, [M::TOPIC, kind, &n.to_string()]);
+        let envelope = Self::of_event(event, M::TOPIC, kind, source, &key, n);
+        Ok(Self { version: message.schema(), data: message.encode()?, ..envelope })
+    }
+
+    /// Returns the message of a command that another service is asked to execute.
+    pub(crate) fn of_command(event: &Recorded<Raw>, topic: &str, kind: &str, source: &str) -> Self {
+        let mut envelope = Self::of_event(event, topic, kind, source, event.stream.key(), 1);
+        if let Some(Json::String(expires)) = event.metadata.extra.get("expires") {
+            envelope.extensions.insert("expires".into(), expires.clone());
+        }
+        Self { version: event.schema, data: event.data.body.clone(), ..envelope }
+    }
+
+    /// Returns a message of an event, without a body.
+    fn of_event<E>(event: &Recorded<E>, topic: &str, kind: &str, source: &str, key: &str, n: u32) -> Self {
+        let id = derived_id(event.id, [topic, kind, &n.to_string()]);
         let mut extensions = BTreeMap::new();
         extensions.insert("sequence".into(), format!("{:020}", event.position.0));
         for name in ["traceparent", "tracestate"] {
@@ -85,14 +100,13 @@ impl Envelope {
                 extensions.insert(name.into(), text.clone());
             }
         }
-        Ok(Self {
-            version: message.schema(),
+        Self {
             time: Some(event.occurred_at),
             correlation_id: Some(event.metadata.correlation_id),
             causation_id: Some(event.id),
             extensions,
-            ..Self::new(id, source, kind, &key, message.encode()?)
-        })
+            ..Self::new(id, source, kind, key, vec![])
+        }
     }
 
     /// Returns its size in bytes, as the limits of brokers count it: attributes and body.

@@ -4,9 +4,10 @@ use eventstore_core::Message;
 use eventstore_engine::Runner;
 
 use crate::{
+    bus::Bus,
     inbox::{Inbox, InboxProcessor},
     publish::Publish,
-    relay::{Relay, RelayProcessor},
+    relay::{CommandsTo, Messages, Relay, RelayProcessor},
 };
 
 /// Relays and inboxes, as methods of [`Runner`].
@@ -65,6 +66,16 @@ pub trait RunMessaging {
     /// ```
     fn relay<M: Publish>(self, relay: impl Into<Relay<M>>) -> Self;
 
+    /// Runs the relay of the commands that processes of this service ask another service to execute
+    /// ([`ask`](eventstore_core::ask)): it publishes them under the topic `payments.commands`. It is called
+    /// `relay:payments.commands`, and is as [`relay`](Self::relay) in all else.
+    ///
+    /// The type of a message is the name of the command, its version that of the command, and its key that of the process.
+    /// The other service has an inbox for an enum with `#[event(topic = "payments.commands")]`, and a reactor that sends
+    /// its aggregates the commands. Its answer is a message of its own. A message that arrives after its `expires`, which
+    /// [`within`](eventstore_core::Commands::within) sets, is not executed.
+    fn relay_commands(self, service: &str, bus: &Bus) -> Self;
+
     /// Runs an inbox, which records the messages of a topic in the service's own log: each once, in the stream
     /// `in.orders-o7` of its key, in the order of the topic. Read models, reactors and sagas of the message type follow
     /// them as they follow the service's own events. It is called `inbox:orders`.
@@ -76,8 +87,13 @@ pub trait RunMessaging {
 
 impl RunMessaging for Runner {
     fn relay<M: Publish>(self, relay: impl Into<Relay<M>>) -> Self {
+        let (relay, source) = (relay.into(), self.store().source().map(str::to_owned));
+        self.with(RelayProcessor::new(Messages::<M>::new(), relay.bus, relay.name.as_deref(), source))
+    }
+
+    fn relay_commands(self, service: &str, bus: &Bus) -> Self {
         let source = self.store().source().map(str::to_owned);
-        self.with(RelayProcessor::new(relay.into(), source))
+        self.with(RelayProcessor::new(CommandsTo::new(service), bus.clone(), None, source))
     }
 
     fn inbox<M: Message>(self, inbox: impl Into<Inbox<M>>) -> Self {

@@ -12,12 +12,14 @@ use std::{
 
 use eventstore::{
     Bus, BusError, Envelope, EventStore, Expected, Id, Inbox, LogBus, Message, Position, Processors, Publish, Raw,
-    ReadInboxes, Relay, RunMessaging, Running, Start, State, Store, StoreError, StreamId, Timestamp, prelude::*,
+    ReadInboxes, Relay, RunMessaging, Running, Start, StartFrom, State, Store, StoreError, StreamId, Timestamp,
+    prelude::*,
 };
 use eventstore_messaging::{
     Abilities, Delivered, Delivery, Kind, Last, NotAMessage, Offset, Order, Outcome, Publisher, Source, Unread,
 };
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::{Between, World, world};
@@ -832,5 +834,145 @@ async fn r1_a_topic_is_named_by_the_type() -> Result<(), Any> {
     assert_eq!(OrderMessage::TOPIC, "orders");
     assert_eq!(OrderMessage::NAMES, ["orders:order.placed", "orders:order.shipped"]);
     let _ = Id::<super::account::Account>::from("ann");
+    Ok(())
+}
+
+// A service that asks another to charge a card, and is answered.
+
+#[derive(Command, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[command(name = "payments.charge")]
+pub struct Charge {
+    order: String,
+    cents: i64,
+}
+
+/// Asks for a payment of each order that was placed.
+struct PayForOrders;
+
+impl Reactor for PayForOrders {
+    const NAME: &'static str = "pay_for_orders";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
+    type Event = PurchaseEvent;
+
+    fn react(&self, event: &Recorded<PurchaseEvent>) -> Commands {
+        match event.data {
+            PurchaseEvent::Placed { cents } => ask("payments", Charge { order: event.stream.key().into(), cents }),
+            _ => Commands::none(),
+        }
+    }
+}
+
+#[derive(Event, Clone, Debug, PartialEq)]
+#[event(prefix = "payments", topic = "payments.commands")]
+enum PaymentCommand {
+    Charge { order: String, cents: i64 },
+}
+
+#[derive(Event, Clone, Debug, PartialEq)]
+enum CardEvent {
+    Charged { cents: i64 },
+    Declined { cents: i64 },
+}
+
+#[derive(Aggregate)]
+struct Card {
+    charged: i64,
+}
+
+impl Evolve for Card {
+    type Event = CardEvent;
+
+    fn evolve(&mut self, event: CardEvent) {
+        if let CardEvent::Charged { cents } = event {
+            self.charged += cents;
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct ChargeCard(i64);
+
+impl Decide<ChargeCard> for Card {
+    fn decide(&self, ChargeCard(cents): ChargeCard) -> Decision<Self> {
+        Ok(vec![if cents > 100 { CardEvent::Declined { cents } } else { CardEvent::Charged { cents } }])
+    }
+}
+
+struct ChargeCards;
+
+impl Reactor for ChargeCards {
+    const NAME: &'static str = "charge_cards";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
+    type Event = PaymentCommand;
+
+    fn react(&self, event: &Recorded<PaymentCommand>) -> Commands {
+        let PaymentCommand::Charge { order, cents } = &event.data;
+        send(Id::<Card>::from(order.as_str()), ChargeCard(*cents))
+    }
+}
+
+#[derive(Event, Clone, Debug, PartialEq)]
+#[event(prefix = "payment", topic = "payments")]
+enum PaymentMessage {
+    Completed { order: String, cents: i64 },
+    Failed { order: String },
+}
+
+impl Publish for PaymentMessage {
+    type From = CardEvent;
+
+    fn publish(event: &Recorded<CardEvent>) -> Vec<Self> {
+        let order = event.stream.key().to_owned();
+        match event.data {
+            CardEvent::Charged { cents } => vec![Self::Completed { order, cents }],
+            CardEvent::Declined { .. } => vec![Self::Failed { order }],
+        }
+    }
+}
+
+#[tokio::test]
+async fn i5_a_command_that_another_service_is_asked_for_is_executed_once_and_answered() -> Result<(), Any> {
+    let mut services = services().await;
+    services.faulty.repeats = 2;
+    services.faulty.unconfirmed.store(2, Ordering::SeqCst);
+    let bus = services.faulty.bus();
+    let asking = Runner::new(&services.publisher)
+        .reactor(PayForOrders)
+        .relay_commands("payments", &bus)
+        .inbox::<PaymentMessage>(&bus)
+        .start();
+    let paying = Runner::new(&services.listener)
+        .inbox::<PaymentCommand>(&bus)
+        .reactor(ChargeCards)
+        .relay::<PaymentMessage>(&bus)
+        .start();
+    services.place("o1", [30, 40]).await?;
+    services.place("o2", [500]).await?;
+    for _ in 0..2 {
+        asking.settle().await?;
+        paying.settle().await?;
+    }
+    asking.settle().await?;
+    let answers: Vec<_> = services.publisher.read().events::<PaymentMessage>().try_collect::<Vec<_>>().await?;
+    let mut answered: Vec<_> = answers.iter().map(|answer| format!("{:?}", answer.data)).collect();
+    answered.sort();
+    assert_eq!(
+        answered,
+        [
+            r#"Completed { order: "o1", cents: 30 }"#,
+            r#"Completed { order: "o1", cents: 40 }"#,
+            r#"Failed { order: "o2" }"#,
+        ]
+    );
+    assert_eq!(services.listener.load(Id::<Card>::from("o1")).await?.state.charged, 70);
+    let commands: Vec<_> = services.bus.store.read().category("payments.commands").raw().try_collect().await?;
+    assert_eq!(commands.len(), 3);
+    assert_eq!((&*commands[0].data.name, commands[0].schema), ("payments.charge", 1));
+    // All of it is one conversation.
+    let conversations: HashSet<_> = answers.iter().map(|answer| answer.metadata.correlation_id).collect();
+    let own: Vec<_> = services.publisher.read().events::<PurchaseEvent>().try_collect::<Vec<_>>().await?;
+    assert_eq!(conversations, own.iter().map(|event| event.metadata.correlation_id).collect());
+    asking.stop().await;
+    paying.stop().await;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! a crash of the database, and the checkpoint does not pass a message that is not confirmed.
 
 mod in_order;
+mod language;
 mod outgoing;
 mod processor;
 mod relayed;
@@ -12,6 +13,7 @@ use std::marker::PhantomData;
 
 #[cfg(any(test, feature = "conformance"))]
 pub(crate) use in_order::publish as publish_in_order;
+pub(crate) use language::{CommandsTo, Messages};
 pub(crate) use processor::{RelayProcessor, failure, locked};
 
 use crate::{bus::Bus, publish::Publish};

@@ -73,6 +73,38 @@ impl Outgoing {
         part.same_keys()?;
         Ok(outgoing)
     }
+
+    /// Returns the messages of commands that another service is asked to execute: the events of a category.
+    pub fn of_commands(
+        part: &Part<'_>,
+        category: &str,
+        topic: &str,
+        source: &str,
+        most: usize,
+    ) -> Result<Self, Failure> {
+        let mut outgoing = Self::default();
+        for place in part.places.clone() {
+            let raw = &part.page.events[place];
+            let Some(kind) = raw.data.name.strip_prefix("command.") else { continue };
+            if raw.stream.category() != category {
+                continue;
+            }
+            let key = raw.stream.key();
+            match part.disposition(raw, key) {
+                Disposition::Elsewhere => {}
+                Disposition::Wait => outgoing.waiting.push((Queue::Key(key.to_owned()), place)),
+                Disposition::Process => {
+                    let envelope = checked(Envelope::of_command(raw, topic, kind, source), most);
+                    let envelope = envelope
+                        .map_err(|error| Failure { fault: Fault::Row, ..Failure::from(error) }.at(raw).of(key))?;
+                    outgoing.messages.push(envelope);
+                    outgoing.places.push(place);
+                }
+            }
+        }
+        part.same_keys()?;
+        Ok(outgoing)
+    }
 }
 
 /// A failure of an event whose keys are not known parks its stream; with several shards, another one may have other keys
@@ -94,7 +126,11 @@ fn written<M: Publish>(
     most: usize,
 ) -> Result<Envelope, StoreError> {
     let unwritable = |reason| StoreError::Unwritable { name: message.name().into(), reason };
-    let envelope = Envelope::of(message, event, source, key, n).map_err(unwritable)?;
+    checked(Envelope::of(message, event, source, key, n).map_err(unwritable)?, most)
+}
+
+/// Refuses a message that no bus could carry. `most`: the most bytes.
+fn checked(envelope: Envelope, most: usize) -> Result<Envelope, StoreError> {
     envelope.check()?;
     match envelope.bytes() {
         size if size > most => Err(Invalid::TooLarge { what: "a message", size, limit: most }.into()),

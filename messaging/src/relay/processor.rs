@@ -6,26 +6,24 @@
 use std::{
     cmp::Ordering,
     collections::HashMap,
-    marker::PhantomData,
     ops::Range,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use async_trait::async_trait;
-use eventstore_core::{Event, EventStore, Invalid, Position, Query, Read, SLOTS, Shard, StoreError, Transaction, slot};
+use eventstore_core::{EventStore, Invalid, Position, Query, Read, SLOTS, Shard, StoreError, Transaction, slot};
 use eventstore_engine::{Begins, DecodedPage, Failure, Fault, Held, Part, Processor, Queue, Reads, Remembered};
 use futures::TryStreamExt;
 
-use super::{Relay, in_order, outgoing::Outgoing, relayed::Relayed};
+use super::{in_order, language::Language, outgoing::Outgoing, relayed::Relayed};
 use crate::{
     bus::{Abilities, Bus, BusError, Kind, Order, Outcome, check_topic, partition},
     envelope::RELAYED,
     metrics,
-    publish::Publish,
 };
 
-/// Publishes the messages of a type.
-pub struct RelayProcessor<M> {
+/// Publishes what a language says.
+pub struct RelayProcessor<L> {
     bus: Bus,
     name: String,
     source: Option<String>,
@@ -35,7 +33,7 @@ pub struct RelayProcessor<M> {
     /// The messages that are confirmed, and that the checkpoint has not passed yet: with their slots and the positions of
     /// their events.
     confirmed: Mutex<HashMap<String, (u16, Position)>>,
-    of: PhantomData<fn() -> M>,
+    language: L,
 }
 
 /// How far a shard has come in the topic.
@@ -49,17 +47,17 @@ struct Come {
     last: HashMap<u16, (Relayed, String)>,
 }
 
-impl<M: Publish> RelayProcessor<M> {
-    pub fn new(relay: Relay<M>, source: Option<String>) -> Self {
-        let name = format!("relay:{}", relay.name.as_deref().unwrap_or(M::TOPIC));
+impl<L: Language> RelayProcessor<L> {
+    pub fn new(language: L, bus: Bus, name: Option<&str>, source: Option<String>) -> Self {
+        let name = format!("relay:{}", name.unwrap_or(language.topic()));
         let (abilities, come, confirmed) = Default::default();
-        Self { bus: relay.bus, name, source, abilities, come, confirmed, of: PhantomData }
+        Self { bus, name, source, abilities, come, confirmed, language }
     }
 
     fn outgoing(&self, part: &Part<'_>) -> Result<Outgoing, Failure> {
         let source = self.source.as_deref().unwrap_or_default();
         let most = self.abilities.get().map_or(usize::MAX, |abilities| abilities.message_bytes);
-        Outgoing::of::<M>(part, source, most)
+        self.language.outgoing(part, source, most)
     }
 
     /// Returns how far a shard has come; `None` if the last message of a partition does not tell, since the bus may have
@@ -74,7 +72,7 @@ impl<M: Publish> RelayProcessor<M> {
         }
         let of = Relayed::of(&store.identity().await?, &self.name);
         let partitions = partitions_of(&held.shard, abilities)?;
-        let last = self.bus.publisher.last(M::TOPIC, partitions.clone()).await.map_err(failure)?;
+        let last = self.bus.publisher.last(self.language.topic(), partitions.clone()).await.map_err(failure)?;
         let mut come = Come { epoch: held.at.epoch, of, last: HashMap::new() };
         for (partition, last) in partitions.zip(last) {
             let Some(last) = last else { continue };
@@ -101,6 +99,7 @@ impl<M: Publish> RelayProcessor<M> {
         outgoing: &Outgoing,
         come: Option<&Come>,
     ) -> Result<(), Failure> {
+        let topic = self.language.topic();
         let abilities = self.abilities.get().copied().unwrap_or(Abilities::new(Order::Key, Kind::Queue));
         let (mut places, mut messages) = (vec![], vec![]);
         let published = come.map(|come| published_before(part, outgoing, come, abilities)).unwrap_or_default();
@@ -122,11 +121,11 @@ impl<M: Publish> RelayProcessor<M> {
             places.push(place);
             messages.push(message);
         }
-        metrics::relayed(M::TOPIC, "known", outgoing.messages.len() - messages.len());
+        metrics::relayed(topic, "known", outgoing.messages.len() - messages.len());
         if messages.is_empty() {
             return Ok(());
         }
-        let outcomes = in_order::publish(&*self.bus.publisher, M::TOPIC, abilities.order, &messages).await;
+        let outcomes = in_order::publish(&*self.bus.publisher, topic, abilities.order, &messages).await;
         let (mut failed, mut done): (Option<(usize, BusError)>, usize) = (None, 0);
         let mut confirmed = vec![];
         for (n, outcome) in outcomes.into_iter().enumerate() {
@@ -134,7 +133,7 @@ impl<M: Publish> RelayProcessor<M> {
                 Outcome::Done => {
                     let position = part.page.events[places[n]].position;
                     confirmed.push((messages[n].id.clone(), (slot(&messages[n].key), position)));
-                    metrics::published(M::TOPIC, &messages[n]);
+                    metrics::published(topic, &messages[n]);
                     done += 1;
                 }
                 Outcome::NotTried => {}
@@ -147,11 +146,11 @@ impl<M: Publish> RelayProcessor<M> {
                 Outcome::Failed(_) => {}
             }
         }
-        metrics::relayed(M::TOPIC, "done", done);
+        metrics::relayed(topic, "done", done);
         locked(&self.confirmed).extend(confirmed);
         match failed {
             Some((n, error)) => {
-                metrics::relayed(M::TOPIC, "failed", 1);
+                metrics::relayed(topic, "failed", 1);
                 Err(failure(error).at(&part.page.events[places[n]]).of(&messages[n].key))
             }
             None if done < messages.len() => {
@@ -241,17 +240,17 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[async_trait]
-impl<M: Publish> Processor for RelayProcessor<M> {
+impl<L: Language> Processor for RelayProcessor<L> {
     fn name(&self) -> String {
         self.name.clone()
     }
 
     fn query(&self) -> Query {
-        Query::names(M::From::NAMES)
+        self.language.query()
     }
 
     fn reads(&self) -> Reads {
-        Reads::of::<M::From>()
+        self.language.reads()
     }
 
     fn begins(&self) -> Begins {
@@ -260,18 +259,18 @@ impl<M: Publish> Processor for RelayProcessor<M> {
 
     async fn prepare(&self, _: &dyn EventStore) -> Result<(), Failure> {
         let invalid = |why: Invalid| Failure::program(StoreError::from(why));
-        check_topic(M::TOPIC).map_err(invalid)?;
+        check_topic(self.language.topic()).map_err(invalid)?;
         if self.source.as_deref().is_none_or(str::is_empty) {
             let why = "messages say which program they are from: give the store a name with `.with_source(\"orders\")`";
             return Err(invalid(Invalid::Request(why.into())));
         }
-        let abilities = self.bus.publisher.topic(M::TOPIC).await.map_err(failure)?;
+        let abilities = self.bus.publisher.topic(self.language.topic()).await.map_err(failure)?;
         let _ = self.abilities.set(abilities);
         Ok(())
     }
 
     fn decode(&self, page: &DecodedPage, places: Range<usize>) {
-        page.decoded::<M::From>().decode(page, places);
+        self.language.decode(page, places);
     }
 
     async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failure> {
