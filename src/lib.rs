@@ -60,7 +60,8 @@ pub use eventstore_core::{
 #[cfg(feature = "macros")]
 pub use eventstore_derive::{Aggregate, Command, Event, ReadModel, Saga};
 pub use eventstore_engine::{
-    DeadLetters, Processors, Progress, Rebuild, Runner, Running, State, Status, Subscription, TryRun,
+    DeadLetters, FailedEvent, OriginalEvent, Processors, Progress, Rebuild, Runner, Running, State, Status,
+    Subscription, TryRun,
 };
 #[cfg(feature = "messaging")]
 pub use eventstore_messaging::{

@@ -26,7 +26,7 @@ mod subscription;
 pub use eventstore_core::StartFrom;
 pub use failure::{Failure, Fault, Halt};
 pub use operate::{
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, FailedEvent, OriginalEvent},
     processors::Processors,
     rebuild::{Progress, Rebuild},
 };

@@ -404,6 +404,12 @@ async fn r6_a_message_that_is_refused_waits_with_those_behind_it_and_others_flow
         let letters = operator.dead_letters("relay:orders").list().await?;
         assert_eq!(letters.len(), 3, "the refused one and two behind it");
         assert!(letters[0].error.contains("refused") && letters[0].error.contains("against the rules"), "{letters:?}");
+        let failed = serde_json::to_value(operator.dead_letters("relay:orders").in_full().await?)?;
+        assert_eq!(failed[0]["originalEvent"]["type"], "order.placed");
+        assert_eq!(failed[0]["originalEvent"]["data"]["cents"], 1_300);
+        assert_eq!(failed[0]["originalEvent"]["source"], "orders");
+        assert_eq!(failed[0]["failureReason"], letters[0].error);
+        assert!(failed[0]["failedAt"].is_string() && failed.as_array().is_some_and(|failed| failed.len() == 3));
         services.place("o1", [6]).await?;
         services.faulty.refused.lock().unwrap().clear();
         operator.dead_letters("relay:orders").retry("o1").await?;

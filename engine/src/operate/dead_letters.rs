@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use eventstore_core::{
-    DeadLetter, Invalid, ParkedKeys, Position, StoreError,
+    DeadLetter, Invalid, ParkedKeys, Position, Raw, Read, Recorded, StoreError, Timestamp,
     engine::{Sweep, swept, swept_within},
 };
+use futures::TryStreamExt;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use crate::{
     operate::processors::{PATIENCE, Processors},
@@ -28,6 +32,65 @@ pub struct DeadLetters {
     name: String,
 }
 
+/// A dead letter with its event, to be stored or published as JSON:
+///
+/// ```json
+/// {
+///   "originalEvent": { "id": "…", "type": "order.placed", "version": 1, "timestamp": "…", "source": "orders", "data": { … } },
+///   "failureReason": "no customer", "failureCount": 3, "failedAt": "2026-11-29T14:35:00Z", "nextRetry": "2026-11-29T14:35:08Z"
+/// }
+/// ```
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct FailedEvent {
+    /// The event.
+    pub original_event: OriginalEvent,
+    /// Why it was not processed; of an event that waits behind another, empty.
+    pub failure_reason: String,
+    /// How often a node has tried it since it was parked.
+    pub failure_count: u32,
+    /// When it was parked.
+    pub failed_at: Timestamp,
+    /// When a node tries it again; none: when an operator says so.
+    pub next_retry: Option<Timestamp>,
+}
+
+/// The event of a dead letter.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct OriginalEvent {
+    /// Its id.
+    pub id: Uuid,
+    /// Its stored name.
+    pub r#type: String,
+    /// The version of its stored form.
+    pub version: u32,
+    /// When it happened.
+    pub timestamp: Timestamp,
+    /// The program that recorded it, or that published it.
+    pub source: Option<String>,
+    /// Its body; text, if it is no JSON.
+    pub data: Box<RawValue>,
+}
+
+impl FailedEvent {
+    fn of(letter: DeadLetter, event: Recorded<Raw>) -> Self {
+        let body = String::from_utf8_lossy(&event.data.body).into_owned();
+        let text = |body: &String| to_raw_value(body).unwrap_or_default();
+        let original_event = OriginalEvent {
+            id: event.id,
+            r#type: event.data.name.to_string(),
+            version: event.schema,
+            timestamp: event.occurred_at,
+            source: event.metadata.source,
+            data: serde_json::from_str(&body).unwrap_or_else(|_| text(&body)),
+        };
+        let DeadLetter { error: failure_reason, attempts, parked_at: failed_at, retry_at: next_retry, .. } = letter;
+        Self { original_event, failure_reason, failure_count: attempts, failed_at, next_retry }
+    }
+}
+
 impl Processors {
     /// Returns the dead letters of a processor, by its name. The name is checked when they are used.
     pub fn dead_letters(&self, name: &str) -> DeadLetters {
@@ -44,6 +107,17 @@ impl DeadLetters {
         let name = self.processors.name(&self.name).await?;
         let rows = self.processors.store.as_ref().rows(dead_letters::wanted(&name, None)).await;
         dead_letters::read(if_built(rows)?)
+    }
+
+    /// Returns the dead letters that wait, in the order of the log, each with its event. Reads each event.
+    pub async fn in_full(&self) -> Result<Vec<FailedEvent>, StoreError> {
+        let store = self.processors.store.as_ref();
+        let mut failed = vec![];
+        for letter in self.list().await?.into_iter().filter(|letter| letter.skipped.is_none()) {
+            let event = store.read(Read::at(letter.position)).await?.events.try_next().await?;
+            failed.extend(event.filter(|event| event.id == letter.event).map(|event| FailedEvent::of(letter, event)));
+        }
+        Ok(failed)
     }
 
     /// Returns the first dead letter of each parked key, in the order of the log: the event that could not be
