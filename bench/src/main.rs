@@ -10,6 +10,7 @@ mod import;
 mod latency;
 mod measure;
 mod memory;
+mod messages;
 mod plain;
 mod read_model;
 mod replay;
@@ -88,6 +89,10 @@ enum What {
     Saga,
     /// Timers of instances that fire, and a look among many.
     Timers,
+    /// A relay that publishes a log to a bus.
+    Relay,
+    /// An inbox that records a topic.
+    Inbox,
     /// The most memory it takes to catch up with a long log.
     Memory,
     /// Everything.
@@ -129,6 +134,8 @@ async fn main() -> Outcome<()> {
             What::Projection => read_model::run_projection(&mut bench, url, events).await?,
             What::Saga => saga::run(&mut bench, url).await?,
             What::Timers => saga::run_timers(&mut bench, url).await?,
+            What::Relay => messages::run_relay(&mut bench, url, events as usize / 5).await?,
+            What::Inbox => messages::run_inbox(&mut bench, url, events as usize / 5).await?,
             What::Memory => memory::run(&mut bench, url, events).await?,
             What::All => {}
         }
@@ -164,6 +171,8 @@ impl What {
             Self::Projection => "projection",
             Self::Saga => "saga",
             Self::Timers => "timers",
+            Self::Relay => "relay",
+            Self::Inbox => "inbox",
             Self::Memory => "memory",
             Self::All => "all",
         }
