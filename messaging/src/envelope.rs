@@ -109,9 +109,17 @@ impl Envelope {
         }
     }
 
-    /// Returns its size in bytes, as the limits of brokers count it: attributes and body.
+    /// Returns its size in bytes, as the limits of brokers count it: attributes and body; up to 40 bytes more than it is.
     pub fn bytes(&self) -> usize {
-        self.attributes().iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() + self.data.len()
+        // Without the text of each attribute: asked for every message.
+        let fixed = "specversion1.0idsourcetypeversion2147483647partitionkey".len();
+        let texts = self.id.len() + self.source.len() + self.kind.len() + self.key.len();
+        let time = self.time.map_or(0, |_| "time9999-12-31T23:59:59.999999Z".len());
+        let subject = self.subject.as_ref().map_or(0, |subject| "subject".len() + subject.len());
+        let correlation = self.correlation_id.map_or(0, |_| "correlationid".len() + UUID);
+        let causation = self.causation_id.map_or(0, |_| "causationid".len() + UUID);
+        let extensions: usize = self.extensions.iter().map(|(name, value)| name.len() + value.len()).sum();
+        fixed + texts + time + subject + correlation + causation + extensions + self.data.len()
     }
 
     /// Returns the id under which a receiver records it: the id of the message, if that is a UUID; else one made of the
@@ -153,7 +161,11 @@ impl Envelope {
         if let Some(name) = self.extensions.keys().find(|name| RESERVED.contains(&name.as_str())) {
             return Err(Invalid::name("attribute", name, "has a field of its own"));
         }
-        for (name, value) in self.attributes() {
+        let texts = [("id", &self.id), ("source", &self.source), ("type", &self.kind), ("partitionkey", &self.key)];
+        let optional = [("subject", &self.subject), ("datacontenttype", &self.content_type)];
+        let optional = optional.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
+        let extensions = self.extensions.iter().map(|(name, text)| (name.as_str(), text));
+        for (name, value) in texts.into_iter().chain(optional).chain(extensions) {
             let reason = match () {
                 () if !is_attribute(name) => "has other characters than a-z and 0-9, or more than 20",
                 () if value.is_empty() => "is the name of an attribute that is empty",
@@ -235,6 +247,8 @@ impl Envelope {
     }
 }
 
+/// The length of a UUID as text.
+const UUID: usize = 36;
 /// Attributes that are fields of an envelope.
 const RESERVED: [&str; 9] =
     ["specversion", "id", "source", "type", "version", "time", "subject", "partitionkey", "datacontenttype"];

@@ -23,10 +23,10 @@ use crate::{
 };
 
 /// How many events one append has, and about how many bytes.
-const APPEND_EVENTS: usize = 1_000;
+const APPEND_EVENTS: usize = 4_000;
 const APPEND_BYTES: usize = 4 << 20;
 /// How many messages are read at once.
-const PAGE: usize = 1_000;
+const PAGE: usize = 4_000;
 /// The most bytes of a message: what fits into an event and its metadata.
 const MESSAGE_BYTES: usize = limits::BODY_BYTES;
 
@@ -57,24 +57,23 @@ impl From<LogBus> for Bus {
 }
 
 /// Appends messages that are not recorded yet; each id is recorded once, under the content that came first.
-async fn record(store: &Store, events: Vec<Addressed>) -> Result<(), StoreError> {
-    let (mut events, mut seen) = (events, HashSet::new());
-    events.retain(|(_, event)| seen.insert(event.id));
+async fn record(store: &Store, topic: &str, messages: &[Envelope]) -> Result<(), StoreError> {
     // Nearly always all of them are new.
-    let mut ask = false;
+    let mut known = HashSet::new();
     loop {
-        if ask {
-            let known = store.as_ref().recorded(events.iter().map(|(_, event)| event.id).collect()).await?;
-            let known: HashSet<_> = known.into_iter().map(|event| event.id).collect();
-            events.retain(|(_, event)| !known.contains(&event.id));
-        }
-        if events.is_empty() {
+        let mut seen = known.clone();
+        let new = messages.iter().map(|message| to_event(topic, message)).filter(|(_, event)| seen.insert(event.id));
+        let append = append(new.collect());
+        if append.writes.is_empty() {
             return Ok(());
         }
-        match store.as_ref().append(append(events.clone())).await {
+        match store.as_ref().append(append).await {
             Ok(_) => return Ok(()),
             // Some are recorded, perhaps by another publisher since they were looked up.
-            Err(StoreError::Duplicate { .. }) => ask = true,
+            Err(StoreError::Duplicate { .. }) => {
+                let ids = messages.iter().map(Envelope::event_id).collect();
+                known = store.as_ref().recorded(ids).await?.into_iter().map(|event| event.id).collect();
+            }
             Err(error) => return Err(error),
         }
     }
@@ -129,18 +128,21 @@ impl Publisher for LogBus {
                 bytes += message.data.len();
                 before == 0 || bytes <= APPEND_BYTES
             });
-            let batch: Vec<_> = fits.map(|message| to_event(topic, message)).collect();
-            let count = batch.len();
+            let batch = &rest[..fits.count()];
             // What the log cannot hold is found before anything is written: so the messages before it are published.
-            let held = batch.iter().take_while(|event| append(vec![(*event).clone()]).check().is_ok());
-            let (sent, error) = match record(&self.store, batch.clone()).await {
-                Ok(()) => (count, None),
-                Err(StoreError::Invalid(reason)) => match held.count() {
-                    // All of them together are too large; one is not.
-                    held if held == count && count == 1 => (0, Some(BusError::Refused(reason.into()))),
-                    held => match record(&self.store, batch[..held.min(count - 1)].to_vec()).await {
-                        Ok(()) if held == count => (count - 1, None),
-                        Ok(()) => (held, Some(BusError::Refused(reason.into()))),
+            let fits = |message: &&Envelope| append(vec![to_event(topic, message)]).check().is_ok();
+            let (sent, error) = match record(&self.store, topic, batch).await {
+                Ok(()) => (batch.len(), None),
+                Err(StoreError::Invalid(reason)) => match batch.iter().take_while(fits).count() {
+                    // Each of them fits, and all together do not.
+                    held if held == batch.len() && held > 1 => {
+                        match record(&self.store, topic, &batch[..held / 2]).await {
+                            Ok(()) => (held / 2, None),
+                            Err(error) => (0, Some(of_store(error))),
+                        }
+                    }
+                    held => match record(&self.store, topic, &batch[..held.min(batch.len() - 1)]).await {
+                        Ok(()) => (held.min(batch.len() - 1), Some(BusError::Refused(reason.into()))),
                         Err(error) => (0, Some(of_store(error))),
                     },
                 },

@@ -617,6 +617,7 @@ async fn i3_several_nodes_record_the_messages_of_a_key_in_order() -> Result<(), 
         let node = || {
             Runner::new(&services.listener)
                 .inbox::<OrderMessage>(&services.faulty.bus())
+                .shards(3)
                 .lease(Duration::from_millis(200))
                 .start()
         };

@@ -1,8 +1,8 @@
 //! What a batch of deliveries becomes: events to be recorded, rows of rejected deliveries, and offsets.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use eventstore_core::{EventStore, Message, Position, StoreError, Tag, Timestamp, Version, Write};
+use eventstore_core::{EventStore, Invalid, Message, Position, StoreError, Tag, Timestamp, Version};
 use uuid::Uuid;
 
 use super::{
@@ -23,6 +23,8 @@ const EXPIRED: &str = "$expired";
 pub struct Arrivals {
     /// The events, in the order of each partition; each id once.
     pub events: Vec<Addressed>,
+    /// The partition and the offset of each event, by its id.
+    places: HashMap<Uuid, (u16, Offset)>,
     pub rejected: Vec<RejectedRow>,
     /// The last offset of each partition.
     pub offsets: BTreeMap<u16, Offset>,
@@ -39,6 +41,7 @@ impl Arrivals {
     pub fn of<M: Message>(group: &str, arrivals: Vec<Arrival>, now: Timestamp) -> Self {
         let mut sorted = Self {
             events: vec![],
+            places: HashMap::new(),
             rejected: vec![],
             offsets: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -48,12 +51,17 @@ impl Arrivals {
         };
         let mut ids = HashSet::new();
         for (partition, Delivery { offset, receipt, message }) in arrivals {
-            let rejected = match message {
-                Ok(message) => sorted.take::<M>(message, now, &mut ids).err(),
-                Err(unread) => Some(unread),
-            };
-            if let Some(unread) = rejected {
-                sorted.rejected.push(RejectedRow::new(M::TOPIC, group, partition, &offset, &unread, now));
+            match message.map(|message| event::<M>(message, now)) {
+                Err(unread) => {
+                    sorted.rejected.push(RejectedRow::new(M::TOPIC, group, partition, &offset, &unread, now));
+                }
+                Ok(None) => sorted.passed_over += 1,
+                Ok(Some((event, _))) if !ids.insert(event.1.id) => sorted.repeated += 1,
+                Ok(Some((event, expired))) => {
+                    sorted.expired += usize::from(expired);
+                    sorted.places.insert(event.1.id, (partition, offset.clone()));
+                    sorted.events.push(event);
+                }
             }
             sorted.offsets.insert(partition, offset.clone());
             sorted.delivered.entry(partition).or_default().push(Delivered { offset, receipt });
@@ -61,17 +69,19 @@ impl Arrivals {
         sorted
     }
 
-    /// Takes a message; returns it as it came if the log cannot hold it.
-    fn take<M: Message>(&mut self, message: Envelope, now: Timestamp, ids: &mut HashSet<Uuid>) -> Result<(), Unread> {
-        match event::<M>(message, now)? {
-            None => self.passed_over += 1,
-            Some((event, _)) if !ids.insert(event.1.id) => self.repeated += 1,
-            Some((event, expired)) => {
-                self.expired += usize::from(expired);
-                self.events.push(event);
+    /// Rejects the events that the log cannot hold. Returns whether there is one.
+    pub fn reject(&mut self, topic: &str, group: &str, now: Timestamp) -> bool {
+        let before = self.events.len();
+        for addressed in std::mem::take(&mut self.events) {
+            match unheld(topic, addressed, now) {
+                Ok(addressed) => self.events.push(addressed),
+                Err((id, unread)) => {
+                    let Some((partition, offset)) = self.places.get(&id) else { continue };
+                    self.rejected.push(RejectedRow::new(topic, group, *partition, offset, &unread, now));
+                }
             }
         }
-        Ok(())
+        self.events.len() < before
     }
 
     /// Returns the rows of the offsets.
@@ -90,31 +100,40 @@ pub fn offset_row(topic: &str, group: &str, partition: u16, offset: Option<&Offs
 }
 
 /// Returns the event that is recorded for a message, and whether the message had expired; `None` if its type is not one
-/// of the program's. Fails with the message as it came if the log cannot hold it.
-pub fn event<M: Message>(mut message: Envelope, now: Timestamp) -> Result<Option<(Addressed, bool)>, Unread> {
+/// of the program's.
+pub fn event<M: Message>(mut message: Envelope, now: Timestamp) -> Option<(Addressed, bool)> {
     let name = format!("{}:{}", M::TOPIC, message.kind);
     if !M::NAMES.contains(&&*name) {
-        return Ok(None);
+        return None;
     }
     let expires = message.extensions.get("expires").and_then(|text| text.parse::<Timestamp>().ok());
     let expired = expires.is_some_and(|expires| expires < now);
-    let kind = message.kind.clone();
     let tags = if expired { vec![] } else { tags_of::<M>(&name, &message) };
     if expired {
         message.extensions.insert("type".into(), std::mem::replace(&mut message.kind, EXPIRED.into()));
     }
-    let mut append = append(vec![message.received(M::TOPIC, tags)]);
-    let checked = append.check();
-    let Some(Write { stream, mut events, .. }) = append.writes.pop() else { return Ok(None) };
-    let Some(event) = events.pop() else { return Ok(None) };
-    match checked {
-        Ok(_) => Ok(Some(((stream, event), expired))),
-        Err(why) => {
-            let message = Envelope::of_stored(event.recorded(stream, Version(1), Position(1), now), &kind);
-            let (reason, headers) = (NotAMessage(why.to_string()), message.headers("ce-"));
-            Err(Unread { reason, headers, body: message.data })
-        }
-    }
+    Some((message.received(M::TOPIC, tags), expired))
+}
+
+/// Returns an event as it is, if the log can hold it; else its id, and its message as it came, with the reason.
+fn unheld(topic: &str, addressed: Addressed, now: Timestamp) -> Result<Addressed, (Uuid, Unread)> {
+    let reason = match held(&addressed) {
+        Ok(()) => return Ok(addressed),
+        Err(why) => NotAMessage(why.to_string()),
+    };
+    let (stream, event) = addressed;
+    let id = event.id;
+    let kind = match event.metadata.extra.get("type") {
+        Some(serde_json::Value::String(kind)) => kind.clone(),
+        _ => event.data.name.strip_prefix(topic).and_then(|name| name.strip_prefix(':')).unwrap_or_default().to_owned(),
+    };
+    let message = Envelope::of_stored(event.recorded(stream, Version(1), Position(1), now), &kind);
+    Err((id, Unread { reason, headers: message.headers("ce-"), body: message.data }))
+}
+
+/// Fails if the log cannot hold an event.
+pub fn held((stream, event): &Addressed) -> Result<(), Invalid> {
+    append(vec![(stream.clone(), event.clone())]).check().map(drop)
 }
 
 /// Returns the tags of a message: those of the events that the program reads it as. None if the program cannot read it.

@@ -4,7 +4,7 @@ use eventstore_core::{Changes, Message, Order, Rows, Store, StoreError, Table, T
 use eventstore_engine::record::if_built;
 
 use super::{
-    arrivals::{event, leave_out_known},
+    arrivals::{event, held, leave_out_known},
     table::{OFFSETS, OffsetRow, REJECTED, RejectedRow, changes, read, words},
 };
 use crate::{bus::Offset, envelope::Envelope, log_bus::append};
@@ -103,9 +103,13 @@ impl Inboxes {
         let Some(mut row) = self.row(id).await? else { return Ok(false) };
         let now = store.time().await?;
         let taken = Envelope::read(&row.headers(), row.body()).map_err(|reason| reason.to_string());
-        let taken = taken.and_then(|message| event::<M>(message, now).map_err(|unread| unread.reason.to_string()));
+        let taken = taken.and_then(|message| {
+            let event = event::<M>(message, now).map(|(event, _)| event);
+            event.iter().try_for_each(held).map_err(|why| why.to_string())?;
+            Ok(event)
+        });
         let (events, refused) = match taken {
-            Ok(taken) => (taken.into_iter().map(|(event, _)| event).collect(), None),
+            Ok(taken) => (taken.into_iter().collect(), None),
             Err(reason) => (vec![], Some(words(&reason))),
         };
         loop {

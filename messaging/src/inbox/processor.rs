@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::{
     Inbox,
     arrivals::{Arrivals, leave_out_known, offset_row},
-    reader::Reader,
+    reader::{Place, Reader},
     table::{OFFSETS, OffsetRow, REJECTED, changes, read},
 };
 use crate::{
@@ -109,17 +109,21 @@ impl<M: Message> InboxProcessor<M> {
 
     /// Records a batch. Returns `false`, having recorded nothing, if the stored offsets are not those of the reader:
     /// another node has recorded messages, or an operator has moved the inbox.
-    async fn record(&self, tick: &Tick<'_>, reader: &mut Reader, mut arrivals: Arrivals) -> Result<bool, Halt> {
+    async fn record(&self, tick: &Tick<'_>, place: &mut Place, mut arrivals: Arrivals) -> Result<bool, Halt> {
         let (topic, group) = (M::TOPIC, self.group());
         let store = self.store.as_ref();
         let mut known = arrivals.repeated;
+        // A look-up for each batch would cost a fifth of all.
+        let mut ask = place.known;
         loop {
-            known += leave_out_known(store, &mut arrivals.events).await?;
+            if ask {
+                known += leave_out_known(store, &mut arrivals.events).await?;
+            }
             let (mut transaction, _) = tick.fence.open().await?;
-            if reader.abilities.kind == Kind::Log {
-                let keys = reader.at.keys().map(|partition| OffsetRow::key(topic, group, *partition)).collect();
+            if place.abilities.kind == Kind::Log {
+                let keys = place.at.keys().map(|partition| OffsetRow::key(topic, group, *partition)).collect();
                 let at = of_rows(transaction.rows(Rows::Keys { table: OFFSETS, keys }).await?)?;
-                if at != reader.at {
+                if at != place.at {
                     transaction.rollback().await?;
                     return Ok(false);
                 }
@@ -133,10 +137,19 @@ impl<M: Message> InboxProcessor<M> {
             if !arrivals.events.is_empty() {
                 match transaction.append(append(arrivals.events.clone())).await {
                     Ok(_) => {}
-                    // Recorded since they were looked up: by another topic's inbox, or an import.
+                    // Some are recorded, perhaps since they were looked up, by an import.
                     Err(StoreError::Duplicate { .. }) => {
                         transaction.rollback().await?;
+                        ask = true;
                         continue;
+                    }
+                    // One of them is such that no log can hold it: the others are recorded.
+                    Err(StoreError::Invalid(why)) => {
+                        transaction.rollback().await?;
+                        match arrivals.reject(topic, group, store.now()) {
+                            true => continue,
+                            false => return Err(StoreError::from(why).into()),
+                        }
                     }
                     Err(error) => {
                         transaction.rollback().await?;
@@ -164,7 +177,8 @@ impl<M: Message> InboxProcessor<M> {
             let (offset, reason) = (&row.offset, &row.reason);
             tracing::warn!(topic, group, offset, reason, "a delivery was no message, and is kept");
         }
-        reader.at.extend(arrivals.offsets.into_iter().map(|(partition, offset)| (partition, Some(offset))));
+        place.known = known > 0;
+        place.at.extend(arrivals.offsets.into_iter().map(|(partition, offset)| (partition, Some(offset))));
         for (partition, delivered) in &arrivals.delivered {
             // They are recorded: at worst they are delivered again, and known.
             if let Err(error) = self.bus.source.done(topic, group, *partition, delivered).await {
@@ -288,7 +302,7 @@ impl<M: Message> Processor for InboxProcessor<M> {
     async fn arrived(&self, shard: &Shard) {
         let reader = self.reader(shard);
         match &mut *reader.lock().await {
-            Some(reader) => reader.arrived().await,
+            Some(reader) => reader.arriving.arrived().await,
             None => pending().await,
         }
     }
@@ -301,16 +315,22 @@ impl<M: Message> Processor for InboxProcessor<M> {
             Some(reader) => reader,
             None => self.open(tick).await?,
         };
-        let batch = reader.batch().map_err(failure)?;
+        let batch = reader.arriving.batch().map_err(failure)?;
         if batch.is_empty() {
-            let at = reader.at.clone();
+            let at = reader.place.at.clone();
             *held = Some(reader);
             self.measure(at).await;
             return Ok(LOOK);
         }
         let now: Timestamp = self.store.as_ref().time().await?;
         let arrivals = Arrivals::of::<M>(self.group(), batch, now);
-        if self.record(tick, &mut reader, arrivals).await? {
+        let Reader { place, arriving } = &mut reader;
+        let recorded = tokio::select! {
+            biased;
+            recorded = self.record(tick, place, arrivals) => recorded?,
+            never = arriving.read_ahead() => match never {},
+        };
+        if recorded {
             *held = Some(reader);
         }
         Ok(Duration::ZERO)

@@ -96,23 +96,23 @@ impl<L: Language> RelayProcessor<L> {
         &self,
         part: &Part<'_>,
         held: &Held,
-        outgoing: &Outgoing,
+        outgoing: Outgoing,
         come: Option<&Come>,
     ) -> Result<(), Failure> {
         let topic = self.language.topic();
         let abilities = self.abilities.get().copied().unwrap_or(Abilities::new(Order::Key, Kind::Queue));
-        let (mut places, mut messages) = (vec![], vec![]);
-        let published = come.map(|come| published_before(part, outgoing, come, abilities)).unwrap_or_default();
+        let published = come.map(|come| published_before(part, &outgoing, come, abilities)).unwrap_or_default();
         // The place of the first event that waits. Its letter is not stored yet, so no message behind it may say that the
         // relay has come past it.
         let waits = outgoing.waiting.iter().map(|(_, place)| *place).min().unwrap_or(usize::MAX);
-        for (n, message) in outgoing.messages.iter().enumerate() {
+        let all = outgoing.messages.len();
+        let (mut places, mut messages) = (Vec::with_capacity(all), Vec::with_capacity(all));
+        for (n, mut message) in outgoing.messages.into_iter().enumerate() {
             if published.get(n).is_some_and(|published| *published) || locked(&self.confirmed).contains_key(&message.id)
             {
                 continue;
             }
             let place = outgoing.places[n];
-            let mut message = message.clone();
             if let Some(come) = come
                 && let Some(relayed) = relayed(part, held, &come.of, place, part.only.is_some() || place >= waits)
             {
@@ -121,7 +121,7 @@ impl<L: Language> RelayProcessor<L> {
             places.push(place);
             messages.push(message);
         }
-        metrics::relayed(topic, "known", outgoing.messages.len() - messages.len());
+        metrics::relayed(topic, "known", all - messages.len());
         if messages.is_empty() {
             return Ok(());
         }
@@ -275,6 +275,7 @@ impl<L: Language> Processor for RelayProcessor<L> {
 
     async fn deliver(&self, store: &dyn EventStore, part: &Part<'_>) -> Result<(), Failure> {
         let outgoing = self.outgoing(part)?;
+        let waiting = outgoing.waiting.clone();
         if let (Some(held), Some(abilities), Some(last)) = (part.held, self.abilities.get(), outgoing.places.last()) {
             // What the checkpoint has passed is not asked for again.
             if part.only.is_none() {
@@ -285,13 +286,13 @@ impl<L: Language> Processor for RelayProcessor<L> {
             let come = self.come(store, held, *abilities).await?;
             // What a crash of the database could undo must not be known outside of it.
             store.flushed(part.page.events[*last].id).await?;
-            let published = self.publish(part, held, &outgoing, come.as_ref()).await;
+            let published = self.publish(part, held, outgoing, come.as_ref()).await;
             if published.is_err() {
                 locked(&self.come).remove(&held.shard.from_slot);
             }
             published?;
         }
-        part.outputs.keep(outgoing);
+        part.outputs.keep(waiting);
         Ok(())
     }
 
@@ -301,8 +302,8 @@ impl<L: Language> Processor for RelayProcessor<L> {
         part: &Part<'_>,
         _: Option<&mut Remembered>,
     ) -> Result<Vec<(Queue, usize)>, Failure> {
-        match part.outputs.get::<Outgoing>() {
-            Some(outgoing) => Ok(outgoing.waiting.clone()),
+        match part.outputs.get::<Vec<(Queue, usize)>>() {
+            Some(waiting) => Ok(waiting.clone()),
             None => Ok(self.outgoing(part)?.waiting),
         }
     }
