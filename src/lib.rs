@@ -162,31 +162,48 @@ pub async fn connect(url: &str) -> Result<Store, StoreError> {
     }
 }
 
-/// Opens the bus a URL names: a log of its own.
+/// Opens the bus a URL names: a log of its own, or a broker.
 ///
 /// | URL | bus | feature |
 /// |---|---|---|
 /// | `memory:` | forgotten when the program ends, and a new one with each call: clone it | |
 /// | `sqlite://bus.db` | the file, made if it is not there; any number of processes of one machine use it | `sqlite` |
 /// | `postgres://user:password@host/database` | the schema `bus` in it, made if it is not there | `postgres`; over TLS also `tls` |
+/// | `nats://host:4222` | NATS JetStream | `nats` |
+/// | `amqp://user:password@host:5672` | RabbitMQ | `rabbitmq` |
+///
+/// Options of a broker are in its own crate: `eventstore_nats::NatsBus::options()`.
 ///
 /// ```
-/// # async fn example() -> Result<(), eventstore::StoreError> {
+/// # async fn example() -> Result<(), eventstore::BusError> {
 /// let bus = eventstore::connect_bus("sqlite://bus.db").await?;
 /// # Ok(())
 /// # }
 /// ```
 #[cfg(feature = "messaging")]
-pub async fn connect_bus(url: &str) -> Result<Bus, StoreError> {
-    #[cfg(feature = "postgres")]
-    if url.split_once(':').is_some_and(|(scheme, _)| scheme.to_ascii_lowercase().starts_with("postgres")) {
-        let store = PgStore::options().schema("bus").connect(url).await?;
-        return Ok(LogBus::new(&store.into()).into());
+pub async fn connect_bus(url: &str) -> Result<Bus, BusError> {
+    let store = match &*url.split(':').next().unwrap_or_default().to_ascii_lowercase() {
+        #[cfg(feature = "nats")]
+        "nats" => return Ok(Bus::new(eventstore_nats::NatsBus::connect(url).await?)),
+        #[cfg(not(feature = "nats"))]
+        "nats" => Err(without("nats")),
+        #[cfg(feature = "rabbitmq")]
+        "amqp" => return Ok(Bus::new(eventstore_rabbitmq::RabbitMqBus::connect(url).await?)),
+        #[cfg(not(feature = "rabbitmq"))]
+        "amqp" => Err(without("rabbitmq")),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => PgStore::options().schema("bus").connect(url).await.map(Store::from),
+        _ => connect(url).await,
+    };
+    match store {
+        Ok(store) => Ok(LogBus::new(&store).into()),
+        Err(StoreError::Invalid(why)) => Err(BusError::Unsupported(why.to_string())),
+        Err(StoreError::Denied(why)) => Err(BusError::Denied(why)),
+        Err(error) => Err(BusError::unavailable(error)),
     }
-    Ok(LogBus::new(&connect(url).await?).into())
 }
 
-#[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+#[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "nats", feature = "rabbitmq")))]
 fn without(feature: &str) -> StoreError {
     Invalid::Url(format!("this program was built without the feature `{feature}` of eventstore")).into()
 }
