@@ -8,6 +8,8 @@ macro_rules! links {
         concat!(
             "[aggregates-errors-and-retries]: crate::guide::aggregates#errors-and-retries\n",
             "[backup]: crate::guide::backup\n",
+            "[brokers-nats]: https://github.com/eventstore-rs/eventstore/blob/main/docs/brokers/nats.md\n",
+            "[brokers-rabbitmq]: https://github.com/eventstore-rs/eventstore/blob/main/docs/brokers/rabbitmq.md\n",
             "[errors]: crate::guide::errors\n",
             "[guarantees]: crate::guide::guarantees\n",
             "[http]: crate::guide::http\n",
