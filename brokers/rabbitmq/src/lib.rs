@@ -14,19 +14,21 @@
 //! matter: `docs/brokers/rabbitmq.md`.
 //!
 //! **A topic without a group has no place for messages.** Publishing to it fails with
-//! [`BusError::Unavailable`](eventstore_messaging::BusError::Unavailable): the relay waits, its log keeps the messages,
+//! [`BusError::Unavailable`]: the relay waits, its log keeps the messages,
 //! and the first group gets all of them.
 
+mod inner;
 mod link;
+mod options;
 mod publish;
+mod reading;
 mod source;
 mod topology;
 mod wire;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -36,46 +38,14 @@ use eventstore_messaging::{
 use futures::stream::BoxStream;
 use lapin::Channel;
 
-use crate::{link::Link, source::Reading};
+use crate::{
+    inner::{Inner, locked},
+    link::Link,
+};
 
-/// How a [`RabbitMqBus`] connects, and how it makes topics.
-#[derive(Clone, Debug)]
-pub struct RabbitMqOptions {
-    partitions: u16,
-    message_bytes: usize,
-    prefetch: u16,
-    confirm_within: Duration,
-}
-
-impl Default for RabbitMqOptions {
-    fn default() -> Self {
-        Self { partitions: 1, message_bytes: 16 << 20, prefetch: 1_000, confirm_within: Duration::from_secs(10) }
-    }
-}
+pub use options::RabbitMqOptions;
 
 impl RabbitMqOptions {
-    /// Sets how many partitions a topic has that this bus makes, 1 to 1,024. By default 1. A topic that exists keeps its
-    /// number.
-    pub fn partitions(self, partitions: u16) -> Self {
-        Self { partitions: partitions.clamp(1, 1_024), ..self }
-    }
-
-    /// Sets the most bytes of a message. By default 16 MiB, which every version takes unless its `max_message_size` is
-    /// less: the server does not say it.
-    pub fn message_bytes(self, message_bytes: usize) -> Self {
-        Self { message_bytes, ..self }
-    }
-
-    /// Sets how many messages of a partition are delivered before the first of them is done. By default 1,000.
-    pub fn prefetch(self, prefetch: u16) -> Self {
-        Self { prefetch: prefetch.max(1), ..self }
-    }
-
-    /// Sets how long a confirmation is waited for. By default 10 seconds.
-    pub fn confirm_within(self, confirm_within: Duration) -> Self {
-        Self { confirm_within, ..self }
-    }
-
     /// Connects to a server: `amqp://user:password@localhost:5672/vhost`; with the feature `tls`, `amqps://`.
     ///
     /// Fails with [`BusError::Unavailable`] if the server is away. Once it is connected, the bus reconnects by itself.
@@ -92,24 +62,6 @@ impl RabbitMqOptions {
 #[derive(Clone)]
 pub struct RabbitMqBus {
     inner: Arc<Inner>,
-}
-
-struct Inner {
-    publishing: Link,
-    reading: Link,
-    options: RabbitMqOptions,
-    /// The topics that are made, with their partitions.
-    topics: Mutex<HashMap<String, u16>>,
-    /// Channels that no publisher uses just now.
-    idle: Mutex<Vec<Channel>>,
-    /// What is being read.
-    readings: Mutex<Readings>,
-}
-
-#[derive(Default)]
-struct Readings {
-    last: u64,
-    open: HashMap<u64, Arc<Reading>>,
 }
 
 impl RabbitMqBus {
@@ -148,10 +100,6 @@ impl std::fmt::Debug for RabbitMqBus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("RabbitMqBus")
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]

@@ -14,9 +14,9 @@ use lapin::{
 };
 
 use crate::{
-    Inner,
+    inner::{Inner, locked},
     link::{ask, failure, refusal, within},
-    locked, topology, wire,
+    topology, wire,
 };
 
 /// The most channels that are kept for later.
@@ -32,23 +32,32 @@ pub fn failed(count: usize, error: BusError) -> Vec<Outcome> {
 /// Publishes messages. Messages of one key are not in order if there are several.
 pub async fn publish(inner: &Inner, topic: &str, partitions: u16, messages: &[Envelope]) -> Vec<Outcome> {
     let all: Vec<_> = messages.iter().collect();
-    let mut outcomes = wave(inner, topic, partitions, &all).await;
-    // The server closes the channel over a message that is too large, and does not say which: one by one it does.
-    if outcomes.len() > 1 && outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed(BusError::Refused(_)))) {
+    let (mut outcomes, refused) = wave(inner, topic, partitions, &all).await;
+    // The server has closed the channel over a message that is too large, with all that was on its way, and does not say
+    // which one it was: one by one it does.
+    if refused && messages.len() > 1 {
         for (message, outcome) in messages.iter().zip(&mut outcomes) {
-            if matches!(outcome, Outcome::Failed(BusError::Refused(_)) | Outcome::NotTried) {
-                *outcome = wave(inner, topic, partitions, &[message]).await.pop().unwrap_or(Outcome::NotTried);
+            if matches!(outcome, Outcome::Done) {
+                continue;
+            }
+            if let Some(alone) = wave(inner, topic, partitions, &[message]).await.0.pop() {
+                *outcome = alone;
+            }
+            if matches!(outcome, Outcome::Failed(BusError::Unavailable(_))) {
+                break;
             }
         }
     }
     outcomes
 }
 
-async fn wave(inner: &Inner, topic: &str, partitions: u16, messages: &[&Envelope]) -> Vec<Outcome> {
+/// Publishes messages at once. Returns what became of them, and whether the server has refused one and closed the channel.
+async fn wave(inner: &Inner, topic: &str, partitions: u16, messages: &[&Envelope]) -> (Vec<Outcome>, bool) {
     let channel = match channel(inner).await {
         Ok(channel) => channel,
-        Err(error) => return failed(messages.len(), error),
+        Err(error) => return (failed(messages.len(), error), false),
     };
+    let mut refused = false;
     let (mut confirms, mut outcomes, mut returned) = (FuturesUnordered::new(), vec![], HashSet::new());
     for (n, message) in messages.iter().enumerate() {
         match send(inner, &channel, topic, partitions, message).await {
@@ -69,7 +78,11 @@ async fn wave(inner: &Inner, topic: &str, partitions: u16, messages: &[&Envelope
                 Ok(Confirmation::NotRequested) => {
                     (Outcome::Failed(BusError::unavailable("RabbitMQ does not confirm on this channel")), None)
                 }
-                Err(error) => (Outcome::Failed(of_publish(error)), None),
+                Err(error) => {
+                    let error = of_publish(error);
+                    refused |= matches!(error, BusError::Refused(_));
+                    (Outcome::Failed(error), None)
+                }
             };
             if let Some(message) = message {
                 returned.insert(message.properties.message_id().as_ref().map(ToString::to_string));
@@ -93,7 +106,7 @@ async fn wave(inner: &Inner, topic: &str, partitions: u16, messages: &[&Envelope
             idle.push(channel);
         }
     }
-    outcomes
+    (outcomes, refused)
 }
 
 /// Returns a channel that no other call uses.

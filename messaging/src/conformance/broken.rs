@@ -90,5 +90,5 @@ async fn flow(topic: &Topic, sent: &[Envelope]) -> Vec<Envelope> {
 
 /// A reader that remembers ids has each message once, in the order of its key.
 fn assert_read_while_failing(read: Vec<Envelope>, sent: &[Envelope]) {
-    assert_eq!(by_key(&remembered(read)), by_key(sent));
+    assert_same(&remembered(read), sent, "read");
 }

@@ -51,7 +51,7 @@ pub async fn r2_nothing_of_its_key_is_published_behind_one_that_was_refused(bus:
     let mut read = without_partitions(reader.drain().await);
     let there: Vec<_> =
         sent.iter().zip(&outcomes).filter(|(_, outcome)| is_done(outcome)).map(|(m, _)| m.clone()).collect();
-    assert_eq!(by_key(&remembered(read.clone())), by_key(&there), "what is there is what was confirmed");
+    assert_same(&remembered(read.clone()), &there, "what is there is what was confirmed");
     // The bus takes it now, and what waited behind it follows.
     match &faults.refuse {
         Some(refuse) => (refuse.end)(topic.name.clone()).await,

@@ -223,10 +223,20 @@ pub(super) fn remembered(messages: Vec<Envelope>) -> Vec<Envelope> {
 }
 
 /// The ids of each key, in their order.
-pub(super) fn by_key(messages: &[Envelope]) -> BTreeMap<&str, Vec<&str>> {
+fn by_key(messages: &[Envelope]) -> BTreeMap<&str, Vec<&str>> {
     let mut keys: BTreeMap<_, Vec<_>> = BTreeMap::new();
     messages.iter().for_each(|message| keys.entry(&*message.key).or_default().push(&*message.id));
     keys
+}
+
+/// Checks that the ids of each key are those of others, in their order; tells of the first key that has others.
+pub(super) fn assert_same(read: &[Envelope], expected: &[Envelope], what: &str) {
+    let (read, expected) = (by_key(read), by_key(expected));
+    for (key, ids) in &expected {
+        assert_eq!(read.get(key), Some(ids), "{what}: the messages of the key {key}");
+    }
+    let more: Vec<_> = read.keys().filter(|key| !expected.contains_key(*key)).collect();
+    assert!(more.is_empty(), "{what}: messages of keys that have none: {more:?}");
 }
 
 /// Checks that a topic has each message, in the order of its key; in a log, once.
@@ -239,7 +249,7 @@ pub(super) async fn assert_there(topic: &Topic, sent: &[Envelope]) {
 pub(super) fn assert_read(topic: &Topic, read: Vec<Envelope>, sent: &[Envelope]) {
     let all = read.len();
     let once = remembered(read);
-    assert_eq!(by_key(&once), by_key(sent));
+    assert_same(&once, sent, "read");
     if topic.is_log() {
         assert_eq!(all, once.len(), "a log has each message once");
     }

@@ -1,6 +1,12 @@
 //! Servers, a way to break connections, and the faults of the suite.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use eventstore_messaging::{
     Bus,
@@ -26,6 +32,8 @@ pub struct Proxy {
     pub url: String,
     /// How often all connections were closed, and whether answers are lost.
     state: Arc<watch::Sender<(u64, bool)>>,
+    /// Whether the server is away.
+    pub away: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -40,9 +48,14 @@ impl Proxy {
         }
         let state = Arc::new(watch::Sender::new((0, false)));
         let of_all = state.clone();
+        let away = Arc::<AtomicBool>::default();
+        let is_away = away.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 // A server that is away closes the connection.
+                if is_away.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
                 client.set_nodelay(true).unwrap();
                 server.set_nodelay(true).unwrap();
@@ -51,7 +64,7 @@ impl Proxy {
                 tokio::spawn(carry(from_server, to_client, of_all.subscribe(), true));
             }
         });
-        Self { url, state }
+        Self { url, state, away }
     }
 
     pub fn cut(&self) -> Fault {
@@ -152,10 +165,17 @@ pub async fn bus(
     let proxy = Proxy::to(&url).await;
     let options = options.partitions(partitions);
     let bus = Bus::new(options.clone().connect(&proxy.url).await.unwrap());
+    let is_away = proxy.away.clone();
     let restart = server.clone().map(|server| {
         act(move |_| {
-            let server = server.clone();
-            async move { server.crash().await }
+            let (server, away) = (server.clone(), is_away.clone());
+            async move {
+                // The script also has the queues choose their leaders: on one server they may not do so by themselves
+                // (rabbitmq-server#10070).
+                away.store(true, Ordering::Relaxed);
+                server.crash().await;
+                away.store(false, Ordering::Relaxed);
+            }
         })
     });
     let another: Another = Box::new(move || {
