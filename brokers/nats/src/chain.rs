@@ -27,7 +27,8 @@ use futures::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
     connection::{Connection, lost, of_jetstream},
-    topic::{Partition, Topic},
+    stream::{self, Partition},
+    topic::Topic,
     wire::{self, Wire},
 };
 
@@ -274,9 +275,9 @@ async fn others(
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
         ack_policy: AckPolicy::None,
         headers_only: true,
-        ..crate::source::consumer()
+        ..stream::consumer()
     };
-    let (name, mut reading) = crate::source::open(connection, partition, config).await?;
+    let (name, mut reading) = stream::open(connection, partition, config).await?;
     let mut watch = connection.watch()?;
     loop {
         let next = tokio::select! {
@@ -296,6 +297,6 @@ async fn others(
             break;
         }
     }
-    crate::source::close(connection, partition, name);
+    stream::close(connection, partition, name);
     Ok(ids)
 }

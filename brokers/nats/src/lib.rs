@@ -17,7 +17,9 @@
 mod chain;
 mod connection;
 mod doctor;
+mod options;
 mod source;
+mod stream;
 mod topic;
 mod wire;
 
@@ -25,7 +27,6 @@ use std::{
     collections::HashMap,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, jetstream::context::ContextBuilder};
@@ -38,44 +39,9 @@ use futures::{future::join_all, stream::BoxStream};
 
 use crate::{connection::Connection, topic::Topic};
 
-/// How a [`NatsBus`] connects, and how it makes topics.
-#[derive(Clone, Debug)]
-pub struct NatsOptions {
-    partitions: u16,
-    replicas: usize,
-    keep: Duration,
-    confirm_within: Duration,
-}
-
-impl Default for NatsOptions {
-    fn default() -> Self {
-        Self { partitions: 1, replicas: 1, keep: Duration::ZERO, confirm_within: Duration::from_secs(10) }
-    }
-}
+pub use options::NatsOptions;
 
 impl NatsOptions {
-    /// Sets how many partitions a topic has that this bus makes, 1 to 1,024. By default 1. A topic that exists keeps its
-    /// number.
-    pub fn partitions(self, partitions: u16) -> Self {
-        Self { partitions: partitions.clamp(1, 1_024), ..self }
-    }
-
-    /// Sets how many servers of a cluster keep the messages of a topic that this bus makes. By default 1.
-    pub fn replicas(self, replicas: usize) -> Self {
-        Self { replicas, ..self }
-    }
-
-    /// Sets how long a topic that this bus makes keeps messages. By default for ever. A group that is behind for longer
-    /// is told so by [`BusError::Trimmed`].
-    pub fn keep(self, keep: Duration) -> Self {
-        Self { keep, ..self }
-    }
-
-    /// Sets how long a confirmation is waited for. By default 10 seconds.
-    pub fn confirm_within(self, confirm_within: Duration) -> Self {
-        Self { confirm_within, ..self }
-    }
-
     /// Connects to a server or a cluster: `nats://localhost:4222`, `tls://…`, several with commas between. A user, a
     /// password or a token is in the URL.
     ///

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use crate::{
-    NatsOptions,
     connection::{Connection, Failed},
+    options::NatsOptions,
+    stream::{Partition, last_message},
     wire,
 };
 
@@ -26,17 +27,6 @@ const RESERVED_BYTES: usize = 4 << 10;
 pub struct Topic {
     pub abilities: Abilities,
     pub partitions: Vec<Partition>,
-}
-
-/// A partition of a topic.
-pub struct Partition {
-    /// The name of its stream.
-    pub stream: String,
-    /// What its subjects begin with.
-    pub subject: String,
-    /// The last sequence of the stream, as far as this program has seen it. Held while a batch is published; `None` after
-    /// one has failed or was dropped.
-    pub chain: Mutex<Option<u64>>,
 }
 
 /// Returns the name of the stream of a partition. Names of streams have no dots, names of topics no dashes.
@@ -128,19 +118,6 @@ impl Topic {
             relayed: wire::attribute(&message.headers, "relayed").unwrap_or_default(),
         }))
     }
-}
-
-/// Returns the last message of a stream.
-pub async fn last_message(
-    connection: &Connection,
-    partition: &Partition,
-) -> Result<Option<async_nats::jetstream::message::StreamMessage>, BusError> {
-    crate::source::stored(
-        connection,
-        partition,
-        &serde_json::json!({ "last_by_subj": format!("{}.>", partition.subject) }),
-    )
-    .await
 }
 
 /// Makes a stream, unless it exists, and returns what it is.
