@@ -121,7 +121,7 @@ macro_rules! conformance {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::PathBuf};
 
     use eventstore_core::{MemoryStore, Store};
 
@@ -139,6 +139,23 @@ mod tests {
     }
 
     crate::conformance!(fresh);
+
+    mod sqlite {
+        use super::*;
+
+        async fn fresh() -> (Bus, Faults, tempfile::TempDir) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("bus.db");
+            let open = async |path: PathBuf| -> Bus {
+                LogBus::new(&eventstore::SqliteStore::open(path).await.unwrap().into()).into()
+            };
+            let bus = open(path.clone()).await;
+            let another: Another = Box::new(move || Box::pin(open(path.clone())));
+            (bus, Faults { another: Some(another), ..Faults::default() }, folder)
+        }
+
+        crate::conformance!(fresh);
+    }
 
     /// Reads the files of this folder, so that a new one is not forgotten.
     #[test]
