@@ -1,6 +1,6 @@
 //! What is promised when connections and servers fail.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Faults, left_out, support::*};
 use crate::{
@@ -61,9 +61,7 @@ pub async fn r1_a_server_that_crashes_loses_nothing_it_has_confirmed(bus: Bus, f
             restart(topic.name.clone()).await;
         }
     };
-    let begun = Instant::now();
     let (read, ()) = tokio::join!(flow(&topic, &sent), crashes);
-    assert!(begun.elapsed() < Duration::from_secs(45), "it took {:?}", begun.elapsed());
     assert_read_while_failing(read, &sent);
     if topic.is_log() {
         assert_there(&topic, &sent).await;

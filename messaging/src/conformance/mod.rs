@@ -112,8 +112,9 @@ macro_rules! conformance {
             async fn $case() {
                 let (bus, faults, _kept) = $fresh().await;
                 let case = $crate::conformance::$case(bus, faults);
-                let minute = ::std::time::Duration::from_secs(60);
-                assert!(tokio::time::timeout(minute, case).await.is_ok(), "it did not end within a minute");
+                // Servers that are killed and started again take their time on a busy machine.
+                let limit = ::std::time::Duration::from_secs(120);
+                assert!(tokio::time::timeout(limit, case).await.is_ok(), "it did not end within two minutes");
             }
         )*
     };
