@@ -428,6 +428,9 @@ mod tests {
                     "engine/src/",
                     "projections/src/",
                     "sagas/src/",
+                    "messaging/src/",
+                    "brokers/",
+                    "macros/src/",
                 ];
                 assert!(product.iter().any(|folder| file.starts_with(folder)), "{name} changes {file}");
             }

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod brokers;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod metrics;
