@@ -43,6 +43,18 @@ mod crashes {
     eventstore_messaging::conformance! { fresh: r1_a_server_that_crashes_loses_nothing_it_has_confirmed }
 }
 
+/// Three servers keep each message; the one that leads is killed.
+mod cluster {
+    use super::support::cluster as fresh;
+
+    eventstore_messaging::conformance! { fresh:
+        r1_a_server_that_crashes_loses_nothing_it_has_confirmed
+        r2_messages_of_a_key_are_in_the_order_they_were_published_in
+        r2_several_publishers_at_once_keep_the_order_of_keys
+        r4_a_batch_that_is_published_again_is_known
+    }
+}
+
 /// The version of an adapter that comes to mind first; the suite finds what is wrong with it.
 mod naive {
     use std::ops::Range;

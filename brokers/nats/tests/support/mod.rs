@@ -153,6 +153,73 @@ impl Server {
     }
 }
 
+/// Three servers that keep each message together.
+pub struct Cluster {
+    servers: Vec<Arc<Server>>,
+}
+
+impl Cluster {
+    pub async fn start() -> Arc<Self> {
+        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let ports = [port(), port(), port()];
+        let routes = ports.map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).join(", ");
+        let mut servers = vec![];
+        for (n, port) in ports.iter().enumerate() {
+            let configuration = format!(
+                "server_name: \"n{n}\"\ncluster {{\n  name: \"c\"\n  listen: \"127.0.0.1:{port}\"\n  routes: [{routes}]\n}}"
+            );
+            servers.push(Server::start(&configuration).await);
+        }
+        Arc::new(Self { servers })
+    }
+
+    /// The URL of all of them.
+    pub fn url(&self) -> String {
+        self.servers.iter().map(|server| server.url.clone()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Kills the server that leads the stream of a topic, and starts it again when another one leads.
+    pub async fn crash_leader(&self, topic: &str) {
+        let leader = async |server: &Server| {
+            let context = operator(&server.url).await;
+            let stream = context.get_stream(&streams(topic, 1)[0]).await.ok()?;
+            let leader = stream.cached_info().cluster.as_ref()?.leader.clone()?;
+            leader.strip_prefix('n')?.parse::<usize>().ok()
+        };
+        let old = leader(&self.servers[0]).await.unwrap();
+        let process = self.servers[old].process.lock().unwrap().take();
+        process.unwrap().kill().await.unwrap();
+        while leader(&self.servers[(old + 1) % 3]).await.is_none_or(|new| new == old) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.servers[old].run().await;
+        // The next one must not come before this one has what it has missed.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Returns a bus on a cluster of its own.
+pub async fn cluster() -> (Bus, Faults, Arc<Cluster>) {
+    let cluster = Cluster::start().await;
+    let options = NatsOptions::default().replicas(3);
+    let bus = Bus::new(connect(options.clone(), &cluster.url()).await);
+    // A cluster takes a moment to choose who leads.
+    while let Err(error) = bus.publisher.topic("cluster.ready").await {
+        println!("{error:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (crashing, url) = (cluster.clone(), cluster.url());
+    let restart = act(move |topic| {
+        let cluster = crashing.clone();
+        async move { cluster.crash_leader(&topic).await }
+    });
+    let another: Another = Box::new(move || {
+        let (options, url) = (options.clone(), url.clone());
+        Box::pin(async move { Bus::new(connect(options, &url).await) })
+    });
+    (bus, Faults { restart: Some(restart), another: Some(another), ..Faults::default() }, cluster)
+}
+
 /// Returns JetStream as an operator uses it.
 pub async fn operator(url: &str) -> jetstream::Context {
     let url = url.to_owned();
