@@ -301,7 +301,8 @@ mod tests {
 
     #[test]
     fn i4_what_is_no_message_is_told_apart() {
-        let cases: [(&[(&str, &str)], &[u8], &str); 9] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u8], &'a str);
+        let cases: [Case<'_>; 9] = [
             (&[], b"", "neither headers"),
             (&[], b"[]", "neither headers"),
             (&[], br#"{"id":"1","type":"t","source":"s"}"#, "no `data`"),

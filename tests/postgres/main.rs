@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod batches;
+mod buses;
 mod cancellation;
 #[path = "../cases/mod.rs"]
 mod cases;
