@@ -64,6 +64,7 @@ impl Publish for OrderMessage {
         match &event.data {
             PurchaseEvent::Placed { cents: 1_414 } => panic!("fourteen"),
             PurchaseEvent::Placed { cents } => vec![Self::Placed { order_id, total_cents: *cents }],
+            PurchaseEvent::Shipped if order_id == "long" => vec![Self::Shipped { order_id: "o".repeat(600) }],
             PurchaseEvent::Shipped => vec![Self::Shipped { order_id }],
             PurchaseEvent::Merged { into } => {
                 vec![Self::Shipped { order_id }, Self::Shipped { order_id: into.clone() }]
@@ -437,6 +438,55 @@ async fn r6_an_event_that_publish_panics_on_is_parked() -> Result<(), Any> {
     let relay = services.relay();
     assert!(matches!(relay.settle().await, Err(StoreError::Parked { .. })));
     assert_eq!(services.published().await?, [of("o1", [1]), of("o2", [3])].concat());
+    relay.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn r6_a_message_whose_key_no_log_could_hold_parks_its_stream() -> Result<(), Any> {
+    let services = services().await;
+    services.publisher.append(StreamId::new("purchase", "long"), Expected::Any, [PurchaseEvent::Shipped]).await?;
+    services.place("o2", [3]).await?;
+    let relay = services.relay();
+    let settled = relay.settle().await;
+    assert!(matches!(settled, Err(StoreError::Parked { .. })), "{settled:?}");
+    assert_eq!(services.published().await?, of("o2", [3]));
+    let letters = Processors::new(&services.publisher).dead_letters("relay:orders").list().await?;
+    assert!(letters[0].whole_stream && letters[0].error.contains("longer than 512 bytes"), "{letters:?}");
+    relay.stop().await;
+    Ok(())
+}
+
+#[derive(Event, Clone, Debug, PartialEq)]
+#[event(prefix = "order", topic = "orders", rename_all = "camelCase")]
+enum PlacedAlone {
+    Placed { order_id: String, total_cents: i64 },
+}
+
+/// Of two releases, the one that names fewer types would pass the others over.
+#[tokio::test]
+async fn i1_a_node_that_names_fewer_types_stands_aside() -> Result<(), Any> {
+    let services = services().await;
+    let bus = services.faulty.bus();
+    let lease = Duration::from_millis(300);
+    let old = Runner::new(&services.listener).inbox::<PlacedAlone>(&bus).lease(lease).start();
+    services.place("o1", [1]).await?;
+    let relay = services.relay();
+    relay.settle().await?;
+    old.settle().await?;
+    let new = Runner::new(&services.listener).inbox::<OrderMessage>(&bus).lease(lease).start();
+    let late = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !new.status()[0].shards.iter().any(|(_, at)| at.owner.is_some()) && tokio::time::Instant::now() < late {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(lease).await;
+    let shipped = StreamId::new("purchase", "o1");
+    services.publisher.append(&shipped, Expected::Any, [PurchaseEvent::Shipped]).await?;
+    relay.settle().await?;
+    new.settle().await?;
+    assert_eq!(services.listener.read().category("in.orders").count().await?, 2, "both types");
+    old.stop().await;
+    new.stop().await;
     relay.stop().await;
     Ok(())
 }

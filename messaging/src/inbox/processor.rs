@@ -236,8 +236,11 @@ impl<M: Message> Processor for InboxProcessor<M> {
         Query::default()
     }
 
+    /// The messages take the place of events: a node that records fewer of them than another one stands aside, since it
+    /// would pass them over. No event has such a name, since names that begin with `$` are reserved.
     fn reads(&self) -> Reads {
-        Reads::default()
+        let version = |n| M::SCHEMAS.get(n).copied().unwrap_or(1);
+        M::NAMES.iter().enumerate().map(|(n, name)| (format!("$inbox {name}"), version(n))).collect()
     }
 
     async fn prepare(&self, store: &dyn EventStore) -> Result<(), Failure> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use eventstore_core::{Event, Invalid, Raw, Recorded, StoreError};
+use eventstore_core::{Event, Invalid, Raw, Recorded, StoreError, limits};
 use eventstore_engine::{Disposition, Failure, Fault, Part, Queue, failure::at};
 
 use crate::{
@@ -49,6 +49,9 @@ impl Outgoing {
                 let said = at(raw, || Ok(M::publish(event))).map_err(|failed| unkeyed(part, raw, failed))?;
                 for message in said {
                     let key = at(raw, || Ok(message.key(event))).map_err(|failed| unkeyed(part, raw, failed))?;
+                    // No dead letter could name another key.
+                    let named = limits::name("key", &key).map_err(StoreError::from);
+                    named.map_err(|error| unkeyed(part, raw, Failure { fault: Fault::Row, ..error.into() }.at(raw)))?;
                     let n = counts.entry(kind_of::<M>(message.name())).or_default();
                     *n += 1;
                     match part.disposition(raw, &key) {

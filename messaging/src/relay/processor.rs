@@ -70,8 +70,8 @@ impl<L: Language> RelayProcessor<L> {
         if let Some(come) = locked(&self.come).get(&slot).filter(|come| come.epoch == held.at.epoch) {
             return Ok(Some(come.clone()));
         }
+        let Some(partitions) = partitions_of(&held.shard, abilities) else { return Ok(None) };
         let of = Relayed::of(&store.identity().await?, &self.name);
-        let partitions = partitions_of(&held.shard, abilities)?;
         let last = self.bus.publisher.last(self.language.topic(), partitions.clone()).await.map_err(failure)?;
         let mut come = Come { epoch: held.at.epoch, of, last: HashMap::new() };
         for (partition, last) in partitions.zip(last) {
@@ -197,26 +197,14 @@ fn relayed(part: &Part<'_>, held: &Held, of: &str, place: usize, behind: bool) -
     }
 }
 
-/// Returns the partitions that a shard publishes to. Fails if it shares one with another shard, on a bus where the last
-/// message of a partition must be of one writer.
-fn partitions_of(shard: &Shard, abilities: Abilities) -> Result<Range<u16>, Failure> {
-    let partitions = abilities.partitions;
-    let starts = |slot: u16| u32::from(slot) * u32::from(partitions) % u32::from(SLOTS) < u32::from(partitions);
-    let first = |slot: u16| (u32::from(slot) * u32::from(partitions) / u32::from(SLOTS)) as u16;
-    let range = first(shard.from_slot)..first(shard.to_slot.saturating_sub(1)) + 1;
-    let whole = [shard.from_slot, shard.to_slot].into_iter().all(|slot| slot == SLOTS || starts(slot));
-    if whole || abilities.order != Order::Prefix {
-        return Ok(range);
-    }
-    // A bus of one partition that knows every id needs no division.
-    if partitions == 1 {
-        return Ok(0..0);
-    }
-    let why = format!(
-        "the shard {shard} shares a partition with another: the topic has {partitions} partitions, and the number of \
-         shards must divide that: reshard the relay"
-    );
-    Err(Failure::program(StoreError::from(Invalid::Request(why))))
+/// Returns the partitions that a shard publishes to; `None` if it shares one with another shard. The last message of such a
+/// partition says nothing of how far this shard has come.
+fn partitions_of(shard: &Shard, abilities: Abilities) -> Option<Range<u16>> {
+    let (partitions, slots) = (u32::from(abilities.partitions), u32::from(SLOTS));
+    let first = |slot: u16| (u32::from(slot) * partitions / slots) as u16;
+    let is_border = |slot: u16| slot == SLOTS || slot == 0 || first(slot) != first(slot - 1);
+    let alone = is_border(shard.from_slot) && is_border(shard.to_slot);
+    alone.then(|| first(shard.from_slot)..first(shard.to_slot.saturating_sub(1)) + 1)
 }
 
 /// Whether an error blames the message, and not the bus.
@@ -305,6 +293,37 @@ impl<L: Language> Processor for RelayProcessor<L> {
         match part.outputs.get::<Vec<(Queue, usize)>>() {
             Some(waiting) => Ok(waiting.clone()),
             None => Ok(self.outgoing(part)?.waiting),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r4_a_partition_that_two_shards_write_says_nothing_of_either() {
+        let of = |partitions: u16, shards: u16| {
+            let abilities = Abilities::new(Order::Prefix, Kind::Log).partitions(partitions);
+            Shard::parts("relay:orders", shards).iter().map(|shard| partitions_of(shard, abilities)).collect()
+        };
+        let of: &dyn Fn(u16, u16) -> Vec<Option<Range<u16>>> = &of;
+        assert_eq!(of(1, 1), [Some(0..1)]);
+        assert_eq!(of(1, 2), [None, None]);
+        assert_eq!(of(8, 2), [Some(0..4), Some(4..8)]);
+        assert_eq!(of(8, 8), (0..8).map(|n| Some(n..n + 1)).collect::<Vec<_>>());
+        assert_eq!(of(2, 4), [None, None, None, None]);
+        assert_eq!(of(3, 1), [Some(0..3)]);
+        assert_eq!(of(1_024, 1_024).len(), of(1_024, 1_024).into_iter().flatten().count());
+        for shards in 1..=32 {
+            // Whatever is alone has all slots of its partitions.
+            for (shard, range) in Shard::parts("relay:orders", shards).iter().zip(of(12, shards)) {
+                let Some(range) = range else { continue };
+                for slot in 0..SLOTS {
+                    let partition = (u32::from(slot) * 12 / u32::from(SLOTS)) as u16;
+                    assert_eq!(range.contains(&partition), (shard.from_slot..shard.to_slot).contains(&slot));
+                }
+            }
         }
     }
 }
