@@ -993,16 +993,14 @@ async fn i5_a_command_that_another_service_is_asked_for_is_executed_once_and_ans
     services.faulty.repeats = 2;
     services.faulty.unconfirmed.store(2, Ordering::SeqCst);
     let bus = services.faulty.bus();
-    let asking = Runner::new(&services.publisher)
+    let (orders, payments) = (services.publisher.clone(), services.listener.clone());
+    let asking = Runner::new(&orders)
         .reactor(PayForOrders)
         .relay_commands("payments", &bus)
         .inbox::<PaymentMessage>(&bus)
         .start();
-    let paying = Runner::new(&services.listener)
-        .inbox::<PaymentCommand>(&bus)
-        .reactor(ChargeCards)
-        .relay::<PaymentMessage>(&bus)
-        .start();
+    let paying =
+        Runner::new(&payments).inbox::<PaymentCommand>(&bus).reactor(ChargeCards).relay::<PaymentMessage>(&bus).start();
     services.place("o1", [30, 40]).await?;
     services.place("o2", [500]).await?;
     for _ in 0..2 {

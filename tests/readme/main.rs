@@ -3,6 +3,7 @@
 use std::{error::Error, fs, path::Path};
 
 mod docs;
+mod messages;
 
 /// Written from the README; `include!` keeps its lines as they are there.
 mod program {
