@@ -115,6 +115,12 @@ impl<'a> Event<'a> {
         event
     }
 
+    /// Returns a stored name without its topic.
+    fn bare<'n>(&self, name: &'n str) -> &'n str {
+        let topic = self.topic.as_deref().unwrap_or_default();
+        name.strip_prefix(topic).and_then(|name| name.strip_prefix(':')).unwrap_or(name)
+    }
+
     /// Refuses two events with one name, and names that break the rules.
     fn check_names(&self, errors: &mut Errors) {
         let mut seen: HashMap<String, &Ident> = HashMap::new();
@@ -122,7 +128,7 @@ impl<'a> Event<'a> {
             let (name, span) = &variant.name;
             if let Err(reason) = stored(name) {
                 errors.add(syn::Error::new(*span, format!("{reason}: `{name}`")));
-            } else if name.starts_with('$') {
+            } else if self.bare(name).starts_with('$') {
                 let reason = "a name that begins with `$` is the log's own; what is stored so already is an `alias`";
                 errors.add(syn::Error::new(*span, format!("{reason}: `{name}`")));
             }

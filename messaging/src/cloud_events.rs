@@ -88,11 +88,7 @@ impl Envelope {
 
     /// Returns the body, if it is written as JSON and is JSON.
     fn json_data(&self) -> Option<&RawValue> {
-        let is_json = self.content_type.as_deref().is_none_or(|kind| {
-            let kind = kind.split(';').next().unwrap_or_default().trim();
-            kind == JSON || kind.ends_with("+json")
-        });
-        let json: &RawValue = is_json.then(|| serde_json::from_slice(&self.data).ok()).flatten()?;
+        let json: &RawValue = self.is_json().then(|| serde_json::from_slice(&self.data).ok()).flatten()?;
         // Whitespace around a value would be lost.
         (json.get().len() == self.data.len()).then_some(json)
     }
@@ -154,6 +150,10 @@ fn read_object(mut object: Object) -> Result<Envelope, NotAMessage> {
             // Plain JSON of others may say more than we know of.
             _ => continue,
         };
+        if !structured && (value.is_empty() || value.chars().any(char::is_control)) {
+            // What is no attribute is passed over, as other fields are; what is missing is found below.
+            continue;
+        }
         match (&*name, structured) {
             ("datacontenttype", _) => content_type = Some(value),
             ("timestamp", false) => _ = attributes.insert("time".into(), value),
@@ -182,6 +182,9 @@ fn of_attributes(
     {
         return bad(format!("version {version} of CloudEvents"));
     }
+    // Some programs write attributes that have no value.
+    attributes.retain(|_, value| !value.is_empty());
+    let content_type = content_type.filter(|kind| !kind.is_empty());
     let mut required = |name: &str| match attributes.remove(name) {
         Some(value) if !value.is_empty() => Ok(value),
         _ => bad(format!("no `{name}`")),

@@ -96,7 +96,10 @@ impl Envelope {
         let mut extensions = BTreeMap::new();
         extensions.insert("sequence".into(), format!("{:020}", event.position.0));
         for name in ["traceparent", "tracestate"] {
-            if let Some(Json::String(text)) = event.metadata.extra.get(name) {
+            // An attribute is not empty, and an empty `tracestate` says nothing.
+            if let Some(Json::String(text)) = event.metadata.extra.get(name)
+                && !text.is_empty()
+            {
                 extensions.insert(name.into(), text.clone());
             }
         }
@@ -132,6 +135,14 @@ impl Envelope {
                 Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
             }
         }
+    }
+
+    /// Whether the body is JSON, as the content type says.
+    pub(crate) fn is_json(&self) -> bool {
+        self.content_type.as_deref().is_none_or(|kind| {
+            let kind = kind.split(';').next().unwrap_or_default().trim();
+            kind == JSON || kind.ends_with("+json")
+        })
     }
 
     /// Returns the attributes by their names on the wire, without the content type.

@@ -27,6 +27,8 @@ const APPEND_EVENTS: usize = 4_000;
 const APPEND_BYTES: usize = 4 << 20;
 /// How many messages are read at once.
 const PAGE: usize = 4_000;
+/// After how many bytes of bodies a page ends.
+const PAGE_BYTES: usize = 4 << 20;
 /// The most bytes of a message: what fits into an event and its metadata.
 const MESSAGE_BYTES: usize = limits::BODY_BYTES;
 
@@ -214,10 +216,17 @@ impl Source for LogBus {
                     let read = Read { query: query.clone(), after, limit: Some(PAGE), ..Read::default() };
                     let page = store.as_ref().read(read).await.map_err(of_store)?;
                     let head = page.head;
-                    let events: Vec<_> = page.events.try_collect().await.map_err(of_store)?;
+                    let (mut rest, mut events, mut bytes) = (page.events, vec![], 0);
+                    while bytes < PAGE_BYTES
+                        && let Some(event) = rest.try_next().await.map_err(of_store)?
+                    {
+                        bytes += event.data.body.len();
+                        events.push(event);
+                    }
                     if let Some(last) = events.last() {
                         // If the page is not full, the topic has no further message up to the head.
-                        let next = if events.len() < PAGE { head.max(last.position) } else { last.position };
+                        let full = events.len() == PAGE || bytes >= PAGE_BYTES;
+                        let next = if full { last.position } else { head.max(last.position) };
                         return Ok(Some((stream::iter(events.into_iter().map(Ok)), next)));
                     }
                     if head < after {

@@ -36,6 +36,7 @@ pub mod inline;
 pub mod instances;
 pub mod interventions;
 pub mod late;
+pub mod message_faults;
 pub mod messages;
 pub mod mistakes;
 pub mod parked;

@@ -228,6 +228,11 @@ pub trait Processor: Send + Sync {
         std::future::pending().await
     }
 
+    /// Called when this node no longer runs a shard: closes what is open for it. Not called if the node is ended before.
+    fn released(&self, shard: &Shard, epoch: u64) {
+        let _ = (shard, epoch);
+    }
+
     /// Whether something is due by the clock, or is being done, in any shard; `parked`: the parked keys of all shards.
     /// For tests, which wait until that is done.
     async fn is_due(&self, parked: &Parked) -> Result<bool, StoreError> {
@@ -240,6 +245,8 @@ pub trait Processor: Send + Sync {
 pub struct Tick<'a> {
     /// The shard whose keys are handled.
     pub shard: &'a Shard,
+    /// The epoch at which this node has the shard.
+    pub epoch: u64,
     /// The parked keys of that shard.
     pub parked: &'a Parked,
     /// Opens transactions that lock the shard.

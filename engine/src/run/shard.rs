@@ -196,6 +196,12 @@ impl LogCursor {
 
 impl ShardRunner {
     pub async fn run(mut self) -> Ended {
+        let ended = self.run_on().await;
+        self.processor.released(&self.shard, self.epoch);
+        ended
+    }
+
+    async fn run_on(&mut self) -> Ended {
         let mut cursor = None;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -353,7 +359,8 @@ impl ShardRunner {
 
     /// Has the processor do what is due by the clock.
     async fn tick(&self, cursor: &mut LogCursor) -> Result<(), Halt> {
-        let tick = Tick { shard: &self.shard, parked: &cursor.parked, fence: self, again: !cursor.ticks.done };
+        let (shard, epoch, parked) = (&self.shard, self.epoch, &cursor.parked);
+        let tick = Tick { shard, epoch, parked, fence: self, again: !cursor.ticks.done };
         let pause = self.processor.tick(&tick).await?;
         cursor.ticks.done |= !pause.is_zero();
         cursor.ticks.at = Instant::now().checked_add(pause);

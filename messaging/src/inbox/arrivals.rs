@@ -1,6 +1,9 @@
 //! What a batch of deliveries becomes: events to be recorded, rows of rejected deliveries, and offsets.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use eventstore_core::{EventStore, Invalid, Message, Position, StoreError, Tag, Timestamp, Version};
 use uuid::Uuid;
@@ -12,7 +15,7 @@ use super::{
 use crate::{
     bus::{Delivered, Delivery, Offset, Unread},
     cloud_events::NotAMessage,
-    envelope::{Envelope, JSON},
+    envelope::Envelope,
     log_bus::{Addressed, append},
 };
 
@@ -49,19 +52,33 @@ impl Arrivals {
             expired: 0,
             repeated: 0,
         };
-        let mut ids = HashSet::new();
+        let mut ids: HashMap<Uuid, usize> = HashMap::new();
         for (partition, Delivery { offset, receipt, message }) in arrivals {
             match message.map(|message| event::<M>(message, now)) {
                 Err(unread) => {
                     sorted.rejected.push(RejectedRow::new(M::TOPIC, group, partition, &offset, &unread, now));
                 }
                 Ok(None) => sorted.passed_over += 1,
-                Ok(Some((event, _))) if !ids.insert(event.1.id) => sorted.repeated += 1,
-                Ok(Some((event, expired))) => {
-                    sorted.expired += usize::from(expired);
-                    sorted.places.insert(event.1.id, (partition, offset.clone()));
-                    sorted.events.push(event);
-                }
+                Ok(Some((event, expired))) => match ids.get(&event.1.id) {
+                    // One that the log can hold is not left out for one that it cannot.
+                    Some(first) if held(&sorted.events[*first]).is_err() && held(&event).is_ok() => {
+                        let unheld = std::mem::replace(&mut sorted.events[*first], event);
+                        let id = unheld.1.id;
+                        let place = sorted.places.insert(id, (partition, offset.clone()));
+                        if let (Err((_, unread)), Some((partition, offset))) =
+                            (unheld_message(M::TOPIC, unheld, now), place)
+                        {
+                            sorted.rejected.push(RejectedRow::new(M::TOPIC, group, partition, &offset, &unread, now));
+                        }
+                    }
+                    Some(_) => sorted.repeated += 1,
+                    None => {
+                        ids.insert(event.1.id, sorted.events.len());
+                        sorted.expired += usize::from(expired);
+                        sorted.places.insert(event.1.id, (partition, offset.clone()));
+                        sorted.events.push(event);
+                    }
+                },
             }
             sorted.offsets.insert(partition, offset.clone());
             sorted.delivered.entry(partition).or_default().push(Delivered { offset, receipt });
@@ -73,7 +90,7 @@ impl Arrivals {
     pub fn reject(&mut self, topic: &str, group: &str, now: Timestamp) -> bool {
         let before = self.events.len();
         for addressed in std::mem::take(&mut self.events) {
-            match unheld(topic, addressed, now) {
+            match unheld_message(topic, addressed, now) {
                 Ok(addressed) => self.events.push(addressed),
                 Err((id, unread)) => {
                     let Some((partition, offset)) = self.places.get(&id) else { continue };
@@ -116,7 +133,7 @@ pub fn event<M: Message>(mut message: Envelope, now: Timestamp) -> Option<(Addre
 }
 
 /// Returns an event as it is, if the log can hold it; else its id, and its message as it came, with the reason.
-fn unheld(topic: &str, addressed: Addressed, now: Timestamp) -> Result<Addressed, (Uuid, Unread)> {
+fn unheld_message(topic: &str, addressed: Addressed, now: Timestamp) -> Result<Addressed, (Uuid, Unread)> {
     let reason = match held(&addressed) {
         Ok(()) => return Ok(addressed),
         Err(why) => NotAMessage(why.to_string()),
@@ -139,14 +156,17 @@ pub fn held((stream, event): &Addressed) -> Result<(), Invalid> {
 /// Returns the tags of a message: those of the events that the program reads it as. None if the program cannot read it.
 fn tags_of<M: Message>(name: &str, message: &Envelope) -> Vec<Tag> {
     let mut tags: Vec<Tag> = vec![];
-    if !M::TAGS.is_empty() && message.content_type.as_deref().is_none_or(|kind| kind == JSON) {
-        let _ = M::decode(name, message.version, &message.data, &mut |event: M| {
-            for tag in event.tags() {
-                if !tags.contains(&tag) {
-                    tags.push(tag);
+    if !M::TAGS.is_empty() && message.is_json() {
+        // What the program cannot read has no tags; an upcast of the program may panic.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            M::decode(name, message.version, &message.data, &mut |event: M| {
+                for tag in event.tags() {
+                    if !tags.contains(&tag) {
+                        tags.push(tag);
+                    }
                 }
-            }
-        });
+            })
+        }));
     }
     tags
 }

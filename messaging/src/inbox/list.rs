@@ -1,6 +1,6 @@
 //! What operators see and change of inboxes.
 
-use eventstore_core::{Changes, Message, Order, Rows, Store, StoreError, Table, Timestamp};
+use eventstore_core::{Changes, Invalid, Message, Order, Rows, Store, StoreError, Table, Timestamp};
 use eventstore_engine::record::if_built;
 
 use super::{
@@ -101,6 +101,10 @@ impl Inboxes {
     pub async fn retry<M: Message>(&self, id: &str) -> Result<bool, StoreError> {
         let store = self.store.as_ref();
         let Some(mut row) = self.row(id).await? else { return Ok(false) };
+        if row.topic != M::TOPIC {
+            let why = format!("the delivery is of the topic `{}`, and the type of `{}`", row.topic, M::TOPIC);
+            return Err(Invalid::Request(why).into());
+        }
         let now = store.time().await?;
         let taken = Envelope::read(&row.headers(), row.body()).map_err(|reason| reason.to_string());
         let taken = taken.and_then(|message| {

@@ -17,7 +17,7 @@ use eventstore_core::{
     Changes, EventStore, Invalid, Message, Query, Rows, SLOTS, Shard, Store, StoreError, Timestamp, Transaction,
 };
 use eventstore_engine::{DecodedPage, Failure, Halt, Parked, Part, Processor, Queue, Reads, Remembered, Tick};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Inbox,
@@ -45,8 +45,8 @@ pub struct InboxProcessor<M> {
     store: Store,
     group: Option<String>,
     start: Start,
-    /// The readers of this node's shards, by the first slot.
-    readers: Mutex<HashMap<u16, SharedReader>>,
+    /// The readers of this node's shards. A shard that begins again, at another epoch, has another reader.
+    readers: Mutex<HashMap<Shard, (u64, SharedReader)>>,
     measured: Mutex<Option<Instant>>,
     of: PhantomData<fn() -> M>,
 }
@@ -62,8 +62,14 @@ impl<M: Message> InboxProcessor<M> {
         self.group.as_deref().unwrap_or_default()
     }
 
-    fn reader(&self, shard: &Shard) -> SharedReader {
-        locked(&self.readers).entry(shard.from_slot).or_default().clone()
+    /// Returns the reader of a shard at an epoch. One of an earlier epoch is given up.
+    fn reader(&self, shard: &Shard, epoch: u64) -> SharedReader {
+        let mut readers = locked(&self.readers);
+        let (of, reader) = readers.entry(shard.clone()).or_default();
+        if *of != epoch {
+            (*of, *reader) = (epoch, SharedReader::default());
+        }
+        reader.clone()
     }
 
     /// Begins to read the partitions of a shard, each after its stored offset. A partition without one begins where a new
@@ -200,8 +206,9 @@ impl<M: Message> InboxProcessor<M> {
         };
         if due {
             for (partition, offset) in at {
-                let lag = self.bus.source.lag(M::TOPIC, self.group(), partition, offset.as_ref()).await;
-                if let Ok(lag) = lag {
+                let lag = self.bus.source.lag(M::TOPIC, self.group(), partition, offset.as_ref());
+                // Messages do not wait for a gauge.
+                if let Ok(Ok(lag)) = timeout(LOOK, lag).await {
                     metrics::lag(M::TOPIC, self.group(), partition, lag);
                 }
             }
@@ -285,17 +292,17 @@ impl<M: Message> Processor for InboxProcessor<M> {
         Ok(vec![])
     }
 
-    /// Forgets where the group is: the topic is read again, and what is recorded is known.
+    /// Sets the group back to the beginning of the topic, which is read again; what is recorded is known.
     async fn clear(&self, transaction: &mut dyn Transaction) -> Result<(), Failure> {
         let rows = transaction.rows(super::list::rows_of(OFFSETS, M::TOPIC)).await?;
-        let mut deletes = vec![];
+        let mut begun = vec![];
         for (key, row) in rows {
             let row: OffsetRow = read(&row)?;
             if row.consumer_group == self.group() {
-                deletes.push(key);
+                begun.push((key, OffsetRow { offset: None, ..row }));
             }
         }
-        Ok(transaction.write(Changes { table: OFFSETS, upserts: vec![], deletes }).await?)
+        Ok(transaction.write(changes(OFFSETS, begun)?).await?)
     }
 
     fn ticks(&self) -> bool {
@@ -303,15 +310,24 @@ impl<M: Message> Processor for InboxProcessor<M> {
     }
 
     async fn arrived(&self, shard: &Shard) {
-        let reader = self.reader(shard);
-        match &mut *reader.lock().await {
-            Some(reader) => reader.arriving.arrived().await,
-            None => pending().await,
+        let reader = locked(&self.readers).get(shard).map(|(_, reader)| reader.clone());
+        if let Some(reader) = reader
+            && let Some(reader) = &mut *reader.lock().await
+        {
+            return reader.arriving.arrived().await;
+        }
+        pending().await
+    }
+
+    fn released(&self, shard: &Shard, epoch: u64) {
+        let mut readers = locked(&self.readers);
+        if readers.get(shard).is_some_and(|(of, _)| *of == epoch) {
+            readers.remove(shard);
         }
     }
 
     async fn tick(&self, tick: &Tick<'_>) -> Result<Duration, Halt> {
-        let shared = self.reader(tick.shard);
+        let shared = self.reader(tick.shard, tick.epoch);
         let mut held = shared.lock().await;
         // A reader that fails is dropped: the next one begins after what is recorded.
         let mut reader = match held.take() {

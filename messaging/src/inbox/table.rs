@@ -5,6 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use eventstore_core::{Changes, Column, Kind, StoreError, Table, Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
+use uuid::Uuid;
 
 use crate::bus::{Offset, Unread};
 
@@ -86,7 +87,7 @@ impl RejectedRow {
             topic: topic.into(),
             consumer_group: group.into(),
             partition,
-            offset: offset.0.clone(),
+            offset: words(&offset.0),
             headers: serde_json::to_string(&unread.headers).unwrap_or_default(),
             body: STANDARD.encode(&unread.body),
             reason: words(&unread.reason.to_string()),
@@ -95,14 +96,12 @@ impl RejectedRow {
         }
     }
 
+    /// Returns the key of the row. A queue may have two deliveries of one offset, and an offset may be any text.
     pub fn key(&self) -> String {
-        let Self { topic, consumer_group, partition, offset, .. } = self;
-        let offset = match offset.len() <= 64 {
-            true => offset.clone(),
-            // A key has a longest size, and an offset of a broker has none.
-            false => uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, offset.as_bytes()).to_string(),
-        };
-        format!("{topic}/{consumer_group}/{partition}/{offset}")
+        let Self { topic, consumer_group, partition, offset, body, .. } = self;
+        let name = format!("{}:{offset}{body}", offset.len());
+        let delivery = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
+        format!("{topic}/{consumer_group}/{partition}/{delivery}")
     }
 
     pub fn headers(&self) -> Vec<(String, String)> {

@@ -11,7 +11,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eventstore_core::{EventStore, Invalid, Position, Query, Read, SLOTS, Shard, StoreError, Transaction, slot};
+use eventstore_core::{
+    EventStore, Invalid, Position, Query, Read, SLOTS, Shard, StoreError, Transaction, limits, slot,
+};
 use eventstore_engine::{Begins, DecodedPage, Failure, Fault, Held, Part, Processor, Queue, Reads, Remembered};
 use futures::TryStreamExt;
 
@@ -33,6 +35,9 @@ pub struct RelayProcessor<L> {
     /// The messages that are confirmed, and that the checkpoint has not passed yet: with their slots and the positions of
     /// their events.
     confirmed: Mutex<HashMap<String, (u16, Position)>>,
+    /// The epoch of each shard, by its first slot, when it published last: at another one, nothing is known of what was
+    /// confirmed.
+    epochs: Mutex<HashMap<u16, u64>>,
     language: L,
 }
 
@@ -50,8 +55,8 @@ struct Come {
 impl<L: Language> RelayProcessor<L> {
     pub fn new(language: L, bus: Bus, name: Option<&str>, source: Option<String>) -> Self {
         let name = format!("relay:{}", name.unwrap_or(language.topic()));
-        let (abilities, come, confirmed) = Default::default();
-        Self { bus, name, source, abilities, come, confirmed, language }
+        let (abilities, come, confirmed, epochs) = Default::default();
+        Self { bus, name, source, abilities, come, confirmed, epochs, language }
     }
 
     fn outgoing(&self, part: &Part<'_>) -> Result<Outgoing, Failure> {
@@ -101,7 +106,7 @@ impl<L: Language> RelayProcessor<L> {
     ) -> Result<(), Failure> {
         let topic = self.language.topic();
         let abilities = self.abilities.get().copied().unwrap_or(Abilities::new(Order::Key, Kind::Queue));
-        let published = come.map(|come| published_before(part, &outgoing, come, abilities)).unwrap_or_default();
+        let published = come.map(|come| published_before(part, held, &outgoing, come, abilities)).unwrap_or_default();
         // The place of the first event that waits. Its letter is not stored yet, so no message behind it may say that the
         // relay has come past it.
         let waits = outgoing.waiting.iter().map(|(_, place)| *place).min().unwrap_or(usize::MAX);
@@ -163,7 +168,7 @@ impl<L: Language> RelayProcessor<L> {
 
 /// Returns of each message whether it is in the topic, as its last message says. One that waited as a dead letter was
 /// never published.
-fn published_before(part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities: Abilities) -> Vec<bool> {
+fn published_before(part: &Part<'_>, held: &Held, outgoing: &Outgoing, come: &Come, abilities: Abilities) -> Vec<bool> {
     let messages = outgoing.messages.iter().zip(&outgoing.places);
     // Of the event that was published last: whether the message that was published last comes after this one.
     let mut passed: HashMap<u16, bool> = HashMap::new();
@@ -172,6 +177,10 @@ fn published_before(part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities
         .map(|(message, place)| {
             let partition = partition(&message.key, abilities.partitions);
             let (Some((relayed, last)), None) = (come.last.get(&partition), part.only) else { return false };
+            // An event that the checkpoint has passed is asked for again: it was passed by a release without its name.
+            if part.page.events[*place].position <= held.at.position {
+                return false;
+            }
             match part.page.events[*place].position.cmp(&relayed.position) {
                 Ordering::Less => true,
                 Ordering::Greater => false,
@@ -191,7 +200,7 @@ fn published_before(part: &Part<'_>, outgoing: &Outgoing, come: &Come, abilities
 /// that of the checkpoint. `None` if the checkpoint is at the beginning.
 fn relayed(part: &Part<'_>, held: &Held, of: &str, place: usize, behind: bool) -> Option<Relayed> {
     let (of, event) = (of.to_owned(), &part.page.events[place]);
-    match behind {
+    match behind || event.position <= held.at.position {
         false => Some(Relayed { of, position: event.position, event: event.id, all: false }),
         true => Some(Relayed { of, position: held.at.position, event: held.at.event?, all: true }),
     }
@@ -252,6 +261,7 @@ impl<L: Language> Processor for RelayProcessor<L> {
             let why = "messages say which program they are from: give the store a name with `.with_source(\"orders\")`";
             return Err(invalid(Invalid::Request(why.into())));
         }
+        limits::name("source", self.source.as_deref().unwrap_or_default()).map_err(invalid)?;
         let abilities = self.bus.publisher.topic(self.language.topic()).await.map_err(failure)?;
         let _ = self.abilities.set(abilities);
         Ok(())
@@ -265,9 +275,13 @@ impl<L: Language> Processor for RelayProcessor<L> {
         let outgoing = self.outgoing(part)?;
         let waiting = outgoing.waiting.clone();
         if let (Some(held), Some(abilities), Some(last)) = (part.held, self.abilities.get(), outgoing.places.last()) {
+            let slots = held.shard.from_slot..held.shard.to_slot;
+            let epoch = locked(&self.epochs).insert(slots.start, held.at.epoch);
+            if epoch.is_some_and(|epoch| epoch != held.at.epoch) {
+                locked(&self.confirmed).retain(|_, (slot, _)| !slots.contains(slot));
+            }
             // What the checkpoint has passed is not asked for again.
             if part.only.is_none() {
-                let slots = held.shard.from_slot..held.shard.to_slot;
                 let passed = |slot, position| slots.contains(&slot) && position <= held.at.position;
                 locked(&self.confirmed).retain(|_, (slot, position)| !passed(*slot, *position));
             }
