@@ -228,7 +228,7 @@ pub trait Processor: Send + Sync {
         std::future::pending().await
     }
 
-    /// Called when this node no longer runs a shard: closes what is open for it. Not called if the node is ended before.
+    /// Called when this node no longer runs a shard: closes what is open for it.
     fn released(&self, shard: &Shard, epoch: u64) {
         let _ = (shard, epoch);
     }

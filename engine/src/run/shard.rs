@@ -29,7 +29,12 @@
 //! A batch that failed is tried again in a transaction only: that reports the cause, and each try counts once. The lock
 //! order is: the shard, then the append lock.
 
-use std::{future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use eventstore_core::{
@@ -194,11 +199,26 @@ impl LogCursor {
     }
 }
 
+/// Tells a processor that its shard is no longer run, also where the task is aborted.
+struct Released {
+    processor: Arc<dyn Processor>,
+    shard: Shard,
+    epoch: u64,
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        let Self { processor, shard, epoch } = self;
+        if catch_unwind(AssertUnwindSafe(|| processor.released(shard, *epoch))).is_err() {
+            tracing::error!(projection = %shard, "it panicked when a shard was released");
+        }
+    }
+}
+
 impl ShardRunner {
     pub async fn run(mut self) -> Ended {
-        let ended = self.run_on().await;
-        self.processor.released(&self.shard, self.epoch);
-        ended
+        let _held = Released { processor: self.processor.clone(), shard: self.shard.clone(), epoch: self.epoch };
+        self.run_on().await
     }
 
     async fn run_on(&mut self) -> Ended {

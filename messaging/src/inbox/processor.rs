@@ -65,11 +65,10 @@ impl<M: Message> InboxProcessor<M> {
     /// Returns the reader of a shard at an epoch. One of an earlier epoch is given up.
     fn reader(&self, shard: &Shard, epoch: u64) -> SharedReader {
         let mut readers = locked(&self.readers);
-        let (of, reader) = readers.entry(shard.clone()).or_default();
-        if *of != epoch {
-            (*of, *reader) = (epoch, SharedReader::default());
-        }
-        reader.clone()
+        // A shard that shares slots with this one is no more.
+        let apart = |other: &Shard| other.to_slot <= shard.from_slot || shard.to_slot <= other.from_slot;
+        readers.retain(|other, (of, _)| (other, *of) == (shard, epoch) || apart(other));
+        readers.entry(shard.clone()).or_insert_with(|| (epoch, SharedReader::default())).1.clone()
     }
 
     /// Begins to read the partitions of a shard, each after its stored offset. A partition without one begins where a new
