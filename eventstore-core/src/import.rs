@@ -7,13 +7,13 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::{
-    contract::{Append, Write},
+    contract::Append,
     encode,
     error::StoreError,
     event::{Event, NewEvent, Raw, Recorded},
     metadata::Metadata,
     store::Store,
-    stream::{Expected, Position, StreamId},
+    stream::{Position, StreamId},
 };
 
 /// The limits of one append: large enough for its flush to cost little, small enough for other appends not to wait
@@ -132,17 +132,12 @@ impl Store {
 
     fn append_of(&self, batch: Vec<ImportEvent>) -> Append {
         let source = self.cause().metadata.source;
-        let mut append = Append::default();
-        for ImportEvent { stream, mut event } in batch {
+        Append::of(batch.into_iter().map(|ImportEvent { stream, mut event }| {
             if event.metadata.source.is_none() {
                 event.metadata.source.clone_from(&source);
             }
-            match append.writes.last_mut() {
-                Some(write) if write.stream == stream => write.events.push(event),
-                _ => append.writes.push(Write { stream, expected: Expected::Any, events: vec![event] }),
-            }
-        }
-        append
+            (stream, event)
+        }))
     }
 }
 

@@ -50,7 +50,8 @@ pub(crate) fn event_name(text: &str) -> Result<(), Invalid> {
 }
 
 /// Fails with [`Invalid::Name`] unless a name has only `a-z`, `0-9`, `_` and `.`.
-pub(crate) fn plain(what: &'static str, text: &str) -> Result<(), Invalid> {
+#[doc(hidden)]
+pub fn plain(what: &'static str, text: &str) -> Result<(), Invalid> {
     name(what, text)?;
     if text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.')) {
         return Ok(());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use eventstore_core::Timestamp;
 use serde::Serialize;
-use serde_json::{Map, Value as Json, value::RawValue};
+use serde_json::{Value as Json, value::RawValue};
 use uuid::Uuid;
 
 use crate::envelope::{Envelope, JSON, is_attribute};
@@ -144,7 +144,7 @@ fn read_object(mut object: Object) -> Result<Envelope, NotAMessage> {
             Json::String(text) => text,
             Json::Bool(yes) => yes.to_string(),
             Json::Number(number) => number.to_string(),
-            Json::Array(_) | Json::Object(Map { .. }) if structured => {
+            Json::Array(_) | Json::Object(_) if structured => {
                 return bad(format!("the attribute `{name}` is no text"));
             }
             // Plain JSON of others may say more than we know of.

@@ -279,3 +279,27 @@ pub(crate) fn is_attribute(name: &str) -> bool {
 pub(crate) fn kind_of<M: Message>(name: &'static str) -> &'static str {
     name.strip_prefix(M::TOPIC).and_then(|name| name.strip_prefix(':')).unwrap_or(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use eventstore_core::Version;
+
+    use super::*;
+
+    /// The expected ids come from another implementation (SHA-1 of Python's hashlib).
+    #[test]
+    fn l2_the_id_of_a_message_is_the_same_in_every_release() {
+        let id = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
+        let data = Raw { name: "order.placed".into(), tags: vec![], body: b"{}".to_vec() };
+        let new = NewEvent { id, schema: 1, occurred_at: None, metadata: Metadata::default(), data };
+        let event = new.recorded(StreamId::new("order", "o7"), Version(1), Position(42), Timestamp::default());
+        let message = |n| Envelope::of_event(&event, "orders", "order.placed", "shop", "o7", n);
+        assert_eq!(message(1).id, "01920000-0000-7000-bdd0-829017a69a90");
+        assert_eq!(message(2).id, "01920000-0000-7000-a4b3-57bf4d7d1595");
+        assert_eq!(message(1).event_id().to_string(), message(1).id, "a receiver records it under that id");
+        assert_eq!(message(1).sequence(), Some(Position(42)));
+        // Of another program, with an id that is no UUID.
+        let other = Envelope::new("x-2", "other", "order.placed", "o1", vec![]);
+        assert_eq!(other.event_id().to_string(), "a1108730-b94a-55b9-9b50-4571d635a889");
+    }
+}

@@ -7,8 +7,7 @@ use std::{collections::HashSet, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Append, EventStore, Expected, Item, NewEvent, Position, Query, Raw, Read, Recorded, Store, StoreError, StreamId,
-    Write, limits,
+    Append, EventStore, Item, NewEvent, Position, Query, Raw, Read, Recorded, Store, StoreError, StreamId, limits,
 };
 use futures::{
     StreamExt, TryStreamExt,
@@ -65,7 +64,7 @@ async fn record(store: &Store, topic: &str, messages: &[Envelope]) -> Result<(),
     loop {
         let mut seen = known.clone();
         let new = messages.iter().map(|message| to_event(topic, message)).filter(|(_, event)| seen.insert(event.id));
-        let append = append(new.collect());
+        let append = Append::of(new);
         if append.writes.is_empty() {
             return Ok(());
         }
@@ -83,18 +82,6 @@ async fn record(store: &Store, topic: &str, messages: &[Envelope]) -> Result<(),
 
 /// An event and its stream.
 pub(crate) type Addressed = (StreamId, NewEvent);
-
-/// Returns the append that records events in their order.
-pub(crate) fn append(events: Vec<Addressed>) -> Append {
-    let mut append = Append::default();
-    for (stream, event) in events {
-        match append.writes.last_mut() {
-            Some(write) if write.stream == stream => write.events.push(event),
-            _ => append.writes.push(Write { stream, expected: Expected::Any, events: vec![event] }),
-        }
-    }
-    append
-}
 
 /// Returns the error of the bus for an error of its log.
 fn of_store(error: StoreError) -> BusError {
@@ -132,7 +119,7 @@ impl Publisher for LogBus {
             });
             let batch = &rest[..fits.count()];
             // What the log cannot hold is found before anything is written: so the messages before it are published.
-            let fits = |message: &&Envelope| append(vec![to_event(topic, message)]).check().is_ok();
+            let fits = |message: &&Envelope| Append::of([to_event(topic, message)]).check().is_ok();
             let (sent, error) = match record(&self.store, topic, batch).await {
                 Ok(()) => (batch.len(), None),
                 Err(StoreError::Invalid(reason)) => match batch.iter().take_while(fits).count() {

@@ -12,12 +12,18 @@ pub fn relayed(topic: &'static str, outcome: &'static str, messages: usize) {
     }
 }
 
-/// Records the size of a message that was confirmed, and the seconds since its event happened.
-pub fn published(topic: &'static str, message: &Envelope) {
-    counter!("eventstore.relay.bytes", "topic" => topic).increment(message.bytes() as u64);
-    if let Some(time) = message.time {
-        histogram!("eventstore.relay.delay", "topic" => topic).record(since(time));
+/// Records the sizes of the messages of a batch that were confirmed, and the seconds since their events happened.
+pub fn published<'a>(topic: &'static str, messages: impl Iterator<Item = &'a Envelope>) {
+    let (bytes, delay) =
+        (counter!("eventstore.relay.bytes", "topic" => topic), histogram!("eventstore.relay.delay", "topic" => topic));
+    let mut sum = 0;
+    for message in messages {
+        sum += message.bytes();
+        if let Some(time) = message.time {
+            delay.record(since(time));
+        }
     }
+    bytes.increment(sum as u64);
 }
 
 /// Counts messages of an inbox: `recorded`, `known`, `passed_over`, `expired` or `rejected`.
@@ -30,9 +36,10 @@ pub fn arrived(topic: &'static str, group: &str, outcome: &'static str, messages
     }
 }
 
-/// Records the seconds between what a message tells of and its recording.
-pub fn delay(topic: &'static str, group: &str, time: Timestamp) {
-    histogram!("eventstore.inbox.delay", "topic" => topic, "group" => group.to_owned()).record(since(time));
+/// Records the seconds between what the messages of a batch tell of and their recording.
+pub fn delays(topic: &'static str, group: &str, times: impl Iterator<Item = Timestamp>) {
+    let delay = histogram!("eventstore.inbox.delay", "topic" => topic, "group" => group.to_owned());
+    times.for_each(|time| delay.record(since(time)));
 }
 
 /// Records how many messages a partition has that are not recorded.

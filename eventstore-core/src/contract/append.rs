@@ -27,6 +27,18 @@ pub struct Append {
 }
 
 impl Append {
+    /// Returns the append of events in their order, each to its stream, whatever versions the streams have.
+    pub fn of(events: impl IntoIterator<Item = (StreamId, NewEvent)>) -> Self {
+        let mut append = Self::default();
+        for (stream, event) in events {
+            match append.writes.last_mut() {
+                Some(write) if write.stream == stream => write.events.push(event),
+                _ => append.writes.push(Write { stream, expected: Expected::Any, events: vec![event] }),
+            }
+        }
+        append
+    }
+
     /// Refuses what no store can keep, with [`Invalid`]. Every store calls it first, so that the limits are the same
     /// everywhere. Returns the metadata of each event, in the order of [`events`](Self::events), as stores keep it.
     pub fn check(&self) -> Result<Vec<Vec<u8>>, Invalid> {

@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use eventstore_core::{EventStore, Invalid, Message, Position, StoreError, Tag, Timestamp, Version};
+use eventstore_core::{Append, EventStore, Invalid, Message, Position, StoreError, Tag, Timestamp, Version};
 use uuid::Uuid;
 
 use super::{
@@ -16,7 +16,7 @@ use crate::{
     bus::{Delivered, Delivery, Offset, Unread},
     cloud_events::NotAMessage,
     envelope::Envelope,
-    log_bus::{Addressed, append},
+    log_bus::Addressed,
 };
 
 /// The type under which a message is recorded that had expired before it arrived. No type of a program is called so.
@@ -150,7 +150,7 @@ fn unheld_message(topic: &str, addressed: Addressed, now: Timestamp) -> Result<A
 
 /// Fails if the log cannot hold an event.
 pub fn held((stream, event): &Addressed) -> Result<(), Invalid> {
-    append(vec![(stream.clone(), event.clone())]).check().map(drop)
+    Append::of([(stream.clone(), event.clone())]).check().map(drop)
 }
 
 /// Returns the tags of a message: those of the events that the program reads it as. None if the program cannot read it.

@@ -1,13 +1,13 @@
 //! What operators see and change of inboxes.
 
-use eventstore_core::{Changes, Invalid, Message, Order, Rows, Store, StoreError, Table, Timestamp};
+use eventstore_core::{Append, Changes, Invalid, Message, Order, Rows, Store, StoreError, Table, Timestamp};
 use eventstore_engine::record::if_built;
 
 use super::{
     arrivals::{event, held, leave_out_known},
     table::{OFFSETS, OffsetRow, REJECTED, RejectedRow, changes, read, words},
 };
-use crate::{bus::Offset, envelope::Envelope, log_bus::append};
+use crate::{bus::Offset, envelope::Envelope};
 
 /// The inboxes of a store, as a method of [`Store`].
 pub trait ReadInboxes {
@@ -134,7 +134,7 @@ impl Inboxes {
             }
             transaction.write(Changes { table: REJECTED, upserts: vec![], deletes: vec![id.into()] }).await?;
             if !events.is_empty() {
-                match transaction.append(append(events)).await {
+                match transaction.append(Append::of(events)).await {
                     Ok(_) => {}
                     // Recorded since it was looked up.
                     Err(StoreError::Duplicate { .. }) => {

@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use eventstore_core::{
-    Changes, EventStore, Invalid, Message, Query, Rows, SLOTS, Shard, Store, StoreError, Timestamp, Transaction,
+    Append, Changes, EventStore, Invalid, Message, Query, Rows, SLOTS, Shard, Store, StoreError, Timestamp, Transaction,
 };
 use eventstore_engine::{DecodedPage, Failure, Halt, Parked, Part, Processor, Queue, Reads, Remembered, Tick};
 use tokio::time::{Instant, timeout};
@@ -27,7 +27,6 @@ use super::{
 };
 use crate::{
     bus::{Abilities, Bus, Kind, Offset, Start, check_group, check_topic},
-    log_bus::append,
     metrics,
     relay::{failure, locked},
 };
@@ -140,7 +139,7 @@ impl<M: Message> InboxProcessor<M> {
                 transaction.write(changes(REJECTED, rows)?).await?;
             }
             if !arrivals.events.is_empty() {
-                match transaction.append(append(arrivals.events.clone())).await {
+                match transaction.append(Append::of(arrivals.events.clone())).await {
                     Ok(_) => {}
                     // Some are recorded, perhaps since they were looked up, by an import.
                     Err(StoreError::Duplicate { .. }) => {
@@ -165,11 +164,7 @@ impl<M: Message> InboxProcessor<M> {
             transaction.commit().await?;
             break;
         }
-        for (_, event) in &arrivals.events {
-            if let Some(time) = event.occurred_at {
-                metrics::delay(topic, group, time);
-            }
-        }
+        metrics::delays(topic, group, arrivals.events.iter().filter_map(|(_, event)| event.occurred_at));
         let counts = [
             ("recorded", arrivals.events.len()),
             ("known", known),

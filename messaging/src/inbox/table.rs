@@ -12,7 +12,8 @@ use crate::bus::{Offset, Unread};
 /// The longest reason that is kept, in characters.
 const WORDS: usize = 2_000;
 
-/// Where each group is in each partition. The first column of both tables is the topic. Their names have a dot, so that no read model can be called so.
+/// Where each group is in each partition. The first column of both tables is the topic. Their names have a dot, so that
+/// no read model can be called so.
 pub const OFFSETS: Table = Table {
     name: "inbox.offsets",
     version: 0,

@@ -11,9 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eventstore_core::{
-    EventStore, Invalid, Position, Query, Read, SLOTS, Shard, StoreError, Transaction, limits, slot,
-};
+use eventstore_core::{EventStore, Invalid, Position, Query, Read, SLOTS, Shard, StoreError, Transaction, limits};
 use eventstore_engine::{Begins, DecodedPage, Failure, Fault, Held, Part, Processor, Queue, Reads, Remembered};
 use futures::TryStreamExt;
 
@@ -30,22 +28,24 @@ pub struct RelayProcessor<L> {
     name: String,
     source: Option<String>,
     abilities: OnceLock<Abilities>,
-    /// How far each shard of this node has come in the topic, by its first slot.
-    come: Mutex<HashMap<u16, Come>>,
-    /// The messages that are confirmed, and that the checkpoint has not passed yet: with their slots and the positions of
-    /// their events.
-    confirmed: Mutex<HashMap<String, (u16, Position)>>,
-    /// The epoch of each shard, by its first slot, when it published last: at another one, nothing is known of what was
-    /// confirmed.
-    epochs: Mutex<HashMap<u16, u64>>,
+    /// What is known of each shard of this node.
+    shards: Mutex<HashMap<Shard, Known>>,
     language: L,
+}
+
+/// What is known of a shard at an epoch; at another one, nothing is.
+#[derive(Default)]
+struct Known {
+    epoch: u64,
+    /// How far the topic says that the shard has come; `None` if the bus was not asked since a failure.
+    come: Option<Come>,
+    /// The messages that are confirmed, and that the checkpoint has not passed yet: with the positions of their events.
+    confirmed: HashMap<String, Position>,
 }
 
 /// How far a shard has come in the topic.
 #[derive(Clone)]
 struct Come {
-    /// The epoch of the shard when the bus was asked.
-    epoch: u64,
     /// The log, its epoch, and the relay: the beginning of `relayed`.
     of: String,
     /// The last message of this relay in each partition that has one.
@@ -55,8 +55,18 @@ struct Come {
 impl<L: Language> RelayProcessor<L> {
     pub fn new(language: L, bus: Bus, name: Option<&str>, source: Option<String>) -> Self {
         let name = format!("relay:{}", name.unwrap_or(language.topic()));
-        let (abilities, come, confirmed, epochs) = Default::default();
-        Self { bus, name, source, abilities, come, confirmed, epochs, language }
+        let (abilities, shards) = Default::default();
+        Self { bus, name, source, abilities, shards, language }
+    }
+
+    /// Does something with what is known of a shard.
+    fn known<T>(&self, held: &Held, with: impl FnOnce(&mut Known) -> T) -> T {
+        let mut shards = locked(&self.shards);
+        let known = shards.entry(held.shard.clone()).or_default();
+        if known.epoch != held.at.epoch {
+            *known = Known { epoch: held.at.epoch, ..Known::default() };
+        }
+        with(known)
     }
 
     fn outgoing(&self, part: &Part<'_>) -> Result<Outgoing, Failure> {
@@ -71,14 +81,13 @@ impl<L: Language> RelayProcessor<L> {
         if abilities.order != Order::Prefix {
             return Ok(None);
         }
-        let slot = held.shard.from_slot;
-        if let Some(come) = locked(&self.come).get(&slot).filter(|come| come.epoch == held.at.epoch) {
-            return Ok(Some(come.clone()));
+        if let Some(come) = self.known(held, |known| known.come.clone()) {
+            return Ok(Some(come));
         }
         let Some(partitions) = partitions_of(&held.shard, abilities) else { return Ok(None) };
         let of = Relayed::of(&store.identity().await?, &self.name);
         let last = self.bus.publisher.last(self.language.topic(), partitions.clone()).await.map_err(failure)?;
-        let mut come = Come { epoch: held.at.epoch, of, last: HashMap::new() };
+        let mut come = Come { of, last: HashMap::new() };
         for (partition, last) in partitions.zip(last) {
             let Some(last) = last else { continue };
             // A message of another writer, or of a history of this log that an operator gave up.
@@ -92,7 +101,7 @@ impl<L: Language> RelayProcessor<L> {
             }
             come.last.insert(partition, (relayed, last.id));
         }
-        locked(&self.come).insert(slot, come.clone());
+        self.known(held, |known| known.come = Some(come.clone()));
         Ok(Some(come))
     }
 
@@ -112,9 +121,11 @@ impl<L: Language> RelayProcessor<L> {
         let waits = outgoing.waiting.iter().map(|(_, place)| *place).min().unwrap_or(usize::MAX);
         let all = outgoing.messages.len();
         let (mut places, mut messages) = (Vec::with_capacity(all), Vec::with_capacity(all));
+        let confirmed: Vec<bool> = self.known(held, |known| {
+            outgoing.messages.iter().map(|message| known.confirmed.contains_key(&message.id)).collect()
+        });
         for (n, mut message) in outgoing.messages.into_iter().enumerate() {
-            if published.get(n).is_some_and(|published| *published) || locked(&self.confirmed).contains_key(&message.id)
-            {
+            if published.get(n).is_some_and(|published| *published) || confirmed[n] {
                 continue;
             }
             let place = outgoing.places[n];
@@ -131,16 +142,10 @@ impl<L: Language> RelayProcessor<L> {
             return Ok(());
         }
         let outcomes = in_order::publish(&*self.bus.publisher, topic, abilities.order, &messages).await;
-        let (mut failed, mut done): (Option<(usize, BusError)>, usize) = (None, 0);
-        let mut confirmed = vec![];
+        let (mut failed, mut confirmed): (Option<(usize, BusError)>, _) = (None, vec![]);
         for (n, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
-                Outcome::Done => {
-                    let position = part.page.events[places[n]].position;
-                    confirmed.push((messages[n].id.clone(), (slot(&messages[n].key), position)));
-                    metrics::published(topic, &messages[n]);
-                    done += 1;
-                }
+                Outcome::Done => confirmed.push(n),
                 Outcome::NotTried => {}
                 // That the bus is away counts more than that it refused a message.
                 Outcome::Failed(error) if failed.as_ref().is_none_or(|(_, other)| is_of_message(other)) => {
@@ -151,8 +156,12 @@ impl<L: Language> RelayProcessor<L> {
                 Outcome::Failed(_) => {}
             }
         }
+        let done = confirmed.len();
         metrics::relayed(topic, "done", done);
-        locked(&self.confirmed).extend(confirmed);
+        metrics::published(topic, confirmed.iter().map(|n| &messages[*n]));
+        let position = |n: usize| part.page.events[places[n]].position;
+        let confirmed = confirmed.into_iter().map(|n| (messages[n].id.clone(), position(n)));
+        self.known(held, |known| known.confirmed.extend(confirmed));
         match failed {
             Some((n, error)) => {
                 metrics::relayed(topic, "failed", 1);
@@ -275,27 +284,28 @@ impl<L: Language> Processor for RelayProcessor<L> {
         let outgoing = self.outgoing(part)?;
         let waiting = outgoing.waiting.clone();
         if let (Some(held), Some(abilities), Some(last)) = (part.held, self.abilities.get(), outgoing.places.last()) {
-            let slots = held.shard.from_slot..held.shard.to_slot;
-            let epoch = locked(&self.epochs).insert(slots.start, held.at.epoch);
-            if epoch.is_some_and(|epoch| epoch != held.at.epoch) {
-                locked(&self.confirmed).retain(|_, (slot, _)| !slots.contains(slot));
-            }
             // What the checkpoint has passed is not asked for again.
             if part.only.is_none() {
-                let passed = |slot, position| slots.contains(&slot) && position <= held.at.position;
-                locked(&self.confirmed).retain(|_, (slot, position)| !passed(*slot, *position));
+                self.known(held, |known| known.confirmed.retain(|_, position| *position > held.at.position));
             }
             let come = self.come(store, held, *abilities).await?;
             // What a crash of the database could undo must not be known outside of it.
             store.flushed(part.page.events[*last].id).await?;
             let published = self.publish(part, held, outgoing, come.as_ref()).await;
             if published.is_err() {
-                locked(&self.come).remove(&held.shard.from_slot);
+                self.known(held, |known| known.come = None);
             }
             published?;
         }
         part.outputs.keep(waiting);
         Ok(())
+    }
+
+    fn released(&self, shard: &Shard, epoch: u64) {
+        let mut shards = locked(&self.shards);
+        if shards.get(shard).is_some_and(|known| known.epoch == epoch) {
+            shards.remove(shard);
+        }
     }
 
     async fn process(
