@@ -7,8 +7,8 @@ use std::{
 };
 
 use eventstore::{
-    Checkpoint, EventStore, Expected, Id, Invalid, Position, Query, Read, RunReadModels, Runner, Shard, Store,
-    StoreError,
+    Checkpoint, EventStore, Expected, Id, Invalid, Position, Processors, Query, Read, RunReadModels, Runner, Shard,
+    Store, StoreError,
 };
 use futures::TryStreamExt;
 
@@ -166,6 +166,38 @@ async fn p6_shards_apart_are_joined_by_those_who_run_them_or_not_at_all() -> Res
     runner.until(later.position).await?;
     let last = store.execute(&ann, Deposit { amount: 7 }).await?;
     assert_eq!(store.read_model::<Balance>().get(&ann).after(last.position).await?.map(|row| row.balance), Some(28));
+    runner.stop().await;
+    Ok(())
+}
+
+/// A processor whose first node has not made its shards yet is waited for; one that no node runs is told.
+#[tokio::test]
+async fn p6_a_reshard_waits_for_the_node_that_makes_the_first_shards() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    let runner = Runner::new(store).read_model::<Balance>().start();
+    runner.until(Position(0)).await?;
+    while world.inner.shards(Some("balance@1")).await?.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    runner.stop().await;
+    let mut transaction = world.inner.begin().await?;
+    transaction.lock_projection("balance@1").await?;
+    transaction.put_shards("balance@1", vec![]).await?;
+    transaction.commit().await?;
+
+    let operator = Processors::new(store);
+    let refused = operator.reshard("balance@1", 4).await;
+    let Err(StoreError::Behind { reason: Some(reason), .. }) = refused else { panic!("{refused:?}") };
+    assert!(reason.to_string().contains("no node has begun to run it"), "{reason}");
+
+    let start = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Runner::new(store).read_model::<Balance>().start()
+    };
+    let (resharded, runner) = tokio::join!(operator.reshard("balance@1", 4), start);
+    resharded?;
+    assert_eq!(world.inner.shards(Some("balance@1")).await?.len(), 4);
     runner.stop().await;
     Ok(())
 }

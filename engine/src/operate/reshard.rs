@@ -21,7 +21,8 @@ impl Processors {
     ///
     /// Shards are split at once. To merge shards, their nodes first bring them to the position of the furthest one,
     /// which waits meanwhile. [`StoreError::Behind`] if that takes longer than 30 seconds, or if no node can do it
-    /// because the processor is paused, has failed, or is run nowhere; the shards then stay as they are.
+    /// because the processor is paused, has failed, or is run nowhere; the shards then stay as they are. A processor that
+    /// no node has begun to run has none, which is waited for as long.
     ///
     /// [`Invalid::Request`] if the number is out of range, if all of a stream waits and `shards` is not 1, or if
     /// another operator has changed the shards meanwhile.
@@ -32,6 +33,7 @@ impl Processors {
         let name = self.name(name).await?;
         let store = self.store.as_ref();
         store.create(&RESHARDS).await?;
+        self.begun(&name).await?;
         let (start, mut pause) = (Instant::now(), Duration::from_millis(2));
         let mut ended = step(store, &name, Some(shards)).await?;
         self.wake_node();
@@ -67,6 +69,24 @@ impl Processors {
             true => Ok(()),
             false => Err(Self::otherwise(&name)),
         }
+    }
+
+    /// Returns once a processor has shards: a node makes them when it runs the processor for the first time.
+    /// [`StoreError::Behind`] if that takes longer than 30 seconds, or if no node runs it.
+    async fn begun(&self, name: &str) -> Result<(), StoreError> {
+        let (store, start, mut pause) = (self.store.as_ref(), Instant::now(), Duration::from_millis(2));
+        while store.shards(Some(name)).await?.is_empty() {
+            let status = self.status().await?.into_iter().find(|status| status.name == name);
+            let is_run = status.is_some_and(|status| status.state != State::Detached);
+            if start.elapsed() > if is_run { PATIENCE } else { STARTING } {
+                let reason = Some("no node has begun to run it, so it has no shards: start one first".into());
+                let (at, until) = Default::default();
+                return Err(StoreError::Behind { projection: name.into(), at, until, reason });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     fn otherwise(name: &str) -> StoreError {
