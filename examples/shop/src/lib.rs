@@ -1,0 +1,16 @@
+//! A shop of six services behind an API gateway, which one can run, break and watch: `README.md` beside this crate.
+
+mod catalogue;
+mod contracts;
+mod customer;
+mod gateway;
+mod inventory;
+mod notification;
+mod order;
+mod payment;
+mod service;
+mod shipping;
+mod shop;
+
+pub use service::{Addresses, Place, Service};
+pub use shop::{SERVICES, Shop};

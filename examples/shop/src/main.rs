@@ -1,0 +1,77 @@
+//! The command line of the shop.
+
+use std::error::Error;
+
+use clap::{Args, Parser, Subcommand};
+use shop::{Addresses, Place, SERVICES, Shop};
+use tracing_subscriber::EnvFilter;
+
+/// A shop of six services behind an API gateway.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run services in this process, until Ctrl-C.
+    Run {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// The services; all of them, if none is named.
+        #[arg(value_parser = SERVICES)]
+        services: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+struct PlaceArgs {
+    /// A folder with an SQLite file for each service, or a PostgreSQL database with a schema for each service.
+    #[arg(long, default_value = "sqlite://shop-data")]
+    store: String,
+    /// The bus: sqlite://FILE, postgres://…, nats://…; by default bus.db in the folder of the stores, or the schema
+    /// `bus` of the database.
+    #[arg(long)]
+    bus: Option<String>,
+    /// The port of the gateway; the order and customer services have the two ports after it.
+    #[arg(long, default_value_t = 3000)]
+    port: u16,
+}
+
+impl PlaceArgs {
+    fn place(&self) -> Place {
+        let beside =
+            if self.store.starts_with("sqlite:") { format!("{}/bus.db", self.store) } else { self.store.clone() };
+        Place::new(&self.store, self.bus.as_deref().unwrap_or(&beside), Addresses::from_port(self.port))
+    }
+}
+
+async fn run(place: &Place, services: &[String]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let names: Vec<&str> = services.iter().map(String::as_str).collect();
+    let names = if names.is_empty() { SERVICES.to_vec() } else { names };
+    let shop = Shop::start(&names, place).await?;
+    println!("running: {}", names.join(", "));
+    if names.contains(&"gateway") {
+        let gateway = place.addresses.gateway;
+        println!("gateway: http://{gateway}, with its events at http://{gateway}/orders/events");
+        println!(
+            "curl -i {gateway}/orders -H 'Idempotency-Key: first' -H 'Content-Type: application/json' \\\n  \
+             -d '{{\"customerId\":\"cust-456\",\"items\":[{{\"productId\":\"prod-123\",\"quantity\":2}}]}}'"
+        );
+    }
+    tokio::signal::ctrl_c().await?;
+    println!("stopping");
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match Cli::parse().command {
+        Command::Run { place, services } => run(&place.place(), &services).await,
+    }
+}

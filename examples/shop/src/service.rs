@@ -1,0 +1,160 @@
+//! What all services have in common: where their stores, their bus and their addresses are, and how one runs.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use axum::Router;
+use eventstore::{BoxError, Bus, PgStore, prelude::*};
+use eventstore::{LogBus, Running};
+use tokio::{
+    net::TcpListener,
+    sync::Mutex,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+/// Where the services that speak HTTP listen.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// The gateway.
+    pub gateway: SocketAddr,
+    /// The order service.
+    pub order: SocketAddr,
+    /// The customer service.
+    pub customer: SocketAddr,
+}
+
+impl Addresses {
+    /// Returns three ports in a row of this machine.
+    pub fn from_port(port: u16) -> Self {
+        let address = |n: u16| SocketAddr::from(([127, 0, 0, 1], port.saturating_add(n)));
+        Self { gateway: address(0), order: address(1), customer: address(2) }
+    }
+
+    /// Returns ports that are free now.
+    pub async fn free() -> Result<Self, BoxError> {
+        let listen = || TcpListener::bind(("127.0.0.1", 0));
+        let (gateway, order, customer) = (listen().await?, listen().await?, listen().await?);
+        let (gateway, order) = (gateway.local_addr()?, order.local_addr()?);
+        Ok(Self { gateway, order, customer: customer.local_addr()? })
+    }
+}
+
+/// Where a shop is: its stores, its bus, its addresses.
+#[derive(Clone)]
+pub struct Place {
+    stores: String,
+    bus: String,
+    /// Where the services that speak HTTP listen.
+    pub addresses: Addresses,
+    /// The stores and the bus of a shop in memory, which exist once.
+    in_memory: Arc<Mutex<BTreeMap<String, Store>>>,
+}
+
+impl Place {
+    /// Returns a shop with a store for each service under a URL: a folder, `sqlite://shop-data`; a database,
+    /// `postgres://localhost/shop`, with a schema for each service; or `memory:`.
+    pub fn new(stores: &str, bus: &str, addresses: Addresses) -> Self {
+        Self { stores: stores.into(), bus: bus.into(), addresses, in_memory: Arc::default() }
+    }
+
+    /// Returns a shop in a folder, with the bus beside the stores.
+    pub fn folder(folder: &Path, addresses: Addresses) -> Self {
+        let stores = format!("sqlite://{}", folder.display());
+        let bus = format!("{stores}/bus.db");
+        Self::new(&stores, &bus, addresses)
+    }
+
+    /// Opens the store of a service, and the bus. They are made if they are not there.
+    pub async fn open(&self, service: &str) -> Result<(Store, Bus), BoxError> {
+        Ok((self.store(service).await?.with_source(service), self.bus().await?))
+    }
+
+    /// Opens the store of a service.
+    pub async fn store(&self, service: &str) -> Result<Store, BoxError> {
+        if self.stores.starts_with("memory:") {
+            return self.remembered(service).await;
+        }
+        if let Some(folder) = self.stores.strip_prefix("sqlite://") {
+            std::fs::create_dir_all(folder)?;
+            let url = format!("sqlite://{folder}/{service}.db");
+            return retried(async || eventstore::connect(&url).await).await;
+        }
+        let schema = format!("shop_{service}");
+        retried(async || {
+            Ok::<_, eventstore::StoreError>(PgStore::options().schema(&schema).connect(&self.stores).await?.into())
+        })
+        .await
+    }
+
+    /// Opens the bus.
+    pub async fn bus(&self) -> Result<Bus, BoxError> {
+        if self.bus.starts_with("memory:") {
+            return Ok(LogBus::new(&self.remembered("bus").await?).into());
+        }
+        retried(async || eventstore::connect_bus(&self.bus).await).await
+    }
+
+    async fn remembered(&self, name: &str) -> Result<Store, BoxError> {
+        let mut stores = self.in_memory.lock().await;
+        if let Some(store) = stores.get(name) {
+            return Ok(store.clone());
+        }
+        let store = eventstore::connect("memory:").await?;
+        stores.insert(name.into(), store.clone());
+        Ok(store)
+    }
+
+    /// Returns a runner for a service. After a crash, another process goes on within a second.
+    pub fn runner(&self, store: &Store) -> Runner {
+        Runner::new(store).lease(Duration::from_secs(1))
+    }
+}
+
+/// Tries for ten seconds: several processes may make the same file or schema at once, or a server may just start.
+async fn retried<T, E: Into<BoxError>>(connect: impl AsyncFn() -> Result<T, E>) -> Result<T, BoxError> {
+    let start = Instant::now();
+    loop {
+        match connect().await {
+            Ok(connected) => return Ok(connected),
+            Err(error) if start.elapsed() > Duration::from_secs(10) => return Err(error.into()),
+            Err(_) => sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+/// A service that runs.
+pub struct Service {
+    /// Its name.
+    pub name: &'static str,
+    /// Its store.
+    pub store: Store,
+    /// What it runs.
+    pub running: Running,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Returns a service that does not speak HTTP.
+    pub fn new(name: &'static str, store: Store, running: Running) -> Self {
+        Self { name, store, running, server: None }
+    }
+
+    /// Serves HTTP.
+    pub async fn serve(mut self, address: SocketAddr, router: Router) -> Result<Self, BoxError> {
+        let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
+        self.server = Some(tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "a server has ended");
+            }
+        }));
+        Ok(self)
+    }
+
+    /// Stops: no request is answered any more, and the batches that run are completed.
+    pub async fn stop(mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+        }
+        self.running.stop().await;
+    }
+}
