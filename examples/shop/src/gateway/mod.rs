@@ -5,7 +5,7 @@ mod events;
 mod page;
 mod proxy;
 
-pub use page::OrderPage;
+use page::OrderPage;
 
 use axum::{
     Json, Router,

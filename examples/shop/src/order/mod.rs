@@ -4,8 +4,7 @@ mod domain;
 mod http;
 mod view;
 
-pub use domain::Status;
-pub use view::{CustomerRow, OrderRow};
+use view::{CustomerRow, OrderRow};
 
 use eventstore::{BoxError, StartFrom, prelude::*};
 
