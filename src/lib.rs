@@ -65,8 +65,8 @@ pub use eventstore_engine::{
 };
 #[cfg(feature = "messaging")]
 pub use eventstore_messaging::{
-    Bus, BusError, Envelope, Inbox, InboxOffset, Inboxes, LogBus, Publish, ReadInboxes, RejectedMessage, Relay,
-    RunMessaging, Start,
+    Bus, BusError, Envelope, Inbox, InboxOffset, Inboxes, LogBus, Outcome, Publish, ReadInboxes, RejectedMessage,
+    Relay, RunMessaging, Start,
 };
 #[cfg(feature = "postgres")]
 pub use eventstore_postgres::{Durability, Migration, Migrations, PgOptions, PgStore};

@@ -3,6 +3,7 @@
 mod catalogue;
 mod contracts;
 mod customer;
+mod demo;
 mod gateway;
 mod inventory;
 mod notification;
@@ -12,5 +13,6 @@ mod service;
 mod shipping;
 mod shop;
 
+pub use demo::{DEMOS, demo};
 pub use service::{Addresses, Place, Service};
 pub use shop::{SERVICES, Shop};

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use clap::{Args, Parser, Subcommand};
-use shop::{Addresses, Place, SERVICES, Shop};
+use shop::{Addresses, DEMOS, Place, SERVICES, Shop};
 use tracing_subscriber::EnvFilter;
 
 /// A shop of six services behind an API gateway.
@@ -24,6 +24,18 @@ enum Command {
         #[arg(value_parser = SERVICES)]
         services: Vec<String>,
     },
+    /// Show what the shop does in a failure, in a shop of its own, and check that the end is as promised.
+    Demo {
+        /// What to show.
+        #[arg(value_parser = DEMOS)]
+        name: String,
+        /// Where the stores of the demo are: a URL as for `run`.
+        #[arg(long, default_value = "memory:")]
+        store: String,
+        /// The bus of the demo; by default beside the stores.
+        #[arg(long)]
+        bus: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -40,12 +52,10 @@ struct PlaceArgs {
     port: u16,
 }
 
-impl PlaceArgs {
-    fn place(&self) -> Place {
-        let beside =
-            if self.store.starts_with("sqlite:") { format!("{}/bus.db", self.store) } else { self.store.clone() };
-        Place::new(&self.store, self.bus.as_deref().unwrap_or(&beside), Addresses::from_port(self.port))
-    }
+/// The bus is beside the stores, unless its URL is given.
+fn place(store: &str, bus: Option<&str>, addresses: Addresses) -> Place {
+    let beside = if store.starts_with("sqlite:") { format!("{store}/bus.db") } else { store.into() };
+    Place::new(store, bus.unwrap_or(&beside), addresses)
 }
 
 async fn run(place: &Place, services: &[String]) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -72,6 +82,11 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
-        Command::Run { place, services } => run(&place.place(), &services).await,
+        Command::Run { place: PlaceArgs { store, bus, port }, services } => {
+            run(&place(&store, bus.as_deref(), Addresses::from_port(port)), &services).await
+        }
+        Command::Demo { name, store, bus } => {
+            shop::demo(&name, &place(&store, bus.as_deref(), Addresses::free().await?)).await
+        }
     }
 }

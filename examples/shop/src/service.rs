@@ -77,13 +77,10 @@ impl Place {
         if let Some(folder) = self.stores.strip_prefix("sqlite://") {
             std::fs::create_dir_all(folder)?;
             let url = format!("sqlite://{folder}/{service}.db");
-            return retried(async || eventstore::connect(&url).await).await;
+            return retried(|| eventstore::connect(&url)).await;
         }
         let schema = format!("shop_{service}");
-        retried(async || {
-            Ok::<_, eventstore::StoreError>(PgStore::options().schema(&schema).connect(&self.stores).await?.into())
-        })
-        .await
+        Ok(retried(|| PgStore::options().schema(&schema).connect(&self.stores)).await?.into())
     }
 
     /// Opens the bus.
@@ -91,7 +88,7 @@ impl Place {
         if self.bus.starts_with("memory:") {
             return Ok(LogBus::new(&self.remembered("bus").await?).into());
         }
-        retried(async || eventstore::connect_bus(&self.bus).await).await
+        retried(|| eventstore::connect_bus(&self.bus)).await
     }
 
     async fn remembered(&self, name: &str) -> Result<Store, BoxError> {
@@ -111,7 +108,10 @@ impl Place {
 }
 
 /// Tries for ten seconds: several processes may make the same file or schema at once, or a server may just start.
-async fn retried<T, E: Into<BoxError>>(connect: impl AsyncFn() -> Result<T, E>) -> Result<T, BoxError> {
+async fn retried<T, E: Into<BoxError>, F>(connect: impl Fn() -> F) -> Result<T, BoxError>
+where
+    F: Future<Output = Result<T, E>>,
+{
     let start = Instant::now();
     loop {
         match connect().await {

@@ -1,6 +1,6 @@
 //! Services of the shop by name.
 
-use eventstore::BoxError;
+use eventstore::{BoxError, Store};
 
 use crate::{
     customer, gateway, inventory, notification, order, payment,
@@ -39,6 +39,18 @@ impl Shop {
             services.push(start(name, place).await?);
         }
         Ok(Self { services })
+    }
+
+    /// The store of a service that runs here.
+    pub fn store(&self, name: &str) -> Result<&Store, BoxError> {
+        let service = self.services.iter().find(|service| service.name == name);
+        Ok(&service.ok_or_else(|| format!("{name} does not run"))?.store)
+    }
+
+    /// Starts one more service.
+    pub async fn start_one(&mut self, name: &str, place: &Place) -> Result<(), BoxError> {
+        self.services.push(start(name, place).await?);
+        Ok(())
     }
 
     /// Stops one service; the others go on.

@@ -41,6 +41,13 @@ pub struct Order {
     pub(super) total_cents: i64,
 }
 
+impl Order {
+    /// Where it is.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+}
+
 impl Evolve for Order {
     type Event = OrderEvent;
 
@@ -60,9 +67,11 @@ impl Evolve for Order {
 /// Places an order.
 #[derive(Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct Place {
-    customer_id: String,
-    items: Vec<Item>,
+pub struct PlaceOrder {
+    /// Who orders.
+    pub customer_id: String,
+    /// What.
+    pub items: Vec<Item>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -78,8 +87,8 @@ pub struct Complete {
     pub tracking: String,
 }
 
-impl Decide<Place> for Order {
-    fn decide(&self, Place { customer_id: customer, items }: Place) -> Decision<Self> {
+impl Decide<PlaceOrder> for Order {
+    fn decide(&self, PlaceOrder { customer_id: customer, items }: PlaceOrder) -> Decision<Self> {
         ensure!(self.status == Status::New, "the order is placed already");
         ensure!(!customer.is_empty(), "an order has a customer");
         ensure!((1..=20).contains(&items.len()), "an order has 1 to 20 items");

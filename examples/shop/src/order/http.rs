@@ -12,7 +12,7 @@ use eventstore_axum::{AfterPosition, AtPosition, CommandId, EntityTag, IfMatch, 
 use serde_json::json;
 
 use super::{
-    domain::{Cancel, Order, Place},
+    domain::{Cancel, Order, PlaceOrder},
     view::{CustomerRow, OrderRow},
 };
 
@@ -21,7 +21,7 @@ pub(super) fn router(store: Store) -> Router {
 }
 
 /// The id of the order is made of the key, so a request that is repeated has the same answer.
-async fn place(State(store): State<Store>, key: CommandId, Json(place): Json<Place>) -> Result<Response, Problem> {
+async fn place(State(store): State<Store>, key: CommandId, Json(place): Json<PlaceOrder>) -> Result<Response, Problem> {
     let command = key.scoped("orders");
     let id = command.simple().to_string();
     let done = store.execute(Id::<Order>::from(&*id), place).command_id(command).await?;

@@ -4,6 +4,8 @@ mod domain;
 mod http;
 mod view;
 
+pub use domain::{Order, PlaceOrder, Status};
+
 use view::{CustomerRow, OrderRow};
 
 use eventstore::{BoxError, StartFrom, prelude::*};
@@ -12,7 +14,7 @@ use crate::{
     contracts::{CustomerMessage, InventoryMessage, OrderMessage, PaymentMessage, ShippingMessage},
     service::{Place, Service},
 };
-use domain::{Cancel, Complete, Confirm, Order};
+use domain::{Cancel, Complete, Confirm};
 
 #[derive(Event, Clone, Debug, PartialEq)]
 #[event(transparent)]
