@@ -56,9 +56,9 @@ fn pieces(items: &[Item]) -> BTreeMap<&str, i64> {
     pieces
 }
 
-/// The stock of a product: all events that are tagged with it.
-#[derive(Aggregate)]
-#[aggregate(by_tag)]
+/// The stock of a product: all events that are tagged with it. They are many, so it has snapshots.
+#[derive(Aggregate, Serialize, Deserialize)]
+#[aggregate(by_tag, snapshot = 100)]
 pub struct Stock {
     #[aggregate(id)]
     id: Id<Stock>,
@@ -166,6 +166,14 @@ impl Reactor for ReserveItems {
             Wish::Payment(_) | Wish::Order(_) => Commands::none(),
         }
     }
+
+    /// Reservations of a product change the same stock, so they are made one after the other.
+    fn key(event: &Recorded<Wish>) -> String {
+        match &event.data {
+            Wish::Payment(PaymentMessage::Completed { items, .. }) if !items.is_empty() => items[0].product_id.clone(),
+            Wish::Payment(_) | Wish::Order(_) => event.stream.key().to_owned(),
+        }
+    }
 }
 
 /// The stock of each product.
@@ -211,6 +219,7 @@ pub async fn start(place: &Place) -> Result<Service, BoxError> {
         .inbox::<PaymentMessage>(&bus)
         .inbox::<OrderMessage>(&bus)
         .reactor(ReserveItems)
+        .batch(100) // after a crash, at most 100 events are answered again
         .park_unreadable()
         .relay::<InventoryMessage>(&bus)
         .read_model::<StockRow>()
