@@ -1,0 +1,216 @@
+//! What the gateway says to clients, over HTTP.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{
+    body::{Body, to_bytes},
+    http::{HeaderMap, Request, StatusCode},
+};
+use futures::StreamExt;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::{Value as Json, json};
+use shop::{Addresses, Place, SERVICES, Shop};
+use tokio::time::{sleep, timeout};
+
+type Any = Box<dyn std::error::Error + Send + Sync>;
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Json,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+struct Browser {
+    gateway: SocketAddr,
+    client: Client<HttpConnector, Body>,
+}
+
+impl Browser {
+    fn new(gateway: SocketAddr) -> Self {
+        Self { gateway, client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Result<Request<Body>, Any> {
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.gateway));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Ok(request.header("Content-Type", "application/json").body(body)?)
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &Json) -> Result<Answer, Any> {
+        let body = if body.is_null() { Body::empty() } else { body.to_string().into() };
+        let response = self.client.request(self.request(method, path, headers, body)?).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = to_bytes(Body::new(response.into_body()), 1 << 20).await?;
+        Ok(Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or_default() })
+    }
+
+    async fn order(&self, key: &str, product: &str) -> Result<Answer, Any> {
+        let order = json!({ "customerId": "c1", "items": [{ "productId": product, "quantity": 2 }] });
+        self.send("POST", "/orders", &[("Idempotency-Key", key)], &order).await
+    }
+
+    /// Reads an order, after what an answer has done.
+    async fn see(&self, placed: &Answer) -> Result<Answer, Any> {
+        let at = [("ES-Position", placed.header("es-position"))];
+        self.send("GET", placed.header("location"), &at, &Json::Null).await
+    }
+
+    /// Reads server-sent events until the data of one contains a text; returns all that has arrived.
+    async fn events(&self, headers: &[(&str, &str)], until: &str) -> Result<String, Any> {
+        let response = self.client.request(self.request("GET", "/orders/events", headers, Body::empty())?).await?;
+        let (mut stream, mut text) = (Body::new(response.into_body()).into_data_stream(), String::new());
+        let read = async {
+            while !text.contains(until) {
+                let bytes = stream.next().await.ok_or("the events have ended")??;
+                text.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            Ok::<_, Any>(())
+        };
+        timeout(Duration::from_secs(20), read).await??;
+        Ok(text)
+    }
+}
+
+async fn shop(services: &[&str]) -> Result<(Shop, Browser), Any> {
+    let place = Place::new("memory:", "memory:", Addresses::free().await?);
+    let shop = Shop::start(services, &place).await?;
+    Ok((shop, Browser::new(place.addresses.gateway)))
+}
+
+#[tokio::test]
+async fn an_order_is_accepted_and_shipped() -> Result<(), Any> {
+    let (shop, browser) = shop(&SERVICES).await?;
+    let named = json!({ "name": "Ann" });
+    browser.send("PUT", "/customers/c1", &[("Idempotency-Key", "ann")], &named).await?;
+    let placed = browser.order("one", "prod-123").await?;
+    assert_eq!(placed.status, StatusCode::ACCEPTED);
+    let order = placed.body["orderId"].as_str().unwrap_or_default();
+    assert_eq!(placed.header("location"), format!("/orders/{order}"));
+    assert_eq!(placed.header("es-position").split('.').count(), 3);
+    timeout(Duration::from_secs(20), async {
+        loop {
+            let seen = browser.see(&placed).await?;
+            if seen.body["status"] == "completed" && seen.body["customerName"] == "Ann" {
+                assert_eq!(seen.body["totalCents"], 3_998);
+                return Ok::<_, Any>(());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await??;
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_repeated_key_has_the_same_answer() -> Result<(), Any> {
+    let (shop, browser) = shop(&["order", "gateway"]).await?;
+    let (first, again) = (browser.order("one", "prod-123").await?, browser.order("one", "prod-123").await?);
+    assert_eq!((again.status, &again.body), (StatusCode::ACCEPTED, &first.body));
+    assert_eq!(again.header("es-position"), first.header("es-position"));
+    let other = browser.order("two", "prod-123").await?;
+    assert_ne!(other.body["orderId"], first.body["orderId"]);
+    // Without a key, a repetition could not be told from a second order.
+    let without = browser.send("POST", "/orders", &[], &json!({ "customerId": "c1", "items": [] })).await?;
+    assert_eq!(without.status, StatusCode::BAD_REQUEST);
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_that_has_not_changed_is_304() -> Result<(), Any> {
+    let (shop, browser) = shop(&["order", "gateway"]).await?;
+    let placed = browser.order("one", "prod-123").await?;
+    let seen = browser.see(&placed).await?;
+    assert_eq!((seen.status, seen.header("etag")), (StatusCode::OK, "\"1\""));
+    let known = [("If-None-Match", "\"1\"")];
+    let again = browser.send("GET", placed.header("location"), &known, &Json::Null).await?;
+    assert_eq!(again.status, StatusCode::NOT_MODIFIED);
+    let nothing = browser.send("GET", "/orders/none", &[], &Json::Null).await?;
+    assert_eq!(nothing.status, StatusCode::NOT_FOUND);
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_order_is_cancelled_as_it_was_seen() -> Result<(), Any> {
+    let (shop, browser) = shop(&["order", "gateway"]).await?;
+    let placed = browser.order("one", "prod-123").await?;
+    let order = placed.header("location");
+    let without = browser.send("DELETE", order, &[], &Json::Null).await?;
+    assert_eq!(without.status, StatusCode::PRECONDITION_REQUIRED);
+    let other = browser.send("DELETE", order, &[("If-Match", "\"3\"")], &Json::Null).await?;
+    assert_eq!(other.status, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(other.header("content-type"), "application/problem+json");
+    let seen = browser.send("DELETE", order, &[("If-Match", "\"1\"")], &Json::Null).await?;
+    assert_eq!((seen.status, seen.header("etag")), (StatusCode::OK, "\"2\""));
+    // The version is right, and the rule says no.
+    let again = browser.send("DELETE", order, &[("If-Match", "\"2\"")], &Json::Null).await?;
+    assert_eq!(again.status, StatusCode::UNPROCESSABLE_ENTITY);
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_refused_is_a_problem() -> Result<(), Any> {
+    let (mut shop, browser) = shop(&["order", "gateway"]).await?;
+    let refused = browser.order("one", "prod-of-no-shop").await?;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.header("content-type"), "application/problem+json");
+    assert_eq!(refused.body["detail"], "there is no product prod-of-no-shop");
+    shop.stop_one("order").await;
+    let away = browser.order("one", "prod-123").await?;
+    assert_eq!((away.status, away.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+    assert_eq!(away.header("content-type"), "application/problem+json");
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_read_waits_for_a_position_and_not_for_ever() -> Result<(), Any> {
+    let place = Place::new("memory:", "memory:", Addresses::free().await?);
+    let shop = Shop::start(&["order", "gateway"], &place).await?;
+    let browser = Browser::new(place.addresses.gateway);
+    let placed = browser.order("one", "prod-123").await?;
+    assert_eq!(browser.see(&placed).await?.body["status"], "created");
+    // A read model that an operator has paused does not come further.
+    eventstore::Processors::new(&place.store("order").await?).pause("orders@1").await?;
+    sleep(Duration::from_millis(500)).await;
+    let other = browser.order("two", "prod-123").await?;
+    let late = browser.see(&other).await?;
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert!(!late.header("retry-after").is_empty());
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_go_on_where_a_browser_was() -> Result<(), Any> {
+    let (shop, browser) = shop(&SERVICES).await?;
+    let place = async {
+        sleep(Duration::from_millis(300)).await;
+        browser.order("one", "prod-123").await
+    };
+    let (events, placed) = tokio::join!(browser.events(&[], "mail: shipped"), place);
+    let (events, order) = (events?, placed?.body["orderId"].as_str().unwrap_or_default().to_owned());
+    assert!(events.contains(&order));
+    let ids: Vec<&str> = events.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert!(ids.len() >= 6, "{events}");
+    // From the second id on, all that came after it comes again, and nothing else.
+    let rest = browser.events(&[("Last-Event-ID", ids[1])], ids[ids.len() - 1]).await?;
+    let again: Vec<&str> = rest.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(again[..ids.len() - 2], ids[2..]);
+    shop.stop().await;
+    Ok(())
+}
