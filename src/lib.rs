@@ -10,6 +10,7 @@
 //! [examples-git-history-src-main]: https://github.com/eventstore-rs/eventstore/blob/main/examples/git_history/src/main.rs
 //! [examples-quickstart]: https://github.com/eventstore-rs/eventstore/blob/main/examples/quickstart.rs
 //! [examples-rolling-deploy-main]: https://github.com/eventstore-rs/eventstore/blob/main/examples/rolling_deploy/main.rs
+//! [examples-shop-readme]: https://github.com/eventstore-rs/eventstore/blob/main/examples/shop/README.md
 //! [examples-two-services]: https://github.com/eventstore-rs/eventstore/blob/main/examples/two_services.rs
 //! [guarantees]: guide::guarantees
 //! [http]: guide::http
