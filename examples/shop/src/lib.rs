@@ -12,7 +12,9 @@ mod payment;
 mod service;
 mod shipping;
 mod shop;
+mod watch;
 
 pub use demo::{DEMOS, demo};
 pub use service::{Addresses, Place, Service};
 pub use shop::{SERVICES, Shop};
+pub use watch::watch;

@@ -24,6 +24,14 @@ enum Command {
         #[arg(value_parser = SERVICES)]
         services: Vec<String>,
     },
+    /// Show topics and their rates, what is behind, dead letters, and the last orders with their steps.
+    Watch {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// Print once, and do not go on.
+        #[arg(long)]
+        once: bool,
+    },
     /// Show what the shop does in a failure, in a shop of its own, and check that the end is as promised.
     Demo {
         /// What to show.
@@ -84,6 +92,9 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     match Cli::parse().command {
         Command::Run { place: PlaceArgs { store, bus, port }, services } => {
             run(&place(&store, bus.as_deref(), Addresses::from_port(port)), &services).await
+        }
+        Command::Watch { place: PlaceArgs { store, bus, port }, once } => {
+            shop::watch(&place(&store, bus.as_deref(), Addresses::from_port(port)), once).await
         }
         Command::Demo { name, store, bus } => {
             shop::demo(&name, &place(&store, bus.as_deref(), Addresses::free().await?)).await

@@ -5,7 +5,7 @@ mod events;
 mod page;
 mod proxy;
 
-use page::OrderPage;
+pub use page::OrderPage;
 
 use axum::{
     Json, Router,
