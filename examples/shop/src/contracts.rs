@@ -113,3 +113,39 @@ pub enum CustomerMessage {
         name: String,
     },
 }
+
+/// What the payment service is asked to do, in an orchestrated shop.
+#[derive(Event, Clone, Debug, PartialEq)]
+#[event(prefix = "payment", topic = "payment.commands")]
+pub enum PaymentCommand {
+    /// Charge the customer.
+    ProcessPayment {
+        /// For what.
+        items: Vec<Item>,
+        /// How much.
+        cents: i64,
+    },
+    /// Give the money back, or never charge.
+    RefundPayment {},
+}
+
+/// What the inventory service is asked to do, in an orchestrated shop.
+#[derive(Event, Clone, Debug, PartialEq)]
+#[event(prefix = "inventory", topic = "inventory.commands")]
+pub enum InventoryCommand {
+    /// Reserve all items, or none.
+    ReserveInventory {
+        /// Which.
+        items: Vec<Item>,
+    },
+    /// Give the items back, or never reserve them.
+    ReleaseInventory {},
+}
+
+/// What the shipping service is asked to do, in an orchestrated shop.
+#[derive(Event, Clone, Debug, PartialEq)]
+#[event(prefix = "shipping", topic = "shipping.commands")]
+pub enum ShippingCommand {
+    /// Ship the order.
+    ShipOrder {},
+}

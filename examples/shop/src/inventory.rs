@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     catalogue,
-    contracts::{InventoryMessage, Item, OrderMessage, PaymentMessage},
+    contracts::{InventoryCommand, InventoryMessage, Item, OrderMessage, PaymentMessage},
     service::{Place, Service},
 };
 
@@ -141,11 +141,24 @@ impl Publish for InventoryMessage {
     }
 }
 
+/// What inventory reads: in an orchestrated shop commands, else what payment and order say.
 #[derive(Event, Clone, Debug, PartialEq)]
 #[event(transparent)]
 enum Wish {
     Payment(PaymentMessage),
     Order(OrderMessage),
+    Asked(InventoryCommand),
+}
+
+impl Wish {
+    /// The items to reserve.
+    fn items(&self) -> Option<&Vec<Item>> {
+        match self {
+            Self::Payment(PaymentMessage::Completed { items, .. })
+            | Self::Asked(InventoryCommand::ReserveInventory { items }) => Some(items),
+            Self::Payment(_) | Self::Order(_) | Self::Asked(_) => None,
+        }
+    }
 }
 
 /// Reserves what is paid, and releases what is cancelled.
@@ -159,20 +172,20 @@ impl Reactor for ReserveItems {
     fn react(&self, event: &Recorded<Wish>) -> Commands {
         let reservation = Id::<Reservation>::from(event.stream.key());
         match &event.data {
-            Wish::Payment(PaymentMessage::Completed { items, .. }) => {
-                send((reservation, products(items)), Reserve(items.clone()))
+            Wish::Order(OrderMessage::Cancelled { .. }) | Wish::Asked(InventoryCommand::ReleaseInventory {}) => {
+                send(reservation, Release)
             }
-            Wish::Order(OrderMessage::Cancelled { .. }) => send(reservation, Release),
-            Wish::Payment(_) | Wish::Order(_) => Commands::none(),
+            wish => match wish.items() {
+                Some(items) => send((reservation, products(items)), Reserve(items.clone())),
+                None => Commands::none(),
+            },
         }
     }
 
     /// Reservations of a product change the same stock, so they are made one after the other.
     fn key(event: &Recorded<Wish>) -> String {
-        match &event.data {
-            Wish::Payment(PaymentMessage::Completed { items, .. }) if !items.is_empty() => items[0].product_id.clone(),
-            Wish::Payment(_) | Wish::Order(_) => event.stream.key().to_owned(),
-        }
+        let first = event.data.items().and_then(|items| items.first());
+        first.map_or_else(|| event.stream.key().to_owned(), |item| item.product_id.clone())
     }
 }
 
@@ -214,15 +227,13 @@ pub async fn start(place: &Place) -> Result<Service, BoxError> {
         let command = Uuid::new_v5(&Uuid::NAMESPACE_OID, product.id.as_bytes());
         store.append(stream, Expected::Any, [delivered]).command_id(command).await?;
     }
-    let running = place
-        .runner(&store)
-        .inbox::<PaymentMessage>(&bus)
-        .inbox::<OrderMessage>(&bus)
-        .reactor(ReserveItems)
-        .batch(100) // after a crash, at most 100 events are answered again
-        .park_unreadable()
-        .relay::<InventoryMessage>(&bus)
-        .read_model::<StockRow>()
-        .start();
+    let runner = place.runner(&store).relay::<InventoryMessage>(&bus).read_model::<StockRow>();
+    let runner = if place.orchestrated {
+        runner.inbox::<InventoryCommand>(&bus)
+    } else {
+        runner.inbox::<PaymentMessage>(&bus).inbox::<OrderMessage>(&bus)
+    };
+    // After a crash, at most 100 events are answered again.
+    let running = runner.reactor(ReserveItems).batch(100).park_unreadable().start();
     Ok(Service::new("inventory", store, running))
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use shop::{Addresses, DEMOS, Place, SERVICES, Shop};
 use tracing_subscriber::EnvFilter;
 
@@ -20,6 +20,9 @@ enum Command {
     Run {
         #[command(flatten)]
         place: PlaceArgs,
+        /// Who leads an order from step to step; the same for all services of a shop, for good.
+        #[arg(long, value_enum, default_value_t = Saga::Choreography)]
+        saga: Saga,
         /// The services; all of them, if none is named.
         #[arg(value_parser = SERVICES)]
         services: Vec<String>,
@@ -44,6 +47,14 @@ enum Command {
         #[arg(long)]
         bus: Option<String>,
     },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Saga {
+    /// The services react to each other.
+    Choreography,
+    /// A saga of the order service asks the others, by command messages.
+    Orchestrated,
 }
 
 #[derive(Args)]
@@ -90,8 +101,10 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
-        Command::Run { place: PlaceArgs { store, bus, port }, services } => {
-            run(&place(&store, bus.as_deref(), Addresses::from_port(port)), &services).await
+        Command::Run { place: PlaceArgs { store, bus, port }, saga, services } => {
+            let mut place = place(&store, bus.as_deref(), Addresses::from_port(port));
+            place.orchestrated = saga == Saga::Orchestrated;
+            run(&place, &services).await
         }
         Command::Watch { place: PlaceArgs { store, bus, port }, once } => {
             shop::watch(&place(&store, bus.as_deref(), Addresses::from_port(port)), once).await

@@ -6,7 +6,7 @@ use std::time::Duration;
 use eventstore::{BoxError, Message, StartFrom, prelude::*};
 
 use crate::{
-    contracts::{Item, OrderMessage, PaymentMessage},
+    contracts::{Item, OrderMessage, PaymentCommand, PaymentMessage},
     service::{Place, Service},
 };
 
@@ -94,7 +94,7 @@ pub enum Wish {
     Nothing,
 }
 
-/// Messages of the topic `orders`, in the form that a release of this service reads.
+/// Messages that this service is asked by, in the form that a release of it reads.
 pub trait Orders: Message {
     fn wish(&self) -> Wish;
 }
@@ -105,6 +105,15 @@ impl Orders for OrderMessage {
             Self::Created { items, total_cents, .. } => Wish::Pay(items.clone(), *total_cents),
             Self::Cancelled { .. } => Wish::PayBack,
             Self::Confirmed => Wish::Nothing,
+        }
+    }
+}
+
+impl Orders for PaymentCommand {
+    fn wish(&self) -> Wish {
+        match self {
+            Self::ProcessPayment { items, cents } => Wish::Pay(items.clone(), *cents),
+            Self::RefundPayment {} => Wish::PayBack,
         }
     }
 }
@@ -132,15 +141,23 @@ impl<M: Orders> Reactor for PayOrders<M> {
 
 /// Starts the service.
 pub async fn start(place: &Place) -> Result<Service, BoxError> {
-    start_reading::<OrderMessage>(place).await
+    if place.orchestrated {
+        start_with::<PaymentCommand, PaymentCommand>(place).await
+    } else {
+        start_reading::<OrderMessage>(place).await
+    }
 }
 
 /// Starts a release of the service that reads orders in the form `M`.
 pub async fn start_reading<M: Orders>(place: &Place) -> Result<Service, BoxError> {
+    start_with::<OrderMessage, M>(place).await
+}
+
+async fn start_with<I: Message, M: Orders>(place: &Place) -> Result<Service, BoxError> {
     let (store, bus) = place.open("payment").await?;
     let running = place
         .runner(&store)
-        .inbox::<OrderMessage>(&bus)
+        .inbox::<I>(&bus)
         .reactor(PayOrders::<M>(std::marker::PhantomData))
         .park_unreadable()
         .relay::<PaymentMessage>(&bus)

@@ -46,6 +46,8 @@ pub struct Place {
     bus: String,
     /// Where the services that speak HTTP listen.
     pub addresses: Addresses,
+    /// Whether a saga of the order service asks the others, in place of services that react to each other.
+    pub orchestrated: bool,
     /// The stores and the bus of a shop in memory, which exist once.
     in_memory: Arc<Mutex<BTreeMap<String, Store>>>,
 }
@@ -54,7 +56,7 @@ impl Place {
     /// Returns a shop with a store for each service under a URL: a folder, `sqlite://shop-data`; a database,
     /// `postgres://localhost/shop`, with a schema for each service; or `memory:`.
     pub fn new(stores: &str, bus: &str, addresses: Addresses) -> Self {
-        Self { stores: stores.into(), bus: bus.into(), addresses, in_memory: Arc::default() }
+        Self { stores: stores.into(), bus: bus.into(), addresses, orchestrated: false, in_memory: Arc::default() }
     }
 
     /// Returns a shop in a folder, with the bus beside the stores.

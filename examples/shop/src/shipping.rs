@@ -3,7 +3,7 @@
 use eventstore::{BoxError, StartFrom, prelude::*};
 
 use crate::{
-    contracts::{OrderMessage, ShippingMessage},
+    contracts::{OrderMessage, ShippingCommand, ShippingMessage},
     service::{Place, Service},
 };
 
@@ -66,15 +66,30 @@ impl Reactor for ShipOrders {
     }
 }
 
+/// Ships what it is asked to, in an orchestrated shop.
+struct ShipWhenAsked;
+
+impl Reactor for ShipWhenAsked {
+    const NAME: &'static str = "ship_when_asked";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
+    type Event = ShippingCommand;
+
+    fn react(&self, event: &Recorded<ShippingCommand>) -> Commands {
+        let ShippingCommand::ShipOrder {} = event.data;
+        let tracking = format!("T-{}", event.id.simple());
+        send(Id::<Shipment>::from(event.stream.key()), Ship { tracking })
+    }
+}
+
 /// Starts the service.
 pub async fn start(place: &Place) -> Result<Service, BoxError> {
     let (store, bus) = place.open("shipping").await?;
-    let running = place
-        .runner(&store)
-        .inbox::<OrderMessage>(&bus)
-        .reactor(ShipOrders)
-        .park_unreadable()
-        .relay::<ShippingMessage>(&bus)
-        .start();
+    let runner = place.runner(&store).relay::<ShippingMessage>(&bus);
+    let runner = if place.orchestrated {
+        runner.inbox::<ShippingCommand>(&bus).reactor(ShipWhenAsked)
+    } else {
+        runner.inbox::<OrderMessage>(&bus).reactor(ShipOrders)
+    };
+    let running = runner.park_unreadable().start();
     Ok(Service::new("shipping", store, running))
 }

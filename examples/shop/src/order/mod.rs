@@ -1,6 +1,7 @@
 //! The order service.
 
 mod domain;
+mod fulfillment;
 mod http;
 mod view;
 
@@ -15,6 +16,7 @@ use crate::{
     service::{Place, Service},
 };
 use domain::{Cancel, Complete, Confirm};
+use fulfillment::{CompleteOrders, OrderFulfillment};
 
 #[derive(Event, Clone, Debug, PartialEq)]
 #[event(transparent)]
@@ -49,18 +51,23 @@ impl Reactor for FollowOrders {
 /// Starts the service.
 pub async fn start(place: &Place) -> Result<Service, BoxError> {
     let (store, bus) = place.open("order").await?;
-    let running = place
+    let runner = place
         .runner(&store)
         .relay::<OrderMessage>(&bus)
         .inbox::<PaymentMessage>(&bus)
         .inbox::<InventoryMessage>(&bus)
         .inbox::<ShippingMessage>(&bus)
         .inbox::<CustomerMessage>(&bus)
-        .reactor(FollowOrders)
-        .park_unreadable()
         .read_model::<OrderRow>()
-        .read_model::<CustomerRow>()
-        .start();
+        .read_model::<CustomerRow>();
+    let runner = if place.orchestrated {
+        let asks = ["payment", "inventory", "shipping"];
+        let runner = asks.into_iter().fold(runner, |runner, service| runner.relay_commands(service, &bus));
+        runner.saga::<OrderFulfillment>().park_unreadable().reactor(CompleteOrders).park_unreadable()
+    } else {
+        runner.reactor(FollowOrders).park_unreadable()
+    };
+    let running = runner.start();
     let router = http::router(store.clone());
     Service::new("order", store, running).serve(place.addresses.order, router).await
 }
