@@ -66,6 +66,20 @@ impl Browser {
         self.send("GET", placed.header("location"), &at, &Json::Null).await
     }
 
+    /// Reads an order until it is shipped or cancelled.
+    async fn end_of(&self, placed: &Answer) -> Result<Answer, Any> {
+        let ended = async {
+            loop {
+                let seen = self.see(placed).await?;
+                if seen.body["status"] == "completed" || seen.body["status"] == "cancelled" {
+                    return Ok::<_, Any>(seen);
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), ended).await?
+    }
+
     /// Reads server-sent events until the data of one contains a text; returns all that has arrived.
     async fn events(&self, headers: &[(&str, &str)], until: &str) -> Result<String, Any> {
         let response = self.client.request(self.request("GET", "/orders/events", headers, Body::empty())?).await?;
@@ -98,17 +112,34 @@ async fn an_order_is_accepted_and_shipped() -> Result<(), Any> {
     let order = placed.body["orderId"].as_str().unwrap_or_default();
     assert_eq!(placed.header("location"), format!("/orders/{order}"));
     assert_eq!(placed.header("es-position").split('.').count(), 3);
-    timeout(Duration::from_secs(20), async {
-        loop {
-            let seen = browser.see(&placed).await?;
-            if seen.body["status"] == "completed" && seen.body["customerName"] == "Ann" {
-                assert_eq!(seen.body["totalCents"], 3_998);
-                return Ok::<_, Any>(());
-            }
-            sleep(Duration::from_millis(10)).await;
+    let end = browser.end_of(&placed).await?.body;
+    assert_eq!((&end["status"], &end["totalCents"]), (&json!("completed"), &json!(3_998)));
+    assert_eq!(end["customerName"], "Ann");
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_saga_leads_orders_to_their_end() -> Result<(), Any> {
+    let mut place = Place::new("memory:", "memory:", Addresses::free().await?);
+    place.orchestrated = true;
+    let shop = Shop::start(&SERVICES, &place).await?;
+    let browser = Browser::new(place.addresses.gateway);
+    // Ten pieces of the last product are there, and an order has two.
+    let shipped = browser.order("shipped", "prod-123").await?;
+    let mut scarce = vec![];
+    for n in 0..6 {
+        scarce.push(browser.order(&format!("scarce {n}"), "prod-scarce").await?);
+    }
+    assert_eq!(browser.end_of(&shipped).await?.body["status"], "completed");
+    let mut reasons = vec![];
+    for order in &scarce {
+        let end = browser.end_of(order).await?.body;
+        if end["status"] == "cancelled" {
+            reasons.push(end["reason"].as_str().unwrap_or_default().to_owned());
         }
-    })
-    .await??;
+    }
+    assert_eq!(reasons, ["inventory: prod-scarce is out of stock"]);
     shop.stop().await;
     Ok(())
 }
