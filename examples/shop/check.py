@@ -137,7 +137,7 @@ def check(place, accepted=(), topics_in_log=True, orchestrated=False):
         shipment = [event for event, _ in own["shipping"].get(order, [])]
         mails = Counter(
             about
-            for about in ["created", "shipped", "payment_failed"]
+            for about in ["created", "shipped", "payment_failed", "unpaid"]
             for _ in own["notification"].get(f"{order}.{about}", [])
         )
         for event, data in own["payment"].get(order, []):

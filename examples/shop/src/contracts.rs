@@ -92,7 +92,7 @@ pub enum ShippingMessage {
 pub enum NotificationMessage {
     /// A mail was sent.
     Sent {
-        /// What the mail is about: `created`, `shipped` or `payment_failed`.
+        /// What the mail is about: `created`, `shipped`, `payment_failed` or `unpaid`.
         about: String,
     },
 }

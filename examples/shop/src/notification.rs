@@ -1,5 +1,7 @@
 //! The notification service: one mail for each step that a customer hears of.
 
+use std::time::Duration;
+
 use eventstore::{BoxError, StartFrom, prelude::*};
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +84,42 @@ impl Reactor for Notify {
     }
 }
 
+/// How long an order may wait for its payment until the customer is reminded.
+pub const REMIND_AFTER: Duration = Duration::from_secs(15 * 60);
+
+/// Reminds the customer of an order that is not paid, once.
+#[derive(Saga, Serialize, Deserialize, Clone, Default, Debug)]
+#[saga(key = order_of, from = "beginning")]
+enum PaymentReminder {
+    #[default]
+    Waiting,
+    #[saga(end)]
+    Over,
+}
+
+fn order_of(event: &Recorded<News>) -> Option<String> {
+    Some(event.stream.key().to_owned())
+}
+
+impl Evolve for PaymentReminder {
+    type Event = News;
+
+    fn evolve(&mut self, event: News) {
+        if matches!(event, News::Payment(_) | News::Order(OrderMessage::Cancelled { .. })) {
+            *self = Self::Over;
+        }
+    }
+}
+
+impl React for PaymentReminder {
+    fn react(&self, event: &Recorded<News>) -> Commands {
+        let News::Order(OrderMessage::Created { .. }) = &event.data else { return Commands::none() };
+        let order = event.stream.key().to_owned();
+        let mail = Id::<Notification>::from(format!("{order}.unpaid"));
+        send(mail, Send { order, about: "unpaid" }).after(REMIND_AFTER)
+    }
+}
+
 /// The mails that were sent.
 #[derive(ReadModel, Serialize, Deserialize, Default, Debug, Clone, PartialEq)]
 #[read_model(name = "outbox_of_mail")]
@@ -111,6 +149,8 @@ pub async fn start(place: &Place) -> Result<Service, BoxError> {
         .inbox::<PaymentMessage>(&bus)
         .inbox::<ShippingMessage>(&bus)
         .reactor(Notify)
+        .park_unreadable()
+        .saga::<PaymentReminder>()
         .park_unreadable()
         .relay::<NotificationMessage>(&bus)
         .read_model::<Mail>()

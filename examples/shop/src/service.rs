@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::Router;
-use eventstore::{BoxError, Bus, PgStore, prelude::*};
-use eventstore::{LogBus, Running};
+use eventstore::{BoxError, Bus, LogBus, MemoryStore, PgStore, Running, prelude::*, testing::Clock};
 use tokio::{
     net::TcpListener,
     sync::Mutex,
@@ -48,6 +47,8 @@ pub struct Place {
     pub addresses: Addresses,
     /// Whether a saga of the order service asks the others, in place of services that react to each other.
     pub orchestrated: bool,
+    /// The clock of a shop in memory; of another it has no effect.
+    pub clock: Clock,
     /// The stores and the bus of a shop in memory, which exist once.
     in_memory: Arc<Mutex<BTreeMap<String, Store>>>,
 }
@@ -56,7 +57,14 @@ impl Place {
     /// Returns a shop with a store for each service under a URL: a folder, `sqlite://shop-data`; a database,
     /// `postgres://localhost/shop`, with a schema for each service; or `memory:`.
     pub fn new(stores: &str, bus: &str, addresses: Addresses) -> Self {
-        Self { stores: stores.into(), bus: bus.into(), addresses, orchestrated: false, in_memory: Arc::default() }
+        Self {
+            stores: stores.into(),
+            bus: bus.into(),
+            addresses,
+            orchestrated: false,
+            clock: Clock::new(),
+            in_memory: Arc::default(),
+        }
     }
 
     /// Returns a shop in a folder, with the bus beside the stores.
@@ -66,6 +74,11 @@ impl Place {
         Self::new(&stores, &bus, addresses)
     }
 
+    /// Whether the stores are in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.stores.starts_with("memory:")
+    }
+
     /// Opens the store of a service, and the bus. They are made if they are not there.
     pub async fn open(&self, service: &str) -> Result<(Store, Bus), BoxError> {
         Ok((self.store(service).await?.with_source(service), self.bus().await?))
@@ -73,7 +86,7 @@ impl Place {
 
     /// Opens the store of a service.
     pub async fn store(&self, service: &str) -> Result<Store, BoxError> {
-        if self.stores.starts_with("memory:") {
+        if self.is_in_memory() {
             return self.remembered(service).await;
         }
         if let Some(folder) = self.stores.strip_prefix("sqlite://") {
@@ -98,7 +111,7 @@ impl Place {
         if let Some(store) = stores.get(name) {
             return Ok(store.clone());
         }
-        let store = eventstore::connect("memory:").await?;
+        let store = Store::from(MemoryStore::with_clock(&self.clock));
         stores.insert(name.into(), store.clone());
         Ok(store)
     }

@@ -41,10 +41,15 @@ impl Shop {
         Ok(Self { services })
     }
 
+    /// A service that runs here.
+    pub fn service(&self, name: &str) -> Result<&Service, BoxError> {
+        let service = self.services.iter().find(|service| service.name == name);
+        Ok(service.ok_or_else(|| format!("{name} does not run"))?)
+    }
+
     /// The store of a service that runs here.
     pub fn store(&self, name: &str) -> Result<&Store, BoxError> {
-        let service = self.services.iter().find(|service| service.name == name);
-        Ok(&service.ok_or_else(|| format!("{name} does not run"))?.store)
+        Ok(&self.service(name)?.store)
     }
 
     /// Starts one more service.

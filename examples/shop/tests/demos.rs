@@ -31,4 +31,5 @@ demos! {
     twice_in_files: in_files "twice";
     poison_in_memory: in_memory "poison";
     poison_in_files: in_files "poison";
+    unpaid_in_memory: in_memory "unpaid";
 }

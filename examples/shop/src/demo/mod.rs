@@ -4,6 +4,7 @@ mod outage;
 mod poison;
 mod refused;
 mod twice;
+mod unpaid;
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// The names of all demonstrations.
-pub const DEMOS: [&str; 4] = ["refused", "outage", "twice", "poison"];
+pub const DEMOS: [&str; 5] = ["refused", "outage", "twice", "poison", "unpaid"];
 
 /// Runs a demonstration in a shop of its own.
 pub async fn demo(name: &str, place: &Place) -> Result<(), BoxError> {
@@ -26,6 +27,7 @@ pub async fn demo(name: &str, place: &Place) -> Result<(), BoxError> {
         "outage" => outage::run(place).await,
         "twice" => twice::run(place).await,
         "poison" => poison::run(place).await,
+        "unpaid" => unpaid::run(place).await,
         _ => Err(format!("there is no demo `{name}`; there are {}", DEMOS.join(", ")).into()),
     }
 }
