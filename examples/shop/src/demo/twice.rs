@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventstore::{BoxError, Bus, Envelope, Outcome, Processors};
+use eventstore::{BoxError, Bus, Envelope, Outcome, Processors, Store};
 use futures::StreamExt;
 use tokio::{runtime::Runtime, time::timeout};
 
@@ -38,8 +38,7 @@ pub(super) async fn run(place: &Place) -> Result<(), BoxError> {
     for order in &orders {
         until(shop.store("order")?, order, Status::Completed).await?;
     }
-    let paid = count(&payment, "payment.completed", None).await? - before;
-    promised(paid == ORDERS, "each order is paid once")?;
+    promised(each_paid_once(&payment, &orders).await?, "each order is paid once")?;
 
     let messages = created(&bus, &orders).await?;
     println!("the {} messages order.created are published again, with their ids", messages.len());
@@ -53,7 +52,7 @@ pub(super) async fn run(place: &Place) -> Result<(), BoxError> {
     promised(count(&payment, "orders:order.created", None).await? == recorded, "no message is recorded again")?;
     let again = place_order(shop.store("order")?, "prod-456").await?;
     until(shop.store("order")?, &again, Status::Completed).await?;
-    promised(count(&payment, "payment.completed", None).await? - before == ORDERS + 1, "no order is paid again")?;
+    promised(each_paid_once(&payment, &orders).await?, "no order is paid again")?;
     drop(crashing);
     shop.stop().await;
     Ok(())
@@ -79,6 +78,15 @@ impl Drop for Crashing {
             runtime.shutdown_background();
         }
     }
+}
+
+async fn each_paid_once(payment: &Store, orders: &[String]) -> Result<bool, BoxError> {
+    for order in orders {
+        if count(payment, "payment.completed", Some(order)).await? != 1 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The messages that say that these orders are created.
