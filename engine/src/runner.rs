@@ -122,7 +122,7 @@ impl Runner {
     }
 
     /// Sets how many events of the processor named last are processed together at most. By default 1,000, and 10,000
-    /// while a shard catches up, where more is faster and takes more memory.
+    /// while a shard catches up, where more is faster and takes more memory; 250 of a saga or reactor.
     ///
     /// A subscription moves its checkpoint once a batch. After a crash, and after some errors, the batch at hand is
     /// handed over again, from its first event on. With `.batch(1)` at most one event of each shard is handed over

@@ -143,7 +143,11 @@ impl<S: Decider> IntoFuture for Execute<S> {
         let own = span.clone();
         let executed = async move {
             let mut attempts = 0;
-            let answer = self.run(&mut attempts).await;
+            let answer = match self.run(&mut attempts).await {
+                Ok(Done::Now(appended)) => Ok(appended),
+                Ok(Done::Before(events)) => self.replay(&events).await.map_err(|error| error.though_recorded().into()),
+                Err(error) => Err(error),
+            };
             own.record("outcome", trace::of_command(&answer.as_ref().map(|done| done.events.len())));
             own.record("attempts", attempts);
             answer
@@ -152,28 +156,56 @@ impl<S: Decider> IntoFuture for Execute<S> {
     }
 }
 
+/// What a command did.
+enum Done<S: Decider> {
+    Now(Appended<S>),
+    /// These events were recorded under its id before.
+    Before(Vec<Recorded<Raw>>),
+}
+
+impl<S: Decider> Done<S> {
+    /// Returns how many events are recorded.
+    fn events(&self) -> usize {
+        match self {
+            Self::Now(appended) => appended.events.len(),
+            Self::Before(events) => events.len(),
+        }
+    }
+}
+
 impl<S: Decider> Execute<S> {
+    /// Executes the command, and returns how many events are recorded. A command that was recorded before costs one
+    /// look-up, and no fold of the events before it.
+    pub(crate) async fn send(self) -> Result<usize, CommandError<S::Error>> {
+        let span = trace::execute(&self.boundary.stream);
+        let mut attempts = 0;
+        let sent = self.run(&mut attempts).instrument(span.clone()).await.map(|done| done.events());
+        span.record("outcome", trace::of_command(&sent.as_ref().copied()));
+        span.record("attempts", attempts);
+        sent
+    }
+
     /// Loads, decides, appends, acknowledges. A command that loses a race starts over on the new state. Counts the attempts.
-    async fn run(self, attempts: &mut u32) -> Result<Appended<S>, CommandError<S::Error>> {
+    async fn run(&self, attempts: &mut u32) -> Result<Done<S>, CommandError<S::Error>> {
         self.boundary.check().map_err(StoreError::from)?;
         let metadata = Metadata { request: self.request(), ..self.cause.metadata() };
         let _turns = self.store.turns().take(self.boundary.turns::<S::Event>()).await?;
         if let Some(first) = self.recall_given().await? {
-            return Ok(first);
+            return Ok(Done::Before(first));
         }
         *attempts = 1;
         let mut lost = 0;
         loop {
             let error = match self.attempt(&metadata).await {
-                Ok(done) if !done.events.is_empty() => return Ok(done),
-                Ok(nothing_to_do) => return Ok(self.recall_given().await?.unwrap_or(nothing_to_do)),
+                Ok(done) if done.events() > 0 => return Ok(done),
+                Ok(nothing_to_do) => return Ok(self.recall_given().await?.map_or(nothing_to_do, Done::Before)),
                 Err(error) => error,
             };
             let answered = matches!(error, CommandError::Rejected(_) | CommandError::Conflict(_))
                 || matches!(error, CommandError::Store(StoreError::Duplicate { .. }));
             // Another process may have recorded the same command meanwhile: then the first result counts.
             if answered && let Some(first) = self.recall_given().await? {
-                return Ok(first);
+                return Ok(Done::Before(first));
             }
             let patient = self.expecting.is_none() && self.expecting_position.is_none();
             if !(error.is_conflict() && patient && lost < self.retries) {
@@ -188,7 +220,7 @@ impl<S: Decider> Execute<S> {
         }
     }
 
-    async fn attempt(&self, metadata: &Metadata) -> Result<Appended<S>, CommandError<S::Error>> {
+    async fn attempt(&self, metadata: &Metadata) -> Result<Done<S>, CommandError<S::Error>> {
         let fold = self.read().await?;
         let answer = (self.decide)(&fold.loaded.state);
         let answer = answer.inspect_err(|_| fold.keep(&self.store, &self.boundary)).map_err(CommandError::Rejected)?;
@@ -218,18 +250,13 @@ impl<S: Decider> Execute<S> {
         Ok(fold)
     }
 
-    async fn append(
-        &self,
-        mut fold: Fold<S>,
-        answer: &[S::Event],
-        metadata: &Metadata,
-    ) -> Result<Appended<S>, StoreError> {
+    async fn append(&self, mut fold: Fold<S>, answer: &[S::Event], metadata: &Metadata) -> Result<Done<S>, StoreError> {
         let stream = self.boundary.stream.clone();
         if answer.is_empty() {
             self.store.remember(|| fold.basis(&self.boundary));
             fold.keep(&self.store, &self.boundary);
             let Loaded { state, version, position, changed, .. } = fold.loaded;
-            return Ok(Appended { state, stream, version, position, changed, events: vec![] });
+            return Ok(Done::Now(Appended { state, stream, version, position, changed, events: vec![] }));
         }
         let mut events = Vec::with_capacity(answer.len());
         let mut new = Vec::with_capacity(answer.len());
@@ -255,7 +282,7 @@ impl<S: Decider> Execute<S> {
             let first = raws[0].id;
             // The first append may have been by this call, if its answer was lost.
             let recalled = self.recall(command).await.map_err(StoreError::though_recorded)?;
-            return recalled.ok_or(StoreError::Duplicate { event: first, command });
+            return recalled.map(Done::Before).ok_or(StoreError::Duplicate { event: first, command });
         }
         place(&mut raws, &written, self.cause.occurred_at);
         fold.recorded(&self.boundary, &raws);
@@ -267,7 +294,7 @@ impl<S: Decider> Execute<S> {
         fold.keep(&self.store, &self.boundary);
         let events = raws.iter().zip(events).map(|(raw, event)| raw.with(event)).collect();
         let Loaded { state, version, changed, .. } = fold.loaded;
-        Ok(Appended { state, stream, version, position: written.last, changed, events })
+        Ok(Done::Now(Appended { state, stream, version, position: written.last, changed, events }))
     }
 
     /// Whether events that make the state and are no conflict may have been recorded between the read and the append.
@@ -316,34 +343,39 @@ impl<S: Decider> Execute<S> {
         self.cause.command_id.map(|id| cause::request(id, self.boundary.names()))
     }
 
-    /// Returns the first result if the caller gave the command id and the command is recorded.
-    async fn recall_given(&self) -> Result<Option<Appended<S>>, StoreError> {
+    /// Returns the events if the caller gave the command id and the command is recorded.
+    async fn recall_given(&self) -> Result<Option<Vec<Recorded<Raw>>>, StoreError> {
         match self.cause.command_id {
             Some(command) => self.recall(command).await,
             None => Ok(None),
         }
     }
 
-    /// Returns the first result of a command recorded before. Fails with [`StoreError::Reused`] if the id is of another
+    /// Returns the events of a command recorded before. Fails with [`StoreError::Reused`] if the id is of another
     /// request.
-    async fn recall(&self, command: Uuid) -> Result<Option<Appended<S>>, StoreError> {
+    async fn recall(&self, command: Uuid) -> Result<Option<Vec<Recorded<Raw>>>, StoreError> {
         let raws = self.store.inner().find(command).await?;
         let [first, ..] = &raws[..] else { return Ok(None) };
         let fits = self.boundary.records_in(&first.stream);
         if !fits || !cause::same_request(first.metadata.request, self.request()) {
             return Err(StoreError::Reused { command, stream: first.stream.clone() });
         }
-        let before = Position(first.position.0 - 1);
-        let mut fold = Fold::<S>::read(&self.store, &self.boundary, Until::position(before)).await?;
+        Ok(Some(raws))
+    }
+
+    /// Returns the first result of a command that recorded these events before.
+    async fn replay(&self, raws: &[Recorded<Raw>]) -> Result<Appended<S>, StoreError> {
+        let (first, last) = (&raws[0], &raws[raws.len() - 1]);
+        let (stream, position) = (first.stream.clone(), last.position);
+        let before = Until::position(Position(first.position.0 - 1));
+        let mut fold = Fold::<S>::read(&self.store, &self.boundary, before).await?;
         let mut events = Vec::with_capacity(raws.len());
-        let mut position = before;
-        for raw in &raws {
+        for raw in raws {
             fold.take_in(&self.boundary, raw)?;
             events.extend(raw.decode().map_err(|source| StoreError::unreadable(raw, source))?);
-            position = raw.position;
         }
         let Loaded { state, version, changed, .. } = fold.loaded;
-        Ok(Some(Appended { state, stream: first.stream.clone(), version, position, changed, events }))
+        Ok(Appended { state, stream, version, position, changed, events })
     }
 }
 

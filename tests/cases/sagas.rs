@@ -3,8 +3,9 @@
 use std::{
     mem::take,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc::{Receiver, channel},
     },
     time::Duration,
 };
@@ -500,6 +501,45 @@ async fn g1_a_reactor_on_three_nodes_answers_each_event_once() -> Result<(), Any
     }
     let kinds = names(store).await?;
     assert_eq!(kinds.iter().filter(|name| *name == "transfer.completed").count(), 40);
+    Ok(())
+}
+
+/// Thanks, and waits at one transfer until the sender is dropped.
+struct ThanksLater(Mutex<Receiver<()>>);
+
+impl Reactor for ThanksLater {
+    const NAME: &'static str = "thanks_later";
+    const FROM: Option<StartFrom> = Some(StartFrom::Beginning);
+    type Event = TransferEvent;
+
+    fn react(&self, event: &Recorded<TransferEvent>) -> Commands {
+        if event.stream.key() == "t500" {
+            let _ = self.0.lock().map(|held| held.recv());
+        }
+        Thanks.react(event)
+    }
+}
+
+/// A node that is killed every few seconds gets on: its checkpoint moves while it catches up, and not at the end only.
+#[tokio::test(flavor = "multi_thread")]
+async fn g1_a_reactor_that_catches_up_answers_in_small_batches() -> Result<(), Any> {
+    let world = world().await;
+    let store = &world.store;
+    for n in 0..600 {
+        request(store, &format!("t{n}"), 1).await?;
+    }
+    let (release, held) = channel();
+    let runner = Runner::new(store).reactor(ThanksLater(Mutex::new(held))).start();
+    let checkpoint = async || {
+        let shards = store.as_ref().shards(Some("thanks_later")).await?;
+        Ok::<_, Any>(shards.iter().map(|(_, at)| at.position).min())
+    };
+    until(async || Ok(checkpoint().await? >= Some(Position(250)))).await?;
+    assert!(checkpoint().await? <= Some(Position(500)));
+    drop(release);
+    runner.until(Position(600)).await?;
+    runner.stop().await;
+    assert_eq!(names(store).await?.iter().filter(|name| *name == "transfer.completed").count(), 600);
     Ok(())
 }
 

@@ -190,8 +190,8 @@ impl<S: Decide<C>, C: Clone + fmt::Debug + PartialEq + Send + Sync + 'static> Er
         let execute = execute.command_id(delivery.id).caused_by(&delivery.event).by(delivery.actor());
         let execute = delivery.extra().into_iter().fold(execute, |execute, (key, value)| execute.metadata(key, value));
         Box::pin(async move {
-            match execute.await {
-                Ok(done) if done.events.is_empty() => Ok(Told::Nothing),
+            match execute.send().await {
+                Ok(0) => Ok(Told::Nothing),
                 Ok(_) => Ok(Told::Recorded),
                 Err(CommandError::Rejected(reason)) => Ok(Told::Refused(reason.to_string())),
                 Err(CommandError::Conflict(conflict)) => Err(conflict.into()),
