@@ -233,7 +233,6 @@ pub async fn start(place: &Place) -> Result<Service, BoxError> {
     } else {
         runner.inbox::<PaymentMessage>(&bus).inbox::<OrderMessage>(&bus)
     };
-    // After a crash, at most 100 events are answered again.
-    let running = runner.reactor(ReserveItems).batch(100).park_unreadable().start();
+    let running = runner.reactor(ReserveItems).park_unreadable().start();
     Ok(Service::new("inventory", store, running))
 }

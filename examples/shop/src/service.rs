@@ -4,12 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 
 use axum::Router;
 use eventstore::{BoxError, Bus, LogBus, MemoryStore, PgStore, Running, prelude::*, testing::Clock};
-use tokio::{
-    net::TcpListener,
-    sync::Mutex,
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
 
 /// Where the services that speak HTTP listen.
 #[derive(Clone, Copy, Debug)]
@@ -92,10 +87,10 @@ impl Place {
         if let Some(folder) = self.stores.strip_prefix("sqlite://") {
             std::fs::create_dir_all(folder)?;
             let url = format!("sqlite://{folder}/{service}.db");
-            return retried(|| eventstore::connect(&url)).await;
+            return Ok(eventstore::connect(&url).await?);
         }
         let schema = format!("shop_{service}");
-        Ok(retried(|| PgStore::options().schema(&schema).connect(&self.stores)).await?.into())
+        Ok(PgStore::options().schema(&schema).connect(&self.stores).await?.into())
     }
 
     /// Opens the bus.
@@ -103,7 +98,7 @@ impl Place {
         if self.bus.starts_with("memory:") {
             return Ok(LogBus::new(&self.remembered("bus").await?).into());
         }
-        retried(|| eventstore::connect_bus(&self.bus)).await
+        Ok(eventstore::connect_bus(&self.bus).await?)
     }
 
     async fn remembered(&self, name: &str) -> Result<Store, BoxError> {
@@ -119,21 +114,6 @@ impl Place {
     /// Returns a runner for a service. After a crash, another process goes on within a second.
     pub fn runner(&self, store: &Store) -> Runner {
         Runner::new(store).lease(Duration::from_secs(1))
-    }
-}
-
-/// Tries for ten seconds: several processes may make the same file or schema at once, or a server may just start.
-async fn retried<T, E: Into<BoxError>, F>(connect: impl Fn() -> F) -> Result<T, BoxError>
-where
-    F: Future<Output = Result<T, E>>,
-{
-    let start = Instant::now();
-    loop {
-        match connect().await {
-            Ok(connected) => return Ok(connected),
-            Err(error) if start.elapsed() > Duration::from_secs(10) => return Err(error.into()),
-            Err(_) => sleep(Duration::from_millis(200)).await,
-        }
     }
 }
 
