@@ -143,7 +143,7 @@ impl<M: ReadModel> Processor for Folded<M> {
         }
         let changes = self.changes(&turns, &stored, remembered)?;
         if !changes.is_empty() {
-            transaction.write(changes).await?;
+            transaction.write(changes).await.map_err(|error| refused(&turns, error))?;
         }
         Ok(waiting)
     }
@@ -328,6 +328,15 @@ fn project<M: ReadModel>(
         Ok(())
     });
     project.map_err(|failed| failed.of(key))
+}
+
+/// Returns the failure of a write. A row that the database refuses, for an index or a constraint of its own, is known only
+/// where one event was tried and concerns one row: the engine tries events alone until it is.
+fn refused<E>(turns: &[Turned<'_, E>], error: StoreError) -> Failure {
+    match (&error, turns) {
+        (StoreError::Row { .. }, [(key, raw, _)]) => Failure::from(error).at(raw).of(key),
+        _ => error.into(),
+    }
 }
 
 /// Returns the failure of the event that made a row no table can hold: folds again, and checks the row after each

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use eventstore::{
-    Changes, Checkpoint, EventStore, Expected, Id, PgStore, Position, Runner, Shard, Step, Store, Tables,
+    Changes, Checkpoint, EventStore, Expected, Id, PgStore, Position, Processors, Runner, Shard, Step, Store,
+    StoreError, Tables,
     prelude::*,
     sqlx::{self, AssertSqlSafe, PgConnection},
 };
@@ -12,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     account::{Account, AccountEvent::*},
-    cases::balances::Balance,
+    cases::{balances::Balance, parked::reached},
     server,
 };
 
@@ -147,5 +148,42 @@ async fn p1_a_checkpoint_is_found_in_a_few_pages_however_often_it_has_moved() ->
     assert_eq!(store.checkpoint("moved").await?, Position(0), "the second shard has not moved");
     assert_eq!(store.shards(None).await?.len(), 6);
     sqlx::raw_sql("COMMIT").execute(&mut held).await?;
+    Ok(())
+}
+
+/// A row that the database refuses, for a constraint or an index of its own, keeps its key waiting, and no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_a_row_that_the_database_refuses_waits_by_itself() -> Result<(), Any> {
+    let (schema, mut admin) = (server::schema(), server::connection().await);
+    let store = Store::from(PgStore::options().schema(schema.clone()).connect(server::url()).await?);
+    let deposit = async |key: &str, amount| {
+        let done = store.append(Id::<Account>::from(key), Expected::Any, [Deposited { amount }]).await?;
+        Ok::<_, StoreError>(done.last)
+    };
+    let running = Runner::new(&store).read_model::<Balance>().start();
+    running.until(deposit("first", 1).await?).await?;
+    running.stop().await;
+    run(&mut admin, format!("ALTER TABLE {schema}.\"balance@1\" ADD CONSTRAINT low CHECK (balance < 100)")).await?;
+
+    for n in 0..20 {
+        deposit(&format!("A{n}"), 1).await?;
+    }
+    deposit("rich", 200).await?;
+    deposit("rich", 5).await?;
+    let last = deposit("last", 1).await?;
+    let running = Runner::new(&store).read_model::<Balance>().start();
+    reached(&running, last).await?;
+    let balances = store.read_model::<Balance>();
+    assert_eq!(balances.get("last").await?.map(|row| row.balance), Some(1));
+    assert!(matches!(balances.get("rich").after(last).await, Err(StoreError::Parked { .. })));
+    let letters = Processors::new(&store).dead_letters("balance");
+    let waiting = letters.list().await?;
+    assert_eq!(waiting.iter().map(|letter| &*letter.key).collect::<Vec<_>>(), ["rich", "rich"]);
+    assert!(waiting[0].error.contains("low"), "{}", waiting[0].error);
+
+    run(&mut admin, format!("ALTER TABLE {schema}.\"balance@1\" DROP CONSTRAINT low")).await?;
+    letters.retry("rich").await?;
+    assert_eq!(balances.get("rich").await?.map(|row| row.balance), Some(205));
+    running.stop().await;
     Ok(())
 }
