@@ -199,5 +199,17 @@ async fn p6_a_reshard_waits_for_the_node_that_makes_the_first_shards() -> Result
     resharded?;
     assert_eq!(world.inner.shards(Some("balance@1")).await?.len(), 4);
     runner.stop().await;
+
+    // On a new log, the store does not even know the name.
+    let store = &self::world().await.store;
+    let start = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Runner::new(store).read_model::<Balance>().start()
+    };
+    let operator = Processors::new(store);
+    let (resharded, runner) = tokio::join!(operator.reshard("balance", 4), start);
+    resharded?;
+    assert!(matches!(operator.reshard("balances", 4).await, Err(StoreError::Invalid(_))));
+    runner.stop().await;
     Ok(())
 }

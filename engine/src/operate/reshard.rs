@@ -22,7 +22,7 @@ impl Processors {
     /// Shards are split at once. To merge shards, their nodes first bring them to the position of the furthest one,
     /// which waits meanwhile. [`StoreError::Behind`] if that takes longer than 30 seconds, or if no node can do it
     /// because the processor is paused, has failed, or is run nowhere; the shards then stay as they are. A processor that
-    /// no node has begun to run has none, which is waited for as long.
+    /// its first node is about to begin has none, and is waited for.
     ///
     /// [`Invalid::Request`] if the number is out of range, if all of a stream waits and `shards` is not 1, or if
     /// another operator has changed the shards meanwhile.
@@ -30,7 +30,7 @@ impl Processors {
         if !(1..=SLOTS).contains(&shards) {
             return Err(Invalid::Request(format!("{shards} shards: there can be 1 to {SLOTS}")).into());
         }
-        let name = self.name(name).await?;
+        let name = self.shown(name).await?;
         let store = self.store.as_ref();
         store.create(&RESHARDS).await?;
         self.begun(&name).await?;
@@ -71,13 +71,24 @@ impl Processors {
         }
     }
 
+    /// As [`name`](Self::name), of a processor that a node which was just started may not have shown yet.
+    async fn shown(&self, name: &str) -> Result<String, StoreError> {
+        let (start, pause) = (Instant::now(), Duration::from_millis(20));
+        loop {
+            match self.name(name).await {
+                Err(StoreError::Invalid(_)) if start.elapsed() < STARTING => sleep(pause).await,
+                named => return named,
+            }
+        }
+    }
+
     /// Returns once a processor has shards: a node makes them when it runs the processor for the first time.
     /// [`StoreError::Behind`] if that takes longer than 30 seconds, or if no node runs it.
     async fn begun(&self, name: &str) -> Result<(), StoreError> {
         let (store, start, mut pause) = (self.store.as_ref(), Instant::now(), Duration::from_millis(2));
         while store.shards(Some(name)).await?.is_empty() {
             let status = self.status().await?.into_iter().find(|status| status.name == name);
-            let is_run = status.is_some_and(|status| status.state != State::Detached);
+            let is_run = status.is_some_and(|status| !matches!(status.state, State::Detached | State::New));
             if start.elapsed() > if is_run { PATIENCE } else { STARTING } {
                 let reason = Some("no node has begun to run it, so it has no shards: start one first".into());
                 let (at, until) = Default::default();
