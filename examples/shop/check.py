@@ -78,6 +78,12 @@ class Logs:
         for stream, event, data, id in rows:
             yield stream, event, json.loads(data) if isinstance(data, str) else data, id
 
+    def statuses(self):
+        if self.postgres:
+            return dict(self.sql("order", 'SELECT json_build_array(key, status) FROM shop_order."orders@current"'))
+        rows = dict(self.sql("order", 'SELECT key, status FROM "orders@current"'))
+        return {key: json.loads(status) if status.startswith('"') else status for key, status in rows.items()}
+
     def stock_rows(self):
         if self.postgres:
             rows = self.sql("inventory", 'SELECT json_build_array(key, pieces) FROM shop_inventory."stock@current"')
@@ -104,8 +110,8 @@ def check(place, accepted=(), topics_in_log=True, orchestrated=False):
         for stream, event, data, id in logs.events(service):
             category, key = stream.split("-", 1)
             ids[service][id] += 1
-            if category.startswith(("service.", "saga.")) or category.endswith(".commands"):
-                continue  # what a saga has asked, and has noted for itself
+            if category == "shop" or category.startswith(("service.", "saga.")) or category.endswith(".commands"):
+                continue  # how the shop runs; what a saga has asked, and has noted for itself
             if category.startswith("in."):
                 heard[service][(category[3:], event.split(":", 1)[1], key)] += 1
                 continue
@@ -116,7 +122,7 @@ def check(place, accepted=(), topics_in_log=True, orchestrated=False):
     for service, counted in ids.items():
         wrong += [f"{service}: the event {id} is there {n} times" for id, n in counted.items() if n > 1]
 
-    orders = own["order"]
+    orders, statuses = own["order"], logs.statuses()
     ends, stock = Counter(), Counter(PIECES)
     wrong += [f"{order}: accepted, and not in the log" for order in accepted if order not in orders]
     for kind, service in [("payment", "payment"), ("shipment", "shipping")]:
@@ -127,6 +133,10 @@ def check(place, accepted=(), topics_in_log=True, orchestrated=False):
         if delivered != ["stock.delivered"]:
             wrong.append(f"{product}: delivered {len(delivered)} times")
 
+    sent = defaultdict(Counter)
+    for mail in own["notification"].values():
+        for _, data in mail:
+            sent[data["order"]][data["about"]] += 1
     for order, events in orders.items():
         names = [event for event, _ in events]
         items, total = events[0][1]["items"], events[0][1]["total_cents"]
@@ -135,11 +145,8 @@ def check(place, accepted=(), topics_in_log=True, orchestrated=False):
         payment = [event for event, _ in own["payment"].get(order, [])]
         reservation = [event for event, _ in own["inventory"].get(order, [])]
         shipment = [event for event, _ in own["shipping"].get(order, [])]
-        mails = Counter(
-            about
-            for about in ["created", "shipped", "payment_failed", "unpaid"]
-            for _ in own["notification"].get(f"{order}.{about}", [])
-        )
+        mails = sent.pop(order, Counter())
+        reminded = mails.pop("unpaid", 0)  # a customer who pays late is reminded, once
         for event, data in own["payment"].get(order, []):
             if data and data.get("cents", total) != total:
                 wrong.append(f"{order}: {event} of {data['cents']}, and it costs {total}")
@@ -157,6 +164,7 @@ def check(place, accepted=(), topics_in_log=True, orchestrated=False):
             and reservation == ["reservation.reserved"]
             and shipment == ["shipment.shipped"]
             and mails == {"created": 1, "shipped": 1}
+            and reminded <= 1
         )
         undone = (
             names == ["order.created", "order.cancelled"]
@@ -166,10 +174,15 @@ def check(place, accepted=(), topics_in_log=True, orchestrated=False):
             + [["reservation.closed"], ["reservation.rejected"], ["reservation.reserved", "reservation.released"]]
             and shipment == []
             and mails == ({"created": 1, "payment_failed": 1} if refused else {"created": 1})
+            and reminded <= 1
         )
         ends["shipped" if shipped else "cancelled" if undone else "wrong"] += 1
         if not shipped and not undone:
             wrong.append(f"{order}: {state}")
+        status = {"order.completed": "completed", "order.cancelled": "cancelled"}.get(names[-1])
+        if status and statuses.get(order) != status:
+            wrong.append(f"{order}: the read model says {statuses.get(order)}")
+    wrong += [f"{order}: a mail of no order" for order in sent]
 
     for product, n in logs.stock_rows().items():
         if n != stock[product] or n < 0:

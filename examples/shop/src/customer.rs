@@ -1,7 +1,7 @@
 //! The customer service. It carries the state of customers to others in its messages.
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{Path, State},
     routing::put,
 };
@@ -10,6 +10,7 @@ use eventstore_axum::{AtPosition, CommandId, Problem};
 use serde::Deserialize;
 
 use crate::{
+    body::Body,
     contracts::CustomerMessage,
     service::{Place, Service},
 };
@@ -68,7 +69,7 @@ async fn save(
     State(store): State<Store>,
     Path(customer): Path<Id<Customer>>,
     key: CommandId,
-    Json(save): Json<Save>,
+    Body(save): Body<Save>,
 ) -> Result<AtPosition, Problem> {
     let done = store.execute(&customer, save).command_id(key.scoped("customers")).await?;
     Ok(AtPosition(store.token(done.position).await?))

@@ -182,10 +182,16 @@ impl Reactor for ReserveItems {
         }
     }
 
-    /// Reservations of a product change the same stock, so they are made one after the other.
+    /// Reservations of a product change the same stock, so they are made one after the other. A message with a product
+    /// that the shop does not sell waits by itself if it cannot be answered.
     fn key(event: &Recorded<Wish>) -> String {
-        let first = event.data.items().and_then(|items| items.first());
-        first.map_or_else(|| event.stream.key().to_owned(), |item| item.product_id.clone())
+        let items = event.data.items().map_or(&[][..], Vec::as_slice);
+        match items.first() {
+            Some(first) if items.iter().all(|item| catalogue::product(&item.product_id).is_some()) => {
+                first.product_id.clone()
+            }
+            _ => event.stream.key().to_owned(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A shop of six services behind an API gateway, which one can run, break and watch: `README.md` beside this crate.
 
+mod body;
 mod catalogue;
 mod contracts;
 mod customer;

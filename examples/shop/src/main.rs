@@ -1,9 +1,10 @@
 //! The command line of the shop.
 
-use std::error::Error;
+use std::{error::Error, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use shop::{Addresses, DEMOS, Place, SERVICES, Shop};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// A shop of six services behind an API gateway.
@@ -16,7 +17,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run services in this process, until Ctrl-C.
+    /// Run services in this process, until Ctrl-C or SIGTERM.
     Run {
         #[command(flatten)]
         place: PlaceArgs,
@@ -90,14 +91,29 @@ async fn run(place: &Place, services: &[String]) -> Result<(), Box<dyn Error + S
              -d '{{\"customerId\":\"cust-456\",\"items\":[{{\"productId\":\"prod-123\",\"quantity\":2}}]}}'"
         );
     }
-    tokio::signal::ctrl_c().await?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed?,
+        _ = terminated.recv() => {}
+    }
     println!("stopping");
     shop.stop().await;
     Ok(())
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn main() -> ExitCode {
+    let Err(error) = command().await else { return ExitCode::SUCCESS };
+    eprintln!("error: {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        eprintln!("  because {error}");
+        source = error.source();
+    }
+    ExitCode::FAILURE
+}
+
+async fn command() -> Result<(), Box<dyn Error + Send + Sync>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {

@@ -164,3 +164,20 @@ async fn start_with<I: Message, M: Orders>(place: &Place) -> Result<Service, Box
         .start();
     Ok(Service::new("payment", store, running))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_was_cancelled_first_is_never_charged() {
+        let charge = || Charge { items: vec![], cents: 500 };
+        let decided = "the payment is decided already";
+        Payment::given([]).when(Refund).then([PaymentEvent::Withdrawn]).when(charge()).then_rejected(decided);
+        Payment::given([])
+            .when(charge())
+            .then([PaymentEvent::Completed { items: vec![], cents: 500 }])
+            .when(charge())
+            .then_rejected(decided);
+    }
+}

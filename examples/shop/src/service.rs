@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::Router;
-use eventstore::{BoxError, Bus, LogBus, MemoryStore, PgStore, Running, prelude::*, testing::Clock};
+use eventstore::{
+    BoxError, Bus, Expected, LogBus, MemoryStore, PgStore, Running, StoreError, StreamId, Uuid, prelude::*,
+    testing::Clock,
+};
 use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
 
 /// Where the services that speak HTTP listen.
@@ -74,9 +77,27 @@ impl Place {
         self.stores.starts_with("memory:")
     }
 
-    /// Opens the store of a service, and the bus. They are made if they are not there.
+    /// Opens the store of a service, and the bus. They are made if they are not there. Fails if the store is of a shop
+    /// whose orders are led in the other way: the messages that services answer differ.
     pub async fn open(&self, service: &str) -> Result<(Store, Bus), BoxError> {
-        Ok((self.store(service).await?.with_source(service), self.bus().await?))
+        let store = self.store(service).await?.with_source(service);
+        let opened = ShopEvent::Opened { saga: self.saga().into() };
+        let opened = store.append(StreamId::new("shop", "shop"), Expected::Any, [opened]);
+        match opened.command_id(Uuid::new_v5(&Uuid::NAMESPACE_OID, b"shop.opened")).await {
+            // The id is recorded with other data.
+            Err(StoreError::Duplicate { .. }) => {
+                let saga = self.saga();
+                Err(format!(
+                    "the store of {service} is of a shop without `--saga {saga}`: that needs stores of its own"
+                ))?
+            }
+            opened => drop(opened?),
+        }
+        Ok((store, self.bus().await?))
+    }
+
+    fn saga(&self) -> &'static str {
+        if self.orchestrated { "orchestrated" } else { "choreography" }
     }
 
     /// Opens the store of a service.
@@ -115,6 +136,13 @@ impl Place {
     pub fn runner(&self, store: &Store) -> Runner {
         Runner::new(store).lease(Duration::from_secs(1))
     }
+}
+
+/// What a service notes of its shop.
+#[derive(Event, Clone, Debug, PartialEq)]
+enum ShopEvent {
+    /// It was started for the first time.
+    Opened { saga: String },
 }
 
 /// A service that runs.

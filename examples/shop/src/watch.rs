@@ -77,7 +77,8 @@ async fn service_of(service: &str, store: &Store, bus: &Bus) -> Result<String, B
             notes.push(format!("{}: {} dead letters", status.name, letters.len()));
         }
         if matches!(status.state, State::Paused | State::Failed | State::Aside) {
-            notes.push(format!("{}: {:?}", status.name, status.state));
+            let why = status.error.map_or_else(String::new, |error| format!(", {error}"));
+            notes.push(format!("{}: {:?}{why}", status.name, status.state));
         }
     }
     for topic in TOPICS {

@@ -6,6 +6,7 @@ use axum::{
     body::{Body, BodyDataStream, to_bytes},
     http::{HeaderMap, Request, StatusCode},
 };
+use eventstore::{Envelope, Uuid};
 use futures::StreamExt;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -80,6 +81,20 @@ impl Browser {
         timeout(Duration::from_secs(20), ended).await?
     }
 
+    /// Reads a page until it contains a text.
+    async fn becomes(&self, path: &str, text: &str) -> Result<Json, Any> {
+        let read = async {
+            loop {
+                let seen = self.send("GET", path, &[], &Json::Null).await?.body;
+                if seen.to_string().contains(text) {
+                    return Ok::<_, Any>(seen);
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), read).await?
+    }
+
     /// Opens the server-sent events. Once this returns, no later one is missed.
     async fn follow(&self, headers: &[(&str, &str)]) -> Result<BodyDataStream, Any> {
         let response = self.client.request(self.request("GET", "/orders/events", headers, Body::empty())?).await?;
@@ -120,6 +135,15 @@ async fn an_order_is_accepted_and_shipped() -> Result<(), Any> {
     let end = browser.end_of(&placed).await?.body;
     assert_eq!((&end["status"], &end["totalCents"]), (&json!("completed"), &json!(3_998)));
     assert_eq!(end["customerName"], "Ann");
+    let eve = json!({ "name": "Eve" });
+    browser.send("PUT", "/customers/c1", &[("Idempotency-Key", "eve")], &eve).await?;
+    browser.becomes(placed.header("location"), "Eve").await?;
+    // Messages of different services arrive in any order.
+    let pages = browser.becomes("/orders/pages", "mail: shipped").await?;
+    let mut steps: Vec<&str> = pages[0][1]["steps"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+    steps.sort_unstable();
+    let all = ["confirmed", "created", "mail: created", "mail: shipped", "paid", "reserved", "shipped"];
+    assert_eq!((&pages[0][0], &*steps), (&json!(order), &all[..]));
     shop.stop().await;
     Ok(())
 }
@@ -157,6 +181,8 @@ async fn a_repeated_key_has_the_same_answer() -> Result<(), Any> {
     assert_eq!(again.header("es-position"), first.header("es-position"));
     let other = browser.order("two", "prod-123").await?;
     assert_ne!(other.body["orderId"], first.body["orderId"]);
+    let same_key = browser.order("two", "prod-456").await?;
+    assert_eq!(same_key.status, StatusCode::UNPROCESSABLE_ENTITY);
     // Without a key, a repetition could not be told from a second order.
     let without = browser.send("POST", "/orders", &[], &json!({ "customerId": "c1", "items": [] })).await?;
     assert_eq!(without.status, StatusCode::BAD_REQUEST);
@@ -205,6 +231,12 @@ async fn what_is_refused_is_a_problem() -> Result<(), Any> {
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(refused.header("content-type"), "application/problem+json");
     assert_eq!(refused.body["detail"], "there is no product prod-of-no-shop");
+    let nameless = json!({ "customerId": "a\nb", "items": [{ "productId": "prod-123", "quantity": 1 }] });
+    let refused = browser.send("POST", "/orders", &[("Idempotency-Key", "two")], &nameless).await?;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let refused = browser.send("POST", "/orders", &[("Idempotency-Key", "three")], &json!({ "items": -1 })).await?;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.header("content-type"), "application/problem+json");
     shop.stop_one("order").await;
     let away = browser.order("one", "prod-123").await?;
     assert_eq!((away.status, away.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
@@ -249,6 +281,38 @@ async fn events_go_on_where_a_browser_was() -> Result<(), Any> {
     let rest = read_until(browser.follow(&[("Last-Event-ID", ids[1])]).await?, ids[ids.len() - 1]).await?;
     let again: Vec<&str> = rest.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
     assert_eq!(again[..ids.len() - 2], ids[2..]);
+    let foreign = [("Last-Event-ID", &*format!("{}.1.1", Uuid::nil().simple()))];
+    let foreign = browser.send("GET", "/orders/events", &foreign, &Json::Null).await?;
+    assert!(foreign.status.is_client_error(), "{}", foreign.status);
     shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_go_on_behind_a_message_that_cannot_be_read() -> Result<(), Any> {
+    let place = Place::new("memory:", "memory:", Addresses::free().await?);
+    let shop = Shop::start(&SERVICES, &place).await?;
+    let browser = Browser::new(place.addresses.gateway);
+    let events = browser.follow(&[]).await?;
+    let poison = Envelope::new(Uuid::now_v7(), "another program", "payment.completed", "poisoned", b"{}".to_vec());
+    place.bus().await?.publisher.publish("payments", &[poison]).await;
+    let placed = browser.order("one", "prod-123").await?;
+    let events = read_until(events, "mail: shipped").await?;
+    assert!(events.contains("poisoned") && events.contains(placed.body["orderId"].as_str().ok_or("it has an id")?));
+    shop.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_way_that_orders_are_led_is_fixed_for_good() -> Result<(), Any> {
+    let mut place = Place::new("memory:", "memory:", Addresses::free().await?);
+    Shop::start(&SERVICES, &place).await?.stop().await;
+    place.orchestrated = true;
+    for service in SERVICES {
+        let refused = Shop::start(&[service], &place).await.err().ok_or("it is refused")?;
+        assert!(refused.to_string().contains("without `--saga orchestrated`"), "{refused}");
+    }
+    place.orchestrated = false;
+    Shop::start(&SERVICES, &place).await?.stop().await;
     Ok(())
 }

@@ -74,6 +74,13 @@ pub struct PlaceOrder {
     pub items: Vec<Item>,
 }
 
+impl PlaceOrder {
+    /// Whether an event is what this request asks for.
+    pub fn is_of(&self, event: &OrderEvent) -> bool {
+        matches!(event, OrderEvent::Created { customer, items, .. } if (customer, items) == (&self.customer_id, &self.items))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Confirm;
 
@@ -90,7 +97,8 @@ pub struct Complete {
 impl Decide<PlaceOrder> for Order {
     fn decide(&self, PlaceOrder { customer_id: customer, items }: PlaceOrder) -> Decision<Self> {
         ensure!(self.status == Status::New, "the order is placed already");
-        ensure!(!customer.is_empty(), "an order has a customer");
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+        ensure!((1..=64).contains(&customer.len()) && customer.chars().all(plain), "an order has the id of a customer");
         ensure!((1..=20).contains(&items.len()), "an order has 1 to 20 items");
         let mut total_cents = 0;
         for Item { product_id, quantity } in &items {

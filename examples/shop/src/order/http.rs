@@ -15,16 +15,21 @@ use super::{
     domain::{Cancel, Order, PlaceOrder},
     view::{CustomerRow, OrderRow},
 };
+use crate::body::Body;
 
 pub(super) fn router(store: Store) -> Router {
     Router::new().route("/orders", post(place)).route("/orders/{id}", get(order).delete(cancel)).with_state(store)
 }
 
-/// The id of the order is made of the key, so a request that is repeated has the same answer.
-async fn place(State(store): State<Store>, key: CommandId, Json(place): Json<PlaceOrder>) -> Result<Response, Problem> {
+/// The id of the order is made of the key, so a request that is repeated has the same answer. Another request with the
+/// same key is refused.
+async fn place(State(store): State<Store>, key: CommandId, Body(place): Body<PlaceOrder>) -> Result<Response, Problem> {
     let command = key.scoped("orders");
     let id = command.simple().to_string();
-    let done = store.execute(Id::<Order>::from(&*id), place).command_id(command).await?;
+    let done = store.execute(Id::<Order>::from(&*id), place.clone()).command_id(command).await?;
+    if !done.events.iter().all(|event| place.is_of(&event.data)) {
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY).detail("the key is of another order"));
+    }
     let at = AtPosition(store.token(done.position).await?);
     let body = Json(json!({ "orderId": id, "totalCents": done.state.total_cents }));
     Ok((StatusCode::ACCEPTED, [(LOCATION, format!("/orders/{id}"))], at, body).into_response())
